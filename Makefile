@@ -1,0 +1,36 @@
+# The two commands of the README, each complete on a fresh clone.
+#   make export   a measured bundle of the shipped weights, and enhanced photos, in build/
+#   make test     the tests
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: export test check wheel clean
+
+export: $(STAMP)
+	@# exit code 3: a precision was rejected, with its numbers in the table; the bundle is usable
+	$(BIN)/mirnet-export --fp16 --int8 --out build/lowlight || [ $$? -eq 3 ]
+	$(BIN)/python export/demo.py build/lowlight build
+	$(BIN)/mirnet-restore build/dark.png --bundle build/lowlight --out build/enhanced --compare
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: $(STAMP)
+	rm -rf build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel .
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf build .venv

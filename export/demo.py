@@ -1,0 +1,48 @@
+"""Make a dark photo, enhance it with a bundle, and print what that won.
+
+    python export/demo.py build/lowlight build
+
+The photo is scikit-image's astronaut with a twentieth of its light and a sensor's noise. It is
+none of the pictures that the built-in calibration set takes its ranges from.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import skimage
+
+import mirnet_edge
+from mirnet_edge.degradations import LowLight, low_light
+from mirnet_edge.metrics import psnr, psnr_gtmean
+from mirnet_edge.pictures import read_picture, write_picture
+from mirnet_edge.runtime.restore import restore_picture
+
+
+def main(bundle: Path, out: Path) -> None:
+    """Write dark.png, bright.png and reference.png into OUT."""
+    clean = read_picture(Path(skimage.__file__).parent / "data" / "astronaut.png")
+    settings = LowLight(exposure=0.05, shot_noise=3e-4, read_noise=8e-4)
+    dark = replace(clean, frame=low_light(clean.frame, settings, np.random.default_rng(0)))
+    with mirnet_edge.open_bundle(bundle) as runner:
+        bright = restore_picture(runner, dark)
+        name = runner.name
+    for stem, picture in (("dark", dark), ("bright", bright), ("reference", clean)):
+        write_picture(out / f"{stem}.png", picture)
+    for stem, picture in (("dark", dark), ("bright", bright)):
+        frames, truth = picture.frame[None], clean.frame[None]
+        print(
+            f"{stem:6}  mean level {frames.mean():5.1f} (the photo: {truth.mean():.1f})  "
+            f"PSNR {psnr(frames, truth)[0]:.2f} dB, "
+            f"{psnr_gtmean(frames, truth)[0]:.2f} dB at equal brightness"
+        )
+    print(f"restored by {name}: {out / 'bright.png'}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

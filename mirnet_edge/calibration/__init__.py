@@ -1,0 +1,1 @@
+"""Calibration sets: which pictures set the INT8 ranges, and which judge the result."""

@@ -1,0 +1,229 @@
+"""Reading a calibration set, checking it, and keeping the pictures that calibrate from those that judge."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mirnet_edge.degradations import LowLight, low_light
+from mirnet_edge.dependencies import require
+from mirnet_edge.errors import CalibrationError, ImageError
+from mirnet_edge.pictures import read_picture
+
+if TYPE_CHECKING:
+    from mirnet_edge.images import Frame
+
+MINIMUM_IMAGES = 8
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
+_PAIR_TABLE = "pairs.csv"
+
+# What scikit-image carries in its own wheel. No photo is in both groups, and the two halves of
+# its stereo pair stay out of the second one.
+_CALIBRATING_PHOTOS = (
+    "coffee.png", "chelsea.png", "motorcycle_left.png", "camera.png", "grass.png", "page.png",
+)  # fmt: skip
+_JUDGING_PHOTOS = ("astronaut.png", "rocket.jpg", "coins.png", "brick.png")
+# share of light, shot noise, read noise: from dusk to the darkest that still shows something
+_BUILTIN_CONDITIONS = (
+    LowLight(exposure=0.12, shot_noise=2e-4, read_noise=4e-4),
+    LowLight(exposure=0.05, shot_noise=3e-4, read_noise=8e-4, white_balance=(1.1, 1.0, 0.9)),
+    LowLight(exposure=0.02, shot_noise=4e-4, read_noise=1.2e-3, white_balance=(0.95, 1.0, 1.05)),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture of a set."""
+
+    name: str
+    frame: Frame
+    """(H, W, 3) uint8 RGB, as the network will see it."""
+    reference: Frame | None
+    """The picture as it should look, where known."""
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Pictures that set the INT8 ranges, and others that judge what came of it."""
+
+    calibrating: tuple[Sample, ...]
+    judging: tuple[Sample, ...]
+    source: str
+    sha256: str
+    """Over the sorted hashes of the pixels of the calibrating pictures."""
+    note: str
+
+
+def read_set(source: Path | None, *, calibrating: int = 32, judging: int = 24) -> CalibrationSet:
+    """Return the set of a folder, or the built-in one.
+
+    A folder with a pairs.csv (columns low, high, split) calibrates on the low pictures of its
+    `train` split and judges on its `val` split, with references. In any other folder every
+    fourth picture judges.
+
+    Args:
+        source: A folder of pictures as the network will see them; None for the built-in set.
+        calibrating: At most so many pictures set ranges, taken evenly.
+        judging: At most so many judge, taken evenly.
+
+    Raises:
+        CalibrationError: The folder is missing, holds too few pictures, or one does not decode.
+    """
+    if source is None:
+        return builtin_low_light()
+    if not source.is_dir():
+        raise CalibrationError(
+            f"{source} is not a folder; give one with at least {MINIMUM_IMAGES} pictures as your "
+            "camera takes them"
+        )
+    if (source / _PAIR_TABLE).is_file():
+        first, second, note = _paired(source)
+    else:
+        first, second, note = _plain(source)
+    return _collected(
+        [_read(path, None) for path, _ in _evenly(first, calibrating)],
+        [_read(path, reference) for path, reference in _evenly(second, judging)],
+        str(source),
+        note,
+    )
+
+
+def builtin_low_light() -> CalibrationSet:
+    """Return scikit-image's photos, darkened by our own degradation, with their originals.
+
+    Raises:
+        MissingDependencyError: scikit-image is not installed.
+    """
+    module = require("skimage", "the built-in calibration set")
+    folder = Path(str(module.__file__)).parent / "data"
+    return _collected(
+        _darkened(folder, _CALIBRATING_PHOTOS),
+        _darkened(folder, _JUDGING_PHOTOS),
+        "built-in: scikit-image photos, darkened",
+        "synthetic low light (exposure 0.12, 0.05, 0.02 with shot and read noise); a set from "
+        "your own camera is better: --calibration DIR",
+    )
+
+
+def _darkened(folder: Path, names: tuple[str, ...]) -> list[Sample]:
+    samples = []
+    for index, name in enumerate(names):
+        clean = read_picture(folder / name).frame
+        for number, condition in enumerate(_BUILTIN_CONDITIONS):
+            generator = np.random.default_rng([index, number])
+            dark = low_light(clean, condition, generator)
+            stem = name.partition(".")[0]
+            samples.append(Sample(f"{stem}-{condition.exposure:g}", dark, clean))
+    return samples
+
+
+_Entry = tuple[Path, Path | None]
+"""A picture and its reference."""
+
+
+def _paired(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
+    with (folder / _PAIR_TABLE).open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or {"low", "high", "split"} - set(rows[0]):
+        raise CalibrationError(
+            f"{folder / _PAIR_TABLE} must have rows and the columns low, high, split; mend it"
+        )
+    train = [(folder / row["low"], None) for row in rows if row["split"] == "train"]
+    val = [(folder / row["low"], folder / row["high"]) for row in rows if row["split"] == "val"]
+    _check_count(folder, len(train), len(val))
+    return train, val, "calibrated on the train split, judged on the val split"
+
+
+def _plain(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    judging = paths[3::4]
+    calibrating = [path for path in paths if path not in set(judging)]
+    _check_count(folder, len(calibrating), len(judging))
+    return (
+        [(path, None) for path in calibrating],
+        [(path, None) for path in judging],
+        "every fourth picture judges; without references quality is measured against fp32 alone",
+    )
+
+
+def _check_count(folder: Path, calibrating: int, judging: int) -> None:
+    found = calibrating + judging
+    if found < MINIMUM_IMAGES or not calibrating or not judging:
+        raise CalibrationError(
+            f"{folder} holds {found} picture{'' if found == 1 else 's'}; expected at least "
+            f"{MINIMUM_IMAGES} (PNG, JPEG, WebP, TIFF): some set the ranges, others judge. Add more"
+        )
+
+
+def _evenly(entries: list[_Entry], count: int) -> list[_Entry]:
+    if len(entries) <= count:
+        return entries
+    places = np.linspace(0, len(entries) - 1, count).round().astype(int)
+    return [entries[place] for place in places]
+
+
+def _read(path: Path, reference: Path | None) -> Sample:
+    try:
+        frame = read_picture(path).frame
+        good = read_picture(reference).frame if reference else None
+    except ImageError as error:
+        raise CalibrationError(f"{error} (while reading the calibration set)") from error
+    if good is not None and good.shape != frame.shape:
+        raise CalibrationError(
+            f"{path} is {frame.shape[1]}x{frame.shape[0]} and its reference "
+            f"{good.shape[1]}x{good.shape[0]}; expected one size. Leave the pair out"
+        )
+    return Sample(path.stem, frame, good)
+
+
+def _collected(
+    calibrating: list[Sample], judging: list[Sample], source: str, note: str
+) -> CalibrationSet:
+    hashes = [hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in calibrating]
+    both = set(hashes) & {
+        hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in judging
+    }
+    if both:
+        names = ", ".join(
+            sample.name
+            for sample, digest in zip(calibrating, hashes, strict=True)
+            if digest in both
+        )
+        raise CalibrationError(
+            f"{source}: {names} would both calibrate and judge (same content twice); remove copies"
+        )
+    digest = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
+    return CalibrationSet(tuple(calibrating), tuple(judging), source, digest, note)
+
+
+def fitted(
+    sample: Sample, size: tuple[int, int] | None, largest: tuple[int, int] | None
+) -> Sample:
+    """Return a sample of exactly SIZE, or at most LARGEST, cut from the middle.
+
+    Cutting keeps the noise as the camera made it, where scaling would not. What is smaller than
+    SIZE is enlarged by reflection.
+
+    Args:
+        sample: Any size.
+        size: (height, width) to have, or None for its own.
+        largest: (height, width) not to exceed, or None for no limit.
+    """
+    height, width = sample.frame.shape[:2]
+    wanted = size or (height, width)
+    if largest is not None and size is None:
+        wanted = (min(height, largest[0]), min(width, largest[1]))
+
+    def cut(frame: Frame) -> Frame:
+        top, left = max(0, height - wanted[0]) // 2, max(0, width - wanted[1]) // 2
+        inner = frame[top : top + wanted[0], left : left + wanted[1]]
+        missing = (wanted[0] - inner.shape[0], wanted[1] - inner.shape[1])
+        return np.pad(inner, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+
+    reference = None if sample.reference is None else cut(sample.reference)
+    return Sample(sample.name, cut(sample.frame), reference)

@@ -1,0 +1,14 @@
+"""Open weights nobody vouches for, and save our own with a card that says what they are.
+
+    path ─ resolve ─► file ─ read ─► tensors ─ identify ─► family ─ check, build ─► Loaded
+
+The architecture and its configuration are told from the tensors alone; nothing in a file is
+ever executed.
+"""
+
+from __future__ import annotations
+
+from mirnet_edge.checkpoints.card import Architecture, Card
+from mirnet_edge.checkpoints.store import Loaded, load, resolve, save, shipped_names
+
+__all__ = ["Architecture", "Card", "Loaded", "load", "resolve", "save", "shipped_names"]

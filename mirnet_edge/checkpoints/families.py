@@ -1,0 +1,275 @@
+"""The networks a checkpoint can hold: telling them apart, and checking that the tensors fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from mirnet_edge.checkpoints.reading import shown
+from mirnet_edge.errors import CheckpointError, OptionError
+from mirnet_edge.models import edge, mirnet, mirnet_v2
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mirnet_edge.checkpoints.card import Architecture, Card
+
+_FIXED = ".filt"  # the blur kernels of MIRNet, which are no weights
+_NAMED = 3  # how many keys a message names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One of our networks, as its state dict shows it."""
+
+    name: Architecture
+    title: str
+    network: type[nn.Module]
+    """Takes its config; has it as `.config`."""
+    config_from_tensors: Callable[[Mapping[str, Tensor]], Any]
+    markers: tuple[str, ...]
+    """Parts of keys; in this family's state dicts each occurs, in others not all."""
+    unseen: tuple[str, ...]
+    """Fields of the config that the tensors do not always tell; a card's word counts there."""
+    published: bool
+    """Whether there are weights by the paper's authors in this layout."""
+
+
+FAMILIES = (
+    Family(
+        name="mirnet",
+        title="MIRNet",
+        network=mirnet.MIRNet,
+        config_from_tensors=mirnet.config_from_tensors,
+        markers=(".blocks.0.0.SA.spatial.conv.", ".selective_kernel.0."),
+        unseen=("columns",),
+        published=True,
+    ),
+    Family(
+        name="mirnet-v2",
+        title="MIRNet-v2",
+        network=mirnet_v2.MIRNetV2,
+        config_from_tensors=mirnet_v2.config_from_tensors,
+        markers=(".dau_top.gcnet.conv_mask.", ".skff_top."),
+        unseen=("channel_factor", "task"),
+        published=True,
+    ),
+    Family(
+        name="edge",
+        title="MIRNetEdge",
+        network=edge.MIRNetEdge,
+        config_from_tensors=edge.config_from_tensors,
+        markers=("exposure.", "stem.", "head.", "blocks.0.fuse_top."),
+        unseen=(),
+        published=False,
+    ),
+)
+
+
+def identify(tensors: Mapping[str, Tensor], origin: str) -> Family:
+    """Return the family whose state dict this is; ORIGIN names the file in messages.
+
+    Raises:
+        CheckpointError: None of ours.
+    """
+    for family in FAMILIES:
+        if all(any(marker in key for key in tensors) for marker in family.markers):
+            return family
+    raise CheckpointError(
+        f"{origin} is not a MIRNet, MIRNet-v2 or MIRNetEdge checkpoint: expected keys with "
+        f"{' or '.join(repr(family.markers[0]) for family in FAMILIES)} in them, found "
+        f"{len(tensors)} tensors: {_named(list(tensors))}. Give weights of one of these networks"
+    )
+
+
+def family_of(model: nn.Module) -> Family:
+    """Return the family of one of our networks.
+
+    Raises:
+        CheckpointError: Another kind of module.
+    """
+    for family in FAMILIES:
+        if isinstance(model, family.network):
+            return family
+    raise CheckpointError(
+        f"expected a MIRNet, MIRNetV2 or MIRNetEdge, found a {type(model).__name__}. "
+        "Take the network out of its wrapper, for example with .module"
+    )
+
+
+def config_of(  # the families' configs have no type in common, hence Any
+    family: Family, tensors: Mapping[str, Tensor], card: Card | None, origin: str
+) -> Any:  # noqa: ANN401
+    """Return the family's config, told from the tensors and, where these are silent, the card.
+
+    Raises:
+        CheckpointError: The tensors make no such network, or the card contradicts them.
+    """
+    config = _told_by_tensors(family, tensors, origin)
+    if card is not None:
+        config = _told_by_card(family, config, card.config, origin)
+    # before anything is built: a file of so few tensors cannot have such depths
+    for name in ("groups", "blocks", "streams", "columns"):
+        if getattr(config, name, 0) > len(tensors):
+            raise CheckpointError(
+                f"{origin}: {name} would be {getattr(config, name)}, but there are only "
+                f"{len(tensors)} tensors. Copy or download the file again"
+            )
+    return config
+
+
+def _told_by_tensors(family: Family, tensors: Mapping[str, Tensor], origin: str) -> Any:  # noqa: ANN401
+    try:
+        return family.config_from_tensors(tensors)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{origin} looks like a {family.title} checkpoint, but the tensor {error.args[0]!r} is "
+            "missing. Copy or download it again"
+        ) from error
+    except (OptionError, ValueError, IndexError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{origin} looks like a {family.title} checkpoint, but its tensors' shapes make no "
+            f"such network: {error}. Copy or download it again"
+        ) from error
+
+
+def _told_by_card(family: Family, config: Any, stated: Mapping[str, Any], origin: str) -> Any:  # noqa: ANN401
+    told = plain_config(config)
+    told |= {name: stated[name] for name in family.unseen if name in stated}
+    for name, value in stated.items():
+        if name not in told or told[name] != value:
+            found = repr(told[name]) if name in told else "there is no such setting"
+            raise CheckpointError(
+                f"{origin}: the card says {shown(name)} is {shown(str(value))}, its {family.title} "
+                f"tensors say {found}. Save the weights again with the card of their own network"
+            )
+    try:
+        return TypeAdapter(type(config)).validate_python(told)
+    except (OptionError, ValidationError, ArithmeticError) as error:
+        reason = str(error).replace("\n", " ")[:160]
+        raise CheckpointError(
+            f"{origin}: the card's config makes no network: {reason}. "
+            "Save the weights again with the card of their own network"
+        ) from error
+
+
+def plain_config(config: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Return a config's fields as JSON reads them back: lists for tuples."""
+    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The state dict that a network has, without values."""
+
+    shapes: dict[str, tuple[int, ...]]
+    first_key: dict[str, str]
+    """For every key the first one that shares its tensor; itself where it comes first."""
+
+    @property
+    def stored(self) -> list[str]:
+        """The keys of a file that stores shared tensors once."""
+        return [key for key, first in self.first_key.items() if key == first]
+
+
+def layout_of(family: Family, config: Any, origin: str) -> Layout:  # noqa: ANN401
+    """Return the layout that a config makes. Nothing is allocated, however large it is.
+
+    Raises:
+        CheckpointError: It is larger than any tensor can be.
+    """
+    try:
+        with torch.device("meta"):
+            blank = family.network(config)
+    except (RuntimeError, TypeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{origin}: no {family.title} can be built as {config}; expected the config of a "
+            "network that was trained. Copy or download the file again"
+        ) from error
+    tensors = blank.state_dict(keep_vars=True)
+    first: dict[int, str] = {}
+    return Layout(
+        shapes={key: tuple(tensor.shape) for key, tensor in tensors.items()},
+        first_key={key: first.setdefault(id(tensor), key) for key, tensor in tensors.items()},
+    )
+
+
+def completed(tensors: Mapping[str, Tensor], layout: Layout, origin: str) -> dict[str, Tensor]:
+    """Return the tensors with those filled in that the file stores under a sharing key.
+
+    Raises:
+        CheckpointError: The file has two values for one shared tensor.
+    """
+    complete = dict(tensors)
+    holder: dict[str, str] = {}
+    for key, first in layout.first_key.items():
+        if key not in tensors:
+            continue
+        other = holder.setdefault(first, key)
+        if other != key and not torch.equal(tensors[key], tensors[other]):
+            raise CheckpointError(
+                f"{origin}: {shown(other)} and {shown(key)} differ; expected equal values, because "
+                "the network has one tensor for both. The file was changed key by key (averaged, "
+                "pruned or patched): go back to the file it was made from"
+            )
+    for key, first in layout.first_key.items():
+        if first in holder:
+            complete.setdefault(key, tensors[holder[first]])
+    return complete
+
+
+def require_fit(tensors: Mapping[str, Tensor], layout: Layout, title: str, origin: str) -> None:
+    """Refuse tensors that are not exactly those of the layout; blur kernels may be absent.
+
+    Raises:
+        CheckpointError: Keys are missing, unexpected, or of another shape; the first are named.
+    """
+    missing = [key for key in layout.shapes if key not in tensors and not key.endswith(_FIXED)]
+    unexpected = [key for key in tensors if key not in layout.shapes]
+    misshapen = [
+        f"{shown(key)} (expected {shape}, found {tuple(tensors[key].shape)})"
+        for key, shape in layout.shapes.items()
+        if key in tensors and tuple(tensors[key].shape) != shape
+    ]
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} missing: {_named(missing)}")
+    if unexpected:
+        faults.append(f"{len(unexpected)} unexpected: {_named(unexpected)}")
+    if misshapen:
+        listed = ", ".join(misshapen[:_NAMED]) + (", ..." if len(misshapen) > _NAMED else "")
+        faults.append(f"{len(misshapen)} of another shape: {listed}")
+    if faults:
+        raise CheckpointError(
+            f"{origin} does not fit {title}: expected {len(layout.shapes)} tensors, found "
+            f"{len(tensors)}; {'; '.join(faults)}. Give a complete, unchanged checkpoint"
+        )
+
+
+def filled(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> nn.Module:
+    """Return the model with the tensors as its weights, for inference.
+
+    Raises:
+        CheckpointError: The file holds a blur kernel other than the fixed one.
+    """
+    values = model.state_dict()
+    for key, tensor in tensors.items():
+        if key.endswith(_FIXED) and not torch.equal(tensor, values[key]):
+            raise CheckpointError(
+                f"{origin}: {shown(key)} is not the blur kernel [1, 2, 1] x [1, 2, 1] / 16; "
+                "expected exactly that, or no such key. Leave the '.filt' entries out of the file"
+            )
+    model.load_state_dict({**values, **tensors})
+    return model.eval()
+
+
+def _named(keys: list[str]) -> str:
+    listed = ", ".join(shown(key) for key in keys[:_NAMED])
+    return listed + (", ..." if len(keys) > _NAMED else "")

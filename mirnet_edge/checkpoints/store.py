@@ -1,0 +1,163 @@
+"""Load and save weights: the public functions of `mirnet_edge.checkpoints`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from mirnet_edge.checkpoints import families
+from mirnet_edge.checkpoints.card import Architecture, Card, json_from_card
+from mirnet_edge.checkpoints.reading import CARD_KEY, finite_float, read
+from mirnet_edge.errors import CheckpointError
+from mirnet_edge.files import sha256_of, write_atomically
+
+SHIPPED_PREFIX = "shipped:"
+"""Names weights of this package wherever a weights file is taken."""
+
+_SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "weights"
+_SUFFIX = ".safetensors"
+_AUTHORS_LICENCE = (
+    "unknown; if published by the authors of MIRNet: academic and other non-commercial use only"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A network with its weights and what is known of them."""
+
+    model: nn.Module
+    """In evaluation mode, float32, on the processor."""
+    card: Card
+    """The file's own, or what its tensors tell."""
+    architecture: Architecture
+    sha256: str
+    """Of the file."""
+    notice: str | None
+    """Terms to tell the user; None for weights saved by us."""
+
+
+def load(path: str | Path) -> Loaded:
+    """Load weights of a MIRNet, MIRNet-v2 or MIRNetEdge. Nothing in the file is executed.
+
+    Args:
+        path: A .safetensors, .pth or .pt file, or `shipped:NAME`.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, of another network, holds more than
+            tensors, or its weights are incomplete, contradictory or not finite.
+    """
+    file = resolve(str(path))
+    origin = str(file)
+    contents = read(file)
+    family = families.identify(contents.tensors, origin)
+    card = contents.card
+    if card is not None and card.architecture not in (None, family.name):
+        raise CheckpointError(
+            f"{origin}: the card says {card.architecture}, the tensors are those of "
+            f"{family.title}. Save the weights again with the card of their own network"
+        )
+    config = families.config_of(family, contents.tensors, card, origin)
+    layout = families.layout_of(family, config, origin)
+    tensors = families.completed(contents.tensors, layout, origin)
+    families.require_fit(tensors, layout, family.title, origin)
+    # the random weights that are about to be replaced must not move the caller's random numbers
+    with torch.random.fork_rng(devices=[]):
+        blank = family.network(config)
+    borrowed = card is None and family.published
+    return Loaded(
+        model=families.filled(blank, tensors, origin),
+        card=_told(family.name, config, _AUTHORS_LICENCE if borrowed else None)
+        if card is None
+        else _completed(card, family.name, config),
+        architecture=family.name,
+        sha256=sha256_of(file),
+        notice=_notice(family.title) if borrowed else None,
+    )
+
+
+def save(model: nn.Module, path: str | Path, card: Card) -> None:
+    """Write a network's weights and card to a .safetensors file, whole or not at all.
+
+    Shared tensors are stored once. The same weights and card give the same bytes.
+
+    Args:
+        model: A MIRNet, MIRNetV2 or MIRNetEdge, of any floating type.
+        path: Ends in .safetensors; a file there is replaced.
+        card: Its architecture and config may be left out: they are the model's.
+
+    Raises:
+        CheckpointError: Another kind of module, weights that `load` would refuse, a card that
+            contradicts the model, or another suffix.
+        MirnetEdgeError: The folder cannot be written.
+    """
+    target = Path(path)
+    if target.suffix != _SUFFIX:
+        raise CheckpointError(f"{target} must end in {_SUFFIX}, found {target.suffix!r}. Rename it")
+    family = families.family_of(model)
+    config = model.config
+    completed = _completed(card, family.name, config)
+    for name in ("architecture", "config"):
+        stated, own = getattr(card, name), getattr(completed, name)
+        if stated and stated != own:
+            raise CheckpointError(
+                f"the card says {name} {stated}, the network is {own}. Leave {name} out of the card"
+            )
+    origin = f"this {type(model).__name__}"
+    layout = families.layout_of(family, config, origin)
+    tensors = model.state_dict()
+    families.require_fit(tensors, layout, family.title, origin)
+    for key in layout.stored:
+        finite_float(tensors[key], key, origin)
+    stored = {key: tensors[key].detach().cpu().contiguous() for key in layout.stored}
+    payload = safetensors.torch.save(stored, metadata={CARD_KEY: json_from_card(completed)})
+    write_atomically(target, payload)
+
+
+def resolve(name_or_path: str) -> Path:
+    """Return the file that a name the user typed stands for; it need not exist.
+
+    Args:
+        name_or_path: `shipped:low-light` and the like for the package's weights, else a path.
+
+    Raises:
+        CheckpointError: The package ships no weights of that name.
+    """
+    if not name_or_path.startswith(SHIPPED_PREFIX):
+        return Path(name_or_path)
+    name = name_or_path.removeprefix(SHIPPED_PREFIX)
+    names = shipped_names()
+    if name not in names:
+        listed = ", ".join(SHIPPED_PREFIX + known for known in names) or "none"
+        raise CheckpointError(
+            f"the package ships no weights {name_or_path!r}; it ships: {listed}. "
+            "Choose one of these or give a file"
+        )
+    return _SHIPPED_FOLDER / f"{name}{_SUFFIX}"
+
+
+def shipped_names() -> list[str]:
+    """Return the names, without prefix, of the weights the package ships."""
+    return sorted(file.stem for file in _SHIPPED_FOLDER.glob(f"*{_SUFFIX}"))
+
+
+def _completed(card: Card, architecture: Architecture, config: object) -> Card:
+    own = {"architecture": architecture, "config": families.plain_config(config)}
+    return card.model_copy(update=own)
+
+
+def _told(architecture: Architecture, config: object, licence: str | None) -> Card:
+    """Return the card of a file that has none."""
+    task = getattr(config, "task", None) or "unknown"
+    return _completed(Card(task=task, licence=licence), architecture, config)
+
+
+def _notice(title: str) -> str:
+    return (
+        f"These weights have the layout of the {title} authors' published checkpoints and no card. "
+        "The authors' weights are for academic and other non-commercial use only; "
+        "ask them before any other use."
+    )

@@ -1,0 +1,168 @@
+"""mirnet-export: weights in, a measured bundle out."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from mirnet_edge.cli.application import command, stderr
+from mirnet_edge.errors import OptionError, PrecisionRejected
+
+if TYPE_CHECKING:
+    from mirnet_edge.export.job import Exported, ExportOptions
+    from mirnet_edge.manifest import Manifest, Mode, Quality
+
+
+def export(
+    weights: Annotated[
+        str, typer.Option(help="A .safetensors, .pth or .pt file, or shipped:low-light.")
+    ] = "shipped:low-light",
+    out: Annotated[Path, typer.Option(help="The bundle's folder; replaced as a whole.")] = Path(
+        "build/bundle"
+    ),
+    fp16: Annotated[bool, typer.Option("--fp16", help="Make an fp16 graph for TensorRT.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Make INT8 graphs.")] = False,
+    size: Annotated[
+        Optional[str], typer.Option(help="Fixed frame size WIDTHxHEIGHT, for example 640x480.")
+    ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Any frame size; what happens without --size.")
+    ] = False,
+    io: Annotated[
+        str, typer.Option(help="uint8: NHWC frames in and out. float: NCHW in [0, 1].")
+    ] = "uint8",
+    calibration: Annotated[
+        Optional[Path],
+        typer.Option(help="Pictures as your camera takes them, or a folder with pairs.csv."),
+    ] = None,
+    max_drop: Annotated[
+        float, typer.Option(help="Quality a precision may lose against fp32, in dB.")
+    ] = 0.1,
+    target: Annotated[str, typer.Option(help="cpu, tensorrt or all.")] = "all",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Export weights to a bundle of ONNX graphs, quantized, measured and judged.
+
+    Exit code 3: a precision that was asked for did not pass; the table says why, and the bundle
+    holds the others.
+    """
+    if size is not None and dynamic:
+        raise OptionError("--size and --dynamic exclude each other; give one of them")
+    from mirnet_edge.export.job import ExportOptions
+
+    options = ExportOptions(
+        weights=weights,
+        out=out,
+        fp16=fp16,
+        int8=int8,
+        size=None if size is None else parsed_size(size),
+        io=io,  # type: ignore[arg-type]  # the options refuse other words
+        calibration=calibration,
+        max_drop_db=max_drop,
+        target=target,  # type: ignore[arg-type]  # as above
+    )
+    exported = _with_progress(options)
+    if as_json:
+        sys.stdout.write(exported.manifest.model_dump_json(indent=1) + "\n")
+    else:
+        _show(exported)
+    if exported.rejected:
+        raise PrecisionRejected(
+            f"rejected: {', '.join(exported.rejected)}; the bundle in {exported.bundle} is usable, "
+            f"its default is {exported.manifest.default_mode}"
+        )
+
+
+def parsed_size(text: str) -> tuple[int, int]:
+    """Return (height, width) of a size written WIDTHxHEIGHT.
+
+    Raises:
+        OptionError: Not written so.
+    """
+    found = re.fullmatch(r"(-?\d+)[x×](-?\d+)", text)
+    if not found:
+        raise OptionError(f"--size must be WIDTHxHEIGHT like 640x480, found {text!r}")
+    return int(found[2]), int(found[1])
+
+
+def _with_progress(options: ExportOptions) -> Exported:
+    import time
+
+    from mirnet_edge.export.job import export_bundle
+
+    console, started = stderr(), time.monotonic()
+    with console.status("start") as status:
+
+        def show(what: str) -> None:
+            status.update(what)
+            if not console.is_terminal:
+                console.print(f"{time.monotonic() - started:6.1f} s  {what}")
+
+        return export_bundle(options, on_stage=show)
+
+
+def _show(exported: Exported) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest = exported.manifest
+    console = Console()
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading, side in (
+        ("mode", "left"), ("against fp32", "right"), ("against truth", "right"),
+        ("lost", "right"), ("p50", "right"), ("p95", "right"), ("x fp32", "right"),
+        ("verdict", "left"),
+    ):  # fmt: skip
+        table.add_column(heading, justify=side, no_wrap=heading != "verdict")  # type: ignore[arg-type]
+    for mode in manifest.modes:
+        table.add_row(*_row(mode, manifest))
+    console.print(table)
+    for line in _notes(exported):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _row(mode: Mode, manifest: Manifest) -> list[str]:
+    time = mode.latency
+    name = f"{mode.name} *" if mode.name == manifest.default_mode else mode.name
+    colour = "green" if mode.adopted else "yellow"
+    return [
+        name,
+        _decibel(mode.against_fp32),
+        _decibel(mode.against_truth) if mode.against_truth else "no reference",
+        "-" if mode.truth_drop_db is None else f"{mode.truth_drop_db:+.3f} dB",
+        f"{time.p50_ms:.1f} ms" if time else "not measured",
+        f"{time.p95_ms:.1f} ms" if time else "not measured",
+        f"{time.ratio_to_fp32:.2f}" if time else "not measured",
+        f"[{colour}]{mode.reason}[/]",
+    ]
+
+
+def _decibel(quality: Quality | None) -> str:
+    if quality is None:
+        return "-"
+    return "identical" if quality.mean_db is None else f"{quality.mean_db:.2f} dB"
+
+
+def _notes(exported: Exported) -> list[str]:
+    manifest = exported.manifest
+    frame = next(mode.latency for mode in manifest.modes if mode.latency)
+    lines = [
+        f"* default. Times: one {frame.width}x{frame.height} frame on {manifest.machine.processor}, "
+        f"{manifest.machine.cores} cores, {frame.runs} interleaved runs",
+        f"Judged on {manifest.gate.images} pictures ({manifest.gate.source}), "
+        f"{manifest.gate.references} with a reference; graph against network "
+        f"{exported.parity_db:.0f} dB",
+    ]
+    if manifest.calibration:
+        lines.append(f"Calibrated on {manifest.calibration.images} pictures: {manifest.calibration.note}")
+    if manifest.notice:
+        lines.append(manifest.notice)
+    lines.append(f"Bundle: {exported.bundle}")
+    return lines
+
+
+main = command(export)

@@ -1,0 +1,59 @@
+"""Packages that only some jobs need: importing one, or saying how to install it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING
+
+from mirnet_edge.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# package → the extra of mirnet-edge that brings it
+_EXTRA_OF = {
+    "torch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxconverter_common": "export",
+    "safetensors": "export",
+    "nncf": "export",
+    "skimage": "export",
+    "openvino": "cpu",
+    "tensorrt_rtx": "tensorrt-rtx",
+}
+
+
+def available(name: str) -> bool:
+    """Say whether a package is installed, without importing it."""
+    return importlib.util.find_spec(name) is not None
+
+
+def require(name: str, purpose: str) -> ModuleType:
+    """Import a package that PURPOSE needs.
+
+    Callers that want its types import the package themselves after this call.
+
+    Raises:
+        MissingDependencyError: It is not installed, or it is and cannot be loaded.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise MissingDependencyError(
+            f"{purpose} needs the package {name}, which is not installed: {advice(name)}"
+        ) from error
+    except (ImportError, OSError) as error:  # a driver library that is missing, say
+        raise MissingDependencyError(
+            f"{purpose} needs the package {name}, which is installed but cannot be loaded: {error}"
+        ) from error
+
+
+def advice(name: str) -> str:
+    """Return the command that installs a package."""
+    extra = _EXTRA_OF.get(name)
+    wanted = f'"mirnet-edge[{extra}]"' if extra else name
+    return f"pip install {wanted}"

@@ -1,0 +1,58 @@
+"""The exceptions this package raises.
+
+Every message answers three questions: what was expected, what was found, what to do.
+
+MirnetEdgeError                 anything a user can put right; the commands print one line and exit 2
+├── CheckpointError             a weights file that cannot be opened, understood or trusted
+├── ImageError                  a picture or frame that does not decode or does not fit
+├── CalibrationError            a calibration set that is missing, empty, broken or too small
+├── BundleError                 a bundle that is incomplete, changed, or from another schema
+├── GraphError                  an ONNX graph that a target would refuse or misread; names the node
+├── EngineError                 a backend that cannot build, open or run a graph
+├── MissingDependencyError      an optional package that is not installed; says how to install it
+├── OptionError                 an option whose value makes no sense, or options that exclude each other
+└── DataError                   a training or validation set that cannot be read
+PrecisionRejected               a precision was asked for and did not pass the gate; exit code 3
+"""
+
+from __future__ import annotations
+
+
+class MirnetEdgeError(Exception):
+    """Base of every error a user can put right."""
+
+
+class CheckpointError(MirnetEdgeError):
+    """A weights file cannot be opened, understood or trusted."""
+
+
+class ImageError(MirnetEdgeError):
+    """A picture or frame does not decode or does not fit."""
+
+
+class CalibrationError(MirnetEdgeError):
+    """A calibration set is missing, empty, broken or too small."""
+
+
+class BundleError(MirnetEdgeError):
+    """A bundle is incomplete, changed, or from another schema."""
+
+
+class GraphError(MirnetEdgeError):
+    """A target would refuse or misread an ONNX graph."""
+
+
+class EngineError(MirnetEdgeError):
+    """A backend cannot build, open or run a graph."""
+
+
+class MissingDependencyError(MirnetEdgeError):
+    """An optional package is not installed."""
+
+
+class OptionError(MirnetEdgeError):
+    """An option's value makes no sense, or two options exclude each other."""
+
+
+class DataError(MirnetEdgeError):
+    """A training or validation set cannot be read."""

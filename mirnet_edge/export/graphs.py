@@ -1,0 +1,123 @@
+"""The ONNX files of a bundle: one per precision and target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from mirnet_edge.compression.inference_form import to_inference_form
+from mirnet_edge.compression.legalize import check_for_tensorrt
+from mirnet_edge.compression.quantize import quantize_for_cpu, quantize_for_tensorrt
+from mirnet_edge.export.onnx_graph import export_onnx, int8_to_int8_fp16, to_fp16
+from mirnet_edge.export.parity import check_parity
+from mirnet_edge.images import batch_from_frames, pad_to_multiple
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mirnet_edge.calibration.sets import CalibrationSet
+    from mirnet_edge.export.job import ExportOptions
+    from mirnet_edge.manifest import ImageContract, Precision
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """One ONNX file that was made."""
+
+    name: str
+    precision: Precision
+    targets: tuple[Literal["cpu", "tensorrt"], ...]
+
+    @property
+    def file(self) -> str:
+        """Return the file's name in the bundle."""
+        return f"{self.name}.onnx"
+
+
+_FP32 = GraphFile("fp32", "fp32", ("cpu", "tensorrt"))
+_FP16 = GraphFile("fp16", "fp16", ("tensorrt",))
+_INT8_CPU = GraphFile("int8-cpu", "int8", ("cpu",))
+_INT8_TENSORRT = GraphFile("int8-tensorrt", "int8", ("tensorrt",))
+_INT8_FP16_TENSORRT = GraphFile("int8-fp16-tensorrt", "int8+fp16", ("tensorrt",))
+
+
+def make_graphs(
+    network: nn.Module,
+    folder: Path,
+    image: ImageContract,
+    pictures: CalibrationSet,
+    options: ExportOptions,
+    on_stage: Callable[[str], None],
+) -> tuple[list[GraphFile], float]:
+    """Write the ONNX files that the options ask for.
+
+    Returns:
+        What was written, fp32 first, and the parity of fp32 with the network in dB.
+
+    Raises:
+        GraphError: A graph differs from the network, or TensorRT would misread it.
+    """
+    on_stage("export fp32")
+    export_onnx(
+        to_inference_form(network),
+        folder / _FP32.file,
+        io=image.io,
+        size=image.size,
+        multiple=image.multiple,
+    )
+    parity_frames = pad_to_multiple(pictures.judging[0].frame[None], image.multiple)
+    parity_db = check_parity(network, folder / _FP32.file, parity_frames, image)
+    made = [_FP32]
+    if options.fp16:
+        on_stage("convert to fp16")
+        to_fp16(folder / _FP32.file, folder / _FP16.file)
+        made.append(_FP16)
+    if options.int8:
+        made += _quantized(folder, image, pictures, options, on_stage)
+    return made, parity_db
+
+
+def _quantized(
+    folder: Path,
+    image: ImageContract,
+    pictures: CalibrationSet,
+    options: ExportOptions,
+    on_stage: Callable[[str], None],
+) -> list[GraphFile]:
+    fp32 = folder / _FP32.file
+    samples = graph_inputs([sample.frame for sample in pictures.calibrating], image)
+    made = []
+    if options.target in ("cpu", "all"):
+        on_stage(f"quantize for CPUs on {len(samples)} pictures")
+        quantize_for_cpu(fp32, folder / _INT8_CPU.file, samples)
+        made.append(_INT8_CPU)
+    if options.target in ("tensorrt", "all"):
+        on_stage(f"quantize for TensorRT on {len(samples)} pictures")
+        quantize_for_tensorrt(fp32, folder / _INT8_TENSORRT.file, samples)
+        made.append(_INT8_TENSORRT)
+        if options.fp16:
+            on_stage("convert the rest of the TensorRT INT8 graph to fp16")
+            int8_to_int8_fp16(folder / _INT8_TENSORRT.file, folder / _INT8_FP16_TENSORRT.file)
+            made.append(_INT8_FP16_TENSORRT)
+    for file in made:
+        if "tensorrt" in file.targets:
+            _check(folder / file.file)
+    return made
+
+
+def _check(path: Path) -> None:
+    import onnx
+
+    check_for_tensorrt(onnx.load(path), path.name)
+
+
+def graph_inputs(frames: Sequence[np.ndarray], image: ImageContract) -> list[np.ndarray]:
+    """Return frames as a graph takes them: padded, with a batch axis, in its type and layout."""
+    padded = [pad_to_multiple(frame[None], image.multiple) for frame in frames]
+    if image.io == "uint8":
+        return padded
+    return [batch_from_frames(frame) for frame in padded]

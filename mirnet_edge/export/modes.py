@@ -1,0 +1,134 @@
+"""Which modes ask to be adopted, and the TensorRT plans of those that were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirnet_edge.dependencies import available
+from mirnet_edge.export.engine import Profile, build_engine
+from mirnet_edge.export.gate import Candidate
+from mirnet_edge.runtime import onnxruntime_runner, openvino_runner
+from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+
+if TYPE_CHECKING:
+    from mirnet_edge.export.graphs import GraphFile
+    from mirnet_edge.export.job import Target
+    from mirnet_edge.manifest import EngineFacts, Graph, ImageContract, Mode, Precision
+
+_TENSORRT_PACKAGES = ("tensorrt", "tensorrt_rtx")
+# A portable default where the user gave no size: one profile from thumbnails to full HD.
+_PROFILE_MINIMUM, _PROFILE_USUAL, _PROFILE_MAXIMUM = (64, 64), (480, 640), (1088, 1920)
+
+
+def candidates_for(
+    files: Sequence[GraphFile],
+    folder: Path,
+    image: ImageContract,
+    target: Target,
+    weights: Path,
+) -> list[Candidate]:
+    """Return the modes to judge, the reference (ONNX Runtime in fp32) first.
+
+    The fp32 modes of the CPU backends are always among them, so that every bundle runs anywhere.
+    """
+    found = list(_onnxruntime(files, folder, image))
+    if available("openvino"):
+        found += _openvino(files, folder, image)
+    found.append(_torch(weights, image))
+    if target in ("tensorrt", "all"):
+        found += _tensorrt(files, folder, image)
+    return found
+
+
+def _onnxruntime(
+    files: Sequence[GraphFile], folder: Path, image: ImageContract
+) -> Iterator[Candidate]:
+    for file in files:
+        if "cpu" in file.targets:
+            name = f"onnxruntime:{file.precision}"
+            runner = OnnxRuntimeRunner(
+                folder / file.file, image, name=name, precision=file.precision
+            )
+            yield Candidate("onnxruntime", file.precision, file.name, runner, timed=True)
+
+
+def _openvino(
+    files: Sequence[GraphFile], folder: Path, image: ImageContract
+) -> Iterator[Candidate]:
+    from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
+
+    for file in files:
+        if "cpu" not in file.targets:
+            continue
+        precisions: list[Precision] = [file.precision]
+        if file.precision == "fp32" and openvino_runner.supports("bf16"):
+            precisions.append("bf16")
+        for precision in precisions:
+            runner = OpenVinoRunner(
+                folder / file.file, image, name=f"openvino:{precision}", precision=precision
+            )
+            yield Candidate("openvino", precision, file.name, runner, timed=True)
+
+
+def _torch(weights: Path, image: ImageContract) -> Candidate:
+    from mirnet_edge.runtime.torch_runner import TorchRunner
+
+    runner = TorchRunner(weights, image, name="torch:fp32", precision="fp32")
+    return Candidate("torch", "fp32", "fp32", runner, timed=True)
+
+
+def _tensorrt(
+    files: Sequence[GraphFile], folder: Path, image: ImageContract
+) -> Iterator[Candidate]:
+    """Yield the TensorRT modes; ONNX Runtime stands in for their numbers, not for their time.
+
+    Unoptimised: while fusing, ONNX Runtime multiplies fp16 scales and loses 17 dB that the graph
+    does not lose.
+    """
+    for file in files:
+        if "tensorrt" in file.targets:
+            name = f"tensorrt:{file.precision}"
+            runner = OnnxRuntimeRunner(
+                folder / file.file, image, name=name, precision=file.precision, optimize=False
+            )
+            yield Candidate("tensorrt", file.precision, file.name, runner, timed=False)
+
+
+def engines_for(
+    graphs: Sequence[Graph],
+    modes: Sequence[Mode],
+    folder: Path,
+    image: ImageContract,
+    target: Target,
+    on_stage: Callable[[str], None],
+) -> list[EngineFacts]:
+    """Build a plan of every adopted TensorRT mode, where a TensorRT is installed."""
+    if target not in ("tensorrt", "all"):
+        return []
+    if not any(available(package) for package in _TENSORRT_PACKAGES):
+        on_stage(
+            "no TensorRT here, so no plan: build it on the device, where JetPack or NVIDIA's "
+            'packages bring it, or pip install "mirnet-edge[tensorrt-rtx]" for RTX cards'
+        )
+        return []
+    adopted = {mode.graph for mode in modes if mode.backend == "tensorrt" and mode.adopted}
+    engines = []
+    for graph in graphs:
+        if graph.name in adopted:
+            on_stage(f"build the TensorRT plan of {graph.name}")
+            source = folder / graph.onnx.file
+            engines.append(build_engine(source, source.with_suffix(".plan"), _profile(image)))
+    return engines
+
+
+def _profile(image: ImageContract) -> Profile:
+    sizes = [
+        image.size or tuple(-(-side // image.multiple) * image.multiple for side in size)
+        for size in (_PROFILE_MINIMUM, _PROFILE_USUAL, _PROFILE_MAXIMUM)
+    ]
+    shapes = [
+        (1, *size, 3) if image.io == "uint8" else (1, 3, *size) for size in sizes
+    ]
+    return Profile(*shapes)

@@ -1,0 +1,162 @@
+"""Write a network as ONNX: one file, opset 20, the same bytes for the same input."""
+
+from __future__ import annotations
+
+import contextlib
+import io as text_io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mirnet_edge.dependencies import require
+from mirnet_edge.errors import GraphError
+from mirnet_edge.files import write_atomically
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+OPSET = 20
+INPUT, OUTPUT = "frames", "restored"
+_LARGEST_SIDE = 8192
+_LARGEST_BATCH = 16
+# What stays in float32 in an fp16 graph: sums over a frame overflow or lose their small terms in
+# half precision, and a NaN in one of them blackens the whole picture.
+_REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "GlobalAveragePool", "Softmax")
+
+
+def export_onnx(
+    network: nn.Module,
+    path: Path,
+    *,
+    io: Literal["uint8", "float"],
+    size: tuple[int, int] | None,
+    multiple: int,
+) -> None:
+    """Write a network, with the image contract around it, as an fp32 ONNX file.
+
+    Args:
+        network: Takes and gives (N, 3, H, W) float32 RGB in [0, 1].
+        path: The file to write, whole or not at all.
+        io: What the graph takes and gives; see `FrameInterface`.
+        size: (height, width) of a graph for one frame of one size; None for up to 16 frames of
+            any size that is a multiple.
+        multiple: Height and width are multiples of this.
+
+    Raises:
+        GraphError: The network cannot be exported.
+    """
+    import torch
+
+    from mirnet_edge.models.deployment import FrameInterface
+
+    deployed = FrameInterface(network, io).eval()
+    # two frames of different sides: torch.export would take an example of one for a constant
+    count, (height, width) = (2, (4 * multiple, 6 * multiple)) if size is None else (1, size)
+    example = (
+        torch.zeros((count, height, width, 3), dtype=torch.uint8)
+        if io == "uint8"
+        else torch.zeros((count, 3, height, width))
+    )
+    with _quiet(), torch.inference_mode():
+        try:
+            program = torch.onnx.export(
+                deployed,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=_dynamic_shapes(io, multiple) if size is None else None,
+                verbose=False,
+            )
+        except Exception as error:
+            raise GraphError(
+                f"{type(network).__name__} cannot be exported: {str(error).splitlines()[0]}. "
+                "Please report it with the weights' config"
+            ) from error
+    if program is None:
+        raise GraphError("torch gave no ONNX program; please report it with torch's version")
+    write_model(_stripped(program.model_proto), path)
+
+
+def _dynamic_shapes(io: Literal["uint8", "float"], multiple: int) -> tuple[dict[int, Any], ...]:
+    from torch.export import Dim
+
+    most = _LARGEST_SIDE // multiple
+    first = 1 if io == "uint8" else 2
+    return (
+        {
+            0: Dim("n", min=1, max=_LARGEST_BATCH),
+            first: multiple * Dim("h", min=1, max=most),
+            first + 1: multiple * Dim("w", min=1, max=most),
+        },
+    )
+
+
+def to_fp16(source: Path, target: Path) -> None:
+    """Write an fp16 copy of an fp32 or INT8 graph; what it takes and gives stays as it is.
+
+    Reductions over the frame and the arithmetic around 8-bit frames stay in float32.
+
+    Raises:
+        GraphError: The result is not a valid graph.
+    """
+    import onnx
+
+    require("onnxconverter_common", "fp16 graphs")
+    from onnxconverter_common import float16
+
+    model = onnx.load(source)
+    blocked = {*_REDUCTIONS, "Cast", "Round", "Clip"}
+    with _quiet():
+        converted = float16.convert_float_to_float16(
+            model,
+            keep_io_types=True,
+            op_block_list=sorted(blocked | (set(float16.DEFAULT_OP_BLOCK_LIST) - {"Resize"})),
+        )
+    write_model(converted, target)
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Check a model and write it as one file.
+
+    Raises:
+        GraphError: It is not valid ONNX.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GraphError(
+            f"{path.name} is not valid ONNX: {str(error).splitlines()[0]}. Please report it"
+        ) from error
+    write_atomically(path, model.SerializeToString(deterministic=True))
+
+
+def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove what torch adds for debugging: it holds paths of this machine and changes each run."""
+    graph = model.graph
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    del graph.metadata_props[:]
+    del model.metadata_props[:]
+    del graph.value_info[:]
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' progress off the terminal; errors are raised, not printed."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(text_io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

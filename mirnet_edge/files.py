@@ -1,0 +1,154 @@
+"""Writing files whole or not at all, and telling them apart by their content."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mirnet_edge.errors import MirnetEdgeError
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    """Write PAYLOAD to PATH so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        MirnetEdgeError: The folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise MirnetEdgeError(
+            f"{path.parent} cannot be written ({error.strerror}); choose another output folder"
+        ) from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(payload)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files private (0600); a result is to be as readable as any other file
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside TARGET that takes TARGET's place when the block ends well.
+
+    A kill at any moment leaves TARGET as it was, or complete and new.
+
+    Raises:
+        MirnetEdgeError: The parent folder cannot be written, or TARGET is not a folder.
+    """
+    target = target.absolute()
+    if target.exists() and not target.is_dir():
+        raise MirnetEdgeError(f"{target} is a file; expected a folder or nothing. Choose another")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_rests(target)
+        prefix = f".{target.name}.new-{os.getpid()}-"
+        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
+    except OSError as error:
+        raise MirnetEdgeError(
+            f"{target.parent} cannot be written ({error.strerror}); choose another output folder"
+        ) from error
+    try:
+        yield staging
+        for file in staging.rglob("*"):
+            if file.is_file():
+                _sync(file)
+        staging.chmod(0o777 & ~_umask())
+        _swap(staging, target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Put back a folder that was moved aside when the program was killed between two renames.
+
+    Only where the system cannot exchange two folders in one step; elsewhere there is nothing to
+    put back.
+    """
+    former = _former(target.absolute())
+    if former.is_dir() and not target.exists():
+        former.rename(target.absolute())
+
+
+def _swap(staging: Path, target: Path) -> None:
+    """Put STAGING in TARGET's place; what was there is afterwards at STAGING, or gone."""
+    if not target.exists():
+        staging.rename(target)
+        return
+    if _exchanged(staging, target):
+        return
+    former = _former(target)
+    shutil.rmtree(former, ignore_errors=True)
+    target.rename(former)
+    staging.rename(target)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _exchanged(one: Path, two: Path) -> bool:
+    """Exchange two folders in one atomic step where the system can (Linux: renameat2)."""
+    if sys.platform != "linux":
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # a C library older than glibc 2.28
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0)
+
+
+def _clear_rests(target: Path) -> None:
+    """Remove what killed programs had begun to write beside TARGET."""
+    recover(target)
+    for rest in target.parent.glob(f".{target.name}.new-*-*"):
+        writer = rest.name.rsplit("-", 2)[1]
+        if writer.isdigit() and not _alive(int(writer)):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _former(target: Path) -> Path:
+    return target.with_name(f".{target.name}.former")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    # reading the umask needs setting it; the process is single-threaded where this is called
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,265 @@
+"""MIRNetEdge: MIRNet's ideas, sized for live video. Ours; no paper describes it.
+
+Two decisions make it fast enough for a camera, and a third makes it right:
+
+- All convolutions run at a quarter of the resolution (pixel-unshuffle stem, pixel-shuffle
+  head), in three parallel streams as in MIRNet-v2 (Zamir et al., TPAMI 2022).
+- Attention costs two small vectors and one map: the global mean decides per channel, a 1x1
+  convolution decides per position, and the two are added before they multiply.
+- Exposure is one decision about the whole frame. A small branch looks at a thumbnail and
+  chooses a tone curve and a colour matrix; the streams then work on the brightened picture,
+  where detail, noise and INT8 steps have their usual size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mirnet_edge.errors import ImageError, OptionError
+from mirnet_edge.models.blocks import GlobalPool, SelectiveKernelFusion
+
+_THUMBNAIL_FACTOR = 8
+_CURVE_PARAMETERS = 15  # log gain (3), shoulder (3), colour matrix less identity (9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MIRNetEdgeConfig:
+    """The shape of a MIRNetEdge.
+
+    Raises:
+        OptionError: A value makes no network.
+    """
+
+    channels: tuple[int, int, int] = (32, 48, 64)
+    """Channels of the streams at 1/stem, 1/(2 stem) and 1/(4 stem) of the resolution."""
+    blocks: int = 2
+    """How many multi-scale residual blocks follow each other."""
+    stem: int = 4
+    """The pixel-unshuffle factor."""
+    exposure_channels: int = 24
+    """Width of the branch that looks at the thumbnail."""
+
+    def __post_init__(self) -> None:
+        """Refuse shapes that make no network."""
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if len(self.channels) != 3 or min(self.channels) < 1:
+            raise OptionError(f"channels must be three positive numbers, found {self.channels}")
+        if self.blocks < 1 or self.exposure_channels < 1:
+            raise OptionError(
+                "blocks and exposure_channels must be at least 1, "
+                f"found {self.blocks} and {self.exposure_channels}"
+            )
+        if self.stem not in (2, 4):
+            raise OptionError(f"stem must be 2 or 4, found {self.stem}")
+
+
+class ExposureBranch(nn.Module):
+    """Choose the tone curve and the colours of the whole frame from a thumbnail.
+
+    The curve is y = M · (a x / (1 + b x)) per pixel, with a gain `a` and a shoulder `b` for each
+    channel and a colour matrix M: monotone, exact at zero, and one division in the graph.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """Build a branch whose first guess is the identity."""
+        super().__init__()
+        wide = 2 * channels
+        self.features = nn.Sequential(
+            nn.Conv2d(6, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, wide, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(wide, wide, 3, stride=2, padding=1),
+            nn.ReLU(),
+        )
+        self.pool = GlobalPool()
+        self.decide = nn.Sequential(
+            nn.Conv2d(wide, wide, 1), nn.ReLU(), nn.Conv2d(wide, _CURVE_PARAMETERS, 1)
+        )
+        last = self.decide[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, batch: Tensor, thumbnail: Tensor) -> Tensor:
+        """Return the batch at the exposure chosen for its frames, (N, 3, H, W), not clamped.
+
+        Args:
+            batch: (N, 3, H, W) in [0, 1].
+            thumbnail: `thumbnail_of` the frames that the batch was cut from.
+        """
+        # dark frames live in the first percents of the range; x / (x + 1/16) spreads them out
+        spread = thumbnail / (thumbnail + 0.0625)
+        seen = self.features(torch.cat((thumbnail, spread), 1))
+        curve = self.decide(self.pool(seen))
+        gain = torch.exp(curve[:, 0:3])
+        shoulder = functional.softplus(curve[:, 3:6] - 4.0)
+        toned = batch * gain / (1.0 + batch * shoulder)
+        mixed = toned + curve[:, 6:9] * toned[:, 0:1]
+        mixed = mixed + curve[:, 9:12] * toned[:, 1:2]
+        return mixed + curve[:, 12:15] * toned[:, 2:3]
+
+
+class DualAttentionBlock(nn.Module):
+    """Two convolutions whose result is weighted per channel and per position, plus the input.
+
+    The dual attention unit of MIRNet (ECCV 2020, section 3.2) with the two attended maps added
+    instead of concatenated and mixed: r * (channel + spatial) is one multiplication per value.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """Keep the number of channels."""
+        super().__init__()
+        squeezed = max(channels // 4, 8)
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+        self.pool = GlobalPool()
+        self.channel = nn.Sequential(
+            nn.Conv2d(channels, squeezed, 1), nn.ReLU(), nn.Conv2d(squeezed, channels, 1)
+        )
+        self.spatial = nn.Conv2d(channels, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, C, H, W) for the same shape."""
+        refined = self.body(features)
+        channel = self.channel(self.pool(refined)).sigmoid()
+        spatial = self.spatial(refined).sigmoid()
+        return features + refined * (channel + spatial)
+
+
+class MultiScaleBlock(nn.Module):
+    """Three streams, coarse to fine, each fused into the next finer one, plus the input.
+
+    The multi-scale residual block of MIRNet-v2 (TPAMI 2022, section 3.1), one pass instead of
+    two. Down: average pool, then 1x1. Up: 1x1, then bilinear (the two commute; this order costs
+    a quarter).
+    """
+
+    def __init__(self, channels: tuple[int, int, int]) -> None:
+        """Give each stream its channels."""
+        super().__init__()
+        top, middle, bottom = channels
+        self.down_middle = nn.Conv2d(top, middle, 1)
+        self.down_bottom = nn.Conv2d(middle, bottom, 1)
+        self.top = DualAttentionBlock(top)
+        self.middle = DualAttentionBlock(middle)
+        self.bottom = DualAttentionBlock(bottom)
+        self.up_bottom = nn.Conv2d(bottom, middle, 1)
+        self.up_middle = nn.Conv2d(middle, top, 1)
+        self.fuse_middle = SelectiveKernelFusion(middle, 2, nn.ReLU)
+        self.fuse_top = SelectiveKernelFusion(top, 2, nn.ReLU)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, C, H, W) for the same shape; H and W are multiples of 4."""
+        middle = self.down_middle(functional.avg_pool2d(features, 2))
+        bottom = self.down_bottom(functional.avg_pool2d(middle, 2))
+        bottom = self.bottom(bottom)
+        middle = self.fuse_middle([self.middle(middle), _doubled(self.up_bottom(bottom))])
+        top = self.fuse_top([self.top(features), _doubled(self.up_middle(middle))])
+        return features + top
+
+
+class UnshuffledConv(nn.Conv2d):
+    """A 3x3 convolution of the pixel-unshuffled frame."""
+
+    def __init__(self, factor: int, channels: int) -> None:
+        """Take 3 colours at full resolution, give CHANNELS at 1/FACTOR of it."""
+        super().__init__(3 * factor**2, channels, 3, padding=1)
+        self.factor = factor
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return (N, C, H / factor, W / factor) for (N, 3, H, W)."""
+        return super().forward(functional.pixel_unshuffle(batch, self.factor))
+
+
+class MIRNetEdge(nn.Module):
+    """MIRNetEdge: see the module's docstring."""
+
+    def __init__(self, config: MIRNetEdgeConfig | None = None) -> None:
+        """Build the network with random weights that start near the identity."""
+        super().__init__()
+        self.config = config or MIRNetEdgeConfig()
+        pixels = self.config.stem**2
+        top = self.config.channels[0]
+        self.exposure = ExposureBranch(self.config.exposure_channels)
+        self.stem = UnshuffledConv(self.config.stem, top)
+        self.blocks = nn.Sequential(
+            *(MultiScaleBlock(self.config.channels) for _ in range(self.config.blocks))
+        )
+        # per pixel: three colours to add, and how much of the brightened input to keep
+        self.head = nn.Conv2d(top, 4 * pixels, 3, padding=1)
+        nn.init.normal_(self.head.weight, std=1e-3)
+        nn.init.zeros_(self.head.bias)
+        nn.init.constant_(self.head.bias[3 * pixels :], 2.0)
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return max(4 * self.config.stem, _THUMBNAIL_FACTOR)
+
+    def forward(self, batch: Tensor, thumbnail: Tensor | None = None) -> Tensor:
+        """Return the enhanced batch.
+
+        Args:
+            batch: (N, 3, H, W) RGB in [0, 1]; H and W multiples of `multiple`.
+            thumbnail: `thumbnail_of` the frames that the batch was cut from: the exposure is
+                decided on it. None where the batch is the whole frames.
+
+        Returns:
+            The same shape; slightly outside [0, 1] where the network overshoots.
+
+        Raises:
+            ImageError: H or W is not a multiple.
+        """
+        height, width = batch.shape[-2:]
+        if not torch.compiler.is_compiling() and (height % self.multiple or width % self.multiple):
+            raise ImageError(
+                f"frame is {width}x{height}; MIRNetEdge takes multiples of {self.multiple}. "
+                "Pad it with images.pad_to_multiple"
+            )
+        if thumbnail is None:
+            thumbnail = thumbnail_of(batch)
+        exposed = self.exposure(batch, thumbnail)
+        predicted = self.head(self.blocks(self.stem(exposed)))
+        predicted = functional.pixel_shuffle(predicted, self.config.stem)
+        added, kept = predicted[:, 0:3], predicted[:, 3:4]
+        return exposed * kept.sigmoid() + added
+
+
+def thumbnail_of(frames: Tensor) -> Tensor:
+    """Return (N, 3, H // 8, W // 8): what the exposure of whole frames is decided on."""
+    return functional.avg_pool2d(frames, _THUMBNAIL_FACTOR)
+
+
+def config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
+    """Return the shape of the MIRNetEdge whose state dict this is.
+
+    Raises:
+        KeyError: A tensor that every MIRNetEdge has is missing.
+    """
+    indices = [int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))]
+    pixels = tensors["head.weight"].shape[0] // 4
+    return MIRNetEdgeConfig(
+        channels=(
+            tensors["stem.weight"].shape[0],
+            tensors["blocks.0.down_middle.weight"].shape[0],
+            tensors["blocks.0.down_bottom.weight"].shape[0],
+        ),
+        blocks=max(indices) + 1,
+        stem=round(pixels**0.5),
+        exposure_channels=tensors["exposure.features.0.weight"].shape[0],
+    )
+
+
+def _doubled(features: Tensor) -> Tensor:
+    return functional.interpolate(
+        features, scale_factor=2.0, mode="bilinear", align_corners=False, antialias=False
+    )

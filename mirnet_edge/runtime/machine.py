@@ -1,0 +1,68 @@
+"""What the figures of a bundle depend on: the processor, its cores and instruction sets.
+
+Nothing here tells whose machine it is: no host name, no path.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from mirnet_edge.manifest import MachineFacts
+
+# Those that decide how fast convolutions run, and in which precisions.
+_INSTRUCTIONS = (
+    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
+    "amx_bf16", "amx_int8", "amx_fp16", "asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve",
+)  # fmt: skip
+_PROCESSOR_FILE = Path("/proc/cpuinfo")
+_BOARD_FILE = Path("/proc/device-tree/model")
+
+
+def describe() -> MachineFacts:
+    """Return what this machine is."""
+    table = _read(_PROCESSOR_FILE)
+    return MachineFacts(
+        processor=_processor(table),
+        cores=usable_cores(),
+        instructions=_instructions(table),
+        system=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+    )
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: containers and taskset give less than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor(table: str) -> str:
+    """Return the processor's model; on ARM boards, whose processors have no name, the board's."""
+    model = _first(table, "model name")
+    # a device tree's texts end with a zero byte
+    board = _read(_BOARD_FILE).rstrip("\0\n")
+    return model or board or platform.processor() or platform.machine() or "unknown"
+
+
+def _instructions(table: str) -> list[str]:
+    known = set((_first(table, "flags") or _first(table, "Features")).split())
+    return [name for name in _INSTRUCTIONS if name in known]
+
+
+def _first(table: str, key: str) -> str:
+    """Return the value of the first `key : value` line, or nothing."""
+    for line in table.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # another system than Linux, or a board without device tree
+        return ""

@@ -1,0 +1,114 @@
+"""Timing runners against each other, so that a noisy machine disturbs all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from mirnet_edge.errors import EngineError, OptionError
+
+if TYPE_CHECKING:
+    from mirnet_edge.images import Frames
+    from mirnet_edge.runtime.runner import Runner
+
+
+def measure_interleaved(
+    runners: Mapping[str, Runner],
+    frames: Frames,
+    *,
+    warmup: int = 3,
+    rounds: int = 15,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Time every runner once per round: A B C, A B C, and so on.
+
+    All are open at once, opened here; the first rounds, which allocate and fill caches, are not
+    counted. The garbage collector rests while a run is timed.
+
+    Args:
+        runners: By the names the result has; open or not.
+        frames: (N, H, W, 3) uint8 RGB, given to every run.
+        warmup: Rounds that are not counted.
+        rounds: Rounds that are.
+        clock: Seconds, rising; replaced in tests.
+
+    Returns:
+        Milliseconds per run, in the order of the rounds, by name.
+
+    Raises:
+        EngineError: A runner failed; named.
+        OptionError: No round to count.
+    """
+    if rounds < 1 or warmup < 0:
+        raise OptionError(
+            f"expected at least 1 round and no negative warm-up, found {rounds} and {warmup}"
+        )
+    samples: dict[str, list[float]] = {name: [] for name in runners}
+    with ExitStack() as opened:
+        for name, runner in runners.items():
+            with _naming(name):
+                opened.enter_context(runner)
+        for turn in range(warmup + rounds):
+            for name, runner in runners.items():
+                with _naming(name), _collector_resting():
+                    started = clock()
+                    runner.run(frames)
+                    elapsed = clock() - started
+                if turn >= warmup:
+                    samples[name].append(1e3 * elapsed)
+    return samples
+
+
+def percentile(samples: Sequence[float], q: float) -> float:
+    """Return the q-th percentile, interpolated linearly between the two nearest samples.
+
+    Args:
+        samples: At least one, in any order.
+        q: From 0 (the smallest) to 100 (the largest).
+
+    Raises:
+        OptionError: No samples, or q outside its range.
+    """
+    if not samples or not 0.0 <= q <= 100.0:
+        raise OptionError(
+            f"expected at least one sample and a percentile from 0 to 100, found {len(samples)} "
+            f"and {q:g}"
+        )
+    ordered = sorted(samples)
+    place = (len(ordered) - 1) * q / 100.0
+    below, above = ordered[math.floor(place)], ordered[math.ceil(place)]
+    return below + (above - below) * (place - math.floor(place))
+
+
+def p50(samples: Sequence[float]) -> float:
+    """Return the median."""
+    return percentile(samples, 50.0)
+
+
+def p95(samples: Sequence[float]) -> float:
+    """Return what 19 of 20 runs stay below."""
+    return percentile(samples, 95.0)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise EngineError(f"{name} failed while it was timed: {error}. Leave it out") from error
+
+
+@contextmanager
+def _collector_resting() -> Iterator[None]:
+    # between the runs it works again: each run leaves its output behind
+    active = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if active:
+            gc.enable()

@@ -1,0 +1,301 @@
+"""What every backend does alike: check, pad, infer, crop; open in `with` and free after it."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import numpy as np
+
+from mirnet_edge.errors import EngineError, ImageError, MirnetEdgeError, OptionError
+from mirnet_edge.images import (
+    batch_from_frames,
+    check_frames,
+    crop_to,
+    frames_from_batch,
+    pad_to_multiple,
+    padded_size,
+    size_text,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from mirnet_edge.images import Frames
+    from mirnet_edge.manifest import ImageContract, Precision
+
+_Self = TypeVar("_Self", bound="_Opened")
+
+
+class Runner(Protocol):
+    """Restores frames. Built cheaply; `with` allocates what it needs and frees it at the end.
+
+    The same runner can be opened again, and opened twice: it is freed by the last exit. It is
+    for one thread at a time.
+    """
+
+    @property
+    def name(self) -> str:
+        """`backend:precision`."""
+
+    @property
+    def multiple(self) -> int:
+        """Frames whose sides are multiples of this need no padding."""
+
+    def __enter__(self) -> Runner: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def run(self, frames: Frames) -> Frames:
+        """Restore frames.
+
+        Args:
+            frames: (N, H, W, 3) uint8 RGB of any size.
+
+        Returns:
+            A new array of the same shape, which belongs to the caller.
+        """
+
+
+class _Opened(ABC):
+    """Counts how often it was entered; opens on the first, closes on the last exit."""
+
+    _depth = 0
+
+    def __enter__(self: _Self) -> _Self:
+        if self._depth == 0:
+            self._open()
+        self._depth += 1
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._close()
+
+    def _require_open(self, name: str) -> None:
+        if self._depth == 0:
+            raise EngineError(
+                f"{name} is not open: expected `with runner:` around runner.run(frames). "
+                "Enter it first"
+            )
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Allocate."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Free."""
+
+
+class GraphRunner(_Opened):
+    """A file of the bundle in one backend. Subclasses load it and infer; the rest is here.
+
+    Frames are inferred one at a time: on a processor a batch is not faster, it needs memory for
+    all its frames, and a graph of fixed size takes one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        image: ImageContract,
+        *,
+        name: str,
+        precision: Precision,
+        threads: int | None = None,
+    ) -> None:
+        """Remember what to open; nothing is read yet.
+
+        Args:
+            path: The graph or the weights.
+            image: What the graph takes and gives.
+            name: How messages and reports call this runner.
+            precision: What the backend is to compute in.
+            threads: How many it may use; None leaves it to the backend.
+
+        Raises:
+            OptionError: Less than one thread.
+        """
+        if threads is not None and threads < 1:
+            raise OptionError(f"--threads must be at least 1, found {threads}; leave it out for all")
+        self.path = path
+        self.image = image
+        self.precision: Precision = precision
+        self.threads = threads
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """Return `backend:precision`."""
+        return self._name
+
+    @property
+    def multiple(self) -> int:
+        """Return what the sides of a frame are padded to."""
+        return self.image.multiple
+
+    def run(self, frames: Frames) -> Frames:
+        """Restore frames.
+
+        Args:
+            frames: (N, H, W, 3) uint8 RGB of any size; of one that pads to the graph's where
+                that is fixed.
+
+        Returns:
+            A new array of the same shape, which belongs to the caller.
+
+        Raises:
+            ImageError: Not such frames, or not of the graph's size.
+            EngineError: Used outside `with`, or the backend failed.
+        """
+        self._require_open(self.name)
+        check_frames(frames)
+        height, width = frames.shape[1:3]
+        self._check_size(height, width)
+        restored = np.empty(frames.shape, np.uint8)
+        for place in range(frames.shape[0]):
+            padded = pad_to_multiple(frames[place : place + 1], self.multiple)
+            restored[place] = crop_to(self._restored(padded), height, width)[0]
+        return restored
+
+    def _restored(self, padded: Frames) -> Frames:
+        """Return (1, H, W, 3) uint8 of (1, H, W, 3) uint8 whose sides fit."""
+        floating = self.image.io == "float"
+        fed = batch_from_frames(padded) if floating else np.ascontiguousarray(padded)
+        try:
+            given = self._infer(fed)
+        except MirnetEdgeError:
+            raise
+        except Exception as error:  # each backend has its own kinds
+            size = size_text(*padded.shape[1:3])
+            raise self._failure(f"could not run it on a {size} frame", error) from error
+        if given.shape != fed.shape:
+            raise EngineError(
+                f"{self.path.name} gave an output of shape {given.shape}, expected {fed.shape}; "
+                "export the bundle again"
+            )
+        return frames_from_batch(given) if floating else given
+
+    def _check_size(self, height: int, width: int) -> None:
+        fixed = self.image.size
+        if fixed is not None and padded_size(height, width, self.multiple) != tuple(fixed):
+            found = size_text(height, width)
+            raise ImageError(
+                f"frame is {found}; the bundle was exported for {size_text(*fixed)}: "
+                f"export again with --dynamic or --size {found}"
+            )
+
+    def _open(self) -> None:
+        try:
+            self._load()
+        except MirnetEdgeError:
+            self._close()
+            raise
+        except Exception as error:
+            self._close()
+            raise self._failure("could not open it", error) from error
+
+    def _failure(self, what: str, error: Exception) -> EngineError:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return EngineError(
+            f"{self.path.name}: {self.name} {what}: {reason[:300]}. "
+            "Try another --backend, or export the bundle again"
+        )
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Load the file into the backend. May raise anything."""
+
+    @abstractmethod
+    def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
+        """Run the graph once.
+
+        Args:
+            fed: What the graph takes, contiguous, with a batch of one: (1, H, W, 3) uint8, or
+                (1, 3, H, W) float32 for `io="float"`.
+
+        Returns:
+            The same shape and type; it may be overwritten by the next call.
+        """
+
+
+class NullRunner(_Opened):
+    """Gives back a copy of what it takes. For tests of all that is done with a runner."""
+
+    def __init__(
+        self,
+        name: str = "null",
+        *,
+        multiple: int = 1,
+        delay_s: float = 0.0,
+        failure: Exception | None = None,
+        fails_at: int = 1,
+    ) -> None:
+        """Say how it behaves.
+
+        Args:
+            name: What messages call it.
+            multiple: What it claims to pad to.
+            delay_s: How long each run takes, in seconds.
+            failure: Raised instead of running.
+            fails_at: The call, counted from 1, from which on `failure` is raised.
+        """
+        self._name = name
+        self._multiple = multiple
+        self._delay_s = delay_s
+        self._failure = failure
+        self._fails_at = fails_at
+        self.calls = 0
+        """How often `run` was called."""
+        self.opened = 0
+        """How often it was allocated."""
+        self.is_open = False
+
+    @property
+    def name(self) -> str:
+        """Return the name it was given."""
+        return self._name
+
+    @property
+    def multiple(self) -> int:
+        """Return the multiple it was given."""
+        return self._multiple
+
+    def run(self, frames: Frames) -> Frames:
+        """Return a copy of the frames, after the delay.
+
+        Raises:
+            ImageError: Not (N, H, W, 3) uint8.
+            EngineError: Used outside `with`.
+            Exception: The failure it was given.
+        """
+        self._require_open(self.name)
+        check_frames(frames)
+        self.calls += 1
+        if self._failure is not None and self.calls >= self._fails_at:
+            raise self._failure
+        if self._delay_s:
+            time.sleep(self._delay_s)
+        return frames.copy()
+
+    def _open(self) -> None:
+        self.opened += 1
+        self.is_open = True
+
+    def _close(self) -> None:
+        self.is_open = False

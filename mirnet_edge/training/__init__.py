@@ -1,0 +1,1 @@
+"""Making weights: pairs of pictures, the loss, the loop."""

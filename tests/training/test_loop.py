@@ -1,0 +1,106 @@
+"""The loop learns, resumes to the same weights, and refuses a state that is not its own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from mirnet_edge.errors import CheckpointError, OptionError
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.training.loop import Recipe, Trainer
+from mirnet_edge.training.pairs import Pairs
+
+_TINY = MIRNetEdgeConfig(channels=(8, 8, 8), blocks=1, exposure_channels=4)
+
+
+def _pairs(count=3, size=(32, 48)):
+    generator = torch.Generator().manual_seed(0)
+    high = [torch.randint(256, (3, *size), generator=generator).byte() for _ in range(count)]
+    low = [picture // 4 for picture in high]
+    return Pairs(tuple(map(str, range(count))), tuple(low), tuple(high), "sha")
+
+
+def _recipe(**values):
+    defaults = {
+        "steps": 8, "batch": 2, "crop": 16, "warmup": 2, "validate_every": 4, "whole_share": 0.25,
+    }  # fmt: skip
+    return Recipe(**(defaults | values))
+
+
+def _trainer(folder, **values):
+    torch.manual_seed(0)
+    return Trainer(MIRNetEdge(_TINY), _recipe(**values), folder)
+
+
+def test_training_on_darkened_noise_lowers_the_loss_and_raises_psnr(tmp_path):
+    trainer = _trainer(tmp_path, steps=60, learning_rate=5e-3, validate_every=20, ema=0.5)
+    scores = []
+    trainer.run(_pairs(), _pairs(), on_score=scores.append)
+    assert [score.step for score in scores] == [20, 40, 60]
+    assert scores[-1].psnr_db > scores[0].psnr_db + 0.5
+    assert scores[-1].loss < scores[0].loss
+    assert scores[-1].psnr_gtmean_db >= scores[-1].psnr_db
+
+
+def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(tmp_path):
+    straight = _trainer(tmp_path / "straight")
+    straight.run(_pairs(), _pairs())
+
+    stopped = _trainer(tmp_path / "stopped")
+    stopped.run(_pairs(), _pairs(), clock=iter(range(100)).__next__, max_seconds=2.5)
+    assert 0 < stopped.step < 8
+    again = _trainer(tmp_path / "stopped")
+    torch.manual_seed(99)  # chance outside the loop must not matter
+    assert again.resume()
+    assert again.step == stopped.step
+    again.run(_pairs(), _pairs())
+    for name, weight in straight.averaged.state_dict().items():
+        assert torch.equal(weight, again.averaged.state_dict()[name]), name
+
+
+def test_history_has_one_line_per_score(tmp_path):
+    _trainer(tmp_path).run(_pairs(), _pairs())
+    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [4, 8]
+    assert all(line["psnr_db"] > 0 for line in lines)
+
+
+def test_nothing_to_resume(tmp_path):
+    assert not _trainer(tmp_path).resume()
+
+
+@pytest.mark.parametrize("payload", [b"", b"not a state", b"PK\x03\x04broken"])
+def test_a_damaged_state_is_named(tmp_path, payload):
+    (tmp_path / "state.pt").write_bytes(payload)
+    with pytest.raises(CheckpointError, match=r"state\.pt.*remove it to start anew"):
+        _trainer(tmp_path).resume()
+
+
+def test_a_state_of_another_recipe_is_refused(tmp_path):
+    _trainer(tmp_path).run(_pairs(), _pairs())
+    with pytest.raises(CheckpointError, match="other values of learning_rate"):
+        _trainer(tmp_path, learning_rate=1e-5).resume()
+
+
+def test_a_state_of_another_network_is_refused(tmp_path):
+    _trainer(tmp_path).run(_pairs(), _pairs())
+    other = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 16), blocks=1, exposure_channels=4))
+    with pytest.raises(CheckpointError, match="another shape"):
+        Trainer(other, _recipe(), tmp_path).resume()
+
+
+def test_the_rate_warms_up_and_falls_to_almost_nothing():
+    recipe = Recipe(steps=100, warmup=10, learning_rate=1.0)
+    rates = [recipe.rate(step) for step in range(100)]
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert max(rates) > 0.95
+    assert rates[-1] < 0.002
+
+
+@pytest.mark.parametrize("values", [{"steps": 0}, {"whole_share": 1.5}, {"learning_rate": 0.0}])
+def test_recipes_that_make_no_sense_are_refused(values):
+    with pytest.raises(OptionError, match="found"):
+        Recipe(**values)
