@@ -1,9 +1,9 @@
 """MIRNet on the edge: from a checkpoint to a measured engine that enhances live video.
 
-    import mirnet_edge
+import mirnet_edge
 
-    with mirnet_edge.open_bundle("build/lowlight") as runner:
-        restored = runner.run(frames)  # uint8 (N, H, W, 3) RGB in and out
+with mirnet_edge.open_bundle("build/lowlight") as runner:
+    restored = runner.run(frames)  # uint8 (N, H, W, 3) RGB in and out
 """
 
 from __future__ import annotations

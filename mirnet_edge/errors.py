@@ -56,3 +56,7 @@ class OptionError(MirnetEdgeError):
 
 class DataError(MirnetEdgeError):
     """A training or validation set cannot be read."""
+
+
+class PrecisionRejected(Exception):  # noqa: N818  # an outcome with an exit code, not a fault
+    """A precision was asked for and did not pass the gate."""

@@ -134,4 +134,5 @@ def frames_from_batch(batch: Batch) -> Frames:
     np.clip(levels, 0.0, 1.0, out=levels)
     levels *= np.float32(255.0)
     np.rint(levels, out=levels)
-    return levels.transpose(0, 2, 3, 1).astype(np.uint8, order="C")
+    frames: Frames = levels.transpose(0, 2, 3, 1).astype(np.uint8, order="C")
+    return frames

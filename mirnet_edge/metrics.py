@@ -6,13 +6,15 @@ the borders, and sum in float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mirnet_edge.errors import ImageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Images: TypeAlias = NDArray[np.uint8] | NDArray[np.floating]
 """(N, H, W, 3) RGB, uint8 or floating in [0, 1]."""
@@ -127,8 +129,8 @@ def _ssim(restored: _Image, reference: _Image) -> float:
 def _blurred(image: _Image) -> _Image:
     import cv2
 
-    blurred: _Image = cv2.GaussianBlur(image, (_WINDOW, _WINDOW), _SIGMA)
     border = _WINDOW // 2
+    blurred = np.asarray(cv2.GaussianBlur(image, (_WINDOW, _WINDOW), _SIGMA), np.float64)
     return blurred[border:-border, border:-border]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -18,6 +17,8 @@ from mirnet_edge.errors import ImageError, MirnetEdgeError
 from mirnet_edge.files import write_atomically
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
     from PIL import Image
 
@@ -43,7 +44,19 @@ _EXIF_PREFIX = b"Exif\0\0"
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102
 # A TIFF's EXIF is its own directory. These tags describe the picture, the others its storage:
 # description, maker, model, orientation, resolution (3), software, date, artist, copyright.
-_TIFF_TAGS = (0x010E, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298)
+_TIFF_TAGS = (
+    0x010E, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298,
+)  # fmt: skip
+# Orientation: whether rows and columns change places, then the steps through both; EXIF 2.3, 4.6.4
+_TURNS = {
+    2: (False, 1, -1),
+    3: (False, -1, -1),
+    4: (False, -1, 1),
+    5: (True, 1, 1),
+    6: (True, 1, -1),
+    7: (True, -1, -1),
+    8: (True, -1, 1),
+}
 _SUB_DIRECTORIES = (0x8769, 0x8825)  # EXIF, GPS
 
 
@@ -95,7 +108,7 @@ def write_picture(path: Path, picture: Picture) -> None:
     kind = format_of(path)
     if picture.alpha is not None and kind == "JPEG":
         raise ImageError(
-            f"{path}: the picture has transparency, which JPEG cannot hold; write .png, .webp or .tif"
+            f"{path}: the picture has transparency, JPEG cannot hold it; write .png, .webp or .tif"
         )
     pixels: NDArray[np.uint8] = picture.frame
     if picture.alpha is not None:
@@ -141,7 +154,7 @@ def oriented(picture: Picture) -> Frame:
         return picture.frame
     from PIL import Image
 
-    tags = Image.Exif()
+    tags: Any = Image.Exif()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -153,18 +166,11 @@ def oriented(picture: Picture) -> Frame:
 
 
 def _turned(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
-    """Turn pixels from the way they are stored to the way they are seen (EXIF 2.3, 4.6.4)."""
-    turns = {
-        2: lambda: pixels[:, ::-1],
-        3: lambda: pixels[::-1, ::-1],
-        4: lambda: pixels[::-1],
-        5: lambda: pixels.swapaxes(0, 1),
-        6: lambda: pixels.swapaxes(0, 1)[:, ::-1],
-        7: lambda: pixels.swapaxes(0, 1)[::-1, ::-1],
-        8: lambda: pixels.swapaxes(0, 1)[::-1],
-    }
-    turn = turns.get(orientation) if isinstance(orientation, int) else None
-    return pixels if turn is None else turn()
+    """Turn pixels from the way they are stored to the way they are seen."""
+    as_stored = (False, 1, 1)
+    known = _TURNS.get(orientation, as_stored) if isinstance(orientation, int) else as_stored
+    swapped, rows, columns = known
+    return (pixels.swapaxes(0, 1) if swapped else pixels)[::rows, ::columns]
 
 
 def _stored(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
@@ -252,8 +258,8 @@ def _bits_of(image: Image.Image, payload: bytes, path: Path) -> Literal[8, 16]:
         return 16
     if bits > 8 or image.mode in ("I", "F") or image.mode.startswith("I;"):
         raise ImageError(
-            f"{path} has {bits} bits per channel, mode {image.mode}; expected 8 or 16 bits of whole "
-            "numbers. Convert it"
+            f"{path} has {bits} bits per channel, mode {image.mode}; expected whole numbers of "
+            "8 or 16 bits. Convert it"
         )
     return 8
 
@@ -270,7 +276,9 @@ def _pixels(
     if icc is not None and _colour_space(icc) != b"RGB ":
         image, icc = _in_srgb(image, icc), None
     if image.mode in ("LAB", "HSV"):
-        raise ImageError(f"{path} is in {image.mode} colours; expected gray, RGB or CMYK. Convert it")
+        raise ImageError(
+            f"{path} is in {image.mode} colours; expected gray, RGB or CMYK. Convert it"
+        )
     return np.asarray(image.convert("RGB")), alpha, icc
 
 
@@ -294,9 +302,7 @@ def _colour_space(icc: bytes) -> bytes:
     return icc[16:20]  # ICC.1:2022, table 17
 
 
-def _deep_pixels(
-    payload: bytes, path: Path
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+def _deep_pixels(payload: bytes, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Decode 16 bits per channel to (H, W, 3) RGB and (H, W) alpha or None, both of 8 bits."""
     import cv2
 
@@ -304,7 +310,7 @@ def _deep_pixels(
     if decoded is None or decoded.dtype != np.uint16:
         found = "nothing" if decoded is None else str(decoded.dtype)
         raise ImageError(
-            f"{path}: its 16-bit pixels decode to {found}, expected whole numbers. Convert it to PNG"
+            f"{path}: its 16-bit pixels decode to {found}, expected uint16. Convert it to PNG"
         )
     # x / 257 takes 65535 to 255 and rounds to nearest; a tie cannot happen, 257 being odd
     levels = ((decoded.astype(np.uint32) + 128) // 257).astype(np.uint8)

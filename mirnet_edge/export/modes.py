@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirnet_edge.dependencies import available
-from mirnet_edge.export.engine import Profile, build_engine
+from mirnet_edge.export.engine import FLAVOURS, HOW_TO_GET_ONE, Profile, build_engine
 from mirnet_edge.export.gate import Candidate
 from mirnet_edge.runtime import onnxruntime_runner, openvino_runner
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mirnet_edge.export.job import Target
     from mirnet_edge.manifest import EngineFacts, Graph, ImageContract, Mode, Precision
 
-_TENSORRT_PACKAGES = ("tensorrt", "tensorrt_rtx")
+
 # A portable default where the user gave no size: one profile from thumbnails to full HD.
 _PROFILE_MINIMUM, _PROFILE_USUAL, _PROFILE_MAXIMUM = (64, 64), (480, 640), (1088, 1920)
 
@@ -107,11 +107,8 @@ def engines_for(
     """Build a plan of every adopted TensorRT mode, where a TensorRT is installed."""
     if target not in ("tensorrt", "all"):
         return []
-    if not any(available(package) for package in _TENSORRT_PACKAGES):
-        on_stage(
-            "no TensorRT here, so no plan: build it on the device, where JetPack or NVIDIA's "
-            'packages bring it, or pip install "mirnet-edge[tensorrt-rtx]" for RTX cards'
-        )
+    if not any(available(package) for package in FLAVOURS):
+        on_stage(f"no TensorRT here, so no plan: {HOW_TO_GET_ONE}")
         return []
     adopted = {mode.graph for mode in modes if mode.backend == "tensorrt" and mode.adopted}
     engines = []

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io as text_io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import GraphError
-from mirnet_edge.files import write_atomically
+from mirnet_edge.onnx_files import quiet, write_model
 
 if TYPE_CHECKING:
     import onnx
@@ -60,7 +55,7 @@ def export_onnx(
         if io == "uint8"
         else torch.zeros((count, 3, height, width))
     )
-    with _quiet(), torch.inference_mode():
+    with quiet(), torch.inference_mode():
         try:
             program = torch.onnx.export(
                 deployed,
@@ -111,30 +106,13 @@ def to_fp16(source: Path, target: Path) -> None:
 
     model = onnx.load(source)
     blocked = {*_REDUCTIONS, "Cast", "Round", "Clip"}
-    with _quiet():
+    with quiet():
         converted = float16.convert_float_to_float16(
             model,
             keep_io_types=True,
             op_block_list=sorted(blocked | (set(float16.DEFAULT_OP_BLOCK_LIST) - {"Resize"})),
         )
     write_model(converted, target)
-
-
-def write_model(model: onnx.ModelProto, path: Path) -> None:
-    """Check a model and write it as one file.
-
-    Raises:
-        GraphError: It is not valid ONNX.
-    """
-    import onnx
-
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise GraphError(
-            f"{path.name} is not valid ONNX: {str(error).splitlines()[0]}. Please report it"
-        ) from error
-    write_atomically(path, model.SerializeToString(deterministic=True))
 
 
 def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -148,15 +126,3 @@ def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.value_info[:]
     return model
 
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' progress off the terminal; errors are raised, not printed."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(text_io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

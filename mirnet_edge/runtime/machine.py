@@ -33,7 +33,7 @@ def describe() -> MachineFacts:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: containers and taskset give less than there are."""
+    """Return how many cores this process may use; containers and taskset allow fewer than exist."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from mirnet_edge.images import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -132,7 +132,9 @@ class GraphRunner(_Opened):
             OptionError: Less than one thread.
         """
         if threads is not None and threads < 1:
-            raise OptionError(f"--threads must be at least 1, found {threads}; leave it out for all")
+            raise OptionError(
+                f"--threads must be at least 1, found {threads}; leave it out for all"
+            )
         self.path = path
         self.image = image
         self.precision: Precision = precision
@@ -291,7 +293,8 @@ class NullRunner(_Opened):
             raise self._failure
         if self._delay_s:
             time.sleep(self._delay_s)
-        return frames.copy()
+        copied: Frames = frames.copy()
+        return copied
 
     def _open(self) -> None:
         self.opened += 1

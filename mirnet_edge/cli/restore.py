@@ -1,0 +1,120 @@
+"""mirnet-restore: pictures in, restored pictures out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mirnet_edge.cli.application import command, complain, stderr
+
+if TYPE_CHECKING:
+    from mirnet_edge.errors import ImageError
+    from mirnet_edge.runtime.restore import Restored
+    from mirnet_edge.runtime.runner import Runner
+
+_PROGRAM = "mirnet-restore"
+_INCOMPLETE = 2
+
+
+def restore(
+    images: Annotated[
+        list[Path], typer.Argument(help="Pictures (PNG, JPEG, WebP, TIFF), or folders of them.")
+    ],
+    bundle: Annotated[Path, typer.Option(help="A bundle's folder, made by mirnet-export.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; they keep their names.")],
+    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or torch.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="How many to use; the backend decides if left out.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also write NAME.compare.png: before and after.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+) -> None:
+    """Restore pictures with a bundle.
+
+    A picture that cannot be read is named; the others are restored, and the exit code is 2.
+    """
+    from mirnet_edge.runtime.bundle import open_bundle
+    from mirnet_edge.runtime.restore import pictures_in
+
+    pictures = pictures_in(images)
+    runner = open_bundle(bundle, backend, precision, threads=threads)
+    done, failed = _restored(pictures, runner, out, compare=compare)
+    if as_json:
+        print(json.dumps(_report(runner, done, failed), indent=1))
+    if failed:
+        if len(pictures) > 1:
+            complain(_PROGRAM, f"{len(failed)} of {len(pictures)} pictures were not restored")
+        raise typer.Exit(_INCOMPLETE)
+
+
+def _restored(
+    pictures: list[Path], runner: Runner, out: Path, *, compare: bool
+) -> tuple[list[Restored], list[tuple[Path, ImageError]]]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from mirnet_edge.runtime.restore import restore_files
+
+    console = stderr()
+    failed: list[tuple[Path, ImageError]] = []
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
+        bar = progress.add_task(runner.name, total=len(pictures))
+
+        def show(line: str) -> None:
+            progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            progress.advance(bar)
+
+        def fail(path: Path, error: ImageError) -> None:
+            failed.append((path, error))
+            show(f"{_PROGRAM}: {' '.join(str(error).split())}")
+
+        done = restore_files(
+            pictures,
+            runner,
+            out,
+            compare=compare,
+            on_done=lambda one: show(
+                f"{one.output}  {one.width}x{one.height}  {one.latency_ms:.1f} ms  {runner.name}"
+            ),
+            on_failed=fail,
+        )
+    return done, failed
+
+
+def _report(
+    runner: Runner, done: list[Restored], failed: list[tuple[Path, ImageError]]
+) -> dict[str, Any]:
+    return {
+        "runner": runner.name,
+        "restored": [
+            {
+                "input": str(one.source),
+                "output": str(one.output),
+                "comparison": str(one.comparison) if one.comparison else None,
+                "width": one.width,
+                "height": one.height,
+                "latency_ms": round(one.latency_ms, 3),
+            }
+            for one in done
+        ],
+        "failed": [{"input": str(path), "error": str(error)} for path, error in failed],
+    }
+
+
+main = command(restore)

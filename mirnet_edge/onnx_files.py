@@ -1,0 +1,66 @@
+"""ONNX files: written checked, whole, and the same for the same model; libraries kept quiet."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mirnet_edge.errors import GraphError
+from mirnet_edge.files import write_atomically
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx
+
+
+def write_model(model: onnx.ModelProto, path: Path) -> None:
+    """Check a model and write it as one file.
+
+    Raises:
+        GraphError: It is not valid ONNX.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise GraphError(
+            f"{path.name} is not valid ONNX: {str(error).splitlines()[0]}. Please report it"
+        ) from error
+    write_atomically(path, model.SerializeToString(deterministic=True))
+
+
+def constants_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """Return the values a graph holds, initializers and Constant nodes, by name."""
+    from onnx import numpy_helper
+
+    values = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    values[node.output[0]] = numpy_helper.to_array(attribute.t)
+    return values
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress and warnings of exporters and quantizers off the terminal.
+
+    Errors are raised by them, not printed, and pass.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

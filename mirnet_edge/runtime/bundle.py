@@ -1,0 +1,150 @@
+"""Opening a bundle: which of its modes runs here, and the runner for it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from mirnet_edge.dependencies import advice, available
+from mirnet_edge.errors import BundleError, EngineError, OptionError
+from mirnet_edge.manifest import Backend, Precision, checked_path, read_manifest
+
+if TYPE_CHECKING:
+    from mirnet_edge.manifest import Manifest, Mode
+    from mirnet_edge.runtime.runner import Runner
+
+logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+_NO_TENSORRT = "running TensorRT engines is not in this version of mirnet-edge"
+
+
+def open_bundle(
+    path: str | Path, backend: str = AUTO, precision: str = AUTO, *, threads: int | None = None
+) -> Runner:
+    """Return a runner for the mode of a bundle that suits this machine.
+
+    Nothing is loaded yet: `with runner:` does that.
+
+    Args:
+        path: The bundle's folder.
+        backend: openvino, onnxruntime, torch, or auto.
+        precision: fp32, bf16, fp16, int8, or auto. A named one is taken even where the gate
+            rejected it; a warning then says why it did.
+        threads: How many the backend may use; None leaves it to the backend.
+
+    Raises:
+        BundleError: No bundle, a changed file, or no mode that fits; says why each does not.
+        EngineError: The backend is tensorrt.
+        OptionError: No such backend or precision, or less than one thread.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    mode = choose_mode(manifest, backend, precision)
+    if not mode.adopted:
+        logger.warning("%s was not adopted by the gate: %s", mode.name, mode.reason)
+    logger.info("%s runs %s", folder, mode.name)
+    return _runner_of(mode, manifest, folder, threads)
+
+
+def choose_mode(manifest: Manifest, backend: str = AUTO, precision: str = AUTO) -> Mode:
+    """Return the mode to run here.
+
+    Of those that fit: the manifest's default where nothing was asked for, else the fastest;
+    adopted ones first, those that were never timed last.
+
+    Raises:
+        BundleError: None fits; says why each does not.
+        EngineError: The backend is tensorrt.
+        OptionError: No such backend or precision.
+    """
+    _check_word("--backend", backend, get_args(Backend))
+    _check_word("--precision", precision, get_args(Precision))
+    if backend == "tensorrt":
+        raise EngineError(f"{_NO_TENSORRT}; choose --backend auto, openvino or onnxruntime")
+    asked = [
+        mode
+        for mode in manifest.modes
+        if backend in (AUTO, mode.backend) and precision in (AUTO, mode.precision)
+    ]
+    obstacles = {mode.name: _obstacle(mode, manifest, precision) for mode in asked}
+    fitting = [mode for mode in asked if obstacles[mode.name] is None]
+    if not fitting:
+        raise BundleError(_nothing_fits(manifest, backend, precision, obstacles))
+    if backend == precision == AUTO:
+        for mode in fitting:
+            if mode.name == manifest.default_mode:
+                return mode
+    return min(fitting, key=_order)
+
+
+def _check_word(option: str, found: str, known: tuple[str, ...]) -> None:
+    if found not in (AUTO, *known):
+        raise OptionError(f"{option} must be {AUTO} or one of {', '.join(known)}, found {found!r}")
+
+
+def _order(mode: Mode) -> tuple[bool, float]:
+    return not mode.adopted, mode.latency.p50_ms if mode.latency else math.inf
+
+
+def _obstacle(mode: Mode, manifest: Manifest, precision: str) -> str | None:
+    """Return why a mode cannot be taken here, None where it can."""
+    if mode.backend == "tensorrt":
+        return _NO_TENSORRT
+    if not mode.adopted and precision == AUTO:
+        return f"not adopted ({mode.reason}); ask for it with --precision {mode.precision}"
+    if mode.backend != "torch" and not manifest.graph(mode.graph).kept:
+        return f"its graph was not kept ({mode.reason})"
+    if not available(mode.backend):
+        return f"{mode.backend} is not installed: {advice(mode.backend)}"
+    if not _supported(mode):
+        return f"this processor has no {mode.precision} in {mode.backend}"
+    return None
+
+
+def _supported(mode: Mode) -> bool:
+    # each backend's module imports its package on first use only
+    from mirnet_edge.runtime import onnxruntime_runner, openvino_runner, torch_runner
+
+    if mode.backend == "openvino":
+        return openvino_runner.supports(mode.precision)
+    if mode.backend == "torch":
+        return torch_runner.supports(mode.precision)
+    return onnxruntime_runner.supports(mode.precision)
+
+
+def _nothing_fits(
+    manifest: Manifest, backend: str, precision: str, obstacles: dict[str, str | None]
+) -> str:
+    wanted = f"backend {backend}, precision {precision}"
+    if not obstacles:
+        names = ", ".join(mode.name for mode in manifest.modes)
+        return f"the bundle has no mode for {wanted}; it has {names}. Choose one, or export again"
+    reasons = "; ".join(f"{name}: {why}" for name, why in obstacles.items())
+    return (
+        f"no mode of the bundle runs here for {wanted}: {reasons}. Choose another, or export again"
+    )
+
+
+def _runner_of(mode: Mode, manifest: Manifest, folder: Path, threads: int | None) -> Runner:
+    if mode.backend == "torch":
+        from mirnet_edge.runtime.torch_runner import TorchRunner
+
+        weights = checked_path(folder, manifest.model.weights)
+        return TorchRunner(
+            weights, manifest.image, name=mode.name, precision=mode.precision, threads=threads
+        )
+    graph = checked_path(folder, manifest.graph(mode.graph).onnx)
+    if mode.backend == "openvino":
+        from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
+
+        return OpenVinoRunner(
+            graph, manifest.image, name=mode.name, precision=mode.precision, threads=threads
+        )
+    from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+
+    return OnnxRuntimeRunner(
+        graph, manifest.image, name=mode.name, precision=mode.precision, threads=threads
+    )

@@ -1,0 +1,197 @@
+"""Restoring picture files: names that cannot clash, inputs that are never overwritten."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mirnet_edge.errors import ImageError, OptionError
+from mirnet_edge.pictures import (
+    FORMAT_OF_SUFFIX,
+    Picture,
+    format_of,
+    oriented,
+    read_picture,
+    write_picture,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mirnet_edge.images import Frame
+    from mirnet_edge.runtime.runner import Runner
+
+COMPARE_SUFFIX = ".compare.png"
+_SEPARATOR_WIDTH, _SEPARATOR_LEVEL = 4, 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """One picture that was restored."""
+
+    source: Path
+    output: Path
+    comparison: Path | None
+    """Before and after side by side, where it was asked for."""
+    width: int
+    height: int
+    latency_ms: float
+    """Of the runner alone, without decoding and encoding. A runner's first picture of a size can
+    take longer."""
+
+
+def restore_picture(runner: Runner, picture: Picture) -> Picture:
+    """Return the picture restored; what travels beside its colours is kept.
+
+    Args:
+        runner: Open.
+        picture: Of any size.
+
+    Raises:
+        ImageError: Not of the size the bundle was exported for.
+        EngineError: The runner is not open, or failed.
+    """
+    return replace(picture, frame=runner.run(picture.frame[None])[0])
+
+
+def restore_files(
+    images: Sequence[Path],
+    runner: Runner,
+    out: Path,
+    *,
+    compare: bool = False,
+    on_done: Callable[[Restored], None] = lambda restored: None,
+    on_failed: Callable[[Path, ImageError], None] | None = None,
+) -> list[Restored]:
+    """Restore picture files into a folder, under their own names and in their own formats.
+
+    Args:
+        images: Files.
+        runner: Opened here where it is not yet.
+        out: The folder; made where it is missing.
+        compare: Also write STEM.compare.png: before and after side by side, as a viewer shows it.
+        on_done: Told each picture once it is written.
+        on_failed: Told each picture that cannot be read, or does not fit; the others go on. None
+            raises at the first.
+
+    Returns:
+        What was written, in the order of the images.
+
+    Raises:
+        ImageError: A picture cannot be read or does not fit, and `on_failed` is None.
+        OptionError: Two outputs would have one name, or an output would replace an input;
+            nothing has been written then.
+        MirnetEdgeError: The folder cannot be written, or the runner fails.
+    """
+    check_outputs(images, out, compare=compare)
+    done = []
+    with runner:
+        for source in images:
+            try:
+                restored = _restore_file(source, runner, out, compare)
+            except ImageError as error:
+                if on_failed is None:
+                    raise
+                on_failed(source, error)
+                continue
+            done.append(restored)
+            on_done(restored)
+    return done
+
+
+def pictures_in(places: Sequence[Path]) -> list[Path]:
+    """Return the files named, and in place of each folder the picture files in it, sorted.
+
+    A file that is named twice comes once. Files need not exist.
+
+    Raises:
+        OptionError: A folder holds no picture.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        files = [place]
+        if place.is_dir():
+            files = sorted(file for file in place.iterdir() if _is_picture(file))
+            if not files:
+                raise OptionError(
+                    f"{place} holds no picture ({', '.join(FORMAT_OF_SUFFIX)}); name another folder"
+                )
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def check_outputs(images: Sequence[Path], out: Path, *, compare: bool) -> None:
+    """Refuse outputs that would replace each other or an input, before anything is written.
+
+    Raises:
+        OptionError: They would, or the output folder is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise OptionError(f"--out must be a folder, {out} is a file; choose another")
+    inputs = {_place(image): image for image in images}
+    owners: dict[Path, Path] = {}
+    for image in images:
+        for target in _targets(image, out, compare):
+            place = _place(target)
+            if place in inputs:
+                raise OptionError(
+                    f"{target} would replace the input {inputs[place]}; choose another --out folder"
+                )
+            if place in owners:
+                raise OptionError(
+                    f"{owners[place]} and {image} would both be written to {target}; "
+                    "restore them into different folders"
+                )
+            owners[place] = image
+
+
+def side_by_side(before: Frame, after: Frame) -> Frame:
+    """Return two frames of one size beside each other, a thin white line between them."""
+    line = np.full((before.shape[0], _SEPARATOR_WIDTH, 3), _SEPARATOR_LEVEL, np.uint8)
+    return np.concatenate([before, line, after], axis=1)
+
+
+def _restore_file(source: Path, runner: Runner, out: Path, compare: bool) -> Restored:
+    output, *others = _targets(source, out, compare)
+    format_of(output)  # a name that cannot be written is refused before the work
+    before = read_picture(source)
+    started = time.perf_counter()
+    try:
+        after = restore_picture(runner, before)
+    except ImageError as error:
+        raise ImageError(f"{source}: {error}") from error
+    latency_ms = 1e3 * (time.perf_counter() - started)
+    write_picture(output, after)
+    for comparison in others:
+        frame = side_by_side(oriented(before), oriented(after))
+        write_picture(comparison, Picture(frame=frame, icc=before.icc))
+    return Restored(
+        source=source,
+        output=output,
+        comparison=others[0] if others else None,
+        width=before.frame.shape[1],
+        height=before.frame.shape[0],
+        latency_ms=latency_ms,
+    )
+
+
+def _targets(image: Path, out: Path, compare: bool) -> list[Path]:
+    output = out / image.name
+    return [output, out / f"{image.stem}{COMPARE_SUFFIX}"] if compare else [output]
+
+
+def _is_picture(path: Path) -> bool:
+    # a leading dot: macOS writes ._NAME.jpg files beside pictures, which are none
+    known = path.suffix.lower() in FORMAT_OF_SUFFIX and not path.name.startswith(".")
+    return known and path.is_file()
+
+
+def _place(path: Path) -> Path:
+    """Return the one name of a file, through links and, where the system ignores it, case."""
+    return Path(os.path.normcase(path.resolve()))

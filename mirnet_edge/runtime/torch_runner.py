@@ -1,0 +1,109 @@
+"""PyTorch: runs the weights themselves, without a graph. The only runner that needs torch."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from mirnet_edge.dependencies import require
+from mirnet_edge.errors import EngineError
+from mirnet_edge.runtime.runner import GraphRunner
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from mirnet_edge.manifest import ImageContract, Precision
+
+_FLOATING: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+
+
+def supports(precision: Precision) -> bool:
+    """Say whether torch computes in this precision: the floating ones."""
+    return precision in _FLOATING
+
+
+class TorchRunner(GraphRunner):
+    """A weights file as a torch module, channels last.
+
+    Half precisions are torch's autocast: convolutions are halved, sums and the picture itself
+    stay in fp32.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        image: ImageContract,
+        *,
+        name: str,
+        precision: Precision,
+        device: str = "cpu",
+        threads: int | None = None,
+    ) -> None:
+        """Remember what to open.
+
+        Args:
+            path: The weights; anything `checkpoints.load` takes.
+            image: What goes in and comes out.
+            name: How messages and reports call this runner.
+            precision: fp32, bf16 or fp16.
+            device: As torch names it: cpu, cuda, cuda:1.
+            threads: How many one run may use. It is a setting of the whole process: put back
+                when the runner is closed.
+
+        Raises:
+            EngineError: torch does not compute in that precision.
+            OptionError: Less than one thread.
+        """
+        super().__init__(path, image, name=name, precision=precision, threads=threads)
+        if not supports(precision):
+            raise EngineError(
+                f"{name}: torch runs {', '.join(_FLOATING)}, not {precision}; "
+                "choose another --backend"
+            )
+        self._device = device
+        self._network: nn.Module | None = None
+        self._former_threads: int | None = None
+
+    def _load(self) -> None:
+        torch = require("torch", "the backend torch")
+        from mirnet_edge import checkpoints
+        from mirnet_edge.models.deployment import FrameInterface
+
+        network = FrameInterface(checkpoints.load(self.path).model, self.image.io).eval()
+        # torch's annotations know no `to` with a memory format
+        network.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.threads is not None:
+            self._former_threads = torch.get_num_threads()
+            torch.set_num_threads(self.threads)
+        self._network = network
+
+    def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
+        import torch
+
+        if self._network is None:
+            raise EngineError(f"{self.name} is not open; enter it with `with runner:`")
+        with torch.inference_mode(), self._autocast():
+            # tensor, not from_numpy: the caller's frame may be read-only, and 8 bits copy fast
+            given: NDArray[Any] = (
+                self._network(torch.tensor(fed, device=self._device)).cpu().numpy()
+            )
+        return given
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        import torch
+
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(torch.device(self._device).type, dtype=dtype)
+
+    def _close(self) -> None:
+        self._network = None
+        if self._former_threads is not None:
+            import torch
+
+            torch.set_num_threads(self._former_threads)
+            self._former_threads = None

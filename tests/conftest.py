@@ -1,0 +1,141 @@
+"""Fixtures of more than one test module: a tiny bundle whose graph brightens by half."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mirnet_edge import manifest
+
+GAIN = 1.5
+
+
+def _graph(io, size, gain):
+    """Return an ONNX model as the export writes them: cast, scale, transpose, work, and back."""
+    from onnx import TensorProto, helper
+
+    height, width = size or ("h", "w")
+    floating = io == "float"
+    shape = ["n", 3, height, width] if floating else ["n", height, width, 3]
+    kind = TensorProto.FLOAT if floating else TensorProto.UINT8
+    # a 3x3 kernel, so that it has what real graphs have: neighbours and a border
+    kernel = np.zeros((3, 3, 3, 3), np.float32)
+    kernel[range(3), range(3), 1, 1] = gain
+    constants = {"scale": np.float32(1 / 255), "full": np.float32(255), "kernel": kernel}
+    constants |= {"zero": np.float32(0), "one": np.float32(1)}
+    inner = [
+        helper.make_node("Conv", ["batch", "kernel"], ["bright"], pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["bright", "zero", "one"], ["clipped"]),
+    ]
+    if floating:
+        inner[0].input[0], inner[1].output[0] = "frames", "restored"
+        nodes = inner
+    else:
+        nodes = [
+            helper.make_node("Cast", ["frames"], ["levels"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["levels", "scale"], ["unit"]),
+            helper.make_node("Transpose", ["unit"], ["batch"], perm=[0, 3, 1, 2]),
+            *inner,
+            helper.make_node("Mul", ["clipped", "full"], ["scaled"]),
+            helper.make_node("Round", ["scaled"], ["rounded"]),
+            helper.make_node("Transpose", ["rounded"], ["last"], perm=[0, 2, 3, 1]),
+            helper.make_node("Cast", ["last"], ["restored"], to=TensorProto.UINT8),
+        ]
+    graph = helper.make_graph(
+        nodes,
+        "brighten",
+        [helper.make_tensor_value_info("frames", kind, shape)],
+        [helper.make_tensor_value_info("restored", kind, shape)],
+        [
+            helper.make_tensor(name, TensorProto.FLOAT, value.shape, value.ravel())
+            for name, value in ((name, np.asarray(value)) for name, value in constants.items())
+        ],
+    )
+    opset = helper.make_opsetid("", 20)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=10)
+
+
+@pytest.fixture
+def make_graph():
+    """Write an ONNX file that brightens: make_graph(path, io="uint8", size=None, gain=1.5)."""
+
+    def make(path: Path, *, io="uint8", size=None, gain=GAIN) -> Path:
+        path.write_bytes(_graph(io, size, gain).SerializeToString())
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_mode():
+    """Return a mode of a manifest: make_mode("openvino:fp32", p50_ms=3.0)."""
+
+    def make(name, *, p50_ms=None, adopted=True, reason="said the gate", graph="fp32"):
+        backend, _, precision = name.partition(":")
+        latency = None
+        if p50_ms is not None:
+            latency = manifest.Latency(
+                p50_ms=p50_ms, p95_ms=p50_ms, ratio_to_fp32=1.0, height=8, width=8, runs=1,
+                samples_ms=[p50_ms],
+            )  # fmt: skip
+        return manifest.Mode(
+            name=name, backend=backend, precision=precision, graph=graph, against_fp32=None,
+            against_truth=None, truth_drop_db=None, latency=latency, adopted=adopted, reason=reason,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def make_bundle(tmp_path, make_graph, make_mode):
+    """Write a bundle: make_bundle(modes=[...], io="uint8", size=None, multiple=4, kept=True)."""
+
+    def make(
+        name="bundle", *, modes=None, default="onnxruntime:fp32", io="uint8", size=None,
+        multiple=4, kept=True,
+    ) -> Path:  # fmt: skip
+        folder = tmp_path / name
+        folder.mkdir()
+        graph = manifest.bind(make_graph(folder / "fp32.onnx", io=io, size=size))
+        (folder / "weights.safetensors").write_bytes(b"weights")
+        written = manifest.Manifest(
+            schema_version=1,
+            created="2026-11-23T00:00:00+00:00",
+            model=manifest.ModelFacts(
+                architecture="mirnet-edge", config={}, task="low-light", source="test",
+                weights=manifest.bind(folder / "weights.safetensors"), parameters=1,
+                macs_640x480=1,
+            ),
+            image=manifest.ImageContract(io=io, multiple=multiple, size=size),
+            calibration=None,
+            gate=manifest.GateFacts(max_drop_db=0.1, images=1, references=0, source="test"),
+            graphs=[
+                manifest.Graph(
+                    name="fp32", precision="fp32", targets=["cpu"], onnx=graph, kept=kept,
+                    against_fp32=None, against_truth=None, truth_drop_db=None,
+                )
+            ],
+            modes=modes if modes is not None else [make_mode("onnxruntime:fp32", p50_ms=1.0)],
+            default_mode=default,
+            machine=manifest.MachineFacts(
+                processor="test", cores=1, instructions=[], system="test", python="3"
+            ),
+            tools={},
+        )  # fmt: skip
+        (folder / manifest.FILE_NAME).write_bytes(manifest.to_json(written))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def frames_of():
+    """Return reproducible frames: frames_of(height, width, count=1), (N, H, W, 3) uint8."""
+
+    def make(height, width, count=1):
+        generator = np.random.default_rng([height, width, count])
+        return generator.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+
+    return make

@@ -1,0 +1,166 @@
+"""Metrics against their definitions, scikit-image, and what must hold of any of them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirnet_edge import metrics
+from mirnet_edge.errors import ImageError
+
+_ALL = [metrics.psnr, metrics.psnr_gtmean, metrics.ssim, metrics.mae]
+_SYMMETRIC = [metrics.psnr, metrics.ssim, metrics.mae]
+
+
+def _photo(seed=0, count=1):
+    """Return smooth images, (N, 24, 31, 3) float64 in [0, 1], that noise can be told from."""
+    generator = np.random.default_rng(seed)
+    phases = generator.uniform(0, 3, (count, 1, 1, 3))
+    rows, columns = np.mgrid[0:24, 0:31]
+    return 0.5 + 0.4 * np.sin(rows[..., None] / 4 + columns[..., None] / 6 + phases)
+
+
+def _noisy(image, sigma, seed=1):
+    noise = np.random.default_rng(seed).normal(0, sigma, image.shape)
+    return np.clip(image + noise, 0, 1)
+
+
+def _levels(image):
+    return (image * 255).round().astype(np.uint8)
+
+
+def test_psnr_of_a_known_error():
+    black = np.zeros((1, 4, 4, 3), np.uint8)
+    assert metrics.psnr(black + 51, black)[0] == pytest.approx(20 * math.log10(5))  # 51 / 255
+
+
+def test_psnr_counts_the_border():
+    one = np.full((1, 12, 12, 3), 100, np.uint8)
+    two = one.copy()
+    two[0, 0, 0] = 200
+    assert metrics.psnr(one, two)[0] == pytest.approx(
+        10 * math.log10(12 * 12 / (100 / 255) ** 2), abs=1e-9
+    )
+
+
+def test_psnr_takes_the_mean_over_an_image_not_over_the_batch():
+    reference = _levels(_photo(count=3))
+    restored = reference.copy()
+    restored[1] = _levels(_noisy(_photo(1)[0], 0.1))
+    values = metrics.psnr(restored, reference)
+    assert values.shape == (3,)
+    assert np.isinf(values).tolist() == [True, False, True]
+    assert values[1] == metrics.psnr(restored[1:2], reference[1:2])[0]
+
+
+def test_psnr_agrees_with_scikit_image():
+    from skimage.metrics import peak_signal_noise_ratio
+
+    one, two = _levels(_photo()), _levels(_noisy(_photo(), 0.05))
+    assert metrics.psnr(one, two)[0] == pytest.approx(peak_signal_noise_ratio(one[0], two[0]))
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.1, 0.5])
+def test_ssim_agrees_with_scikit_image(sigma):
+    from skimage.metrics import structural_similarity
+
+    one = _photo()
+    two = _noisy(one, sigma)
+    # scikit-image's mean leaves out the same border: where the window would reach outside
+    expected = structural_similarity(
+        one[0], two[0], gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        channel_axis=-1, data_range=1,
+    )  # fmt: skip
+    assert metrics.ssim(one, two)[0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_ssim_needs_room_for_its_window():
+    small = np.zeros((1, 10, 30, 3), np.uint8)
+    with pytest.raises(ImageError, match="30x10; SSIM needs at least 11x11"):
+        metrics.ssim(small, small)
+    window = np.zeros((1, 11, 11, 3), np.uint8)
+    assert metrics.ssim(window, window)[0] == 1.0
+
+
+@pytest.mark.parametrize("metric", _ALL, ids=lambda metric: metric.__name__)
+def test_equality(metric):
+    best = {metrics.ssim: 1.0, metrics.mae: 0.0}.get(metric, math.inf)
+    for image in (_photo(), _levels(_photo())):
+        assert metric(image, image.copy()).tolist() == [best]
+
+
+@pytest.mark.parametrize("metric", _SYMMETRIC, ids=lambda metric: metric.__name__)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), sigma=st.floats(0.01, 0.5))
+def test_symmetric(metric, seed, sigma):
+    one = _photo(seed)
+    two = _noisy(one, sigma, seed)
+    assert metric(one, two)[0] == pytest.approx(metric(two, one)[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", _ALL, ids=lambda metric: metric.__name__)
+def test_more_noise_is_worse(metric):
+    one = _photo()
+    values = [metric(_levels(_noisy(one, sigma)), _levels(one))[0] for sigma in (0.02, 0.05, 0.2)]
+    worse = values if metric is metrics.mae else values[::-1]
+    assert worse == sorted(worse)
+    assert len(set(values)) == 3
+
+
+@pytest.mark.parametrize("metric", _ALL, ids=lambda metric: metric.__name__)
+def test_bytes_and_floats_mean_the_same(metric):
+    one, two = _levels(_photo()), _levels(_noisy(_photo(), 0.1))
+    expected = metric(one, two)
+    np.testing.assert_allclose(metric(one / 255, two / 255), expected, rtol=1e-12)
+    np.testing.assert_allclose(metric(one, two / 255), expected, rtol=1e-12)
+
+
+def test_floats_are_clamped():
+    one = np.ones((1, 2, 2, 3))
+    assert metrics.psnr(one + 0.5, one)[0] == math.inf
+    assert metrics.mae(one * -3.0, one * 0.0)[0] == 0.0
+
+
+def test_mae_of_a_known_error():
+    black = np.zeros((2, 3, 3, 3), np.uint8)
+    assert metrics.mae(black + 51, black).tolist() == pytest.approx([0.2, 0.2])
+
+
+def test_brightness_alone_is_forgiven_by_gtmean_only():
+    reference = 0.5 * _photo()
+    darker = 0.5 * reference
+    assert metrics.psnr(darker, reference)[0] < 20
+    assert metrics.psnr_gtmean(darker, reference)[0] > 250  # equal but for float rounding
+    noisy = _noisy(reference, 0.1)
+    assert metrics.psnr_gtmean(noisy, reference)[0] < 25
+
+
+def test_gtmean_weighs_channels_as_gray_does():
+    reference = np.zeros((1, 2, 2, 3))
+    reference[..., 1] = 0.4
+    red = np.zeros((1, 2, 2, 3))
+    red[..., 0] = 0.4
+    scaled = red * (0.587 / 0.299)
+    expected = metrics.psnr(scaled, reference)[0]
+    assert metrics.psnr_gtmean(red, reference)[0] == pytest.approx(expected)
+
+
+def test_gtmean_of_a_black_image_is_its_psnr():
+    reference = _photo()
+    black = np.zeros_like(reference)
+    assert metrics.psnr_gtmean(black, reference) == metrics.psnr(black, reference)
+
+
+@pytest.mark.parametrize("metric", _ALL, ids=lambda metric: metric.__name__)
+def test_shapes_and_types_that_do_not_fit_are_named(metric):
+    image = _levels(_photo())
+    with pytest.raises(ImageError, match=r"\(1, 24, 31, 3\) and \(1, 24, 30, 3\)"):
+        metric(image, image[:, :, 1:])
+    with pytest.raises(ImageError, match="image.None"):
+        metric(image[0], image[0])
+    with pytest.raises(ImageError, match="uint8, or floating.*int64"):
+        metric(image.astype(np.int64), image)
