@@ -16,7 +16,6 @@ _EXTRA_OF = {
     "torch": "export",
     "onnx": "export",
     "onnxscript": "export",
-    "onnxconverter_common": "export",
     "safetensors": "export",
     "nncf": "export",
     "skimage": "export",

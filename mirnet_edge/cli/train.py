@@ -24,7 +24,7 @@ def train(
         Path, typer.Option(help="Folder for the state, the history and the finished weights.")
     ] = Path("build/train"),
     task: Annotated[str, typer.Option(help="What the network learns: low-light.")] = "low-light",
-    steps: Annotated[Optional[int], typer.Option(help="How many steps; default 12000.")] = None,
+    steps: Annotated[Optional[int], typer.Option(help="How many steps; default 8000.")] = None,
     batch: Annotated[Optional[int], typer.Option(help="Crops per step; default 12.")] = None,
     crop: Annotated[
         Optional[int], typer.Option(help="Side of the crops in pixels; default 192.")

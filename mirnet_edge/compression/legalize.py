@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _STANDARD_DOMAINS = {"", "ai.onnx"}
+_UINT8 = 2  # TensorProto.UINT8
 _FP16_SCALE_OPSET = 19
 # an unsigned range [0, 255] s becomes the positive half of a signed one, [-127, 127] s'
 _SIGNED_SCALE = 255.0 / 127.0
@@ -87,6 +88,18 @@ def _standard_domain(view: _View, node: onnx.NodeProto) -> str | None:
     if node.domain in _STANDARD_DOMAINS:
         return None
     return f"expected a standard ONNX operator, found the domain {node.domain}"
+
+
+def _frames_are_cast(view: _View, node: onnx.NodeProto) -> str | None:
+    """TensorRT takes and gives uint8, and does nothing with it but cast it."""
+    frames = {
+        value.name
+        for value in (*view.model.graph.input, *view.model.graph.output)
+        if value.type.tensor_type.elem_type == _UINT8
+    }
+    if node.op_type == "Cast" or not frames.intersection((*node.input, *node.output)):
+        return None
+    return "expected a Cast where the graph takes or gives uint8"
 
 
 def _zero_point_is_signed_zero(view: _View, node: onnx.NodeProto) -> str | None:
@@ -181,6 +194,7 @@ def _weights_are_inside(view: _View, node: onnx.NodeProto) -> str | None:
 
 _RULES: tuple[Rule, ...] = (
     _standard_domain,
+    _frames_are_cast,
     _weights_are_inside,
     _zero_point_is_signed_zero,
     _scale_is_constant_and_positive,
@@ -242,7 +256,7 @@ def _make_signed(model: onnx.ModelProto) -> None:
         node.input[1] = f"{node.input[1]}.signed"
         for attribute in [one for one in node.attribute if one.name == "output_dtype"]:
             node.attribute.remove(attribute)
-    stale = [one for one in model.graph.value_info if one.type.tensor_type.elem_type == 2]  # uint8
+    stale = [one for one in model.graph.value_info if one.type.tensor_type.elem_type == _UINT8]
     for one in stale:
         model.graph.value_info.remove(one)
 

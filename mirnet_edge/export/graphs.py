@@ -12,7 +12,7 @@ import numpy as np
 from mirnet_edge.compression.inference_form import to_inference_form
 from mirnet_edge.compression.legalize import check_for_tensorrt
 from mirnet_edge.compression.quantize import quantize_for_cpu, quantize_for_tensorrt
-from mirnet_edge.export.onnx_graph import export_onnx, int8_to_int8_fp16, to_fp16
+from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
 from mirnet_edge.export.parity import check_parity
 from mirnet_edge.images import batch_from_frames, pad_to_multiple
 
@@ -101,7 +101,7 @@ def _quantized(
         made.append(_INT8_TENSORRT)
         if options.fp16:
             on_stage("convert the rest of the TensorRT INT8 graph to fp16")
-            int8_to_int8_fp16(folder / _INT8_TENSORRT.file, folder / _INT8_FP16_TENSORRT.file)
+            to_fp16(folder / _INT8_TENSORRT.file, folder / _INT8_FP16_TENSORRT.file)
             made.append(_INT8_FP16_TENSORRT)
     for file in made:
         if "tensorrt" in file.targets:

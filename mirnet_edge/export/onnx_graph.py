@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mirnet_edge.dependencies import require
+from mirnet_edge.compression.half_precision import to_half
 from mirnet_edge.errors import GraphError
 from mirnet_edge.onnx_files import quiet, write_model
 
@@ -17,9 +17,6 @@ OPSET = 20
 INPUT, OUTPUT = "frames", "restored"
 _LARGEST_SIDE = 8192
 _LARGEST_BATCH = 16
-# What stays in float32 in an fp16 graph: sums over a frame overflow or lose their small terms in
-# half precision, and a NaN in one of them blackens the whole picture.
-_REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "GlobalAveragePool", "Softmax")
 
 
 def export_onnx(
@@ -94,25 +91,12 @@ def _dynamic_shapes(io: Literal["uint8", "float"], multiple: int) -> tuple[dict[
 def to_fp16(source: Path, target: Path) -> None:
     """Write an fp16 copy of an fp32 or INT8 graph; what it takes and gives stays as it is.
 
-    Reductions over the frame and the arithmetic around 8-bit frames stay in float32.
-
     Raises:
         GraphError: The result is not a valid graph.
     """
     import onnx
 
-    require("onnxconverter_common", "fp16 graphs")
-    from onnxconverter_common import float16
-
-    model = onnx.load(source)
-    blocked = {*_REDUCTIONS, "Cast", "Round", "Clip"}
-    with quiet():
-        converted = float16.convert_float_to_float16(
-            model,
-            keep_io_types=True,
-            op_block_list=sorted(blocked | (set(float16.DEFAULT_OP_BLOCK_LIST) - {"Resize"})),
-        )
-    write_model(converted, target)
+    write_model(to_half(onnx.load(source)), target)
 
 
 def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -40,7 +40,7 @@ class Recipe:
         OptionError: A value makes no sense.
     """
 
-    steps: int = 12000
+    steps: int = 8000
     batch: int = 12
     crop: int = 192
     """Side of the training crops, in pixels."""
