@@ -70,7 +70,9 @@ def main() -> None:
     print(f"{'mode':20} {'p50 ms':>8} {'p95 ms':>8} {'times faster':>13}   {width}x{height}")
     for name, values in samples.items():
         ratio = percentile([one / two for one, two in zip(rival, values, strict=True)], 50)
-        print(f"{name:20} {percentile(values, 50):8.1f} {percentile(values, 95):8.1f} {ratio:13.1f}")
+        print(
+            f"{name:20} {percentile(values, 50):8.1f} {percentile(values, 95):8.1f} {ratio:13.1f}"
+        )
 
 
 if __name__ == "__main__":

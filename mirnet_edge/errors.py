@@ -2,7 +2,7 @@
 
 Every message answers three questions: what was expected, what was found, what to do.
 
-MirnetEdgeError                 anything a user can put right; the commands print one line and exit 2
+MirnetEdgeError                 what a user can put right; the commands print one line, exit 2
 ├── CheckpointError             a weights file that cannot be opened, understood or trusted
 ├── ImageError                  a picture or frame that does not decode or does not fit
 ├── CalibrationError            a calibration set that is missing, empty, broken or too small
@@ -10,7 +10,7 @@ MirnetEdgeError                 anything a user can put right; the commands prin
 ├── GraphError                  an ONNX graph that a target would refuse or misread; names the node
 ├── EngineError                 a backend that cannot build, open or run a graph
 ├── MissingDependencyError      an optional package that is not installed; says how to install it
-├── OptionError                 an option whose value makes no sense, or options that exclude each other
+├── OptionError                 an option that makes no sense, or options that exclude each other
 └── DataError                   a training or validation set that cannot be read
 PrecisionRejected               a precision was asked for and did not pass the gate; exit code 3
 """

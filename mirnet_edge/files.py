@@ -8,11 +8,14 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mirnet_edge.errors import MirnetEdgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def sha256_of(path: Path) -> str:

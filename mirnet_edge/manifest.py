@@ -1,4 +1,4 @@
-"""What a bundle says of itself: the schema of `manifest.json`, reading it and refusing what does not fit.
+"""What a bundle's `manifest.json` says: its schema, and reading it without trusting it.
 
 A bundle is a folder: `manifest.json`, the ONNX files, the weights, engines beside them. Every
 file is bound by its SHA-256, so a later stage can refuse a changed one.
@@ -9,13 +9,15 @@ Schema history: 1 (2026-11) the first.
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mirnet_edge.errors import BundleError
 from mirnet_edge.files import recover, sha256_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
@@ -120,7 +122,7 @@ class Mode(Document):
     """`backend:precision`, for example `openvino:int8`."""
     backend: Backend
     precision: Precision
-    """The precision the backend computes in; it may differ from the graph's (bf16 runs the fp32 graph)."""
+    """What the backend computes in; bf16, for one, runs the fp32 graph."""
     graph: str
     """The name of the graph it runs."""
     against_fp32: Quality | None
@@ -234,7 +236,9 @@ def read_manifest(bundle: Path) -> Manifest:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise BundleError(f"{path} is not readable JSON ({error}); export the bundle again") from error
+        raise BundleError(
+            f"{path} is not readable JSON ({error}); export the bundle again"
+        ) from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise BundleError(
@@ -246,9 +250,7 @@ def read_manifest(bundle: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(
-            f"{path}: {where}: {first['msg']}; export the bundle again"
-        ) from error
+        raise BundleError(f"{path}: {where}: {first['msg']}; export the bundle again") from error
 
 
 def checked_path(bundle: Path, entry: BoundFile) -> Path:
@@ -261,7 +263,9 @@ def checked_path(bundle: Path, entry: BoundFile) -> Path:
     if path.resolve().parent != bundle.resolve():
         raise BundleError(f"{entry.file!r} lies outside {bundle}; export the bundle again")
     if not path.is_file():
-        raise BundleError(f"{path} is missing though the manifest names it; export the bundle again")
+        raise BundleError(
+            f"{path} is missing though the manifest names it; export the bundle again"
+        )
     found = sha256_of(path)
     if found != entry.sha256:
         raise BundleError(

@@ -6,17 +6,16 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from mirnet_edge.errors import GraphError
 from mirnet_edge.files import write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    import numpy as np
     import onnx
 
 
@@ -48,6 +47,12 @@ def constants_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
                 if attribute.name == "value":
                     values[node.output[0]] = numpy_helper.to_array(attribute.t)
     return values
+
+
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that shares nothing with the model."""
+    copy: onnx.ModelProto = type(model).FromString(model.SerializeToString())
+    return copy
 
 
 @contextlib.contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from mirnet_edge import manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GAIN = 1.5
 

@@ -1,4 +1,4 @@
-"""Low light: the range is kept, a seed repeats, strength zero is the identity, the noise is as stated."""
+"""Is the synthetic darkness seeded, as dark as asked, and as noisy as a sensor?"""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -31,12 +30,16 @@ with files.replaced_folder(Path(sys.argv[1])) as folder:
 """
 
 
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_content_is_replaced_and_nothing_else_remains(tmp_path):
     target = tmp_path / "file"
     files.write_atomically(target, b"old")
     files.write_atomically(target, b"new")
     assert target.read_bytes() == b"new"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names_in(tmp_path) == ["file"]
 
 
 def test_a_result_is_readable_like_any_other_file(tmp_path):
@@ -58,8 +61,8 @@ def test_the_folder_appears_whole(tmp_path):
         with files.replaced_folder(target) as folder:
             (folder / content).write_text(content)
             assert not (target / content).exists()
-    assert os.listdir(target) == ["two"]
-    assert os.listdir(tmp_path) == ["bundle"]
+    assert names_in(target) == ["two"]
+    assert names_in(tmp_path) == ["bundle"]
 
 
 def test_a_failed_block_leaves_the_former_folder(tmp_path):
@@ -68,8 +71,8 @@ def test_a_failed_block_leaves_the_former_folder(tmp_path):
         (folder / "old").touch()
     with pytest.raises(KeyboardInterrupt), files.replaced_folder(target) as folder:
         raise KeyboardInterrupt
-    assert os.listdir(target) == ["old"]
-    assert os.listdir(tmp_path) == ["bundle"]
+    assert names_in(target) == ["old"]
+    assert names_in(tmp_path) == ["bundle"]
 
 
 @pytest.mark.parametrize("moment", ["block", "swap"])
@@ -83,11 +86,11 @@ def test_a_kill_leaves_the_former_folder(tmp_path, moment):
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
         writer.send_signal(signal.SIGKILL)
-    assert os.listdir(target) == ["old"]
+    assert names_in(target) == ["old"]
     # the next writer clears what the killed one had begun
     with files.replaced_folder(target) as folder:
         (folder / "new").touch()
-    assert os.listdir(tmp_path) == ["bundle"]
+    assert names_in(tmp_path) == ["bundle"]
 
 
 def test_another_living_writer_is_left_alone(tmp_path):
@@ -97,7 +100,7 @@ def test_another_living_writer_is_left_alone(tmp_path):
         with files.replaced_folder(target) as second:
             (second / "second").touch()
         assert first.is_dir()
-    assert os.listdir(target) == ["first"]
+    assert names_in(target) == ["first"]
 
 
 def test_two_renames_where_folders_cannot_be_exchanged(tmp_path, monkeypatch):
@@ -106,8 +109,8 @@ def test_two_renames_where_folders_cannot_be_exchanged(tmp_path, monkeypatch):
     for content in ("one", "two"):
         with files.replaced_folder(target) as folder:
             (folder / content).touch()
-    assert os.listdir(target) == ["two"]
-    assert os.listdir(tmp_path) == ["bundle"]
+    assert names_in(target) == ["two"]
+    assert names_in(tmp_path) == ["bundle"]
 
 
 def test_a_folder_moved_aside_by_a_killed_writer_comes_back(tmp_path):

@@ -80,7 +80,7 @@ def test_ssim_agrees_with_scikit_image(sigma):
 
 def test_ssim_needs_room_for_its_window():
     small = np.zeros((1, 10, 30, 3), np.uint8)
-    with pytest.raises(ImageError, match="30x10; SSIM needs at least 11x11"):
+    with pytest.raises(ImageError, match=r"30x10; SSIM needs at least 11x11"):
         metrics.ssim(small, small)
     window = np.zeros((1, 11, 11, 3), np.uint8)
     assert metrics.ssim(window, window)[0] == 1.0
@@ -160,7 +160,7 @@ def test_shapes_and_types_that_do_not_fit_are_named(metric):
     image = _levels(_photo())
     with pytest.raises(ImageError, match=r"\(1, 24, 31, 3\) and \(1, 24, 30, 3\)"):
         metric(image, image[:, :, 1:])
-    with pytest.raises(ImageError, match="image.None"):
+    with pytest.raises(ImageError, match=r"image.None"):
         metric(image[0], image[0])
-    with pytest.raises(ImageError, match="uint8, or floating.*int64"):
+    with pytest.raises(ImageError, match=r"uint8, or floating.*int64"):
         metric(image.astype(np.int64), image)

@@ -1,4 +1,4 @@
-"""Reading a calibration set, checking it, and keeping the pictures that calibrate from those that judge."""
+"""Read and check calibration sets; the pictures that calibrate never judge."""
 
 from __future__ import annotations
 
@@ -133,8 +133,10 @@ def _paired(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
         raise CalibrationError(
             f"{folder / _PAIR_TABLE} must have rows and the columns low, high, split; mend it"
         )
-    train = [(folder / row["low"], None) for row in rows if row["split"] == "train"]
-    val = [(folder / row["low"], folder / row["high"]) for row in rows if row["split"] == "val"]
+    train: list[_Entry] = [(folder / row["low"], None) for row in rows if row["split"] == "train"]
+    val: list[_Entry] = [
+        (folder / row["low"], folder / row["high"]) for row in rows if row["split"] == "val"
+    ]
     _check_count(folder, len(train), len(val))
     return train, val, "calibrated on the train split, judged on the val split"
 
@@ -185,9 +187,7 @@ def _collected(
     calibrating: list[Sample], judging: list[Sample], source: str, note: str
 ) -> CalibrationSet:
     hashes = [hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in calibrating]
-    both = set(hashes) & {
-        hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in judging
-    }
+    both = set(hashes) & {hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in judging}
     if both:
         names = ", ".join(
             sample.name
@@ -201,9 +201,7 @@ def _collected(
     return CalibrationSet(tuple(calibrating), tuple(judging), source, digest, note)
 
 
-def fitted(
-    sample: Sample, size: tuple[int, int] | None, largest: tuple[int, int] | None
-) -> Sample:
+def fitted(sample: Sample, size: tuple[int, int] | None, largest: tuple[int, int] | None) -> Sample:
     """Return a sample of exactly SIZE, or at most LARGEST, cut from the middle.
 
     Cutting keeps the noise as the camera made it, where scaling would not. What is smaller than

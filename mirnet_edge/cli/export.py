@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,7 +27,7 @@ def export(
     fp16: Annotated[bool, typer.Option("--fp16", help="Make an fp16 graph for TensorRT.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Make INT8 graphs.")] = False,
     size: Annotated[
-        Optional[str], typer.Option(help="Fixed frame size WIDTHxHEIGHT, for example 640x480.")
+        str | None, typer.Option(help="Fixed frame size WIDTHxHEIGHT, for example 640x480.")
     ] = None,
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Any frame size; what happens without --size.")
@@ -36,7 +36,7 @@ def export(
         str, typer.Option(help="uint8: NHWC frames in and out. float: NCHW in [0, 1].")
     ] = "uint8",
     calibration: Annotated[
-        Optional[Path],
+        Path | None,
         typer.Option(help="Pictures as your camera takes them, or a folder with pairs.csv."),
     ] = None,
     max_drop: Annotated[
@@ -111,13 +111,19 @@ def _show(exported: Exported) -> None:
 
     manifest = exported.manifest
     console = Console()
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading, side in (
-        ("mode", "left"), ("against fp32", "right"), ("against truth", "right"),
-        ("lost", "right"), ("p50", "right"), ("p95", "right"), ("x fp32", "right"),
-        ("verdict", "left"),
-    ):  # fmt: skip
-        table.add_column(heading, justify=side, no_wrap=heading != "verdict")  # type: ignore[arg-type]
+    # narrow enough for a terminal of 80 columns; the reasons stand below
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    table.add_column("mode")
+    for heading in (
+        "to fp32\ndB",
+        "to truth\ndB",
+        "lost\ndB",
+        "p50\nms",
+        "p95\nms",
+        "time\nx fp32",
+    ):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
     for mode in manifest.modes:
         table.add_row(*_row(mode, manifest))
     console.print(table)
@@ -127,38 +133,41 @@ def _show(exported: Exported) -> None:
 
 def _row(mode: Mode, manifest: Manifest) -> list[str]:
     time = mode.latency
-    name = f"{mode.name} *" if mode.name == manifest.default_mode else mode.name
-    colour = "green" if mode.adopted else "yellow"
     return [
-        name,
+        f"{mode.name} *" if mode.name == manifest.default_mode else mode.name,
         _decibel(mode.against_fp32),
-        _decibel(mode.against_truth) if mode.against_truth else "no reference",
-        "-" if mode.truth_drop_db is None else f"{mode.truth_drop_db:+.3f} dB",
-        f"{time.p50_ms:.1f} ms" if time else "not measured",
-        f"{time.p95_ms:.1f} ms" if time else "not measured",
-        f"{time.ratio_to_fp32:.2f}" if time else "not measured",
-        f"[{colour}]{mode.reason}[/]",
+        _decibel(mode.against_truth),
+        "-" if mode.truth_drop_db is None else f"{round(mode.truth_drop_db, 3) + 0.0:+.3f}",
+        f"{time.p50_ms:.1f}" if time else "-",
+        f"{time.p95_ms:.1f}" if time else "-",
+        f"{time.ratio_to_fp32:.2f}" if time else "-",
+        "[green]adopted[/]" if mode.adopted else "[yellow]rejected[/]",
     ]
 
 
 def _decibel(quality: Quality | None) -> str:
     if quality is None:
         return "-"
-    return "identical" if quality.mean_db is None else f"{quality.mean_db:.2f} dB"
+    return "same" if quality.mean_db is None else f"{quality.mean_db:.2f}"
 
 
 def _notes(exported: Exported) -> list[str]:
     manifest = exported.manifest
     frame = next(mode.latency for mode in manifest.modes if mode.latency)
-    lines = [
-        f"* default. Times: one {frame.width}x{frame.height} frame on {manifest.machine.processor}, "
+    lines = [f"{mode.name} {mode.reason}" for mode in manifest.modes if not mode.adopted]
+    if any(mode.latency is None for mode in manifest.modes):
+        lines.append("- not measured: needs the device")
+    lines += [
+        f"* default. Times: one {frame.width}x{frame.height} frame, {manifest.machine.processor}, "
         f"{manifest.machine.cores} cores, {frame.runs} interleaved runs",
         f"Judged on {manifest.gate.images} pictures ({manifest.gate.source}), "
         f"{manifest.gate.references} with a reference; graph against network "
         f"{exported.parity_db:.0f} dB",
     ]
     if manifest.calibration:
-        lines.append(f"Calibrated on {manifest.calibration.images} pictures: {manifest.calibration.note}")
+        lines.append(
+            f"Calibrated on {manifest.calibration.images} pictures: {manifest.calibration.note}"
+        )
     if manifest.notice:
         lines.append(manifest.notice)
     lines.append(f"Bundle: {exported.bundle}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,16 +24,16 @@ def train(
         Path, typer.Option(help="Folder for the state, the history and the finished weights.")
     ] = Path("build/train"),
     task: Annotated[str, typer.Option(help="What the network learns: low-light.")] = "low-light",
-    steps: Annotated[Optional[int], typer.Option(help="How many steps; default 8000.")] = None,
-    batch: Annotated[Optional[int], typer.Option(help="Crops per step; default 12.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps; default 8000.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Crops per step; default 12.")] = None,
     crop: Annotated[
-        Optional[int], typer.Option(help="Side of the crops in pixels; default 192.")
+        int | None, typer.Option(help="Side of the crops in pixels; default 192.")
     ] = None,
-    learning_rate: Annotated[Optional[float], typer.Option(help="Peak; default 0.001.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak; default 0.001.")] = None,
     seed: Annotated[int, typer.Option(help="All chance comes from it.")] = 0,
     blocks: Annotated[int, typer.Option(help="Multi-scale blocks of the network.")] = 1,
     max_minutes: Annotated[
-        Optional[float], typer.Option(help="Stop after so many minutes; run again to go on.")
+        float | None, typer.Option(help="Stop after so many minutes; run again to go on.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
@@ -44,9 +44,12 @@ def train(
     if max_minutes is not None and max_minutes <= 0:
         raise OptionError(f"--max-minutes must be above 0, found {max_minutes:g}")
     if task != "low-light":
-        raise OptionError(f"--task must be low-light, found {task!r}; other tasks are not there yet")
+        raise OptionError(
+            f"--task must be low-light, found {task!r}; other tasks are not there yet"
+        )
     given = {"steps": steps, "batch": batch, "crop": crop, "learning_rate": learning_rate}
-    recipe = Recipe(seed=seed, **{name: value for name, value in given.items() if value is not None})
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    recipe = Recipe(seed=seed, **chosen)
     weights, score = _train(data, out, task, recipe, blocks, max_minutes)
     figures = {"psnr_db": score.psnr_db, "ssim": score.ssim, "step": score.step}
     if as_json:
@@ -74,7 +77,9 @@ def _train(
         print(f"going on at step {trainer.step} of {recipe.steps}", file=sys.stderr)
     score = _run(trainer, train_pairs, validation, math.inf if max_minutes is None else max_minutes)
     weights = out / f"{task}.safetensors"
-    checkpoints.save(trainer.averaged, weights, card_of(task, trainer, score, train_pairs, data.name))
+    checkpoints.save(
+        trainer.averaged, weights, card_of(task, trainer, score, train_pairs, data.name)
+    )
     return weights, score
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import GraphError
-from mirnet_edge.onnx_files import constants_of
+from mirnet_edge.onnx_files import constants_of, copied
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         GraphError: The graph has no convolution, or a scale is too small for half precision.
     """
-    halved = type(model).FromString(model.SerializeToString())
+    halved = copied(model)
     inside = _between_convolutions(halved)
     if not inside:
         raise GraphError(f"no convolution in {model.graph.name!r}; expected a network's graph")
@@ -73,11 +73,7 @@ def _between_convolutions(model: onnx.ModelProto) -> set[int]:
             feeding.add(place)
             needed.update(node.input)
     # what feeds convolutions without being fed by one: quantizers of weights and of the picture
-    quantizers = {
-        place
-        for place in feeding - fed
-        if nodes[place].op_type in _QUANTIZERS
-    }
+    quantizers = {place for place in feeding - fed if nodes[place].op_type in _QUANTIZERS}
     return (fed & feeding) | quantizers
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from mirnet_edge.compression.whole_frame import whole_frame_convs
 from mirnet_edge.errors import GraphError
-from mirnet_edge.onnx_files import constants_of
+from mirnet_edge.onnx_files import constants_of, copied
 
 if TYPE_CHECKING:
     import onnx
@@ -146,11 +146,7 @@ def _holds_weights(view: _View, tensor: str) -> bool:
     if tensor in view.constants:
         return True
     node = view.producers.get(tensor)
-    return (
-        node is not None
-        and node.op_type in _QUANTIZERS
-        and _holds_weights(view, node.input[0])
-    )
+    return node is not None and node.op_type in _QUANTIZERS and _holds_weights(view, node.input[0])
 
 
 def _convolution_is_whole(view: _View, node: onnx.NodeProto) -> str | None:
@@ -213,7 +209,7 @@ def legalize_for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
     half-quantized ones go back to float; quantizers that nothing needs any more are dropped.
     What remains wrong is for `check_for_tensorrt` to refuse.
     """
-    repaired = type(model).FromString(model.SerializeToString())
+    repaired = copied(model)
     _write_zero_points(repaired)
     _make_signed(repaired)
     _return_to_float(repaired)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +19,8 @@ from mirnet_edge.errors import CalibrationError, GraphError
 from mirnet_edge.onnx_files import quiet, write_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import numpy as np
     import onnx
 
@@ -161,9 +162,7 @@ def _need(samples: Sequence[np.ndarray]) -> None:
 def _finish(model: onnx.ModelProto, target: Path, *, for_tensorrt: bool = True) -> None:
     quantizers = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
     if not quantizers:
-        raise GraphError(
-            f"{target.name}: no convolution could be quantized; export without --int8"
-        )
+        raise GraphError(f"{target.name}: no convolution could be quantized; export without --int8")
     for part in (*model.graph.node, *model.graph.initializer):
         part.doc_string = ""
     del model.metadata_props[:]

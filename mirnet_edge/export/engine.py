@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirnet_edge.errors import EngineError, MissingDependencyError, OptionError
@@ -16,6 +15,7 @@ from mirnet_edge.files import write_atomically
 from mirnet_edge.manifest import EngineFacts, bind
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import ModuleType
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
@@ -25,7 +25,12 @@ HOW_TO_GET_ONE = (
     'pip install "mirnet-edge[tensorrt-rtx]", whose builder works without a GPU'
 )
 # What a parser says, as a mere warning, of a graph whose numbers it will misread.
-_MISREADINGS = ("UINT8 zero_point", "will use INT8 instead", "Defaulting to INT8", "INT32 zero_point")
+_MISREADINGS = (
+    "UINT8 zero_point",
+    "will use INT8 instead",
+    "Defaulting to INT8",
+    "INT32 zero_point",
+)
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,7 @@ def build_engine(
     if workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     shapes = builder.create_optimization_profile()
-    shapes.set_shape(
-        network.get_input(0).name, profile.minimum, profile.usual, profile.maximum
-    )
+    shapes.set_shape(network.get_input(0).name, profile.minimum, profile.usual, profile.maximum)
     if config.add_optimization_profile(shapes) < 0:
         raise EngineError(
             f"{onnx_path.name}: TensorRT refuses the profile {profile}; expected shapes that fit "

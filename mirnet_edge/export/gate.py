@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mirnet_edge.errors import GraphError
 from mirnet_edge.manifest import Backend, Latency, Mode, Precision, Quality
 from mirnet_edge.metrics import psnr
 from mirnet_edge.runtime.measure import measure_interleaved, percentile
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mirnet_edge.calibration.sets import Sample
     from mirnet_edge.images import Frames
     from mirnet_edge.runtime.runner import Runner
@@ -42,7 +42,7 @@ class Candidate:
     precision: Precision
     graph: str
     runner: Runner
-    """Runs the graph; for a backend that is not here, the same graph in ONNX Runtime, unoptimised."""
+    """Runs the graph; where the backend is not here, ONNX Runtime does, unoptimised."""
     timed: bool
     """Whether `runner` is the backend itself, so that its time means something."""
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
 
 from mirnet_edge.compression.inference_form import to_inference_form
 from mirnet_edge.compression.legalize import check_for_tensorrt
@@ -17,6 +13,10 @@ from mirnet_edge.export.parity import check_parity
 from mirnet_edge.images import batch_from_frames, pad_to_multiple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import numpy as np
     from torch import nn
 
     from mirnet_edge.calibration.sets import CalibrationSet

@@ -1,15 +1,12 @@
-"""The main job: weights → ONNX → quantize → legalize → gate → bundle, in a folder that appears whole."""
+"""The main job: weights → ONNX → quantize → legalize → gate → bundle."""
 
 from __future__ import annotations
 
 import datetime
 import importlib.metadata
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-
-import numpy as np
 
 from mirnet_edge.calibration.sets import CalibrationSet, fitted, read_set
 from mirnet_edge.dependencies import available, require
@@ -34,6 +31,10 @@ from mirnet_edge.manifest import (
 from mirnet_edge.runtime import machine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
     from mirnet_edge.checkpoints import Loaded
 
 Target = Literal["cpu", "tensorrt", "all"]
@@ -75,7 +76,7 @@ class ExportOptions:
             raise OptionError(f"--io must be uint8 or float, found {self.io!r}")
         if self.int8 and self.calibration is None and not self.weights.startswith("shipped:"):
             raise OptionError(
-                f"--int8 needs pictures to set its ranges on, and there are none for {self.weights}: "
+                f"--int8 needs pictures to set its ranges on, and {self.weights} has none: "
                 "give --calibration DIR with pictures as the camera takes them"
             )
 
@@ -157,7 +158,7 @@ def _image_contract(loaded: Loaded, options: ExportOptions) -> ImageContract:
 
 
 def _prepared(pictures: CalibrationSet, image: ImageContract) -> CalibrationSet:
-    """Bring the pictures to what the graphs take: their fixed size, or one that is not too large."""
+    """Bring the pictures to the graphs' fixed size, or to one that is not too large."""
     return replace(
         pictures,
         calibrating=tuple(fitted(one, image.size, _LARGEST_SAMPLE) for one in pictures.calibrating),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirnet_edge.dependencies import available
 from mirnet_edge.export.engine import FLAVOURS, HOW_TO_GET_ONE, Profile, build_engine
 from mirnet_edge.export.gate import Candidate
-from mirnet_edge.runtime import onnxruntime_runner, openvino_runner
+from mirnet_edge.runtime import openvino_runner
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
     from mirnet_edge.export.graphs import GraphFile
     from mirnet_edge.export.job import Target
     from mirnet_edge.manifest import EngineFacts, Graph, ImageContract, Mode, Precision
@@ -125,7 +126,5 @@ def _profile(image: ImageContract) -> Profile:
         image.size or tuple(-(-side // image.multiple) * image.multiple for side in size)
         for size in (_PROFILE_MINIMUM, _PROFILE_USUAL, _PROFILE_MAXIMUM)
     ]
-    shapes = [
-        (1, *size, 3) if image.io == "uint8" else (1, 3, *size) for size in sizes
-    ]
+    shapes = [(1, *size, 3) if image.io == "uint8" else (1, 3, *size) for size in sizes]
     return Profile(*shapes)

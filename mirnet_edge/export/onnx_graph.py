@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mirnet_edge.compression.half_precision import to_half
@@ -10,6 +9,8 @@ from mirnet_edge.errors import GraphError
 from mirnet_edge.onnx_files import quiet, write_model
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx
     from torch import nn
 
@@ -109,4 +110,3 @@ def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.metadata_props[:]
     del graph.value_info[:]
     return model
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,8 @@ import numpy as np
 from mirnet_edge.errors import GraphError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from mirnet_edge.images import Frames
@@ -44,7 +45,7 @@ def check_parity(network: nn.Module, graph: Path, frames: Frames, image: ImageCo
     if not parity_db >= MINIMUM_DB:
         raise GraphError(
             f"{graph.name} differs from the network: {parity_db:.1f} dB, expected at least "
-            f"{MINIMUM_DB:g}. This is a fault of the export; please report it with the weights' card"
+            f"{MINIMUM_DB:g}. This is a fault of the export; please report it with the card"
         )
     return parity_db
 
@@ -67,8 +68,8 @@ def _unrounded(graph: Path, fed: np.ndarray, image: ImageContract) -> np.ndarray
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    found: np.ndarray
     (found,) = session.run([name], {session.get_inputs()[0].name: fed})
-    found = np.asarray(found)
     if image.io == "uint8":
         found = found / np.float32(255.0)
         if found.shape[-1] == 3 and found.shape[1] != 3:

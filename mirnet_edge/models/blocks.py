@@ -19,7 +19,7 @@ class GlobalPool(nn.Module):
 
     All attention in the three networks rests on such means. They are taken here and nowhere
     else, so that a tile or a video frame can be given the vectors of another frame
-    ("anchored pooling", DESIGN section 4) by replacing this one module.
+    ("anchored pooling") by replacing this one module.
     """
 
     def forward(self, features: Tensor) -> Tensor:

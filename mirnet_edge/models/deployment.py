@@ -32,8 +32,9 @@ class FrameInterface(nn.Module):
             The same shape, type and range.
         """
         if self.io == "float":
-            return self.network(frames).clamp(0.0, 1.0)
+            given: Tensor = self.network(frames).clamp(0.0, 1.0)
+            return given
         # cast first: TensorRT moves no 8-bit tensors
         batch = frames.float().permute(0, 3, 1, 2) * (1.0 / 255.0)
-        restored = self.network(batch).clamp(0.0, 1.0)
+        restored: Tensor = self.network(batch).clamp(0.0, 1.0)
         return (restored * 255.0).round().permute(0, 2, 3, 1).to(torch.uint8)

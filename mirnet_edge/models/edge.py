@@ -14,8 +14,8 @@ Two decisions make it fast enough for a camera, and a third makes it right:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from torch.nn import functional
 
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.models.blocks import GlobalPool, SelectiveKernelFusion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _THUMBNAIL_FACTOR = 8
 _CURVE_PARAMETERS = 15  # log gain (3), shoulder (3), colour matrix less identity (9)
@@ -82,9 +85,8 @@ class ExposureBranch(nn.Module):
         self.decide = nn.Sequential(
             nn.Conv2d(wide, wide, 1), nn.ReLU(), nn.Conv2d(wide, _CURVE_PARAMETERS, 1)
         )
-        last = self.decide[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in self.decide[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, batch: Tensor, thumbnail: Tensor) -> Tensor:
         """Return the batch at the exposure chosen for its frames, (N, 3, H, W), not clamped.
@@ -100,9 +102,10 @@ class ExposureBranch(nn.Module):
         gain = torch.exp(curve[:, 0:3])
         shoulder = functional.softplus(curve[:, 3:6] - 4.0)
         toned = batch * gain / (1.0 + batch * shoulder)
-        mixed = toned + curve[:, 6:9] * toned[:, 0:1]
+        mixed: Tensor = toned + curve[:, 6:9] * toned[:, 0:1]
         mixed = mixed + curve[:, 9:12] * toned[:, 1:2]
-        return mixed + curve[:, 12:15] * toned[:, 2:3]
+        mixed = mixed + curve[:, 12:15] * toned[:, 2:3]
+        return mixed
 
 
 class DualAttentionBlock(nn.Module):
@@ -132,7 +135,8 @@ class DualAttentionBlock(nn.Module):
         refined = self.body(features)
         channel = self.channel(self.pool(refined)).sigmoid()
         spatial = self.spatial(refined).sigmoid()
-        return features + refined * (channel + spatial)
+        attended: Tensor = features + refined * (channel + spatial)
+        return attended
 
 
 class MultiScaleBlock(nn.Module):
@@ -163,7 +167,7 @@ class MultiScaleBlock(nn.Module):
         bottom = self.down_bottom(functional.avg_pool2d(middle, 2))
         bottom = self.bottom(bottom)
         middle = self.fuse_middle([self.middle(middle), _doubled(self.up_bottom(bottom))])
-        top = self.fuse_top([self.top(features), _doubled(self.up_middle(middle))])
+        top: Tensor = self.fuse_top([self.top(features), _doubled(self.up_middle(middle))])
         return features + top
 
 
@@ -197,8 +201,9 @@ class MIRNetEdge(nn.Module):
         # per pixel: three colours to add, and how much of the brightened input to keep
         self.head = nn.Conv2d(top, 4 * pixels, 3, padding=1)
         nn.init.normal_(self.head.weight, std=1e-3)
-        nn.init.zeros_(self.head.bias)
-        nn.init.constant_(self.head.bias[3 * pixels :], 2.0)
+        bias = torch.zeros(4 * pixels)
+        bias[3 * pixels :] = 2.0
+        self.head.bias = nn.Parameter(bias)
 
     @property
     def multiple(self) -> int:
@@ -227,7 +232,7 @@ class MIRNetEdge(nn.Module):
             )
         if thumbnail is None:
             thumbnail = thumbnail_of(batch)
-        exposed = self.exposure(batch, thumbnail)
+        exposed: Tensor = self.exposure(batch, thumbnail)
         predicted = self.head(self.blocks(self.stem(exposed)))
         predicted = functional.pixel_shuffle(predicted, self.config.stem)
         added, kept = predicted[:, 0:3], predicted[:, 3:4]

@@ -11,10 +11,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,6 +23,10 @@ from mirnet_edge.files import write_atomically
 from mirnet_edge.models.edge import MIRNetEdge
 from mirnet_edge.training.loss import charbonnier
 from mirnet_edge.training.pairs import Pairs, draw_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +101,8 @@ class Trainer:
 
     def __init__(self, model: MIRNetEdge, recipe: Recipe, folder: Path) -> None:
         """Prepare to train MODEL; nothing is written before the first state is saved."""
-        self.model = model.to(memory_format=torch.channels_last)
+        # torch's annotations know no `to` with a memory format
+        self.model: MIRNetEdge = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = MIRNetEdge(model.config).requires_grad_(requires_grad=False).eval()
         self.averaged.load_state_dict(model.state_dict())
         self.recipe = recipe
@@ -256,8 +259,8 @@ def _read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here, all of them mean "damaged"
-        raise CheckpointError(f"{path} cannot be read ({error}); remove it to start anew") from error
+        # without its own words: they advise to unpickle what nobody vouches for
+        raise CheckpointError(f"{path} is damaged; remove it to start anew") from error
     if not isinstance(state, dict) or {"step", "recipe", "model"} - set(state):
         raise CheckpointError(f"{path} is not a training state; remove it to start anew")
     return state
-

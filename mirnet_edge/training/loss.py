@@ -23,4 +23,3 @@ def charbonnier(restored: Tensor, reference: Tensor, *, epsilon: float = 1e-3) -
         A scalar.
     """
     return ((restored - reference).square() + epsilon**2).sqrt().mean()
-

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,6 +13,10 @@ from torch import Tensor
 from mirnet_edge.errors import DataError, ImageError
 from mirnet_edge.models.edge import thumbnail_of
 from mirnet_edge.pictures import read_picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 _COLUMNS = {"low", "high", "scene", "split"}
 
@@ -48,7 +51,7 @@ class Pairs:
         return len(self.names)
 
     def thumbnails(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the thumbnails of a pair, (3, H // 8, W // 8) float32 in [0, 1]; kept once made."""
+        """Return a pair's thumbnails, (3, H // 8, W // 8) float32 in [0, 1]; kept once made."""
         if index not in self._thumbnails:
             low, high = (
                 thumbnail_of(picture[None].float() * (1.0 / 255.0))[0]

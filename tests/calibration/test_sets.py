@@ -58,7 +58,7 @@ def test_the_hash_belongs_to_the_content_and_not_to_the_names(tmp_path):
 
 def test_large_sets_are_thinned_evenly(tmp_path):
     found = read_set(_folder(tmp_path, 24), calibrating=4, judging=2)
-    assert [sample.name for sample in found.calibrating][0] == "00"
+    assert found.calibrating[0].name == "00"
     assert len(found.calibrating) == 4
     assert len(found.judging) == 2
 
@@ -92,7 +92,10 @@ def test_the_built_in_set_is_dark_repeatable_and_disjoint():
     first, second = builtin_low_light(), builtin_low_light()
     assert first.sha256 == second.sha256
     assert not _hashes(first.calibrating) & _hashes(first.judging)
-    photos = [{sample.name.split("-")[0] for sample in group} for group in (first.calibrating, first.judging)]
+    photos = [
+        {sample.name.split("-")[0] for sample in group}
+        for group in (first.calibrating, first.judging)
+    ]
     assert not photos[0] & photos[1]
     for sample in first.judging:
         assert sample.frame.mean() < 0.6 * sample.reference.mean()

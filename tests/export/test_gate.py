@@ -177,7 +177,7 @@ class _Black(NullRunner):
 
 def test_constant_output_is_an_error_that_names_the_mode():
     broken = Candidate("onnxruntime", "int8", "int8-cpu", _Black(), timed=True)
-    with pytest.raises(GraphError, match="onnxruntime:int8 gives constant pictures.*int8-cpu"):
+    with pytest.raises(GraphError, match=r"onnxruntime:int8 gives constant pictures.*int8-cpu"):
         judge(
             [_candidate("onnxruntime:fp32", 0), broken],
             _samples(),

@@ -36,7 +36,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def with_golden_weights(model: nn.Module) -> nn.Module:
-    """Fill a model by the rule that the golden figures were made with (DESIGN, section 4)."""
+    """Fill a model by the rule that the golden figures were made with."""
     filled = set()
     for key, tensor in model.state_dict(keep_vars=True).items():
         if key.endswith(".filt") or id(tensor) in filled:
@@ -83,7 +83,7 @@ class Golden:
     parameters: int
 
 
-# Made once by the authors' definition on CPU, float32; see DESIGN, section 4.
+# Made once by the authors' definition on CPU, float32.
 GOLDENS = [
     Golden(
         name="mirnet_v1",

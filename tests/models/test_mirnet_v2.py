@@ -45,7 +45,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def with_golden_weights(model: nn.Module) -> nn.Module:
-    """Fill a model by the rule that the golden figures were made with (DESIGN, section 4)."""
+    """Fill a model by the rule that the golden figures were made with."""
     for key, tensor in model.state_dict().items():
         random = np.random.RandomState(zlib.crc32(key.encode()))
         values = random.standard_normal(tuple(tensor.shape)).astype(np.float32)
@@ -79,7 +79,7 @@ class Golden:
     parameters: int
 
 
-# Made once by the authors' definition on CPU, float32; see DESIGN, section 4.
+# Made once by the authors' definition on CPU, float32.
 GOLDENS = [
     Golden(
         name="mirnet_v2",

@@ -48,16 +48,16 @@ def test_missing_tables_columns_and_splits_are_named(tmp_path):
     with pytest.raises(DataError, match=r"no pairs\.csv"):
         list_pairs(tmp_path, "train")
     (tmp_path / "pairs.csv").write_text("low,high\n")
-    with pytest.raises(DataError, match="lacks the columns scene, split"):
+    with pytest.raises(DataError, match=r"lacks the columns scene, split"):
         list_pairs(tmp_path, "train")
-    with pytest.raises(DataError, match="no row whose split is 'test'"):
+    with pytest.raises(DataError, match=r"no row whose split is 'test'"):
         list_pairs(_folder(tmp_path), "test")
 
 
 def test_pictures_that_do_not_fit_are_named(tmp_path):
     folder = _folder(tmp_path)
     Image.fromarray(np.zeros((16, 32, 3), np.uint8)).save(folder / "high1.png")
-    with pytest.raises(DataError, match="low1.png is 32x32 and .*high1.png 32x16"):
+    with pytest.raises(DataError, match=r"low1.png is 32x32 and .*high1.png 32x16"):
         load_pairs(list_pairs(folder, "train"))
     (folder / "high1.png").write_text("no picture")
     with pytest.raises(DataError, match=r"high1\.png"):
@@ -98,5 +98,5 @@ def test_whole_frames_are_cut_to_the_multiple():
 
 
 def test_a_crop_larger_than_the_picture_is_refused():
-    with pytest.raises(DataError, match="64x48, smaller than the crop of 64"):
+    with pytest.raises(DataError, match=r"64x48, smaller than the crop of 64"):
         draw_batch(_noise_pair(), 1, 64, 16, torch.Generator().manual_seed(0))
