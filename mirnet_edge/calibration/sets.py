@@ -88,7 +88,7 @@ def read_set(source: Path | None, *, calibrating: int = 32, judging: int = 24) -
     return _collected(
         [_read(path, None) for path, _ in _evenly(first, calibrating)],
         [_read(path, reference) for path, reference in _evenly(second, judging)],
-        str(source),
+        source.resolve().name,  # not its path: a bundle that travels tells nothing of the disk
         note,
     )
 

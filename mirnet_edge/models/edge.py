@@ -102,9 +102,10 @@ class ExposureBranch(nn.Module):
         gain = torch.exp(curve[:, 0:3])
         shoulder = functional.softplus(curve[:, 3:6] - 4.0)
         toned = batch * gain / (1.0 + batch * shoulder)
-        mixed: Tensor = toned + curve[:, 6:9] * toned[:, 0:1]
-        mixed = mixed + curve[:, 9:12] * toned[:, 1:2]
-        mixed = mixed + curve[:, 12:15] * toned[:, 2:3]
+        mixed: Tensor = toned
+        for colour in range(3):
+            weights = curve[:, 6 + 3 * colour : 9 + 3 * colour]
+            mixed = mixed + weights * toned[:, colour : colour + 1]
         return mixed
 
 
