@@ -19,9 +19,10 @@ def _graph(io, size, gain):
     """Return an ONNX model as the export writes them: cast, scale, transpose, work, and back."""
     from onnx import TensorProto, helper
 
-    height, width = size or ("h", "w")
+    # a graph of one size takes one frame, as those of the export do
+    count, height, width = (1, *size) if size else ("n", "h", "w")
     floating = io == "float"
-    shape = ["n", 3, height, width] if floating else ["n", height, width, 3]
+    shape = [count, 3, height, width] if floating else [count, height, width, 3]
     kind = TensorProto.FLOAT if floating else TensorProto.UINT8
     # a 3x3 kernel, so that it has what real graphs have: neighbours and a border
     kernel = np.zeros((3, 3, 3, 3), np.float32)

@@ -24,6 +24,7 @@ _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _STANDARD_DOMAINS = {"", "ai.onnx"}
 _UINT8 = 2  # TensorProto.UINT8
+_UNSIGNED = np.dtype(np.uint8)
 _FP16_SCALE_OPSET = 19
 # an unsigned range [0, 255] s becomes the positive half of a signed one, [-127, 127] s'
 _SIGNED_SCALE = 255.0 / 127.0
@@ -68,15 +69,21 @@ def check_for_tensorrt(model: onnx.ModelProto, name: str) -> None:
     Raises:
         GraphError: Names the first node that breaks a rule, and the rule.
     """
-    for node, complaint in _complaints(_View.of(model)):
+    for node, complaint in _complaints(model):
         raise GraphError(
             f"{name}: node {node.name or node.output[0]!r} ({node.op_type}): {complaint}; run "
             "legalize_for_tensorrt on it, or quantize again with mirnet-export --target tensorrt"
         )
 
 
-def _complaints(view: _View) -> Iterator[tuple[onnx.NodeProto, str]]:
-    for node in view.model.graph.node:
+def _complaints(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:
+    # first, because values that are not in the file cannot be looked up
+    for node in model.graph.node:
+        complaint = _weights_are_inside(model, node)
+        if complaint:
+            yield node, complaint
+    view = _View.of(model)
+    for node in model.graph.node:
         for rule in _RULES:
             complaint = rule(view, node)
             if complaint:
@@ -180,10 +187,8 @@ def _bias_is_float(view: _View, node: onnx.NodeProto) -> str | None:
     return None
 
 
-def _weights_are_inside(view: _View, node: onnx.NodeProto) -> str | None:
-    outside = {
-        one.name for one in view.model.graph.initializer if one.data_location == one.EXTERNAL
-    }
+def _weights_are_inside(model: onnx.ModelProto, node: onnx.NodeProto) -> str | None:
+    outside = {one.name for one in model.graph.initializer if one.data_location == one.EXTERNAL}
     found = outside.intersection(node.input)
     return f"expected one file, found {found.pop()} in external data" if found else None
 
@@ -191,7 +196,6 @@ def _weights_are_inside(view: _View, node: onnx.NodeProto) -> str | None:
 _RULES: tuple[Rule, ...] = (
     _standard_domain,
     _frames_are_cast,
-    _weights_are_inside,
     _zero_point_is_signed_zero,
     _scale_is_constant_and_positive,
     _activation_is_per_tensor,
@@ -218,15 +222,24 @@ def legalize_for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _write_zero_points(model: onnx.ModelProto) -> None:
-    """Write out the zero points that are left to their default, uint8 0."""
+    """Write out the zero points that are left to their default: 0 in the type of what is stored."""
     from onnx import numpy_helper
 
+    constants = constants_of(model)
+    stored = {name: value.dtype for name, value in constants.items()}
     for number, node in enumerate(model.graph.node):
-        if node.op_type in _QUANTIZERS and (len(node.input) < 3 or not node.input[2]):
+        if node.op_type not in _QUANTIZERS:
+            continue
+        if len(node.input) < 3 or not node.input[2]:
             name = f"zero_point_{number}"
-            model.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.uint8), name))
+            kind = _UNSIGNED if node.op_type == "QuantizeLinear" else stored.get(node.input[0])
+            shape = np.shape(constants.get(node.input[1], 0))
+            constants[name] = np.zeros(shape, kind or _UNSIGNED)
+            model.graph.initializer.append(numpy_helper.from_array(constants[name], name))
             del node.input[2:]
             node.input.append(name)
+        if node.op_type == "QuantizeLinear" and node.input[2] in constants:
+            stored[node.output[0]] = constants[node.input[2]].dtype
 
 
 def _make_signed(model: onnx.ModelProto) -> None:
@@ -239,6 +252,8 @@ def _make_signed(model: onnx.ModelProto) -> None:
         zero_point = constants.get(node.input[2])
         if zero_point is None or zero_point.dtype != np.uint8 or zero_point.any():
             continue
+        if node.input[0] in constants and node.op_type == "DequantizeLinear":
+            continue  # stored as uint8: the values would have to change, too
         scale = constants[node.input[1]]
         if f"{node.input[1]}.signed" not in constants:
             made = (

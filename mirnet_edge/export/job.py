@@ -112,6 +112,7 @@ def export_bundle(
     require("onnx", "exporting weights")
     from mirnet_edge import checkpoints
 
+    _check_replaceable(options.out)
     on_stage(f"open {options.weights}")
     loaded = checkpoints.load(options.weights)
     image = _image_contract(loaded, options)
@@ -147,6 +148,15 @@ def export_bundle(
         )
         write_atomically(folder / FILE_NAME, to_json(manifest))
     return Exported(options.out, manifest, parity_db, _rejected(graphs, modes))
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse a folder that is no bundle: it would be replaced with all that is in it."""
+    if out.is_dir() and any(out.iterdir()) and not (out / FILE_NAME).is_file():
+        raise OptionError(
+            f"--out {out} holds files that are no bundle; expected a bundle to replace, or an "
+            "empty or new folder. Choose another"
+        )
 
 
 def _image_contract(loaded: Loaded, options: ExportOptions) -> ImageContract:

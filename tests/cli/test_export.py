@@ -1,0 +1,207 @@
+"""mirnet-export as it is typed: what it prints, its exit codes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from mirnet_edge import checkpoints, manifest
+from mirnet_edge.checkpoints import Card
+from mirnet_edge.cli import export
+from mirnet_edge.export import job
+from mirnet_edge.export.job import Exported
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+
+
+def run(arguments, capsys):
+    with pytest.raises(SystemExit) as left:
+        export.main([str(one) for one in arguments])
+    printed = capsys.readouterr()
+    return left.value.code, printed.out, printed.err
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "own.safetensors"
+    model = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8), exposure_channels=8))
+    checkpoints.save(model, path, Card(task="low-light", architecture="edge", config={}))
+    return path
+
+
+class _Bomb:
+    def __reduce__(self):
+        return (print, ("code in a checkpoint ran",))
+
+
+def _pictures(folder, count, side=32):
+    folder.mkdir()
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 50, (side, side, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def pickled(folder):
+    path = folder / "evil.pth"
+    path.write_bytes(pickle.dumps({"state_dict": _Bomb()}))
+    return ["--weights", path]
+
+
+def truncated(folder):
+    path = folder / "cut.safetensors"
+    save_file({"a": torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[:500])
+    return ["--weights", path]
+
+
+def empty(folder):
+    (folder / "empty.pth").touch()
+    return ["--weights", folder / "empty.pth"]
+
+
+def classifier(folder):
+    path = folder / "resnet.pth"
+    torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)}, path)
+    return ["--weights", path]
+
+
+def misshaped(folder):
+    tensors = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8))).state_dict()
+    tensors["head.bias"] = torch.zeros(7)
+    torch.save(tensors, folder / "misshaped.pth")
+    return ["--weights", folder / "misshaped.pth"]
+
+
+def not_finite(folder):
+    tensors = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8))).state_dict()
+    tensors["head.bias"][0] = float("nan")
+    torch.save(tensors, folder / "nan.pth")
+    return ["--weights", folder / "nan.pth"]
+
+
+def no_picture(folder):
+    return ["--int8", "--calibration", _pictures(folder / "none", 0)]
+
+
+def one_picture(folder):
+    return ["--int8", "--calibration", _pictures(folder / "one", 1)]
+
+
+def text_picture(folder):
+    pictures = _pictures(folder / "text", 9)
+    (pictures / "0.png").write_text("no picture")
+    return ["--int8", "--calibration", pictures]
+
+
+def out_is_a_file(folder):
+    (folder / "taken").write_text("mine")
+    return ["--out", folder / "taken"]
+
+
+def out_under_a_file(folder):
+    (folder / "taken").write_text("mine")
+    return ["--out", folder / "taken" / "bundle"]
+
+
+def own_weights(folder):
+    return ["--int8", "--weights", folder / "own.safetensors"]
+
+
+@dataclass(frozen=True)
+class Bad:
+    """Arguments, or what makes them in a folder, and what the one line must say."""
+
+    arguments: object
+    says: tuple[str, ...]
+    id: str
+
+
+BAD = [
+    Bad(pickled, ("evil.pth", "code"), "pickle with code"),
+    Bad(truncated, ("cut.safetensors",), "truncated"),
+    Bad(empty, ("empty.pth", "empty"), "empty"),
+    Bad(classifier, ("resnet.pth", "MIRNet"), "classifier"),
+    Bad(misshaped, ("misshaped.pth", "head.bias"), "misshaped tensor"),
+    Bad(not_finite, ("nan.pth", "head.bias", "NaN"), "NaN weights"),
+    Bad(["--weights", "absent.pth"], ("absent.pth",), "absent weights"),
+    Bad(["--weights", "shipped:fog"], ("shipped:fog", "shipped:low-light"), "unknown task"),
+    Bad(no_picture, ("none holds 0 pictures", "at least 8"), "no picture"),
+    Bad(one_picture, ("one holds 1 picture;", "at least 8"), "one picture"),
+    Bad(text_picture, ("0.png", "calibration set"), "text named .png"),
+    Bad(["--int8", "--calibration", "absent"], ("absent is not a folder",), "no calibration"),
+    Bad(own_weights, ("own.safetensors", "--calibration DIR"), "own weights, no pictures"),
+    Bad(out_is_a_file, ("taken is a file",), "out is a file"),
+    Bad(out_under_a_file, ("taken cannot be written",), "out under a file"),
+    Bad(["--size", "0x480"], ("--size must be positive", "0x480"), "size 0"),
+    Bad(["--size", "640x-1"], ("--size must be positive", "640x-1"), "size below 0"),
+    Bad(["--size", "big"], ("WIDTHxHEIGHT", "'big'"), "size in words"),
+    Bad(["--size", "64x64", "--dynamic"], ("exclude each other",), "size and dynamic"),
+    Bad(["--max-drop", "-1"], ("--max-drop", "-1"), "max-drop below 0"),
+    Bad(["--target", "toaster"], ("--target", "'toaster'", "cpu"), "unknown target"),
+    Bad(["--io", "bgr"], ("--io", "'bgr'", "uint8"), "unknown io"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.id)
+def test_bad_input_is_one_line_and_writes_nothing(bad, tmp_path, weights, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = bad.arguments(tmp_path) if callable(bad.arguments) else bad.arguments
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(["--out", tmp_path / "bundle", *arguments], capsys)
+    # stages may precede it; the complaint is the last line and carries the command's name
+    complaint = err.strip().splitlines()[-1]
+    assert code == 2
+    assert out == ""
+    assert complaint.startswith("mirnet-export: ")
+    for part in bad.says:
+        assert part in complaint
+    assert "Traceback" not in err
+    assert "code in a checkpoint ran" not in out + err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def bundle(make_bundle, make_mode):
+    names = ("onnxruntime:fp32", "openvino:int8", "tensorrt:int8+fp16")
+    return make_bundle(
+        modes=[
+            make_mode(name, p50_ms=place or None, adopted=place != 1)
+            for place, name in zip((12345.6, 1, 0), names, strict=True)
+        ]
+    )
+
+
+def _pretend(monkeypatch, bundle, **changes):
+    """Let the command run without its long job: as if that had given this manifest."""
+    found = manifest.read_manifest(bundle)
+    exported = replace(Exported(bundle, found, 120.0, ()), **changes)
+    monkeypatch.setattr(job, "export_bundle", lambda options, on_stage: exported)
+    return exported
+
+
+def test_the_table_fits_80_columns_and_tells_what_was_rejected(bundle, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    exported = _pretend(monkeypatch, bundle, rejected=("int8-cpu",))
+    code, out, err = run(["--out", "anywhere"], capsys)
+    assert code == 3
+    assert "rejected: int8-cpu" in err
+    assert exported.manifest.default_mode in err
+    table = out.splitlines()[: len(exported.manifest.modes) + 2]
+    assert all(len(line) <= 80 for line in table)
+    assert "…" not in out
+    for mode in exported.manifest.modes:
+        assert mode.name in out
+
+
+def test_json_is_the_manifest_and_nothing_else(bundle, capsys, monkeypatch):
+    exported = _pretend(monkeypatch, bundle)
+    code, out, _ = run(["--json"], capsys)
+    assert code == 0
+    assert json.loads(out)["default_mode"] == exported.manifest.default_mode

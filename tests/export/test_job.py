@@ -1,0 +1,189 @@
+"""From shipped weights to a bundle, whole; and what a kill leaves behind."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import mirnet_edge
+from mirnet_edge.calibration.sets import read_set
+from mirnet_edge.dependencies import available
+from mirnet_edge.errors import OptionError
+from mirnet_edge.export.job import ExportOptions, export_bundle
+from mirnet_edge.files import sha256_of
+from mirnet_edge.manifest import read_manifest
+from mirnet_edge.metrics import psnr, psnr_gtmean
+
+pytestmark = pytest.mark.slow
+
+PRECISIONS = {"fp32", "fp16", "int8-cpu", "int8-tensorrt", "int8-fp16-tensorrt"}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    out = tmp_path_factory.mktemp("job") / "bundle"
+    return export_bundle(ExportOptions(out=out, fp16=True, int8=True))
+
+
+@pytest.fixture(scope="module")
+def dark():
+    """A picture that did not calibrate, with a fiftieth of its light."""
+    return next(sample for sample in read_set(None).judging if sample.name.endswith("-0.02"))
+
+
+def test_every_precision_has_its_file_its_quality_and_a_verdict(exported):
+    found = read_manifest(exported.bundle)
+    assert {graph.name for graph in found.graphs} == PRECISIONS
+    for graph in found.graphs:
+        file = exported.bundle / graph.onnx.file
+        assert graph.onnx.sha256 == sha256_of(file)
+        assert graph.onnx.size_bytes == file.stat().st_size
+        assert graph.against_truth.mean_db >= graph.against_truth.worst_db
+        assert graph.name == "fp32" or graph.against_fp32.worst_db > 40.0
+        modes = [mode for mode in found.modes if mode.graph == graph.name]
+        assert modes
+        assert all(mode.reason for mode in modes)
+
+
+def test_cpu_modes_are_timed_and_tensorrt_is_not_said_to_be(exported):
+    for mode in read_manifest(exported.bundle).modes:
+        if mode.backend == "tensorrt":
+            assert mode.latency is None
+        else:
+            assert 0.0 < mode.latency.p50_ms <= mode.latency.p95_ms
+            assert mode.latency.runs == len(mode.latency.samples_ms)
+
+
+def test_the_fastest_adopted_mode_is_the_default(exported):
+    found = read_manifest(exported.bundle)
+    timed = [mode for mode in found.modes if mode.adopted and mode.latency]
+    best = min(timed, key=lambda mode: mode.latency.p50_ms)
+    assert found.default_mode == best.name
+
+
+def test_a_slower_precision_is_not_adopted(exported):
+    for mode in read_manifest(exported.bundle).modes:
+        if mode.precision != "fp32" and mode.latency and mode.latency.ratio_to_fp32 > 1.0:
+            assert not mode.adopted
+            assert "not faster" in mode.reason
+
+
+def test_int8_loses_at_most_a_tenth_of_a_decibel(exported):
+    losses = {
+        mode.name: mode.truth_drop_db
+        for mode in read_manifest(exported.bundle).modes
+        if "int8" in mode.precision
+    }
+    assert len(losses) >= 3
+    assert max(losses.values()) <= 0.1
+
+
+def test_the_graph_computes_what_the_network_does(exported):
+    assert exported.parity_db > 100.0
+
+
+@pytest.mark.skipif(not available("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+def test_plans_are_built_of_the_graphs_that_tensorrt_may_use(exported):
+    engines = read_manifest(exported.bundle).engines
+    assert {engine.graph for engine in engines} == PRECISIONS - {"int8-cpu"}
+    for engine in engines:
+        assert engine.plan.sha256 == sha256_of(exported.bundle / engine.plan.file)
+
+
+def test_a_dark_photo_gets_bright(exported, dark):
+    with mirnet_edge.open_bundle(exported.bundle) as runner:
+        restored = runner.run(dark.frame[None])
+    truth = dark.reference[None]
+    assert psnr(restored, truth)[0] > psnr(dark.frame[None], truth)[0] + 6.0
+    # brightness alone would leave the noise: what is left after matching it must be better too
+    assert psnr_gtmean(restored, truth)[0] > psnr_gtmean(dark.frame[None], truth)[0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (64, 16)])
+def test_any_size_goes_through_the_default_mode(exported, size):
+    frame = np.full((1, *size, 3), 20, np.uint8)
+    with mirnet_edge.open_bundle(exported.bundle) as runner:
+        assert runner.run(frame).shape == frame.shape
+
+
+def test_the_manifest_tells_nothing_of_the_disk(exported):
+    text = (exported.bundle / "manifest.json").read_text()
+    assert str(exported.bundle.parent) not in text
+    assert "/root" not in text
+    assert "/home" not in text
+    assert json.loads(text)["model"]["source"] == "shipped:low-light"
+
+
+STOPS = ("export fp32", "quantize for TensorRT", "latency")
+
+
+@pytest.mark.parametrize("stage", STOPS)
+def test_a_killed_export_leaves_the_former_bundle_usable(exported, tmp_path, dark, stage):
+    former = tmp_path / "bundle"
+    shutil.copytree(exported.bundle, former)
+    before = {path.name: sha256_of(path) for path in former.iterdir()}
+    command = "from mirnet_edge.cli.export import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command, "--int8", "--out", str(former)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if stage in line:
+            break
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(30) == -signal.SIGKILL, "it was to be killed at work"
+    process.stderr.close()
+    assert {path.name: sha256_of(path) for path in former.iterdir()} == before
+    with mirnet_edge.open_bundle(former) as runner:
+        assert runner.run(dark.frame[None, :32, :32]).shape == (1, 32, 32, 3)
+
+
+@dataclass(frozen=True)
+class Case:
+    id: str
+    options: dict
+    size: tuple[int, int] | None = None
+    io: str = "uint8"
+
+
+CASES = [
+    Case("fixed size", {"size": (30, 50)}, size=(32, 64)),
+    Case("float", {"io": "float"}, io="float"),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_the_image_contract_is_what_was_asked_for(case, tmp_path, exported):
+    out = export_bundle(ExportOptions(out=tmp_path / "bundle", target="cpu", **case.options))
+    assert out.manifest.image.size == case.size
+    assert out.manifest.image.io == case.io
+    assert out.manifest.engines == []
+    assert not any(mode.backend == "tensorrt" for mode in out.manifest.modes)
+    frame = np.random.default_rng(0).integers(0, 60, (1, 30, 50, 3), np.uint8)
+    outputs = []
+    for bundle in (out.bundle, exported.bundle):
+        with mirnet_edge.open_bundle(bundle, "onnxruntime", "fp32") as runner:
+            outputs.append(runner.run(frame).astype(int))
+    assert np.abs(outputs[0] - outputs[1]).max() <= 1
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"dear")
+    with pytest.raises(OptionError, match="holds files that are no bundle"):
+        export_bundle(ExportOptions(out=tmp_path))
+    assert (tmp_path / "holiday.jpg").read_bytes() == b"dear"
+
+
+@pytest.mark.parametrize("drop", [-0.1, math.nan])
+def test_a_limit_that_is_no_limit_is_refused(tmp_path, drop):
+    with pytest.raises(OptionError, match="--max-drop"):
+        ExportOptions(out=tmp_path, max_drop_db=drop)
