@@ -25,8 +25,7 @@ def loaded_after(statement):
 def help_of(command):
     module = command.removeprefix("mirnet-").replace("-", "_")
     return (
-        f"from mirnet_edge.cli.{module} import main\n"
-        "try: main(['--help'])\nexcept SystemExit: pass"
+        f"from mirnet_edge.cli.{module} import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     )
 
 

@@ -13,11 +13,9 @@ if TYPE_CHECKING:
 
 
 def card_of(task: str, trainer: Trainer, score: Score, train: Pairs, trained_on: str) -> Card:
-    """Return the card of a trainer's averaged weights."""
+    """Return the card of a trainer's averaged weights; saving it adds the network's config."""
     return Card(
         task=task,
-        architecture="edge",
-        config=asdict(trainer.model.config),
         trained_on=trained_on,
         figures={
             "val_psnr_db": round(score.psnr_db, 4),

@@ -133,6 +133,28 @@ def test_a_runner_can_be_opened_again_and_is_shut_between(kind, make_runner, fra
         np.testing.assert_array_equal(runner.run(frames), first)
 
 
+@dataclass(frozen=True)
+class Held:
+    kind: type
+    by: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Held(OnnxRuntimeRunner, "_session"),
+        Held(OpenVinoRunner, "_model"),
+        Held(TorchRunner, "_network"),
+    ],
+    ids=lambda case: _BACKEND_OF[case.kind],
+)
+def test_what_the_backend_holds_is_let_go_at_the_end(case, make_runner, frames_of):
+    with make_runner(case.kind) as runner:
+        runner.run(frames_of(16, 16))
+        assert getattr(runner, case.by) is not None
+    assert getattr(runner, case.by) is None
+
+
 @_any_runner
 def test_building_a_runner_reads_nothing(kind, tmp_path):
     kind(tmp_path / "nowhere", _contract(), name="x:fp32", precision="fp32")

@@ -1,0 +1,101 @@
+"""Small networks and their graphs, and a way to run a graph as it stands."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+SIZE = (32, 48)
+
+
+@cache
+def _network(name):
+    import torch
+
+    from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+    from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
+    from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
+
+    torch.manual_seed(0)
+    if name == "edge":
+        network = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 12, 16), blocks=1, exposure_channels=4))
+    elif name == "mirnet":
+        network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1, streams=2, columns=1))
+    else:
+        network = MIRNetV2(MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(1,)))
+    with torch.no_grad():  # MIRNetEdge starts at the identity, which hides mistakes
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def network_of():
+    """Return a small network: network_of("edge"), "mirnet" or "mirnet-v2". Do not change it."""
+    return _network
+
+
+@pytest.fixture(scope="session")
+def graph_of(tmp_path_factory):
+    """Return the fp32 file of a small network, uint8, of SIZE: graph_of("edge")."""
+    from mirnet_edge.export.onnx_graph import export_onnx
+
+    folder = tmp_path_factory.mktemp("graphs")
+
+    @cache
+    def make(name):
+        path, network = folder / f"{name}.onnx", _network(name)
+        export_onnx(network, path, io="uint8", size=SIZE, multiple=network.multiple)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_graph():
+    """Return a graph's output as the file says it, without fusions: run_graph(model, array)."""
+    import onnxruntime
+
+    def run(model, given):
+        options = onnxruntime.SessionOptions()
+        # ONNX Runtime multiplies fp16 scales while it fuses, which costs what no other backend pays
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return session.run(None, {session.get_inputs()[0].name: given})[0]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def pictures():
+    """Return smooth pictures of SIZE: pictures(count), each (1, H, W, 3) uint8."""
+
+    def make(count):
+        rng = np.random.default_rng(7)
+        across, down = np.meshgrid(np.linspace(0, 1, SIZE[1]), np.linspace(0, 1, SIZE[0]))
+        made = []
+        for _ in range(count):
+            slopes, waves = rng.uniform(-1, 1, (2, 3)), rng.uniform(2, 8, (2, 3))
+            plane = across[..., None] * slopes[0] + down[..., None] * slopes[1]
+            wave = np.sin(across[..., None] * waves[0] + down[..., None] * waves[1])
+            made.append((127 + 70 * plane + 50 * wave).clip(0, 255).astype(np.uint8)[None])
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def decibels():
+    """Return the PSNR of one array against another: decibels(found, expected, peak)."""
+
+    def psnr(found, expected, peak):
+        error = np.mean((found.astype(np.float64) - expected.astype(np.float64)) ** 2)
+        return float(20 * np.log10(peak) - 10 * np.log10(max(error, 1e-30)))
+
+    return psnr

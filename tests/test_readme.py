@@ -1,0 +1,99 @@
+"""The README's commands run, in order, in one folder, as a reader would type them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What would take hours is shortened; nothing else is changed.
+SHORTER = {"mirnet-train": ["--steps", "1", "--batch", "1", "--crop", "32"]}
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    return [line for block in blocks("sh") for line in block.splitlines() if line]
+
+
+def _photo(path, seed, side=64):
+    pixels = np.random.default_rng(seed).integers(0, 60, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder with what a reader would have: a photo, night pictures, pairs to train on."""
+    folder = tmp_path_factory.mktemp("reader")
+    _photo(folder / "photo.jpg", 0)
+    for name in ("night-pictures", "lol"):
+        (folder / name).mkdir()
+    rows = ["low,high,scene,split"]
+    for number in range(8):
+        _photo(folder / "night-pictures" / f"{number}.png", number)
+        _photo(folder / "lol" / f"{number}.png", number)
+        split = "val" if number < 2 else "train"
+        rows.append(f"{number}.png,{number}.png,{number},{split}")
+    (folder / "lol" / "pairs.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_commands_and_python_run_as_written(workplace):
+    ours = [line for line in commands() if line.startswith("mirnet-")]
+    assert len(ours) == 5
+    for line in ours:
+        name, *arguments = shlex.split(line)
+        program = Path(sys.executable).parent / name
+        done = subprocess.run(
+            [program, *arguments, *SHORTER.get(name, [])],
+            cwd=workplace, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        # 3: noise in place of pictures may cost a precision its adoption
+        assert done.returncode in (0, 3), f"{line}\n{done.stderr}"
+    assert (workplace / "enhanced" / "photo.compare.png").is_file()
+    (code,) = blocks("python")
+    subprocess.run([sys.executable, "-c", code], cwd=workplace, check=True)
+    assert (workplace / "bright.png").is_file()
+
+
+@pytest.mark.parametrize("line", [line for line in commands() if line.startswith("make ")])
+def test_make_targets_exist(line):
+    done = subprocess.run(
+        ["make", "-n", *line.split()[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_command_is_left_out():
+    known = ("mirnet-", "make ", "pip install ")
+    assert all(line.startswith(known) for line in commands())
+
+
+def test_extras_that_are_named_exist():
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for extra in re.findall(r"^\| `([\w-]+)` \|", README, re.MULTILINE):
+        assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE), extra
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_folders_it_lists_exist():
+    for name in re.findall(
+        r"`((?:mirnet_edge|export|calibration|benchmarks|docs)/[\w/]*)`", README
+    ):
+        assert (ROOT / name).is_dir(), name
