@@ -24,7 +24,8 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 wheel: $(STAMP)
-	rm -rf build/wheel
+	@# setuptools packs again what an earlier build left in build/lib
+	rm -rf build/lib build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel .
 
 $(STAMP): pyproject.toml constraints.txt

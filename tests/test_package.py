@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -65,10 +66,15 @@ def test_the_folders_of_material_are_no_packages():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    # without isolation: what the build needs is installed, and nothing is fetched
-    out = tmp_path_factory.mktemp("wheel")
+    # of a copy, for the build leaves files behind that a later one would pack again; without
+    # isolation: what the build needs is installed, and nothing is fetched
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("mirnet_edge", "export", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
-    subprocess.run([*command, str(ROOT)], check=True, capture_output=True)
+    subprocess.run([*command, str(source)], check=True, capture_output=True)
     (built,) = out.glob("*.whl")
     return zipfile.ZipFile(built)
 

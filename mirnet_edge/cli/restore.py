@@ -77,7 +77,7 @@ def _restored(
         bar = progress.add_task(runner.name, total=len(pictures))
 
         def show(line: str) -> None:
-            progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            progress.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
             progress.advance(bar)
 
         def fail(path: Path, error: ImageError) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mirnet_edge.calibration.sets import CalibrationSet, fitted, read_set
+from mirnet_edge.calibration.sets import CalibrationSet, read_set
 from mirnet_edge.dependencies import available, require
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.gate import fastest, judge
 from mirnet_edge.export.graphs import GraphFile, make_graphs
 from mirnet_edge.export.modes import candidates_for, engines_for
+from mirnet_edge.export.samples import prepared, timing_frame
 from mirnet_edge.files import replaced_folder, write_atomically
-from mirnet_edge.images import pad_to_multiple
 from mirnet_edge.manifest import (
     FILE_NAME,
     CalibrationFacts,
@@ -33,14 +33,10 @@ from mirnet_edge.runtime import machine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
-
     from mirnet_edge.checkpoints import Loaded
 
 Target = Literal["cpu", "tensorrt", "all"]
 _WEIGHTS_FILE = "weights.safetensors"
-_TIMING_SIZE = (480, 640)
-_LARGEST_SAMPLE = (960, 1280)
 _TOOLS = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "tensorrt", "tensorrt_rtx")
 
 
@@ -117,7 +113,7 @@ def export_bundle(
     loaded = checkpoints.load(options.weights)
     image = _image_contract(loaded, options)
     on_stage("read the calibration and gate pictures")
-    pictures = _prepared(read_set(options.calibration), image)
+    pictures = prepared(read_set(options.calibration), image, loaded)
     with replaced_folder(options.out) as folder:
         checkpoints.save(loaded.model, folder / _WEIGHTS_FILE, loaded.card)
         files, parity_db = make_graphs(loaded.model, folder, image, pictures, options, on_stage)
@@ -126,7 +122,7 @@ def export_bundle(
             candidates,
             pictures.judging,
             max_drop_db=options.max_drop_db,
-            timing_frame=_timing_frame(pictures, image),
+            timing_frame=timing_frame(pictures, image, loaded),
             on_progress=on_stage,
         )
         graphs = [_described(file, modes, folder) for file in files]
@@ -165,20 +161,6 @@ def _image_contract(loaded: Loaded, options: ExportOptions) -> ImageContract:
     if size is not None:
         size = (-(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple)
     return ImageContract(io=options.io, multiple=multiple, size=size)
-
-
-def _prepared(pictures: CalibrationSet, image: ImageContract) -> CalibrationSet:
-    """Bring the pictures to the graphs' fixed size, or to one that is not too large."""
-    return replace(
-        pictures,
-        calibrating=tuple(fitted(one, image.size, _LARGEST_SAMPLE) for one in pictures.calibrating),
-        judging=tuple(fitted(one, image.size, _LARGEST_SAMPLE) for one in pictures.judging),
-    )
-
-
-def _timing_frame(pictures: CalibrationSet, image: ImageContract) -> np.ndarray:
-    sample = fitted(pictures.judging[0], image.size or _TIMING_SIZE, None)
-    return pad_to_multiple(sample.frame[None], image.multiple)
 
 
 def _described(file: GraphFile, modes: list[Mode], folder: Path) -> Graph:

@@ -136,6 +136,11 @@ def test_what_goes_in_and_out_keeps_its_type():
     assert halved.graph.output == model.graph.output
 
 
+def test_types_that_were_written_down_before_are_not_kept():
+    halved = _halved(onnx.shape_inference.infer_shapes(_camera_graph()))
+    assert not halved.graph.value_info
+
+
 def test_weights_are_stored_once_and_in_half():
     halved = _halved(_camera_graph())
     stored = {one.name: one.data_type for one in halved.graph.initializer}

@@ -7,7 +7,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,20 +19,8 @@ from mirnet_edge.models.blocks import GlobalPool
 from mirnet_edge.models.macs import count_parameters
 from mirnet_edge.models.mirnet import BlurredHalving, MIRNet, MIRNetConfig, config_from_tensors
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
 TINY = MIRNetConfig(channels=8, groups=1, blocks=1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Keep tiny networks off a busy second core: waiting for it took 97 s instead of 9."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def with_golden_weights(model: nn.Module) -> nn.Module:

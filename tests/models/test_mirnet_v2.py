@@ -7,7 +7,7 @@ import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,23 +25,11 @@ from mirnet_edge.models.mirnet_v2 import (
     config_from_tensors,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
 TINY = MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(2,))
 DEFOCUS = MIRNetV2Config(
     in_channels=6, channels=8, groups=1, blocks=1, conv_groups=(1,), task=DEFOCUS_TASK
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Keep tiny networks off a busy second core: waiting for it took 97 s instead of 9."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def with_golden_weights(model: nn.Module) -> nn.Module:

@@ -136,14 +136,18 @@ def test_side_by_side_shows_both_frames_and_a_white_line(frames_of):
 
 
 def test_the_comparison_is_beside_the_result(make_picture, tmp_path):
-    image = make_picture("in/a.jpg")
+    from PIL import ImageCms
+
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    image = make_picture("in/a.jpg", icc=icc)
     out = tmp_path / "out"
     (one,) = restore_files([image], _Negative(), out, compare=True)
     assert one.comparison == out / "a.compare.png"
     assert _names_in(out) == ["a.compare.png", "a.jpg"]
     source = read_picture(image).frame
-    comparison = read_picture(one.comparison).frame
-    np.testing.assert_array_equal(comparison, side_by_side(source, 255 - source))
+    comparison = read_picture(one.comparison)
+    assert comparison.icc == icc
+    np.testing.assert_array_equal(comparison.frame, side_by_side(source, 255 - source))
 
 
 def test_the_comparison_is_turned_as_a_viewer_turns_it(make_picture, tmp_path):

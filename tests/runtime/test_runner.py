@@ -57,6 +57,7 @@ def make_runner(tmp_path):
 def test_a_graph_that_changes_nothing_gives_every_frame_back(height, width, multiple, count, io):
     generator = np.random.default_rng([height, width, multiple, count])
     frames = generator.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    frames = frames[:, :, ::-1]  # not contiguous, as a mirrored camera's are
     frames.flags.writeable = False
     runner = _Numpy("fp32.onnx", ImageContract(io=io, multiple=multiple, size=None))
     with runner:
@@ -164,7 +165,7 @@ _FAILURES = [
     Failure("one line", ValueError("no such node"), "no such node. Try another --backend, or"),
     Failure("many lines", RuntimeError("first\n  second\tthird"), "first second third. Try"),
     Failure("no words", MemoryError(), "MemoryError. Try another --backend"),
-    Failure("a book", ValueError("x" * 5000), "x" * 300 + ". Try"),
+    Failure("a book", ValueError("x" * 5000), ": " + "x" * 300 + ". Try"),
 ]
 
 

@@ -1,0 +1,203 @@
+"""What every command shares, on commands made up here."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from typing import Annotated
+
+import pytest
+import typer
+
+from mirnet_edge import errors
+from mirnet_edge.cli.application import command, complain
+from mirnet_edge.errors import MirnetEdgeError, OptionError, PrecisionRejected
+
+logger = logging.getLogger("mirnet_edge.tests")
+
+
+def _failing(error):
+    def fail() -> None:
+        """Fail."""
+        raise error
+
+    return command(fail)
+
+
+@pytest.fixture
+def calls():
+    return []
+
+
+@pytest.fixture
+def main(calls):
+    def count_sheep(
+        sheep: Annotated[list[Path], typer.Argument(help="Which.")],
+        at_most: Annotated[int, typer.Option(help="Where to stop.")] = 3,
+        dry: Annotated[bool, typer.Option("--dry")] = False,
+    ) -> None:
+        """Count sheep until asleep."""
+        calls.append((sheep, at_most, dry))
+        typer.echo("asleep")
+
+    return command(count_sheep)
+
+
+def test_options_arrive_as_typed_and_the_end_is_0(ran, main, calls, tmp_path):
+    result = ran(main, tmp_path, "--at-most", "5", "--dry")
+    assert (result.code, result.out, result.err) == (0, "asleep\n", "")
+    assert calls == [([tmp_path], 5, True)]
+
+
+def test_what_is_left_out_has_its_default(ran, main, calls, tmp_path):
+    ran(main, tmp_path)
+    assert calls == [([tmp_path], 3, False)]
+
+
+def test_without_arguments_it_takes_the_programs_own(ran, main, calls, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mirnet-count-sheep", str(tmp_path), "--at-most", "7"])
+    with pytest.raises(SystemExit) as raised:
+        main()
+    assert not raised.value.code
+    assert calls == [([tmp_path], 7, False)]
+
+
+def test_version_answers_before_anything_is_asked_for(ran, main, calls):
+    result = ran(main, "--version")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"mirnet-count-sheep {version('mirnet-edge')}\n"
+    assert calls == []
+
+
+def test_help_shows_the_docstring_and_all_options(ran, main, calls):
+    result = ran(main, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert "Usage: mirnet-count-sheep" in result.out
+    assert "Count sheep until asleep." in result.out
+    for option in ("--at-most", "--dry", "--verbose", "-v", "--version"):
+        assert option in result.out
+    assert "completion" not in result.out
+    assert calls == []
+
+
+@dataclass(frozen=True)
+class Misused:
+    id: str
+    arguments: tuple[str, ...]
+    says: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Misused("missing argument", (), "sheep"),
+        Misused("unknown option", ("x", "--wolves"), "--wolves"),
+        Misused("not a number", ("x", "--at-most", "many"), "--at-most"),
+        Misused("no value", ("x", "--at-most"), "--at-most"),
+    ],
+    ids=lambda case: case.id,
+)
+def test_wrong_usage_is_2_and_names_the_option(case, ran, main, calls):
+    result = ran(main, *case.arguments)
+    assert (result.code, result.out) == (2, "")
+    assert case.says in result.err
+    assert calls == []
+
+
+@dataclass(frozen=True)
+class Ending:
+    id: str
+    error: BaseException
+    code: int
+    line: str
+
+
+_KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+_USER_ERRORS = [kind for kind in _KINDS if issubclass(kind, MirnetEdgeError)]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(Ending(kind.__name__, kind("it is so"), 2, "it is so") for kind in _USER_ERRORS),
+        Ending("several lines", OptionError("one\n  two\r\n\tthree"), 2, "one two three"),
+        Ending("markup", OptionError("[bold]:smile: {x}"), 2, "[bold]:smile: {x}"),
+        Ending("long", OptionError("word " * 100), 2, ("word " * 100).strip()),
+        Ending("rejected", PrecisionRejected("int8 lost 0.3 dB"), 3, "int8 lost 0.3 dB"),
+        Ending("interrupted", KeyboardInterrupt(), 130, "interrupted; what was finished is kept"),
+    ],
+    ids=lambda case: case.id,
+)
+def test_what_a_user_can_put_right_is_one_line_and_a_code(case, ran):
+    result = ran(_failing(case.error), *())
+    assert (result.code, result.out) == (case.code, "")
+    assert result.line == f"mirnet-fail: {case.line}"
+
+
+def test_every_error_of_ours_is_covered():
+    assert {MirnetEdgeError, OptionError} < set(_USER_ERRORS)
+    assert set(_KINDS) - set(_USER_ERRORS) == {PrecisionRejected}
+
+
+@pytest.mark.parametrize("error", [ValueError("ours"), OSError("disk"), AssertionError()])
+def test_a_fault_of_ours_keeps_its_traceback(error):
+    with pytest.raises(type(error)) as raised:
+        _failing(error)([])
+    assert raised.value is error
+
+
+@pytest.mark.parametrize("code", [0, 2, 3])
+def test_a_command_may_choose_its_code(code, ran):
+    result = ran(_failing(typer.Exit(code)))
+    assert (result.code, result.out, result.err) == (code, "", "")
+
+
+def test_a_complaint_is_one_line_on_stderr(capsys):
+    complain("mirnet-x", " several\nlines ")
+    assert capsys.readouterr() == ("", "mirnet-x: several lines\n")
+
+
+# messages of the library
+
+
+@pytest.fixture
+def talkative():
+    def talk() -> None:
+        """Talk."""
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+            logger.log(level, "a message")
+        logging.getLogger("elsewhere").warning("not ours")
+        typer.echo("a result")
+
+    return command(talk)
+
+
+@dataclass(frozen=True)
+class Verbosity:
+    options: tuple[str, ...]
+    levels: list[str]
+
+
+_VERBOSITIES = [
+    Verbosity((), ["WARNING"]),
+    Verbosity(("-v",), ["INFO", "WARNING"]),
+    Verbosity(("--verbose",), ["INFO", "WARNING"]),
+    Verbosity(("-vv",), ["DEBUG", "INFO", "WARNING"]),
+    Verbosity(("-v", "-v", "-v"), ["DEBUG", "INFO", "WARNING"]),
+]
+
+
+@pytest.mark.parametrize("case", _VERBOSITIES, ids=lambda case: " ".join(case.options) or "silent")
+def test_verbosity_says_which_messages_are_told_on_stderr(case, ran, talkative):
+    result = ran(talkative, *case.options)
+    assert (result.code, result.out) == (0, "a result\n")
+    assert result.err.splitlines() == [f"{level} a message" for level in case.levels]
+
+
+def test_a_second_command_in_one_process_repeats_nothing_and_is_as_silent(ran, talkative):
+    ran(talkative, "-vv")
+    result = ran(talkative)
+    assert result.err.splitlines() == ["WARNING a message"]

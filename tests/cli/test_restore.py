@@ -1,0 +1,250 @@
+"""mirnet-restore, run in this process on a bundle whose graph brightens."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mirnet_edge.cli.restore import main
+from mirnet_edge.pictures import Picture, read_picture, write_picture
+from mirnet_edge.runtime.runner import NullRunner
+
+
+@pytest.fixture
+def make_picture(tmp_path, frames_of):
+    def make(name, height=6, width=8):
+        path = tmp_path / name
+        write_picture(path, Picture(frame=frames_of(height, width)[0]))
+        return path
+
+    return make
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def _brightened(path):
+    return np.rint(np.minimum(read_picture(path).frame * 1.5, 255))
+
+
+def test_pictures_are_restored_and_told_on_stderr(ran, make_bundle, make_picture, out):
+    images = [make_picture("in/a.png"), make_picture("in/b.png", 5, 9)]
+    result = ran(main, *images, "--bundle", make_bundle(), "--out", out)
+    assert (result.code, result.out) == (0, "")
+    first, second = result.err.splitlines()
+    assert first.startswith(f"{out / 'a.png'}  8x6  ")
+    assert second.startswith(f"{out / 'b.png'}  9x5  ")
+    assert second.endswith(" ms  onnxruntime:fp32")
+    for image in images:
+        restored = read_picture(out / image.name).frame
+        assert np.abs(restored - _brightened(image)).max() <= 1
+
+
+def test_a_folder_is_restored_with_comparisons(ran, make_bundle, make_picture, out):
+    make_picture("in/a.png")
+    folder = make_picture("in/b.jpg").parent
+    result = ran(main, folder, "--bundle", make_bundle(), "--out", out, "--compare")
+    assert result.code == 0
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["a.compare.png", "a.png", "b.compare.png", "b.jpg"]
+
+
+def test_json_is_all_there_is_on_stdout(ran, make_bundle, make_picture, tmp_path, out):
+    good = make_picture("in/a.png")
+    broken = tmp_path / "in" / "b.png"
+    broken.write_text("no picture")
+    arguments = (good, broken, "--bundle", make_bundle(), "--out", out, "--compare", "--json")
+    result = ran(main, *arguments)
+    assert result.code == 2
+    report = json.loads(result.out)
+    assert report["runner"] == "onnxruntime:fp32"
+    (restored,) = report["restored"]
+    assert restored.pop("latency_ms") > 0
+    assert restored == {
+        "input": str(good),
+        "output": str(out / "a.png"),
+        "comparison": str(out / "a.compare.png"),
+        "width": 8,
+        "height": 6,
+    }
+    (failed,) = report["failed"]
+    assert failed["input"] == str(broken)
+    assert "b.png is damaged or another kind of file; expected a PNG" in failed["error"]
+
+
+def test_json_without_comparison_or_failure(ran, make_bundle, make_picture, out):
+    result = ran(
+        main, make_picture("a.png"), "--bundle", make_bundle(), "--out", out, "--json"
+    )  # fmt: skip
+    report = json.loads(result.out)
+    assert result.code == 0
+    assert report["restored"][0]["comparison"] is None
+    assert report["failed"] == []
+
+
+def test_without_json_nothing_is_on_stdout(ran, make_bundle, make_picture, out):
+    result = ran(main, make_picture("a.png"), "--bundle", make_bundle(), "--out", out)
+    assert result.out == ""
+
+
+# one bad picture
+
+
+def test_one_broken_of_several_is_named_and_counted(ran, make_bundle, make_picture, tmp_path, out):
+    images = [make_picture("in/a.png"), tmp_path / "missing.png", make_picture("in/z.png")]
+    result = ran(main, *images, "--bundle", make_bundle(), "--out", out)
+    assert result.code == 2
+    done, failed, also_done, counted = result.err.splitlines()
+    assert done.startswith(str(out / "a.png"))
+    assert failed.startswith(f"mirnet-restore: {images[1]} cannot be read (No such file")
+    assert failed.endswith("Check the name and its rights")
+    assert also_done.startswith(str(out / "z.png"))
+    assert counted == "mirnet-restore: 1 of 3 pictures were not restored"
+
+
+def test_a_single_broken_picture_is_one_line(ran, make_bundle, tmp_path, out):
+    (tmp_path / "a.png").write_bytes(b"")
+    result = ran(main, tmp_path / "a.png", "--bundle", make_bundle(), "--out", out)
+    assert result.code == 2
+    assert result.line.startswith(f"mirnet-restore: {tmp_path / 'a.png'} is empty; expected a PNG")
+
+
+def test_names_are_printed_as_they_are(ran, make_bundle, make_picture, out):
+    name = "[bold]:smile: " + "long " * 40 + ".png"
+    result = ran(main, make_picture(name), "--bundle", make_bundle(), "--out", out)
+    assert result.code == 0
+    assert result.line.startswith(f"{out / name}  8x6  ")
+
+
+# one line on stderr, exit code 2
+
+
+@dataclass(frozen=True)
+class Refused:
+    id: str
+    says: str
+    options: tuple[str, ...] = ()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Refused("backend", "--backend must be auto or one of", ("--backend", "cuda")),
+        Refused("precision", "found 'int4'", ("--precision", "int4")),
+        Refused("tensorrt", "choose --backend auto, openvino", ("--backend", "tensorrt")),
+        Refused("threads", "--threads must be at least 1, found 0", ("--threads", "0")),
+        Refused(
+            "not made", "the bundle has no mode for backend openvino", ("--backend", "openvino")
+        ),
+    ],
+    ids=lambda case: case.id,
+)
+def test_options_that_do_not_fit_are_one_line(case, ran, make_bundle, make_picture, out):
+    image = make_picture("a.png")
+    result = ran(main, image, "--bundle", make_bundle(), "--out", out, *case.options)
+    assert (result.code, result.out) == (2, "")
+    assert result.line.startswith("mirnet-restore: ")
+    assert case.says in result.line
+    assert not out.exists()
+
+
+def test_what_is_no_bundle_is_one_line(ran, make_picture, tmp_path, out):
+    result = ran(main, make_picture("a.png"), "--bundle", tmp_path / "none", "--out", out)
+    assert result.code == 2
+    assert result.line == (
+        f"mirnet-restore: {tmp_path / 'none'} is not a bundle: expected a folder with "
+        "manifest.json. Make one with mirnet-export --out DIR"
+    )
+
+
+def test_a_changed_bundle_is_one_line(ran, make_bundle, make_picture, out):
+    bundle = make_bundle()
+    with (bundle / "fp32.onnx").open("ab") as stream:
+        stream.write(b"\0")
+    result = ran(main, make_picture("a.png"), "--bundle", bundle, "--out", out)
+    assert result.code == 2
+    assert "fp32.onnx has changed since the export: sha256 " in result.line
+    assert not out.exists()
+
+
+def test_inputs_are_never_replaced(ran, make_bundle, make_picture):
+    image = make_picture("in/a.png")
+    before = image.read_bytes()
+    result = ran(main, image, "--bundle", make_bundle(), "--out", image.parent)
+    assert result.code == 2
+    assert result.line.endswith("choose another --out folder")
+    assert image.read_bytes() == before
+
+
+def test_a_picture_of_another_size_than_the_bundle_is_one_line(ran, make_bundle, make_picture, out):
+    image = make_picture("a.png", 6, 20)
+    result = ran(main, image, "--bundle", make_bundle(size=(8, 12)), "--out", out)
+    assert result.code == 2
+    assert result.line == (
+        f"mirnet-restore: {image}: frame is 20x6; the bundle was exported for 12x8: "
+        "export again with --dynamic or --size 20x6"
+    )
+
+
+def test_a_rejected_precision_runs_with_a_warning(ran, make_bundle, make_mode, make_picture, out):
+    rejected = make_mode("onnxruntime:int8", adopted=False, reason="0.3 dB lost")
+    bundle = make_bundle(modes=[make_mode("onnxruntime:fp32"), rejected])
+    image = make_picture("a.png")
+    result = ran(main, image, "--bundle", bundle, "--out", out, "--precision", "int8")
+    assert result.code == 0
+    warning, done = result.err.splitlines()
+    assert warning == "WARNING onnxruntime:int8 was not adopted by the gate: 0.3 dB lost"
+    assert done.endswith("onnxruntime:int8")
+
+
+def test_an_interruption_is_one_line_and_keeps_what_was_finished(
+    ran, make_bundle, make_picture, out, monkeypatch
+):
+    runner = NullRunner(failure=KeyboardInterrupt(), fails_at=2)
+    monkeypatch.setattr("mirnet_edge.runtime.bundle.open_bundle", lambda *_, **__: runner)
+    images = [make_picture("in/a.png"), make_picture("in/b.png")]
+    result = ran(main, *images, "--bundle", "any", "--out", out, "--json")
+    assert (result.code, result.out) == (130, "")
+    done, interrupted = result.err.splitlines()
+    assert done.startswith(str(out / "a.png"))
+    assert interrupted == "mirnet-restore: interrupted; what was finished is kept"
+    assert [path.name for path in out.iterdir()] == ["a.png"]
+    assert not runner.is_open
+
+
+@pytest.mark.parametrize("missing", ["--bundle", "--out", "images"])
+def test_what_must_be_given_is_asked_for(missing, ran, make_picture, tmp_path):
+    given = {"images": (make_picture("a.png"),)}
+    given |= {name: (name, tmp_path / "x") for name in ("--bundle", "--out")}
+    del given[missing]
+    result = ran(main, *(part for parts in given.values() for part in parts))
+    assert (result.code, result.out) == (2, "")
+    assert missing in result.err
+
+
+def test_help_answers_without_anything_heavy():
+    program = (
+        "import sys\n"
+        "from mirnet_edge.cli.restore import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as end:\n    print(end.code, *sys.modules)\n"
+    )
+    environment = {**os.environ, "COLUMNS": "100"}
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    ).stdout
+    *helping, last = answer.splitlines()
+    code, *modules = last.split()
+    assert code == "0"
+    assert "Restore pictures with a bundle." in "\n".join(helping)
+    heavy = {"numpy", "torch", "openvino", "onnxruntime", "cv2", "PIL", "pydantic"}
+    assert heavy.isdisjoint(modules)
+    assert "mirnet_edge.cli.application" in modules  # the list is one

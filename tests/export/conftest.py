@@ -1,0 +1,71 @@
+"""Small networks and their graphs, exported once for all tests of the export."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+SIZE = (32, 48)
+"""Of the graphs with a fixed size."""
+
+
+@cache
+def _network(name, seed=0):
+    import torch
+
+    from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+    from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
+    from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
+
+    torch.manual_seed(seed)
+    if name == "edge":
+        network = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 12, 16), blocks=1, exposure_channels=4))
+    elif name == "mirnet":
+        network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1, streams=2, columns=1))
+    else:
+        network = MIRNetV2(MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(1,)))
+    with torch.no_grad():  # MIRNetEdge starts at the identity, which hides mistakes
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def network_of():
+    """Return a small network: network_of("edge", seed=0), "mirnet" or "mirnet-v2"."""
+    return _network
+
+
+@pytest.fixture(scope="session")
+def graph_of(tmp_path_factory):
+    """Return the fp32 file of a small network: graph_of("edge", io="uint8", size=SIZE)."""
+    from mirnet_edge.export.onnx_graph import export_onnx
+
+    folder = tmp_path_factory.mktemp("graphs")
+
+    @cache
+    def make(name, io="uint8", size=SIZE):
+        path = folder / f"{name}-{io}-{'fixed' if size else 'any'}.onnx"
+        network = _network(name)
+        export_onnx(network, path, io=io, size=size, multiple=network.multiple)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def smooth_frames():
+    """Return frames with a plane and waves in them: smooth_frames(height, width, count=1)."""
+
+    def make(height, width, count=1):
+        rng = np.random.default_rng([height, width, count])
+        across, down = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+        across, down = across[None, ..., None], down[None, ..., None]
+        slopes, waves = rng.uniform(-1, 1, (2, 2, count, 1, 1, 3))
+        plane = across * slopes[0] + down * slopes[1]
+        wave = np.sin(8 * (across * waves[0] + down * waves[1]))
+        return (127 + 70 * plane + 50 * wave).clip(0, 255).astype(np.uint8)
+
+    return make

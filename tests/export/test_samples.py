@@ -1,0 +1,48 @@
+"""Heavy networks are judged on smaller cuts; light ones on whole pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mirnet_edge.calibration.sets import CalibrationSet, Sample
+from mirnet_edge.checkpoints import Card, Loaded
+from mirnet_edge.export.samples import prepared, timing_frame
+from mirnet_edge.manifest import ImageContract
+from mirnet_edge.models.edge import MIRNetEdge
+from mirnet_edge.models.mirnet import MIRNet
+
+
+def _loaded(model, architecture):
+    return Loaded(model=model, architecture=architecture, card=Card(), notice=None, sha256="")
+
+
+def _set(height, width):
+    frame = np.zeros((height, width, 3), np.uint8)
+    return CalibrationSet((Sample("a", frame, None),), (Sample("b", frame, frame),), "", "", "")
+
+
+def test_light_networks_see_whole_pictures_up_to_the_limit():
+    edge = _loaded(MIRNetEdge(), "edge")
+    contract = ImageContract(io="uint8", multiple=16, size=None)
+    seen = prepared(_set(500, 2000), contract, edge)
+    assert seen.judging[0].frame.shape == (500, 1280, 3)
+    assert seen.judging[0].reference.shape == (500, 1280, 3)
+    assert timing_frame(seen, contract, edge).shape == (1, 480, 640, 3)
+
+
+def test_the_full_network_sees_cuts_it_can_afford():
+    full = _loaded(MIRNet(), "mirnet")
+    contract = ImageContract(io="uint8", multiple=4, size=None)
+    seen = prepared(_set(960, 1280), contract, full)
+    height, width = seen.calibrating[0].frame.shape[:2]
+    # 479 GMACs at 256x256: a quarter of that is 128x128
+    assert 128 * 128 <= height * width <= 160 * 160
+    assert timing_frame(seen, contract, full).shape[1:3] == (128, 152)
+
+
+def test_a_fixed_size_is_kept_whatever_it_costs():
+    contract = ImageContract(io="uint8", multiple=4, size=(320, 480))
+    full = _loaded(MIRNet(), "mirnet")
+    seen = prepared(_set(64, 64), contract, full)
+    assert seen.judging[0].frame.shape == (320, 480, 3)
+    assert timing_frame(seen, contract, full).shape == (1, 320, 480, 3)
