@@ -235,7 +235,7 @@ def read_manifest(bundle: Path) -> Manifest:
         )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise BundleError(
             f"{path} is not readable JSON ({error}); export the bundle again"
         ) from error
@@ -260,7 +260,8 @@ def checked_path(bundle: Path, entry: BoundFile) -> Path:
         BundleError: The file is missing, or its bytes are not those the manifest binds.
     """
     path = bundle / entry.file
-    if path.resolve().parent != bundle.resolve():
+    # no file has a zero byte in its name, and asking for one is a ValueError
+    if "\0" in entry.file or path.resolve().parent != bundle.resolve():
         raise BundleError(f"{entry.file!r} lies outside {bundle}; export the bundle again")
     if not path.is_file():
         raise BundleError(

@@ -41,7 +41,8 @@ _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
     "TIFF": {"compression": "tiff_lzw"},
 }
 _EXIF_PREFIX = b"Exif\0\0"
-_ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 0x0102
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC, _EXTRA_SAMPLES = 0x0112, 0x0102, 0x0106, 0x0152
+_WHITE_IS_ZERO, _ASSOCIATED_ALPHA = 0, 1  # values of the last two; TIFF 6.0, pages 37 and 31
 # A TIFF's EXIF is its own directory. These tags describe the picture, the others its storage:
 # description, maker, model, orientation, resolution (3), software, date, artist, copyright.
 _TIFF_TAGS = (
@@ -117,11 +118,12 @@ def write_picture(path: Path, picture: Picture) -> None:
     if picture.icc:
         options["icc_profile"] = picture.icc
     if picture.exif:
-        options["exif"] = _EXIF_PREFIX + picture.exif if kind == "JPEG" else picture.exif
+        options |= _exif_options(picture.exif, kind)
     buffer = io.BytesIO()
     try:
         Image.fromarray(pixels).save(buffer, kind, **options)
-    except (OSError, ValueError) as error:  # sides beyond what the format can count, for example
+    # sides beyond what the format can count, for example; encoders raise RuntimeError
+    except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(
             f"{path}: {kind} cannot hold this picture ({error}); write another format"
         ) from error
@@ -152,17 +154,35 @@ def oriented(picture: Picture) -> Frame:
     """Return the frame as a viewer shows it: turned as the EXIF orientation says."""
     if picture.exif is None:
         return picture.frame
+    # a damaged block of metadata turns nothing
+    return np.ascontiguousarray(_turned(picture.frame, _tags_of(picture.exif).get(_ORIENTATION)))
+
+
+def _tags_of(exif: bytes) -> dict[int, Any]:
+    """Return the tags of an EXIF block, none where it is damaged."""
     from PIL import Image
 
     tags: Any = Image.Exif()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            tags.load(picture.exif)
-            orientation = tags.get(_ORIENTATION)
-        except Exception:  # noqa: BLE001  # a damaged block of metadata turns nothing
-            return picture.frame
-    return np.ascontiguousarray(_turned(picture.frame, orientation))
+            tags.load(exif)
+            return dict(tags)
+        except Exception:  # noqa: BLE001  # parsers raise many kinds here
+            return {}
+
+
+def _exif_options(exif: bytes, kind: Format) -> dict[str, Any]:
+    """Return what Pillow's `save` needs to write an EXIF block."""
+    if kind == "JPEG":
+        return {"exif": _EXIF_PREFIX + exif}
+    if kind == "TIFF":  # whose own directory the tags become
+        tags = _tags_of(exif)
+        if any(directory in tags for directory in _SUB_DIRECTORIES):
+            # Pillow compresses through libtiff, which refuses the directories it is given
+            return {"exif": exif, "compression": "raw"}
+        return {"exif": exif} if tags else {}
+    return {"exif": exif}
 
 
 def _turned(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
@@ -232,7 +252,7 @@ def _picture(image: Image.Image, payload: bytes, path: Path) -> Picture:
     bits = _bits_of(image, payload, path)
     image.load()  # before OpenCV sees it: Pillow says what is wrong with a truncated file
     if bits == 16:
-        colours, alpha = _deep_pixels(payload, path)
+        colours, alpha = _deep_pixels(image, payload, path)
         if icc is not None and _colour_space(icc) != b"RGB ":
             icc = None  # a gray profile: its curve is close to sRGB's, and our pixels are RGB
     else:
@@ -302,24 +322,39 @@ def _colour_space(icc: bytes) -> bytes:
     return icc[16:20]  # ICC.1:2022, table 17
 
 
-def _deep_pixels(payload: bytes, path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
+def _deep_pixels(
+    image: Image.Image, payload: bytes, path: Path
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
     """Decode 16 bits per channel to (H, W, 3) RGB and (H, W) alpha or None, both of 8 bits."""
     import cv2
 
+    if image.mode == "CMYK":
+        raise ImageError(f"{path} is CMYK with 16 bits; expected gray or RGB there. Convert it")
     decoded = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_UNCHANGED)
     if decoded is None or decoded.dtype != np.uint16:
         found = "nothing" if decoded is None else str(decoded.dtype)
         raise ImageError(
             f"{path}: its 16-bit pixels decode to {found}, expected uint16. Convert it to PNG"
         )
-    # x / 257 takes 65535 to 255 and rounds to nearest; a tie cannot happen, 257 being odd
-    levels = ((decoded.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if levels.ndim == 2:
-        levels = levels[..., None]
+    levels = decoded.reshape(*decoded.shape[:2], -1).astype(np.uint32)
     channels = levels.shape[2]
-    alpha = levels[..., -1] if channels in (2, 4) else None
+    alpha = levels[..., -1:] if channels in (2, 4) else None
     colours = levels[..., 2::-1] if channels > 2 else levels[..., :1].repeat(3, axis=2)  # BGR
-    return np.ascontiguousarray(colours), None if alpha is None else np.ascontiguousarray(alpha)
+    # what OpenCV leaves as the file has it
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        colours = 65535 - colours
+    if alpha is not None and tags.get(_EXTRA_SAMPLES, (0,))[0] == _ASSOCIATED_ALPHA:
+        # at most 65535 * 65535 + 32767, which 32 bits hold
+        colours = np.minimum((colours * 65535 + alpha // 2) // np.maximum(alpha, 1), 65535)
+    if channels == 1 and "transparency" in image.info:  # a PNG's one transparent level
+        alpha = np.where(levels == image.info["transparency"], np.uint32(0), np.uint32(65535))
+    return _eight_bits(colours), None if alpha is None else _eight_bits(alpha[..., 0])
+
+
+def _eight_bits(levels: NDArray[np.uint32]) -> NDArray[np.uint8]:
+    # x / 257 takes 65535 to 255 and rounds to nearest; a tie cannot happen, 257 being odd
+    return np.ascontiguousarray(((levels + 128) // 257).astype(np.uint8))
 
 
 def _exif_of(image: Image.Image) -> bytes | None:

@@ -66,8 +66,9 @@ def export_onnx(
                 verbose=False,
             )
         except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise GraphError(
-                f"{type(network).__name__} cannot be exported: {str(error).splitlines()[0]}. "
+                f"{type(network).__name__} cannot be exported: {reason}. "
                 "Please report it with the weights' config"
             ) from error
     if program is None:

@@ -72,6 +72,11 @@ def test_version_answers_before_anything_is_asked_for(ran, main, calls):
     assert calls == []
 
 
+def test_version_answers_whatever_else_is_typed(ran, main):
+    result = ran(main, "--at-most", "many", "--version")
+    assert (result.code, result.err) == (0, "")
+
+
 def test_help_shows_the_docstring_and_all_options(ran, main, calls):
     result = ran(main, "--help")
     assert (result.code, result.err) == (0, "")
@@ -147,6 +152,16 @@ def test_a_fault_of_ours_keeps_its_traceback(error):
     with pytest.raises(type(error)) as raised:
         _failing(error)([])
     assert raised.value is error
+
+
+def test_a_fault_of_ours_is_printed_as_python_prints_it(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # typer puts its own there
+    with pytest.raises(ValueError) as raised:
+        _failing(ValueError("ours"))([])
+    sys.excepthook(raised.type, raised.value, raised.tb)
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last):\n")
+    assert err.endswith("ValueError: ours\n")
 
 
 @pytest.mark.parametrize("code", [0, 2, 3])

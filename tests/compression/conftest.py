@@ -39,7 +39,8 @@ def network_of():
 
 @pytest.fixture(scope="session")
 def graph_of(tmp_path_factory):
-    """Return the fp32 file of a small network, uint8, of SIZE: graph_of("edge")."""
+    """Return the fp32 file of a small network as it is deployed, uint8, SIZE: graph_of("edge")."""
+    from mirnet_edge.compression.inference_form import to_inference_form
     from mirnet_edge.export.onnx_graph import export_onnx
 
     folder = tmp_path_factory.mktemp("graphs")
@@ -47,7 +48,8 @@ def graph_of(tmp_path_factory):
     @cache
     def make(name):
         path, network = folder / f"{name}.onnx", _network(name)
-        export_onnx(network, path, io="uint8", size=SIZE, multiple=network.multiple)
+        deployed = to_inference_form(network)
+        export_onnx(deployed, path, io="uint8", size=SIZE, multiple=network.multiple)
         return path
 
     return make

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _SUBSET = json.loads((Path(__file__).parent / "trt_common_subset.json").read_text())
 _FIXED = Profile((1, 32, 48, 3), (1, 32, 48, 3), (1, 32, 48, 3))
+_SIGNED_ZERO = np.int8(0)
 _ANY = Profile((1, 16, 16, 3), (1, 64, 96, 3), (2, 128, 128, 3))
 
 
@@ -104,7 +105,7 @@ def test_every_network_builds_in_every_precision(case, rtx, graph_of, quantized_
 # --- real refusals ----------------------------------------------------------------------------
 
 
-def _quantized_convolution(path, *, zero=np.int8(0), bias=np.float32, domain=""):
+def _quantized_convolution(path, *, zero=_SIGNED_ZERO, bias=np.float32, domain=""):
     """Write a quantized convolution; with the defaults, one that TensorRT builds."""
     zero = np.asarray(zero)
     pairs = [
