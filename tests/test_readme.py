@@ -10,12 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What would take hours is shortened; nothing else is changed.
 SHORTER = {"mirnet-train": ["--steps", "1", "--batch", "1", "--crop", "32"]}
+# What `make export` and the figures in the README run; the frames are small here.
+SCRIPTS = {
+    "export/demo.py": ["build"],
+    "benchmarks/latency.py": ["--rival", "zero_dce.onnx", "--rounds", "1", "--size", "64x32"],
+}
 
 
 def blocks(language):
@@ -31,10 +37,22 @@ def _photo(path, seed, side=64):
     Image.fromarray(pixels).save(path)
 
 
+def _rival(path):
+    frame = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"])
+    bright = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, "h", "w"])
+    node = helper.make_node("Add", ["input", "input"], ["output"])
+    graph = helper.make_graph([node], "rival", [frame], [bright])
+    opset = helper.make_opsetid("", 20)
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
+    )
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """A folder with what a reader would have: a photo, night pictures, pairs to train on."""
     folder = tmp_path_factory.mktemp("reader")
+    _rival(folder / "zero_dce.onnx")
     _photo(folder / "photo.jpg", 0)
     for name in ("night-pictures", "lol"):
         (folder / name).mkdir()
@@ -63,6 +81,9 @@ def test_commands_and_python_run_as_written(workplace):
         # 3: noise in place of pictures may cost a precision its adoption
         assert done.returncode in (0, 3), f"{line}\n{done.stderr}"
     assert (workplace / "enhanced" / "photo.compare.png").is_file()
+    for script, arguments in SCRIPTS.items():
+        line = [sys.executable, ROOT / script, "build/lowlight", *arguments]
+        subprocess.run(line, cwd=workplace, check=True, capture_output=True)
     (code,) = blocks("python")
     subprocess.run([sys.executable, "-c", code], cwd=workplace, check=True)
     assert (workplace / "bright.png").is_file()
