@@ -91,6 +91,8 @@ def recover(target: Path) -> None:
     Only where the system cannot exchange two folders in one step; elsewhere there is nothing to
     put back.
     """
+    if not target.absolute().name:
+        return  # a root has no former self
     former = _former(target.absolute())
     if former.is_dir() and not target.exists():
         former.rename(target.absolute())
