@@ -47,6 +47,7 @@ def quantize_for_tensorrt(
     """Write an INT8 graph that TensorRT 10.3 to 11 and TensorRT-RTX read alike.
 
     Symmetric signed Q/DQ at the inputs of convolutions, weights per channel, biases in float.
+    What else reads such an input reads it in 8 bits too: TensorRT then keeps one copy of it.
 
     Args:
         fp32: The graph to quantize.

@@ -184,7 +184,7 @@ class Size:
         return f"{self.count} of {self.width}x{self.height}"
 
 
-# 16 is the multiple itself; 24 frames of the example are not among them
+# 16 is the multiple itself; 2 of 96x64 is the example that it was traced with
 _SIZES = [
     Size(1, 16, 16), Size(1, 16, 64), Size(1, 64, 96), Size(2, 64, 96), Size(3, 48, 32),
     Size(1, 128, 16), Size(16, 16, 16),

@@ -140,6 +140,25 @@ def test_colours_in_another_order_are_seen(make_graph, tmp_path):
     assert check_parity(_Scaled(1.0), path, frames, _image()) > MINIMUM_DB
 
 
+def test_the_rounding_may_come_after_the_channels_moved_last(make_graph, smooth_frames, tmp_path):
+    path = make_graph(tmp_path / "net.onnx", gain=0.9)
+    model = onnx.load(path)
+    rounding, moving = model.graph.node[-3:-1]
+    assert (rounding.op_type, moving.op_type) == ("Round", "Transpose")
+    moving.input[0], moving.output[0] = rounding.input[0], "moved"
+    rounding.input[0], rounding.output[0] = "moved", model.graph.node[-1].input[0]
+    kept = onnx.NodeProto()
+    kept.CopyFrom(rounding)
+    rounding.CopyFrom(moving)
+    moving.CopyFrom(kept)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    frames = smooth_frames(16, 32)
+    assert check_parity(_Scaled(0.9), path, frames, _image()) > 100
+    with pytest.raises(GraphError, match="differs"):
+        check_parity(_Scaled(0.8), path, frames, _image())
+
+
 @pytest.mark.parametrize("more", [-1, 1], ids=["none", "two"])
 def test_a_graph_without_one_rounding_cannot_be_judged(more, make_graph, tmp_path):
     path = make_graph(tmp_path / "net.onnx", gain=1.0)
