@@ -1,6 +1,6 @@
-"""How clean pictures are made bad, seeded, so that what comes back has a known reference.
+"""Low light: less light, the sensor's noise, white balance.
 
-Low light follows the order in which light becomes a picture (Brooks et al., "Unprocessing
+It follows the order in which light becomes a picture (Brooks et al., "Unprocessing
 Images for Learned Raw Denoising", CVPR 2019; Foi et al., "Practical Poissonian-Gaussian Noise
 Modeling and Fitting for Single-Image Raw-Data", IEEE TIP 2008): linear light, less of it, shot
 and read noise, white balance, the display curve, 8 bits.
@@ -27,7 +27,7 @@ class LowLight:
         OptionError: A value lies outside its range.
     """
 
-    exposure: float = 0.1
+    exposure: float = 1.0
     """Share of the light that is left, in (0, 1]; 1 is the picture as it was."""
     shot_noise: float = 0.0
     """Variance per unit of linear signal (photon noise), in units of full scale; 1e-4 to 1e-2."""

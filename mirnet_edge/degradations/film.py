@@ -1,0 +1,156 @@
+"""Old photographs: fading, colour loss, sepia, blur, grain, dust, scratches, creases.
+
+The order is that of a print's life: the lens blurs, the print fades and loses its colours, then
+its surface is damaged; grain lies under the damage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mirnet_edge.errors import OptionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mirnet_edge.images import Frame
+
+    Pixels = NDArray[np.float32]
+    """(H, W, 3) RGB, or (H, W), in [0, 1]."""
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+# A print toned with sulphide, as the matrix that image editors use for it: rows R, G, B.
+_SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], np.float32)
+_FADED_BLACK, _FADED_WHITE = 0.25, 0.80
+_LARGEST_SPECK = 3.0  # pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class OldPhoto:
+    """How old and how damaged; everything at zero leaves the photo as it is.
+
+    Raises:
+        OptionError: A value lies outside its range.
+    """
+
+    blur: float = 0.0
+    """Standard deviation of the blur, in pixels."""
+    fading: float = 0.0
+    """From 0 to 1: how far black and white have come together."""
+    colour_loss: float = 0.0
+    """From 0 to 1: how far the colours have gone grey."""
+    sepia: float = 0.0
+    """From 0 to 1: how far the print has turned brown."""
+    grain: float = 0.0
+    """Standard deviation of the film's grain, in 8-bit levels; the same in all channels."""
+    dust: float = 0.0
+    """Specks for 10,000 pixels."""
+    scratches: int = 0
+    """Thin lines from edge to edge, nearly vertical, as transport through a projector makes."""
+    creases: int = 0
+    """Folds: straight lines in any direction, a bright edge beside a dark one."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their ranges."""
+        for name in ("fading", "colour_loss", "sepia"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise OptionError(f"{name} must lie in [0, 1], found {getattr(self, name)}")
+        for name in ("blur", "grain", "dust", "scratches", "creases"):
+            if not 0.0 <= getattr(self, name) < 1e4:
+                raise OptionError(f"{name} must not be negative, found {getattr(self, name)}")
+
+
+def old_photo(frame: Frame, settings: OldPhoto, generator: np.random.Generator) -> Frame:
+    """Return FRAME as an old print of it.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        settings: How old; the default changes nothing.
+        generator: The only source of chance.
+
+    Returns:
+        The same shape and type; the frame itself where nothing was asked for.
+    """
+    if all(not getattr(settings, field.name) for field in fields(settings)):
+        return frame
+    pixels = frame.astype(np.float32) / np.float32(255.0)
+    pixels = _aged(pixels, settings)
+    if settings.grain:
+        grain = generator.standard_normal((*frame.shape[:2], 1), dtype=np.float32)
+        pixels = pixels + np.float32(settings.grain / 255.0) * grain
+    pixels = _damaged(pixels, settings, generator)
+    aged: Frame = np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return aged
+
+
+def _aged(pixels: Pixels, settings: OldPhoto) -> Pixels:
+    if settings.blur:
+        import cv2
+
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), settings.blur), np.float32)
+    if settings.colour_loss:
+        grey = (pixels @ _LUMA)[..., None]
+        pixels = pixels + np.float32(settings.colour_loss) * (grey - pixels)
+    if settings.sepia:
+        brown = np.minimum(pixels @ _SEPIA.T, 1.0)
+        pixels = pixels + np.float32(settings.sepia) * (brown - pixels)
+    if settings.fading:
+        faded = _FADED_BLACK + (_FADED_WHITE - _FADED_BLACK) * pixels
+        pixels = pixels + np.float32(settings.fading) * (faded - pixels)
+    return pixels
+
+
+def _damaged(pixels: Pixels, settings: OldPhoto, generator: np.random.Generator) -> Pixels:
+    """Lay dust, scratches and creases over the print: how much they hide, and their colour."""
+    height, width = pixels.shape[:2]
+    specks = round(settings.dust * height * width / 1e4)
+    for _ in range(specks):
+        cover = _speck(height, width, generator)
+        pixels = _covered(pixels, cover, generator.uniform(0.75, 1.0))
+    for _ in range(settings.scratches):
+        top, bottom = generator.uniform(0, width), generator.normal(0.0, 0.01 * width)
+        cover = _line(height, width, (top, 0.0), (top + bottom, float(height)), 0.7)
+        pixels = _covered(pixels, 0.8 * cover, generator.uniform(0.8, 1.0))
+    for _ in range(settings.creases):
+        one, two = generator.uniform(0, 1, (2, 2)) * (width, height)
+        cover = _line(height, width, tuple(one), tuple(two), 1.2)
+        shade = _line(height, width, tuple(one + 2.0), tuple(two + 2.0), 1.2)
+        pixels = _covered(_covered(pixels, 0.5 * shade, 0.15), 0.8 * cover, 0.95)
+    return pixels
+
+
+def _covered(pixels: Pixels, cover: Pixels, level: float) -> Pixels:
+    mixed: Pixels = pixels + cover[..., None] * (np.float32(level) - pixels)
+    return mixed
+
+
+def _speck(height: int, width: int, generator: np.random.Generator) -> Pixels:
+    """Return the cover of one speck of dust, (H, W) in [0, 1]: a soft, turned ellipse."""
+    y, x = generator.uniform(0, height), generator.uniform(0, width)
+    long, flat = generator.uniform(0.7, _LARGEST_SPECK), generator.uniform(0.3, 1.0)
+    angle = generator.uniform(0, np.pi)
+    cover = np.zeros((height, width), np.float32)
+    reach = int(np.ceil(2 * _LARGEST_SPECK))
+    rows = slice(max(0, int(y) - reach), min(height, int(y) + reach + 1))
+    columns = slice(max(0, int(x) - reach), min(width, int(x) + reach + 1))
+    dy, dx = np.mgrid[rows, columns].astype(np.float32)
+    dy, dx = dy - y, dx - x
+    along = (np.cos(angle) * dx + np.sin(angle) * dy) / long
+    across = (np.cos(angle) * dy - np.sin(angle) * dx) / (long * flat)
+    cover[rows, columns] = np.clip(2.0 - along**2 - across**2, 0.0, 1.0)
+    return cover
+
+
+def _line(
+    height: int, width: int, start: tuple[float, ...], end: tuple[float, ...], thickness: float
+) -> Pixels:
+    """Return the cover of the straight line through two points (x, y), (H, W) in [0, 1]."""
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    length = max(float(np.hypot(dx, dy)), 1e-6)
+    distance = np.abs(dy * (columns - start[0]) - dx * (rows - start[1])) / np.float32(length)
+    cover: Pixels = np.clip(np.float32(thickness) + 0.5 - distance, 0.0, 1.0)
+    return cover

@@ -1,0 +1,197 @@
+"""What every degradation promises, and what each of them is by its formula."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirnet_edge.degradations import (
+    LowLight,
+    Noise,
+    OldPhoto,
+    downscaled,
+    low_light,
+    noisy,
+    old_photo,
+)
+from mirnet_edge.errors import ImageError, OptionError
+
+FRAME = np.random.default_rng(1).integers(0, 256, (36, 48, 3), dtype=np.uint8)
+GREY = np.full((300, 300, 3), 128, np.uint8)
+
+
+@dataclass(frozen=True)
+class Kind:
+    id: str
+    apply: Any
+    none: Any
+    strong: Any
+
+
+KINDS = [
+    Kind("low light", low_light, LowLight(), LowLight(exposure=0.1, shot_noise=1e-3)),
+    Kind("gaussian", noisy, Noise(), Noise(sigma=25)),
+    Kind("photons", noisy, Noise(), Noise(photons=20)),
+    Kind(
+        "old photo",
+        old_photo,
+        OldPhoto(),
+        OldPhoto(
+            blur=1,
+            fading=0.5,
+            colour_loss=0.5,
+            sepia=0.5,
+            grain=12,
+            dust=20,
+            scratches=2,
+            creases=2,
+        ),
+    ),
+]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id)
+
+
+def _applied(kind, frame, seed=0):
+    return kind.apply(frame, kind.strong, np.random.default_rng(seed))
+
+
+@every_kind
+def test_strength_zero_is_the_identity(kind):
+    assert np.array_equal(kind.apply(FRAME, kind.none, np.random.default_rng(0)), FRAME)
+
+
+@every_kind
+def test_a_seed_repeats_and_another_does_not(kind):
+    assert np.array_equal(_applied(kind, FRAME), _applied(kind, FRAME))
+    assert not np.array_equal(_applied(kind, FRAME), _applied(kind, FRAME, seed=1))
+
+
+@every_kind
+def test_shape_type_and_input_are_kept(kind):
+    before = FRAME.copy()
+    bad = _applied(kind, FRAME)
+    assert bad.shape == FRAME.shape
+    assert bad.dtype == np.uint8
+    assert np.array_equal(FRAME, before)
+
+
+@every_kind
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 9), width=st.integers(1, 9), level=st.integers(0, 255))
+def test_any_size_and_level_stays_in_range(kind, height, width, level):
+    bad = _applied(kind, np.full((height, width, 3), level, np.uint8))
+    assert bad.shape == (height, width, 3)
+
+
+def test_gaussian_noise_has_the_stated_mean_and_deviation():
+    values = noisy(GREY, Noise(sigma=20), np.random.default_rng(0)).astype(float)
+    assert values.mean() == pytest.approx(128, abs=0.2)
+    # rounding to whole levels adds a twelfth
+    assert values.var() == pytest.approx(20**2 + 1 / 12, rel=0.02)
+
+
+def test_photon_noise_grows_with_the_signal_as_poisson_does():
+    photons = 400.0
+    for level in (32, 128, 200):
+        frame = np.full((300, 300, 3), level, np.uint8)
+        values = noisy(frame, Noise(photons=photons), np.random.default_rng(0)) / 255.0
+        assert values.mean() == pytest.approx(level / 255.0, rel=0.01)
+        assert values.var() == pytest.approx(level / 255.0 / photons, rel=0.03)
+
+
+def test_less_quality_is_a_larger_error():
+    errors = [
+        np.abs(
+            noisy(FRAME, Noise(jpeg_quality=quality), np.random.default_rng(0)).astype(int) - FRAME
+        ).mean()
+        for quality in (95, 60, 10)
+    ]
+    assert errors == sorted(errors)
+    assert errors[0] > 0.0
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+def test_downscaling_divides_the_sides_and_keeps_a_flat_picture_flat(factor):
+    assert downscaled(FRAME, factor).shape == (36 // factor, 48 // factor, 3)
+    assert np.all(downscaled(GREY, factor) == 128)
+
+
+def test_downscaling_lets_no_alias_in():
+    # one-pixel stripes lie beyond what half the pixels can show: grey, not stripes
+    stripes = np.zeros((32, 32, 3), np.uint8)
+    stripes[:, ::2] = 255
+    inner = downscaled(stripes, 2)[4:-4, 4:-4].astype(int)
+    assert np.ptp(inner) <= 4
+    assert abs(inner.mean() - 127.5) < 3
+
+
+def test_fading_brings_black_and_white_together():
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)[None, :, None].repeat(3, 2)
+    spans = [
+        int(np.ptp(old_photo(ramp, OldPhoto(fading=fading), np.random.default_rng(0))))
+        for fading in (0.0, 0.5, 1.0)
+    ]
+    assert spans == sorted(spans, reverse=True)
+    assert spans[-1] < 160
+
+
+def test_colour_loss_leaves_grey_and_sepia_leaves_brown():
+    generator = np.random.default_rng(0)
+    grey = old_photo(FRAME, OldPhoto(colour_loss=1.0), generator).astype(int)
+    assert np.ptp(grey, axis=2).max() <= 1
+    red, green, blue = old_photo(GREY, OldPhoto(sepia=1.0), generator)[0, 0].astype(int)
+    assert red > green > blue
+
+
+def test_grain_is_the_same_in_all_channels_and_as_strong_as_stated():
+    grain = old_photo(GREY, OldPhoto(grain=10), np.random.default_rng(0)).astype(float) - 128
+    assert np.array_equal(grain[..., 0], grain[..., 2])
+    assert grain.std() == pytest.approx(10, rel=0.02)
+
+
+@dataclass(frozen=True)
+class Damage:
+    id: str
+    settings: OldPhoto
+    least: float
+    most: float
+
+
+DAMAGES = [
+    Damage("dust", OldPhoto(dust=5), 1e-3, 0.03),
+    Damage("scratch", OldPhoto(scratches=1), 0.5 / 300, 5 / 300),
+    Damage("crease", OldPhoto(creases=1), 0.5 / 300, 15 / 300),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.id)
+def test_damage_touches_a_small_share_of_the_print_and_no_more(damage):
+    aged = old_photo(GREY, damage.settings, np.random.default_rng(3))
+    share = np.mean(np.any(aged != GREY, axis=2))
+    assert damage.least < share < damage.most
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Noise(sigma=-1), "sigma must lie in"),
+        (lambda: Noise(photons=0.0), "photons must be above 0"),
+        (lambda: Noise(jpeg_quality=0), r"jpeg_quality must lie in \[1, 100\], found 0"),
+        (lambda: OldPhoto(fading=1.5), r"fading must lie in \[0, 1\], found 1.5"),
+        (lambda: OldPhoto(scratches=-1), "scratches must not be negative, found -1"),
+        (lambda: downscaled(FRAME, 5), "factor must be one of"),
+    ],
+)
+def test_values_outside_their_range_are_refused(make, says):
+    with pytest.raises(OptionError, match=says):
+        make()
+
+
+def test_sides_that_do_not_divide_are_refused():
+    with pytest.raises(ImageError, match="48x35; expected multiples of 2"):
+        downscaled(FRAME[:35], 2)
