@@ -11,7 +11,8 @@ MirnetEdgeError                 what a user can put right; the commands print on
 ├── EngineError                 a backend that cannot build, open or run a graph
 ├── MissingDependencyError      an optional package that is not installed; says how to install it
 ├── OptionError                 an option that makes no sense, or options that exclude each other
-└── DataError                   a training or validation set that cannot be read
+├── DataError                   a training or validation set that cannot be read
+└── TrainingError               a run that cannot go on: its loss is no longer a number
 PrecisionRejected               a precision was asked for and did not pass the gate; exit code 3
 """
 
@@ -56,6 +57,10 @@ class OptionError(MirnetEdgeError):
 
 class DataError(MirnetEdgeError):
     """A training or validation set cannot be read."""
+
+
+class TrainingError(MirnetEdgeError):
+    """A training run cannot go on."""
 
 
 class PrecisionRejected(Exception):  # noqa: N818  # an outcome with an exit code, not a fault

@@ -22,7 +22,7 @@ _Image: TypeAlias = NDArray[np.float64]
 """(H, W, 3) in [0, 1]."""
 
 # Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment", IEEE TIP 2004, section III
-_WINDOW, _SIGMA, _K1, _K2 = 11, 1.5, 0.01, 0.03
+SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, what OpenCV's RGB to gray uses
 
 
@@ -79,10 +79,10 @@ def ssim(restored: Images, reference: Images) -> NDArray[np.float64]:
     Raises:
         ImageError: As for `psnr`, or the images are smaller than the window.
     """
-    if restored.ndim == 4 and min(restored.shape[1:3]) < _WINDOW:
+    if restored.ndim == 4 and min(restored.shape[1:3]) < SSIM_WINDOW:
         raise ImageError(
             f"images are {restored.shape[2]}x{restored.shape[1]}; SSIM needs at least "
-            f"{_WINDOW}x{_WINDOW}. Measure larger ones, or use psnr"
+            f"{SSIM_WINDOW}x{SSIM_WINDOW}. Measure larger ones, or use psnr"
         )
     return _per_image(_ssim, restored, reference)
 
@@ -120,7 +120,7 @@ def _ssim(restored: _Image, reference: _Image) -> float:
     variance_one = _blurred(restored * restored) - one * one
     variance_two = _blurred(reference * reference) - two * two
     covariance = _blurred(restored * reference) - one * two
-    c1, c2 = _K1**2, _K2**2  # the range is 1
+    c1, c2 = SSIM_K1**2, SSIM_K2**2  # the range is 1
     similar = (2.0 * one * two + c1) * (2.0 * covariance + c2)
     possible = (one * one + two * two + c1) * (variance_one + variance_two + c2)
     return float(np.mean(similar / possible))
@@ -129,8 +129,10 @@ def _ssim(restored: _Image, reference: _Image) -> float:
 def _blurred(image: _Image) -> _Image:
     import cv2
 
-    border = _WINDOW // 2
-    blurred = np.asarray(cv2.GaussianBlur(image, (_WINDOW, _WINDOW), _SIGMA), np.float64)
+    border = SSIM_WINDOW // 2
+    blurred = np.asarray(
+        cv2.GaussianBlur(image, (SSIM_WINDOW, SSIM_WINDOW), SSIM_SIGMA), np.float64
+    )
     return blurred[border:-border, border:-border]
 
 

@@ -12,22 +12,29 @@ import typer
 from mirnet_edge.cli.application import command, stderr
 
 if TYPE_CHECKING:
-    from mirnet_edge.training.loop import Recipe, Score, Trainer
+    from mirnet_edge.training.loop import Recipe, Trainer
     from mirnet_edge.training.pairs import Pairs
+    from mirnet_edge.training.record import Score
 
 
 def train(
     data: Annotated[
-        Path, typer.Option(help="Folder with pairs.csv: low, high, scene, split (train, val).")
+        Path,
+        typer.Option(
+            help="Folder with pairs.csv (low, high, scene, split), or with low/ and high/."
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for the state, the history and the finished weights.")
     ] = Path("build/train"),
     task: Annotated[str, typer.Option(help="What the network learns: low-light.")] = "low-light",
-    steps: Annotated[int | None, typer.Option(help="How many steps; default 8000.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps; default 10000.")] = None,
     batch: Annotated[int | None, typer.Option(help="Crops per step; default 12.")] = None,
     crop: Annotated[
         int | None, typer.Option(help="Side of the crops in pixels; default 192.")
+    ] = None,
+    exposure_steps: Annotated[
+        int | None, typer.Option(help="Steps of the first stage, on thumbnails; default 8000.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak; default 0.001.")] = None,
     seed: Annotated[int, typer.Option(help="All chance comes from it.")] = 0,
@@ -47,7 +54,13 @@ def train(
         raise OptionError(
             f"--task must be low-light, found {task!r}; other tasks are not there yet"
         )
-    given = {"steps": steps, "batch": batch, "crop": crop, "learning_rate": learning_rate}
+    given = {
+        "steps": steps,
+        "batch": batch,
+        "crop": crop,
+        "exposure_steps": exposure_steps,
+        "learning_rate": learning_rate,
+    }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     recipe = Recipe(seed=seed, **chosen)
     weights, score = _train(data, out, task, recipe, blocks, max_minutes)
@@ -86,9 +99,11 @@ def _train(
 def _load(data: Path) -> tuple[Pairs, Pairs]:
     from rich.progress import Progress
 
-    from mirnet_edge.training.pairs import list_pairs, load_pairs
+    from mirnet_edge.training.listing import list_pairs
+    from mirnet_edge.training.pairs import load_pairs
 
-    lists = [list_pairs(data, split) for split in ("train", "val")]
+    listing = list_pairs(data)
+    lists = (listing.train, listing.val)
     with Progress(console=stderr(), transient=True) as progress:
         bar = progress.add_task("read pictures", total=sum(map(len, lists)))
         train_pairs, validation = (
@@ -115,6 +130,9 @@ def _run(trainer: Trainer, train_pairs: Pairs, validation: Pairs, max_minutes: f
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=stderr()) as progress:
+        first = progress.add_task(
+            "exposure", total=trainer.recipe.exposure_steps, visible=trainer.step == 0
+        )
         bar = progress.add_task("train", total=trainer.recipe.steps, completed=trainer.step)
 
         def show(score: Score) -> None:
@@ -126,6 +144,9 @@ def _run(trainer: Trainer, train_pairs: Pairs, validation: Pairs, max_minutes: f
         return trainer.run(
             train_pairs,
             validation,
+            on_exposure_step=lambda step, loss: progress.update(
+                first, completed=step, description=f"exposure loss {loss:.4f}"
+            ),
             on_step=lambda step, loss: progress.update(
                 bar, completed=step, description=f"loss {loss:.4f}"
             ),

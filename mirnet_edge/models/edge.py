@@ -41,12 +41,12 @@ class MIRNetEdgeConfig:
 
     channels: tuple[int, int, int] = (32, 48, 64)
     """Channels of the streams at 1/stem, 1/(2 stem) and 1/(4 stem) of the resolution."""
-    blocks: int = 2
+    blocks: int = 1
     """How many multi-scale residual blocks follow each other."""
     stem: int = 4
     """The pixel-unshuffle factor."""
-    exposure_channels: int = 24
-    """Width of the branch that looks at the thumbnail."""
+    exposure_channels: int = 16
+    """Channels of the branch that looks at the thumbnail, at its first of three scales."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that make no network."""
@@ -72,18 +72,18 @@ class ExposureBranch(nn.Module):
     def __init__(self, channels: int) -> None:
         """Build a branch whose first guess is the identity."""
         super().__init__()
-        wide = 2 * channels
+        wide = 4 * channels
         self.features = nn.Sequential(
-            nn.Conv2d(6, channels, 3, padding=1),
+            nn.Conv2d(6, channels, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(channels, wide, 3, stride=2, padding=1),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(wide, wide, 3, stride=2, padding=1),
+            nn.Conv2d(2 * channels, wide, 3, stride=2, padding=1),
             nn.ReLU(),
         )
         self.pool = GlobalPool()
         self.decide = nn.Sequential(
-            nn.Conv2d(wide, wide, 1), nn.ReLU(), nn.Conv2d(wide, _CURVE_PARAMETERS, 1)
+            nn.Conv2d(2 * wide, wide, 1), nn.ReLU(), nn.Conv2d(wide, _CURVE_PARAMETERS, 1)
         )
         for parameter in self.decide[-1].parameters():
             nn.init.zeros_(parameter)
@@ -98,7 +98,9 @@ class ExposureBranch(nn.Module):
         # dark frames live in the first percents of the range; x / (x + 1/16) spreads them out
         spread = thumbnail / (thumbnail + 0.0625)
         seen = self.features(torch.cat((thumbnail, spread), 1))
-        curve = self.decide(self.pool(seen))
+        # the mean says how dark the frame is, the maximum whether a lamp is in it
+        pooled = torch.cat((self.pool(seen), seen.amax((2, 3), keepdim=True)), 1)
+        curve = self.decide(pooled)
         gain = torch.exp(curve[:, 0:3])
         shoulder = functional.softplus(curve[:, 3:6] - 4.0)
         toned = batch * gain / (1.0 + batch * shoulder)
@@ -185,6 +187,24 @@ class UnshuffledConv(nn.Conv2d):
         return super().forward(functional.pixel_unshuffle(batch, self.factor))
 
 
+class PixelHead(nn.Conv2d):
+    """What is to be done to each pixel: three colours to add, and how much of it to keep."""
+
+    def __init__(self, factor: int, channels: int) -> None:
+        """Take CHANNELS at 1/FACTOR of the resolution; the first guess is to keep nearly all."""
+        super().__init__(channels, 4 * factor**2, 3, padding=1)
+        self.factor = factor
+        nn.init.normal_(self.weight, std=1e-3)
+        bias = torch.zeros(4 * factor**2)
+        bias[3 * factor**2 :] = 2.0
+        self.bias = nn.Parameter(bias)
+
+    def parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, 3, H, W) to add and (N, 1, H, W) to keep, before the sigmoid."""
+        pixels = functional.pixel_shuffle(self(features), self.factor)
+        return pixels[:, 0:3], pixels[:, 3:4]
+
+
 class MIRNetEdge(nn.Module):
     """MIRNetEdge: see the module's docstring."""
 
@@ -192,19 +212,13 @@ class MIRNetEdge(nn.Module):
         """Build the network with random weights that start near the identity."""
         super().__init__()
         self.config = config or MIRNetEdgeConfig()
-        pixels = self.config.stem**2
         top = self.config.channels[0]
         self.exposure = ExposureBranch(self.config.exposure_channels)
         self.stem = UnshuffledConv(self.config.stem, top)
         self.blocks = nn.Sequential(
             *(MultiScaleBlock(self.config.channels) for _ in range(self.config.blocks))
         )
-        # per pixel: three colours to add, and how much of the brightened input to keep
-        self.head = nn.Conv2d(top, 4 * pixels, 3, padding=1)
-        nn.init.normal_(self.head.weight, std=1e-3)
-        bias = torch.zeros(4 * pixels)
-        bias[3 * pixels :] = 2.0
-        self.head.bias = nn.Parameter(bias)
+        self.head = PixelHead(self.config.stem, top)
 
     @property
     def multiple(self) -> int:
@@ -234,10 +248,9 @@ class MIRNetEdge(nn.Module):
         if thumbnail is None:
             thumbnail = thumbnail_of(batch)
         exposed: Tensor = self.exposure(batch, thumbnail)
-        predicted = self.head(self.blocks(self.stem(exposed)))
-        predicted = functional.pixel_shuffle(predicted, self.config.stem)
-        added, kept = predicted[:, 0:3], predicted[:, 3:4]
-        return exposed * kept.sigmoid() + added
+        added, kept = self.head.parts(self.blocks(self.stem(exposed)))
+        restored: Tensor = exposed * kept.sigmoid() + added
+        return restored
 
 
 def thumbnail_of(frames: Tensor) -> Tensor:

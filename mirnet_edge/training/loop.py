@@ -1,4 +1,4 @@
-"""The training loop: Charbonnier, AdamW, warm-up and cosine, EMA, crops and then whole frames.
+"""The training loop: the exposure branch on thumbnails, the rest on crops, then on whole frames.
 
 The batch of a step depends on (seed, step) alone, so a run that was stopped goes on with the
 same batches it would have seen.
@@ -7,7 +7,6 @@ same batches it would have seen.
 from __future__ import annotations
 
 import io
-import json
 import logging
 import math
 import time
@@ -17,12 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from mirnet_edge import images, metrics
-from mirnet_edge.errors import CheckpointError, OptionError
+from mirnet_edge.errors import CheckpointError, OptionError, TrainingError
 from mirnet_edge.files import write_atomically
+from mirnet_edge.metrics import SSIM_WINDOW
 from mirnet_edge.models.edge import MIRNetEdge
-from mirnet_edge.training.loss import charbonnier
+from mirnet_edge.training import record
+from mirnet_edge.training.exposure import train_exposure
+from mirnet_edge.training.loss import charbonnier, structural_dissimilarity
 from mirnet_edge.training.pairs import Pairs, draw_batch
+from mirnet_edge.training.record import Score
+from mirnet_edge.training.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STATE_FILE = "state.pt"
-_HISTORY_FILE = "history.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class Recipe:
         OptionError: A value makes no sense.
     """
 
-    steps: int = 8000
+    steps: int = 10000
     batch: int = 12
     crop: int = 192
     """Side of the training crops, in pixels."""
@@ -56,15 +58,23 @@ class Recipe:
     weight_decay: float = 1e-4
     ema: float = 0.999
     gradient_norm: float = 1.0
-    exposure_weight: float = 0.5
-    """Weight of the exposure branch's own loss, on thumbnails: they show exposure and colour but
-    neither noise nor detail, so the branch learns from whole frames while the rest sees crops."""
+    structure_weight: float = 0.1
+    """Weight of structural dissimilarity beside the Charbonnier distance."""
+    exposure_steps: int = 8000
+    """Steps of the first stage, in which the exposure branch alone learns from thumbnails; it is
+    left as it is afterwards."""
+    exposure_batch: int = 24
+    exposure_learning_rate: float = 3e-3
     seed: int = 0
     validate_every: int = 500
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
-        for name in ("steps", "batch", "crop", "whole_batch", "validate_every"):
+        positive = (
+            "steps", "batch", "crop", "whole_batch", "validate_every", "exposure_steps",
+            "exposure_batch",
+        )  # fmt: skip
+        for name in positive:
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 1, found {getattr(self, name)}")
         if not 0.0 <= self.whole_share <= 1.0 or not 0.0 <= self.ema < 1.0:
@@ -72,28 +82,19 @@ class Recipe:
                 "whole_share must lie in [0, 1] and ema in [0, 1), "
                 f"found {self.whole_share} and {self.ema}"
             )
-        if self.learning_rate <= 0:
-            raise OptionError(f"learning_rate must be above 0, found {self.learning_rate}")
+        if self.crop < SSIM_WINDOW:
+            raise OptionError(f"crop must be at least {SSIM_WINDOW}, found {self.crop}")
+        if min(self.learning_rate, self.exposure_learning_rate) <= 0:
+            raise OptionError(
+                "learning rates must be above 0, found "
+                f"{self.learning_rate} and {self.exposure_learning_rate}"
+            )
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: linear warm-up, then a cosine to a thousandth."""
         warm = min(1.0, (step + 1) / max(1, self.warmup))
         cosine = 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
         return self.learning_rate * warm * (0.001 + 0.999 * cosine)
-
-
-@dataclass(frozen=True)
-class Score:
-    """Validation figures of the averaged weights: means over whole frames, in dB."""
-
-    step: int
-    loss: float
-    """Mean training loss since the last score."""
-    psnr_db: float
-    psnr_gtmean_db: float
-    """PSNR after matching the output's mean brightness to the reference: without it, what is
-    left is noise, detail and colour."""
-    ssim: float
 
 
 class Trainer:
@@ -108,8 +109,10 @@ class Trainer:
         self.recipe = recipe
         self.folder = folder
         self.step = 0
-        decayed = [weight for weight in model.parameters() if weight.ndim > 1]
-        other = [weight for weight in model.parameters() if weight.ndim <= 1]
+        branch = set(map(id, model.exposure.parameters()))  # it has a stage of its own
+        trained = [weight for weight in model.parameters() if id(weight) not in branch]
+        decayed = [weight for weight in trained if weight.ndim > 1]
+        other = [weight for weight in trained if weight.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": decayed, "weight_decay": recipe.weight_decay},
@@ -123,13 +126,23 @@ class Trainer:
         train: Pairs,
         validation: Pairs,
         *,
+        on_exposure_step: Callable[[int, float], None] = lambda step, loss: None,
         on_step: Callable[[int, float], None] = lambda step, loss: None,
         on_score: Callable[[Score], None] = lambda score: None,
         clock: Callable[[], float] = time.monotonic,
         max_seconds: float = math.inf,
     ) -> Score:
-        """Train to the last step or until the time is up, and return the last score."""
+        """Train to the last step or until the time is up, and return the last score.
+
+        A run that was killed goes on where it last validated; before that, at its beginning.
+
+        Raises:
+            TrainingError: The loss is no longer a number; the last state is kept.
+        """
         started = clock()
+        if self.step == 0:
+            self._train_exposure(train, on_exposure_step)
+        self.model.exposure.requires_grad_(requires_grad=False)
         losses: list[float] = []
         score: Score | None = None
         while self.step < self.recipe.steps:
@@ -146,6 +159,18 @@ class Trainer:
             if out_of_time:
                 break
         return score or self._score(losses, validation)
+
+    def _train_exposure(self, train: Pairs, on_step: Callable[[int, float], None]) -> None:
+        train_exposure(
+            self.model.exposure,
+            train,
+            steps=self.recipe.exposure_steps,
+            batch=self.recipe.exposure_batch,
+            learning_rate=self.recipe.exposure_learning_rate,
+            seed=self.recipe.seed,
+            on_step=on_step,
+        )
+        self.averaged.exposure.load_state_dict(self.model.exposure.state_dict())
 
     def _score(self, losses: Sequence[float], validation: Pairs) -> Score:
         loss = sum(losses) / len(losses) if losses else math.nan
@@ -169,9 +194,14 @@ class Trainer:
         restored = self.model(
             batch.low.contiguous(memory_format=torch.channels_last), batch.thumbnail_low
         )
-        exposed = self.model.exposure(batch.thumbnail_low, batch.thumbnail_low)
         loss = charbonnier(restored, batch.high)
-        total = loss + recipe.exposure_weight * charbonnier(exposed, batch.thumbnail_high)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss is {value} at step {self.step}; what was last saved in {self.folder} "
+                "is good. Train anew with a smaller --learning-rate"
+            )
+        total = loss + recipe.structure_weight * structural_dissimilarity(restored, batch.high)
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_norm)
@@ -183,7 +213,7 @@ class Trainer:
                 self.averaged.parameters(), self.model.parameters(), strict=True
             ):
                 mean.lerp_(weight, 1.0 - keep)
-        return float(loss.detach())
+        return value
 
     def save(self, score: Score) -> None:
         """Write the state to the folder, whole or not at all, and one line of history."""
@@ -199,8 +229,7 @@ class Trainer:
             buffer,
         )
         write_atomically(self.folder / _STATE_FILE, buffer.getvalue())
-        with (self.folder / _HISTORY_FILE).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(score)) + "\n")
+        record.append(self.folder, score)
 
     def resume(self) -> bool:
         """Take up the folder's last state; return whether there was one.
@@ -234,25 +263,6 @@ class Trainer:
         self.step = int(state["step"])
         logger.info("resumed %s at step %d", path, self.step)
         return True
-
-
-def validate(model: MIRNetEdge, pairs: Pairs) -> tuple[float, float, float]:
-    """Return mean PSNR in dB, the same brightness-matched, and SSIM, over whole frames.
-
-    The output is measured as it will be seen, in 8 bits.
-    """
-    rows = []
-    for low, high in zip(pairs.low, pairs.high, strict=True):
-        frames = low.permute(1, 2, 0).numpy()[None]
-        padded = images.pad_to_multiple(frames, model.multiple)
-        with torch.inference_mode():
-            restored = model(torch.from_numpy(images.batch_from_frames(padded)))
-        output = images.crop_to(images.frames_from_batch(restored.numpy()), *frames.shape[1:3])
-        reference = high.permute(1, 2, 0).numpy()[None]
-        figures = (metrics.psnr, metrics.psnr_gtmean, metrics.ssim)
-        rows.append([float(figure(output, reference)[0]) for figure in figures])
-    psnr_db, gtmean_db, ssim = (sum(column) / len(column) for column in zip(*rows, strict=True))
-    return psnr_db, gtmean_db, ssim
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -16,18 +15,12 @@ from mirnet_edge.pictures import read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
-_COLUMNS = {"low", "high", "scene", "split"}
+    from mirnet_edge.training.listing import Pair
 
 
-@dataclass(frozen=True)
-class Pair:
-    """One bad picture and its reference, as files."""
-
-    low: Path
-    high: Path
-    scene: str
+# 8-bit levels. LOL's own noise is 0.9 to 2.0 (10 % and 90 % of its pictures; Immerkaer, 1996).
+_LARGEST_SIGMA = 6.0
 
 
 @dataclass(frozen=True)
@@ -59,33 +52,6 @@ class Pairs:
             )
             self._thumbnails[index] = (low, high)
         return self._thumbnails[index]
-
-
-def list_pairs(folder: Path, split: str) -> list[Pair]:
-    """Read the pairs of one split from FOLDER/pairs.csv (columns low, high, scene, split).
-
-    Raises:
-        DataError: No table, other columns, or no pair of that split.
-    """
-    table = folder / "pairs.csv"
-    if not table.is_file():
-        raise DataError(
-            f"{folder} holds no pairs.csv; expected a table with the columns low, high, scene, "
-            "split and paths relative to it"
-        )
-    with table.open(newline="", encoding="utf-8") as stream:
-        reader = csv.DictReader(stream)
-        missing = _COLUMNS - set(reader.fieldnames or ())
-        if missing:
-            raise DataError(f"{table} lacks the columns {', '.join(sorted(missing))}; add them")
-        pairs = [
-            Pair(folder / row["low"], folder / row["high"], row["scene"])
-            for row in reader
-            if row["split"] == split
-        ]
-    if not pairs:
-        raise DataError(f"{table} has no row whose split is {split!r}; add some or name another")
-    return pairs
 
 
 def load_pairs(
@@ -125,13 +91,12 @@ class Batch:
     high: Tensor
     thumbnail_low: Tensor
     """(N, 3, h, w): the frames that `low` was cut from, made small."""
-    thumbnail_high: Tensor
 
 
 def draw_batch(
     pairs: Pairs, size: int, crop: int | None, multiple: int, generator: torch.Generator
 ) -> Batch:
-    """Draw a batch: random pairs of one frame size, random place, flips, exposure.
+    """Draw a batch: random pairs of one frame size, random place, flips, light, noise.
 
     Args:
         pairs: Where to draw from.
@@ -162,7 +127,7 @@ def draw_batch(
             if _integer(2, generator):
                 low, high = low.flip(axis), high.flip(axis)
                 small_low, small_high = small_low.flip(axis), small_high.flip(axis)
-        exposure = _exposure(generator)
+        light = draw_light(generator)
         if crop is not None:
             y = _integer(height - crop + 1, generator)
             x = _integer(width - crop + 1, generator)
@@ -170,22 +135,48 @@ def draw_batch(
             low, high = low[window], high[window]
             if _integer(2, generator):
                 low, high = low.transpose(1, 2), high.transpose(1, 2)
-        rows.append(
-            (
-                (low.float() * (exposure / 255.0)).clamp(0.0, 1.0),
-                high.float() * (1.0 / 255.0),
-                (small_low * exposure).clamp(0.0, 1.0),
-                small_high,
-            )
-        )
+        high = high.float() * (1.0 / 255.0)
+        low = low.float() * (1.0 / 255.0)
+        bad = _noisier(light.on(low, high), generator)
+        rows.append((bad, high, light.on(small_low, small_high)))
     return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
 
 
-def _exposure(generator: torch.Generator) -> float:
-    """Return a factor for the low picture: 1 for half of them, else within a third of a stop."""
+@dataclass(frozen=True)
+class Light:
+    """How much light a bad picture gets in training.
+
+    Three of four keep what their camera gave them, half of these within a third of a stop. The
+    others move towards their reference, half of them all the way: what is well lit already is to
+    come back as it was, for a camera sees day as well as night.
+    """
+
+    exposure: float = 1.0
+    towards_reference: float = 0.0
+
+    def on(self, low: Tensor, high: Tensor) -> Tensor:
+        """Return the bad picture in this light, in [0, 1]; both of any one shape, in [0, 1]."""
+        if self.towards_reference:
+            return low.lerp(high, self.towards_reference)
+        return (low * self.exposure).clamp(0.0, 1.0)
+
+
+def draw_light(generator: torch.Generator) -> Light:
+    """Draw the light of one picture."""
+    chance = torch.rand((), generator=generator).item()
+    if _integer(4, generator) == 0:
+        return Light(towards_reference=1.0 if chance < 0.5 else 2.0 * (chance - 0.5))
     if _integer(2, generator):
-        return 1.0
-    return float(2.0 ** ((torch.rand((), generator=generator).item() - 0.5) * 0.66))
+        return Light()
+    return Light(exposure=float(2.0 ** ((chance - 0.5) * 0.66)))
+
+
+def _noisier(low: Tensor, generator: torch.Generator) -> Tensor:
+    """Add Gaussian noise to half of the pictures: other cameras are noisier than the set's."""
+    if _integer(2, generator):
+        return low
+    sigma = _LARGEST_SIGMA / 255.0 * torch.rand((), generator=generator)
+    return (low + sigma * torch.randn(low.shape, generator=generator)).clamp(0.0, 1.0)
 
 
 def _integer(below: int, generator: torch.Generator) -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 from mirnet_edge import checkpoints
 from mirnet_edge.cli.train import main
 
-SMALL = ["--batch", "1", "--crop", "32", "--seed", "3"]
+SMALL = ["--batch", "1", "--crop", "32", "--seed", "3", "--exposure-steps", "2"]
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mirnet_edge.compression.inference_form import strided_from_unshuffled, to_inference_form
-from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig, UnshuffledConv
+from mirnet_edge.compression.inference_form import (
+    SplitHead,
+    strided_from_unshuffled,
+    to_inference_form,
+)
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig, PixelHead, UnshuffledConv
 from mirnet_edge.models.macs import count_macs
 
 _NETWORKS = ["edge", "mirnet", "mirnet-v2"]
@@ -41,6 +45,19 @@ def test_both_stems_of_the_edge_network_are_rewritten(stem):
     assert deployed.stem.stride == (stem, stem)
     batch = _picture(32, 32)
     torch.testing.assert_close(deployed(batch), network(batch), rtol=0, atol=1e-5)
+
+
+def test_the_head_is_cut_into_two_convolutions_that_give_the_same():
+    torch.manual_seed(0)
+    head = PixelHead(4, 8)
+    torch.nn.init.normal_(head.weight)
+    features = torch.rand(2, 8, 5, 7)
+    split = SplitHead(head)
+    assert (split.added.out_channels, split.kept.out_channels) == (48, 16)
+    for one, two in zip(split.parts(features), head.parts(features), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+    deployed = to_inference_form(MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8))))
+    assert isinstance(deployed.head, SplitHead)
 
 
 @pytest.mark.parametrize("name", _NETWORKS)

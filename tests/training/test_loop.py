@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 
-from mirnet_edge.errors import CheckpointError, OptionError
+from mirnet_edge.errors import CheckpointError, OptionError, TrainingError
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.training import record
 from mirnet_edge.training.loop import Recipe, Trainer
 from mirnet_edge.training.pairs import Pairs
 
@@ -25,6 +24,7 @@ def _pairs(count=3, size=(32, 48)):
 def _recipe(**values):
     defaults = {
         "steps": 8, "batch": 2, "crop": 16, "warmup": 2, "validate_every": 4, "whole_share": 0.25,
+        "exposure_steps": 2, "exposure_batch": 2,
     }  # fmt: skip
     return Recipe(**(defaults | values))
 
@@ -60,11 +60,43 @@ def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(tmp_path):
         assert torch.equal(weight, again.averaged.state_dict()[name]), name
 
 
-def test_history_has_one_line_per_score(tmp_path):
+def test_every_score_is_in_the_history(tmp_path):
     _trainer(tmp_path).run(_pairs(), _pairs())
-    lines = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [4, 8]
-    assert all(line["psnr_db"] > 0 for line in lines)
+    scores = record.read(tmp_path)
+    assert [score.step for score in scores] == [4, 8]
+    assert all(score.psnr_db > 0 for score in scores)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(tmp_path):
+    _trainer(tmp_path, steps=4).run(_pairs(), _pairs())
+    before = (tmp_path / "state.pt").read_bytes()
+    again = _trainer(tmp_path, steps=4)
+    again.resume()
+    again.step = 2
+    with torch.no_grad():
+        again.model.head.bias.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="loss is nan at step 2"):
+        again.run(_pairs(), _pairs())
+    assert (tmp_path / "state.pt").read_bytes() == before
+
+
+def test_the_exposure_branch_learns_in_its_own_stage_and_rests_in_the_second(tmp_path):
+    trainer = _trainer(tmp_path, exposure_steps=150, exposure_learning_rate=2e-2)
+    low = torch.stack(_pairs().low).float() / 255.0
+    before = trainer.model.exposure(low, low).mean()
+    seen = []
+    trainer.run(_pairs(), _pairs(), on_exposure_step=lambda step, loss: seen.append(loss))
+    after = trainer.model.exposure(low, low).mean()
+    assert len(seen) == 150
+    assert seen[-1] < seen[0]
+    # the references are four times as bright
+    assert after > 1.5 * before
+    first = _trainer(tmp_path / "other", exposure_steps=150, exposure_learning_rate=2e-2, steps=1)
+    first.run(_pairs(), _pairs())
+    for one, two in zip(
+        first.averaged.exposure.parameters(), trainer.averaged.exposure.parameters(), strict=True
+    ):
+        assert torch.equal(one, two), "the second stage moved it"
 
 
 def test_nothing_to_resume(tmp_path):

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from mirnet_edge.errors import DataError
-from mirnet_edge.training.pairs import Pairs, draw_batch, list_pairs, load_pairs
+from mirnet_edge.training.listing import list_pairs
+from mirnet_edge.training.pairs import Light, Pairs, draw_batch, draw_light, load_pairs
 
 
 def _folder(tmp_path, sizes=((32, 32), (32, 32))):
@@ -29,8 +30,8 @@ def _noise_pair(size=(48, 64)):
 
 def test_splits_are_kept_apart(tmp_path):
     folder = _folder(tmp_path)
-    assert [pair.scene for pair in list_pairs(folder, "val")] == ["0"]
-    loaded = load_pairs(list_pairs(folder, "train"))
+    assert [pair.scene for pair in list_pairs(folder).val] == ["0"]
+    loaded = load_pairs(list_pairs(folder).train)
     assert loaded.names == ("low1",)
     assert loaded.low[0][:, 0, 0].tolist() == [50, 50, 50]
     assert loaded.high[0].shape == (3, 32, 32)
@@ -38,30 +39,20 @@ def test_splits_are_kept_apart(tmp_path):
 
 def test_the_hash_follows_the_content(tmp_path):
     folder = _folder(tmp_path)
-    before = load_pairs(list_pairs(folder, "train")).sha256
-    assert load_pairs(list_pairs(folder, "train")).sha256 == before
+    before = load_pairs(list_pairs(folder).train).sha256
+    assert load_pairs(list_pairs(folder).train).sha256 == before
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "low1.png")
-    assert load_pairs(list_pairs(folder, "train")).sha256 != before
-
-
-def test_missing_tables_columns_and_splits_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"no pairs\.csv"):
-        list_pairs(tmp_path, "train")
-    (tmp_path / "pairs.csv").write_text("low,high\n")
-    with pytest.raises(DataError, match=r"lacks the columns scene, split"):
-        list_pairs(tmp_path, "train")
-    with pytest.raises(DataError, match=r"no row whose split is 'test'"):
-        list_pairs(_folder(tmp_path), "test")
+    assert load_pairs(list_pairs(folder).train).sha256 != before
 
 
 def test_pictures_that_do_not_fit_are_named(tmp_path):
     folder = _folder(tmp_path)
     Image.fromarray(np.zeros((16, 32, 3), np.uint8)).save(folder / "high1.png")
     with pytest.raises(DataError, match=r"low1.png is 32x32 and .*high1.png 32x16"):
-        load_pairs(list_pairs(folder, "train"))
+        load_pairs(list_pairs(folder).train)
     (folder / "high1.png").write_text("no picture")
     with pytest.raises(DataError, match=r"high1\.png"):
-        load_pairs(list_pairs(folder, "train"))
+        load_pairs(list_pairs(folder).train)
 
 
 def test_a_state_of_chance_repeats_and_moves_on():
@@ -78,12 +69,40 @@ def test_both_sides_are_cut_and_turned_alike(crop):
     pairs = _noise_pair()
     for seed in range(12):
         batch = draw_batch(pairs, 2, crop, 16, torch.Generator().manual_seed(seed))
-        # low is high at another exposure, clamped: wherever it is not clamped the ratio is one
-        # number per picture, which no pair of differently cut pictures would give
+        # low is high in another light, clamped, with a little noise; two differently cut
+        # pictures of random pixels would have nothing in common
         for low, high in zip(batch.low, batch.high, strict=True):
-            inside = (low < 0.999) & (high > 0.05)
-            ratio = (low / high.clamp(min=1e-6))[inside]
-            assert ratio.max() - ratio.min() < 1e-4
+            both = torch.stack((low.flatten(), high.flatten()))
+            assert torch.corrcoef(both)[0, 1] > 0.98
+
+
+def test_half_of_the_pictures_get_more_noise_and_not_too_much():
+    grey = torch.full((3, 64, 64), 128, dtype=torch.uint8)
+    pairs = Pairs(("a",), (grey,), (grey,), "sha")
+    found = [
+        float(draw_batch(pairs, 1, 32, 16, torch.Generator().manual_seed(seed)).low.std())
+        for seed in range(200)
+    ]
+    assert sum(deviation > 1e-5 for deviation in found) == pytest.approx(100, abs=25)
+    assert max(found) < 1.1 * 6.0 / 255.0
+
+
+def test_a_quarter_of_the_pictures_is_lit_and_half_of_these_wholly():
+    generator = torch.Generator().manual_seed(0)
+    lights = [draw_light(generator) for _ in range(4000)]
+    shares = [light.towards_reference for light in lights]
+    assert sum(share > 0 for share in shares) == pytest.approx(1000, abs=100)
+    assert sum(share == 1.0 for share in shares) == pytest.approx(500, abs=70)
+    assert all(0.79 < light.exposure < 1.26 for light in lights)
+    assert all(light.exposure == 1.0 for light in lights if light.towards_reference)
+
+
+def test_light_is_exposure_or_the_way_to_the_reference():
+    low, high = torch.full((3, 4, 4), 0.6), torch.full((3, 4, 4), 0.8)
+    assert torch.equal(Light().on(low, high), low)
+    assert torch.equal(Light(towards_reference=1.0).on(low, high), high)
+    assert torch.allclose(Light(towards_reference=0.5).on(low, high), torch.tensor(0.7))
+    assert torch.equal(Light(exposure=2.0).on(low, high), torch.ones(3, 4, 4))
 
 
 def test_the_thumbnail_shows_the_frame_and_not_the_crop():

@@ -1,0 +1,120 @@
+"""Which files make up a training set: a table of pairs, or two folders whose names match."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirnet_edge.errors import DataError
+from mirnet_edge.pictures import FORMAT_OF_SUFFIX
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_TABLE = "pairs.csv"
+_COLUMNS = {"low", "high", "scene", "split"}
+_LOW, _HIGH = "low", "high"
+_VALIDATION_SHARE = 10  # without a table, every tenth pair validates
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One bad picture and its reference, as files."""
+
+    low: Path
+    high: Path
+    scene: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The pairs to train on and, of other scenes, those to validate on."""
+
+    train: tuple[Pair, ...]
+    val: tuple[Pair, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an empty half, and scenes in both."""
+        for name, pairs in (("train", self.train), ("val", self.val)):
+            if not pairs:
+                raise DataError(
+                    f"no pair to {name} on; expected some whose split is {name!r}. Add rows"
+                )
+        both = {pair.scene for pair in self.train} & {pair.scene for pair in self.val}
+        if both:
+            raise DataError(
+                f"scenes in both train and val: {_named(both)}; figures on scenes that were "
+                "trained on mean nothing. Move each to one split"
+            )
+
+
+def list_pairs(folder: Path) -> Listing:
+    """Return the pairs of FOLDER.
+
+    It holds a pairs.csv (columns low, high, scene, split, paths relative to it), or the folders
+    low/ and high/ whose files match by name; of these every tenth validates.
+
+    Raises:
+        DataError: Neither, other columns, names without a partner, or scenes in both splits.
+    """
+    if (folder / _TABLE).is_file():
+        return _from_table(folder)
+    if (folder / _LOW).is_dir() and (folder / _HIGH).is_dir():
+        return _from_folders(folder)
+    raise DataError(
+        f"{folder} holds neither a {_TABLE} (columns low, high, scene, split) nor the folders "
+        f"{_LOW}/ and {_HIGH}/; expected one of them"
+    )
+
+
+def _from_table(folder: Path) -> Listing:
+    table = folder / _TABLE
+    with table.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        missing = _COLUMNS - set(reader.fieldnames or ())
+        if missing:
+            raise DataError(f"{table} lacks the columns {', '.join(sorted(missing))}; add them")
+        rows = list(reader)
+    unknown = {row["split"] for row in rows} - {"train", "val", "test"}
+    if unknown:
+        raise DataError(
+            f"{table} has the splits {_named(unknown)}; expected train, val or test. Rename them"
+        )
+    train, val = (
+        tuple(
+            Pair(folder / row["low"], folder / row["high"], row["scene"])
+            for row in rows
+            if row["split"] == split
+        )
+        for split in ("train", "val")
+    )
+    return Listing(train, val)
+
+
+def _from_folders(folder: Path) -> Listing:
+    low, high = (_pictures(folder / name) for name in (_LOW, _HIGH))
+    alone = sorted(set(low) ^ set(high))
+    if alone:
+        raise DataError(
+            f"{folder}: {len(alone)} pictures without a partner of the same name in the other "
+            f"folder: {_named(alone)}. Add the partners or take them out"
+        )
+    pairs = [Pair(low[stem], high[stem], stem) for stem in sorted(low)]
+    val = tuple(pairs[::_VALIDATION_SHARE])
+    return Listing(tuple(pair for pair in pairs if pair not in val), val)
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    return {
+        path.stem: path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in FORMAT_OF_SUFFIX and not path.name.startswith(".")
+    }
+
+
+def _named(names: set[str] | list[str]) -> str:
+    ordered = sorted(names)
+    rest = f" and {len(ordered) - _MOST_NAMED} more" if len(ordered) > _MOST_NAMED else ""
+    return ", ".join(ordered[:_MOST_NAMED]) + rest

@@ -1,0 +1,73 @@
+"""Which files are trained on: tables and folders, and what is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirnet_edge.errors import DataError
+from mirnet_edge.training.listing import list_pairs
+
+HEADER = "low,high,scene,split"
+
+
+def _table(folder, *rows):
+    (folder / "pairs.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    return folder
+
+
+def _folders(folder, low, high):
+    for name, stems in (("low", low), ("high", high)):
+        (folder / name).mkdir()
+        for stem in stems:
+            (folder / name / stem).touch()
+    return folder
+
+
+def test_a_table_says_which_scene_is_in_which_split(tmp_path):
+    found = list_pairs(
+        _table(tmp_path, "a.png,b.png,1,train", "c.png,d.png,2,val", "e.png,f.png,3,test")
+    )
+    assert [pair.scene for pair in found.train] == ["1"]
+    assert [(pair.low.name, pair.high.name) for pair in found.val] == [("c.png", "d.png")]
+    assert found.val[0].low.parent == tmp_path
+
+
+def test_folders_are_matched_by_name_and_every_tenth_validates(tmp_path):
+    stems = [f"{number:02}" for number in range(25)]
+    folder = _folders(
+        tmp_path, [f"{one}.png" for one in stems] + [".hidden.png"], [f"{one}.jpg" for one in stems]
+    )
+    found = list_pairs(folder)
+    assert [pair.scene for pair in found.val] == ["00", "10", "20"]
+    assert len(found.train) == 22
+    assert all(pair.low.stem == pair.high.stem for pair in found.train)
+
+
+def test_scenes_in_both_splits_are_refused_and_named(tmp_path):
+    folder = _table(tmp_path, "a.png,b.png,kitchen,train", "c.png,d.png,kitchen,val")
+    with pytest.raises(DataError, match="scenes in both train and val: kitchen"):
+        list_pairs(folder)
+
+
+def test_names_without_a_partner_are_refused_and_named(tmp_path):
+    folder = _folders(tmp_path, ["a.png", "b.png"], ["a.png", "c.png"])
+    with pytest.raises(DataError, match=r"2 pictures without a partner .*: b, c"):
+        list_pairs(folder)
+
+
+def test_many_names_are_counted(tmp_path):
+    folder = _folders(tmp_path, [f"{number}.png" for number in range(9)], [])
+    with pytest.raises(DataError, match=r"9 pictures .* 0, 1, 2, 3, 4 and 4 more"):
+        list_pairs(folder)
+
+
+def test_what_is_no_training_set_is_told_what_one_is(tmp_path):
+    with pytest.raises(DataError, match=r"neither a pairs\.csv .* nor the folders low/ and high/"):
+        list_pairs(tmp_path)
+    (tmp_path / "pairs.csv").write_text("low,high\n")
+    with pytest.raises(DataError, match=r"lacks the columns scene, split"):
+        list_pairs(tmp_path)
+    with pytest.raises(DataError, match=r"has the splits valid; expected train, val or test"):
+        list_pairs(_table(tmp_path, "a.png,b.png,1,valid"))
+    with pytest.raises(DataError, match="no pair to val on"):
+        list_pairs(_table(tmp_path, "a.png,b.png,1,train"))
