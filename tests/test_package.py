@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from mirnet_edge.files import sha256_of
+
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "nncf", "openvino", "tensorrt", "tensorrt_rtx", "onnxruntime", "cv2", "skimage"}
 COMMANDS = sorted(entry.name for entry in distribution("mirnet-edge").entry_points)
@@ -95,3 +97,13 @@ def test_the_wheel_holds_the_weights_and_the_marker_of_types(wheel):
 def test_every_public_module_says_in_its_first_line_what_it_is():
     for path in (ROOT / "mirnet_edge").rglob("*.py"):
         assert path.read_text(encoding="utf-8").startswith('"""'), path
+
+
+def test_each_shipped_weight_has_a_card_that_is_its_own():
+    folder = ROOT / "mirnet_edge" / "weights"
+    shipped = sorted(folder.glob("*.safetensors"))
+    assert shipped
+    for weights in shipped:
+        card = weights.with_suffix(".md").read_text(encoding="utf-8")
+        assert sha256_of(weights) in card
+        assert f"{weights.stat().st_size:,} bytes" in card
