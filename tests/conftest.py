@@ -1,7 +1,8 @@
-"""Fixtures of more than one test module: a tiny bundle whose graph brightens by half."""
+"""Fixtures of more than one folder: a tiny bundle whose graph brightens by half, small networks."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -143,3 +144,33 @@ def frames_of():
         return generator.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
     return make
+
+
+@cache
+def _network(name, seed=0):
+    import torch
+
+    from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+    from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
+    from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
+
+    torch.manual_seed(seed)
+    if name == "edge":
+        network = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 12, 16), blocks=1, exposure_channels=4))
+    elif name == "mirnet":
+        network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1, streams=2, columns=1))
+    else:
+        network = MIRNetV2(MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(1,)))
+    with torch.no_grad():  # MIRNetEdge starts at the identity, which hides mistakes
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+    return network.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def network_of():
+    """Return a small network: network_of("edge", seed=0), "mirnet" or "mirnet-v2".
+
+    Do not change it: all tests share it.
+    """
+    return _network

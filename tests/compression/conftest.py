@@ -10,35 +10,8 @@ import pytest
 SIZE = (32, 48)
 
 
-@cache
-def _network(name):
-    import torch
-
-    from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
-    from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
-    from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
-
-    torch.manual_seed(0)
-    if name == "edge":
-        network = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 12, 16), blocks=1, exposure_channels=4))
-    elif name == "mirnet":
-        network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1, streams=2, columns=1))
-    else:
-        network = MIRNetV2(MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(1,)))
-    with torch.no_grad():  # MIRNetEdge starts at the identity, which hides mistakes
-        for weight in network.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-    return network.eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="session")
-def network_of():
-    """Return a small network: network_of("edge"), "mirnet" or "mirnet-v2". Do not change it."""
-    return _network
-
-
-@pytest.fixture(scope="session")
-def graph_of(tmp_path_factory):
+def graph_of(tmp_path_factory, network_of):
     """Return the fp32 file of a small network as it is deployed, uint8, SIZE: graph_of("edge")."""
     from mirnet_edge.compression.inference_form import to_inference_form
     from mirnet_edge.export.onnx_graph import export_onnx
@@ -47,7 +20,7 @@ def graph_of(tmp_path_factory):
 
     @cache
     def make(name):
-        path, network = folder / f"{name}.onnx", _network(name)
+        path, network = folder / f"{name}.onnx", network_of(name)
         deployed = to_inference_form(network)
         export_onnx(deployed, path, io="uint8", size=SIZE, multiple=network.multiple)
         return path

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 
@@ -11,35 +9,8 @@ SIZE = (32, 48)
 """Of the graphs with a fixed size."""
 
 
-@cache
-def _network(name, seed=0):
-    import torch
-
-    from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
-    from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
-    from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
-
-    torch.manual_seed(seed)
-    if name == "edge":
-        network = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 12, 16), blocks=1, exposure_channels=4))
-    elif name == "mirnet":
-        network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1, streams=2, columns=1))
-    else:
-        network = MIRNetV2(MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(1,)))
-    with torch.no_grad():  # MIRNetEdge starts at the identity, which hides mistakes
-        for weight in network.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
-    return network.eval().requires_grad_(False)
-
-
 @pytest.fixture(scope="session")
-def network_of():
-    """Return a small network: network_of("edge", seed=0), "mirnet" or "mirnet-v2"."""
-    return _network
-
-
-@pytest.fixture(scope="session")
-def graph_of(tmp_path_factory):
+def graph_of(tmp_path_factory, network_of):
     """Return the fp32 file of a small network: graph_of("edge", io="uint8", size=SIZE)."""
     from mirnet_edge.export.onnx_graph import export_onnx
 
@@ -48,7 +19,7 @@ def graph_of(tmp_path_factory):
     def make(name, io="uint8", size=SIZE):
         path = folder / f"{name}-{io}-{'fixed' if size else 'any'}.onnx"
         if not path.exists():
-            network = _network(name)
+            network = network_of(name)
             export_onnx(network, path, io=io, size=size, multiple=network.multiple)
         return path
 
