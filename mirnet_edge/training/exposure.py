@@ -1,9 +1,8 @@
 """The first stage of training: the exposure branch alone, on thumbnails of whole frames.
 
 How bright a frame is to be is one decision per frame, and it needs many frames, not many pixels:
-a thumbnail shows exposure and colour but neither noise nor detail. Trained together with the
-rest, the branch saw a tenth as many frames in the same time and ended 1.5 dB lower
-(docs/decisions/005-exposure-first.md).
+a thumbnail shows exposure and colour but neither noise nor detail. What was tried stands in
+docs/decisions/005-exposure-first.md.
 """
 
 from __future__ import annotations
