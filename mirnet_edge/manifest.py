@@ -64,6 +64,8 @@ class ImageContract(Document):
     """Height and width must be multiples of this; the runtime pads by reflection and crops."""
     size: tuple[int, int] | None
     """(height, width) of a graph with fixed shape; None where any size goes."""
+    scale: int = Field(default=1, ge=1)
+    """How many times higher and wider what comes out is; above 1 for super-resolution."""
 
 
 class CalibrationFacts(Document):

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mirnet_edge.degradations import LowLight, low_light
-from mirnet_edge.dependencies import require
 from mirnet_edge.errors import CalibrationError, ImageError
+from mirnet_edge.images import size_text
 from mirnet_edge.pictures import read_picture
 
 if TYPE_CHECKING:
@@ -21,19 +20,6 @@ if TYPE_CHECKING:
 MINIMUM_IMAGES = 8
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 _PAIR_TABLE = "pairs.csv"
-
-# What scikit-image carries in its own wheel. No photo is in both groups, and the two halves of
-# its stereo pair stay out of the second one.
-_CALIBRATING_PHOTOS = (
-    "coffee.png", "chelsea.png", "motorcycle_left.png", "camera.png", "grass.png", "page.png",
-)  # fmt: skip
-_JUDGING_PHOTOS = ("astronaut.png", "rocket.jpg", "coins.png", "brick.png")
-# share of light, shot noise, read noise: from dusk to the darkest that still shows something
-_BUILTIN_CONDITIONS = (
-    LowLight(exposure=0.12, shot_noise=2e-4, read_noise=4e-4),
-    LowLight(exposure=0.05, shot_noise=3e-4, read_noise=8e-4, white_balance=(1.1, 1.0, 0.9)),
-    LowLight(exposure=0.02, shot_noise=4e-4, read_noise=1.2e-3, white_balance=(0.95, 1.0, 1.05)),
-)
 
 
 @dataclass(frozen=True)
@@ -44,7 +30,7 @@ class Sample:
     frame: Frame
     """(H, W, 3) uint8 RGB, as the network will see it."""
     reference: Frame | None
-    """The picture as it should look, where known."""
+    """The picture as it should look, where known; of a super-resolution set, larger."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +45,24 @@ class CalibrationSet:
     note: str
 
 
-def read_set(source: Path | None, *, calibrating: int = 32, judging: int = 24) -> CalibrationSet:
-    """Return the set of a folder, or the built-in one.
+def read_set(
+    source: Path, *, scale: int = 1, calibrating: int = 32, judging: int = 24
+) -> CalibrationSet:
+    """Return the set of a folder.
 
     A folder with a pairs.csv (columns low, high, split) calibrates on the low pictures of its
     `train` split and judges on its `val` split, with references. In any other folder every
     fourth picture judges.
 
     Args:
-        source: A folder of pictures as the network will see them; None for the built-in set.
+        source: A folder of pictures as the network will see them.
+        scale: How many times higher and wider the references are.
         calibrating: At most so many pictures set ranges, taken evenly.
         judging: At most so many judge, taken evenly.
 
     Raises:
         CalibrationError: The folder is missing, holds too few pictures, or one does not decode.
     """
-    if source is None:
-        return builtin_low_light()
     if not source.is_dir():
         raise CalibrationError(
             f"{source} is not a folder; give one with at least {MINIMUM_IMAGES} pictures as your "
@@ -85,41 +72,12 @@ def read_set(source: Path | None, *, calibrating: int = 32, judging: int = 24) -
         first, second, note = _paired(source)
     else:
         first, second, note = _plain(source)
-    return _collected(
-        [_read(path, None) for path, _ in _evenly(first, calibrating)],
-        [_read(path, reference) for path, reference in _evenly(second, judging)],
+    return collected(
+        [_read(path, None, scale) for path, _ in _evenly(first, calibrating)],
+        [_read(path, reference, scale) for path, reference in _evenly(second, judging)],
         source.resolve().name,  # not its path: a bundle that travels tells nothing of the disk
         note,
     )
-
-
-def builtin_low_light() -> CalibrationSet:
-    """Return scikit-image's photos, darkened by our own degradation, with their originals.
-
-    Raises:
-        MissingDependencyError: scikit-image is not installed.
-    """
-    module = require("skimage", "the built-in calibration set")
-    folder = Path(str(module.__file__)).parent / "data"
-    return _collected(
-        _darkened(folder, _CALIBRATING_PHOTOS),
-        _darkened(folder, _JUDGING_PHOTOS),
-        "built-in: scikit-image photos, darkened",
-        "synthetic low light (exposure 0.12, 0.05, 0.02 with shot and read noise); a set from "
-        "your own camera is better: --calibration DIR",
-    )
-
-
-def _darkened(folder: Path, names: tuple[str, ...]) -> list[Sample]:
-    samples = []
-    for index, name in enumerate(names):
-        clean = read_picture(folder / name).frame
-        for number, condition in enumerate(_BUILTIN_CONDITIONS):
-            generator = np.random.default_rng([index, number])
-            dark = low_light(clean, condition, generator)
-            stem = name.partition(".")[0]
-            samples.append(Sample(f"{stem}-{condition.exposure:g}", dark, clean))
-    return samples
 
 
 _Entry = tuple[Path, Path | None]
@@ -169,23 +127,29 @@ def _evenly(entries: list[_Entry], count: int) -> list[_Entry]:
     return [entries[place] for place in places]
 
 
-def _read(path: Path, reference: Path | None) -> Sample:
+def _read(path: Path, reference: Path | None, scale: int) -> Sample:
     try:
         frame = read_picture(path).frame
         good = read_picture(reference).frame if reference else None
     except ImageError as error:
         raise CalibrationError(f"{error} (while reading the calibration set)") from error
-    if good is not None and good.shape != frame.shape:
+    expected = tuple(scale * side for side in frame.shape[:2])
+    if good is not None and good.shape[:2] != expected:
         raise CalibrationError(
-            f"{path} is {frame.shape[1]}x{frame.shape[0]} and its reference "
-            f"{good.shape[1]}x{good.shape[0]}; expected one size. Leave the pair out"
+            f"{path} is {size_text(*frame.shape[:2])} and its reference "
+            f"{size_text(*good.shape[:2])}; expected {size_text(*expected)}. Leave the pair out"
         )
     return Sample(path.stem, frame, good)
 
 
-def _collected(
+def collected(
     calibrating: list[Sample], judging: list[Sample], source: str, note: str
 ) -> CalibrationSet:
+    """Return the set of these samples.
+
+    Raises:
+        CalibrationError: A picture is in both.
+    """
     hashes = [hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in calibrating]
     both = set(hashes) & {hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in judging}
     if both:
@@ -217,11 +181,19 @@ def fitted(sample: Sample, size: tuple[int, int] | None, largest: tuple[int, int
     if largest is not None and size is None:
         wanted = (min(height, largest[0]), min(width, largest[1]))
 
-    def cut(frame: Frame) -> Frame:
-        top, left = max(0, height - wanted[0]) // 2, max(0, width - wanted[1]) // 2
-        inner = frame[top : top + wanted[0], left : left + wanted[1]]
-        missing = (wanted[0] - inner.shape[0], wanted[1] - inner.shape[1])
-        return np.pad(inner, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+    reference = None
+    if sample.reference is not None:
+        scale = sample.reference.shape[0] // height
+        reference = _cut(sample.reference, (scale * wanted[0], scale * wanted[1]), scale)
+    return Sample(sample.name, _cut(sample.frame, wanted, 1), reference)
 
-    reference = None if sample.reference is None else cut(sample.reference)
-    return Sample(sample.name, cut(sample.frame), reference)
+
+def _cut(frame: Frame, wanted: tuple[int, int], scale: int) -> Frame:
+    """Return the middle of a frame, from a place that is a multiple of the scale."""
+    top, left = (
+        max(0, side - want) // (2 * scale) * scale
+        for side, want in zip(frame.shape[:2], wanted, strict=True)
+    )
+    inner = frame[top : top + wanted[0], left : left + wanted[1]]
+    missing = (wanted[0] - inner.shape[0], wanted[1] - inner.shape[1])
+    return np.pad(inner, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")

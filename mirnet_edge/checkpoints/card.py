@@ -1,6 +1,6 @@
 """What a weights file says of itself: the schema of the card in its metadata.
 
-Schema history: 1 (2026-11) the first.
+Schema history: 1 (2026-11) the first; parent and teacher came later, files without them read.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ class Card(Document):
     """How the weights were trained: steps, loss, crop sizes, seed."""
     data_sha256: str | None = None
     """Of the training set's list of files and their contents."""
+    parent: str | None = None
+    """SHA-256 of the weights they were trained from; None for a random start."""
+    teacher: str | None = None
+    """SHA-256 of the weights whose pictures they learned from, beside the references."""
     revision: str | None = None
     """Of the source tree that trained them."""
     licence: str | None = None

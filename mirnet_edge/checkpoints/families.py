@@ -32,6 +32,8 @@ class Family:
     title: str
     network: type[nn.Module]
     """Takes its config; has it as `.config`."""
+    config: type[Any]
+    """A frozen dataclass that refuses what makes no network."""
     config_from_tensors: Callable[[Mapping[str, Tensor]], Any]
     markers: tuple[str, ...]
     """Parts of keys; in this family's state dicts each occurs, in others not all."""
@@ -46,6 +48,7 @@ FAMILIES = (
         name="mirnet",
         title="MIRNet",
         network=mirnet.MIRNet,
+        config=mirnet.MIRNetConfig,
         config_from_tensors=mirnet.config_from_tensors,
         markers=(".blocks.0.0.SA.spatial.conv.", ".selective_kernel.0."),
         unseen=("columns",),
@@ -55,6 +58,7 @@ FAMILIES = (
         name="mirnet-v2",
         title="MIRNet-v2",
         network=mirnet_v2.MIRNetV2,
+        config=mirnet_v2.MIRNetV2Config,
         config_from_tensors=mirnet_v2.config_from_tensors,
         markers=(".dau_top.gcnet.conv_mask.", ".skff_top."),
         unseen=("channel_factor", "task"),
@@ -64,8 +68,9 @@ FAMILIES = (
         name="edge",
         title="MIRNetEdge",
         network=edge.MIRNetEdge,
+        config=edge.MIRNetEdgeConfig,
         config_from_tensors=edge.config_from_tensors,
-        markers=("exposure.", "stem.", "head.", "blocks.0.fuse_top."),
+        markers=("blocks.0.fuse_top.", "stem.", "head."),
         unseen=(),
         published=False,
     ),

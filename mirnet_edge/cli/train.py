@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,8 +15,11 @@ import typer
 from mirnet_edge.cli.application import command, stderr
 
 if TYPE_CHECKING:
-    from mirnet_edge.training.loop import Recipe, Trainer
-    from mirnet_edge.training.pairs import Pairs
+    from collections.abc import Iterator
+
+    from rich.progress import Progress, TaskID
+
+    from mirnet_edge.training.recipe import Recipe
     from mirnet_edge.training.record import Score
 
 
@@ -21,138 +27,176 @@ def train(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder with pairs.csv (low, high, scene, split), or with low/ and high/."
+            help="Folder with pairs.csv (low, high, scene, split), or with low/ and high/, or of "
+            "clean pictures, which the task makes bad."
         ),
     ],
     out: Annotated[
         Path, typer.Option(help="Folder for the state, the history and the finished weights.")
     ] = Path("build/train"),
-    task: Annotated[str, typer.Option(help="What the network learns: low-light.")] = "low-light",
-    steps: Annotated[int | None, typer.Option(help="How many steps; default 10000.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Crops per step; default 12.")] = None,
-    crop: Annotated[
-        int | None, typer.Option(help="Side of the crops in pixels; default 192.")
+    task: Annotated[
+        str, typer.Option(help="low-light, denoise, super-resolution or old-photo.")
+    ] = "low-light",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="A recipe of ours (paper, or a task) or a TOML file; default: the task."),
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="edge, mirnet or mirnet-v2; default: the recipe's.")
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(help="Of the network: 32,48,64 for edge, one number for the others."),
+    ] = None,
+    blocks: Annotated[int | None, typer.Option(help="Multi-scale blocks of the network.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Weights to start from: a file or shipped:NAME.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Weights to learn from: a file or shipped:NAME.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Former training data, so that it is not forgotten.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Crops per step.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
     exposure_steps: Annotated[
-        int | None, typer.Option(help="Steps of the first stage, on thumbnails; default 8000.")
+        int | None, typer.Option(help="Steps of the first stage, on thumbnails.")
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak; default 0.001.")] = None,
-    seed: Annotated[int, typer.Option(help="All chance comes from it.")] = 0,
-    blocks: Annotated[int, typer.Option(help="Multi-scale blocks of the network.")] = 1,
+    learning_rate: Annotated[float | None, typer.Option(help="Its peak.")] = None,
+    seed: Annotated[int | None, typer.Option(help="All chance comes from it.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of the arithmetic: fp32, bf16 or, on a GPU, fp16.")
+    ] = "fp32",
+    workers: Annotated[int, typer.Option(help="Threads that draw batches ahead.")] = 1,
     max_minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes; run again to go on.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Train MIRNetEdge on pairs of pictures. Stopped runs go on where they were."""
+    """Train a network on pairs of pictures or clean ones. Stopped runs go on where they were."""
     from mirnet_edge.errors import OptionError
-    from mirnet_edge.training.loop import Recipe
+    from mirnet_edge.training.job import Request, train_weights
 
-    if max_minutes is not None and max_minutes <= 0:
+    if max_minutes is not None and not max_minutes > 0:
         raise OptionError(f"--max-minutes must be above 0, found {max_minutes:g}")
-    if task != "low-light":
-        raise OptionError(
-            f"--task must be low-light, found {task!r}; other tasks are not there yet"
-        )
-    given = {
-        "steps": steps,
-        "batch": batch,
-        "crop": crop,
-        "exposure_steps": exposure_steps,
-        "learning_rate": learning_rate,
-    }
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    recipe = Recipe(seed=seed, **chosen)
-    weights, score = _train(data, out, task, recipe, blocks, max_minutes)
-    figures = {"psnr_db": score.psnr_db, "ssim": score.ssim, "step": score.step}
+    if workers < 0:
+        raise OptionError(f"--workers must not be negative, found {workers}")
+    training = _given(
+        steps=steps,
+        batch=batch,
+        crops=None if crop is None else (crop,),
+        exposure_steps=exposure_steps,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    request = Request(
+        data=data,
+        out=out,
+        task=task,
+        recipe=recipe,
+        training=training,
+        architecture=model,
+        network=_given(channels=_channels(channels), blocks=blocks),
+        init=init,
+        teacher=teacher,
+        replay=replay,
+        device=device,
+        precision=precision,  # type: ignore[arg-type]  # checked with the device
+        workers=workers,
+        max_seconds=math.inf if max_minutes is None else 60.0 * max_minutes,
+    )
+    with _Display.shown() as display:
+        trained = train_weights(request, display)
+    if not display.leads:
+        return
+    score = trained.score
+    figures = {"psnr_db": score.psnr_db, "ssim": score.ssim, "mae": score.mae, "step": score.step}
     if as_json:
-        print(json.dumps({"weights": str(weights), **figures}))
+        print(json.dumps({"weights": str(trained.weights), **figures}))
     else:
-        print(f"{weights}: {score.psnr_db:.2f} dB, SSIM {score.ssim:.3f} on the val split")
+        print(f"{trained.weights}: {score.psnr_db:.2f} dB, SSIM {score.ssim:.3f} on the val split")
 
 
-def _train(
-    data: Path, out: Path, task: str, recipe: Recipe, blocks: int, max_minutes: float | None
-) -> tuple[Path, Score]:
-    import math
-
-    import torch
-
-    from mirnet_edge import checkpoints
-    from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
-    from mirnet_edge.training.card import card_of
-    from mirnet_edge.training.loop import Trainer
-
-    train_pairs, validation = _load(data)
-    torch.manual_seed(recipe.seed)
-    trainer = Trainer(MIRNetEdge(MIRNetEdgeConfig(blocks=blocks)), recipe, out)
-    if trainer.resume():
-        print(f"going on at step {trainer.step} of {recipe.steps}", file=sys.stderr)
-    score = _run(trainer, train_pairs, validation, math.inf if max_minutes is None else max_minutes)
-    weights = out / f"{task}.safetensors"
-    checkpoints.save(
-        trainer.averaged, weights, card_of(task, trainer, score, train_pairs, data.name)
-    )
-    return weights, score
+def _given(**values: Any) -> dict[str, Any]:  # noqa: ANN401  # options of several types
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _load(data: Path) -> tuple[Pairs, Pairs]:
-    from rich.progress import Progress
+def _channels(text: str | None) -> tuple[int, ...] | int | None:
+    from mirnet_edge.errors import OptionError
 
-    from mirnet_edge.training.listing import list_pairs
-    from mirnet_edge.training.pairs import load_pairs
+    if text is None:
+        return None
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise OptionError(f"--channels must be numbers, as 32,48,64; found {text!r}") from error
+    return numbers if len(numbers) > 1 else numbers[0]
 
-    listing = list_pairs(data)
-    lists = (listing.train, listing.val)
-    with Progress(console=stderr(), transient=True) as progress:
-        bar = progress.add_task("read pictures", total=sum(map(len, lists)))
-        train_pairs, validation = (
-            load_pairs(pairs, on_loaded=lambda _: progress.advance(bar)) for pairs in lists
+
+class _Display:
+    """Shows a job's progress on stderr; of several processes the first one does."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+        self.leads = os.environ.get("RANK", "0") == "0"  # torchrun's
+        progress.disable = not self.leads
+
+    @classmethod
+    @contextlib.contextmanager
+    def shown(cls) -> Iterator[_Display]:
+        """Yield a display while its bars are on the screen."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
         )
-    return train_pairs, validation
 
-
-def _run(trainer: Trainer, train_pairs: Pairs, validation: Pairs, max_minutes: float) -> Score:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=stderr()) as progress:
-        first = progress.add_task(
-            "exposure", total=trainer.recipe.exposure_steps, visible=trainer.step == 0
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
         )
-        bar = progress.add_task("train", total=trainer.recipe.steps, completed=trainer.step)
+        with Progress(*columns, console=stderr()) as progress:
+            yield cls(progress)
 
-        def show(score: Score) -> None:
-            progress.console.print(
-                f"step {score.step:6}  loss {score.loss:.4f}  PSNR {score.psnr_db:.2f} dB  "
-                f"brightness-matched {score.psnr_gtmean_db:.2f} dB  SSIM {score.ssim:.4f}"
-            )
+    def reading(self, total: int) -> None:
+        self._bars["read"] = self._progress.add_task("read pictures", total=total)
 
-        return trainer.run(
-            train_pairs,
-            validation,
-            on_exposure_step=lambda step, loss: progress.update(
-                first, completed=step, description=f"exposure loss {loss:.4f}"
-            ),
-            on_step=lambda step, loss: progress.update(
-                bar, completed=step, description=f"loss {loss:.4f}"
-            ),
-            on_score=show,
-            max_seconds=60.0 * max_minutes,
+    def read(self) -> None:
+        self._progress.advance(self._bars["read"])
+
+    def starting(self, recipe: Recipe, step: int) -> None:
+        if step and self.leads:
+            print(f"going on at step {step} of {recipe.steps}", file=sys.stderr)
+        first = bool(recipe.exposure_steps) and step == 0
+        self._bars["exposure"] = self._progress.add_task(
+            "exposure", total=recipe.exposure_steps, visible=first
         )
+        self._bars["train"] = self._progress.add_task("train", total=recipe.steps, completed=step)
+
+    def exposure_step(self, step: int, loss: float) -> None:
+        self._update("exposure", step, f"exposure loss {loss:.4f}")
+
+    def stepped(self, step: int, loss: float) -> None:
+        self._update("train", step, f"loss {loss:.4f}")
+
+    def scored(self, score: Score) -> None:
+        self._progress.console.print(
+            f"step {score.step:6}  loss {score.loss:.4f}  PSNR {score.psnr_db:.2f} dB  "
+            f"brightness-matched {score.psnr_gtmean_db:.2f} dB  SSIM {score.ssim:.4f}"
+        )
+
+    def _update(self, bar: str, completed: int, text: str) -> None:
+        self._progress.update(self._bars[bar], completed=completed, description=text)
 
 
 main = command(train)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mirnet_edge.calibration.builtin import builtin_set
 from mirnet_edge.calibration.sets import CalibrationSet, read_set
 from mirnet_edge.dependencies import available, require
 from mirnet_edge.errors import OptionError
@@ -113,7 +114,7 @@ def export_bundle(
     loaded = checkpoints.load(options.weights)
     image = _image_contract(loaded, options)
     on_stage("read the calibration and gate pictures")
-    pictures = prepared(read_set(options.calibration), image, loaded)
+    pictures = prepared(_pictures(options, loaded, image), image, loaded)
     with replaced_folder(options.out) as folder:
         checkpoints.save(loaded.model, folder / _WEIGHTS_FILE, loaded.card)
         files, parity_db = make_graphs(loaded.model, folder, image, pictures, options, on_stage)
@@ -146,6 +147,14 @@ def export_bundle(
     return Exported(options.out, manifest, parity_db, _rejected(graphs, modes))
 
 
+def _pictures(options: ExportOptions, loaded: Loaded, image: ImageContract) -> CalibrationSet:
+    if options.calibration is not None:
+        return read_set(options.calibration, scale=image.scale)
+    # weights that nobody gave a task are judged as what this package is for first
+    task = loaded.card.task if loaded.card.task != "unknown" else "low-light"
+    return builtin_set(task)
+
+
 def _check_replaceable(out: Path) -> None:
     """Refuse a folder that is no bundle: it would be replaced with all that is in it."""
     if out.is_dir() and any(out.iterdir()) and not (out / FILE_NAME).is_file():
@@ -160,7 +169,8 @@ def _image_contract(loaded: Loaded, options: ExportOptions) -> ImageContract:
     size = options.size
     if size is not None:
         size = (-(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple)
-    return ImageContract(io=options.io, multiple=multiple, size=size)
+    scale = int(getattr(loaded.model.config, "scale", 1))
+    return ImageContract(io=options.io, multiple=multiple, size=size, scale=scale)
 
 
 def _described(file: GraphFile, modes: list[Mode], folder: Path) -> Graph:

@@ -2,13 +2,14 @@
 
 Two decisions make it fast enough for a camera, and a third makes it right:
 
-- All convolutions run at a quarter of the resolution (pixel-unshuffle stem, pixel-shuffle
-  head), in three parallel streams as in MIRNet-v2 (Zamir et al., TPAMI 2022).
+- All convolutions run at a quarter of the resolution, or a half (pixel-unshuffle stem,
+  pixel-shuffle head), in three parallel streams as in MIRNet-v2 (Zamir et al., TPAMI 2022).
 - Attention costs two small vectors and one map: the global mean decides per channel, a 1x1
   convolution decides per position, and the two are added before they multiply.
 - Exposure is one decision about the whole frame. A small branch looks at a thumbnail and
   chooses a tone curve and a colour matrix; the streams then work on the brightened picture,
-  where detail, noise and INT8 steps have their usual size.
+  where detail, noise and INT8 steps have their usual size. A network for noise or resolution
+  alone does without.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _THUMBNAIL_FACTOR = 8
-_CURVE_PARAMETERS = 15  # log gain (3), shoulder (3), colour matrix less identity (9)
+# Rows and columns of what the exposure is decided on, whatever the frame's size and shape.
+_THUMBNAIL_SIZE = (24, 36)
+# Log gain (3), shoulder (3), colour matrix less identity (9), black point (3).
+_CURVE_PARAMETERS = 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,27 +50,33 @@ class MIRNetEdgeConfig:
     stem: int = 4
     """The pixel-unshuffle factor."""
     exposure_channels: int = 16
-    """Channels of the branch that looks at the thumbnail, at its first of three scales."""
+    """Channels of the branch that looks at the thumbnail, at its first of three scales; 0 for a
+    network that leaves the exposure alone."""
+    scale: int = 1
+    """How many times higher and wider the output is: super-resolution."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that make no network."""
         object.__setattr__(self, "channels", tuple(self.channels))
         if len(self.channels) != 3 or min(self.channels) < 1:
             raise OptionError(f"channels must be three positive numbers, found {self.channels}")
-        if self.blocks < 1 or self.exposure_channels < 1:
+        if self.blocks < 1 or self.exposure_channels < 0:
             raise OptionError(
-                "blocks and exposure_channels must be at least 1, "
+                "blocks must be at least 1 and exposure_channels at least 0, "
                 f"found {self.blocks} and {self.exposure_channels}"
             )
-        if self.stem not in (2, 4):
-            raise OptionError(f"stem must be 2 or 4, found {self.stem}")
+        if self.stem not in (1, 2, 4):
+            raise OptionError(f"stem must be 1, 2 or 4, found {self.stem}")
+        if self.scale not in (1, 2, 3, 4):
+            raise OptionError(f"scale must be 1, 2, 3 or 4, found {self.scale}")
 
 
 class ExposureBranch(nn.Module):
     """Choose the tone curve and the colours of the whole frame from a thumbnail.
 
-    The curve is y = M · (a x / (1 + b x)) per pixel, with a gain `a` and a shoulder `b` for each
-    channel and a colour matrix M: monotone, exact at zero, and one division in the graph.
+    The curve is y = M · (a x / (1 + b x)) + k per pixel, with a gain `a` and a shoulder `b` for
+    each channel, a colour matrix M and a black point `k`: one division in the graph. The black
+    point is worth 1.5 dB: sensors and stray light lift black, and a gain of ten lifts it tenfold.
     """
 
     def __init__(self, channels: int) -> None:
@@ -108,7 +118,8 @@ class ExposureBranch(nn.Module):
         for colour in range(3):
             weights = curve[:, 6 + 3 * colour : 9 + 3 * colour]
             mixed = mixed + weights * toned[:, colour : colour + 1]
-        return mixed
+        exposed: Tensor = mixed + curve[:, 15:18]
+        return exposed
 
 
 class DualAttentionBlock(nn.Module):
@@ -191,7 +202,7 @@ class PixelHead(nn.Conv2d):
     """What is to be done to each pixel: three colours to add, and how much of it to keep."""
 
     def __init__(self, factor: int, channels: int) -> None:
-        """Take CHANNELS at 1/FACTOR of the resolution; the first guess is to keep nearly all."""
+        """Take CHANNELS at 1/FACTOR of the output's resolution; first guess: keep nearly all."""
         super().__init__(channels, 4 * factor**2, 3, padding=1)
         self.factor = factor
         nn.init.normal_(self.weight, std=1e-3)
@@ -213,17 +224,20 @@ class MIRNetEdge(nn.Module):
         super().__init__()
         self.config = config or MIRNetEdgeConfig()
         top = self.config.channels[0]
-        self.exposure = ExposureBranch(self.config.exposure_channels)
+        self.exposure: ExposureBranch | None = None
+        if self.config.exposure_channels:
+            self.exposure = ExposureBranch(self.config.exposure_channels)
         self.stem = UnshuffledConv(self.config.stem, top)
         self.blocks = nn.Sequential(
             *(MultiScaleBlock(self.config.channels) for _ in range(self.config.blocks))
         )
-        self.head = PixelHead(self.config.stem, top)
+        self.head = PixelHead(self.config.stem * self.config.scale, top)
 
     @property
     def multiple(self) -> int:
         """Height and width must be multiples of this."""
-        return max(4 * self.config.stem, _THUMBNAIL_FACTOR)
+        thumbnail = _THUMBNAIL_FACTOR if self.exposure is not None else 1
+        return max(4 * self.config.stem, thumbnail)
 
     def forward(self, batch: Tensor, thumbnail: Tensor | None = None) -> Tensor:
         """Return the enhanced batch.
@@ -234,7 +248,7 @@ class MIRNetEdge(nn.Module):
                 decided on it. None where the batch is the whole frames.
 
         Returns:
-            The same shape; slightly outside [0, 1] where the network overshoots.
+            (N, 3, scale H, scale W); slightly outside [0, 1] where the network overshoots.
 
         Raises:
             ImageError: H or W is not a multiple.
@@ -245,17 +259,30 @@ class MIRNetEdge(nn.Module):
                 f"frame is {width}x{height}; MIRNetEdge takes multiples of {self.multiple}. "
                 "Pad it with images.pad_to_multiple"
             )
-        if thumbnail is None:
-            thumbnail = thumbnail_of(batch)
-        exposed: Tensor = self.exposure(batch, thumbnail)
+        exposed = batch
+        if self.exposure is not None:
+            seen = thumbnail_of(batch) if thumbnail is None else thumbnail
+            exposed = self.exposure(batch, seen)
         added, kept = self.head.parts(self.blocks(self.stem(exposed)))
+        if self.config.scale > 1:
+            exposed = _enlarged(exposed, self.config.scale)
         restored: Tensor = exposed * kept.sigmoid() + added
         return restored
 
 
 def thumbnail_of(frames: Tensor) -> Tensor:
-    """Return (N, 3, H // 8, W // 8): what the exposure of whole frames is decided on."""
-    return functional.avg_pool2d(frames, _THUMBNAIL_FACTOR)
+    """Return (N, 3, 24, 36): what the exposure of whole frames is decided on.
+
+    One size for all frames, because what the branch learned of a lamp that covers three of its
+    pixels would not hold for one that covers thirty. H and W are multiples of 8.
+    """
+    return functional.interpolate(
+        functional.avg_pool2d(frames, _THUMBNAIL_FACTOR),
+        size=_THUMBNAIL_SIZE,
+        mode="bilinear",
+        align_corners=False,
+        antialias=False,
+    )
 
 
 def config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
@@ -265,7 +292,11 @@ def config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
         KeyError: A tensor that every MIRNetEdge has is missing.
     """
     indices = [int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))]
+    stem = round((tensors["stem.weight"].shape[1] / 3) ** 0.5)
     pixels = tensors["head.weight"].shape[0] // 4
+    exposure = tensors.get("exposure.features.0.weight")
+    if exposure is None and any(key.startswith("exposure.") for key in tensors):
+        raise KeyError("exposure.features.0.weight")
     return MIRNetEdgeConfig(
         channels=(
             tensors["stem.weight"].shape[0],
@@ -273,12 +304,17 @@ def config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
             tensors["blocks.0.down_bottom.weight"].shape[0],
         ),
         blocks=max(indices) + 1,
-        stem=round(pixels**0.5),
-        exposure_channels=tensors["exposure.features.0.weight"].shape[0],
+        stem=stem,
+        exposure_channels=0 if exposure is None else exposure.shape[0],
+        scale=round(pixels**0.5) // max(1, stem),
     )
 
 
 def _doubled(features: Tensor) -> Tensor:
+    return _enlarged(features, 2)
+
+
+def _enlarged(features: Tensor, factor: int) -> Tensor:
     return functional.interpolate(
-        features, scale_factor=2.0, mode="bilinear", align_corners=False, antialias=False
+        features, scale_factor=float(factor), mode="bilinear", align_corners=False, antialias=False
     )

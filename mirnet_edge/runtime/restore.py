@@ -23,6 +23,8 @@ from mirnet_edge.pictures import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from numpy.typing import NDArray
+
     from mirnet_edge.images import Frame
     from mirnet_edge.runtime.runner import Runner
 
@@ -48,6 +50,8 @@ class Restored:
 def restore_picture(runner: Runner, picture: Picture) -> Picture:
     """Return the picture restored; what travels beside its colours is kept.
 
+    Super-resolution enlarges its transparency by bicubic interpolation.
+
     Args:
         runner: Open.
         picture: Of any size.
@@ -56,7 +60,11 @@ def restore_picture(runner: Runner, picture: Picture) -> Picture:
         ImageError: Not of the size the bundle was exported for.
         EngineError: The runner is not open, or failed.
     """
-    return replace(picture, frame=runner.run(picture.frame[None])[0])
+    frame = runner.run(picture.frame[None])[0]
+    alpha = picture.alpha
+    if alpha is not None and alpha.shape != frame.shape[:2]:
+        alpha = _enlarged(alpha, *frame.shape[:2])
+    return replace(picture, frame=frame, alpha=alpha)
 
 
 def restore_files(
@@ -152,9 +160,20 @@ def check_outputs(images: Sequence[Path], out: Path, *, compare: bool) -> None:
 
 
 def side_by_side(before: Frame, after: Frame) -> Frame:
-    """Return two frames of one size beside each other, a thin white line between them."""
+    """Return two frames beside each other, a thin white line between them.
+
+    One that is smaller is enlarged by bicubic interpolation, as a viewer would.
+    """
+    if before.shape != after.shape:
+        before = _enlarged(before, *after.shape[:2])
     line = np.full((before.shape[0], _SEPARATOR_WIDTH, 3), _SEPARATOR_LEVEL, np.uint8)
     return np.concatenate([before, line, after], axis=1)
+
+
+def _enlarged(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def _restore_file(source: Path, runner: Runner, out: Path, compare: bool) -> Restored:

@@ -46,6 +46,10 @@ class Runner(Protocol):
     def multiple(self) -> int:
         """Frames whose sides are multiples of this need no padding."""
 
+    @property
+    def scale(self) -> int:
+        """How many times higher and wider restored frames are."""
+
     def __enter__(self) -> Runner: ...
 
     def __exit__(
@@ -62,7 +66,7 @@ class Runner(Protocol):
             frames: (N, H, W, 3) uint8 RGB of any size.
 
         Returns:
-            A new array of the same shape, which belongs to the caller.
+            A new array, (N, scale H, scale W, 3), which belongs to the caller.
         """
 
 
@@ -151,6 +155,11 @@ class GraphRunner(_Opened):
         """Return what the sides of a frame are padded to."""
         return self.image.multiple
 
+    @property
+    def scale(self) -> int:
+        """Return how many times higher and wider restored frames are."""
+        return self.image.scale
+
     def run(self, frames: Frames) -> Frames:
         """Restore frames.
 
@@ -159,7 +168,7 @@ class GraphRunner(_Opened):
                 that is fixed.
 
         Returns:
-            A new array of the same shape, which belongs to the caller.
+            A new array, (N, scale H, scale W, 3), which belongs to the caller.
 
         Raises:
             ImageError: Not such frames, or not of the graph's size.
@@ -167,16 +176,17 @@ class GraphRunner(_Opened):
         """
         self._require_open(self.name)
         check_frames(frames)
-        height, width = frames.shape[1:3]
+        count, height, width = frames.shape[:3]
         self._check_size(height, width)
-        restored = np.empty(frames.shape, np.uint8)
-        for place in range(frames.shape[0]):
+        tall, wide = self.scale * height, self.scale * width
+        restored = np.empty((count, tall, wide, 3), np.uint8)
+        for place in range(count):
             padded = pad_to_multiple(frames[place : place + 1], self.multiple)
-            restored[place] = crop_to(self._restored(padded), height, width)[0]
+            restored[place] = crop_to(self._restored(padded), tall, wide)[0]
         return restored
 
     def _restored(self, padded: Frames) -> Frames:
-        """Return (1, H, W, 3) uint8 of (1, H, W, 3) uint8 whose sides fit."""
+        """Return (1, scale H, scale W, 3) uint8 of (1, H, W, 3) uint8 whose sides fit."""
         floating = self.image.io == "float"
         fed = batch_from_frames(padded) if floating else np.ascontiguousarray(padded)
         try:
@@ -186,9 +196,13 @@ class GraphRunner(_Opened):
         except Exception as error:  # each backend has its own kinds
             size = size_text(*padded.shape[1:3])
             raise self._failure(f"could not run it on a {size} frame", error) from error
-        if given.shape != fed.shape:
+        sides = (1, 2) if self.image.io == "uint8" else (2, 3)
+        expected = tuple(
+            self.scale * side if axis in sides else side for axis, side in enumerate(fed.shape)
+        )
+        if given.shape != expected:
             raise EngineError(
-                f"{self.path.name} gave an output of shape {given.shape}, expected {fed.shape}; "
+                f"{self.path.name} gave an output of shape {given.shape}, expected {expected}; "
                 "export the bundle again"
             )
         return frames_from_batch(given) if floating else given
@@ -232,7 +246,7 @@ class GraphRunner(_Opened):
                 (1, 3, H, W) float32 for `io="float"`.
 
         Returns:
-            The same shape and type; it may be overwritten by the next call.
+            The same type, both sides times the scale; it may be overwritten by the next call.
         """
 
 
@@ -244,6 +258,7 @@ class NullRunner(_Opened):
         name: str = "null",
         *,
         multiple: int = 1,
+        scale: int = 1,
         delay_s: float = 0.0,
         failure: Exception | None = None,
         fails_at: int = 1,
@@ -253,12 +268,14 @@ class NullRunner(_Opened):
         Args:
             name: What messages call it.
             multiple: What it claims to pad to.
+            scale: How often it repeats each pixel, both ways.
             delay_s: How long each run takes, in seconds.
             failure: Raised instead of running.
             fails_at: The call, counted from 1, from which on `failure` is raised.
         """
         self._name = name
         self._multiple = multiple
+        self._scale = scale
         self._delay_s = delay_s
         self._failure = failure
         self._fails_at = fails_at
@@ -278,6 +295,11 @@ class NullRunner(_Opened):
         """Return the multiple it was given."""
         return self._multiple
 
+    @property
+    def scale(self) -> int:
+        """Return the scale it was given."""
+        return self._scale
+
     def run(self, frames: Frames) -> Frames:
         """Return a copy of the frames, after the delay.
 
@@ -293,7 +315,7 @@ class NullRunner(_Opened):
             raise self._failure
         if self._delay_s:
             time.sleep(self._delay_s)
-        copied: Frames = frames.copy()
+        copied: Frames = frames.repeat(self._scale, axis=1).repeat(self._scale, axis=2)
         return copied
 
     def _open(self) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirnet_edge.checkpoints import Card
+from mirnet_edge.checkpoints.families import plain_config
 
 if TYPE_CHECKING:
     from mirnet_edge.training.loop import Trainer
@@ -28,7 +28,7 @@ def card_of(task: str, trainer: Trainer, score: Score, train: Pairs, trained_on:
             "val_mae": round(score.mae, 5),
             "steps": score.step,
         },
-        recipe=asdict(trainer.recipe),
+        recipe=plain_config(trainer.recipe),
         data_sha256=train.sha256,
         revision=revision_of(Path(__file__).parents[2]),
     )

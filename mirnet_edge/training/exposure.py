@@ -11,11 +11,12 @@ import copy
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
 
+from mirnet_edge.training.batches import draw_light
 from mirnet_edge.training.loss import charbonnier
-from mirnet_edge.training.pairs import draw_light
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,21 +25,19 @@ if TYPE_CHECKING:
 
     from mirnet_edge.models.edge import ExposureBranch
     from mirnet_edge.training.pairs import Pairs
+    from mirnet_edge.training.recipe import Recipe
 
 _WARMUP = 100
 _EMA = 0.995
 _WEIGHT_DECAY = 1e-4
 _LARGEST_SHARE = 0.5
+_STAGE = 1_000_000  # sets this stage's chance apart from that of the batches
 
 
 def train_exposure(
     branch: ExposureBranch,
     pairs: Pairs,
-    *,
-    steps: int,
-    batch: int,
-    learning_rate: float,
-    seed: int,
+    recipe: Recipe,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
     """Train the branch in place; it ends with its averaged weights.
@@ -46,19 +45,22 @@ def train_exposure(
     Args:
         branch: Any state.
         pairs: Where thumbnails are drawn from.
-        steps: How many; at least 1.
-        batch: Thumbnails per step.
-        learning_rate: Peak; warmed up, then a cosine to a thousandth.
-        seed: The same seed gives the same weights.
+        recipe: Its `exposure_` values, light and seed count. The same seed gives the same weights.
         on_step: Told the steps done and the step's loss.
     """
     averaged = copy.deepcopy(branch)
-    optimizer = torch.optim.AdamW(branch.parameters(), lr=learning_rate, weight_decay=_WEIGHT_DECAY)
-    generator = torch.Generator().manual_seed(seed)
-    for step in range(steps):
+    rate = recipe.exposure_learning_rate
+    optimizer = torch.optim.AdamW(branch.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY)
+    for step in range(recipe.exposure_steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * _rate(step, steps)
-        low, high = _drawn(pairs, batch, generator)
+            group["lr"] = rate * _rate(step, recipe.exposure_steps)
+        low, high = _drawn(
+            pairs,
+            recipe.exposure_batch,
+            recipe.lit_share,
+            recipe.exposure_range,
+            (recipe.seed, step, _STAGE),
+        )
         loss = charbonnier(branch(low, low), high)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -77,29 +79,29 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARMUP) * (0.001 + 0.999 * cosine)
 
 
-def _drawn(pairs: Pairs, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return dark and bright thumbnails of one size, (N, 3, h, w): flipped, lit, mixed.
+def _drawn(
+    pairs: Pairs, count: int, lit_share: float, exposure_range: float, seed: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return dark and bright thumbnails, (N, 3, h, w): flipped, lit, mixed.
 
     Dark ones are mixed with another of the batch by up to a half (Zhang et al., "mixup", ICLR
     2018): a few hundred scenes are learned by heart otherwise.
     """
-    first = int(torch.randint(len(pairs), (), generator=generator))
-    shape = pairs.low[first].shape
-    alike = [index for index, low in enumerate(pairs.low) if low.shape == shape]
-    chosen = torch.randint(len(alike), (count,), generator=generator).tolist()
-    thumbnails = [pairs.thumbnails(alike[place]) for place in chosen]
-    low, high = (torch.stack(column) for column in zip(*thumbnails, strict=True))
+    generator = np.random.default_rng(seed)
+    rows, dark = [], []
+    for index in generator.integers(len(pairs), size=count).tolist():
+        light = draw_light(lit_share, exposure_range, generator)
+        dim, bright = (side.numpy() for side in pairs.thumbnails(index))
+        rows.append((light.on(dim, bright), bright))
+        dark.append(not light.towards_reference)
+    low, high = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
     for axis in (2, 3):
-        if int(torch.randint(2, (), generator=generator)):
+        if generator.integers(2):
             low, high = low.flip(axis), high.flip(axis)
-    lights = [draw_light(generator) for _ in range(count)]
-    low = torch.stack([light.on(*pair) for light, *pair in zip(lights, low, high, strict=True)])
-    other = torch.randperm(count, generator=generator)
-    share = torch.rand((count, 1, 1, 1), generator=generator) * _LARGEST_SHARE
+    other = generator.permutation(count)
     # a lit and a dark picture make none that a camera would give
-    both_dark = [
-        not (lights[one].towards_reference or lights[two].towards_reference)
-        for one, two in enumerate(other.tolist())
-    ]
-    share = share * torch.tensor(both_dark).view(-1, 1, 1, 1)
+    both_dark = np.asarray(dark) & np.asarray(dark)[other]
+    share = torch.from_numpy(
+        generator.random(count, np.float32) * np.float32(_LARGEST_SHARE) * both_dark
+    ).view(-1, 1, 1, 1)
     return low.lerp(low[other], share), high.lerp(high[other], share)

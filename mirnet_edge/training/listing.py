@@ -1,4 +1,4 @@
-"""Which files make up a training set: a table of pairs, or two folders whose names match."""
+"""Which files make up a training set: a table of pairs, two folders, or clean pictures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ _MOST_NAMED = 5
 class Pair:
     """One bad picture and its reference, as files."""
 
-    low: Path
+    low: Path | None
+    """None where the bad picture is made from the good one."""
     high: Path
     scene: str
 
@@ -54,19 +55,29 @@ def list_pairs(folder: Path) -> Listing:
     """Return the pairs of FOLDER.
 
     It holds a pairs.csv (columns low, high, scene, split, paths relative to it), or the folders
-    low/ and high/ whose files match by name; of these every tenth validates.
+    low/ and high/ whose files match by name, or clean pictures and nothing else. Without a table
+    every tenth validates.
 
     Raises:
-        DataError: Neither, other columns, names without a partner, or scenes in both splits.
+        DataError: None of these, other columns, names without a partner, or scenes in both
+            splits.
     """
     if (folder / _TABLE).is_file():
         return _from_table(folder)
     if (folder / _LOW).is_dir() and (folder / _HIGH).is_dir():
-        return _from_folders(folder)
+        return _split(_from_folders(folder))
+    clean = _pictures(folder) if folder.is_dir() else {}
+    if clean:
+        return _split([Pair(None, clean[stem], stem) for stem in sorted(clean)])
     raise DataError(
         f"{folder} holds neither a {_TABLE} (columns low, high, scene, split) nor the folders "
-        f"{_LOW}/ and {_HIGH}/; expected one of them"
+        f"{_LOW}/ and {_HIGH}/ nor pictures; expected one of them"
     )
+
+
+def _split(pairs: list[Pair]) -> Listing:
+    val = tuple(pairs[::_VALIDATION_SHARE])
+    return Listing(tuple(pair for pair in pairs if pair not in val), val)
 
 
 def _from_table(folder: Path) -> Listing:
@@ -93,7 +104,7 @@ def _from_table(folder: Path) -> Listing:
     return Listing(train, val)
 
 
-def _from_folders(folder: Path) -> Listing:
+def _from_folders(folder: Path) -> list[Pair]:
     low, high = (_pictures(folder / name) for name in (_LOW, _HIGH))
     alone = sorted(set(low) ^ set(high))
     if alone:
@@ -101,9 +112,7 @@ def _from_folders(folder: Path) -> Listing:
             f"{folder}: {len(alone)} pictures without a partner of the same name in the other "
             f"folder: {_named(alone)}. Add the partners or take them out"
         )
-    pairs = [Pair(low[stem], high[stem], stem) for stem in sorted(low)]
-    val = tuple(pairs[::_VALIDATION_SHARE])
-    return Listing(tuple(pair for pair in pairs if pair not in val), val)
+    return [Pair(low[stem], high[stem], stem) for stem in sorted(low)]
 
 
 def _pictures(folder: Path) -> dict[str, Path]:

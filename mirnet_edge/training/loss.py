@@ -10,7 +10,24 @@ from torch.nn import functional
 from mirnet_edge.metrics import SSIM_K1, SSIM_K2, SSIM_SIGMA, SSIM_WINDOW
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+    from mirnet_edge.training.recipe import Recipe
+
+
+def total(restored: Tensor, target: Tensor, recipe: Recipe) -> Tensor:
+    """Return what a recipe minimises, a scalar; both (N, 3, H, W)."""
+    value = DISTANCES[recipe.distance](restored, target)
+    for weight, measure in (
+        (recipe.structure_weight, structural_dissimilarity),
+        (recipe.edge_weight, edges),
+        (recipe.frequency_weight, frequencies),
+    ):
+        if weight:
+            value = value + weight * measure(restored, target)
+    return value
 
 
 def charbonnier(restored: Tensor, reference: Tensor, *, epsilon: float = 1e-3) -> Tensor:
@@ -28,6 +45,54 @@ def charbonnier(restored: Tensor, reference: Tensor, *, epsilon: float = 1e-3) -
         A scalar.
     """
     return ((restored - reference).square() + epsilon**2).sqrt().mean()
+
+
+def absolute(restored: Tensor, reference: Tensor) -> Tensor:
+    """Return the mean absolute distance, a scalar; both (N, C, H, W)."""
+    return (restored - reference).abs().mean()
+
+
+DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "charbonnier": charbonnier,
+    "l1": absolute,
+}
+
+
+def edges(restored: Tensor, reference: Tensor) -> Tensor:
+    """Return the Charbonnier distance of the two pictures' Laplacians.
+
+    As in Jiang et al., "Multi-Scale Progressive Fusion Network for Single Image Deraining", CVPR
+    2020, equation 6, with the 3x3 Laplacian.
+
+    Args:
+        restored: (N, C, H, W), H and W at least 3.
+        reference: The same shape.
+
+    Returns:
+        A scalar.
+    """
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
+    channels = restored.shape[1]
+    weight = kernel.to(restored).expand(channels, 1, 3, 3)
+    difference = functional.conv2d(restored - reference, weight, groups=channels)
+    return (difference.square() + 1e-6).sqrt().mean()
+
+
+def frequencies(restored: Tensor, reference: Tensor) -> Tensor:
+    """Return the mean absolute distance of the two pictures' Fourier transforms.
+
+    As in Cho et al., "Rethinking Coarse-to-Fine Approach in Single Image Deblurring", ICCV 2021,
+    section 3.4, with the orthonormal transform, so that the picture's size does not matter.
+
+    Args:
+        restored: (N, C, H, W).
+        reference: The same shape.
+
+    Returns:
+        A scalar.
+    """
+    spectrum = torch.fft.rfft2(restored - reference, norm="ortho")
+    return torch.view_as_real(spectrum).abs().mean()
 
 
 def structural_dissimilarity(restored: Tensor, reference: Tensor) -> Tensor:

@@ -1,0 +1,211 @@
+"""Recipes: how to train, as values and as TOML files.
+
+The package's own lie in `recipes/`: one for each task, which `mirnet-train` takes unless told
+otherwise, and `paper`, the recipe of MIRNet's paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from mirnet_edge.errors import OptionError
+from mirnet_edge.manifest import Document
+from mirnet_edge.metrics import SSIM_WINDOW
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_FOLDER = Path(__file__).parent / "recipes"
+_SUFFIX = ".toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train.
+
+    Raises:
+        OptionError: A value makes no sense.
+    """
+
+    steps: int = 10000
+    batch: int = 12
+    crops: tuple[int, ...] = (192,)
+    """Sides of the training crops in pixels, one after another for equal shares of the steps. A
+    larger crop comes in a smaller batch: a step sees as many pixels as one of the first."""
+    whole_share: float = 0.2
+    """Share of the steps, at the end, that see whole frames: crops give the pools statistics
+    that whole frames do not have (Chu et al., "Improving Image Restoration by Revisiting Global
+    Information Aggregation", ECCV 2022)."""
+    whole_batch: int = 2
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = 1e-4
+    ema: float = 0.999
+    """Memory of the averaged weights, which are the ones that are kept; 0 for none."""
+    gradient_norm: float = 1.0
+    distance: Literal["charbonnier", "l1"] = "charbonnier"
+    structure_weight: float = 0.0
+    """Weight of structural dissimilarity beside the distance."""
+    edge_weight: float = 0.0
+    """Weight of the distance of the Laplacians."""
+    frequency_weight: float = 0.0
+    """Weight of the distance of the Fourier transforms."""
+    teacher_weight: float = 0.5
+    """Share of the teacher's pictures in what is aimed at, where there is a teacher."""
+    anchor_weight: float = 0.0
+    """Weight of the squared way from the first weights (Li et al., "Explicit Inductive Bias for
+    Transfer Learning", ICML 2018): fine-tuning that does not forget."""
+    mixup: float = 0.0
+    lit_share: float = 0.0
+    exposure_range: float = 0.0
+    extra_noise: float = 0.0
+    """These four: see `training.batches.Drawing`."""
+    exposure_steps: int = 0
+    """Steps of a first stage, in which the exposure branch alone learns from thumbnails; it is
+    left as it is afterwards. 0 for none: the branch learns with the rest."""
+    exposure_batch: int = 24
+    exposure_learning_rate: float = 3e-3
+    seed: int = 0
+    validate_every: int = 500
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        object.__setattr__(self, "crops", tuple(self.crops))
+        for name in ("steps", "batch", "whole_batch", "validate_every", "exposure_batch"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if not self.crops or min(self.crops) < SSIM_WINDOW:
+            raise OptionError(
+                f"crops must be at least {SSIM_WINDOW} pixels wide, found {list(self.crops)}"
+            )
+        for name in ("whole_share", "mixup", "lit_share", "teacher_weight"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise OptionError(f"{name} must lie in [0, 1], found {getattr(self, name)}")
+        if not 0.0 <= self.ema < 1.0:
+            raise OptionError(f"ema must lie in [0, 1), found {self.ema}")
+        for name in _NOT_NEGATIVE:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise OptionError(f"{name} must not be negative, found {value}")
+        if not min(self.learning_rate, self.exposure_learning_rate) > 0:
+            raise OptionError(
+                "learning rates must be above 0, found "
+                f"{self.learning_rate} and {self.exposure_learning_rate}"
+            )
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step: linear warm-up, then the schedule.
+
+        The cosine ends at a thousandth.
+        """
+        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.schedule == "constant":
+            return self.learning_rate * warm
+        cosine = 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
+        return self.learning_rate * warm * (0.001 + 0.999 * cosine)
+
+    def crop(self, step: int) -> int | None:
+        """Return the side of a step's crops; None for whole frames."""
+        cropped = math.ceil(self.steps * (1.0 - self.whole_share))
+        if step >= cropped:
+            return None
+        return self.crops[step * len(self.crops) // cropped]
+
+    def batch_at(self, step: int, processes: int = 1) -> int:
+        """Return how many pairs a step sees; a multiple of the number of processes."""
+        crop = self.crop(step)
+        wanted = self.whole_batch
+        if crop is not None:
+            wanted = round(self.batch * self.crops[0] ** 2 / crop**2)
+        return max(1, round(wanted / processes)) * processes
+
+
+_NOT_NEGATIVE = (
+    "warmup", "weight_decay", "gradient_norm", "structure_weight", "edge_weight",
+    "frequency_weight", "anchor_weight", "exposure_range", "extra_noise", "exposure_steps",
+)  # fmt: skip
+
+
+class RecipeFile(Document):
+    """A TOML file: the network, and how to train it. What it leaves out is as by default."""
+
+    schema_version: Literal[1]
+    architecture: Literal["edge", "mirnet", "mirnet-v2"] | None = None
+    """None: as the task's own recipe says."""
+    network: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the architecture's config."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Fields of `Recipe`."""
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the package's recipes."""
+    return sorted(file.stem for file in _FOLDER.glob(f"*{_SUFFIX}"))
+
+
+def read_recipe(name_or_path: str) -> RecipeFile:
+    """Return one of the package's recipes, or a file of the user's.
+
+    Raises:
+        OptionError: There is no such recipe, or the file is not one.
+    """
+    path = Path(name_or_path)
+    if name_or_path in shipped_recipes():
+        path = _FOLDER / f"{name_or_path}{_SUFFIX}"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = RecipeFile.model_validate(values)
+    except OSError as error:
+        raise OptionError(
+            f"there is no recipe {name_or_path}; expected a TOML file or one of "
+            f"{', '.join(shipped_recipes())}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} is not TOML: {error}. Mend that line") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise OptionError(
+            f"{path}: {where}: {first['msg']}; expected the keys "
+            f"{', '.join(RecipeFile.model_fields)}"
+        ) from error
+    known = {one.name for one in dataclasses.fields(Recipe)}
+    unknown = sorted(set(found.training) - known)
+    if unknown:
+        raise OptionError(
+            f"{path}: [training] knows no {', '.join(unknown)}; expected {', '.join(sorted(known))}"
+        )
+    return found
+
+
+def recipe_from(values: dict[str, Any], origin: str) -> Recipe:
+    """Return the recipe of these values.
+
+    Raises:
+        OptionError: One is of another type or makes no sense.
+    """
+    for one in dataclasses.fields(Recipe):
+        if one.name in values and not _fits(values[one.name], one.default):
+            kind = type(one.default).__name__
+            raise OptionError(
+                f"{origin}: {one.name} must be of type {kind}, found {values[one.name]!r}"
+            )
+    return Recipe(**values)
+
+
+def _fits(value: object, default: object) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and all(type(item) is int for item in value)
+    if isinstance(default, float):
+        return type(value) in (int, float)
+    return type(value) is type(default)

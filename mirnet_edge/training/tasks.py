@@ -1,0 +1,125 @@
+"""The tasks, and how each makes a clean picture bad where there are no pairs.
+
+Every draw is wide enough to hold what real cameras, scanners and encoders do: networks that are
+trained on one strength are good at that strength alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mirnet_edge.degradations import (
+    LowLight,
+    Noise,
+    OldPhoto,
+    downscaled,
+    low_light,
+    noisy,
+    old_photo,
+)
+from mirnet_edge.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+
+    from mirnet_edge.images import Frame
+
+    Degrade = Callable[[Frame, np.random.Generator], Frame]
+    """Return a bad picture of a clean one, (H, W, 3) uint8; chance comes from the generator."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network learns."""
+
+    name: str
+    degrade: Degrade
+    scale: int = 1
+    """How many times higher and wider the clean picture is than the bad one."""
+
+
+def task_of(name: str) -> Task:
+    """Return the task of that name.
+
+    Raises:
+        OptionError: There is none.
+    """
+    for task in TASKS:
+        if task.name == name:
+            return task
+    known = ", ".join(task.name for task in TASKS)
+    raise OptionError(f"expected the task {known}, found {name!r}; choose one of these")
+
+
+def _darkened(frame: Frame, generator: np.random.Generator) -> Frame:
+    """Between a half and a sixty-fourth of the light, at a lamp's colour, with sensor noise."""
+    noise = 2.0 ** generator.uniform(-2.0, 2.0)
+    settings = LowLight(
+        exposure=2.0 ** generator.uniform(-6.0, -1.0),
+        shot_noise=3e-4 * noise**2,
+        read_noise=8e-4 * noise,
+        white_balance=_gains(generator),
+    )
+    return low_light(frame, settings, generator)
+
+
+def _gains(generator: np.random.Generator) -> tuple[float, float, float]:
+    red, blue = 2.0 ** generator.uniform(-0.4, 0.4, 2)
+    return float(red), 1.0, float(blue)
+
+
+def _noised(frame: Frame, generator: np.random.Generator) -> Frame:
+    """White noise of up to 50 levels, as papers have it, or what a camera's own pipeline leaves.
+
+    A camera's noise grows with the light, is spread over neighbours and channels by demosaicing
+    and colour conversion, and has often gone through JPEG.
+    """
+    if generator.random() < 0.6:
+        return noisy(frame, Noise(sigma=generator.uniform(0.0, 50.0)), generator)
+    settings = Noise(
+        sigma=generator.uniform(0.0, 12.0),
+        photons=math.exp(generator.uniform(math.log(100.0), math.log(20000.0))),
+        spread=generator.uniform(0.0, 1.3),
+        alike=generator.uniform(0.0, 0.9),
+        jpeg_quality=int(generator.integers(70, 100)) if generator.random() < 0.5 else None,
+    )
+    return noisy(frame, settings, generator)
+
+
+def _halved(frame: Frame, generator: np.random.Generator) -> Frame:
+    """Half the pixels each way; every fourth also goes through a good JPEG, as a camera's would."""
+    small = downscaled(frame, 2)
+    if generator.random() < 0.75:
+        return small
+    return noisy(small, Noise(jpeg_quality=int(generator.integers(85, 100))), generator)
+
+
+def _aged(frame: Frame, generator: np.random.Generator) -> Frame:
+    """A print of any age: each kind of damage in half of the draws or more."""
+
+    def sometimes(largest: float) -> float:
+        return generator.uniform(0.0, largest) if generator.random() < 0.7 else 0.0
+
+    settings = OldPhoto(
+        blur=sometimes(1.0),
+        fading=sometimes(1.0),
+        colour_loss=sometimes(0.7),
+        sepia=sometimes(0.8),
+        grain=sometimes(20.0),
+        dust=sometimes(4.0),
+        scratches=int(generator.integers(0, 4)),
+        creases=int(generator.integers(0, 2)),
+    )
+    return old_photo(frame, settings, generator)
+
+
+TASKS = (
+    Task("low-light", _darkened),
+    Task("denoise", _noised),
+    Task("super-resolution", _halved, scale=2),
+    Task("old-photo", _aged),
+)
