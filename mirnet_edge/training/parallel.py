@@ -1,6 +1,6 @@
 """Several processes on one training run, as torchrun starts them.
 
-    torchrun --nproc-per-node 2 -m mirnet_edge.cli.train --task denoise --data photos
+    torchrun --nproc-per-node 2 --no-python mirnet-train --task denoise --data photos
 
 Each process takes its places of every batch; gradients are averaged, so that the run is the one
 that a single process would have made.

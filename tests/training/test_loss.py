@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from mirnet_edge.metrics import ssim
-from mirnet_edge.training.loss import charbonnier, structural_dissimilarity
+from mirnet_edge.training.loss import (
+    absolute,
+    charbonnier,
+    edges,
+    frequencies,
+    structural_dissimilarity,
+    total,
+)
+from mirnet_edge.training.recipe import Recipe
+
+
+def _pictures(size=(24, 40), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    reference = torch.rand(2, 3, *size, generator=generator)
+    noise = torch.randn(reference.shape, generator=generator)
+    return (reference + 0.1 * noise).clamp(0, 1), reference
+
+
+def _impulse(height=16, width=24, value=0.5):
+    picture = torch.zeros(1, 1, height, width)
+    picture[..., height // 2, width // 2] = value
+    return picture
 
 
 def test_charbonnier_is_the_formula():
@@ -22,19 +45,91 @@ def test_charbonnier_is_symmetric_and_grows_with_distance():
     assert charbonnier(one, one + near) < charbonnier(one, one + far)
 
 
+def test_the_absolute_distance_is_the_mean_of_differences():
+    one, two = torch.tensor([[0.5, 0.2]]), torch.tensor([[0.1, 0.3]])
+    assert float(absolute(one, two)) == pytest.approx((0.4 + 0.1) / 2)
+    assert float(absolute(one, one)) == 0.0
+
+
+def test_edges_see_an_impulse_as_the_laplacian_does():
+    value = 0.5
+    inside = (16 - 2) * (24 - 2)  # where the 3x3 kernel lies in the picture
+    floor = 1e-3
+    expected = (
+        math.hypot(4 * value, floor) + 4 * math.hypot(value, floor) + (inside - 5) * floor
+    ) / inside
+    found = edges(_impulse(value=value), torch.zeros(1, 1, 16, 24))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_edges_do_not_see_what_is_flat_or_a_ramp():
+    reference = _pictures()[1]
+    ramp = torch.linspace(0, 1, 40) + torch.linspace(0, 1, 24)[:, None]
+    for smooth in (torch.tensor(0.3), ramp):
+        # what is left is the constant under Charbonnier's root
+        assert float(edges(reference + smooth, reference)) == pytest.approx(1e-3, rel=1e-2)
+    restored, reference = _pictures()
+    assert float(edges(restored, reference)) > 0.1
+
+
+def test_edges_keep_the_channels_apart():
+    red = torch.zeros(1, 3, 16, 24)
+    red[:, :1] = _impulse()
+    alone = edges(_impulse(), torch.zeros(1, 1, 16, 24))
+    assert float(edges(red, torch.zeros_like(red))) == pytest.approx((float(alone) + 2e-3) / 3)
+
+
+def test_frequencies_share_an_impulse_equally():
+    impulse = torch.zeros(1, 1, 16, 24)
+    impulse[..., 0, 0] = 0.5
+    # each coefficient is the impulse / sqrt(pixels), all of it real
+    expected = 0.5 / math.sqrt(16 * 24) / 2
+    found = frequencies(impulse, torch.zeros_like(impulse))
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+def test_frequencies_put_a_constant_into_one_coefficient():
+    flat = torch.full((1, 1, 16, 24), 0.5)
+    expected = 0.5 * math.sqrt(16 * 24) / (2 * 16 * (24 // 2 + 1))
+    assert float(frequencies(flat, torch.zeros_like(flat))) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (64, 64), (128, 96)])
+def test_frequencies_of_noise_are_as_strong_as_the_noise_at_every_size(size):
+    noise = 0.1 * torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
+    # Parseval: real and imaginary parts have half the variance each; |x| of a Gaussian follows
+    expected = 0.1 / math.sqrt(2.0) * math.sqrt(2.0 / math.pi)
+    assert float(frequencies(noise, torch.zeros_like(noise))) == pytest.approx(expected, rel=0.05)
+
+
 def test_structural_dissimilarity_is_one_minus_the_metric():
-    generator = torch.Generator().manual_seed(0)
-    reference = torch.rand(2, 3, 24, 40, generator=generator)
-    restored = (reference + 0.1 * torch.randn(reference.shape, generator=generator)).clamp(0, 1)
+    restored, reference = _pictures()
     measured = ssim(*(one.permute(0, 2, 3, 1).numpy() for one in (restored, reference)))
     found = structural_dissimilarity(restored, reference)
     assert float(found) == pytest.approx(1.0 - np.mean(measured), abs=1e-5)
 
 
-def test_structural_dissimilarity_of_equals_is_zero_and_has_a_gradient():
-    picture = torch.rand(1, 3, 16, 16)
-    assert float(structural_dissimilarity(picture, picture)) == pytest.approx(0.0, abs=1e-5)
-    noisy = (picture + 0.05 * torch.randn(picture.shape)).requires_grad_()
-    structural_dissimilarity(noisy, picture).backward()
-    assert torch.isfinite(noisy.grad).all()
-    assert noisy.grad.abs().max() > 0.0
+@pytest.mark.parametrize("measure", [structural_dissimilarity, edges, frequencies, absolute])
+def test_of_equals_nothing_is_left_and_others_have_a_gradient(measure):
+    restored, reference = _pictures()
+    assert float(measure(reference, reference)) == pytest.approx(0.0, abs=2e-3)
+    restored.requires_grad_()
+    measure(restored, reference).backward()
+    assert torch.isfinite(restored.grad).all()
+    assert restored.grad.abs().max() > 0.0
+
+
+@pytest.mark.parametrize(("distance", "measure"), [("charbonnier", charbonnier), ("l1", absolute)])
+def test_the_total_is_the_weighted_sum(distance, measure):
+    pair = _pictures()
+    assert torch.equal(total(*pair, Recipe(distance=distance)), measure(*pair))
+    recipe = Recipe(
+        distance=distance, structure_weight=0.1, edge_weight=0.05, frequency_weight=0.02
+    )
+    expected = (
+        measure(*pair)
+        + 0.1 * structural_dissimilarity(*pair)
+        + 0.05 * edges(*pair)
+        + 0.02 * frequencies(*pair)
+    )
+    assert torch.allclose(total(*pair, recipe), expected)
