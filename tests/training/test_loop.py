@@ -1,138 +1,307 @@
-"""The loop learns, resumes to the same weights, and refuses a state that is not its own."""
+"""The loop: networks learn, resume to the same weights, and are held where they should be."""
 
 from __future__ import annotations
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 
-from mirnet_edge.errors import CheckpointError, OptionError, TrainingError
-from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
-from mirnet_edge.training import record
-from mirnet_edge.training.loop import Recipe, Trainer
-from mirnet_edge.training.pairs import Pairs
+from mirnet_edge.errors import OptionError, TrainingError
+from mirnet_edge.training import record, state
+from mirnet_edge.training.loop import Trainer
+from mirnet_edge.training.pairs import made_bad
+from mirnet_edge.training.validation import restored
 
-_TINY = MIRNetEdgeConfig(channels=(8, 8, 8), blocks=1, exposure_channels=4)
+pytestmark = pytest.mark.usefixtures("no_curves")
 
-
-def _pairs(count=3, size=(32, 48)):
-    generator = torch.Generator().manual_seed(0)
-    high = [torch.randint(256, (3, *size), generator=generator).byte() for _ in range(count)]
-    low = [picture // 4 for picture in high]
-    return Pairs(tuple(map(str, range(count))), tuple(low), tuple(high), "sha")
+_BUSY = {"lit_share": 0.2, "exposure_range": 0.3, "extra_noise": 4.0, "mixup": 0.3}
+NETWORKS = ["edge", "plain edge", "mirnet", "mirnet-v2"]
 
 
-def _recipe(**values):
-    defaults = {
-        "steps": 8, "batch": 2, "crop": 16, "warmup": 2, "validate_every": 4, "whole_share": 0.25,
-        "exposure_steps": 2, "exposure_batch": 2,
-    }  # fmt: skip
-    return Recipe(**(defaults | values))
+def _noised(frame, generator):
+    noise = generator.normal(0.0, 30.0, frame.shape)
+    return np.clip(frame // 2 + noise, 0, 255).astype(np.uint8)
 
 
-def _trainer(folder, **values):
-    torch.manual_seed(0)
-    return Trainer(MIRNetEdge(_TINY), _recipe(**values), folder)
+def _halved(frame, generator):
+    return frame[::2, ::2]
 
 
-def test_training_on_darkened_noise_lowers_the_loss_and_raises_psnr(tmp_path):
-    trainer = _trainer(tmp_path, steps=60, learning_rate=5e-3, validate_every=20, ema=0.5)
+def _equal(one, two):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def _way(one, two):
+    with torch.no_grad():
+        return sum(
+            float((a - b).square().sum())
+            for a, b in zip(one.parameters(), two.parameters(), strict=True)
+        )
+
+
+@pytest.fixture
+def make_trainer(make_network, make_recipe):
+    """Return a trainer: make_trainer(folder, "mirnet", teacher=None, precision="fp32", steps=3)."""
+
+    def make(folder, network="edge", *, teacher=None, precision="fp32", workers=0, **values):
+        return Trainer(
+            make_network(network), make_recipe(**values), folder, teacher=teacher,
+            precision=precision, workers=workers,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_training_on_dark_pictures_lowers_the_loss_and_raises_psnr(
+    tmp_path, make_trainer, make_pairs, network
+):
+    trainer = make_trainer(
+        tmp_path, network, steps=60, learning_rate=5e-3, validate_every=20, ema=0.5
+    )
     scores = []
-    trainer.run(_pairs(), _pairs(), on_score=scores.append)
+    last = trainer.run(make_pairs(), make_pairs(), on_score=scores.append)
     assert [score.step for score in scores] == [20, 40, 60]
-    assert scores[-1].psnr_db > scores[0].psnr_db + 0.5
+    assert last == scores[-1]
     assert scores[-1].loss < scores[0].loss
-    assert scores[-1].psnr_gtmean_db >= scores[-1].psnr_db
+    assert scores[-1].psnr_db > scores[0].psnr_db + 0.3
+    assert scores[-1].psnr_gtmean_db >= scores[-1].psnr_db - 0.1
 
 
-def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(tmp_path):
-    straight = _trainer(tmp_path / "straight")
-    straight.run(_pairs(), _pairs())
+def test_clean_pictures_are_made_bad_and_learned_from(tmp_path, make_trainer, make_pairs):
+    clean = make_pairs(degrade=_noised)
+    trainer = make_trainer(tmp_path, steps=40, learning_rate=5e-3, validate_every=20, ema=0.5)
+    scores = []
+    trainer.run(clean, made_bad(clean), on_score=scores.append)
+    assert scores[-1].loss < scores[0].loss
 
-    stopped = _trainer(tmp_path / "stopped")
-    stopped.run(_pairs(), _pairs(), clock=iter(range(100)).__next__, max_seconds=2.5)
+
+@pytest.mark.parametrize("degrade", [None, _halved], ids=["pairs", "clean"])
+def test_pictures_become_twice_as_large(tmp_path, make_trainer, make_pairs, degrade):
+    trainer = make_trainer(tmp_path, "doubling edge", steps=40, learning_rate=5e-3, ema=0.5)
+    train, validation = make_pairs(scale=2, degrade=degrade), make_pairs(2, (34, 46), scale=2)
+    losses = []
+    score = trainer.run(train, validation, on_step=lambda step, loss: losses.append(loss))
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert score.psnr_db > 5.0
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(
+    tmp_path, make_trainer, make_pairs, network
+):
+    values = {"exposure_steps": 2, "exposure_batch": 2, **_BUSY}
+    straight = make_trainer(tmp_path / "straight", network, **values)
+    straight.run(make_pairs(), make_pairs())
+
+    stopped = make_trainer(tmp_path / "stopped", network, **values)
+    stopped.run(make_pairs(), make_pairs(), clock=iter(range(100)).__next__, max_seconds=2.5)
     assert 0 < stopped.step < 8
-    again = _trainer(tmp_path / "stopped")
+    again = make_trainer(tmp_path / "stopped", network, workers=2, **values)
     torch.manual_seed(99)  # chance outside the loop must not matter
-    assert again.resume()
+    assert state.resume(again)
     assert again.step == stopped.step
-    again.run(_pairs(), _pairs())
-    for name, weight in straight.averaged.state_dict().items():
-        assert torch.equal(weight, again.averaged.state_dict()[name]), name
+    again.run(make_pairs(), make_pairs())
+    assert _equal(straight.averaged, again.averaged)
+    assert _equal(straight.model, again.model)
+    assert not _equal(straight.model, stopped.model)
 
 
-def test_every_score_is_in_the_history(tmp_path):
-    _trainer(tmp_path).run(_pairs(), _pairs())
+def test_another_seed_ends_elsewhere(tmp_path, make_trainer, make_pairs):
+    one, two = (make_trainer(tmp_path / str(seed), seed=seed) for seed in (0, 1))
+    for trainer in (one, two):
+        trainer.run(make_pairs(), make_pairs())
+    assert not _equal(one.model, two.model)
+
+
+def test_every_score_is_in_the_history(tmp_path, make_trainer, make_pairs):
+    make_trainer(tmp_path).run(make_pairs(), make_pairs())
     scores = record.read(tmp_path)
     assert [score.step for score in scores] == [4, 8]
     assert all(score.psnr_db > 0 for score in scores)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(tmp_path):
-    _trainer(tmp_path, steps=4).run(_pairs(), _pairs())
+def test_a_finished_run_is_validated_and_not_repeated(tmp_path, make_trainer, make_pairs):
+    first = make_trainer(tmp_path).run(make_pairs(), make_pairs())
+    again = make_trainer(tmp_path)
+    state.resume(again)
+    score = again.run(make_pairs(), make_pairs(), on_step=lambda step, loss: pytest.fail("trained"))
+    assert (score.step, score.psnr_db) == (first.step, first.psnr_db)
+
+
+def test_steps_have_the_recipe_s_rate(tmp_path, make_trainer, make_pairs):
+    trainer = make_trainer(tmp_path, schedule="constant", learning_rate=1e-3, warmup=4)
+    rates = []
+    trainer.run(
+        make_pairs(),
+        make_pairs(),
+        on_step=lambda step, loss: rates.append(
+            [group["lr"] for group in trainer.optimizer.param_groups]
+        ),
+    )
+    assert rates == [[trainer.recipe.rate(step)] * 2 for step in range(8)]
+
+
+def test_biases_do_not_decay(tmp_path, make_trainer):
+    decayed, kept = make_trainer(tmp_path, weight_decay=0.3).optimizer.param_groups
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
+    assert {weight.ndim for weight in decayed["params"]} == {4}
+    assert {weight.ndim for weight in kept["params"]} == {1}
+
+
+def test_without_memory_the_kept_weights_are_the_last_ones(tmp_path, make_trainer, make_pairs):
+    trainer = make_trainer(tmp_path / "none", ema=0.0)
+    trainer.run(make_pairs(), make_pairs())
+    assert _equal(trainer.averaged, trainer.model)
+    other = make_trainer(tmp_path / "some", ema=0.9)
+    other.run(make_pairs(), make_pairs())
+    assert not _equal(other.averaged, other.model)
+    assert _equal(other.model, trainer.model)
+
+
+def test_the_exposure_branch_learns_in_its_own_stage_and_rests_in_the_second(
+    tmp_path, make_trainer, make_pairs
+):
+    values = {"exposure_steps": 150, "exposure_learning_rate": 2e-2, "exposure_batch": 2}
+    trainer = make_trainer(tmp_path, **values)
+    low = torch.stack([torch.from_numpy(frame) for frame in make_pairs().low])
+    low = low.permute(0, 3, 1, 2).float() / 255.0
+    before = trainer.model.exposure(low, low).mean()
+    seen = []
+    trainer.run(
+        make_pairs(), make_pairs(), on_exposure_step=lambda step, loss: seen.append((step, loss))
+    )
+    after = trainer.model.exposure(low, low).mean()
+    assert [step for step, _ in seen] == list(range(1, 151))
+    assert seen[-1][1] < seen[0][1]
+    # the references are four times as bright
+    assert after > 1.5 * before
+    first = make_trainer(tmp_path / "other", steps=1, **values)
+    first.run(make_pairs(), make_pairs())
+    assert _equal(first.averaged.exposure, trainer.averaged.exposure)
+
+
+def test_the_exposure_stage_learns_from_clean_pictures_too(tmp_path, make_trainer, make_pairs):
+    seen = []
+    make_trainer(tmp_path, steps=1, exposure_steps=60, exposure_learning_rate=2e-2).run(
+        make_pairs(degrade=_noised),
+        make_pairs(),
+        on_exposure_step=lambda step, loss: seen.append(loss),
+    )
+    assert np.mean(seen[-5:]) < 0.9 * np.mean(seen[:5])
+
+
+@pytest.mark.parametrize("network", ["plain edge", "mirnet"])
+def test_a_network_without_the_branch_has_no_first_stage(
+    tmp_path, make_trainer, make_pairs, network
+):
+    make_trainer(tmp_path, network, steps=1, exposure_steps=5).run(
+        make_pairs(), make_pairs(), on_exposure_step=lambda step, loss: pytest.fail("a stage")
+    )
+
+
+def test_without_a_first_stage_the_branch_learns_with_the_rest(tmp_path, make_trainer, make_pairs):
+    trainer = make_trainer(tmp_path)
+    before = copy.deepcopy(trainer.model.exposure)
+    trainer.run(make_pairs(), make_pairs())
+    assert not _equal(before, trainer.model.exposure)
+
+
+def _blackening(network):
+    """Return a teacher whose pictures are all black."""
+    with torch.no_grad():
+        for weight in (network.head.weight, network.head.bias):
+            weight.zero_()
+        network.head.bias[:] = -9.0
+    return network.eval()
+
+
+@pytest.mark.parametrize("taught", ["edge", "plain edge"])
+def test_a_teacher_pulls_the_pictures_towards_its_own(
+    tmp_path, make_trainer, make_network, make_pairs, taught
+):
+    means = []
+    for weight in (0.0, 0.5, 1.0):
+        trainer = make_trainer(
+            tmp_path / str(weight), teacher=_blackening(make_network(taught)),
+            teacher_weight=weight, steps=60, learning_rate=1e-2, ema=0.5, validate_every=60,
+        )  # fmt: skip
+        trainer.run(make_pairs(), make_pairs())
+        means.append(restored(trainer.averaged, make_pairs().low[0][None]).mean())
+    assert means[0] > means[1] + 10.0 > means[2] + 20.0
+
+
+def test_a_teacher_stays_as_it_was(tmp_path, make_trainer, make_network, make_pairs):
+    teacher = make_network("mirnet", seed=5).train()
+    before = copy.deepcopy(teacher)
+    make_trainer(tmp_path, teacher=teacher, steps=2).run(make_pairs(), make_pairs())
+    assert _equal(before, teacher)
+    assert not teacher.training
+
+
+def test_an_anchor_keeps_the_weights_near_the_first_ones(
+    tmp_path, make_trainer, make_network, make_pairs
+):
+    ways = []
+    for weight in (0.0, 10.0):
+        trainer = make_trainer(
+            tmp_path / str(weight), steps=20, learning_rate=3e-3, anchor_weight=weight
+        )
+        trainer.run(make_pairs(), make_pairs())
+        ways.append(_way(trainer.model, make_network()))
+    assert 0.0 < ways[1] < 0.3 * ways[0]
+
+
+def test_an_anchor_holds_at_the_first_weights_after_a_resume(tmp_path, make_trainer, make_pairs):
+    values = {"anchor_weight": 10.0, "learning_rate": 3e-3}
+    straight = make_trainer(tmp_path / "straight", **values)
+    straight.run(make_pairs(), make_pairs())
+    stopped = make_trainer(tmp_path / "stopped", **values)
+    stopped.run(make_pairs(), make_pairs(), clock=iter(range(100)).__next__, max_seconds=2.5)
+    again = make_trainer(tmp_path / "stopped", **values)
+    state.resume(again)
+    again.run(make_pairs(), make_pairs())
+    assert _equal(straight.model, again.model)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(
+    tmp_path, make_trainer, make_pairs
+):
+    make_trainer(tmp_path, steps=4).run(make_pairs(), make_pairs())
     before = (tmp_path / "state.pt").read_bytes()
-    again = _trainer(tmp_path, steps=4)
-    again.resume()
+    again = make_trainer(tmp_path, steps=4)
+    state.resume(again)
     again.step = 2
     with torch.no_grad():
         again.model.head.bias.fill_(float("nan"))
     with pytest.raises(TrainingError, match="loss is nan at step 2"):
-        again.run(_pairs(), _pairs())
+        again.run(make_pairs(), make_pairs())
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
-def test_the_exposure_branch_learns_in_its_own_stage_and_rests_in_the_second(tmp_path):
-    trainer = _trainer(tmp_path, exposure_steps=150, exposure_learning_rate=2e-2)
-    low = torch.stack(_pairs().low).float() / 255.0
-    before = trainer.model.exposure(low, low).mean()
-    seen = []
-    trainer.run(_pairs(), _pairs(), on_exposure_step=lambda step, loss: seen.append(loss))
-    after = trainer.model.exposure(low, low).mean()
-    assert len(seen) == 150
-    assert seen[-1] < seen[0]
-    # the references are four times as bright
-    assert after > 1.5 * before
-    first = _trainer(tmp_path / "other", exposure_steps=150, exposure_learning_rate=2e-2, steps=1)
-    first.run(_pairs(), _pairs())
-    for one, two in zip(
-        first.averaged.exposure.parameters(), trainer.averaged.exposure.parameters(), strict=True
+@pytest.mark.parametrize("network", NETWORKS)
+def test_bfloat16_trains_float32_weights(tmp_path, make_trainer, make_pairs, network):
+    exact, rounded = (
+        make_trainer(tmp_path / precision, network, precision=precision)
+        for precision in ("fp32", "bf16")
+    )
+    scores = [trainer.run(make_pairs(), make_pairs()) for trainer in (exact, rounded)]
+    assert {weight.dtype for weight in rounded.model.parameters()} == {torch.float32}
+    assert not _equal(exact.model, rounded.model)
+    assert scores[1].loss == pytest.approx(scores[0].loss, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("network", "crop", "advised"),
+    [("edge", 24, 32), ("mirnet", 17, 16), ("doubling edge", 24, 32), ("plain edge", 40, 32)],
+)
+def test_a_crop_that_is_no_multiple_is_refused_and_another_advised(
+    tmp_path, make_trainer, network, crop, advised
+):
+    with pytest.raises(
+        OptionError, match=rf"the crop is {crop} pixels wide; .* Choose --crop {advised}$"
     ):
-        assert torch.equal(one, two), "the second stage moved it"
-
-
-def test_nothing_to_resume(tmp_path):
-    assert not _trainer(tmp_path).resume()
-
-
-@pytest.mark.parametrize("payload", [b"", b"not a state", b"PK\x03\x04broken"])
-def test_a_damaged_state_is_named(tmp_path, payload):
-    (tmp_path / "state.pt").write_bytes(payload)
-    with pytest.raises(CheckpointError, match=r"state\.pt.*remove it to start anew"):
-        _trainer(tmp_path).resume()
-
-
-def test_a_state_of_another_recipe_is_refused(tmp_path):
-    _trainer(tmp_path).run(_pairs(), _pairs())
-    with pytest.raises(CheckpointError, match="other values of learning_rate"):
-        _trainer(tmp_path, learning_rate=1e-5).resume()
-
-
-def test_a_state_of_another_network_is_refused(tmp_path):
-    _trainer(tmp_path).run(_pairs(), _pairs())
-    other = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 16), blocks=1, exposure_channels=4))
-    with pytest.raises(CheckpointError, match="another shape"):
-        Trainer(other, _recipe(), tmp_path).resume()
-
-
-def test_the_rate_warms_up_and_falls_to_almost_nothing():
-    recipe = Recipe(steps=100, warmup=10, learning_rate=1.0)
-    rates = [recipe.rate(step) for step in range(100)]
-    assert rates[:10] == sorted(rates[:10])
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert max(rates) > 0.95
-    assert rates[-1] < 0.002
-
-
-@pytest.mark.parametrize("values", [{"steps": 0}, {"whole_share": 1.5}, {"learning_rate": 0.0}])
-def test_recipes_that_make_no_sense_are_refused(values):
-    with pytest.raises(OptionError, match="found"):
-        Recipe(**values)
+        make_trainer(tmp_path, network, crops=(64, crop))
+    assert not list(tmp_path.iterdir())

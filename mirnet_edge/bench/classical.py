@@ -1,0 +1,153 @@
+"""Classical restoration, a few lines each over OpenCV: what a network must beat to be worth it.
+
+Each takes a frame, (H, W, 3) uint8 RGB, and gives one; parameters are those their papers or
+OpenCV's documentation recommend, not tuned to any picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mirnet_edge.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mirnet_edge.images import Frame
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A classical method."""
+
+    name: str
+    tasks: tuple[str, ...]
+    """What it is held against networks in."""
+    restore: Callable[[Frame], Frame]
+
+
+def baselines_for(task: str) -> list[Baseline]:
+    """Return the methods that a task's networks are held against.
+
+    Raises:
+        OptionError: There are none for this task.
+    """
+    found = [baseline for baseline in BASELINES if task in baseline.tasks]
+    if not found:
+        known = sorted({task for baseline in BASELINES for task in baseline.tasks})
+        raise OptionError(f"no baseline for the task {task!r}; expected one of {', '.join(known)}")
+    return found
+
+
+def gamma(frame: Frame) -> Frame:
+    """Raise values to the power that brings the mean of the frame to the middle of the range."""
+    unit = np.arange(256) / 255.0
+    mean = float(np.clip(frame.mean() / 255.0, 1e-3, 1.0 - 1e-3))
+    curve = np.rint(255.0 * unit ** (np.log(0.5) / np.log(mean))).astype(np.uint8)
+    brightened: Frame = curve[frame]
+    return brightened
+
+
+def equalised(frame: Frame) -> Frame:
+    """Equalise the histogram of the lightness, in YCrCb."""
+    import cv2
+
+    levels = cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb)
+    levels[..., 0] = cv2.equalizeHist(levels[..., 0])
+    return np.asarray(cv2.cvtColor(levels, cv2.COLOR_YCrCb2RGB), np.uint8)
+
+
+def clahe(frame: Frame) -> Frame:
+    """Equalise the lightness by tiles with limited contrast, in Lab (Zuiderveld, 1994)."""
+    import cv2
+
+    levels = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
+    levels[..., 0] = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8)).apply(levels[..., 0])
+    return np.asarray(cv2.cvtColor(levels, cv2.COLOR_LAB2RGB), np.uint8)
+
+
+def retinex(frame: Frame) -> Frame:
+    """Multi-scale Retinex with colour restoration left out (Jobson et al., IEEE TIP 1997).
+
+    The logarithm of each channel over its surround, at three scales, stretched to the range.
+    """
+    import cv2
+
+    value = frame.astype(np.float32) + 1.0
+    scales = (15.0, 80.0, 250.0)
+    surrounds = [np.log(cv2.GaussianBlur(value, (0, 0), sigma)) for sigma in scales]
+    detail = np.log(value) - np.mean(surrounds, axis=0)
+    low, high = np.percentile(detail, (1.0, 99.0))
+    stretched = np.clip((detail - low) / max(float(high - low), 1e-6), 0.0, 1.0)
+    restored: Frame = np.rint(255.0 * stretched).astype(np.uint8)
+    return restored
+
+
+def median(frame: Frame) -> Frame:
+    """Return the median of each 3x3 neighbourhood, by channel."""
+    import cv2
+
+    return np.asarray(cv2.medianBlur(np.ascontiguousarray(frame), 3), np.uint8)
+
+
+def bilateral(frame: Frame) -> Frame:
+    """Smooth across neighbours that are alike (Tomasi and Manduchi, ICCV 1998)."""
+    import cv2
+
+    return np.asarray(cv2.bilateralFilter(np.ascontiguousarray(frame), 7, 50, 3), np.uint8)
+
+
+def non_local_means(frame: Frame) -> Frame:
+    """Average patches that are alike (Buades et al., IPOL 2011), at the strength of the noise."""
+    import cv2
+
+    strength = float(np.clip(0.8 * noise_level(frame), 1.0, 40.0))
+    restored = cv2.fastNlMeansDenoisingColored(frame, None, strength, strength, 7, 21)
+    return np.asarray(restored, np.uint8)
+
+
+def bicubic(frame: Frame) -> Frame:
+    """Return the frame twice as high and wide, by bicubic interpolation."""
+    from PIL import Image
+
+    height, width = frame.shape[:2]
+    enlarged = Image.fromarray(frame).resize((2 * width, 2 * height), Image.Resampling.BICUBIC)
+    return np.asarray(enlarged)
+
+
+def lanczos(frame: Frame) -> Frame:
+    """Return the frame twice as high and wide, by Lanczos interpolation."""
+    from PIL import Image
+
+    height, width = frame.shape[:2]
+    enlarged = Image.fromarray(frame).resize((2 * width, 2 * height), Image.Resampling.LANCZOS)
+    return np.asarray(enlarged)
+
+
+def noise_level(frame: Frame) -> float:
+    """Return the standard deviation of a frame's white noise, in 8-bit levels.
+
+    Immerkaer, "Fast Noise Variance Estimation", CVIU 1996: a mask that sees neither flat areas
+    nor straight edges.
+    """
+    import cv2
+
+    mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
+    seen = cv2.filter2D(frame.astype(np.float32), -1, mask)[1:-1, 1:-1]
+    return float(np.sqrt(np.pi / 2.0) * np.abs(seen).mean() / 6.0) if seen.size else 0.0
+
+
+BASELINES = (
+    Baseline("gamma", ("low-light",), gamma),
+    Baseline("histogram equalisation", ("low-light",), equalised),
+    Baseline("CLAHE", ("low-light", "old-photo"), clahe),
+    Baseline("multi-scale Retinex", ("low-light",), retinex),
+    Baseline("median 3x3", ("denoise", "old-photo"), median),
+    Baseline("bilateral", ("denoise",), bilateral),
+    Baseline("non-local means", ("denoise", "old-photo"), non_local_means),
+    Baseline("bicubic", ("super-resolution",), bicubic),
+    Baseline("Lanczos", ("super-resolution",), lanczos),
+)

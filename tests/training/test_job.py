@@ -1,0 +1,310 @@
+"""From a request to a weights file: what is read, mixed, recorded and refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+
+from mirnet_edge import checkpoints
+from mirnet_edge.checkpoints import Card
+from mirnet_edge.errors import DataError, OptionError
+from mirnet_edge.files import sha256_of
+from mirnet_edge.training import record
+from mirnet_edge.training.job import Request, device_of, mixed, train_weights
+
+pytestmark = pytest.mark.usefixtures("no_curves")
+
+_QUICK = {"steps": 2, "batch": 1, "crops": (32,), "exposure_steps": 0}
+_SMALL = {"channels": (8, 8, 8), "exposure_channels": 4}
+
+
+@dataclass
+class Watched:
+    """An observer that keeps what it is told."""
+
+    total: int = 0
+    done: int = 0
+    started: list = field(default_factory=list)
+    exposure: list = field(default_factory=list)
+    steps: list = field(default_factory=list)
+    scores: list = field(default_factory=list)
+
+    def reading(self, total):
+        self.total = total
+
+    def read(self):
+        self.done += 1
+
+    def starting(self, recipe, step):
+        self.started.append((recipe.steps, step))
+
+    def exposure_step(self, step, loss):
+        self.exposure.append(step)
+
+    def stepped(self, step, loss):
+        self.steps.append(step)
+
+    def scored(self, score):
+        self.scores.append(score)
+
+
+def _request(data, out, *, training=None, **values):
+    chosen = {"network": {} if "init" in values else _SMALL, "workers": 0, "device": "cpu"}
+    return Request(data=data, out=out, training=_QUICK | (training or {}), **(chosen | values))
+
+
+def _trained(*arguments, **values):
+    return checkpoints.load(train_weights(_request(*arguments, **values), Watched()).weights)
+
+
+@pytest.fixture
+def save_weights(make_network, tmp_path):
+    """Write random weights: save_weights("edge", seed=3) gives the file."""
+
+    def save(name="edge", seed=3):
+        path = tmp_path / f"{name}-{seed}.safetensors"
+        checkpoints.save(make_network(name, seed), path, Card(task="low-light"))
+        return path
+
+    return save
+
+
+def test_weights_come_out_with_a_card_and_everything_is_told(tmp_path, write_pairs):
+    watched = Watched()
+    request = _request(
+        write_pairs(tmp_path / "photos", 12), tmp_path / "out",
+        training={"exposure_steps": 3, "exposure_batch": 2},
+    )  # fmt: skip
+    trained = train_weights(request, watched)
+    assert trained.weights == tmp_path / "out/low-light.safetensors"
+    assert (watched.total, watched.done) == (12, 12)
+    assert watched.started == [(2, 0)]
+    assert watched.exposure == [1, 2, 3]
+    assert watched.steps == [1, 2]
+    assert watched.scores == [trained.score] == record.read(tmp_path / "out")
+    card = checkpoints.load(trained.weights).card
+    assert (card.task, card.trained_on, card.parent, card.teacher) == (
+        "low-light", "photos", None, None,
+    )  # fmt: skip
+    assert card.recipe["crops"] == [32]
+    assert card.recipe["structure_weight"] == 0.1  # the task's own recipe
+    assert card.figures["steps"] == 2
+    assert card.figures["val_psnr_db"] == pytest.approx(trained.score.psnr_db, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("task", "scale", "exposed"),
+    [("denoise", 1, False), ("super-resolution", 2, False), ("old-photo", 1, True)],
+)
+def test_clean_pictures_are_enough_for_a_task_that_makes_them_bad(
+    tmp_path, write_clean, task, scale, exposed
+):
+    loaded = _trained(
+        write_clean(tmp_path / "clean"), tmp_path / "out", task=task,
+        network={"channels": (8, 8, 8)}, training={"whole_share": 0.5},
+    )  # fmt: skip
+    assert loaded.card.task == task
+    assert loaded.model.config.scale == scale
+    assert (loaded.model.exposure is not None) == exposed
+
+
+def test_the_same_request_gives_the_same_weights_and_another_seed_others(tmp_path, write_pairs):
+    folder = write_pairs(tmp_path / "pairs")
+    one, two, other = (
+        _trained(folder, tmp_path / name, training={"seed": seed}).model.state_dict()
+        for name, seed in (("one", 1), ("two", 1), ("other", 2))
+    )
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert not all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_stopped_request_goes_on(tmp_path, write_pairs):
+    folder = write_pairs(tmp_path / "pairs")
+    train_weights(_request(folder, tmp_path / "out", max_seconds=0.0), Watched())
+    watched = Watched()
+    trained = train_weights(_request(folder, tmp_path / "out"), watched)
+    assert watched.started == [(2, 1)]
+    assert trained.score.step == 2
+
+
+def test_init_is_where_the_weights_start_and_is_recorded(tmp_path, write_pairs, save_weights):
+    init = save_weights("mirnet")
+    still = {"learning_rate": 1e-9, "ema": 0.0, "weight_decay": 0.0}
+    loaded = _trained(
+        write_pairs(tmp_path / "pairs"), tmp_path / "out", init=str(init), training=still
+    )
+    assert loaded.card.parent == sha256_of(init)
+    assert loaded.architecture == "mirnet"
+    first, last = checkpoints.load(init).model.state_dict(), loaded.model.state_dict()
+    assert all(torch.allclose(first[key], last[key], atol=1e-6) for key in first)
+    assert any(not torch.equal(first[key], last[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    "values", [{"network": {"channels": (8, 8, 8)}}, {"architecture": "mirnet"}]
+)
+def test_init_brings_its_own_network(tmp_path, write_pairs, save_weights, values):
+    request = _request(
+        write_pairs(tmp_path / "pairs"), tmp_path / "out", init=str(save_weights()), **values
+    )
+    with pytest.raises(OptionError, match=r"--init brings its network along; leave out --model"):
+        train_weights(request, Watched())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_changes_the_weights_and_is_recorded(tmp_path, write_pairs, save_weights):
+    folder, teacher = write_pairs(tmp_path / "pairs"), save_weights("mirnet")
+    taught = _trained(folder, tmp_path / "taught", teacher=str(teacher))
+    alone = _trained(folder, tmp_path / "alone")
+    assert taught.card.teacher == sha256_of(teacher)
+    assert taught.card.parent is None
+    assert not torch.equal(taught.model.head.weight, alone.model.head.weight)
+
+
+def test_a_teacher_of_another_scale_or_multiple_is_refused(tmp_path, write_pairs, save_weights):
+    folder = write_pairs(tmp_path / "pairs")
+    for teacher, values, says in (
+        (save_weights("doubling edge"), {}, "has scale 2, the student 1; expected the same"),
+        (
+            save_weights("edge"),
+            {"architecture": "mirnet", "network": {"channels": 8, "groups": 1, "blocks": 1}},
+            "takes multiples of 16, the student of 4",
+        ),
+    ):
+        request = _request(folder, tmp_path / "out", teacher=str(teacher), **values)
+        with pytest.raises(OptionError, match=says):
+            train_weights(request, Watched())
+    assert not (tmp_path / "out").exists()
+
+
+def test_replayed_pictures_make_up_half_whichever_set_is_larger(make_pairs):
+    few, many = make_pairs(2, (32, 48)), make_pairs(5, (48, 32))
+    for one, two in ((few, many), (many, few)):
+        found = mixed(one, two)
+        assert len(found) == len(found.low) == len(found.high) == 10
+        assert sum(frame.shape == one.high[0].shape for frame in found.high) == 5
+        assert {frame.tobytes() for frame in found.high} == {
+            frame.tobytes() for frame in (*one.high, *two.high)
+        }
+        for low, high in zip(found.low, found.high, strict=True):
+            assert np.array_equal(low, high // 4)
+        # each kept picture comes as often as the others of its set, give or take one
+        assert sorted(found.names).count("0") in (4, 3)
+
+
+def test_clean_pictures_are_replayed_too_and_kinds_are_not_mixed(make_pairs):
+    clean = make_pairs(2, degrade=lambda frame, generator: frame // 2)
+    found = mixed(clean, clean)
+    assert (len(found), found.low, found.degrade) == (4, (), clean.degrade)
+    for one, two in ((clean, make_pairs()), (make_pairs(), clean)):
+        with pytest.raises(DataError, match="one of --data and --replay holds pairs"):
+            mixed(one, two)
+
+
+def test_what_is_replayed_is_read_and_changes_the_weights(tmp_path, write_pairs):
+    folder, former = write_pairs(tmp_path / "pairs"), write_pairs(tmp_path / "former", 12, (64, 80))
+    watched = Watched()
+    both = train_weights(_request(folder, tmp_path / "both", replay=former), watched)
+    # five pairs and, of the former twelve, those that were trained on
+    assert (watched.total, watched.done) == (5 + 10, 5 + 10)
+    alone = _trained(folder, tmp_path / "alone")
+    replayed = checkpoints.load(both.weights)
+    assert not torch.equal(replayed.model.head.weight, alone.model.head.weight)
+    assert replayed.card.trained_on == "pairs"
+
+
+def test_without_a_gpu_cuda_and_half_precision_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of("auto", "bf16") == device_of("cpu", "fp32") == torch.device("cpu")
+    with pytest.raises(OptionError, match="--device cuda needs an NVIDIA GPU .* Use --device cpu"):
+        device_of("cuda", "fp32")
+    for name in ("auto", "cpu"):
+        with pytest.raises(OptionError, match="--precision fp16 needs a GPU, found none; use bf16"):
+            device_of(name, "fp16")
+
+
+def test_with_a_gpu_it_is_taken_unless_the_processor_was_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of("auto", "fp16") == device_of("cuda", "fp32") == torch.device("cuda")
+    assert device_of("cpu", "fp32") == torch.device("cpu")
+    with pytest.raises(OptionError, match="--precision fp16 needs a GPU"):
+        device_of("cpu", "fp16")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "says"),
+    [("tpu", "fp32", "--device must be auto, cpu or cuda, found 'tpu'"),
+     ("cpu", "int8", "--precision must be fp32, bf16 or fp16, found 'int8'")],
+)  # fmt: skip
+def test_other_devices_and_precisions_are_refused(device, precision, says):
+    with pytest.raises(OptionError, match=says):
+        device_of(device, precision)
+
+
+@dataclass(frozen=True)
+class Refused:
+    id: str
+    values: dict
+    says: str
+
+
+REFUSED = [
+    Refused("task", {"task": "fog"}, "expected the task low-light, .* found 'fog'"),
+    Refused("recipe", {"recipe": "fog"}, "there is no recipe fog"),
+    Refused("network", {"architecture": "unet"}, "--model must be one of mirnet, .* 'unet'"),
+    Refused("setting", {"network": {"depth": 3}}, "MIRNetEdge has no such setting: .*depth"),
+    Refused(
+        "mirnet doubling",
+        {"task": "super-resolution", "architecture": "mirnet", "network": {"channels": 8}},
+        "super-resolution needs a network of scale 2, found MIRNet of scale 1; use --model edge",
+    ),
+    Refused(
+        "edge not doubling",
+        {"task": "super-resolution", "network": {"scale": 1}},
+        "needs a network of scale 2, found MIRNetEdge of scale 1",
+    ),
+    Refused("doubling low light", {"network": {"scale": 2}}, "needs a network of scale 1, found"),
+    Refused("crop", {"training": {"crops": (40,)}}, r"the crop is 40 .* Choose --crop 32"),
+    Refused("value", {"training": {"batch": 0}}, "batch must be at least 1, found 0"),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.id)
+def test_requests_that_make_no_sense_are_refused_before_anything_is_written(
+    tmp_path, write_pairs, case
+):
+    request = _request(write_pairs(tmp_path / "pairs"), tmp_path / "out", **case.values)
+    with pytest.raises(OptionError, match=case.says):
+        train_weights(request, Watched())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_of_the_user_s_brings_its_network_and_its_values(tmp_path, write_pairs):
+    recipe = tmp_path / "own.toml"
+    recipe.write_text(
+        'schema_version = 1\narchitecture = "mirnet-v2"\n'
+        "[network]\nchannels = 8\ngroups = 1\nblocks = 1\nconv_groups = [1]\n"
+        '[training]\nsteps = 1\ncrops = [32]\nbatch = 1\ndistance = "l1"\n'
+    )
+    request = Request(
+        data=write_pairs(tmp_path / "pairs"), out=tmp_path / "out", recipe=str(recipe), workers=0,
+        device="cpu",
+    )  # fmt: skip
+    loaded = checkpoints.load(train_weights(request, Watched()).weights)
+    assert loaded.architecture == "mirnet-v2"
+    assert loaded.model.config.channels == 8
+    assert (loaded.card.recipe["distance"], loaded.card.recipe["exposure_steps"]) == ("l1", 0)
+
+
+def test_what_is_asked_for_goes_before_the_recipe(tmp_path, write_pairs):
+    loaded = _trained(
+        write_pairs(tmp_path / "pairs"), tmp_path / "out", recipe="paper",
+        network={"channels": (8, 8, 16), "exposure_channels": 0}, training={"ema": 0.5},
+    )  # fmt: skip
+    assert loaded.architecture == "edge"  # the task's, for the paper's recipe leaves it open
+    assert loaded.model.config.channels == (8, 8, 16)
+    assert loaded.card.recipe["ema"] == 0.5
+    assert loaded.card.recipe["schedule"] == "constant"

@@ -1,0 +1,214 @@
+"""Recipes: the shipped ones hold together, and what makes no sense is refused by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import groupby
+
+import pytest
+import torch
+
+from mirnet_edge.checkpoints.families import FAMILIES
+from mirnet_edge.errors import OptionError
+from mirnet_edge.training.recipe import Recipe, read_recipe, recipe_from, shipped_recipes
+from mirnet_edge.training.tasks import TASKS
+
+
+def _written(folder, text):
+    path = folder / "own.toml"
+    path.write_text(f"schema_version = 1\n{text}")
+    return str(path)
+
+
+def test_each_task_has_its_recipe_and_the_paper_has_one():
+    assert shipped_recipes() == sorted([*(task.name for task in TASKS), "paper"])
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_makes_a_recipe(name):
+    found = read_recipe(name)
+    recipe = recipe_from(found.training, name)
+    for key, value in found.training.items():
+        stated = tuple(value) if isinstance(value, list) else value
+        assert getattr(recipe, key) == stated
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_every_task_s_recipe_makes_a_network_of_its_scale_that_takes_its_crops(task):
+    found = read_recipe(task.name)
+    (family,) = (family for family in FAMILIES if family.name == found.architecture)
+    with torch.device("meta"):
+        model = family.network(family.config(**found.network))
+    assert model.config.scale == task.scale
+    for crop in recipe_from(found.training, task.name).crops:
+        assert crop % (model.multiple * task.scale) == 0
+
+
+def test_the_paper_s_recipe_leaves_out_what_the_paper_does_not_do():
+    recipe = recipe_from(read_recipe("paper").training, "paper")
+    assert recipe.distance == "charbonnier"
+    assert {recipe.crop(step) for step in range(0, recipe.steps, 100)} == {128}
+    assert {recipe.rate(step) for step in range(0, recipe.steps, 100)} == {1e-4}
+    for name in (
+        "weight_decay", "ema", "gradient_norm", "structure_weight", "edge_weight", "mixup",
+        "frequency_weight", "lit_share", "exposure_range", "extra_noise", "exposure_steps",
+    ):  # fmt: skip
+        assert getattr(recipe, name) == 0
+
+
+def test_a_file_of_the_user_s_is_read(tmp_path):
+    text = 'architecture = "mirnet"\n[network]\nchannels = 8\n[training]\nsteps = 3\nema = 0\n'
+    found = read_recipe(_written(tmp_path, text))
+    assert (found.architecture, found.network) == ("mirnet", {"channels": 8})
+    recipe = recipe_from(found.training, "own")
+    assert (recipe.steps, recipe.ema, recipe.batch) == (3, 0, Recipe().batch)
+
+
+@dataclass(frozen=True)
+class Refused:
+    id: str
+    text: str
+    says: str
+
+
+FILES = [
+    Refused("unknown table", "[trainin]\n", r"own\.toml: trainin: .*expected the keys schema_ver"),
+    Refused("unknown key", "[training]\nstep = 3\n", r"own\.toml: \[training\] knows no step;"),
+    Refused(
+        "unknown network", 'architecture = "unet"\n', r"own\.toml: architecture: .*'mirnet-v2'"
+    ),
+    Refused("no table", "training = 3\n", r"own\.toml: training: .*dictionary"),
+    Refused("bad TOML", "steps = = 3\n", r"own\.toml is not TOML: .*line 2"),
+]
+
+
+@pytest.mark.parametrize("case", FILES, ids=lambda case: case.id)
+def test_files_that_are_no_recipe_are_refused_by_name(tmp_path, case):
+    with pytest.raises(OptionError, match=case.says):
+        read_recipe(_written(tmp_path, case.text))
+
+
+def test_another_schema_bytes_and_absent_files_are_refused_by_name(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text("schema_version = 2\n")
+    with pytest.raises(OptionError, match=r"own\.toml: schema_version"):
+        read_recipe(str(path))
+    path.write_text("")
+    with pytest.raises(OptionError, match=r"own\.toml: schema_version: Field required"):
+        read_recipe(str(path))
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(OptionError, match=r"own\.toml is not TOML"):
+        read_recipe(str(path))
+    for name in ("fog", str(tmp_path / "absent.toml"), str(tmp_path)):
+        with pytest.raises(OptionError, match=f"there is no recipe {name}; .* denoise, low-light"):
+            read_recipe(name)
+
+
+@dataclass(frozen=True)
+class Value:
+    id: str
+    values: dict = field(default_factory=dict)
+
+
+TYPES = [
+    Value("text for a number", {"steps": "many"}),
+    Value("yes for a number", {"batch": True}),
+    Value("fraction for a count", {"steps": 2.5}),
+    Value("number for a list", {"crops": 128}),
+    Value("fractions in a list", {"crops": [64.5]}),
+    Value("number for a name", {"distance": 1}),
+    Value("list for a number", {"ema": [0.9]}),
+]
+
+
+@pytest.mark.parametrize("case", TYPES, ids=lambda case: case.id)
+def test_values_of_another_type_are_refused_by_name(case):
+    (name,) = case.values
+    with pytest.raises(OptionError, match=rf"own\.toml: {name} must be of type .*, found "):
+        recipe_from(case.values, "own.toml")
+
+
+ABSURD = [
+    Value("no steps", {"steps": 0}),
+    Value("no pictures", {"batch": 0}),
+    Value("no frames", {"whole_batch": 0}),
+    Value("never validated", {"validate_every": 0}),
+    Value("no thumbnails", {"exposure_batch": 0}),
+    Value("no crops", {"crops": ()}),
+    Value("crops smaller than a window", {"crops": (64, 10)}),
+    Value("more than all frames", {"whole_share": 1.5}),
+    Value("less than none mixed", {"mixup": -0.1}),
+    Value("more than all lit", {"lit_share": 2.0}),
+    Value("more than the teacher", {"teacher_weight": 1.01}),
+    Value("a share that is no number", {"mixup": float("nan")}),
+    Value("everlasting memory", {"ema": 1.0}),
+    Value("negative warm-up", {"warmup": -1}),
+    Value("negative decay", {"weight_decay": -1e-4}),
+    Value("negative norm", {"gradient_norm": -1.0}),
+    Value("negative loss", {"structure_weight": -0.1}),
+    Value("negative edges", {"edge_weight": -0.1}),
+    Value("infinite frequencies", {"frequency_weight": float("inf")}),
+    Value("an anchor that is no number", {"anchor_weight": float("nan")}),
+    Value("negative stops", {"exposure_range": -0.5}),
+    Value("negative noise", {"extra_noise": -1.0}),
+    Value("negative first stage", {"exposure_steps": -1}),
+    Value("no learning", {"learning_rate": 0.0}),
+    Value("no learning in the first stage", {"exposure_learning_rate": 0.0}),
+    Value("a rate that is no number", {"learning_rate": float("nan")}),
+]
+
+
+@pytest.mark.parametrize("case", ABSURD, ids=lambda case: case.id)
+def test_absurd_values_are_refused_by_name(case):
+    (name,) = case.values
+    named = "learning rates" if "learning_rate" in name else name
+    with pytest.raises(OptionError, match=f"^{named} must .*, found "):
+        Recipe(**case.values)
+
+
+def test_crops_follow_each_other_in_equal_shares_then_come_whole_frames():
+    recipe = Recipe(steps=100, crops=(32, 48, 64), whole_share=0.1)
+    runs = [(crop, len(list(steps))) for crop, steps in groupby(map(recipe.crop, range(100)))]
+    assert runs == [(32, 30), (48, 30), (64, 30), (None, 10)]
+
+
+@pytest.mark.parametrize(("share", "crops"), [(0.0, {32}), (1.0, {None})])
+def test_all_or_none_of_the_steps_see_whole_frames(share, crops):
+    recipe = Recipe(steps=7, crops=(32,), whole_share=share)
+    assert {recipe.crop(step) for step in range(7)} == crops
+
+
+def test_larger_crops_come_in_smaller_batches_of_as_many_pixels():
+    recipe = Recipe(steps=100, crops=(32, 64, 96), batch=36, whole_share=0.1, whole_batch=3)
+    found = {recipe.crop(step): recipe.batch_at(step) for step in range(100)}
+    assert found == {32: 36, 64: 9, 96: 4, None: 3}
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_a_batch_is_a_multiple_of_the_processes_and_never_empty(processes):
+    recipe = Recipe(steps=100, crops=(32, 64, 192), batch=12, whole_share=0.1, whole_batch=1)
+    found = [recipe.batch_at(step, processes) for step in range(100)]
+    assert all(size % processes == 0 for size in found)
+    assert min(found) == processes
+    assert found[0] == pytest.approx(12, abs=processes)
+
+
+def test_the_rate_warms_up_and_falls_to_almost_nothing():
+    recipe = Recipe(steps=100, warmup=10, learning_rate=2.0)
+    rates = [recipe.rate(step) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2, rel=0.01)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert max(rates) == pytest.approx(2.0, rel=0.03)
+    assert rates[50] == pytest.approx(1.0, rel=0.01)
+    assert rates[-1] == pytest.approx(0.002, rel=0.3)
+
+
+def test_a_constant_rate_warms_up_and_stays():
+    recipe = Recipe(steps=100, warmup=4, learning_rate=2.0, schedule="constant")
+    assert [recipe.rate(step) for step in range(5)] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
+    assert {recipe.rate(step) for step in range(4, 100)} == {2.0}
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate():
+    assert Recipe(warmup=0, learning_rate=2.0).rate(0) == 2.0

@@ -1,0 +1,119 @@
+"""Tasks: what each does to a clean picture is repeatable, of the right size, and bad."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from mirnet_edge.errors import OptionError
+from mirnet_edge.training.tasks import TASKS, task_of
+
+every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+
+
+def _scene(size=(64, 96)):
+    """Return patches of colour with some texture: neither flat nor noise."""
+    generator = np.random.default_rng(0)
+    patches = cv2.resize(
+        generator.integers(30, 226, (8, 12, 3), np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC
+    ).astype(int)
+    texture = generator.integers(-12, 13, (*size, 3))
+    return np.clip(patches + texture, 0, 255).astype(np.uint8)
+
+
+SCENE = _scene()
+
+
+def _bad(task, seed):
+    return task.degrade(SCENE, np.random.default_rng(seed))
+
+
+def _enlarged(frame, scale):
+    height, width = frame.shape[:2]
+    return cv2.resize(frame, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
+
+
+def _errors(task, seeds=range(24)):
+    """Return the mean absolute difference to the clean picture for each seed, in levels."""
+    return [
+        np.abs(_enlarged(_bad(task, seed), task.scale).astype(int) - SCENE).mean() for seed in seeds
+    ]
+
+
+@every_task
+def test_a_seed_repeats_and_others_differ(task):
+    assert np.array_equal(_bad(task, 1), _bad(task, 1))
+    assert len({_bad(task, seed).tobytes() for seed in range(8)}) > 1
+
+
+@every_task
+def test_size_and_type_are_as_stated_and_the_clean_picture_is_left_alone(task):
+    before = SCENE.copy()
+    for seed in range(8):
+        bad = _bad(task, seed)
+        assert bad.dtype == np.uint8
+        assert bad.shape == (64 // task.scale, 96 // task.scale, 3)
+    assert np.array_equal(SCENE, before)
+
+
+@every_task
+def test_a_bad_picture_is_worse_in_every_draw_and_much_worse_in_some(task):
+    errors = _errors(task)
+    assert min(errors) > 0.5
+    assert max(errors) > 5.0
+    assert max(errors) > 1.05 * min(errors)
+
+
+def test_low_light_is_darker_in_every_draw_by_several_stops_in_some():
+    means = [_bad(task_of("low-light"), seed).mean() / SCENE.mean() for seed in range(24)]
+    assert max(means) < 0.9
+    assert min(means) < 0.2
+
+
+def test_denoise_keeps_the_light_and_has_strong_and_weak_noise():
+    task = task_of("denoise")
+    means = [_bad(task, seed).mean() for seed in range(24)]
+    assert means == pytest.approx([SCENE.mean()] * 24, abs=4.0)
+    errors = _errors(task)
+    assert min(errors) < 8.0
+    assert max(errors) > 25.0
+
+
+def test_some_noise_is_shared_by_neighbours_and_channels_as_a_camera_s_is():
+    grey = np.full((96, 96, 3), 128, np.uint8)
+    found = []
+    for seed in range(40):
+        noise = task_of("denoise").degrade(grey, np.random.default_rng(seed)).astype(float) - 128
+        variance = noise.var() or 1.0
+        along = (noise[:, :-1] * noise[:, 1:]).mean() / variance
+        across = (noise[..., 0] * noise[..., 1]).mean() / variance
+        found.append((along > 0.2, across > 0.2, abs(along) < 0.03 and abs(across) < 0.03))
+    neighbours, channels, white = (sum(column) for column in zip(*found, strict=True))
+    assert neighbours >= 5
+    assert channels >= 5
+    assert white >= 15
+
+
+def test_super_resolution_asks_for_twice_the_sides_and_old_photos_for_the_same():
+    assert {task.name: task.scale for task in TASKS} == {
+        "low-light": 1,
+        "denoise": 1,
+        "super-resolution": 2,
+        "old-photo": 1,
+    }
+
+
+def test_an_old_photo_has_less_contrast_or_colour():
+    def spread(frame):
+        return frame.astype(float).std((0, 1)).mean(), np.ptp(frame.astype(int), axis=2).mean()
+
+    contrast, colour = spread(SCENE)
+    found = [spread(_bad(task_of("old-photo"), seed)) for seed in range(24)]
+    assert np.mean([one for one, _ in found]) < 0.9 * contrast
+    assert np.mean([one for _, one in found]) < 0.9 * colour
+
+
+def test_an_unknown_task_is_refused_and_the_known_ones_are_named():
+    with pytest.raises(OptionError, match=r"expected the task low-light, denoise, .*, found 'fog'"):
+        task_of("fog")
