@@ -20,6 +20,7 @@ _EXTRA_OF = {
     "nncf": "export",
     "skimage": "export",
     "openvino": "cpu",
+    "tensorboard": "tensorboard",
     "tensorrt_rtx": "tensorrt-rtx",
 }
 

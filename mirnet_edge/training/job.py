@@ -10,6 +10,7 @@ import torch
 
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints.families import FAMILIES
+from mirnet_edge.dependencies import require
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.training import state
 from mirnet_edge.training.card import card_of
@@ -57,6 +58,8 @@ class Request:
     device: str = "auto"
     precision: Precision = "fp32"
     workers: int = 1
+    compiled: bool = False
+    tensorboard: bool = False
     max_seconds: float = math.inf
 
 
@@ -98,6 +101,8 @@ def train_weights(request: Request, observer: Observer) -> Trained:
         TrainingError: The loss is no longer a number; the last state is kept.
     """
     device = device_of(request.device, request.precision)
+    if request.tensorboard:
+        require("tensorboard", "--tensorboard")  # now, not after the first interval
     task = task_of(request.task)
     recipe, network = _resolved(request)
     with joined(device) as process:
@@ -108,6 +113,7 @@ def train_weights(request: Request, observer: Observer) -> Trained:
         trainer = Trainer(
             model, recipe, request.out, teacher=teacher, device=device,
             precision=request.precision, process=process, workers=request.workers,
+            compiled=request.compiled, tensorboard=request.tensorboard,
         )  # fmt: skip
         state.resume(trainer)
         observer.starting(recipe, trainer.step)

@@ -7,7 +7,7 @@ import io
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
-from mirnet_edge.dependencies import available
+from mirnet_edge.dependencies import available, require
 from mirnet_edge.files import write_atomically
 
 if TYPE_CHECKING:
@@ -55,6 +55,21 @@ def append(folder: Path, score: Score) -> None:
     write_atomically(folder / HISTORY_FILE, stream.getvalue().encode())
     if available("matplotlib"):
         draw([*kept, score], folder / CURVES_FILE)
+
+
+def append_to_tensorboard(folder: Path, score: Score) -> None:
+    """Add a score to the events that `tensorboard --logdir FOLDER` shows.
+
+    Raises:
+        MissingDependencyError: tensorboard is not installed.
+    """
+    require("tensorboard", "--tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for name, value in asdict(score).items():
+            if name != "step":
+                writer.add_scalar(name, value, score.step)
 
 
 def read(folder: Path) -> list[Score]:

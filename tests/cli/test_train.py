@@ -1,8 +1,9 @@
-"""mirnet-train as it is typed: two steps on eight pairs, stopped and gone on with."""
+"""mirnet-train as it is typed: a step or two on tiny pictures, stopped and gone on with."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,8 +11,12 @@ from PIL import Image
 
 from mirnet_edge import checkpoints
 from mirnet_edge.cli.train import main
+from mirnet_edge.training import record
 
-SMALL = ["--batch", "1", "--crop", "32", "--seed", "3", "--exposure-steps", "2"]
+SMALL = [
+    "--batch", "1", "--crop", "32", "--seed", "3", "--exposure-steps", "2", "--channels", "8,8,8",
+    "--device", "cpu",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -28,53 +33,157 @@ def pairs(tmp_path_factory):
     return folder
 
 
-def run(capsys, *arguments):
-    with pytest.raises(SystemExit) as left:
-        main([str(one) for one in arguments])
-    return left.value.code, *capsys.readouterr()
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clean")
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
 
 
-def test_weights_come_out_with_a_card_that_says_how(pairs, tmp_path, capsys):
-    code, out, _ = run(capsys, "--data", pairs, "--out", tmp_path, "--steps", 2, *SMALL, "--json")
-    told = json.loads(out)
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Leave the curves undrawn: they take longer than the steps."""
+    monkeypatch.setattr(record, "available", lambda name: False)
+
+
+def test_weights_come_out_with_a_card_that_says_how(pairs, tmp_path, ran):
+    found = ran(main, "--data", pairs, "--out", tmp_path, "--steps", 2, *SMALL, "--json")
+    told = json.loads(found.out)
     loaded = checkpoints.load(told["weights"])
-    assert code == 0
+    assert found.code == 0
     assert loaded.architecture == "edge"
+    assert loaded.model.config.channels == (8, 8, 8)
     assert loaded.card.task == "low-light"
     assert loaded.card.trained_on == pairs.name
-    assert loaded.card.recipe["steps"] == 2
+    assert loaded.card.recipe["steps"] == told["step"] == 2
     assert loaded.card.recipe["seed"] == 3
+    assert loaded.card.recipe["exposure_steps"] == 2
     assert loaded.card.figures["val_psnr_db"] == pytest.approx(told["psnr_db"], abs=1e-3)
     assert len(loaded.card.data_sha256) == 64
 
 
-def test_a_finished_run_is_told_and_not_repeated(pairs, tmp_path, capsys):
+@pytest.mark.usefixtures("no_curves")
+def test_a_finished_run_is_told_and_not_repeated(pairs, tmp_path, ran):
     arguments = ["--data", pairs, "--out", tmp_path, "--steps", 1, *SMALL]
-    assert run(capsys, *arguments)[0] == 0
-    code, _, err = run(capsys, *arguments)
-    assert code == 0
-    assert "going on at step 1 of 1" in err
+    first = ran(main, *arguments)
+    assert first.code == 0
+    assert f"{tmp_path / 'low-light.safetensors'}: " in first.out
+    assert "dB, SSIM 0." in first.out
+    again = ran(main, *arguments)
+    assert again.code == 0
+    assert "going on at step 1 of 1" in again.err
+    assert again.out == first.out
 
 
-def test_other_options_for_a_begun_run_are_refused_by_name(pairs, tmp_path, capsys):
+@pytest.mark.usefixtures("no_curves")
+def test_other_options_for_a_begun_run_are_refused_by_name(pairs, tmp_path, ran):
     arguments = ["--data", pairs, "--out", tmp_path, *SMALL]
-    assert run(capsys, *arguments, "--steps", 1)[0] == 0
-    code, _, err = run(capsys, *arguments, "--steps", 2)
-    assert code == 2
-    assert "steps" in err.splitlines()[-1]
+    assert ran(main, *arguments, "--steps", 1).code == 0
+    found = ran(main, *arguments, "--steps", 2)
+    assert (found.code, found.out) == (2, "")
+    assert "steps" in found.err.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["--task", "fog"], "--task must be low-light"),
-        (["--steps", "0"], "steps must be at least 1"),
-        (["--max-minutes", "0"], "--max-minutes must be above 0"),
-        (["--data", "absent"], "absent"),
-    ],
-)
-def test_bad_options_are_one_line(pairs, tmp_path, capsys, arguments, says):
-    code, out, err = run(capsys, "--data", pairs, "--out", tmp_path / "new", *arguments)
-    assert (code, out) == (2, "")
-    assert says in err
+@pytest.mark.usefixtures("no_curves")
+def test_clean_pictures_are_enough_to_learn_denoising(clean, tmp_path, ran):
+    found = ran(
+        main, "--task", "denoise", "--data", clean, "--out", tmp_path, "--steps", 1, *SMALL,
+        "--precision", "bf16", "--workers", 0,
+    )  # fmt: skip
+    assert found.code == 0
+    loaded = checkpoints.load(tmp_path / "denoise.safetensors")
+    assert loaded.card.task == "denoise"
+    assert loaded.model.exposure is None
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_mirnet_trains_by_the_paper_s_recipe(pairs, tmp_path, ran):
+    found = ran(
+        main, "--recipe", "paper", "--model", "mirnet", "--channels", 8, "--blocks", 1,
+        "--data", pairs, "--out", tmp_path, "--steps", 1, "--batch", 1, "--crop", 32,
+        "--device", "cpu",
+    )  # fmt: skip
+    assert found.code == 0
+    loaded = checkpoints.load(tmp_path / "low-light.safetensors")
+    assert loaded.architecture == "mirnet"
+    assert (loaded.model.config.channels, loaded.model.config.blocks) == (8, 1)
+    assert (loaded.card.recipe["ema"], loaded.card.recipe["schedule"]) == (0.0, "constant")
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_init_teacher_and_replay_are_taken_from_the_command_line(pairs, tmp_path, ran):
+    first = tmp_path / "first"
+    assert ran(main, "--data", pairs, "--out", first, "--steps", 1, *SMALL).code == 0
+    weights = first / "low-light.safetensors"
+    found = ran(
+        main, "--data", pairs, "--out", tmp_path / "second", "--init", weights, "--teacher",
+        weights, "--replay", pairs, "--steps", 1, "--batch", 1, "--crop", 32, "--device", "cpu",
+        "--exposure-steps", 0, "--learning-rate", 1e-5,
+    )  # fmt: skip
+    assert found.code == 0
+    card = checkpoints.load(tmp_path / "second/low-light.safetensors").card
+    assert card.parent == card.teacher == checkpoints.load(weights).sha256
+    assert card.recipe["learning_rate"] == 1e-5
+    assert " 7/7 " in found.err  # four pairs, and the three of them that are trained on again
+
+
+@pytest.mark.usefixtures("no_curves")
+def test_a_run_stops_when_its_minutes_are_up(pairs, tmp_path, ran):
+    found = ran(
+        main, "--data", pairs, "--out", tmp_path, "--steps", 500, *SMALL, "--max-minutes", 1e-6,
+        "--json",
+    )  # fmt: skip
+    assert found.code == 0
+    assert json.loads(found.out)["step"] == 1
+
+
+@dataclass(frozen=True)
+class Refused:
+    id: str
+    arguments: list[str]
+    says: str
+
+
+REFUSED = [
+    Refused("task", ["--task", "fog"], "expected the task low-light, denoise"),
+    Refused("steps", ["--steps", "0"], "steps must be at least 1, found 0"),
+    Refused("minutes", ["--max-minutes", "0"], "--max-minutes must be above 0, found 0"),
+    Refused("workers", ["--workers", "-1"], "--workers must not be negative, found -1"),
+    Refused("data", ["--data", "absent"], "absent holds neither"),
+    Refused("replay", ["--replay", "absent"], "absent holds neither"),
+    Refused("recipe", ["--recipe", "fog"], "there is no recipe fog"),
+    Refused("channels", ["--channels", "wide"], "--channels must be numbers, as 32,48,64; found"),
+    Refused("no channels", ["--channels", ""], "--channels must be numbers"),
+    Refused("two channels", ["--channels", "8,8"], "channels must be three positive numbers"),
+    Refused("model", ["--model", "unet"], "--model must be one of mirnet, mirnet-v2, edge, found"),
+    Refused("blocks", ["--blocks", "0"], "blocks must be at least 1"),
+    Refused("crop", ["--crop", "40"], "Choose --crop 32"),
+    Refused("device", ["--device", "tpu"], "--device must be auto, cpu or cuda, found 'tpu'"),
+    Refused("precision", ["--precision", "int8"], "--precision must be fp32, bf16 or fp16"),
+    Refused("half", ["--device", "cpu", "--precision", "fp16"], "use bf16 on a processor"),
+    Refused("init", ["--init", "absent.safetensors"], "absent.safetensors does not exist"),
+    Refused("teacher", ["--teacher", "shipped:fog"], "the package ships no weights 'shipped:fog'"),
+    Refused(
+        "init with channels",
+        ["--init", "shipped:low-light", "--channels", "8,8,8"],
+        "--init brings its network along",
+    ),
+    Refused(
+        "mirnet doubling",
+        ["--task", "super-resolution", "--model", "mirnet"],
+        "needs a network of scale 2, found MIRNet of scale 1; use --model edge",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.id)
+def test_bad_options_are_one_line_and_nothing_is_written(pairs, tmp_path, ran, case):
+    found = ran(main, "--data", pairs, "--out", tmp_path / "new", *case.arguments)
+    assert (found.code, found.out) == (2, "")
+    lines = [line for line in found.err.splitlines() if line.startswith("mirnet-train: ")]
+    assert case.says in lines[0]
+    assert len(lines) == 1
+    assert found.err.splitlines()[-1] == lines[0]
     assert not (tmp_path / "new").exists()

@@ -219,7 +219,7 @@ def test_what_is_replayed_is_read_and_changes_the_weights(tmp_path, write_pairs)
 def test_without_a_gpu_cuda_and_half_precision_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_of("auto", "bf16") == device_of("cpu", "fp32") == torch.device("cpu")
-    with pytest.raises(OptionError, match="--device cuda needs an NVIDIA GPU .* Use --device cpu"):
+    with pytest.raises(OptionError, match=r"--device cuda needs an NVIDIA GPU .* Use --device cpu"):
         device_of("cuda", "fp32")
     for name in ("auto", "cpu"):
         with pytest.raises(OptionError, match="--precision fp16 needs a GPU, found none; use bf16"):

@@ -43,6 +43,35 @@ def test_folders_are_matched_by_name_and_every_tenth_validates(tmp_path):
     assert all(pair.low.stem == pair.high.stem for pair in found.train)
 
 
+def test_clean_pictures_have_no_bad_ones_and_every_tenth_validates(tmp_path):
+    for number in range(25):
+        (tmp_path / f"{number:02}.{'jpg' if number % 2 else 'PNG'}").touch()
+    for other in (".hidden.png", "notes.txt", "low.md"):
+        (tmp_path / other).touch()
+    found = list_pairs(tmp_path)
+    assert [pair.scene for pair in found.val] == ["00", "10", "20"]
+    assert [pair.high.stem for pair in found.train] == [
+        f"{number:02}" for number in range(25) if number % 10
+    ]
+    assert all(pair.low is None for pair in (*found.train, *found.val))
+
+
+def test_pairs_go_before_clean_pictures_beside_them(tmp_path):
+    (tmp_path / "preview.png").touch()
+    found = list_pairs(_folders(tmp_path, ["a.png", "b.png"], ["a.png", "b.png"]))
+    assert {pair.scene for pair in (*found.train, *found.val)} == {"a", "b"}
+    _table(tmp_path, "c.png,d.png,1,train", "e.png,f.png,2,val")
+    assert [pair.scene for pair in list_pairs(tmp_path).train] == ["1"]
+
+
+def test_an_absent_folder_and_one_clean_picture_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"absent holds neither .* nor pictures"):
+        list_pairs(tmp_path / "absent")
+    (tmp_path / "a.png").touch()
+    with pytest.raises(DataError, match="no pair to train on"):
+        list_pairs(tmp_path)
+
+
 def test_scenes_in_both_splits_are_refused_and_named(tmp_path):
     folder = _table(tmp_path, "a.png,b.png,kitchen,train", "c.png,d.png,kitchen,val")
     with pytest.raises(DataError, match="scenes in both train and val: kitchen"):

@@ -1,0 +1,135 @@
+"""Two processes make the run that one would have made."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mirnet_edge import checkpoints
+from mirnet_edge.errors import OptionError
+from mirnet_edge.training import record
+from mirnet_edge.training.parallel import Process, joined
+
+RECIPE = """
+schema_version = 1
+architecture = "edge"
+[network]
+channels = [8, 8, 8]
+exposure_channels = 4
+[training]
+steps = 6
+batch = 4
+crops = [32]
+whole_share = 0.3
+whole_batch = 2
+validate_every = 2
+learning_rate = 1e-3
+warmup = 2
+structure_weight = 0.1
+exposure_steps = 2
+exposure_batch = 2
+lit_share = 0.3
+extra_noise = 4.0
+mixup = 0.5
+"""
+
+
+def _free_port():
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def _started(folder, arguments, **launched):
+    """Start a process of a run, its output in files: two pipes that nobody reads would block."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **launched}
+    rank = launched.get("RANK", "0")
+    with (folder / f"out{rank}").open("w") as out, (folder / f"err{rank}").open("w") as err:
+        return subprocess.Popen(
+            [sys.executable, "-m", "mirnet_edge.cli.train", *arguments],
+            env=environment, stdout=out, stderr=err,
+        )  # fmt: skip
+
+
+def _run(folder, arguments, processes):
+    """Run as many processes as torchrun would, on this machine alone."""
+    folder.mkdir()
+    launched = [{}]
+    if processes > 1:
+        shared = {
+            "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo",
+        }  # fmt: skip
+        launched = [
+            {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)
+        ]
+    arguments = [*arguments, "--out", str(folder / "run")]
+    running = [_started(folder, arguments, **one) for one in launched]
+    try:
+        for rank, process in enumerate(running):
+            assert process.wait(timeout=100) == 0, (folder / f"err{rank}").read_text()
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    return [(folder / f"out{rank}").read_text() for rank in range(processes)]
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_run_that_one_makes(tmp_path, write_pairs):
+    recipe = tmp_path / "own.toml"
+    recipe.write_text(RECIPE)
+    data = write_pairs(tmp_path / "pairs", 6)
+    arguments = ["--data", str(data), "--recipe", str(recipe), "--device", "cpu", "--json"]
+    alone, together = (_run(tmp_path / str(count), arguments, processes=count) for count in (1, 2))
+    assert "psnr_db" in alone[0]
+    assert "psnr_db" in together[0]
+    assert together[1] == ""
+
+    histories = [record.read(tmp_path / str(count) / "run") for count in (1, 2)]
+    assert [score.step for score in histories[1]] == [2, 4, 6]
+    for one, two in zip(*histories, strict=True):
+        assert two.loss == pytest.approx(one.loss, rel=1e-4)
+        assert two.psnr_db == pytest.approx(one.psnr_db, abs=1e-2)
+    weights = [
+        checkpoints.load(tmp_path / str(count) / "run/low-light.safetensors").model.state_dict()
+        for count in (1, 2)
+    ]
+    for name, weight in weights[0].items():
+        assert torch.allclose(weight, weights[1][name], rtol=0.0, atol=1e-5), name
+
+
+def test_a_process_alone_shares_nothing(monkeypatch, make_network):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    model = make_network()
+    with joined(torch.device("cpu")) as process:
+        assert process == Process()
+        assert process.leads
+        assert list(range(6))[process.places] == list(range(6))
+        assert process.shared(model) is model
+        assert process.mean(3.0) == 3.0
+        assert (process.any(here=True), process.any(here=False)) == (True, False)
+        process.wait()
+
+
+def test_the_places_of_all_processes_are_the_batch():
+    shares = [list(range(12))[Process(rank, 3).places] for rank in range(3)]
+    assert sorted(sum(shares, [])) == list(range(12))
+    assert {len(share) for share in shares} == {4}
+    assert [Process(rank, 3).leads for rank in range(3)] == [True, False, False]
+
+
+def test_a_group_that_cannot_be_formed_is_an_error_of_one_line(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with (
+        pytest.raises(OptionError, match="processes do not find each other .* with torchrun"),
+        joined(torch.device("cpu")),
+    ):
+        pass
