@@ -1,4 +1,7 @@
-"""Fixtures of more than one folder: a tiny bundle whose graph brightens by half, small networks."""
+"""Fixtures of more than one folder: a tiny bundle whose graph brightens by half, small networks.
+
+With a scale the graph also repeats every pixel that often, both ways.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 GAIN = 1.5
 
 
-def _graph(io, size, gain):
+def _graph(io, size, gain, scale):
     """Return an ONNX model as the export writes them: cast, scale, transpose, work, and back."""
     from onnx import TensorProto, helper
 
@@ -24,18 +27,30 @@ def _graph(io, size, gain):
     count, height, width = (1, *size) if size else ("n", "h", "w")
     floating = io == "float"
     shape = [count, 3, height, width] if floating else [count, height, width, 3]
+    tall, wide = (scale * height, scale * width) if size else ("tall", "wide")
+    enlarged = [count, 3, tall, wide] if floating else [count, tall, wide, 3]
     kind = TensorProto.FLOAT if floating else TensorProto.UINT8
     # a 3x3 kernel, so that it has what real graphs have: neighbours and a border
     kernel = np.zeros((3, 3, 3, 3), np.float32)
     kernel[range(3), range(3), 1, 1] = gain
     constants = {"scale": np.float32(1 / 255), "full": np.float32(255), "kernel": kernel}
     constants |= {"zero": np.float32(0), "one": np.float32(1)}
+    constants |= {"factors": np.array([1, 1, scale, scale], np.float32)}
     inner = [
         helper.make_node("Conv", ["batch", "kernel"], ["bright"], pads=[1, 1, 1, 1]),
         helper.make_node("Clip", ["bright", "zero", "one"], ["clipped"]),
     ]
+    if scale > 1:
+        inner.insert(
+            1,
+            helper.make_node(
+                "Resize", ["bright", "", "factors"], ["large"], mode="nearest",
+                coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+            ),
+        )  # fmt: skip
+        inner[-1].input[0] = "large"
     if floating:
-        inner[0].input[0], inner[1].output[0] = "frames", "restored"
+        inner[0].input[0], inner[-1].output[0] = "frames", "restored"
         nodes = inner
     else:
         nodes = [
@@ -52,7 +67,7 @@ def _graph(io, size, gain):
         nodes,
         "brighten",
         [helper.make_tensor_value_info("frames", kind, shape)],
-        [helper.make_tensor_value_info("restored", kind, shape)],
+        [helper.make_tensor_value_info("restored", kind, enlarged if scale > 1 else shape)],
         [
             helper.make_tensor(name, TensorProto.FLOAT, value.shape, value.ravel())
             for name, value in ((name, np.asarray(value)) for name, value in constants.items())
@@ -64,10 +79,13 @@ def _graph(io, size, gain):
 
 @pytest.fixture
 def make_graph():
-    """Write an ONNX file that brightens: make_graph(path, io="uint8", size=None, gain=1.5)."""
+    """Write an ONNX file that brightens: make_graph(path, io="uint8", size=None, gain=1.5).
 
-    def make(path: Path, *, io="uint8", size=None, gain=GAIN) -> Path:
-        path.write_bytes(_graph(io, size, gain).SerializeToString())
+    scale=2 also doubles both sides.
+    """
+
+    def make(path: Path, *, io="uint8", size=None, gain=GAIN, scale=1) -> Path:
+        path.write_bytes(_graph(io, size, gain, scale).SerializeToString())
         return path
 
     return make
@@ -95,15 +113,18 @@ def make_mode():
 
 @pytest.fixture
 def make_bundle(tmp_path, make_graph, make_mode):
-    """Write a bundle: make_bundle(modes=[...], io="uint8", size=None, multiple=4, kept=True)."""
+    """Write a bundle: make_bundle(modes=[...], io="uint8", size=None, multiple=4, kept=True).
+
+    scale=2 makes one that doubles both sides.
+    """
 
     def make(
         name="bundle", *, modes=None, default="onnxruntime:fp32", io="uint8", size=None,
-        multiple=4, kept=True,
+        multiple=4, scale=1, kept=True,
     ) -> Path:  # fmt: skip
         folder = tmp_path / name
         folder.mkdir()
-        graph = manifest.bind(make_graph(folder / "fp32.onnx", io=io, size=size))
+        graph = manifest.bind(make_graph(folder / "fp32.onnx", io=io, size=size, scale=scale))
         (folder / "weights.safetensors").write_bytes(b"weights")
         written = manifest.Manifest(
             schema_version=1,
@@ -113,7 +134,7 @@ def make_bundle(tmp_path, make_graph, make_mode):
                 weights=manifest.bind(folder / "weights.safetensors"), parameters=1,
                 macs_640x480=1,
             ),
-            image=manifest.ImageContract(io=io, multiple=multiple, size=size),
+            image=manifest.ImageContract(io=io, multiple=multiple, size=size, scale=scale),
             calibration=None,
             gate=manifest.GateFacts(max_drop_db=0.1, images=1, references=0, source="test"),
             graphs=[
@@ -157,6 +178,10 @@ def _network(name, seed=0):
     torch.manual_seed(seed)
     if name == "edge":
         network = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 12, 16), blocks=1, exposure_channels=4))
+    elif name == "enlarging":  # and without a branch for the exposure
+        network = MIRNetEdge(
+            MIRNetEdgeConfig(channels=(8, 12, 16), stem=2, exposure_channels=0, scale=2)
+        )
     elif name == "mirnet":
         network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1, streams=2, columns=1))
     else:
@@ -169,7 +194,7 @@ def _network(name, seed=0):
 
 @pytest.fixture(scope="session")
 def network_of():
-    """Return a small network: network_of("edge", seed=0), "mirnet" or "mirnet-v2".
+    """Return a small network: network_of("edge", seed=0), "enlarging", "mirnet" or "mirnet-v2".
 
     Do not change it: all tests share it.
     """

@@ -38,7 +38,9 @@ def train(
     ] = "low-light",
     recipe: Annotated[
         str | None,
-        typer.Option(help="A recipe of ours (paper, or a task) or a TOML file; default: the task."),
+        typer.Option(
+            help="A recipe of ours or a TOML file; default: the task's, with --init fine-tune."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="edge, mirnet or mirnet-v2; default: the recipe's.")

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from mirnet_edge.training.tasks import Task
 
 
+FINE_TUNING = "fine-tune"
+"""The recipe of a run that starts from weights."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What is to be trained."""
@@ -42,7 +46,7 @@ class Request:
     """Folder for the state, the history and the finished weights."""
     task: str = "low-light"
     recipe: str | None = None
-    """A recipe's name or file; None for the task's own."""
+    """A recipe's name or file; None for the task's own or, from weights, `FINE_TUNING`."""
     training: dict[str, Any] = field(default_factory=dict)
     """Fields of the recipe that are to be other than it says."""
     architecture: str | None = None
@@ -160,7 +164,9 @@ def device_of(name: str, precision: Precision) -> torch.device:
 def _resolved(request: Request) -> tuple[Recipe, tuple[str, dict[str, Any]]]:
     """Return the recipe and the network: the task's own, the file's, what was asked for."""
     own = read_recipe(task_of(request.task).name)
-    given = own if request.recipe is None else read_recipe(request.recipe)
+    given = own
+    if request.recipe is not None or request.init is not None:
+        given = read_recipe(request.recipe or FINE_TUNING)
     architecture = request.architecture or given.architecture or own.architecture or "edge"
     network: dict[str, Any] = {}
     for file in (own, given):

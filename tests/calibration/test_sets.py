@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from mirnet_edge.calibration.sets import Sample, builtin_low_light, fitted, read_set
+from mirnet_edge.calibration.sets import Sample, fitted, read_set
 from mirnet_edge.errors import CalibrationError
 
 
@@ -35,14 +38,18 @@ def test_every_fourth_picture_judges_and_the_groups_are_disjoint(tmp_path):
     assert not _hashes(found.calibrating) & _hashes(found.judging)
 
 
-def test_a_pair_table_calibrates_on_train_and_judges_on_val_with_references(tmp_path):
+def _pairs(folder, size=(24, 32), reference=(24, 32)):
     rows = ["low,high,scene,split"]
     for index in range(9):
-        _write(tmp_path / "low" / f"{index}.png", index)
-        _write(tmp_path / "high" / f"{index}.png", 100 + index)
+        _write(folder / "low" / f"{index}.png", index, size)
+        _write(folder / "high" / f"{index}.png", 100 + index, reference)
         rows.append(f"low/{index}.png,high/{index}.png,{index},{'val' if index < 2 else 'train'}")
-    (tmp_path / "pairs.csv").write_text("\n".join(rows))
-    found = read_set(tmp_path)
+    (folder / "pairs.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_a_pair_table_calibrates_on_train_and_judges_on_val_with_references(tmp_path):
+    found = read_set(_pairs(tmp_path))
     assert [sample.name for sample in found.judging] == ["0", "1"]
     assert all(sample.reference is not None for sample in found.judging)
     assert {sample.name for sample in found.calibrating} == set("2345678")
@@ -88,17 +95,38 @@ def test_a_copy_in_both_groups_is_refused(tmp_path):
         read_set(tmp_path)
 
 
-def test_the_built_in_set_is_dark_repeatable_and_disjoint():
-    first, second = builtin_low_light(), builtin_low_light()
-    assert first.sha256 == second.sha256
-    assert not _hashes(first.calibrating) & _hashes(first.judging)
-    photos = [
-        {sample.name.split("-")[0] for sample in group}
-        for group in (first.calibrating, first.judging)
-    ]
-    assert not photos[0] & photos[1]
-    for sample in first.judging:
-        assert sample.frame.mean() < 0.6 * sample.reference.mean()
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_references_are_as_much_larger_as_the_network_enlarges(tmp_path, scale):
+    size, reference = (5, 7), (5 * scale, 7 * scale)
+    found = read_set(_pairs(tmp_path, size, reference), scale=scale)
+    assert {sample.frame.shape for sample in found.judging} == {(*size, 3)}
+    assert {sample.reference.shape for sample in found.judging} == {(*reference, 3)}
+
+
+@dataclass(frozen=True)
+class Unequal:
+    id: str
+    scale: int
+    reference: tuple[int, int]
+    says: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Unequal("not enlarged", 2, (24, 32), "32x24; expected 64x48"),
+        Unequal("enlarged without need", 1, (48, 64), "64x48; expected 32x24"),
+        Unequal("one side", 2, (48, 32), "32x48; expected 64x48"),
+        Unequal("nearly", 2, (48, 63), "63x48; expected 64x48"),
+        Unequal("turned", 2, (64, 48), "48x64; expected 64x48"),
+    ],
+    ids=lambda case: case.id,
+)
+def test_references_of_another_size_are_refused_with_both_sizes(tmp_path, case):
+    _pairs(tmp_path, reference=case.reference)
+    says = rf"0\.png is 32x24 and its reference {case.says}. Leave the pair out"
+    with pytest.raises(CalibrationError, match=says):
+        read_set(tmp_path, scale=case.scale)
 
 
 def test_fitting_cuts_the_middle_and_fills_by_reflection():
@@ -111,3 +139,56 @@ def test_fitting_cuts_the_middle_and_fills_by_reflection():
     assert np.array_equal(grown.frame[6], frame[4])
     assert fitted(sample, None, (4, 100)).frame.shape == (4, 8, 3)
     assert fitted(sample, None, None).frame.shape == frame.shape
+
+
+def _pair(height, width, scale):
+    """Return a sample whose frame is the mean of each scale x scale cell of its reference."""
+    generator = np.random.default_rng([height, width, scale])
+    reference = generator.integers(
+        0, 256, (scale * height, scale * width, 3), dtype=np.uint8
+    )  # fmt: skip
+    return Sample("a", _means(reference, scale), reference)
+
+
+def _means(reference, scale):
+    height, width = (side // scale for side in reference.shape[:2])
+    cells = reference.reshape(height, scale, width, scale, 3).astype(int)
+    return (cells.sum((1, 3)) // scale**2).astype(np.uint8)
+
+
+def _same_view(sample, scale):
+    return np.array_equal(sample.frame, _means(sample.reference, scale))
+
+
+@given(
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    st.integers(1, 4),
+)
+def test_a_reference_is_cut_where_its_frame_is(sides, wanted, scale):
+    sample = _pair(*sides, scale)
+    assert _same_view(sample, scale)
+    cut = fitted(sample, None, wanted)
+    smaller = tuple(map(min, sides, wanted))
+    assert cut.frame.shape == (*smaller, 3)
+    assert _same_view(cut, scale)
+    if smaller == wanted:  # no filling: a fixed size is cut from the same place
+        fixed = fitted(sample, wanted, None)
+        assert np.array_equal(fixed.frame, cut.frame)
+        assert np.array_equal(fixed.reference, cut.reference)
+
+
+@pytest.mark.parametrize("margin", [1, 2, 3, 5])
+def test_a_doubled_reference_keeps_its_view_whatever_the_margin(margin):
+    sample = _pair(8 + margin, 12 + margin, 2)
+    cut = fitted(sample, (8, 12), None)
+    assert cut.reference.shape == (16, 24, 3)
+    assert _same_view(cut, 2)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_a_reference_is_filled_as_its_frame_is(scale):
+    grown = fitted(_pair(6, 8, scale), (9, 13), None)
+    assert grown.frame.shape == (9, 13, 3)
+    assert grown.reference.shape == (9 * scale, 13 * scale, 3)
+    assert _same_view(grown, scale)

@@ -57,6 +57,27 @@ def test_a_folder_is_restored_with_comparisons(ran, make_bundle, make_picture, o
     assert names == ["a.compare.png", "a.png", "b.compare.png", "b.jpg"]
 
 
+@pytest.mark.parametrize("io", ["uint8", "float"])
+def test_a_bundle_that_enlarges_writes_larger_pictures(io, ran, make_bundle, make_picture, out):
+    images = [make_picture("in/a.png", 5, 7), make_picture("in/b.png", 1, 1)]
+    bundle = make_bundle(io=io, scale=2)
+    result = ran(main, *images, "--bundle", bundle, "--out", out, "--compare")
+    assert (result.code, result.out) == (0, "")
+    first, second = result.err.splitlines()
+    assert first.startswith(f"{out / 'a.png'}  7x5  ")
+    assert second.startswith(f"{out / 'b.png'}  1x1  ")
+    for image in images:
+        restored = read_picture(out / image.name).frame
+        expected = _brightened(image).repeat(2, 0).repeat(2, 1)
+        assert restored.shape == expected.shape
+        assert np.abs(restored - expected).max() <= 1
+        height, width = restored.shape[:2]
+        comparison = read_picture(out / f"{image.stem}.compare.png").frame
+        np.testing.assert_array_equal(comparison[:, -width:], restored)
+        assert comparison.shape[0] == height
+        assert comparison.shape[1] > 2 * width  # both, and a line
+
+
 def test_json_is_all_there_is_on_stdout(ran, make_bundle, make_picture, tmp_path, out):
     good = make_picture("in/a.png")
     broken = tmp_path / "in" / "b.png"

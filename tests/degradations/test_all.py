@@ -38,6 +38,12 @@ KINDS = [
     Kind("gaussian", noisy, Noise(), Noise(sigma=25)),
     Kind("photons", noisy, Noise(), Noise(photons=20)),
     Kind(
+        "camera noise",
+        noisy,
+        Noise(spread=1.0, alike=0.5),
+        Noise(sigma=10, photons=400, spread=1.3, alike=0.5, jpeg_quality=90),
+    ),
+    Kind(
         "old photo",
         old_photo,
         OldPhoto(),
@@ -93,6 +99,62 @@ def test_gaussian_noise_has_the_stated_mean_and_deviation():
     assert values.mean() == pytest.approx(128, abs=0.2)
     # rounding to whole levels adds a twelfth
     assert values.var() == pytest.approx(20**2 + 1 / 12, rel=0.02)
+
+
+def _added(settings, seed=0):
+    """Return the noise on a gray frame, in levels, where no border is near."""
+    frame = noisy(GREY, settings, np.random.default_rng(seed)).astype(float)
+    return (frame - 128)[16:-16, 16:-16]
+
+
+def _correlation(one, two):
+    return np.corrcoef(one.ravel(), two.ravel())[0, 1]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 0.7, 1.0, 1.3])
+@pytest.mark.parametrize("alike", [0.0, 0.4, 1.0])
+def test_noise_is_as_strong_as_stated_however_it_is_shared(spread, alike):
+    noise = _added(Noise(sigma=20, spread=spread, alike=alike))
+    for channel in range(3):
+        # neighbours that share their noise are fewer independent draws
+        assert noise[..., channel].std() == pytest.approx(20, rel=0.03)
+
+
+def test_photon_noise_is_as_strong_as_stated_however_it_is_spread():
+    alone, spread = (_added(Noise(photons=400, spread=radius)) for radius in (0.0, 1.0))
+    assert spread.std() == pytest.approx(alone.std(), rel=0.03)
+
+
+@pytest.mark.parametrize("spread", [0.7, 1.0, 1.5])
+def test_neighbours_share_noise_as_a_gaussian_blur_spreads_it(spread):
+    noise = _added(Noise(sigma=20, spread=spread))
+    expected = np.exp(-1.0 / (4.0 * spread**2))
+    assert _correlation(noise[1:], noise[:-1]) == pytest.approx(expected, abs=0.03)
+    assert _correlation(noise[:, 1:], noise[:, :-1]) == pytest.approx(expected, abs=0.03)
+    assert _correlation(noise[..., 0], noise[..., 1]) == pytest.approx(0.0, abs=0.04)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+@pytest.mark.parametrize("alike", [0.0, 0.3, 0.8, 1.0])
+def test_channels_share_as_much_noise_as_stated(spread, alike):
+    noise = _added(Noise(sigma=20, spread=spread, alike=alike))
+    for one, two in ((0, 1), (1, 2), (0, 2)):
+        assert _correlation(noise[..., one], noise[..., two]) == pytest.approx(alike, abs=0.04)
+    if not spread:
+        assert _correlation(noise[1:], noise[:-1]) == pytest.approx(0.0, abs=0.02)
+
+
+def test_without_noise_there_is_nothing_to_spread():
+    for noise in (Noise(spread=2.0), Noise(alike=1.0), Noise(spread=10.0, alike=0.5)):
+        assert np.array_equal(noisy(FRAME, noise, np.random.default_rng(0)), FRAME)
+
+
+def test_spread_and_alike_of_zero_are_plain_noise():
+    plain, stated = (
+        noisy(FRAME, settings, np.random.default_rng(0))
+        for settings in (Noise(sigma=9), Noise(sigma=9, spread=0.0, alike=0.0))
+    )
+    assert np.array_equal(plain, stated)
 
 
 def test_photon_noise_grows_with_the_signal_as_poisson_does():
@@ -182,6 +244,11 @@ def test_damage_touches_a_small_share_of_the_print_and_no_more(damage):
         (lambda: Noise(sigma=-1), "sigma must lie in"),
         (lambda: Noise(photons=0.0), "photons must be above 0"),
         (lambda: Noise(jpeg_quality=0), r"jpeg_quality must lie in \[1, 100\], found 0"),
+        (lambda: Noise(spread=-0.1), r"spread must lie in \[0, 10\] pixels .*, found -0.1 and 0"),
+        (lambda: Noise(spread=11.0), r"spread must lie in \[0, 10\]"),
+        (lambda: Noise(spread=float("nan")), r"spread must lie in \[0, 10\]"),
+        (lambda: Noise(alike=-0.1), r"alike in \[0, 1\], found 0.0 and -0.1"),
+        (lambda: Noise(alike=1.1), r"alike in \[0, 1\], found 0.0 and 1.1"),
         (lambda: OldPhoto(fading=1.5), r"fading must lie in \[0, 1\], found 1.5"),
         (lambda: OldPhoto(scratches=-1), "scratches must not be negative, found -1"),
         (lambda: downscaled(FRAME, 5), "factor must be one of"),

@@ -16,9 +16,9 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 _SMALL = MIRNetEdgeConfig(channels=(8, 12, 16), blocks=2, exposure_channels=4)
 
 
-def _randomized(config: MIRNetEdgeConfig) -> MIRNetEdge:
+def _randomized(config: MIRNetEdgeConfig, seed: int = 0) -> MIRNetEdge:
     """Return a network none of whose weights is at its special first value."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = MIRNetEdge(config).eval()
     with torch.no_grad():
         for weight in network.parameters():
@@ -26,7 +26,22 @@ def _randomized(config: MIRNetEdgeConfig) -> MIRNetEdge:
     return network
 
 
-@pytest.mark.parametrize("config", [_SMALL, MIRNetEdgeConfig(), MIRNetEdgeConfig(stem=2, blocks=1)])
+_THREE = (8, 12, 16)
+SHAPES = [
+    _SMALL,
+    MIRNetEdgeConfig(),
+    *(
+        MIRNetEdgeConfig(channels=_THREE, stem=stem, scale=scale, exposure_channels=exposure)
+        for stem in (1, 2, 4)
+        for scale in (1, 2, 3)
+        for exposure in (0, 4)
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "config", SHAPES, ids=lambda c: f"stem{c.stem}x{c.scale}-{c.exposure_channels}-{c.blocks}"
+)
 def test_the_shape_is_told_from_the_tensors(config):
     assert edge.config_from_tensors(MIRNetEdge(config).state_dict()) == config
 
@@ -44,7 +59,10 @@ class Refused:
         Refused("two streams", {"channels": (8, 8)}, "three positive numbers"),
         Refused("no channel", {"channels": (8, 0, 8)}, "three positive numbers"),
         Refused("no block", {"blocks": 0}, "at least 1"),
-        Refused("odd stem", {"stem": 3}, "2 or 4"),
+        Refused("odd stem", {"stem": 3}, "stem must be 1, 2 or 4, found 3"),
+        Refused("negative exposure", {"exposure_channels": -1}, "exposure_channels at least 0"),
+        Refused("no scale", {"scale": 0}, "scale must"),
+        Refused("great scale", {"scale": 5}, "scale must"),
     ],
     ids=lambda case: case.id,
 )
@@ -57,6 +75,59 @@ def test_shapes_that_make_no_network_are_refused(case):
 def test_output_has_the_size_of_the_input(size):
     batch = torch.rand(2, 3, *size)
     assert _randomized(_SMALL)(batch).shape == batch.shape
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+@pytest.mark.parametrize("exposure", [0, 4])
+@pytest.mark.parametrize(("stem", "multiple"), [(1, 4), (2, 8), (4, 16)])
+def test_output_is_so_many_times_as_large_at_the_smallest_size(stem, multiple, exposure, scale):
+    network = _randomized(
+        MIRNetEdgeConfig(channels=_THREE, stem=stem, scale=scale, exposure_channels=exposure)
+    )
+    # the thumbnail of a network that has an exposure branch needs eight
+    assert network.multiple == (max(multiple, 8) if exposure else multiple)
+    side = network.multiple
+    with torch.no_grad():
+        enlarged = network(torch.rand(2, 3, side, 3 * side))
+    assert enlarged.shape == (2, 3, scale * side, 3 * scale * side)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_an_untrained_enlarger_starts_near_bilinear(scale):
+    torch.manual_seed(0)
+    batch = torch.rand(1, 3, 16, 24)
+    network = MIRNetEdge(
+        MIRNetEdgeConfig(channels=_THREE, stem=2, scale=scale, exposure_channels=0)
+    ).eval()
+    expected = functional.interpolate(batch, scale_factor=scale, mode="bilinear")
+    with torch.no_grad():
+        assert (network(batch) - expected).abs().mean() < 0.15
+
+
+def test_without_exposure_channels_there_is_no_branch():
+    network = MIRNetEdge(MIRNetEdgeConfig(channels=_THREE, exposure_channels=0))
+    assert network.exposure is None
+    assert not [key for key in network.state_dict() if key.startswith("exposure")]
+    batch, other = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 24, 36)
+    with torch.no_grad():
+        assert torch.equal(network(batch), network(batch, other))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (64, 96), (96, 64), (480, 640)])
+def test_the_thumbnail_has_one_size_for_all_frames_and_their_brightness(size):
+    frames = torch.rand(2, 3, *size) * torch.tensor([0.2, 1.0]).view(2, 1, 1, 1)
+    thumbnail = edge.thumbnail_of(frames)
+    assert thumbnail.shape == (2, 3, 24, 36)
+    flat = edge.thumbnail_of(torch.full((1, 3, *size), 0.25))
+    assert torch.allclose(flat, torch.tensor(0.25))
+    assert 3.0 < thumbnail[1].mean() / thumbnail[0].mean() < 7.0
+
+
+def test_a_missing_part_of_the_exposure_branch_is_not_taken_for_none():
+    tensors = dict(MIRNetEdge(_SMALL).state_dict())
+    del tensors["exposure.features.0.weight"]
+    with pytest.raises(KeyError, match=r"exposure\.features\.0\.weight"):
+        edge.config_from_tensors(tensors)
 
 
 @pytest.mark.parametrize(("stem", "size"), [(4, (32, 40)), (4, (24, 32)), (2, (32, 36))])
@@ -85,7 +156,7 @@ def test_the_tone_curve_is_monotone_and_keeps_black_black():
 
 
 def test_a_crop_with_its_frames_thumbnail_gets_the_exposure_of_the_frame():
-    branch = _randomized(_SMALL).exposure
+    branch = _randomized(_SMALL, seed=4).exposure  # with 0 its first layer gives zeros
     frame = torch.rand(1, 3, 64, 64) * torch.linspace(0.05, 1, 64)
     with torch.no_grad():
         whole = branch(frame, edge.thumbnail_of(frame))
@@ -97,7 +168,7 @@ def test_a_crop_with_its_frames_thumbnail_gets_the_exposure_of_the_frame():
 
 
 @pytest.mark.parametrize("size", [(16, 16), (48, 32), (80, 112)])
-@pytest.mark.parametrize("stem", [2, 4])
+@pytest.mark.parametrize("stem", [1, 2, 4])
 def test_the_inference_form_computes_the_same(size, stem):
     network = _randomized(MIRNetEdgeConfig(channels=(8, 12, 16), blocks=1, stem=stem))
     batch = torch.rand(1, 3, *size)

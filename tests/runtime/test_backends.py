@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 
@@ -34,8 +35,8 @@ _any_runner = pytest.mark.parametrize(
 _any_graph_runner = pytest.mark.parametrize("kind", _GRAPH_RUNNERS, ids=_BACKEND_OF.__getitem__)
 
 
-def _contract(io="uint8", size=None, multiple=16):
-    return ImageContract(io=io, multiple=multiple, size=size)
+def _contract(io="uint8", size=None, multiple=16, scale=1):
+    return ImageContract(io=io, multiple=multiple, size=size, scale=scale)
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +60,17 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def make_runner(tmp_path, make_graph, weights):
-    """Return a runner of a good file: make_runner(kind, io="uint8", size=None, **options)."""
+    """Return a runner of a good file: make_runner(kind, io="uint8", size=None, **options).
 
-    def make(kind, *, io="uint8", size=None, precision="fp32", **options):
+    The scale is that of a graph; torch's weights have none.
+    """
+
+    def make(kind, *, io="uint8", size=None, scale=1, precision="fp32", **options):
         name = f"{_BACKEND_OF[kind]}:{precision}"
-        image = _contract(io, size)
+        image = _contract(io, size, scale=scale)
         path = weights
         if kind is not TorchRunner:
-            path = make_graph(tmp_path / "graph.onnx", io=io, size=size)
+            path = make_graph(tmp_path / "graph.onnx", io=io, size=size, scale=scale)
         return kind(path, image, name=name, precision=precision, **options)
 
     return make
@@ -85,6 +89,42 @@ def test_a_graph_gives_what_its_nodes_say(kind, io, make_runner, frames_of):
     assert restored.dtype == np.uint8
     # one level: half-way values round either way in floating point
     assert _levels_apart(restored, np.rint(np.minimum(frames * 1.5, 255))) <= 1
+
+
+@_any_graph_runner
+@pytest.mark.parametrize("io", ["uint8", "float"])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 32)], ids=str)
+def test_a_graph_that_enlarges_gives_larger_frames(kind, io, size, make_runner, frames_of):
+    frames = frames_of(*size, 2)
+    with make_runner(kind, io=io, scale=2) as runner:
+        restored = runner.run(frames)
+    assert runner.scale == 2
+    assert restored.shape == (2, 2 * size[0], 2 * size[1], 3)
+    bright = np.rint(np.minimum(frames * 1.5, 255))
+    assert _levels_apart(restored, bright.repeat(2, 1).repeat(2, 2)) <= 1
+
+
+@_any_graph_runner
+def test_a_fixed_size_is_that_of_what_goes_in(kind, make_runner, frames_of):
+    with make_runner(kind, size=(16, 32), scale=3) as runner:
+        assert runner.run(frames_of(9, 31)).shape == (1, 27, 93, 3)
+        with pytest.raises(ImageError, match="the bundle was exported for 32x16"):
+            runner.run(frames_of(48, 96))
+
+
+@_any_graph_runner
+@pytest.mark.parametrize("io", ["uint8", "float"])
+def test_a_graph_of_another_scale_than_the_manifest_says_is_named(
+    kind, io, tmp_path, make_graph, frames_of
+):
+    path = make_graph(tmp_path / "twice.onnx", io=io, scale=2)
+    runner = kind(path, _contract(io, multiple=8), name="x:fp32", precision="fp32")
+    given, expected = (1, 32, 48, 3), (1, 16, 24, 3)
+    if io == "float":
+        given, expected = (1, 3, 32, 48), (1, 3, 16, 24)
+    says = f"twice.onnx gave an output of shape {given}, expected {expected}; export the bundle"
+    with runner, pytest.raises(EngineError, match=re.escape(says)):
+        runner.run(frames_of(15, 24))
 
 
 @_any_runner
@@ -336,6 +376,27 @@ def test_torch_gives_what_the_network_gives(io, make_runner, weights, frames_of)
         restored = runner.run(frames)
     assert _levels_apart(restored, expected.round().numpy()) <= 1
     assert _levels_apart(restored, frames) > 1
+
+
+@pytest.mark.parametrize("io", ["uint8", "float"])
+def test_torch_enlarges_what_a_network_for_it_takes(io, tmp_path, network_of, frames_of):
+    import torch
+
+    from mirnet_edge import checkpoints
+
+    network = network_of("enlarging")
+    path = tmp_path / "twice.safetensors"
+    checkpoints.save(network, path, checkpoints.Card(task="super-resolution"))
+    frames = frames_of(16, 24)
+    batch = torch.from_numpy(frames).permute(0, 3, 1, 2) / 255.0
+    with torch.inference_mode():
+        expected = network(batch).clamp(0, 1).permute(0, 2, 3, 1) * 255
+    image = _contract(io, multiple=network.multiple, scale=2)
+    with TorchRunner(path, image, name="torch:fp32", precision="fp32") as runner:
+        restored = runner.run(frames)
+        assert runner.run(frames[:, :5, :7]).shape == (1, 10, 14, 3)
+    assert restored.shape == (1, 32, 48, 3)
+    assert _levels_apart(restored, expected.round().numpy()) <= 1
 
 
 def test_torch_in_bf16_is_close_to_fp32_and_not_equal(make_runner, frames_of):

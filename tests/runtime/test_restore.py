@@ -69,6 +69,34 @@ def test_everything_but_the_colours_stays(frames_of):
         assert getattr(restored, name) is getattr(picture, name)
 
 
+def test_transparency_grows_with_the_colours(frames_of):
+    # a plane, which bicubic interpolation keeps wherever it sees both sides
+    down, across = np.mgrid[0:10, 0:12]
+    alpha = (40 + 4 * across + 8 * down).astype(np.uint8)
+    picture = Picture(frame=frames_of(10, 12)[0], alpha=alpha, icc=b"profile")
+    with NullRunner(scale=2) as runner:
+        restored = restore_picture(runner, picture)
+    assert restored.frame.shape == (20, 24, 3)
+    assert restored.alpha.shape == (20, 24)
+    assert restored.alpha.dtype == np.uint8
+    assert restored.icc == b"profile"
+    down, across = (np.mgrid[0:20, 0:24] + 0.5) / 2 - 0.5
+    plane = 40 + 4 * across + 8 * down
+    assert np.abs(restored.alpha - plane)[4:-4, 4:-4].max() <= 0.5
+    np.testing.assert_array_equal(picture.alpha, alpha)
+    assert picture.frame.shape == (10, 12, 3)
+
+
+@pytest.mark.parametrize("level", [0, 7, 255])
+@pytest.mark.parametrize("size", [(1, 1), (5, 7)], ids=str)
+def test_even_transparency_stays_even_where_it_grows(level, size, frames_of):
+    picture = Picture(frame=frames_of(*size)[0], alpha=np.full(size, level, np.uint8))
+    with NullRunner(scale=2) as runner:
+        alpha = restore_picture(runner, picture).alpha
+    assert alpha.shape == (2 * size[0], 2 * size[1])
+    assert (alpha == level).all()
+
+
 def test_a_runner_that_is_not_open_is_an_error(frames_of):
     with pytest.raises(EngineError, match="null is not open"):
         restore_picture(NullRunner(), Picture(frame=frames_of(4, 5)[0]))
@@ -133,6 +161,37 @@ def test_side_by_side_shows_both_frames_and_a_white_line(frames_of):
     np.testing.assert_array_equal(both[:, -5:], after)
     assert (both[:, 5:-5] == 255).all()
     assert both.shape[1] > 10
+
+
+def test_side_by_side_enlarges_the_smaller_frame(frames_of):
+    down, across = np.mgrid[0:10, 0:12]
+    before = np.stack([20 + 4 * across + 8 * down] * 3, -1).astype(np.uint8)
+    (after,) = frames_of(20, 24)
+    both = side_by_side(before, after)
+    np.testing.assert_array_equal(both[:, -24:], after)
+    assert (both[:, 24:-24] == 255).all()
+    assert both.shape[0] == 20
+    enlarged = both[:, :24]
+    down, across = (np.mgrid[0:20, 0:24] + 0.5) / 2 - 0.5
+    plane = (20 + 4 * across + 8 * down)[..., None]
+    assert np.abs(enlarged - plane)[4:-4, 4:-4].max() <= 0.5
+
+
+def test_a_result_that_is_larger_is_written_and_compared_at_its_size(make_picture, tmp_path):
+    alpha = np.full((6, 8), 90, np.uint8)
+    image = make_picture("in/a.png", alpha=alpha, exif=_exif(_TURN_RIGHT))
+    (one,) = restore_files([image], NullRunner(scale=2), tmp_path / "out", compare=True)
+    source, restored = read_picture(image), read_picture(one.output)
+    np.testing.assert_array_equal(restored.frame, source.frame.repeat(2, 0).repeat(2, 1))
+    assert (restored.alpha == 90).all()
+    assert restored.alpha.shape == (12, 16)
+    comparison = read_picture(one.comparison).frame
+    turned = np.rot90(source.frame, -1)
+    after = np.rot90(restored.frame, -1)
+    np.testing.assert_array_equal(comparison, side_by_side(turned, after))
+    np.testing.assert_array_equal(comparison[:, -12:], after)
+    assert comparison.shape[0] == 16
+    assert (one.width, one.height) == (8, 6)  # of the source
 
 
 def test_the_comparison_is_beside_the_result(make_picture, tmp_path):

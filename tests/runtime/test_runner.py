@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirnet_edge.errors import BundleError, EngineError, ImageError, OptionError
+from mirnet_edge.images import padded_size
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.runtime.runner import GraphRunner, NullRunner
 
@@ -39,8 +41,8 @@ class _Numpy(GraphRunner):
 
 @pytest.fixture
 def make_runner(tmp_path):
-    def make(*, io="uint8", multiple=4, size=None, **options):
-        image = ImageContract(io=io, multiple=multiple, size=size)
+    def make(*, io="uint8", multiple=4, size=None, scale=1, **options):
+        image = ImageContract(io=io, multiple=multiple, size=size, scale=scale)
         return _Numpy(tmp_path / "fp32.onnx", image, **options)
 
     return make
@@ -69,6 +71,35 @@ def test_a_graph_that_changes_nothing_gives_every_frame_back(height, width, mult
         assert fed.flags.c_contiguous
         tall, wide = fed.shape[1:3] if io == "uint8" else fed.shape[2:]
         assert tall % multiple == wide % multiple == 0
+
+
+def _repeated(io, scale):
+    """Return what repeats every pixel of what a graph is fed."""
+    down, across = (1, 2) if io == "uint8" else (2, 3)
+    return lambda fed: fed.repeat(scale, down).repeat(scale, across)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 12),
+    st.integers(1, 12),
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.sampled_from(["uint8", "float"]),
+)
+def test_what_a_graph_enlarges_is_cropped_at_its_own_size(height, width, multiple, scale, io):
+    generator = np.random.default_rng([height, width, multiple, scale])
+    frames = generator.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    image = ImageContract(io=io, multiple=multiple, size=None, scale=scale)
+    runner = _Numpy("fp32.onnx", image, function=_repeated(io, scale))
+    assert runner.scale == scale
+    with runner:
+        restored = runner.run(frames)
+    np.testing.assert_array_equal(restored, frames.repeat(scale, 1).repeat(scale, 2))
+    assert restored.flags.owndata
+    for fed in runner.fed:  # what goes in is padded to the multiple, not to its scale
+        tall, wide = fed.shape[1:3] if io == "uint8" else fed.shape[2:]
+        assert (tall, wide) == padded_size(height, width, multiple)
 
 
 @dataclass(frozen=True)
@@ -227,6 +258,38 @@ def test_an_output_of_another_shape_is_refused(make_runner):
             runner.run(np.zeros((1, 4, 4, 3), np.uint8))
 
 
+@dataclass(frozen=True)
+class Misfit:
+    """A graph that enlarges by another factor than its contract says."""
+
+    io: str
+    stated: int
+    real: int
+    says: str
+
+    @property
+    def id(self):
+        return f"{self.io}, {self.real} for {self.stated}"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Misfit("uint8", 2, 1, "(1, 4, 8, 3), expected (1, 8, 16, 3)"),
+        Misfit("uint8", 1, 2, "(1, 8, 16, 3), expected (1, 4, 8, 3)"),
+        Misfit("uint8", 2, 3, "(1, 12, 24, 3), expected (1, 8, 16, 3)"),
+        Misfit("float", 2, 1, "(1, 3, 4, 8), expected (1, 3, 8, 16)"),
+        Misfit("float", 1, 2, "(1, 3, 8, 16), expected (1, 3, 4, 8)"),
+    ],
+    ids=lambda case: case.id,
+)
+def test_an_output_of_another_scale_is_refused_with_both_shapes(case, make_runner):
+    options = {"io": case.io, "scale": case.stated, "function": _repeated(case.io, case.real)}
+    says = f"fp32.onnx gave an output of shape {case.says}; export the bundle again"
+    with make_runner(**options) as runner, pytest.raises(EngineError, match=re.escape(says)):
+        runner.run(np.zeros((1, 3, 7, 3), np.uint8))
+
+
 @pytest.mark.parametrize("size", [(7, 12), (8, 11), (5, 9), (8, 12)])
 def test_a_fixed_size_takes_frames_that_pad_to_it(size, make_runner, frames_of):
     frames = frames_of(*size)
@@ -273,6 +336,18 @@ def test_the_null_runner_gives_a_copy_back(frames_of):
         copied = runner.run(frames)
     np.testing.assert_array_equal(copied, frames)
     assert not np.shares_memory(copied, frames)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 7)], ids=str)
+def test_the_null_runner_repeats_pixels_where_it_is_to_enlarge(size, frames_of):
+    frames = frames_of(*size, 2)
+    assert NullRunner().scale == 1
+    with NullRunner(scale=3) as runner:
+        enlarged = runner.run(frames)
+    assert runner.scale == 3
+    for down in range(3):
+        for across in range(3):
+            np.testing.assert_array_equal(enlarged[:, down::3, across::3], frames)
 
 
 def test_the_null_runner_tells_what_was_done_with_it(frames_of):

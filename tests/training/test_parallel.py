@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mirnet_edge import checkpoints
+from mirnet_edge.cli.train import main
 from mirnet_edge.errors import OptionError
 from mirnet_edge.training import record
 from mirnet_edge.training.parallel import Process, joined
@@ -27,7 +28,7 @@ batch = 4
 crops = [32]
 whole_share = 0.3
 whole_batch = 2
-validate_every = 2
+validate_every = 3
 learning_rate = 1e-3
 warmup = 2
 structure_weight = 0.1
@@ -57,19 +58,16 @@ def _started(folder, arguments, **launched):
 
 
 def _run(folder, arguments, processes):
-    """Run as many processes as torchrun would, on this machine alone."""
+    """Run as many processes as torchrun would, on this machine alone; return their output."""
     folder.mkdir()
-    launched = [{}]
-    if processes > 1:
-        shared = {
-            "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo",
-        }  # fmt: skip
-        launched = [
-            {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)
-        ]
-    arguments = [*arguments, "--out", str(folder / "run")]
-    running = [_started(folder, arguments, **one) for one in launched]
+    shared = {
+        "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()), "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    running = [
+        _started(folder, arguments, **shared, RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank in range(processes)
+    ]
     try:
         for rank, process in enumerate(running):
             assert process.wait(timeout=100) == 0, (folder / f"err{rank}").read_text()
@@ -81,27 +79,30 @@ def _run(folder, arguments, processes):
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_run_that_one_makes(tmp_path, write_pairs):
+@pytest.mark.usefixtures("no_curves")
+def test_two_processes_make_the_run_that_one_makes(tmp_path, write_pairs, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
     recipe = tmp_path / "own.toml"
     recipe.write_text(RECIPE)
     data = write_pairs(tmp_path / "pairs", 6)
-    arguments = ["--data", str(data), "--recipe", str(recipe), "--device", "cpu", "--json"]
-    alone, together = (_run(tmp_path / str(count), arguments, processes=count) for count in (1, 2))
-    assert "psnr_db" in alone[0]
-    assert "psnr_db" in together[0]
-    assert together[1] == ""
+    arguments = ["--data", str(data), "--recipe", str(recipe), "--device", "cpu", "--json", "--out"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*arguments, str(tmp_path / "alone")])
+    first, second = _run(tmp_path / "two", [*arguments, str(tmp_path / "together")], processes=2)
+    assert "psnr_db" in first
+    assert second == ""
 
-    histories = [record.read(tmp_path / str(count) / "run") for count in (1, 2)]
-    assert [score.step for score in histories[1]] == [2, 4, 6]
-    for one, two in zip(*histories, strict=True):
+    runs = [tmp_path / "alone", tmp_path / "together"]
+    alone, together = (record.read(run) for run in runs)
+    assert [score.step for score in alone] == [score.step for score in together] == [3, 6]
+    for one, two in zip(alone, together, strict=True):
         assert two.loss == pytest.approx(one.loss, rel=1e-4)
         assert two.psnr_db == pytest.approx(one.psnr_db, abs=1e-2)
-    weights = [
-        checkpoints.load(tmp_path / str(count) / "run/low-light.safetensors").model.state_dict()
-        for count in (1, 2)
-    ]
-    for name, weight in weights[0].items():
-        assert torch.allclose(weight, weights[1][name], rtol=0.0, atol=1e-5), name
+    alone, together = (
+        checkpoints.load(run / "low-light.safetensors").model.state_dict() for run in runs
+    )
+    for name, weight in alone.items():
+        assert torch.allclose(weight, together[name], rtol=0.0, atol=1e-5), name
 
 
 def test_a_process_alone_shares_nothing(monkeypatch, make_network):
@@ -119,7 +120,7 @@ def test_a_process_alone_shares_nothing(monkeypatch, make_network):
 
 def test_the_places_of_all_processes_are_the_batch():
     shares = [list(range(12))[Process(rank, 3).places] for rank in range(3)]
-    assert sorted(sum(shares, [])) == list(range(12))
+    assert sorted(place for share in shares for place in share) == list(range(12))
     assert {len(share) for share in shares} == {4}
     assert [Process(rank, 3).leads for rank in range(3)] == [True, False, False]
 
@@ -129,7 +130,7 @@ def test_a_group_that_cannot_be_formed_is_an_error_of_one_line(monkeypatch):
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(OptionError, match="processes do not find each other .* with torchrun"),
+        pytest.raises(OptionError, match=r"processes do not find each other .* with torchrun"),
         joined(torch.device("cpu")),
     ):
         pass

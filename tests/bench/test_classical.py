@@ -1,0 +1,252 @@
+"""Classical methods: each does what its name says, to any frame, and leaves the frame alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mirnet_edge.bench.classical import (
+    BASELINES,
+    baselines_for,
+    bicubic,
+    bilateral,
+    clahe,
+    equalised,
+    gamma,
+    lanczos,
+    median,
+    noise_level,
+    non_local_means,
+    retinex,
+)
+from mirnet_edge.errors import OptionError
+from mirnet_edge.metrics import psnr
+
+_TASKS = {"low-light", "denoise", "super-resolution", "old-photo"}
+_every_baseline = pytest.mark.parametrize("baseline", BASELINES, ids=lambda one: one.name)
+
+
+def _name(function):
+    return function.__name__
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """Return waves around the middle of the range, (96, 128, 3) float."""
+    down, across = np.mgrid[0:96, 0:128]
+    waves = [np.sin(across / 20 + colour) * np.cos(down / 25 + colour) for colour in range(3)]
+    return 128 + 40 * np.stack(waves, -1)
+
+
+def _frame(levels):
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def _noisy(levels, sigma, seed=1):
+    return _frame(levels + np.random.default_rng(seed).normal(0, sigma, levels.shape))
+
+
+def _psnr(one, two):
+    return float(psnr(one[None], two[None])[0])
+
+
+# what all have in common
+
+
+@_every_baseline
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 7), (48, 37)], ids=str)
+def test_frames_of_any_size_keep_it_or_are_doubled(baseline, size, frames_of):
+    (frame,) = frames_of(*size)
+    kept = frame.copy()
+    frame.flags.writeable = False
+    restored = baseline.restore(frame)
+    scale = 2 if "super-resolution" in baseline.tasks else 1
+    assert restored.shape == (scale * size[0], scale * size[1], 3)
+    assert restored.dtype == np.uint8
+    np.testing.assert_array_equal(frame, kept)
+
+
+@_every_baseline
+def test_the_callers_frame_is_not_changed_though_it_could_be(baseline, frames_of):
+    (frame,) = frames_of(32, 48)
+    kept = frame.copy()
+    restored = baseline.restore(frame)
+    np.testing.assert_array_equal(frame, kept)
+    assert not np.shares_memory(restored, frame)
+    assert not np.array_equal(restored, frame)  # of noise each makes something
+
+
+@_every_baseline
+def test_frames_need_not_be_contiguous(baseline, frames_of):
+    mirrored = frames_of(32, 48)[0, :, ::-1]
+    np.testing.assert_array_equal(
+        baseline.restore(mirrored), baseline.restore(np.ascontiguousarray(mirrored))
+    )
+
+
+@_every_baseline
+def test_colours_stay_in_their_order(baseline, smooth):
+    red = _frame(smooth)
+    red[..., 1:] //= 4
+    before, after = red.mean((0, 1)), baseline.restore(red).mean((0, 1))
+    if baseline.name != "multi-scale Retinex":  # which evens colours out: that is its point
+        assert after[0] > 1.5 * max(after[1:])
+    assert before[0] > 3 * max(before[1:])
+
+
+# which methods
+
+
+@pytest.mark.parametrize("task", sorted(_TASKS))
+def test_each_task_has_its_methods(task):
+    found = baselines_for(task)
+    assert len(found) >= 2
+    assert found == [baseline for baseline in BASELINES if task in baseline.tasks]
+    doubling = {baseline.name for baseline in found} & {"bicubic", "Lanczos"}
+    assert bool(doubling) is (task == "super-resolution")
+
+
+def test_no_method_is_listed_twice_or_for_nothing():
+    assert len({baseline.name for baseline in BASELINES}) == len(BASELINES)
+    assert len({baseline.restore for baseline in BASELINES}) == len(BASELINES)
+    assert {task for baseline in BASELINES for task in baseline.tasks} == _TASKS
+
+
+@pytest.mark.parametrize("task", ["deblur", "", "Denoise"])
+def test_a_task_without_methods_is_refused_with_those_that_have_some(task):
+    with pytest.raises(OptionError) as raised:
+        baselines_for(task)
+    assert str(raised.value) == (
+        f"no baseline for the task {task!r}; expected one of "
+        "denoise, low-light, old-photo, super-resolution"
+    )
+
+
+# light
+
+
+@pytest.mark.parametrize("mean", [12, 40, 128, 200, 240])
+def test_gamma_brings_the_mean_to_the_middle(mean, smooth):
+    frame = _frame(mean * (1 + (smooth - 128) / 800))
+    assert frame.mean() == pytest.approx(mean, rel=0.05)
+    brightened = gamma(frame)
+    assert brightened.mean() == pytest.approx(127.5, abs=3)
+
+
+def test_gamma_keeps_black_white_and_the_order_between():
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+    dark = np.concatenate([ramp, np.full((1, 2048, 3), 20, np.uint8)], 1)
+    brightened = gamma(dark)[0, :256, 0].astype(int)
+    assert (brightened[0], brightened[255]) == (0, 255)
+    assert (np.diff(brightened) >= 0).all()
+    assert brightened[20] > 40
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_gamma_leaves_frames_alone_that_have_no_middle(level):
+    frame = np.full((4, 4, 3), level, np.uint8)
+    np.testing.assert_array_equal(gamma(frame), frame)
+
+
+@pytest.mark.parametrize(
+    ("method", "factor"), [(equalised, 5), (clahe, 1.25), (retinex, 5)], ids=["hist", "CLAHE", "R"]
+)
+def test_a_flat_dark_picture_gets_contrast_and_light(method, factor, smooth):
+    dark = _noisy(25 + smooth / 12, 1.0)
+    assert dark.std() < 4
+    restored = method(dark)
+    assert restored.std() > factor * dark.std()
+    assert restored.mean() > dark.mean() + 5
+
+
+def test_retinex_takes_out_what_changes_slowly(smooth):
+    down, across = np.mgrid[0:96, 0:128]
+    texture = np.where((down // 2 + across // 2) % 2, 1.2, 0.8)[..., None]
+    lit = _frame(texture * (20 + 1.2 * across[..., None]) * np.ones(3))
+    halves = lit[:, :64].mean(), lit[:, 64:].mean()
+    assert halves[1] > 1.5 * halves[0]
+    restored = retinex(lit)
+    halves = restored[:, :64].mean(), restored[:, 64:].mean()
+    assert halves[1] < 1.3 * halves[0]
+
+
+# noise
+
+
+@pytest.mark.parametrize("sigma", [5, 15, 30])
+def test_the_noise_is_found_within_a_seventh(sigma, smooth):
+    assert noise_level(_noisy(smooth, sigma)) == pytest.approx(sigma, rel=0.15)
+
+
+def test_no_noise_is_seen_where_there_is_none(smooth):
+    assert noise_level(_frame(smooth)) < 1.0
+    step = np.zeros((32, 32, 3), np.uint8)
+    step[:, 16:] = 200  # nor in a straight edge
+    assert noise_level(step) < 0.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 9), (9, 2)], ids=str)
+def test_a_frame_without_an_inside_has_no_noise(size, frames_of):
+    assert noise_level(frames_of(*size)[0]) == 0.0
+
+
+@pytest.mark.parametrize("method", [median, bilateral, non_local_means], ids=_name)
+@pytest.mark.parametrize("sigma", [5, 15])
+def test_a_noisy_picture_comes_nearer_to_the_clean_one(method, sigma, smooth):
+    clean, noisy = _frame(smooth), _noisy(smooth, sigma)
+    assert _psnr(method(noisy), clean) > _psnr(noisy, clean) + 3.0
+
+
+def test_non_local_means_follow_the_noise(smooth):
+    """One strength for both would leave the strong noise or flatten the weak."""
+    for sigma, gain_db in ((5, 6), (30, 12)):
+        clean, noisy = _frame(smooth), _noisy(smooth, sigma)
+        assert _psnr(non_local_means(noisy), clean) > _psnr(noisy, clean) + gain_db
+
+
+def test_median_takes_single_pixels_out_and_keeps_edges():
+    frame = np.full((16, 16, 3), 40, np.uint8)
+    frame[:, 8:] = 200
+    speckled = frame.copy()
+    speckled[3, 3], speckled[12, 12] = 255, 0
+    np.testing.assert_array_equal(median(speckled), frame)
+
+
+def test_bilateral_keeps_edges():
+    frame = np.full((16, 16, 3), 20, np.uint8)
+    frame[:, 8:] = 235
+    assert np.abs(bilateral(frame).astype(int) - frame).max() <= 1
+
+
+# size
+
+
+def _plane(height, width):
+    """Return 4 x + 4 y in frame coordinates, at which every quarter of a pixel is one level."""
+    down, across = np.mgrid[0:height, 0:width]
+    return np.repeat((4 * across + 4 * down)[..., None], 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "levels"), [(bicubic, 0), (lanczos, 1)], ids=["bicubic", "Lanczos"]
+)
+def test_a_plane_stays_a_plane(method, levels):
+    frame = _plane(24, 32).astype(np.uint8)
+    assert frame.max() < 255
+    # a pixel's centre lies at (x + 1/2) / 2 - 1/2 of the small frame: no shift
+    expected = (
+        4 * ((np.arange(64) + 0.5) / 2 - 0.5) + 4 * ((np.arange(48) + 0.5) / 2 - 0.5)[:, None]
+    )
+    found = method(frame).astype(int) - expected[..., None]
+    assert np.abs(found[8:-8, 8:-8]).max() <= levels
+
+
+@pytest.mark.parametrize("method", [bicubic, lanczos], ids=_name)
+def test_a_picture_made_small_and_large_again_is_nearly_itself(method, smooth):
+    small = smooth.reshape(48, 2, 64, 2, 3).mean((1, 3))
+    assert _psnr(method(_frame(small)), _frame(smooth)) > 45.0
+
+
+def test_bicubic_and_lanczos_differ(frames_of):
+    (frame,) = frames_of(12, 16)
+    assert not np.array_equal(bicubic(frame), lanczos(frame))
