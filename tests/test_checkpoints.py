@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import sys
 from collections import OrderedDict
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 TINY = MIRNetConfig(channels=8, groups=1, blocks=1)
 TINY_V2 = MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(2,))
 TINY_EDGE = MIRNetEdgeConfig(channels=(8, 12, 16), blocks=1, exposure_channels=4)
+TINY_TWICE = MIRNetEdgeConfig(channels=(8, 12, 16), stem=2, exposure_channels=0, scale=2)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -93,6 +95,19 @@ NETWORKS = [
         told=False,
     ),
     Network("edge", lambda: MIRNetEdge(TINY_EDGE), "edge"),
+    Network("edge-twice", lambda: MIRNetEdge(TINY_TWICE), "edge"),
+    Network(
+        "edge-no-exposure",
+        lambda: MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8), blocks=2, exposure_channels=0)),
+        "edge",
+    ),
+    Network(
+        "edge-all-pixels",
+        lambda: MIRNetEdge(
+            MIRNetEdgeConfig(channels=(8, 8, 8), stem=1, exposure_channels=2, scale=3)
+        ),
+        "edge",
+    ),
 ]
 networks = pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.id)
 
@@ -144,6 +159,14 @@ def test_a_bare_state_dict_tells_the_network(network: Network, tmp_path: Path) -
     assert loaded.architecture == network.architecture
     assert loaded.card.config["channels"] == load_ready(model.config.channels)
     assert loaded.card.task == ("defocus_deblurring" if network.id == "defocus" else "unknown")
+
+
+def test_a_network_that_enlarges_is_built_to_enlarge_again(tmp_path: Path) -> None:
+    save(MIRNetEdge(TINY_TWICE), tmp_path / "net.safetensors", Card(task="super-resolution"))
+    model: Any = load(tmp_path / "net.safetensors").model
+    assert (model.config.scale, model.config.stem, model.exposure) == (2, 2, None)
+    with torch.inference_mode():
+        assert model(torch.rand(1, 3, 16, 24)).shape == (1, 3, 32, 48)
 
 
 def load_ready(value: object) -> object:
@@ -281,6 +304,37 @@ def test_weights_that_do_not_fit_are_refused_by_name(damage: Damage, tmp_path: P
     message = refusal(written(tmp_path / "net.pth", tensors))
     for part in damage.named:
         assert part in message
+
+
+def test_a_branch_that_is_not_whole_is_not_taken_for_none(tmp_path: Path) -> None:
+    tensors = separate(MIRNetEdge(TINY_EDGE))
+    del tensors["exposure.features.0.weight"]
+    message = refusal(written(tmp_path / "net.pth", tensors))
+    assert "'exposure.features.0.weight' is missing" in message
+    tensors = separate(MIRNetEdge(TINY_EDGE))
+    del tensors["exposure.decide.2.bias"]
+    assert "1 missing: 'exposure.decide.2.bias'" in refusal(written(tmp_path / "net.pth", tensors))
+
+
+def test_a_branch_that_the_card_knows_of_must_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    tensors = separate(MIRNetEdge(TINY_EDGE))
+    bare = {key: tensors[key] for key in tensors if not key.startswith("exposure.")}
+    safetensors.torch.save_file(
+        bare, path, metadata={"card": '{"config": {"exposure_channels": 4}}'}
+    )
+    assert "'exposure_channels' is '4'" in refusal(path)
+    safetensors.torch.save_file(bare, path)
+    loaded: Any = load(path).model
+    assert loaded.config.exposure_channels == 0
+
+
+@pytest.mark.parametrize("factor", [3, 5, 10])
+def test_a_head_that_fits_no_scale_is_refused(factor: int, tmp_path: Path) -> None:
+    tensors = separate(MIRNetEdge(TINY_TWICE))  # its head gives 4 x 4 pixels for 2 x 2
+    tensors["head.weight"] = torch.zeros(4 * factor**2, 8, 3, 3)
+    tensors["head.bias"] = torch.zeros(4 * factor**2)
+    refusal(written(tmp_path / "net.pth", tensors))
 
 
 def test_many_faults_are_counted_and_only_the_first_named(tmp_path: Path) -> None:
@@ -453,6 +507,39 @@ def test_cards_are_strict_and_fixed() -> None:
         Card(figures={"psnr_db": float("inf")})
     with pytest.raises(ValidationError, match="frozen"):
         Card().task = "denoise"  # type: ignore[misc]
+
+
+def test_the_weights_it_was_trained_from_and_after_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    card = Card(parent="a" * 64, teacher="b" * 64)
+    save(MIRNetEdge(TINY_EDGE), path, card)
+    loaded = load(path)
+    assert (loaded.card.parent, loaded.card.teacher) == ("a" * 64, "b" * 64)
+    again = tmp_path / "again.safetensors"
+    save(loaded.model, again, loaded.card)
+    assert again.read_bytes() == path.read_bytes()
+    assert (Card().parent, Card().teacher) == (None, None)
+
+
+@pytest.mark.parametrize("key", ["parent", "teacher"])
+def test_what_is_no_digest_at_all_is_refused(key: str, tmp_path: Path) -> None:
+    message = refusal(with_card(tmp_path / "net.safetensors", f'{{"{key}": 7}}'))
+    assert key in message
+
+
+def test_a_card_from_before_parents_and_teachers_loads(tmp_path: Path) -> None:
+    model, path = MIRNetEdge(TINY_EDGE), tmp_path / "net.safetensors"
+    save(model, path, Card(task="denoise", data_sha256="c" * 64, revision="abc"))
+    with safe_open(path, framework="pt") as file:
+        written_card = json.loads(file.metadata()["card"])
+    assert written_card.pop("parent") is None
+    assert written_card.pop("teacher") is None
+    safetensors.torch.save_file(separate(model), path, metadata={"card": json.dumps(written_card)})
+    loaded = load(path)
+    assert loaded.card.task == "denoise"
+    assert loaded.card.data_sha256 == "c" * 64
+    assert (loaded.card.parent, loaded.card.teacher) == (None, None)
+    assert loaded.model.config == TINY_EDGE
 
 
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from mirnet_edge.compression.inference_form import (
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig, PixelHead, UnshuffledConv
 from mirnet_edge.models.macs import count_macs
 
-_NETWORKS = ["edge", "mirnet", "mirnet-v2"]
+_NETWORKS = ["edge", "enlarging", "mirnet", "mirnet-v2"]
 
 
 def _picture(height, width, channels=3, count=1):
@@ -35,16 +35,28 @@ def test_the_rewritten_network_gives_the_same_picture(name, size, network_of):
     torch.testing.assert_close(to_inference_form(network)(batch), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("stem", [2, 4])
-def test_both_stems_of_the_edge_network_are_rewritten(stem):
+@pytest.mark.parametrize("exposure", [0, 4], ids=["no exposure", "exposure"])
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize("stem", [1, 2, 4])
+def test_every_shape_of_the_edge_network_is_rewritten(stem, scale, exposure):
     torch.manual_seed(0)
-    config = MIRNetEdgeConfig(channels=(8, 8, 8), blocks=1, exposure_channels=4, stem=stem)
+    config = MIRNetEdgeConfig(
+        channels=(8, 8, 8), blocks=1, exposure_channels=exposure, stem=stem, scale=scale
+    )
     network = MIRNetEdge(config).eval()
+    with torch.no_grad():  # it starts at the identity, which hides mistakes
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
     deployed = to_inference_form(network)
     assert type(deployed.stem) is nn.Conv2d
     assert deployed.stem.stride == (stem, stem)
-    batch = _picture(32, 32)
-    torch.testing.assert_close(deployed(batch), network(batch), rtol=0, atol=1e-5)
+    assert isinstance(deployed.head, SplitHead)
+    assert deployed.head.factor == stem * scale
+    batch = _picture(32, 48)
+    found = deployed(batch)
+    assert found.shape == (1, 3, 32 * scale, 48 * scale)
+    assert found.std() > 0.05, "the picture is too flat to see anything"
+    torch.testing.assert_close(found, network(batch), rtol=0, atol=1e-5)
 
 
 def test_the_head_is_cut_into_two_convolutions_that_give_the_same():

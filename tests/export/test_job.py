@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import mirnet_edge
-from mirnet_edge.calibration.sets import read_set
+from mirnet_edge.calibration.builtin import builtin_set
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.job import ExportOptions, export_bundle
@@ -36,7 +36,8 @@ def exported(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dark():
     """A picture that did not calibrate, with a fiftieth of its light."""
-    return next(sample for sample in read_set(None).judging if sample.name.endswith("-0.02"))
+    judging = builtin_set("low-light").judging
+    return next(sample for sample in judging if sample.name.endswith("-0.02"))
 
 
 def test_every_precision_has_its_file_its_quality_and_a_verdict(exported):

@@ -37,9 +37,12 @@ class Case:
 
 @pytest.mark.parametrize(
     "case",
-    [Case("edge"), Case("edge", size=None), Case("mirnet"), Case("mirnet-v2")],
+    [
+        Case("edge"), Case("edge", size=None), Case("mirnet"), Case("mirnet-v2"),
+        Case("enlarging", size=None), Case("enlarging", "float"),
+    ],
     ids=lambda case: case.id,
-)
+)  # fmt: skip
 def test_an_export_agrees_with_its_network(case, graph_of, network_of, smooth_frames):
     path = graph_of(case.network, io=case.io, size=case.size)
     frames = smooth_frames(*_SIZE)

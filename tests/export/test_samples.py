@@ -8,7 +8,7 @@ from mirnet_edge.calibration.sets import CalibrationSet, Sample
 from mirnet_edge.checkpoints import Card, Loaded
 from mirnet_edge.export.samples import prepared, timing_frame
 from mirnet_edge.manifest import ImageContract
-from mirnet_edge.models.edge import MIRNetEdge
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet import MIRNet
 
 
@@ -46,3 +46,20 @@ def test_a_fixed_size_is_kept_whatever_it_costs():
     seen = prepared(_set(64, 64), contract, full)
     assert seen.judging[0].frame.shape == (320, 480, 3)
     assert timing_frame(seen, contract, full).shape == (1, 320, 480, 3)
+
+
+def test_references_that_are_larger_stay_as_much_larger():
+    config = MIRNetEdgeConfig(channels=(8, 8, 8), stem=2, exposure_channels=0, scale=2)
+    twice = _loaded(MIRNetEdge(config), "edge")
+    frame, reference = (np.zeros((*size, 3), np.uint8) for size in ((990, 1400), (1980, 2800)))
+    pictures = CalibrationSet(
+        (Sample("a", frame, None),), (Sample("b", frame, reference),), "", "", ""
+    )
+    contract = ImageContract(io="uint8", multiple=8, size=None, scale=2)
+    (seen,) = prepared(pictures, contract, twice).judging
+    assert seen.frame.shape == (960, 1280, 3)
+    assert seen.reference.shape == (1920, 2560, 3)
+    contract = contract.model_copy(update={"size": (32, 48)})
+    fixed = prepared(pictures, contract, twice)
+    assert fixed.judging[0].reference.shape == (64, 96, 3)
+    assert timing_frame(fixed, contract, twice).shape == (1, 32, 48, 3)

@@ -294,11 +294,16 @@ def test_mixup_mixes_both_sides_with_one_share():
 def test_so_many_batches_are_mixed_as_the_share_says():
     black, white = (np.full((24, 24, 3), level, np.uint8) for level in (0, 255))
     pairs = _pairs((black, white), (black, white))
-    mixed = 0
-    for step in range(200):
-        high = draw_batch(pairs, _drawing(size=8, mixup=0.3), seed=0, step=step).high[:, 0, 0, 0]
-        mixed += bool(((high > 1e-3) & (high < 1.0 - 1e-3)).any())
-    assert mixed / 200 == pytest.approx(0.3, abs=0.1)
+
+    def mixed(seed):
+        for step in range(200):
+            batch = draw_batch(pairs, _drawing(size=8, mixup=0.3), seed=seed, step=step)
+            level = batch.high[:, 0, 0, 0]
+            yield bool(((level > 1e-3) & (level < 1.0 - 1e-3)).any())
+
+    one, other = list(mixed(0)), list(mixed(1))
+    assert sum(one) / 200 == pytest.approx(0.3, abs=0.1)
+    assert one != other
 
 
 def test_the_thumbnail_shows_the_frame_and_not_the_crop():

@@ -143,6 +143,16 @@ def test_init_is_where_the_weights_start_and_is_recorded(tmp_path, write_pairs, 
     assert any(not torch.equal(first[key], last[key]) for key in first)
 
 
+@pytest.mark.parametrize(("recipe", "ema"), [(None, 0.99), ("low-light", 0.999)])
+def test_init_is_fine_tuned_unless_a_recipe_is_named(
+    tmp_path, write_pairs, save_weights, recipe, ema
+):
+    loaded = _trained(
+        write_pairs(tmp_path / "pairs"), tmp_path / "out", init=str(save_weights()), recipe=recipe
+    )
+    assert loaded.card.recipe["ema"] == ema
+
+
 @pytest.mark.parametrize(
     "values", [{"network": {"channels": (8, 8, 8)}}, {"architecture": "mirnet"}]
 )

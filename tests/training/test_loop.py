@@ -209,6 +209,29 @@ def test_without_a_first_stage_the_branch_learns_with_the_rest(tmp_path, make_tr
     assert not _equal(before, trainer.model.exposure)
 
 
+def _seen_thumbnails(network):
+    """Return a list that fills with the thumbnails an exposure branch is given."""
+    seen = []
+
+    network.exposure.register_forward_pre_hook(lambda branch, given: seen.append(given[1]))
+    return seen
+
+
+def test_the_exposure_of_a_crop_is_decided_on_its_whole_frame_by_pupil_and_teacher(
+    tmp_path, make_trainer, make_network, make_pairs
+):
+    pairs, teacher = make_pairs(2, (48, 64)), make_network("edge", seed=5)
+    trainer = make_trainer(tmp_path, teacher=teacher, steps=1, whole_share=0.0)
+    frames = [pairs.thumbnails(index)[0] for index in range(2)]
+    expected = [frame.flip(axes) for frame in frames for axes in ((), (1,), (2,), (1, 2))]
+    for network in (trainer.model, teacher):
+        seen = _seen_thumbnails(network)
+        trainer.step = 0
+        trainer.run(pairs, make_pairs())
+        for thumbnail in seen[0]:
+            assert any(torch.allclose(thumbnail, one, atol=1e-6) for one in expected)
+
+
 def _blackening(network):
     """Return a teacher whose pictures are all black."""
     with torch.no_grad():
@@ -226,7 +249,7 @@ def test_a_teacher_pulls_the_pictures_towards_its_own(
     for weight in (0.0, 0.5, 1.0):
         trainer = make_trainer(
             tmp_path / str(weight), teacher=_blackening(make_network(taught)),
-            teacher_weight=weight, steps=60, learning_rate=1e-2, ema=0.5, validate_every=60,
+            teacher_weight=weight, steps=40, learning_rate=1e-2, ema=0.5, validate_every=40,
         )  # fmt: skip
         trainer.run(make_pairs(), make_pairs())
         means.append(restored(trainer.averaged, make_pairs().low[0][None]).mean())

@@ -42,3 +42,16 @@ def test_the_curves_are_a_picture_with_ink_in_each_panel(tmp_path):
         for top in (0, height // 2):
             panel = grey.crop((left, top, left + width // 2, top + height // 2))
             assert panel.getextrema()[0] < 100
+
+
+def test_tensorboard_shows_every_figure_of_every_score(tmp_path):
+    pytest.importorskip("tensorboard", reason="events need tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for score in (_score(500), _score(1000, 22.0)):
+        record.append_to_tensorboard(tmp_path, score)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "psnr_db", "psnr_gtmean_db", "ssim", "mae"}
+    found = [(event.step, event.value) for event in events.Scalars("psnr_db")]
+    assert found == [(500, 20.0), (1000, 22.0)]
