@@ -108,8 +108,9 @@ def _damaged(pixels: Pixels, settings: OldPhoto, generator: np.random.Generator)
     height, width = pixels.shape[:2]
     specks = round(settings.dust * height * width / 1e4)
     for _ in range(specks):
-        cover = _speck(height, width, generator)
-        pixels = _covered(pixels, cover, generator.uniform(0.75, 1.0))
+        window, cover = _speck(height, width, generator)
+        # in place and in its window alone: a print has hundreds of them
+        pixels[window] = _covered(pixels[window], cover, generator.uniform(0.75, 1.0))
     for _ in range(settings.scratches):
         top, bottom = generator.uniform(0, width), generator.normal(0.0, 0.01 * width)
         cover = _line(height, width, (top, 0.0), (top + bottom, float(height)), 0.7)
@@ -127,12 +128,13 @@ def _covered(pixels: Pixels, cover: Pixels, level: float) -> Pixels:
     return mixed
 
 
-def _speck(height: int, width: int, generator: np.random.Generator) -> Pixels:
-    """Return the cover of one speck of dust, (H, W) in [0, 1]: a soft, turned ellipse."""
+def _speck(
+    height: int, width: int, generator: np.random.Generator
+) -> tuple[tuple[slice, slice], Pixels]:
+    """Return where one speck of dust lies and its cover there, in [0, 1]: a soft, turned ellipse."""
     y, x = generator.uniform(0, height), generator.uniform(0, width)
     long, flat = generator.uniform(0.7, _LARGEST_SPECK), generator.uniform(0.3, 1.0)
     angle = generator.uniform(0, np.pi)
-    cover = np.zeros((height, width), np.float32)
     reach = int(np.ceil(2 * _LARGEST_SPECK))
     rows = slice(max(0, int(y) - reach), min(height, int(y) + reach + 1))
     columns = slice(max(0, int(x) - reach), min(width, int(x) + reach + 1))
@@ -140,15 +142,16 @@ def _speck(height: int, width: int, generator: np.random.Generator) -> Pixels:
     dy, dx = dy - y, dx - x
     along = (np.cos(angle) * dx + np.sin(angle) * dy) / long
     across = (np.cos(angle) * dy - np.sin(angle) * dx) / (long * flat)
-    cover[rows, columns] = np.clip(2.0 - along**2 - across**2, 0.0, 1.0)
-    return cover
+    cover: Pixels = np.clip(2.0 - along**2 - across**2, 0.0, 1.0).astype(np.float32)
+    return (rows, columns), cover
 
 
 def _line(
     height: int, width: int, start: tuple[float, ...], end: tuple[float, ...], thickness: float
 ) -> Pixels:
     """Return the cover of the straight line through two points (x, y), (H, W) in [0, 1]."""
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    rows, columns = np.ogrid[:height, :width]
+    rows, columns = rows.astype(np.float32), columns.astype(np.float32)
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = max(float(np.hypot(dx, dy)), 1e-6)
     distance = np.abs(dy * (columns - start[0]) - dx * (rows - start[1])) / np.float32(length)
