@@ -31,7 +31,7 @@ def write_atomically(path: Path, payload: bytes) -> None:
     """Write PAYLOAD to PATH so that a reader sees the old file or the new one, never a part.
 
     Raises:
-        MirnetEdgeError: The folder cannot be written.
+        MirnetEdgeError: The folder cannot be written, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +48,12 @@ def write_atomically(path: Path, payload: bytes) -> None:
         # mkstemp makes files private (0600); a result is to be as readable as any other file
         Path(name).chmod(0o666 & ~_umask())
         Path(name).replace(path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise MirnetEdgeError(
+            f"{path} cannot be written ({error.strerror}); what was there is kept. Free the disk "
+            "or choose another folder"
+        ) from error
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise

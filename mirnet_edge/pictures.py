@@ -127,12 +127,7 @@ def write_picture(path: Path, picture: Picture) -> None:
         raise ImageError(
             f"{path}: {kind} cannot hold this picture ({error}); write another format"
         ) from error
-    try:
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise MirnetEdgeError(
-            f"{path} cannot be written ({error.strerror}); free the disk or choose another folder"
-        ) from error
+    write_atomically(path, buffer.getvalue())
 
 
 def format_of(path: Path) -> Format:

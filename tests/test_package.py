@@ -34,8 +34,14 @@ def help_of(command):
 
 @pytest.mark.parametrize(
     "statement",
-    ["import mirnet_edge", "import mirnet_edge.manifest", *map(help_of, COMMANDS)],
-    ids=["import", "manifest", *COMMANDS],
+    [
+        "import mirnet_edge",
+        "import mirnet_edge.manifest",
+        "import mirnet_edge.bench.classical",
+        "import mirnet_edge.calibration.builtin",
+        *map(help_of, COMMANDS),
+    ],
+    ids=["import", "manifest", "baselines", "built-in sets", *COMMANDS],
 )
 def test_import_and_help_are_light(statement):
     assert loaded_after(statement).isdisjoint(HEAVY)

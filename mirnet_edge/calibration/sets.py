@@ -196,4 +196,5 @@ def _cut(frame: Frame, wanted: tuple[int, int], scale: int) -> Frame:
     )
     inner = frame[top : top + wanted[0], left : left + wanted[1]]
     missing = (wanted[0] - inner.shape[0], wanted[1] - inner.shape[1])
-    return np.pad(inner, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+    # symmetric: "reflect" leaves out one pixel, where a larger reference would have to leave more
+    return np.pad(inner, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")

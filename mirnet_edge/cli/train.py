@@ -185,7 +185,7 @@ class _Display:
         self._progress.advance(self._bars["read"])
 
     def starting(self, recipe: Recipe, step: int) -> None:
-        if step:
+        if step and self.leads:
             self._progress.console.print(
                 f"going on at step {step} of {recipe.steps}", highlight=False, soft_wrap=True
             )
@@ -202,6 +202,8 @@ class _Display:
         self._update("train", step, f"loss {loss:.4f}")
 
     def scored(self, score: Score) -> None:
+        if not self.leads:
+            return
         self._progress.console.print(
             f"step {score.step:6}  loss {score.loss:.4f}  PSNR {score.psnr_db:.2f} dB  "
             f"brightness-matched {score.psnr_gtmean_db:.2f} dB  SSIM {score.ssim:.4f}",
@@ -215,3 +217,6 @@ class _Display:
 
 
 main = command(train)
+
+if __name__ == "__main__":  # torchrun starts modules
+    main()

@@ -131,7 +131,7 @@ def _covered(pixels: Pixels, cover: Pixels, level: float) -> Pixels:
 def _speck(
     height: int, width: int, generator: np.random.Generator
 ) -> tuple[tuple[slice, slice], Pixels]:
-    """Return where one speck of dust lies and its cover there, in [0, 1]: a soft, turned ellipse."""
+    """Return where a speck of dust lies and its cover there, in [0, 1]: a soft, turned ellipse."""
     y, x = generator.uniform(0, height), generator.uniform(0, width)
     long, flat = generator.uniform(0.7, _LARGEST_SPECK), generator.uniform(0.3, 1.0)
     angle = generator.uniform(0, np.pi)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from mirnet_edge.calibration.builtin import builtin_set
 from mirnet_edge.calibration.sets import CalibrationSet, read_set
 from mirnet_edge.dependencies import available, require
-from mirnet_edge.errors import OptionError
+from mirnet_edge.errors import CalibrationError, OptionError
 from mirnet_edge.export.gate import fastest, judge
 from mirnet_edge.export.graphs import GraphFile, make_graphs
 from mirnet_edge.export.modes import candidates_for, engines_for
@@ -152,7 +152,14 @@ def _pictures(options: ExportOptions, loaded: Loaded, image: ImageContract) -> C
         return read_set(options.calibration, scale=image.scale)
     # weights that nobody gave a task are judged as what this package is for first
     task = loaded.card.task if loaded.card.task != "unknown" else "low-light"
-    return builtin_set(task)
+    found = builtin_set(task)
+    first = found.judging[0]
+    if first.reference is not None and len(first.reference) != image.scale * len(first.frame):
+        raise CalibrationError(
+            f"the built-in set for {task} does not fit a network that enlarges {image.scale} "
+            "times; give pictures of your own with references of that size: --calibration DIR"
+        )
+    return found
 
 
 def _check_replaceable(out: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +18,7 @@ from mirnet_edge.training import state
 from mirnet_edge.training.card import card_of
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.loop import Trainer
-from mirnet_edge.training.pairs import Pairs, load_pairs, made_bad
+from mirnet_edge.training.pairs import Pairs, load_pairs, made_bad, require_measurable
 from mirnet_edge.training.parallel import joined
 from mirnet_edge.training.recipe import Recipe, read_recipe, recipe_from
 from mirnet_edge.training.tasks import task_of
@@ -112,12 +114,13 @@ def train_weights(request: Request, observer: Observer) -> Trained:
     with joined(device) as process:
         torch.manual_seed(recipe.seed)
         model, parent = _start(request, network, task)
-        teacher = None if request.teacher is None else _teacher(request.teacher, model)
+        teacher, taught_by = _teacher(request.teacher, model)
         train, validation = _data(request, task, observer)
         trainer = Trainer(
             model, recipe, request.out, teacher=teacher, device=device,
             precision=request.precision, process=process, workers=request.workers,
             compiled=request.compiled, tensorboard=request.tensorboard,
+            start=" ".join(map(str, (parent, taught_by, train.sha256))),
         )  # fmt: skip
         state.resume(trainer)
         observer.starting(recipe, trainer.step)
@@ -132,8 +135,7 @@ def train_weights(request: Request, observer: Observer) -> Trained:
         weights = request.out / f"{task.name}.safetensors"
         if process.leads:
             card = card_of(task.name, trainer, score, train, request.data.resolve().name)
-            teachers = None if request.teacher is None else checkpoints.load(request.teacher).sha256
-            card = card.model_copy(update={"parent": parent, "teacher": teachers})
+            card = card.model_copy(update={"parent": parent, "teacher": taught_by})
             checkpoints.save(trainer.averaged.cpu(), weights, card)
         process.wait()
     return Trained(weights, score)
@@ -188,6 +190,7 @@ def _start(
                 "--init brings its network along; leave out --model, --channels and --blocks"
             )
         loaded = checkpoints.load(request.init)
+        _require_scale(loaded.model, task, request.init)
         return loaded.model.requires_grad_().train(), loaded.sha256
     architecture, fields = network
     family = {family.name: family for family in FAMILIES}.get(architecture)  # type: ignore[call-overload]
@@ -196,18 +199,30 @@ def _start(
         raise OptionError(f"--model must be one of {names}, found {architecture!r}")
     try:
         model = family.network(family.config(**fields))
-    except TypeError as error:
-        raise OptionError(f"{family.title} has no such setting: {error}. Leave it out") from error
-    if getattr(model.config, "scale", 1) != task.scale:
+    except (TypeError, ValueError) as error:
+        settings = ", ".join(field.name for field in dataclasses.fields(family.config))
         raise OptionError(
-            f"the task {task.name} needs a network of scale {task.scale}, found "
-            f"{family.title} of scale {getattr(model.config, 'scale', 1)}; use --model edge"
-        )
+            f"{family.title} cannot be built with {fields} ({error}); its settings are {settings}"
+        ) from error
+    _require_scale(model, task, f"a {family.title} of these settings")
     return model, None
 
 
-def _teacher(weights: str, model: nn.Module) -> nn.Module:
-    teacher = checkpoints.load(weights).model
+def _require_scale(model: nn.Module, task: Task, name: str) -> None:
+    scale = getattr(model.config, "scale", 1)
+    if scale != task.scale:
+        raise OptionError(
+            f"the task {task.name} needs a network of scale {task.scale}; {name} has scale "
+            f"{scale}. Choose other weights, or --model edge"
+        )
+
+
+def _teacher(weights: str | None, model: nn.Module) -> tuple[nn.Module | None, str | None]:
+    """Return the network to learn from and the hash of its weights."""
+    if weights is None:
+        return None, None
+    loaded = checkpoints.load(weights)
+    teacher = loaded.model
     scales = [getattr(one.config, "scale", 1) for one in (teacher, model)]
     if scales[0] != scales[1]:
         raise OptionError(
@@ -219,7 +234,7 @@ def _teacher(weights: str, model: nn.Module) -> nn.Module:
             f"the teacher {weights} takes multiples of {teacher.multiple}, the student of "
             f"{model.multiple}; choose a teacher with a smaller stem"
         )
-    return teacher
+    return teacher, loaded.sha256
 
 
 def _data(request: Request, task: Task, observer: Observer) -> tuple[Pairs, Pairs]:
@@ -233,6 +248,7 @@ def _data(request: Request, task: Task, observer: Observer) -> tuple[Pairs, Pair
         )
 
     train, validation = loaded(listing.train), made_bad(loaded(listing.val))
+    require_measurable(validation)
     if replayed:
         train = mixed(train, loaded(replayed))
     return train, validation
@@ -259,4 +275,5 @@ def mixed(one: Pairs, two: Pairs) -> Pairs:
         else ()
         for column in ("names", "low", "high")
     ]
-    return replace(one, names=columns[0], low=columns[1], high=columns[2])
+    digest = hashlib.sha256((one.sha256 + two.sha256).encode()).hexdigest()
+    return replace(one, names=columns[0], low=columns[1], high=columns[2], sha256=digest)

@@ -76,8 +76,8 @@ def list_pairs(folder: Path) -> Listing:
 
 
 def _split(pairs: list[Pair]) -> Listing:
-    val = tuple(pairs[::_VALIDATION_SHARE])
-    return Listing(tuple(pair for pair in pairs if pair not in val), val)
+    train = [pair for place, pair in enumerate(pairs) if place % _VALIDATION_SHARE]
+    return Listing(tuple(train), tuple(pairs[::_VALIDATION_SHARE]))
 
 
 def _from_table(folder: Path) -> Listing:
@@ -116,11 +116,17 @@ def _from_folders(folder: Path) -> list[Pair]:
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    return {
-        path.stem: path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in FORMAT_OF_SUFFIX and not path.name.startswith(".")
-    }
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in FORMAT_OF_SUFFIX or path.name.startswith("."):
+            continue
+        other = found.setdefault(path.stem, path)
+        if other != path:
+            raise DataError(
+                f"{other} and {path.name} have one name; expected a name for each picture. "
+                "Rename one of them"
+            )
+    return found
 
 
 def _named(names: set[str] | list[str]) -> str:

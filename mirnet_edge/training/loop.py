@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 Precision = Literal["fp32", "bf16", "fp16"]
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _BAD_COPIES = 4  # of each clean picture, for the first stage
+_LARGEST_WEIGHT = 1e4
 _ALONE = Process()
 _PROCESSOR = torch.device("cpu")
 
@@ -55,6 +56,7 @@ class Trainer:
         precision: Precision = "fp32",
         process: Process = _ALONE,
         workers: int = 1,
+        start: str = "",
         compiled: bool = False,
         tensorboard: bool = False,
     ) -> None:
@@ -69,6 +71,8 @@ class Trainer:
             precision: Of the network's arithmetic in training; the weights stay float32.
             process: This one, where several share the run.
             workers: Threads that draw batches ahead.
+            start: What the run begins from (weights, teacher, data); a state of another start is
+                refused.
             compiled: Let torch.compile fuse the network: a minute at the start, then faster steps.
             tensorboard: Also write the scores as TensorBoard's events.
 
@@ -86,6 +90,7 @@ class Trainer:
         self.process = process
         self.workers = workers
         self.tensorboard = tensorboard
+        self.start = start
         self.step = 0
         self.multiple: int = model.multiple  # type: ignore[assignment]
         _require_crops(recipe, self.multiple * _scale_of(model))
@@ -95,7 +100,7 @@ class Trainer:
         called = process.shared(self.model)
         self._called = torch.compile(called) if compiled else called
         # half precision's gradients vanish unless they are scaled; bfloat16 has float32's range
-        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(
             [
@@ -148,6 +153,7 @@ class Trainer:
             out_of_time = self.process.any(clock() - started > max_seconds)
             last = self.step == self.recipe.steps or out_of_time
             if last or self.step % self.recipe.validate_every == 0:
+                self._require_sane_weights()
                 score = self._score(losses, validation)
                 losses.clear()
                 if self.process.leads:
@@ -183,7 +189,8 @@ class Trainer:
                 extra_noise=recipe.extra_noise,
                 mixup=recipe.mixup,
                 # what a crop was made of is all there is of its frame
-                thumbnails=self._branch is not None and train.degrade is None,
+                thumbnails=train.degrade is None
+                and any(_has_exposure(one) for one in (self.model, self.teacher)),
             )
 
         return batches(
@@ -206,20 +213,17 @@ class Trainer:
         target = self._target(low, high, batch.thumbnail)
         value = self.process.mean(float(loss.DISTANCES[recipe.distance](restored, high).detach()))
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss is {value} at step {self.step}; what was last saved in {self.folder} "
-                "is good. Train anew with a smaller --learning-rate"
-            )
+            raise self._failure(f"the loss is {value}")
         total = loss.total(restored, target, recipe)
         if recipe.anchor_weight:
             total = total + recipe.anchor_weight * self._way_from_first()
         self.optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         if recipe.gradient_norm:
-            self._scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_norm)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         # a short memory at first, or the average would hold the random start for long
         keep = min(recipe.ema, (self.step + 1) / (self.step + 10)) if recipe.ema else 0.0
         with torch.no_grad():
@@ -229,23 +233,42 @@ class Trainer:
                 mean.lerp_(weight, 1.0 - keep)
         return value
 
+    def _require_sane_weights(self) -> None:
+        """Refuse to save weights that have run away: still numbers, but they restore nothing."""
+        largest = max(float(weight.detach().abs().max()) for weight in self.model.parameters())
+        if not largest < _LARGEST_WEIGHT:
+            raise self._failure(f"a weight has grown to {largest:.3g}")
+
+    def _failure(self, what: str) -> TrainingError:
+        kept = "nothing was saved yet"
+        if state.exists(self.folder):
+            kept = f"what was last saved in {self.folder} is kept"
+        return TrainingError(
+            f"{what} at step {self.step}; {kept}. Train anew with a smaller --learning-rate"
+        )
+
     def _restored(self, low: Tensor, thumbnail: Tensor | None) -> Tensor:
         """Return the network's output, in float32 whatever it was computed in."""
-        given = (low,) if thumbnail is None else (low, thumbnail.to(self.device))
         half = _HALVES.get(self.precision)
         with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
-            restored: Tensor = self._called(*given)
+            restored: Tensor = self._called(*self._given(self.model, low, thumbnail))
         return restored.float()
 
     def _target(self, low: Tensor, high: Tensor, thumbnail: Tensor | None) -> Tensor:
         """Return the reference, moved towards what the teacher makes of the same pictures."""
         if self.teacher is None:
             return high
-        seen = thumbnail is not None and isinstance(self.teacher, MIRNetEdge)
-        given = (low, thumbnail.to(self.device)) if seen else (low,)  # type: ignore[union-attr]
         with torch.no_grad():
-            taught: Tensor = self.teacher(*given).clamp(0.0, 1.0)
-        return high.lerp(taught, self.recipe.teacher_weight)
+            taught: Tensor = self.teacher(*self._given(self.teacher, low, thumbnail))
+        return high.lerp(taught.clamp(0.0, 1.0), self.recipe.teacher_weight)
+
+    def _given(
+        self, network: nn.Module, low: Tensor, thumbnail: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Return what a network takes: its exposure branch sees the whole frames, made small."""
+        if thumbnail is None or not _has_exposure(network):
+            return (low,)
+        return low, thumbnail.to(self.device)
 
     def _way_from_first(self) -> Tensor:
         ways = [
@@ -253,6 +276,10 @@ class Trainer:
             for weight, first in zip(self.model.parameters(), self._first, strict=True)
         ]
         return torch.stack(ways).sum()
+
+
+def _has_exposure(network: nn.Module | None) -> bool:
+    return isinstance(network, MIRNetEdge) and network.exposure is not None
 
 
 def _scale_of(model: nn.Module) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from mirnet_edge.errors import DataError, ImageError
 from mirnet_edge.images import batch_from_frames, size_text
+from mirnet_edge.metrics import SSIM_WINDOW
 from mirnet_edge.models.edge import thumbnail_of
 from mirnet_edge.pictures import read_picture
 
@@ -94,6 +95,20 @@ def load_pairs(
         None if low else degrade,
         scale,
     )
+
+
+def require_measurable(pairs: Pairs) -> None:
+    """Refuse pictures that are too small to be validated on.
+
+    Raises:
+        DataError: One is smaller than the window of SSIM.
+    """
+    for name, high in zip(pairs.names, pairs.high, strict=True):
+        if min(high.shape[:2]) < SSIM_WINDOW:
+            raise DataError(
+                f"{name} is {size_text(*high.shape[:2])}; expected validation pictures of at least "
+                f"{SSIM_WINDOW}x{SSIM_WINDOW}. Leave it out"
+            )
 
 
 def made_bad(pairs: Pairs, copies: int = 1) -> Pairs:

@@ -22,7 +22,8 @@ from mirnet_edge.errors import OptionError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LAUNCHED = "WORLD_SIZE"  # torchrun sets it
+# torchrun sets these
+_LAUNCHED, _LOCAL = "WORLD_SIZE", "LOCAL_RANK"
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def joined(device: torch.device) -> Iterator[Process]:
     if _LAUNCHED not in os.environ:
         yield Process()
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get(_LOCAL, "0")))
     try:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:

@@ -11,7 +11,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import Field, ValidationError
 
@@ -19,10 +19,16 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.manifest import Document
 from mirnet_edge.metrics import SSIM_WINDOW
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+Schedule = Literal["cosine", "constant"]
+Distance = Literal["charbonnier", "l1"]
 
 _FOLDER = Path(__file__).parent / "recipes"
 _SUFFIX = ".toml"
@@ -48,12 +54,12 @@ class Recipe:
     whole_batch: int = 2
     learning_rate: float = 1e-3
     warmup: int = 200
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
     weight_decay: float = 1e-4
     ema: float = 0.999
     """Memory of the averaged weights, which are the ones that are kept; 0 for none."""
     gradient_norm: float = 1.0
-    distance: Literal["charbonnier", "l1"] = "charbonnier"
+    distance: Distance = "charbonnier"
     structure_weight: float = 0.0
     """Weight of structural dissimilarity beside the distance."""
     edge_weight: float = 0.0
@@ -81,27 +87,12 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
         object.__setattr__(self, "crops", tuple(self.crops))
-        for name in ("steps", "batch", "whole_batch", "validate_every", "exposure_batch"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if not self.crops or min(self.crops) < SSIM_WINDOW:
-            raise OptionError(
-                f"crops must be at least {SSIM_WINDOW} pixels wide, found {list(self.crops)}"
-            )
-        for name in ("whole_share", "mixup", "lit_share", "teacher_weight"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise OptionError(f"{name} must lie in [0, 1], found {getattr(self, name)}")
-        if not 0.0 <= self.ema < 1.0:
-            raise OptionError(f"ema must lie in [0, 1), found {self.ema}")
-        for name in _NOT_NEGATIVE:
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise OptionError(f"{name} must not be negative, found {value}")
-        if not min(self.learning_rate, self.exposure_learning_rate) > 0:
-            raise OptionError(
-                "learning rates must be above 0, found "
-                f"{self.learning_rate} and {self.exposure_learning_rate}"
-            )
+        for names, expected, holds in _RULES:
+            for name in names:
+                value = getattr(self, name)
+                if not holds(value):
+                    found = list(value) if isinstance(value, tuple) else repr(value)
+                    raise OptionError(f"{name} must {expected}, found {found}")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step: linear warm-up, then the schedule.
@@ -130,10 +121,56 @@ class Recipe:
         return max(1, round(wanted / processes)) * processes
 
 
-_NOT_NEGATIVE = (
-    "warmup", "weight_decay", "gradient_norm", "structure_weight", "edge_weight",
-    "frequency_weight", "anchor_weight", "exposure_range", "extra_noise", "exposure_steps",
-)  # fmt: skip
+_RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
+    (
+        ("steps", "batch", "whole_batch", "validate_every", "exposure_batch"),
+        "be at least 1",
+        lambda value: value >= 1,
+    ),
+    (
+        ("crops",),
+        f"be at least {SSIM_WINDOW} pixels wide",
+        lambda value: bool(value) and min(value) >= SSIM_WINDOW,
+    ),
+    (
+        ("whole_share", "mixup", "lit_share", "teacher_weight"),
+        "lie in [0, 1]",
+        lambda value: 0.0 <= value <= 1.0,
+    ),
+    (("ema",), "lie in [0, 1)", lambda value: 0.0 <= value < 1.0),
+    (
+        ("learning_rate", "exposure_learning_rate"),
+        "be above 0",
+        lambda value: 0.0 < value < math.inf,
+    ),
+    (
+        (
+            "warmup",
+            "weight_decay",
+            "gradient_norm",
+            "structure_weight",
+            "edge_weight",
+            "frequency_weight",
+            "anchor_weight",
+            "exposure_range",
+            "extra_noise",
+            "exposure_steps",
+            "seed",
+        ),
+        "not be negative",
+        lambda value: 0 <= value < math.inf,
+    ),
+    (
+        ("schedule",),
+        f"be {' or '.join(get_args(Schedule))}",
+        lambda value: value in get_args(Schedule),
+    ),
+    (
+        ("distance",),
+        f"be {' or '.join(get_args(Distance))}",
+        lambda value: value in get_args(Distance),
+    ),
+)
 
 
 class RecipeFile(Document):

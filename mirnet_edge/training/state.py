@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mirnet_edge.errors import CheckpointError, MirnetEdgeError
+from mirnet_edge.errors import CheckpointError
 from mirnet_edge.files import write_atomically
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _STATE_FILE = "state.pt"
+_KEYS = {"step", "recipe", "start", "model", "averaged", "optimizer", "scaler"}
 _FREE_TO_CHANGE = {"validate_every"}
 
 
@@ -27,7 +28,8 @@ def save(trainer: Trainer) -> None:
     """Write the state to the trainer's folder, whole or not at all.
 
     Raises:
-        MirnetEdgeError: The folder cannot be written; the former state is kept.
+        MirnetEdgeError: The folder cannot be written, or the disk is full; the former state is
+            kept.
     """
     buffer = io.BytesIO()
     torch.save(
@@ -37,17 +39,17 @@ def save(trainer: Trainer) -> None:
             "model": trainer.model.state_dict(),
             "averaged": trainer.averaged.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
+            "scaler": trainer.scaler.state_dict(),
+            "start": trainer.start,
         },
         buffer,
     )
-    path = trainer.folder / _STATE_FILE
-    try:
-        write_atomically(path, buffer.getvalue())
-    except OSError as error:
-        raise MirnetEdgeError(
-            f"{path} cannot be written ({error.strerror}) at step {trainer.step}; what was saved "
-            "before is kept. Free the disk and give the same command to go on"
-        ) from error
+    write_atomically(trainer.folder / _STATE_FILE, buffer.getvalue())
+
+
+def exists(folder: Path) -> bool:
+    """Say whether a run left a state in FOLDER."""
+    return (folder / _STATE_FILE).is_file()
 
 
 def resume(trainer: Trainer) -> bool:
@@ -65,6 +67,8 @@ def resume(trainer: Trainer) -> bool:
         for name, value in asdict(trainer.recipe).items()
         if name not in _FREE_TO_CHANGE and state["recipe"].get(name) != value
     )
+    if state["start"] != trainer.start:
+        different.append("--init, --teacher, --replay or the data")
     if different:
         raise CheckpointError(
             f"{path} was trained with other values of {', '.join(different)}; give the same "
@@ -74,6 +78,7 @@ def resume(trainer: Trainer) -> bool:
         trainer.model.load_state_dict(state["model"])
         trainer.averaged.load_state_dict(state["averaged"])
         trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.scaler.load_state_dict(state["scaler"])
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"{path} belongs to a network of another shape; give the same options, or another --out"
@@ -89,6 +94,6 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds here, all of them mean "damaged"
         # without its own words: they advise to unpickle what nobody vouches for
         raise CheckpointError(f"{path} is damaged; remove it to start anew") from error
-    if not isinstance(state, dict) or {"step", "recipe", "model"} - set(state):
+    if not isinstance(state, dict) or _KEYS - set(state):
         raise CheckpointError(f"{path} is not a training state; remove it to start anew")
     return state

@@ -203,8 +203,11 @@ def test_a_noisy_picture_comes_nearer_to_the_clean_one(method, sigma, smooth):
 
 
 def test_non_local_means_follow_the_noise(smooth):
-    """One strength for both would leave the strong noise or flatten the weak."""
-    for sigma, gain_db in ((5, 6), (30, 12)):
+    """One strength for both would leave the strong noise or flatten the weak.
+
+    Measured 2026-11 with opencv 5.0: 9.8 and 19.7 dB; with a strength of 10, 8.0 and 13.7.
+    """
+    for sigma, gain_db in ((5, 8.5), (30, 16)):
         clean, noisy = _frame(smooth), _noisy(smooth, sigma)
         assert _psnr(non_local_means(noisy), clean) > _psnr(noisy, clean) + gain_db
 

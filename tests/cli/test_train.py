@@ -173,7 +173,7 @@ REFUSED = [
     Refused(
         "mirnet doubling",
         ["--task", "super-resolution", "--model", "mirnet"],
-        "needs a network of scale 2, found MIRNet of scale 1; use --model edge",
+        "needs a network of scale 2; a MIRNet of these settings has scale 1",
     ),
 ]
 

@@ -39,7 +39,7 @@ class Case:
     "case",
     [
         Case("edge"), Case("edge", size=None), Case("mirnet"), Case("mirnet-v2"),
-        Case("enlarging", size=None), Case("enlarging", "float"),
+        Case("enlarging", size=None),
     ],
     ids=lambda case: case.id,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -375,3 +376,36 @@ def test_a_fixed_size_takes_what_pads_to_it_and_no_other(
                 ImageError, match=f"{says} with --dynamic or --size {width}x{height}"
             ):
                 runner.run(frames_of(height, width))
+
+
+# what comes out is larger
+
+
+@pytest.mark.parametrize("io", ["uint8", "float"])
+def test_a_bundle_that_enlarges_opens_with_its_scale(io, make_bundle, frames_of):
+    frames = frames_of(5, 7, 2)
+    with open_bundle(make_bundle(io=io, scale=2)) as runner:
+        assert runner.scale == 2
+        restored = runner.run(frames)
+    bright = np.rint(np.minimum(frames * 1.5, 255)).repeat(2, 1).repeat(2, 2)
+    assert np.abs(restored - bright).max() <= 1
+
+
+def test_a_bundle_from_before_there_was_a_scale_keeps_sizes(make_bundle, frames_of):
+    folder = make_bundle()
+    document = json.loads((folder / FILE_NAME).read_text())
+    assert document["image"].pop("scale") == 1
+    (folder / FILE_NAME).write_text(json.dumps(document))
+    with open_bundle(folder) as runner:
+        assert runner.scale == 1
+        assert runner.run(frames_of(5, 7)).shape == (1, 5, 7, 3)
+
+
+@pytest.mark.parametrize("scale", [0, -2, 1.5, "twice"])
+def test_a_scale_that_is_none_is_refused(scale, make_bundle):
+    folder = make_bundle()
+    document = json.loads((folder / FILE_NAME).read_text())
+    document["image"]["scale"] = scale
+    (folder / FILE_NAME).write_text(json.dumps(document))
+    with pytest.raises(BundleError, match=r"image\.scale: .*export the bundle again"):
+        open_bundle(folder)

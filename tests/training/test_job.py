@@ -265,18 +265,25 @@ REFUSED = [
     Refused("task", {"task": "fog"}, "expected the task low-light, .* found 'fog'"),
     Refused("recipe", {"recipe": "fog"}, "there is no recipe fog"),
     Refused("network", {"architecture": "unet"}, "--model must be one of mirnet, .* 'unet'"),
-    Refused("setting", {"network": {"depth": 3}}, "MIRNetEdge has no such setting: .*depth"),
+    Refused(
+        "setting",
+        {"network": {"depth": 3}},
+        "MIRNetEdge cannot be built with .*depth.* its settings are channels",
+    ),
+    Refused("a number", {"network": {"channels": 8}}, "MIRNetEdge cannot be built with .*: 8"),
     Refused(
         "mirnet doubling",
         {"task": "super-resolution", "architecture": "mirnet", "network": {"channels": 8}},
-        "super-resolution needs a network of scale 2, found MIRNet of scale 1; use --model edge",
+        "super-resolution needs a network of scale 2; a MIRNet of these settings has scale 1",
     ),
     Refused(
         "edge not doubling",
         {"task": "super-resolution", "network": {"scale": 1}},
-        "needs a network of scale 2, found MIRNetEdge of scale 1",
+        "needs a network of scale 2; a MIRNetEdge of these settings has scale 1",
     ),
-    Refused("doubling low light", {"network": {"scale": 2}}, "needs a network of scale 1, found"),
+    Refused(
+        "doubling low light", {"network": {"scale": 2}}, "needs a network of scale 1; a MIRNetEdge"
+    ),
     Refused("crop", {"training": {"crops": (40,)}}, r"the crop is 40 .* Choose --crop 32"),
     Refused("value", {"training": {"batch": 0}}, "batch must be at least 1, found 0"),
 ]

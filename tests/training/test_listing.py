@@ -100,3 +100,9 @@ def test_what_is_no_training_set_is_told_what_one_is(tmp_path):
         list_pairs(_table(tmp_path, "a.png,b.png,1,valid"))
     with pytest.raises(DataError, match="no pair to val on"):
         list_pairs(_table(tmp_path, "a.png,b.png,1,train"))
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+    folder = _folders(tmp_path, ["a.png", "a.jpg"], ["a.png"])
+    with pytest.raises(DataError, match=r"a\.jpg and a\.png have one name"):
+        list_pairs(folder)

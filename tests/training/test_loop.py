@@ -304,6 +304,15 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
+def test_weights_that_run_away_are_not_saved(tmp_path, make_trainer, make_pairs):
+    trainer = make_trainer(tmp_path, steps=4)
+    with torch.no_grad():
+        next(iter(trainer.model.blocks.parameters())).fill_(1e5)
+    with pytest.raises(TrainingError, match=r"grown to 1e\+05 at step 4; nothing was saved yet"):
+        trainer.run(make_pairs(), make_pairs())
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 def test_bfloat16_trains_float32_weights(tmp_path, make_trainer, make_pairs, network):
     exact, rounded = (
