@@ -191,7 +191,9 @@ class _Display:
             )
         first = bool(recipe.exposure_steps) and step == 0
         self._bars["exposure"] = self._progress.add_task(
-            "exposure", total=recipe.exposure_steps, visible=first
+            "exposure",
+            total=recipe.exposure_steps * (1 + recipe.exposure_teachers),
+            visible=first,
         )
         self._bars["train"] = self._progress.add_task("train", total=recipe.steps, completed=step)
 

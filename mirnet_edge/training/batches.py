@@ -203,7 +203,8 @@ def draw_light(lit_share: float, exposure_range: float, generator: np.random.Gen
     """Draw the light of one picture; see `Drawing` for the two numbers."""
     if lit_share and generator.random() < lit_share:
         chance = generator.random()
-        return Light(towards_reference=1.0 if chance < 0.5 else 2.0 * (chance - 0.5))
+        # less than half way is dark still: such a picture is to become bright, not to stay
+        return Light(towards_reference=1.0 if chance < 0.5 else chance)
     if exposure_range and generator.random() < 0.5:
         return Light(exposure=2.0 ** generator.uniform(-exposure_range, exposure_range))
     return Light()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from mirnet_edge.training.batches import draw_light
 from mirnet_edge.training.loss import charbonnier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -42,25 +43,51 @@ def train_exposure(
 ) -> None:
     """Train the branch in place; it ends with its averaged weights.
 
+    With `exposure_teachers` others are trained first, each from another start, and the branch
+    aims at the mean of what they give: what one run learns by accident, the others did not.
+
     Args:
         branch: Any state.
         pairs: Where thumbnails are drawn from.
         recipe: Its `exposure_` values, light and seed count. The same seed gives the same weights.
-        on_step: Told the steps done and the step's loss.
+        on_step: Told the steps done, of all branches, and the step's loss.
     """
+    teachers: list[ExposureBranch] = []
+    for number in range(recipe.exposure_teachers):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed + number)
+            teacher = type(branch)(branch.features[0].out_channels)  # type: ignore[arg-type]
+        teacher.to(next(branch.parameters()).device)
+        done = number * recipe.exposure_steps
+        _train(teacher, pairs, recipe, number, [], partial(_told, on_step, done))
+        teachers.append(teacher.requires_grad_(requires_grad=False))
+    done = recipe.exposure_teachers * recipe.exposure_steps
+    _train(branch, pairs, recipe, len(teachers), teachers, partial(_told, on_step, done))
+
+
+def _told(on_step: Callable[[int, float], None], done: int, step: int, loss: float) -> None:
+    on_step(done + step, loss)
+
+
+def _train(
+    branch: ExposureBranch,
+    pairs: Pairs,
+    recipe: Recipe,
+    number: int,
+    teachers: Sequence[ExposureBranch],
+    on_step: Callable[[int, float], None],
+) -> None:
     averaged = copy.deepcopy(branch)
+    device = next(branch.parameters()).device
     rate = recipe.exposure_learning_rate
     optimizer = torch.optim.AdamW(branch.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY)
     for step in range(recipe.exposure_steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * _rate(step, recipe.exposure_steps)
-        low, high = _drawn(
-            pairs,
-            recipe.exposure_batch,
-            recipe.lit_share,
-            recipe.exposure_range,
-            (recipe.seed, step, _STAGE),
-        )
+        low, high = _drawn(pairs, recipe, number, step)
+        low, high = low.to(device), high.to(device)
+        if teachers:
+            high = torch.stack([teacher(low, low) for teacher in teachers]).mean(0)
         loss = charbonnier(branch(low, low), high)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -79,18 +106,17 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARMUP) * (0.001 + 0.999 * cosine)
 
 
-def _drawn(
-    pairs: Pairs, count: int, lit_share: float, exposure_range: float, seed: tuple[int, ...]
-) -> tuple[Tensor, Tensor]:
+def _drawn(pairs: Pairs, recipe: Recipe, number: int, step: int) -> tuple[Tensor, Tensor]:
     """Return dark and bright thumbnails, (N, 3, h, w): flipped, lit, mixed.
 
     Dark ones are mixed with another of the batch by up to a half (Zhang et al., "mixup", ICLR
     2018): a few hundred scenes are learned by heart otherwise.
     """
-    generator = np.random.default_rng(seed)
+    count = recipe.exposure_batch
+    generator = np.random.default_rng((recipe.seed, step, _STAGE + number))
     rows, dark = [], []
     for index in generator.integers(len(pairs), size=count).tolist():
-        light = draw_light(lit_share, exposure_range, generator)
+        light = draw_light(recipe.lit_share, recipe.exposure_range, generator)
         dim, bright = (side.numpy() for side in pairs.thumbnails(index))
         rows.append((light.on(dim, bright), bright))
         dark.append(not light.towards_reference)

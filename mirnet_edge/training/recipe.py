@@ -79,6 +79,9 @@ class Recipe:
     exposure_steps: int = 0
     """Steps of a first stage, in which the exposure branch alone learns from thumbnails; it is
     left as it is afterwards. 0 for none: the branch learns with the rest."""
+    exposure_teachers: int = 0
+    """How many branches are trained in the first stage before the one that is kept, which learns
+    from their mean; see docs/decisions/005-exposure-first.md."""
     exposure_batch: int = 24
     exposure_learning_rate: float = 3e-3
     seed: int = 0
@@ -155,6 +158,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "exposure_range",
             "extra_noise",
             "exposure_steps",
+            "exposure_teachers",
             "seed",
         ),
         "not be negative",
