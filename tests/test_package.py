@@ -94,10 +94,18 @@ def test_the_wheel_has_one_top_level_name(wheel):
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_weights_and_the_marker_of_types(wheel):
+def test_the_wheel_holds_the_weights_the_recipes_and_the_marker_of_types(wheel):
     sizes = {entry.filename: entry.file_size for entry in wheel.infolist()}
     assert "mirnet_edge/py.typed" in sizes
-    assert 0 < sizes["mirnet_edge/weights/low-light.safetensors"] <= 4 * 2**20
+    for folder, kind in (
+        ("weights", "safetensors"),
+        ("weights", "md"),
+        ("training/recipes", "toml"),
+    ):
+        files = sorted((ROOT / "mirnet_edge" / folder).glob(f"*.{kind}"))
+        assert files
+        for file in files:
+            assert sizes[f"mirnet_edge/{folder}/{file.name}"] == file.stat().st_size
 
 
 def test_every_public_module_says_in_its_first_line_what_it_is():
