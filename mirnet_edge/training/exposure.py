@@ -54,15 +54,20 @@ def train_exposure(
     """
     teachers: list[ExposureBranch] = []
     for number in range(recipe.exposure_teachers):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed + number)
-            teacher = type(branch)(branch.features[0].out_channels)  # type: ignore[arg-type]
-        teacher.to(next(branch.parameters()).device)
+        teacher = _new_branch(branch, recipe.seed + number)
         done = number * recipe.exposure_steps
         _train(teacher, pairs, recipe, number, [], partial(_told, on_step, done))
         teachers.append(teacher.requires_grad_(requires_grad=False))
     done = recipe.exposure_teachers * recipe.exposure_steps
     _train(branch, pairs, recipe, len(teachers), teachers, partial(_told, on_step, done))
+
+
+def _new_branch(branch: ExposureBranch, seed: int) -> ExposureBranch:
+    """Return another branch of the same shape, from a start of its own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(branch)(branch.features[0].out_channels)  # type: ignore[arg-type]
+    return fresh.to(next(branch.parameters()).device)
 
 
 def _told(on_step: Callable[[int, float], None], done: int, step: int, loss: float) -> None:

@@ -1,0 +1,98 @@
+"""The first stage: the exposure branch alone, on thumbnails, and what its teachers are for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mirnet_edge.models.edge import ExposureBranch
+from mirnet_edge.training.exposure import train_exposure
+from mirnet_edge.training.pairs import Pairs
+
+QUICK = {"exposure_batch": 8, "exposure_learning_rate": 1e-2, "lit_share": 0.0}
+
+
+class Black(ExposureBranch):
+    """A branch that cannot learn: all it makes is black."""
+
+    def forward(self, batch, thumbnail):
+        return 0.0 * (batch + self.decide[-1].bias.sum())
+
+
+def _scenes(count=12):
+    """Smooth pictures and their quarter: what is to be learned is a gain of four."""
+    y, x = np.mgrid[:32, :48]
+    high = tuple(
+        np.stack([120 + 100 * np.sin((x + 3 * n) / 9), 200 - 2 * y, 40 + 3 * y + n], -1)
+        .clip(0, 255)
+        .astype(np.uint8)
+        for n in range(count)
+    )
+    return Pairs(tuple(map(str, range(count))), tuple(frame // 4 for frame in high), high, "sha")
+
+
+def _branch(seed=0):
+    torch.manual_seed(seed)
+    return ExposureBranch(4)
+
+
+def _shown(branch, pairs):
+    """Return what the branch makes of each thumbnail."""
+    low = torch.stack([pairs.thumbnails(index)[0] for index in range(len(pairs))])
+    with torch.no_grad():
+        return branch(low, low)
+
+
+def _trained(pairs, make_recipe, branch=None, **values):
+    branch = branch or _branch()
+    train_exposure(branch, pairs, make_recipe(**QUICK, **values))
+    return branch
+
+
+def test_it_learns_the_exposure(make_recipe):
+    pairs = _scenes()
+    high = torch.stack([pairs.thumbnails(index)[1] for index in range(len(pairs))])
+    before = float((_shown(_branch(), pairs) - high).abs().mean())
+    after = float(
+        (_shown(_trained(pairs, make_recipe, exposure_steps=150), pairs) - high).abs().mean()
+    )
+    assert after < before / 5
+
+
+def test_the_same_seed_gives_the_same_branch_and_another_another(make_recipe):
+    pairs = _scenes()
+    shown = [
+        _shown(_trained(pairs, make_recipe, exposure_steps=5, seed=seed), pairs)
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(shown[0], shown[1])
+    assert not torch.equal(shown[0], shown[2])
+
+
+def test_the_kept_branch_aims_at_its_teachers_and_not_at_the_references(make_recipe, monkeypatch):
+    pairs = _scenes()
+    monkeypatch.setattr("mirnet_edge.training.exposure._new_branch", lambda branch, seed: Black(4))
+    shown = _shown(_trained(pairs, make_recipe, exposure_steps=150, exposure_teachers=2), pairs)
+    assert float(shown.abs().mean()) < 0.02
+
+
+@pytest.mark.parametrize("teachers", [0, 1, 3])
+def test_every_step_of_every_branch_is_told(make_recipe, teachers):
+    told = []
+    recipe = make_recipe(**QUICK, exposure_steps=4, exposure_teachers=teachers)
+    train_exposure(_branch(), _scenes(), recipe, lambda step, loss: told.append(step))
+    assert told == list(range(1, 4 * (teachers + 1) + 1))
+
+
+def test_teachers_start_from_seeds_of_their_own_and_leave_chance_alone(make_recipe):
+    pairs = _scenes()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    branch = _branch()
+    torch.manual_seed(5)
+    taught = _trained(pairs, make_recipe, branch, exposure_steps=5, exposure_teachers=2)
+    assert torch.equal(torch.rand(1), expected)
+    alone = _trained(pairs, make_recipe, exposure_steps=5)
+    assert not torch.equal(_shown(taught, pairs), _shown(alone, pairs))
