@@ -56,12 +56,14 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
     _rival(folder / "zero_dce.onnx")
     _photo(folder / "photo.jpg", 0)
-    for name in ("night-pictures", "lol"):
-        (folder / name).mkdir()
+    for name in ("night-pictures", "lol", "my-camera/low", "my-camera/high"):
+        (folder / name).mkdir(parents=True)
     rows = ["low,high,scene,split"]
     for number in range(8):
         _photo(folder / "night-pictures" / f"{number}.png", number)
         _photo(folder / "lol" / f"{number}.png", number)
+        _photo(folder / "my-camera/low" / f"{number}.png", number)
+        _photo(folder / "my-camera/high" / f"{number}.png", number)
         split = "val" if number < 2 else "train"
         rows.append(f"{number}.png,{number}.png,{number},{split}")
     (folder / "lol" / "pairs.csv").write_text("\n".join(rows) + "\n")
@@ -72,7 +74,7 @@ def workplace(tmp_path_factory):
 @pytest.mark.timeout(900)
 def test_commands_and_python_run_as_written(workplace):
     ours = [line for line in commands() if line.startswith("mirnet-")]
-    assert len(ours) == 5
+    assert len(ours) == 7
     for line in ours:
         name, *arguments = shlex.split(line)
         program = Path(sys.executable).parent / name
