@@ -162,7 +162,7 @@ def check_outputs(images: Sequence[Path], out: Path, *, compare: bool) -> None:
 def side_by_side(before: Frame, after: Frame) -> Frame:
     """Return two frames beside each other, a thin white line between them.
 
-    One that is smaller is enlarged by bicubic interpolation, as a viewer would.
+    BEFORE is brought to the size of AFTER by bicubic interpolation, as a viewer would.
     """
     if before.shape != after.shape:
         before = _enlarged(before, *after.shape[:2])
