@@ -57,7 +57,7 @@ class Drawing:
     exposure_range: float = 0.0
     """Up to so many stops, half of the other bad pictures get lighter or darker."""
     extra_noise: float = 0.0
-    """Half of the bad pictures get Gaussian noise of up to so many 8-bit levels."""
+    """Half of the pictures that were not lit get Gaussian noise of up to so many 8-bit levels."""
     mixup: float = 0.0
     """Share of the batches whose pairs are mixed with each other (Zhang et al., "mixup", ICLR
     2018; in MIRNet-v2's training: Zamir et al., TPAMI 2022)."""
@@ -172,7 +172,9 @@ def _draw_pair(
     if pairs.degrade is not None:
         low = pairs.degrade(np.ascontiguousarray(high), generator)
     good, bad = _unit(high), _unit(low)
-    bad = _noisier(light.on(bad, good), drawing.extra_noise, generator)
+    bad = light.on(bad, good)
+    if not light.towards_reference:  # noise in a good picture would teach to smooth good pictures
+        bad = _noisier(bad, drawing.extra_noise, generator)
     if not drawing.thumbnails:
         return bad, good
     small_low, small_high = (

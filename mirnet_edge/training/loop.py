@@ -95,7 +95,8 @@ class Trainer:
         self.multiple: int = model.multiple  # type: ignore[assignment]
         _require_crops(recipe, self.multiple * _scale_of(model))
         self._first = [weight.detach().clone() for weight in self.model.parameters()]
-        if self._branch is not None and self._has_exposure_stage:
+        rests = self._has_exposure_stage or not recipe.exposure_learns
+        if self._branch is not None and rests:
             self._branch.requires_grad_(requires_grad=False)
         called = process.shared(self.model)
         self._called = torch.compile(called) if compiled else called

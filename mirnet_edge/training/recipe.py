@@ -84,6 +84,8 @@ class Recipe:
     from their mean; see docs/decisions/005-exposure-first.md."""
     exposure_batch: int = 24
     exposure_learning_rate: float = 3e-3
+    exposure_learns: bool = True
+    """Whether the exposure branch, where it has no stage of its own, learns with the rest."""
     seed: int = 0
     validate_every: int = 500
 
