@@ -49,6 +49,7 @@ def page_of(weights: Path, name: str) -> str:
         "sha256 of the training files": f"`{card.data_sha256}`",
         "parent": f"`{card.parent}`" if card.parent else "none: a random start",
         "teacher": f"`{card.teacher}`" if card.teacher else "none",
+        **({"note": card.note} if card.note else {}),
         "validated on": VALIDATION.get(card.trained_on, "the val pairs of the same set"),
         "PSNR": f"{figures['val_psnr_db']:.2f} dB; at equal brightness "
         f"{figures['val_psnr_gtmean_db']:.2f} dB",

@@ -135,7 +135,10 @@ def train_weights(request: Request, observer: Observer) -> Trained:
         weights = request.out / f"{task.name}.safetensors"
         if process.leads:
             card = card_of(task.name, trainer, score, train, request.data.resolve().name)
-            card = card.model_copy(update={"parent": parent, "teacher": taught_by})
+            note = None
+            if request.replay is not None:
+                note = f"half of the pictures were drawn from {request.replay.resolve().name}"
+            card = card.model_copy(update={"parent": parent, "teacher": taught_by, "note": note})
             checkpoints.save(trainer.averaged.cpu(), weights, card)
         process.wait()
     return Trained(weights, score)

@@ -183,6 +183,15 @@ def test_the_exposure_branch_learns_in_its_own_stage_and_rests_in_the_second(
     assert _equal(first.averaged.exposure, trainer.averaged.exposure)
 
 
+def test_the_exposure_branch_rests_where_it_is_not_to_learn(tmp_path, make_trainer, make_pairs):
+    for learns in (True, False):
+        trainer = make_trainer(tmp_path / str(learns), exposure_learns=learns)
+        before = copy.deepcopy(trainer.model)
+        trainer.run(make_pairs(), make_pairs())
+        assert _equal(before.exposure, trainer.model.exposure) != learns
+        assert not _equal(before.stem, trainer.model.stem)
+
+
 def test_the_exposure_stage_learns_from_clean_pictures_too(tmp_path, make_trainer, make_pairs):
     seen = []
     make_trainer(tmp_path, steps=1, exposure_steps=60, exposure_learning_rate=2e-2).run(
