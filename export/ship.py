@@ -20,7 +20,8 @@ FOLDER = Path(__file__).parents[1] / "mirnet_edge" / "weights"
 LARGEST_MIB = 4
 # What the data are, by the name of the folder that was trained on.
 DATA = {
-    "lol": "LOL-v1 (Wei et al., BMVC 2018), the pairs of 378 scenes; its pictures are not shipped",
+    "lol": "LOL-v1 (Wei et al., BMVC 2018), the pairs of 378 scenes; where the note says so, also "
+    "photos of BSDS500 (Arbelaez et al., TPAMI 2011); their pictures are not shipped",
     "bsds500": "180 clean photos of BSDS500 (Arbelaez et al., TPAMI 2011), none of them in CBSD68 "
     "or BSD100, made bad by `mirnet_edge.degradations`; the photos are not shipped",
 }
@@ -65,8 +66,8 @@ def page_of(weights: Path, name: str) -> str:
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return (
         f"# {name}.safetensors\n\n| | |\n|---|---|\n{table}\n\n"
-        f"Made by `mirnet-train --task {card.task} --data {card.trained_on}`, with the recipe:\n"
-        f"{recipe}.\n\nThe file itself holds this card; "
+        f"Made by `mirnet-train --task {card.task}`, as docs/training.md tells. The last "
+        f"run's recipe:\n{recipe}.\n\nThe file itself holds this card; "
         f'`mirnet_edge.checkpoints.load("shipped:{name}").card` reads it.\n'
     )
 
