@@ -82,7 +82,7 @@ def test_weights_come_out_with_a_card_and_everything_is_told(tmp_path, write_pai
     assert trained.weights == tmp_path / "out/low-light.safetensors"
     assert (watched.total, watched.done) == (12, 12)
     assert watched.started == [(2, 0)]
-    assert watched.exposure == [1, 2, 3]
+    assert watched.exposure == list(range(1, 3 * (1 + 4) + 1))  # the recipe has four teachers
     assert watched.steps == [1, 2]
     assert watched.scores == [trained.score] == record.read(tmp_path / "out")
     card = checkpoints.load(trained.weights).card
