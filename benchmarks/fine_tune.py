@@ -5,7 +5,8 @@
 The other camera is synthetic: a hundred training pairs of DATA whose dark pictures went through
 another white balance and a higher gamma. Three rows: the weights as they are, fine-tuned on those
 pairs alone, and on those pairs with DATA replayed; each measured on DATA's val pictures as they
-are and as the other camera sees them.
+are and as the other camera sees them, and on photos in daylight, which are to come back as they
+were.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from pathlib import Path
 import numpy as np
 
 from mirnet_edge import checkpoints
+from mirnet_edge.dependencies import require
 from mirnet_edge.pictures import Picture, read_picture, write_picture
 from mirnet_edge.training.job import Request, train_weights
 from mirnet_edge.training.listing import Listing, Pair, list_pairs
-from mirnet_edge.training.pairs import load_pairs
+from mirnet_edge.training.pairs import Pairs, load_pairs
 from mirnet_edge.training.validation import validate
 
+DAYLIGHT = ("astronaut.png", "coffee.png", "chelsea.png")  # scikit-image's
 GAINS = np.array([1.3, 1.0, 0.75], np.float32)
 GAMMA = 1.15
 TRAINED = 100
@@ -60,6 +63,12 @@ def taken(pair: Pair, split: str, folder: Path) -> dict[str, str]:
     return {"low": low.name, "high": str(pair.high.resolve()), "scene": pair.scene, "split": split}
 
 
+def daylight() -> Pairs:
+    """Return well-lit photos as pairs with themselves."""
+    folder = Path(str(require("skimage", "the photos in daylight").__file__)).parent / "data"
+    return load_pairs([Pair(folder / name, folder / name, name) for name in DAYLIGHT])
+
+
 class Silent:
     """Is told how far a job is, and says nothing."""
 
@@ -80,15 +89,19 @@ def main() -> None:
     camera = made(listing, arguments.out / "camera")
     first = load_pairs(listing.val)
     other = load_pairs(list_pairs(camera).val)
-    print("| weights | other camera, dB | SSIM | first camera, dB | SSIM | minutes |")
-    print("|---|---|---|---|---|---|")
+    lit = daylight()
+    print(
+        "| weights | other camera, dB | SSIM | first camera, dB | SSIM | daylight to itself, dB "
+        "| minutes |"
+    )
+    print("|---|---|---|---|---|---|---|")
 
     def show(name: str, weights: str | Path, minutes: float) -> None:
         model = checkpoints.load(weights).model
-        here, there = validate(model, other), validate(model, first)
+        here, there, day = (validate(model, pairs) for pairs in (other, first, lit))
         print(
             f"| {name} | {here[0]:.2f} | {here[2]:.3f} | {there[0]:.2f} | {there[2]:.3f} "
-            f"| {minutes:.1f} |",
+            f"| {day[0]:.2f} | {minutes:.1f} |",
             flush=True,
         )
 
