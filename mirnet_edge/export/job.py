@@ -61,6 +61,10 @@ class ExportOptions:
     target: Target = "all"
     anchored: bool = False
     """Graphs that also take and give the frame's pooled vectors: `models.anchoring`."""
+    mixed: bool = False
+    """Choose by measurement which blocks INT8 graphs quantize."""
+    target_fps: float | None = None
+    """With `mixed`: the least lossy choice that is so fast, not the fastest that may pass."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
@@ -73,6 +77,12 @@ class ExportOptions:
             raise OptionError(f"--target must be cpu, tensorrt or all, found {self.target!r}")
         if self.io not in ("uint8", "float"):
             raise OptionError(f"--io must be uint8 or float, found {self.io!r}")
+        if self.mixed and not self.int8:
+            raise OptionError("--mixed chooses what INT8 graphs quantize; add --int8")
+        if self.target_fps is not None and not (self.mixed and self.target_fps > 0.0):
+            raise OptionError(
+                f"--target-fps is a number above 0 and goes with --mixed, found {self.target_fps:g}"
+            )
         if self.int8 and self.calibration is None and not self.weights.startswith("shipped:"):
             raise OptionError(
                 f"--int8 needs pictures to set its ranges on, and {self.weights} has none: "
@@ -115,15 +125,23 @@ def export_bundle(
     _check_replaceable(options.out)
     on_stage(f"open {options.weights}")
     loaded = checkpoints.load(options.weights)
-    image = _image_contract(loaded, options)
+    image = image_contract(loaded, options)
     on_stage("read the calibration and gate pictures")
-    pictures = prepared(_pictures(options, loaded, image), image, loaded)
+    pictures = prepared(pictures_for(options, loaded, image), image, loaded)
     with replaced_folder(options.out) as folder:
         checkpoints.save(loaded.model, folder / _WEIGHTS_FILE, loaded.card)
         if options.anchored:
             on_stage("anchor the network and measure how far a cut reaches")
             image = anchored_contract(image, loaded.model, pictures)
-        files, parity_db = make_graphs(loaded.model, folder, image, pictures, options, on_stage)
+        files, parity_db = make_graphs(
+            loaded.model,
+            folder,
+            image,
+            pictures,
+            options,
+            on_stage,
+            timing_frame(pictures, image, loaded),
+        )
         candidates = candidates_for(files, folder, image, options.target, folder / _WEIGHTS_FILE)
         modes = judge(
             candidates,
@@ -153,7 +171,8 @@ def export_bundle(
     return Exported(options.out, manifest, parity_db, _rejected(graphs, modes))
 
 
-def _pictures(options: ExportOptions, loaded: Loaded, image: ImageContract) -> CalibrationSet:
+def pictures_for(options: ExportOptions, loaded: Loaded, image: ImageContract) -> CalibrationSet:
+    """Return the pictures that calibrate and judge: the user's, or those of the weights' task."""
     if options.calibration is not None:
         return read_set(options.calibration, scale=image.scale)
     # weights that nobody gave a task are judged as what this package is for first
@@ -177,7 +196,8 @@ def _check_replaceable(out: Path) -> None:
         )
 
 
-def _image_contract(loaded: Loaded, options: ExportOptions) -> ImageContract:
+def image_contract(loaded: Loaded, options: ExportOptions) -> ImageContract:
+    """Return what the graphs of an export will take and give."""
     multiple = int(loaded.model.multiple)  # type: ignore[arg-type]  # every network states it
     size = options.size
     if size is not None:
@@ -204,6 +224,7 @@ def _described(file: GraphFile, modes: list[Mode], folder: Path) -> Graph:
         against_fp32=None if file.precision == "fp32" else best.against_fp32,
         against_truth=best.against_truth,
         truth_drop_db=best.truth_drop_db,
+        quantization=file.quantization,
     )
 
 
