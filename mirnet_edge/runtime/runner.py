@@ -202,6 +202,9 @@ class GraphRunner(_Opened):
         self.precision: Precision = precision
         self.threads = threads
         self._name = name
+        self._inferring_s = (0.0, 0.0)
+        self.stages_s = (0.0, 0.0, 0.0)
+        """How long the last run spent before, in and after the network, in seconds."""
 
     @property
     def name(self) -> str:
@@ -276,17 +279,24 @@ class GraphRunner(_Opened):
         vectors = np.zeros((count, self.vector_length), np.float32)
         if given is not None:
             vectors[:] = given
+        before = network = after = 0.0
         for place in range(count):
+            started = time.perf_counter()
             padded = pad_to_multiple(frames[place : place + 1], self.multiple)
             whole, used = self._restored(padded, vectors[place : place + 1], memory)
             restored[place] = crop_to(whole, tall, wide)[0]
             vectors[place] = used
+            entered, left = self._inferring_s
+            before, network = before + entered - started, network + left - entered
+            after += time.perf_counter() - left
+        self.stages_s = (before, network, after)
         return restored, vectors
 
     def _restored(self, padded: Frames, vectors: Vectors, memory: float) -> tuple[Frames, Vectors]:
         """Return (1, scale H, scale W, 3) uint8 of (1, H, W, 3) uint8 whose sides fit."""
         floating = self.image.io == "float"
         fed = batch_from_frames(padded) if floating else np.ascontiguousarray(padded)
+        started = time.perf_counter()
         try:
             if self.vector_length:
                 share = np.full(1, memory, np.float32)
@@ -298,6 +308,7 @@ class GraphRunner(_Opened):
         except Exception as error:  # each backend has its own kinds
             size = size_text(*padded.shape[1:3])
             raise self._failure(f"could not run it on a {size} frame", error) from error
+        self._inferring_s = (started, time.perf_counter())
         sides = (1, 2) if self.image.io == "uint8" else (2, 3)
         expected = tuple(
             self.scale * side if axis in sides else side for axis, side in enumerate(fed.shape)
