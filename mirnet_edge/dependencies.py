@@ -20,6 +20,7 @@ _EXTRA_OF = {
     "nncf": "export",
     "skimage": "export",
     "openvino": "cpu",
+    "av": "video",
     "tensorboard": "tensorboard",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "tensorrt",

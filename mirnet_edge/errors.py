@@ -11,6 +11,8 @@ MirnetEdgeError                 what a user can put right; the commands print on
 ├── EngineError                 a backend that cannot build, open or run a graph
 ├── MissingDependencyError      an optional package that is not installed; says how to install it
 ├── OptionError                 an option that makes no sense, or options that exclude each other
+├── VideoError                  a camera, stream or video file that cannot be read or written
+│   └── SourceInterruptedError  a camera or stream that gives no more frames and may come back
 ├── DataError                   a training or validation set that cannot be read
 └── TrainingError               a run that cannot go on: its loss is no longer a number
 PrecisionRejected               a precision was asked for and did not pass the gate; exit code 3
@@ -53,6 +55,14 @@ class MissingDependencyError(MirnetEdgeError):
 
 class OptionError(MirnetEdgeError):
     """An option's value makes no sense, or two options exclude each other."""
+
+
+class VideoError(MirnetEdgeError):
+    """A camera, stream or video file cannot be opened, read or written."""
+
+
+class SourceInterruptedError(VideoError):
+    """A camera or stream gives no more frames; opening it again may help."""
 
 
 class DataError(MirnetEdgeError):

@@ -110,6 +110,12 @@ def _with_fitting_plans(
     return read_manifest(folder)
 
 
+def fitting_modes(manifest: Manifest) -> list[Mode]:
+    """Return the adopted modes that run here, the fastest first; those never timed last."""
+    fitting = [mode for mode in manifest.modes if _obstacle(mode, manifest, AUTO) is None]
+    return sorted(fitting, key=_order)
+
+
 def _check_word(option: str, found: str, known: tuple[str, ...]) -> None:
     if found not in (AUTO, *known):
         raise OptionError(f"{option} must be {AUTO} or one of {', '.join(known)}, found {found!r}")

@@ -1,0 +1,97 @@
+"""What travels through the pipeline: a frame with its time and colour, and what a sink gets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from mirnet_edge.images import Frame
+
+Matrix: TypeAlias = Literal["bt601", "bt709", "bt2020"]
+Range: TypeAlias = Literal["limited", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Colour:
+    """How a stream codes colour as luma and chroma: what it was read by, and is written by.
+
+    `transfer` and `primaries` are the numbers of ITU-T H.273, 2 where the stream does not say;
+    they are carried, never converted.
+    """
+
+    matrix: Matrix = "bt709"
+    range: Range = "limited"
+    transfer: int = 2
+    primaries: int = 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoFrame:
+    """One picture of a video. Whoever gets one may keep it, and writes nothing into it."""
+
+    pixels: Frame
+    """(H, W, 3) uint8 RGB, contiguous."""
+    index: int
+    """Counted by the source from 0, dropped frames included."""
+    captured_s: float
+    """When it was captured, in seconds of the pipeline's clock."""
+    pts: int | None = None
+    """Presentation time in units of `time_base`, where the source has one."""
+    time_base: Fraction | None = None
+    """Seconds per unit of `pts`."""
+    colour: Colour = Colour()
+
+    @property
+    def time_s(self) -> float | None:
+        """Return the presentation time in seconds, None where the source has none."""
+        if self.pts is None or self.time_base is None:
+            return None
+        return float(self.pts * self.time_base)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """How the pipeline does at one frame: what a window or a page writes beside the picture."""
+
+    fps: float
+    """Frames shown per second, over the last second or so; 0 at the first."""
+    age_ms: float
+    """From this frame's capture to its hand-over to the sinks."""
+    age_p95_ms: float
+    """Of all frames shown so far, up to the end of the sinks; 0 at the first."""
+    restore_ms: float
+    """What restoring this frame took."""
+    captured: int
+    shown: int
+    dropped: int
+    """Frames that were replaced by newer ones before they could be restored, or grew too old."""
+    failed: int
+    """Frames that could not be restored, and were shown as they came."""
+    mode: str
+    """`backend:precision` and what the budget made of it; what restores now."""
+    modes: tuple[str, ...]
+    """What `Controls.choose_mode` takes."""
+    restoring: bool
+    """False where restoration is switched off."""
+    frozen: bool
+    recording: bool
+    snapshots: int
+    """How many were asked for so far; a sink that saves them compares with its own count."""
+    note: str
+    """The last thing worth telling in one line; empty where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shown:
+    """What a sink gets. While the picture is frozen it gets the same two again and again."""
+
+    before: VideoFrame
+    after: Frame
+    """(scale H, scale W, 3) uint8 RGB of the same moment; the source's own pixels, enlarged,
+    where restoration is off or failed. Belongs to all sinks: write nothing into it."""
+    restored: bool
+    """Whether `after` comes from the network."""
+    figures: Figures
