@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mirnet_edge.cli.application import command, stderr
-from mirnet_edge.cli.export import parsed_size
+from mirnet_edge.cli.application import command, parsed_size, stderr
 
 if TYPE_CHECKING:
     from mirnet_edge.export.sensitivity import BlockCost, Sensitivity
@@ -40,7 +39,7 @@ def sensitivity(
         weights=weights,
         out=out,
         calibration=calibration,
-        size=None if size is None else parsed_size(size),
+        size=None if size is None else parsed_size(size, "--size"),
         backend=backend,
     )
     console = stderr()

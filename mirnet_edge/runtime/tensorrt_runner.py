@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mirnet_edge.engines.cuda import Pinned
     from mirnet_edge.images import Frames
     from mirnet_edge.manifest import EngineFacts, Graph, ImageContract, Manifest, Mode, Precision
+    from mirnet_edge.runtime.runner import Vectors
 
 logger = logging.getLogger(__name__)
 
@@ -253,10 +254,10 @@ class TensorRtRunner(GraphRunner):
             f"mirnet-engine BUNDLE --profiles {found}, resize the source, or use another --backend"
         )
 
-    def _restored(self, padded: Frames) -> Frames:
+    def _restored(self, padded: Frames, vectors: Vectors, memory: float) -> tuple[Frames, Vectors]:
         self._profile_for(self._shape_of(padded))  # before TensorRT complains in its own words
-        restored = super()._restored(padded)
-        return self.broken.replaced(padded, restored, is_finite=self._is_finite)
+        restored, used = super()._restored(padded, vectors, memory)
+        return self.broken.replaced(padded, restored, is_finite=self._is_finite), used
 
     def _shape_of(self, padded: Frames) -> tuple[int, ...]:
         count, height, width, channels = padded.shape
