@@ -73,8 +73,22 @@ def pad_to_multiple(frames: Frames, multiple: int) -> Frames:
     Returns:
         A new array, or `frames` itself where nothing is missing.
     """
+    height, width = frames.shape[1:3]
+    return pad_to(frames, *padded_size(height, width, multiple))
+
+
+def pad_to(frames: Frames, tall: int, wide: int) -> Frames:
+    """Enlarge frames at the bottom and the right, as `pad_to_multiple` does, to a size.
+
+    Args:
+        frames: (N, H, W, C) of any type, from 1x1 up.
+        tall: At least H.
+        wide: At least W.
+
+    Returns:
+        A new array, or `frames` itself where nothing is missing.
+    """
     count, height, width, channels = frames.shape
-    tall, wide = padded_size(height, width, multiple)
     if (tall, wide) == (height, width):
         return frames
     # numpy.pad takes 3 ms for a 720p frame, writing the two strips one: it is on every frame's way

@@ -55,6 +55,26 @@ class ModelFacts(Document):
     """Multiply-accumulates for one 640x480 frame."""
 
 
+class Thumbnail(Document):
+    """How a network makes a frame small before it decides: box means, then bilinear sampling."""
+
+    factor: int = Field(ge=1)
+    """The side of the boxes, in pixels."""
+    size: tuple[int, int]
+    """(height, width) of what is sampled from them, half-pixel centres, not antialiased."""
+
+
+class PooledVector(Document):
+    """A vector about the whole frame that an anchored graph takes and gives."""
+
+    name: str
+    """The part of the network that pools it; `#2` where the part runs a second time."""
+    size: int = Field(ge=1)
+    thumbnail: Thumbnail | None = None
+    """What it is decided on; None for a mean over the frame, for which the mean of its tiles'
+    means can stand."""
+
+
 class ImageContract(Document):
     """What the graphs take and give."""
 
@@ -66,6 +86,17 @@ class ImageContract(Document):
     """(height, width) of a graph with fixed shape; None where any size goes."""
     scale: int = Field(default=1, ge=1)
     """How many times higher and wider what comes out is; above 1 for super-resolution."""
+    vectors: tuple[PooledVector, ...] = ()
+    """Those that follow each other in `globals_in` and `globals_out` of anchored graphs; empty
+    for graphs that take frames alone."""
+    reach: int | None = None
+    """How far from a cut, in pixels, a tile differs from its frame by more than a quarter of an
+    8-bit level, given the frame's vectors; measured at the export, None for graphs without."""
+
+    @property
+    def vector_length(self) -> int:
+        """How many numbers `globals_in` and `globals_out` hold for a frame."""
+        return sum(vector.size for vector in self.vectors)
 
 
 class CalibrationFacts(Document):

@@ -8,6 +8,8 @@ import logging
 import warnings
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mirnet_edge.errors import GraphError
 from mirnet_edge.files import write_atomically
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import numpy as np
     import onnx
 
 
@@ -69,3 +70,22 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+def plain_feed(model: onnx.ModelProto, frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what to feed a graph so that it restores frames with their own vectors.
+
+    Args:
+        model: With frames as its first input, and perhaps an anchored graph's further ones.
+        frames: What the first input takes.
+
+    Returns:
+        The value of each input, by name: nothing given and no memory is all zeros.
+    """
+    first, *others = model.graph.input
+    feed = {first.name: frames}
+    for value in others:
+        # a side that may change is the number of frames
+        sides = [one.dim_value or len(frames) for one in value.type.tensor_type.shape.dim]
+        feed[value.name] = np.zeros(sides, np.float32)
+    return feed

@@ -43,6 +43,14 @@ def export(
         float, typer.Option(help="Quality a precision may lose against fp32, in dB.")
     ] = 0.1,
     target: Annotated[str, typer.Option(help="cpu, tensorrt or all.")] = "all",
+    anchored: Annotated[
+        bool,
+        typer.Option(
+            "--anchored",
+            help="Graphs that also take and give the frame's pooled vectors: for tiles without "
+            "seams and video without flicker.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Export weights to a bundle of ONNX graphs, quantized, measured and judged.
@@ -64,6 +72,7 @@ def export(
         calibration=calibration,
         max_drop_db=max_drop,
         target=target,  # type: ignore[arg-type]  # as above
+        anchored=anchored,
     )
     exported = _with_progress(options)
     if as_json:

@@ -16,7 +16,7 @@ from mirnet_edge.compression.legalize import check_for_tensorrt, legalize_for_te
 from mirnet_edge.compression.whole_frame import whole_frame_convs
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import CalibrationError, GraphError
-from mirnet_edge.onnx_files import quiet, write_model
+from mirnet_edge.onnx_files import plain_feed, quiet, write_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,7 +73,6 @@ def quantize_for_tensorrt(
     )
 
     model = onnx.load(fp32)
-    name = model.graph.input[0].name
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped base
         def __init__(self) -> None:
@@ -81,7 +80,7 @@ def quantize_for_tensorrt(
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             sample = next(self.left, None)
-            return None if sample is None else {name: sample}
+            return None if sample is None else plain_feed(model, sample)
 
     with tempfile.TemporaryDirectory() as folder, quiet():
         quantized = Path(folder) / "quantized.onnx"
@@ -105,8 +104,8 @@ def quantize_for_tensorrt(
                 "CalibPercentile": _PERCENTILE,
             },
         )
-        model = onnx.load(quantized)
-    _finish(legalize_for_tensorrt(model), target)
+        found = onnx.load(quantized)
+    _finish(legalize_for_tensorrt(found), target)
 
 
 def quantize_for_cpu(
@@ -136,7 +135,6 @@ def quantize_for_cpu(
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     model = onnx.load(fp32)
-    name = model.graph.input[0].name
     present = {node.op_type for node in model.graph.node}
     scope = nncf.IgnoredScope(
         names=[*whole_frame_convs(model), *exclude],
@@ -145,7 +143,7 @@ def quantize_for_cpu(
     with quiet():
         quantized: Any = nncf.quantize(
             model,
-            nncf.Dataset(list(samples), lambda sample: {name: sample}),
+            nncf.Dataset(list(samples), lambda sample: plain_feed(model, sample)),
             subset_size=len(samples),
             preset=nncf.QuantizationPreset.PERFORMANCE,
             ignored_scope=scope,

@@ -13,6 +13,7 @@ _ALWAYS_REDUCE = {"GlobalAveragePool", "GlobalMaxPool", "MatMul", "Gemm"}
 _REDUCE_BY_AXES = {"ReduceMean", "ReduceSum", "ReduceMax"}
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _CHANNEL_AXIS = 1
+_FRAME_AXES = 4
 
 
 def whole_frame_convs(model: onnx.ModelProto) -> list[str]:
@@ -39,7 +40,7 @@ def _reduces_frame(node: onnx.NodeProto, axes: dict[str, tuple[int, ...]]) -> bo
 
 def _spatial_tensors(model: onnx.ModelProto, axes: dict[str, tuple[int, ...]]) -> set[str]:
     """Return the tensors that have a value per position: those a pool has not been through."""
-    found = {value.name for value in model.graph.input}
+    found = {value.name for value in model.graph.input if _holds_frames(value)}
     for node in model.graph.node:  # topological order: inputs come first
         if not _reduces_frame(node, axes) and found.intersection(node.input):
             found.update(node.output)
@@ -48,11 +49,16 @@ def _spatial_tensors(model: onnx.ModelProto, axes: dict[str, tuple[int, ...]]) -
 
 def _pixelwise_tensors(model: onnx.ModelProto, axes: dict[str, tuple[int, ...]]) -> set[str]:
     """Return the tensors from which some path reaches the output without a pool."""
-    found = {value.name for value in model.graph.output}
+    found = {value.name for value in model.graph.output if _holds_frames(value)}
     for node in reversed(model.graph.node):
         if not _reduces_frame(node, axes) and found.intersection(node.output):
             found.update(node.input)
     return found
+
+
+def _holds_frames(value: onnx.ValueInfoProto) -> bool:
+    """Tell frames from the vectors that an anchored graph takes and gives beside them."""
+    return len(value.type.tensor_type.shape.dim) == _FRAME_AXES
 
 
 def _reduction_axes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -94,9 +94,9 @@ def build_engine(
     same kind of GPU opens it.
 
     Args:
-        onnx_path: One file, of one input.
+        onnx_path: One file; further inputs than the frames have a row per frame.
         plan_path: The file to write, whole or not at all.
-        profile: The input shapes it is built for.
+        profile: The shapes of frames it is built for.
         graph: The graph's name in the bundle; the file's stem by default.
         workspace_mib: Most memory a layer may use; None for TensorRT's own limit.
         flavour: Which TensorRT; see `find_tensorrt`.
@@ -115,6 +115,13 @@ def build_engine(
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_mib << 20)
     shapes = builder.create_optimization_profile()
     shapes.set_shape(network.get_input(0).name, profile.minimum, profile.usual, profile.maximum)
+    for place in range(1, network.num_inputs):  # those of an anchored graph: one row per frame
+        tensor = network.get_input(place)
+        sides = [
+            tuple(frames[0] if side < 0 else side for side in tensor.shape)
+            for frames in (profile.minimum, profile.usual, profile.maximum)
+        ]
+        shapes.set_shape(tensor.name, *sides)
     if config.add_optimization_profile(shapes) < 0:
         raise EngineError(
             f"{onnx_path.name}: TensorRT refuses the profile {profile}; expected shapes that fit "

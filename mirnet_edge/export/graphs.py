@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from mirnet_edge.compression.inference_form import to_inference_form
 from mirnet_edge.compression.legalize import check_for_tensorrt
 from mirnet_edge.compression.quantize import quantize_for_cpu, quantize_for_tensorrt
+from mirnet_edge.export.anchors import anchored_form
 from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
 from mirnet_edge.export.parity import check_parity
 from mirnet_edge.images import batch_from_frames, pad_to_multiple
@@ -62,8 +63,9 @@ def make_graphs(
         GraphError: A graph differs from the network, or TensorRT would misread it.
     """
     on_stage("export fp32")
+    deployed = to_inference_form(network)
     export_onnx(
-        to_inference_form(network),
+        anchored_form(deployed) if image.vectors else deployed,
         folder / _FP32.file,
         io=image.io,
         size=image.size,

@@ -59,6 +59,8 @@ class ExportOptions:
     calibration: Path | None = None
     max_drop_db: float = 0.1
     target: Target = "all"
+    anchored: bool = False
+    """Graphs that also take and give the frame's pooled vectors: `models.anchoring`."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
@@ -108,6 +110,7 @@ def export_bundle(
     require("torch", "exporting weights")
     require("onnx", "exporting weights")
     from mirnet_edge import checkpoints
+    from mirnet_edge.export.anchors import anchored_contract
 
     _check_replaceable(options.out)
     on_stage(f"open {options.weights}")
@@ -117,6 +120,9 @@ def export_bundle(
     pictures = prepared(_pictures(options, loaded, image), image, loaded)
     with replaced_folder(options.out) as folder:
         checkpoints.save(loaded.model, folder / _WEIGHTS_FILE, loaded.card)
+        if options.anchored:
+            on_stage("anchor the network and measure how far a cut reaches")
+            image = anchored_contract(image, loaded.model, pictures)
         files, parity_db = make_graphs(loaded.model, folder, image, pictures, options, on_stage)
         candidates = candidates_for(files, folder, image, options.target, folder / _WEIGHTS_FILE)
         modes = judge(

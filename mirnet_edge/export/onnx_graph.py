@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 OPSET = 20
 INPUT, OUTPUT = "frames", "restored"
+GIVEN_VECTORS, MEMORY, USED_VECTORS = "globals_in", "memory", "globals_out"
 _LARGEST_SIDE = 8192
 _LARGEST_BATCH = 16
 
@@ -31,7 +32,8 @@ def export_onnx(
     """Write a network, with the image contract around it, as an fp32 ONNX file.
 
     Args:
-        network: Takes and gives (N, 3, H, W) float32 RGB in [0, 1].
+        network: Takes and gives (N, 3, H, W) float32 RGB in [0, 1]. One that is `Anchored` makes
+            a graph with `globals_in`, `memory` and `globals_out`.
         path: The file to write, whole or not at all.
         io: What the graph takes and gives; see `FrameInterface`.
         size: (height, width) of a graph for one frame of one size; None for up to 16 frames of
@@ -43,9 +45,9 @@ def export_onnx(
     """
     import torch
 
-    from mirnet_edge.models.deployment import FrameInterface
+    from mirnet_edge.models.anchoring import Anchored
+    from mirnet_edge.models.deployment import AnchoredFrameInterface, FrameInterface
 
-    deployed = FrameInterface(network, io).eval()
     # two frames of different sides: torch.export would take an example of one for a constant
     count, (height, width) = (2, (4 * multiple, 6 * multiple)) if size is None else (1, size)
     example = (
@@ -53,16 +55,22 @@ def export_onnx(
         if io == "uint8"
         else torch.zeros((count, 3, height, width))
     )
+    deployed: nn.Module = FrameInterface(network, io)
+    examples, inputs, outputs = [example], [INPUT], [OUTPUT]
+    if isinstance(network, Anchored):
+        deployed = AnchoredFrameInterface(network, io)
+        examples += [torch.zeros(count, network.vector_length), torch.zeros(1)]
+        inputs, outputs = [INPUT, GIVEN_VECTORS, MEMORY], [OUTPUT, USED_VECTORS]
     with quiet(), torch.inference_mode():
         try:
             program = torch.onnx.export(
-                deployed,
-                (example,),
+                deployed.eval(),
+                tuple(examples),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=_dynamic_shapes(io, multiple) if size is None else None,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=_dynamic_shapes(io, multiple, inputs) if size is None else None,
                 verbose=False,
             )
         except Exception as error:
@@ -76,18 +84,25 @@ def export_onnx(
     write_model(_stripped(program.model_proto), path)
 
 
-def _dynamic_shapes(io: Literal["uint8", "float"], multiple: int) -> tuple[dict[int, Any], ...]:
+def _dynamic_shapes(
+    io: Literal["uint8", "float"], multiple: int, inputs: list[str]
+) -> tuple[dict[int, Any], ...]:
+    """Return what may change of each input."""
     from torch.export import Dim
 
     most = _LARGEST_SIDE // multiple
     first = 1 if io == "uint8" else 2
-    return (
-        {
-            0: Dim("n", min=1, max=_LARGEST_BATCH),
+    count = Dim("n", min=1, max=_LARGEST_BATCH)
+    shapes: dict[str, dict[int, Any]] = {
+        INPUT: {
+            0: count,
             first: multiple * Dim("h", min=1, max=most),
             first + 1: multiple * Dim("w", min=1, max=most),
         },
-    )
+        GIVEN_VECTORS: {0: count},
+        MEMORY: {},
+    }
+    return tuple(shapes[name] for name in inputs)
 
 
 def to_fp16(source: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import GraphError
+from mirnet_edge.onnx_files import plain_feed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +70,7 @@ def _unrounded(graph: Path, fed: np.ndarray, image: ImageContract) -> np.ndarray
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     found: np.ndarray
-    (found,) = session.run([name], {session.get_inputs()[0].name: fed})
+    (found,) = session.run([name], plain_feed(model, fed))
     if image.io == "uint8":
         found = found / np.float32(255.0)
         if found.shape[-1] == 3 and found.shape[1] != 3:

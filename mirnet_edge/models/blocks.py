@@ -19,8 +19,8 @@ class GlobalPool(nn.Module):
 
     All attention in the three networks rests on such means. They are taken here and nowhere
     else, so that a tile or a video frame can be given the vectors of another frame
-    ("anchored pooling") by replacing this one module. MIRNetEdge's exposure branch takes a maximum
-    too; it is anchored as a whole, by the thumbnail it is given.
+    ("anchored pooling", `models.anchoring`) by replacing this one module. MIRNetEdge's exposure
+    branch takes a maximum too; it is anchored as a whole, by the curve it decides on.
     """
 
     def forward(self, features: Tensor) -> Tensor:

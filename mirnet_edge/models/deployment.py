@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mirnet_edge.models.anchoring import Anchored
+
+Io = Literal["uint8", "float"]
 
 
 class FrameInterface(nn.Module):
@@ -15,7 +20,7 @@ class FrameInterface(nn.Module):
     them alike and 8-bit frames cross the bus at a quarter of the size of float ones.
     """
 
-    def __init__(self, network: nn.Module, io: Literal["uint8", "float"]) -> None:
+    def __init__(self, network: nn.Module, io: Io) -> None:
         """Wrap NETWORK; `io` says what the deployed graph takes and gives."""
         super().__init__()
         self.network = network
@@ -31,10 +36,43 @@ class FrameInterface(nn.Module):
         Returns:
             The same shape, type and range.
         """
-        if self.io == "float":
-            given: Tensor = self.network(frames).clamp(0.0, 1.0)
-            return given
-        # cast first: TensorRT moves no 8-bit tensors
-        batch = frames.float().permute(0, 3, 1, 2) * (1.0 / 255.0)
-        restored: Tensor = self.network(batch).clamp(0.0, 1.0)
-        return (restored * 255.0).round().permute(0, 2, 3, 1).to(torch.uint8)
+        restored: Tensor = self.network(_batch_of(frames, self.io))
+        return _frames_of(restored, self.io)
+
+
+class AnchoredFrameInterface(nn.Module):
+    """The same around an anchored network: its vectors go in and come out as they are."""
+
+    def __init__(self, network: Anchored, io: Io) -> None:
+        """Wrap NETWORK; `io` says what the deployed graph takes and gives."""
+        super().__init__()
+        self.network = network
+        self.io = io
+
+    def forward(self, frames: Tensor, given: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Restore frames with the vectors that are given, their own, or between the two.
+
+        Args:
+            frames: As `FrameInterface` takes them.
+            given: (N, G) float32; see `Anchored`.
+            memory: (1,) float32 in [0, 1].
+
+        Returns:
+            As `FrameInterface` gives them, and the vectors that were used, (N, G) float32.
+        """
+        restored, vectors = self.network(_batch_of(frames, self.io), given, memory)
+        return _frames_of(restored, self.io), vectors
+
+
+def _batch_of(frames: Tensor, io: Io) -> Tensor:
+    if io == "float":
+        return frames
+    # cast first: TensorRT moves no 8-bit tensors
+    return frames.float().permute(0, 3, 1, 2) * (1.0 / 255.0)
+
+
+def _frames_of(batch: Tensor, io: Io) -> Tensor:
+    clamped = batch.clamp(0.0, 1.0)
+    if io == "float":
+        return clamped
+    return (clamped * 255.0).round().permute(0, 2, 3, 1).to(torch.uint8)

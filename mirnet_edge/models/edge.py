@@ -28,9 +28,9 @@ from mirnet_edge.models.blocks import GlobalPool, SelectiveKernelFusion
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_THUMBNAIL_FACTOR = 8
+THUMBNAIL_FACTOR = 8
 # Rows and columns of what the exposure is decided on, whatever the frame's size and shape.
-_THUMBNAIL_SIZE = (24, 36)
+THUMBNAIL_SIZE = (24, 36)
 # Log gain (3), shoulder (3), colour matrix less identity (9), black point (3).
 _CURVE_PARAMETERS = 18
 
@@ -236,7 +236,7 @@ class MIRNetEdge(nn.Module):
     @property
     def multiple(self) -> int:
         """Height and width must be multiples of this."""
-        thumbnail = _THUMBNAIL_FACTOR if self.exposure is not None else 1
+        thumbnail = THUMBNAIL_FACTOR if self.exposure is not None else 1
         return max(4 * self.config.stem, thumbnail)
 
     def forward(self, batch: Tensor, thumbnail: Tensor | None = None) -> Tensor:
@@ -277,8 +277,8 @@ def thumbnail_of(frames: Tensor) -> Tensor:
     pixels would not hold for one that covers thirty. H and W are multiples of 8.
     """
     return functional.interpolate(
-        functional.avg_pool2d(frames, _THUMBNAIL_FACTOR),
-        size=_THUMBNAIL_SIZE,
+        functional.avg_pool2d(frames, THUMBNAIL_FACTOR),
+        size=THUMBNAIL_SIZE,
         mode="bilinear",
         align_corners=False,
         antialias=False,

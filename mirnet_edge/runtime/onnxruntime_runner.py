@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mirnet_edge.manifest import ImageContract, Precision
+    from mirnet_edge.runtime.runner import Vectors
 
 _ERRORS_ONLY = 3
 
@@ -77,6 +78,15 @@ class OnnxRuntimeRunner(GraphRunner):
     def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
         (given,) = self._session.run(None, {self._input: fed})
         return np.asarray(given)
+
+    def _infer_anchored(
+        self, fed: NDArray[Any], given: Vectors, memory: Vectors
+    ) -> tuple[NDArray[Any], Vectors]:
+        names = [one.name for one in self._session.get_inputs()]
+        restored, used = self._session.run(
+            None, dict(zip(names, (fed, given, memory), strict=True))
+        )
+        return np.asarray(restored), used
 
     def _close(self) -> None:
         self._session = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mirnet_edge.errors import EngineError, ImageError, MirnetEdgeError, OptionError
 from mirnet_edge.images import (
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from numpy.typing import NDArray
-
     from mirnet_edge.images import Frames
     from mirnet_edge.manifest import ImageContract, Precision
+
+Vectors: TypeAlias = NDArray[np.float32]
+"""(N, G): the pooled vectors of N frames, one after the other; see `ImageContract.vectors`."""
 
 _Self = TypeVar("_Self", bound="_Opened")
 
@@ -68,6 +70,62 @@ class Runner(Protocol):
         Returns:
             A new array, (N, scale H, scale W, 3), which belongs to the caller.
         """
+
+
+class AnchoredRunner(Runner, Protocol):
+    """A runner that can be given the pooled vectors of another frame; see `models.anchoring`."""
+
+    @property
+    def vector_length(self) -> int:
+        """How many numbers a frame's vectors hold; 0 where the runner takes frames alone."""
+
+    def run_anchored(
+        self, frames: Frames, given: Vectors | None, memory: float
+    ) -> tuple[Frames, Vectors]:
+        """Restore frames with vectors between their own and those given.
+
+        Args:
+            frames: As `run` takes them.
+            given: (N, vector_length), finite; None for memory 0.
+            memory: From 0, the frames' own vectors, to 1, those given.
+
+        Returns:
+            What `run` returns, and the vectors that were used, which belong to the caller.
+        """
+
+
+def anchored(runner: Runner) -> AnchoredRunner | None:
+    """Return the runner if it takes vectors, else None."""
+    if getattr(runner, "vector_length", 0):
+        return cast("AnchoredRunner", runner)
+    return None
+
+
+def check_anchors(frames: Frames, given: Vectors | None, memory: float, vector_length: int) -> None:
+    """Refuse vectors and a memory that `run_anchored` cannot use.
+
+    Raises:
+        OptionError: The memory lies outside [0, 1], or the vectors do not fit or are not finite.
+    """
+    if not 0.0 <= memory <= 1.0:
+        raise OptionError(
+            f"memory must lie in [0, 1], found {memory:g}; 0 takes a frame's own vectors, 1 those "
+            "given"
+        )
+    if given is None:
+        if memory > 0.0:
+            raise OptionError(
+                f"memory is {memory:g} and no vectors are given; expected what the last call "
+                "returned, or memory 0"
+            )
+        return
+    expected = (len(frames), vector_length)
+    if given.shape != expected or not np.isfinite(given).all():
+        raise OptionError(
+            f"expected finite vectors of shape {expected}, found {given.shape}"
+            f"{'' if given.shape != expected else ' with a value that is not'}; "
+            "give what the last call returned"
+        )
 
 
 class _Opened(ABC):
@@ -174,23 +232,67 @@ class GraphRunner(_Opened):
             ImageError: Not such frames, or not of the graph's size.
             EngineError: Used outside `with`, or the backend failed.
         """
+        return self._run(frames, None, 0.0)[0]
+
+    @property
+    def vector_length(self) -> int:
+        """Return how many numbers a frame's vectors hold; 0 where the graph takes frames alone."""
+        return self.image.vector_length
+
+    def run_anchored(
+        self, frames: Frames, given: Vectors | None, memory: float
+    ) -> tuple[Frames, Vectors]:
+        """Restore frames with vectors between their own and those given.
+
+        Args:
+            frames: As for `run`.
+            given: (N, vector_length), finite; None for memory 0.
+            memory: From 0, the frames' own vectors, to 1, those given.
+
+        Returns:
+            What `run` returns, and the vectors that were used; both belong to the caller.
+
+        Raises:
+            ImageError: As for `run`.
+            EngineError: As for `run`, or the graph takes frames alone.
+            OptionError: The memory lies outside [0, 1], or the vectors do not fit.
+        """
+        if not self.vector_length:
+            raise EngineError(
+                f"{self.path.name} takes no vectors; expected a graph of a bundle made with "
+                "mirnet-export --anchored"
+            )
+        check_frames(frames)
+        check_anchors(frames, given, memory, self.vector_length)
+        return self._run(frames, given, memory)
+
+    def _run(self, frames: Frames, given: Vectors | None, memory: float) -> tuple[Frames, Vectors]:
         self._require_open(self.name)
         check_frames(frames)
         count, height, width = frames.shape[:3]
         self._check_size(height, width)
         tall, wide = self.scale * height, self.scale * width
         restored = np.empty((count, tall, wide, 3), np.uint8)
+        vectors = np.zeros((count, self.vector_length), np.float32)
+        if given is not None:
+            vectors[:] = given
         for place in range(count):
             padded = pad_to_multiple(frames[place : place + 1], self.multiple)
-            restored[place] = crop_to(self._restored(padded), tall, wide)[0]
-        return restored
+            whole, used = self._restored(padded, vectors[place : place + 1], memory)
+            restored[place] = crop_to(whole, tall, wide)[0]
+            vectors[place] = used
+        return restored, vectors
 
-    def _restored(self, padded: Frames) -> Frames:
+    def _restored(self, padded: Frames, vectors: Vectors, memory: float) -> tuple[Frames, Vectors]:
         """Return (1, scale H, scale W, 3) uint8 of (1, H, W, 3) uint8 whose sides fit."""
         floating = self.image.io == "float"
         fed = batch_from_frames(padded) if floating else np.ascontiguousarray(padded)
         try:
-            given = self._infer(fed)
+            if self.vector_length:
+                share = np.full(1, memory, np.float32)
+                given, vectors = self._infer_anchored(fed, vectors, share)
+            else:
+                given = self._infer(fed)
         except MirnetEdgeError:
             raise
         except Exception as error:  # each backend has its own kinds
@@ -205,7 +307,7 @@ class GraphRunner(_Opened):
                 f"{self.path.name} gave an output of shape {given.shape}, expected {expected}; "
                 "export the bundle again"
             )
-        return frames_from_batch(given) if floating else given
+        return frames_from_batch(given) if floating else given, vectors
 
     def _check_size(self, height: int, width: int) -> None:
         fixed = self.image.size
@@ -248,6 +350,24 @@ class GraphRunner(_Opened):
         Returns:
             The same type, both sides times the scale; it may be overwritten by the next call.
         """
+
+    def _infer_anchored(
+        self, fed: NDArray[Any], given: Vectors, memory: Vectors
+    ) -> tuple[NDArray[Any], Vectors]:
+        """Run an anchored graph once.
+
+        Args:
+            fed: As for `_infer`.
+            given: (1, vector_length), contiguous.
+            memory: (1,).
+
+        Returns:
+            What `_infer` returns, and the vectors; both may be overwritten by the next call.
+        """
+        raise EngineError(
+            f"{self.name} does not run anchored graphs; expected onnxruntime, openvino or torch. "
+            "Choose another --backend, or export without --anchored"
+        )
 
 
 class NullRunner(_Opened):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirnet_edge.manifest import ImageContract, Precision
+    from mirnet_edge.runtime.runner import Vectors
 
 _FLOATING: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 
@@ -70,9 +71,15 @@ class TorchRunner(GraphRunner):
     def _load(self) -> None:
         torch = require("torch", "the backend torch")
         from mirnet_edge import checkpoints
-        from mirnet_edge.models.deployment import FrameInterface
+        from mirnet_edge.models.anchoring import Anchored
+        from mirnet_edge.models.deployment import AnchoredFrameInterface, FrameInterface
 
-        network = FrameInterface(checkpoints.load(self.path).model, self.image.io).eval()
+        network: nn.Module = checkpoints.load(self.path).model
+        if self.vector_length:
+            network = AnchoredFrameInterface(Anchored(network), self.image.io)
+        else:
+            network = FrameInterface(network, self.image.io)
+        network.eval()
         # torch's annotations know no `to` with a memory format
         network.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.threads is not None:
@@ -81,16 +88,23 @@ class TorchRunner(GraphRunner):
         self._network = network
 
     def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
+        given: NDArray[Any] = self._outputs(fed).cpu().numpy()
+        return given
+
+    def _infer_anchored(
+        self, fed: NDArray[Any], given: Vectors, memory: Vectors
+    ) -> tuple[NDArray[Any], Vectors]:
+        restored, used = self._outputs(fed, given, memory)
+        return restored.cpu().numpy(), used.float().cpu().numpy()
+
+    def _outputs(self, *inputs: NDArray[Any]) -> Any:  # noqa: ANN401  # one tensor, or two
         import torch
 
         if self._network is None:
             raise EngineError(f"{self.name} is not open; enter it with `with runner:`")
         with torch.inference_mode(), self._autocast():
             # tensor, not from_numpy: the caller's frame may be read-only, and 8 bits copy fast
-            given: NDArray[Any] = (
-                self._network(torch.tensor(fed, device=self._device)).cpu().numpy()
-            )
-        return given
+            return self._network(*(torch.tensor(one, device=self._device) for one in inputs))
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         import torch

@@ -1,0 +1,149 @@
+"""Anchored networks: every vector that is pooled over the frame can be read out and put back in.
+
+A network that pools over the frame gives a tile other vectors than the frame it was cut from:
+seams. It gives a noisy video other vectors in each frame: flicker. The anchored form of a
+network takes two more inputs and gives one more output, and each vector v becomes
+
+    v = (1 - memory) · measured + memory · given
+
+With memory 0 it is the network itself, and what it gives back are the frame's own vectors; with
+memory 1 and these vectors, tiles equal the frame; between, with what the last frame gave back,
+vectors are smoothed over time in the same pass. Written as two products, not as
+`measured + memory · (given - measured)`, which for memory 1 is `given` only to within rounding
+of the larger of the two. `given` must be finite: 0 · inf is NaN.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mirnet_edge.manifest import PooledVector, Thumbnail
+from mirnet_edge.models.blocks import GlobalPool
+from mirnet_edge.models.edge import THUMBNAIL_FACTOR, THUMBNAIL_SIZE, ExposureBranch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Large enough for every network: two of its multiples each way.
+_PROBE_MULTIPLES = 2
+_THUMBNAIL = Thumbnail(factor=THUMBNAIL_FACTOR, size=THUMBNAIL_SIZE)
+
+
+@dataclass
+class _Ledger:
+    """What the parts of an anchored network hand each other during one pass."""
+
+    fresh: Tensor | None = None
+    """(1,): 1 - memory, the share of what is measured; None while the layout is found out."""
+    kept: Iterator[Tensor] = field(default_factory=lambda: iter(()))
+    """memory · given, one (N, C, 1, 1) for each vector in the order they are met."""
+    used: list[Tensor] = field(default_factory=list)
+    """The vectors of this pass, in that order."""
+    layout: list[PooledVector] = field(default_factory=list)
+
+    def anchored(self, measured: Tensor, source: _Anchor) -> Tensor:
+        """Return the vector to use in place of the measured one."""
+        if self.fresh is None:
+            self.layout.append(source.described(measured.shape[1], self.layout))
+            return measured
+        vector = measured * self.fresh + next(self.kept)
+        self.used.append(vector)
+        return vector
+
+
+class _Anchor(nn.Module):
+    """Stands where a vector about the whole frame is known, and anchors it."""
+
+    def __init__(
+        self, measure: nn.Module, ledger: _Ledger, name: str, thumbnail: Thumbnail | None = None
+    ) -> None:
+        """MEASURE gives (N, C, 1, 1), and is a mean unless it looks at a THUMBNAIL."""
+        super().__init__()
+        self.measure = measure
+        self.ledger = ledger
+        self.name = name
+        self.thumbnail = thumbnail
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, C, 1, 1)."""
+        return self.ledger.anchored(self.measure(features), self)
+
+    def described(self, size: int, before: list[PooledVector]) -> PooledVector:
+        """Return the entry of the next vector from here; modules that run twice give two."""
+        turn = 1 + sum(one.name.partition("#")[0] == self.name for one in before)
+        name = self.name if turn == 1 else f"{self.name}#{turn}"
+        return PooledVector(name=name, size=size, thumbnail=self.thumbnail)
+
+
+class Anchored(nn.Module):
+    """A network with its vectors as input and output; see the module's docstring.
+
+    The exposure branch of MIRNetEdge is anchored as a whole, by the curve it decides on: what it
+    pools are no means of the frame but of a thumbnail, and a maximum.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        """Anchor a copy of NETWORK, which is left as it is: one of ours, rewritten or not."""
+        super().__init__()
+        self.network = copy.deepcopy(network)
+        self._ledger = _Ledger()
+        for name, module in list(self.network.named_modules()):
+            if isinstance(module, ExposureBranch):
+                curve = _Anchor(module.decide, self._ledger, name, _THUMBNAIL)
+                module.decide = curve  # type: ignore[assignment]  # it is called alike
+                continue
+            for place, pool in list(module.named_children()):
+                if isinstance(pool, GlobalPool):
+                    setattr(module, place, _Anchor(pool, self._ledger, name))
+        self.train(network.training)
+        self.layout = self._found_layout()
+        """The vectors in the order in which they are met, which is that of `globals_in`."""
+
+    @property
+    def multiple(self) -> int:
+        """Height and width must be multiples of this."""
+        return int(self.network.multiple)  # type: ignore[arg-type]  # every network states it
+
+    @property
+    def vector_length(self) -> int:
+        """How many numbers all vectors have together."""
+        return sum(vector.size for vector in self.layout)
+
+    def forward(self, batch: Tensor, given: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the restored batch and the vectors that it was restored with.
+
+        Args:
+            batch: What the network takes.
+            given: (N, `vector_length`), finite.
+            memory: (1,), in [0, 1]: how much of `given` is used, and how little of what is
+                measured.
+
+        Returns:
+            What the network gives, and (N, `vector_length`).
+        """
+        kept = (given * memory)[:, :, None, None]
+        self._ledger.fresh = 1.0 - memory
+        self._ledger.kept = iter(torch.split(kept, [vector.size for vector in self.layout], 1))
+        self._ledger.used = []
+        try:
+            restored: Tensor = self.network(batch)
+            vectors = torch.cat(self._ledger.used, 1).flatten(1)
+        finally:
+            self._ledger.fresh = None
+            self._ledger.used = []
+        return restored, vectors
+
+    def _found_layout(self) -> tuple[PooledVector, ...]:
+        """Run the network once on a small frame and note which vectors it meets."""
+        weight = next(self.network.parameters())
+        side = _PROBE_MULTIPLES * self.multiple
+        inputs = getattr(self.network.config, "in_channels", 3)
+        frame = torch.zeros(1, inputs, side, side, dtype=weight.dtype, device=weight.device)
+        with torch.no_grad():
+            self.network(frame)
+        return tuple(self._ledger.layout)

@@ -1,0 +1,216 @@
+"""Video without flicker: what a network decides about whole frames changes slowly, until a cut.
+
+Noise alone gives each frame of a still scene slightly other pooled vectors, and an exposure that
+is a few levels off: the picture breathes. Vectors are therefore carried from frame to frame,
+
+    used = (1 - memory) · this frame's own + memory · those used for the last frame,
+
+in the same pass that restores the frame. How much is kept depends on how much the picture has
+changed: all of it while it stands still, nothing at a cut or when a light is switched on; that
+frame then comes out as if it were the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirnet_edge.errors import OptionError
+from mirnet_edge.images import check_frames
+from mirnet_edge.runtime.runner import anchored
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from mirnet_edge.images import Frame, Frames
+    from mirnet_edge.runtime.runner import Runner, Vectors
+
+# Of 0.9, random jitter leaves the nineteenth part of its variance; a third of a second at 30 fps.
+USUAL_MEMORY = 0.9
+_GLANCE_SIZE = (18, 32)
+
+Glance: TypeAlias = NDArray[np.float32]
+"""(18, 32, 3), square roots of block means, in [0, 1]: where noise is about as large everywhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneCuts:
+    """How much of the past is worth keeping, told from frames made tiny.
+
+    Raises:
+        OptionError: The two limits are not in order.
+    """
+
+    still: float = 0.015
+    """Mean change of what a `Glance` holds, in its range of 1, up to which all is kept."""
+    cut: float = 0.06
+    """Mean change from which nothing is kept."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that are not in order."""
+        if not 0.0 <= self.still < self.cut:
+            raise OptionError(
+                f"limits must rise from 0 over still to cut, found {self.still:g} and {self.cut:g}"
+            )
+
+    def kept(self, change: float) -> float:
+        """Return the share of the memory that is left after a change: from 1 to 0."""
+        return float(np.clip((self.cut - change) / (self.cut - self.still), 0.0, 1.0))
+
+
+def steadied(
+    runner: Runner, *, memory: float = USUAL_MEMORY, cuts: SceneCuts | None = None
+) -> Steadied:
+    """Return a runner for the frames of one video, in their order.
+
+    Where the runner takes vectors, these are carried over. Where it does not, each colour's
+    overall gain, from what went in to what came out, is smoothed in their place: the exposure is
+    steady then, the network's other decisions are as they were.
+
+    Args:
+        runner: Open or not; opened and closed with the result.
+        memory: From 0, every frame by itself, to 1, the first frame of each scene decides.
+        cuts: When to forget.
+
+    Raises:
+        OptionError: The memory lies outside [0, 1].
+    """
+    return Steadied(runner, memory=memory, cuts=cuts or SceneCuts())
+
+
+class Steadied:
+    """A runner that remembers the last frame; see `steadied`. For one video and one thread."""
+
+    def __init__(self, runner: Runner, *, memory: float, cuts: SceneCuts) -> None:
+        """See `steadied`."""
+        if not 0.0 <= memory <= 1.0:
+            raise OptionError(
+                f"memory must lie in [0, 1], found {memory:g}; 0 takes every frame by itself"
+            )
+        self.runner = runner
+        self.memory = memory
+        self.cuts = cuts
+        self.used_memory = 0.0
+        """Of the last frame: 0 for the first of a scene."""
+        self._anchored = anchored(runner)
+        self._last: _Past | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the name of the runner inside."""
+        return self.runner.name
+
+    @property
+    def multiple(self) -> int:
+        """Return that of the runner inside."""
+        return self.runner.multiple
+
+    @property
+    def scale(self) -> int:
+        """Return that of the runner inside."""
+        return self.runner.scale
+
+    def __enter__(self) -> Steadied:
+        self.runner.__enter__()
+        self.forget()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.runner.__exit__(kind, error, traceback)
+
+    def forget(self) -> None:
+        """Take the next frame as the first: after a seek, or when the camera changes."""
+        self._last = None
+
+    def run(self, frames: Frames) -> Frames:
+        """Restore frames that follow each other, and those of the call before.
+
+        Args:
+            frames: (N, H, W, 3) uint8 RGB of any size; another size than before is a cut.
+
+        Returns:
+            A new array, (N, scale H, scale W, 3), which belongs to the caller.
+
+        Raises:
+            MirnetEdgeError: As the runner inside.
+        """
+        check_frames(frames)
+        restored = [self._restored(frame) for frame in frames]
+        return restored[0][None] if len(restored) == 1 else np.stack(restored)
+
+    def _restored(self, frame: Frame) -> Frame:
+        seen = glance_of(frame)
+        memory = self._kept(frame, seen) * self.memory
+        # until this frame is through, there is no past: a failed one is no frame to go on from
+        past, self._last = self._last, None
+        given = past.decided if past is not None and memory > 0.0 else None
+        if self._anchored is not None:
+            restored, decided = self._anchored.run_anchored(frame[None], given, memory)
+            result: Frame = restored[0]
+        else:
+            result, decided = _evened(frame, self.runner.run(frame[None])[0], given, memory)
+        self.used_memory = memory
+        level = seen.mean((0, 1))
+        if past is not None and memory > 0.0:
+            level = (1 - memory) * level + memory * past.level
+        if np.isfinite(decided).all():  # else the network overflowed; the next frame starts anew
+            self._last = _Past(frame.shape, seen, level, decided)
+        return result
+
+    def _kept(self, frame: Frame, seen: Glance) -> float:
+        """Return the share of the memory to use: 0 where there is nothing to remember."""
+        past = self._last
+        if past is None or past.shape != frame.shape:
+            return 0.0
+        moved = np.abs(seen - past.seen).mean()
+        # a slow fade never moves much from frame to frame, but leaves what is remembered behind
+        drifted = np.abs(seen.mean((0, 1)) - past.level).mean()
+        return self.cuts.kept(float(max(moved, drifted)))
+
+
+@dataclass(frozen=True)
+class _Past:
+    """What is known of the frame before."""
+
+    shape: tuple[int, ...]
+    seen: Glance
+    level: NDArray[np.float32]
+    """(3,): the glance's mean, remembered as the vectors are."""
+    decided: Vectors
+    """(1, G): the vectors used, or the logarithms of three gains."""
+
+
+def glance_of(frame: Frame) -> Glance:
+    """Return what two frames are compared by."""
+    import cv2
+
+    height, width = _GLANCE_SIZE
+    # every second pixel is enough of a large frame, and half the time
+    step = max(1, min(frame.shape[0] // (4 * height), frame.shape[1] // (4 * width)))
+    small = cv2.resize(
+        np.ascontiguousarray(frame[::step, ::step]), (width, height), interpolation=cv2.INTER_AREA
+    )
+    glance: Glance = np.sqrt(np.asarray(small, np.float32) / np.float32(255.0))
+    return glance
+
+
+def _evened(
+    before: Frame, after: Frame, given: Vectors | None, memory: float
+) -> tuple[Frame, Vectors]:
+    """Return a restored frame with its gains as smoothed, and their logarithms, (1, 3)."""
+    own = np.log((after.mean((0, 1)) + 1.0) / (before.mean((0, 1)) + 1.0))[None]
+    if given is None:
+        return after, own.astype(np.float32)
+    used = (1 - memory) * own + memory * given
+    levels = np.arange(256)[:, None] * np.exp(used - own)
+    table = np.rint(levels).clip(0, 255).astype(np.uint8)
+    evened = np.stack([table[:, place][after[..., place]] for place in range(3)], axis=-1)
+    return evened, used.astype(np.float32)
