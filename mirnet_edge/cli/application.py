@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Protocol, get_type_hints
 
 import typer
 
-from mirnet_edge.errors import MirnetEdgeError, PrecisionRejected
+from mirnet_edge.errors import MirnetEdgeError, OptionError, PrecisionRejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +63,18 @@ def command(function: Callable[..., None]) -> Main:
 def complain(program: str, error: BaseException | str) -> None:
     """Print one line on stderr, whatever the message holds."""
     print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def parsed_size(text: str, option: str) -> tuple[int, int]:
+    """Return (height, width) of a size that was written WIDTHxHEIGHT after an option.
+
+    Raises:
+        OptionError: Not written so.
+    """
+    found = re.fullmatch(r"(-?\d+)[x×](-?\d+)", text)
+    if not found:
+        raise OptionError(f"{option} must be WIDTHxHEIGHT like 640x480, found {text!r}")
+    return int(found[2]), int(found[1])
 
 
 def stderr() -> Console:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mirnet_edge.cli.application import command, stderr
+from mirnet_edge.cli.application import command, parsed_size, stderr
 from mirnet_edge.errors import OptionError, PrecisionRejected
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def export(
         out=out,
         fp16=fp16,
         int8=int8,
-        size=None if size is None else parsed_size(size),
+        size=None if size is None else parsed_size(size, "--size"),
         io=io,  # type: ignore[arg-type]  # the options refuse other words
         calibration=calibration,
         max_drop_db=max_drop,
@@ -84,18 +83,6 @@ def export(
             f"rejected: {', '.join(exported.rejected)}; the bundle in {exported.bundle} is usable, "
             f"its default is {exported.manifest.default_mode}"
         )
-
-
-def parsed_size(text: str) -> tuple[int, int]:
-    """Return (height, width) of a size written WIDTHxHEIGHT.
-
-    Raises:
-        OptionError: Not written so.
-    """
-    found = re.fullmatch(r"(-?\d+)[x×](-?\d+)", text)
-    if not found:
-        raise OptionError(f"--size must be WIDTHxHEIGHT like 640x480, found {text!r}")
-    return int(found[2]), int(found[1])
 
 
 def _with_progress(options: ExportOptions) -> Exported:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mirnet_edge.cli.application import command, complain, stderr
+from mirnet_edge.cli.application import command, complain, parsed_size, stderr
 
 if TYPE_CHECKING:
     from mirnet_edge.errors import ImageError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _PROGRAM = "mirnet-restore"
 _INCOMPLETE = 2
+_AUTO = "auto"
 
 
 def restore(
@@ -30,6 +31,17 @@ def restore(
     threads: Annotated[
         int | None, typer.Option(help="How many to use; the backend decides if left out.")
     ] = None,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            help="Restore large pictures in tiles: WIDTHxHEIGHT, or auto: the size of the "
+            "bundle's graphs, or what --max-memory allows."
+        ),
+    ] = None,
+    max_memory: Annotated[
+        int | None,
+        typer.Option(help="MiB that restoring may take beside the picture; sets the tiles' size."),
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME.compare.png: before and after.")
     ] = False,
@@ -41,9 +53,13 @@ def restore(
     """
     from mirnet_edge.runtime.bundle import open_bundle
     from mirnet_edge.runtime.restore import pictures_in
+    from mirnet_edge.runtime.tiling import tiled
 
     pictures = pictures_in(images)
     runner = open_bundle(bundle, backend, precision, threads=threads)
+    if tile is not None or max_memory is not None:
+        size = None if tile in (None, _AUTO) else parsed_size(str(tile), "--tile")
+        runner = tiled(runner, tile=size, max_memory_mib=max_memory)
     done, failed = _restored(pictures, runner, out, compare=compare)
     if as_json:
         print(json.dumps(_report(runner, done, failed), indent=1))

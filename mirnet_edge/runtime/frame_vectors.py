@@ -77,7 +77,8 @@ def thumbnail_of(frame: Frames, thumbnail: Thumbnail) -> Pixels:
     rows = frame.reshape(height, side, width * side, 3).sum(1, dtype=np.uint32)
     boxes = rows.reshape(height, width, side, 3).sum(2).astype(np.float32) / side**2
     lower = _sampled(boxes, thumbnail.size[0])
-    return _sampled(lower.swapaxes(0, 1), thumbnail.size[1]).swapaxes(0, 1)
+    small: Pixels = _sampled(lower.swapaxes(0, 1), thumbnail.size[1]).swapaxes(0, 1)
+    return small
 
 
 def stand_in_for(
