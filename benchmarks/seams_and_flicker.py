@@ -61,7 +61,8 @@ def seam_energy(tiles: Frame, whole: Frame, columns: list[int]) -> float:
     Of the difference to the whole frame, so that edges of the picture itself do not count.
     """
     error = (tiles.astype(np.float64) - whole) @ _LUMA
-    return float(np.mean([np.abs(error[:, at] - error[:, at - 1]).mean() for at in columns]))
+    steps = [np.abs(error[:, at] - error[:, at - 1]).mean() for at in columns]
+    return float(np.mean(steps)) if steps else 0.0  # a picture no wider than a tile has no seam
 
 
 def seams(runner: AnchoredRunner, pictures: list[Frame], side: int) -> None:
