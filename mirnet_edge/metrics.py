@@ -23,6 +23,8 @@ _Image: TypeAlias = NDArray[np.float64]
 
 # Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment", IEEE TIP 2004, section III
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
+_STILL_BLOCK = 16  # pixels each way: pixels' own noise is mostly gone from its mean
+_LUMA_FLOOR = 1.0 / 255.0  # what is added to a block's mean, so that black ones do not count most
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, what OpenCV's RGB to gray uses
 
 
@@ -101,6 +103,59 @@ def mae(restored: Images, reference: Images) -> NDArray[np.float64]:
         ImageError: As for `psnr`.
     """
     return _per_image(lambda one, two: float(np.mean(np.abs(one - two))), restored, reference)
+
+
+def flicker(restored: Images, source: Images, *, still: float = 2.0 / 255.0) -> float:
+    """Return how much more a restored video's still regions flicker than the source's.
+
+    The variance over time of each block's luma, relative to its mean luma as eyes see it, the
+    mean over the blocks that stand still in the source: that of what came out over that of what
+    went in. A constant gain gives 1, a frame-to-frame one more, noise removed less.
+
+    Args:
+        restored: (N, scale H, scale W, 3), the frames of one video in order, at least 3.
+        source: (N, H, W, 3), at least 16x16; may have the other type.
+        still: A block stands still where its luma's standard deviation, on [0, 1], is at most
+            this.
+
+    Returns:
+        A ratio of variances; infinite where the source does not change at all.
+
+    Raises:
+        ImageError: Not two videos of one length and shape, or nothing stands still.
+    """
+    scale = restored.shape[1] // max(1, source.shape[1]) if restored.ndim == source.ndim == 4 else 0
+    expected = (len(source), scale * source.shape[1], scale * source.shape[2], 3) if scale else ()
+    if restored.shape != expected or len(source) < 3 or min(source.shape[1:3]) < _STILL_BLOCK:
+        raise ImageError(
+            f"expected two videos of at least 3 frames of {_STILL_BLOCK}x{_STILL_BLOCK}, the "
+            f"restored as large or a whole number of times larger, found {restored.shape} and "
+            f"{source.shape}"
+        )
+    after, before = _blocks(restored, scale * _STILL_BLOCK), _blocks(source, _STILL_BLOCK)
+    rests = before.std(0) <= still
+    if not rests.any():
+        raise ImageError(
+            f"no block of the source stands still within {255 * still:.1f} levels; give a clip "
+            "of a camera that rests, or a larger limit"
+        )
+    went_in, came_out = (
+        float(np.mean(blocks.var(0) / (blocks.mean(0) + _LUMA_FLOOR) ** 2))
+        for blocks in (before[:, rests], after[:, rests])
+    )
+    if went_in == 0.0:
+        return 1.0 if came_out == 0.0 else np.inf
+    return came_out / went_in
+
+
+def _blocks(frames: Images, side: int) -> NDArray[np.float64]:
+    """Return (N, blocks): the mean luma of each square of that side, on [0, 1]."""
+    found = []
+    for frame in frames:
+        height, width = (length // side * side for length in frame.shape[:2])
+        luma = _unit(frame[:height, :width]) @ _LUMA
+        found.append(luma.reshape(height // side, side, width // side, side).mean((1, 3)).ravel())
+    return np.stack(found)
 
 
 def _psnr(restored: _Image, reference: _Image) -> float:

@@ -46,7 +46,7 @@ class SceneCuts:
 
     still: float = 0.015
     """Mean change of what a `Glance` holds, in its range of 1, up to which all is kept."""
-    cut: float = 0.06
+    cut: float = 0.05
     """Mean change from which nothing is kept."""
 
     def __post_init__(self) -> None:
@@ -193,8 +193,8 @@ def glance_of(frame: Frame) -> Glance:
     import cv2
 
     height, width = _GLANCE_SIZE
-    # every second pixel is enough of a large frame, and half the time
-    step = max(1, min(frame.shape[0] // (4 * height), frame.shape[1] // (4 * width)))
+    # eight pixels each way are enough of a cell
+    step = max(1, min(frame.shape[0] // (8 * height), frame.shape[1] // (8 * width)))
     small = cv2.resize(
         np.ascontiguousarray(frame[::step, ::step]), (width, height), interpolation=cv2.INTER_AREA
     )
