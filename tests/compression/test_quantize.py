@@ -13,7 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mirnet_edge.compression import quantize
 from mirnet_edge.compression.legalize import check_for_tensorrt
-from mirnet_edge.compression.quantize import Method, quantize_for_cpu, quantize_for_tensorrt
+from mirnet_edge.compression.quantize import (
+    Method,
+    Quantizing,
+    quantize_for_cpu,
+    quantize_for_tensorrt,
+)
 from mirnet_edge.compression.whole_frame import whole_frame_convs
 from mirnet_edge.errors import CalibrationError, GraphError, MissingDependencyError
 from mirnet_edge.onnx_files import constants_of
@@ -245,7 +250,7 @@ def test_nothing_is_printed_and_no_path_is_kept(recipe, tiny, tmp_path, capfd):
 @pytest.mark.parametrize("recipe", _RECIPES)
 def test_excluded_nodes_stay_in_float(recipe, tiny, tmp_path):
     recipe(tiny, tmp_path / "all.onnx", _samples())
-    recipe(tiny, tmp_path / "some.onnx", _samples(), exclude=["first"])
+    recipe(tiny, tmp_path / "some.onnx", _samples(), Quantizing(exclude=("first",)))
     assert _quantized_convs(onnx.load(tmp_path / "all.onnx")) == {"first", "last"}
     assert _quantized_convs(onnx.load(tmp_path / "some.onnx")) == {"last"}
 
@@ -286,13 +291,13 @@ def test_minmax_takes_the_largest_value_of_all_pictures(tiny, tmp_path, scale):
 def test_percentiles_leave_out_what_is_rare(tiny, tmp_path):
     samples = _samples(count=20)
     samples[7][0, 1, 2, 3] = 40.0
-    quantize_for_tensorrt(tiny, tmp_path / "int8.onnx", samples, method="percentile")
+    quantize_for_tensorrt(tiny, tmp_path / "int8.onnx", samples, Quantizing(method="percentile"))
     assert _scale_of(tmp_path / "int8.onnx", "x") < 20.0 / 127
 
 
 @pytest.mark.parametrize("method", get_args(Method))
 def test_every_method_gives_a_legal_graph(tiny, tmp_path, method):
-    quantize_for_tensorrt(tiny, tmp_path / "int8.onnx", _samples(), method=method)
+    quantize_for_tensorrt(tiny, tmp_path / "int8.onnx", _samples(), Quantizing(method=method))
     check_for_tensorrt(onnx.load(tmp_path / "int8.onnx"), "int8.onnx")
     assert 0 < _scale_of(tmp_path / "int8.onnx", "x") <= 1.001 / 127
 
