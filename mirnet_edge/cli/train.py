@@ -79,6 +79,10 @@ def train(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write TensorBoard's events to --out.")
     ] = False,
+    qat: Annotated[
+        bool,
+        typer.Option("--qat", help="Teach --init to bear INT8; also writes the INT8 graph."),
+    ] = False,
     max_minutes: Annotated[
         float | None, typer.Option(help="Stop after so many minutes; run again to go on.")
     ] = None,
@@ -116,16 +120,23 @@ def train(
         workers=workers,
         compiled=compiled,
         tensorboard=tensorboard,
+        qat=qat,
         max_seconds=math.inf if max_minutes is None else 60.0 * max_minutes,
     )
     with _Display.shown() as display:
         trained = train_weights(request, display)
     if not display.leads:
         return
+    graph = None
+    if qat:
+        from mirnet_edge.export.qat_graph import write_int8
+
+        graph = write_int8(trained.network, trained.weights.with_name(f"{task}-int8.onnx"))
     score = trained.score
     figures = {"psnr_db": score.psnr_db, "ssim": score.ssim, "mae": score.mae, "step": score.step}
+    named = {} if graph is None else {"int8": str(graph)}
     if as_json:
-        print(json.dumps({"weights": str(trained.weights), **figures}))
+        print(json.dumps({"weights": str(trained.weights), **named, **figures}))
     else:
         print(f"{trained.weights}: {score.psnr_db:.2f} dB, SSIM {score.ssim:.3f} on the val split")
 

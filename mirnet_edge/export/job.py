@@ -112,9 +112,9 @@ def export_bundle(
     _check_replaceable(options.out)
     on_stage(f"open {options.weights}")
     loaded = checkpoints.load(options.weights)
-    image = _image_contract(loaded, options)
+    image = image_contract(loaded, options)
     on_stage("read the calibration and gate pictures")
-    pictures = prepared(_pictures(options, loaded, image), image, loaded)
+    pictures = prepared(pictures_for(options, loaded, image), image, loaded)
     with replaced_folder(options.out) as folder:
         checkpoints.save(loaded.model, folder / _WEIGHTS_FILE, loaded.card)
         files, parity_db = make_graphs(loaded.model, folder, image, pictures, options, on_stage)
@@ -147,7 +147,8 @@ def export_bundle(
     return Exported(options.out, manifest, parity_db, _rejected(graphs, modes))
 
 
-def _pictures(options: ExportOptions, loaded: Loaded, image: ImageContract) -> CalibrationSet:
+def pictures_for(options: ExportOptions, loaded: Loaded, image: ImageContract) -> CalibrationSet:
+    """Return the pictures that calibrate and judge: the user's, or those of the weights' task."""
     if options.calibration is not None:
         return read_set(options.calibration, scale=image.scale)
     # weights that nobody gave a task are judged as what this package is for first
@@ -171,7 +172,8 @@ def _check_replaceable(out: Path) -> None:
         )
 
 
-def _image_contract(loaded: Loaded, options: ExportOptions) -> ImageContract:
+def image_contract(loaded: Loaded, options: ExportOptions) -> ImageContract:
+    """Return what the graphs of an export will take and give."""
     multiple = int(loaded.model.multiple)  # type: ignore[arg-type]  # every network states it
     size = options.size
     if size is not None:

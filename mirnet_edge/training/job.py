@@ -12,13 +12,20 @@ import torch
 
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints.families import FAMILIES
+from mirnet_edge.compression.qat import plain_network, prepare_qat
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.training import state
 from mirnet_edge.training.card import card_of
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.loop import Trainer
-from mirnet_edge.training.pairs import Pairs, load_pairs, made_bad, require_measurable
+from mirnet_edge.training.pairs import (
+    Pairs,
+    first_batches,
+    load_pairs,
+    made_bad,
+    require_measurable,
+)
 from mirnet_edge.training.parallel import joined
 from mirnet_edge.training.recipe import Recipe, read_recipe, recipe_from
 from mirnet_edge.training.tasks import task_of
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
 
 FINE_TUNING = "fine-tune"
 """The recipe of a run that starts from weights."""
+QAT = "qat"
+"""The recipe of a run that teaches weights to bear INT8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +75,8 @@ class Request:
     workers: int = 1
     compiled: bool = False
     tensorboard: bool = False
+    qat: bool = False
+    """Train `init` to bear INT8; without a teacher it learns from its fp32 self."""
     max_seconds: float = math.inf
 
 
@@ -75,6 +86,8 @@ class Trained:
 
     weights: Path
     score: Score
+    network: nn.Module
+    """What was scored; with `qat` it is fake-quantized, and the weights' file is its float self."""
 
 
 class Observer(Protocol):
@@ -106,6 +119,8 @@ def train_weights(request: Request, observer: Observer) -> Trained:
         MirnetEdgeError: The request makes no sense, or the data or weights cannot be read.
         TrainingError: The loss is no longer a number; the last state is kept.
     """
+    if request.qat and request.init is None:
+        raise OptionError("--qat trains weights that restore already; give them with --init")
     device = device_of(request.device, request.precision)
     if request.tensorboard:
         require("tensorboard", "--tensorboard")  # now, not after the first interval
@@ -114,8 +129,11 @@ def train_weights(request: Request, observer: Observer) -> Trained:
     with joined(device) as process:
         torch.manual_seed(recipe.seed)
         model, parent = _start(request, network, task)
-        teacher, taught_by = _teacher(request.teacher, model)
+        fp32_self = request.init if request.qat else None
+        teacher, taught_by = _teacher(request.teacher or fp32_self, model)
         train, validation = _data(request, task, observer)
+        if request.qat:
+            prepare_qat(model, first_batches(train, model.multiple))  # type: ignore[arg-type]
         trainer = Trainer(
             model, recipe, request.out, teacher=teacher, device=device,
             precision=request.precision, process=process, workers=request.workers,
@@ -139,9 +157,10 @@ def train_weights(request: Request, observer: Observer) -> Trained:
             if request.replay is not None:
                 note = f"half of the pictures were drawn from {request.replay.resolve().name}"
             card = card.model_copy(update={"parent": parent, "teacher": taught_by, "note": note})
-            checkpoints.save(trainer.averaged.cpu(), weights, card)
+            averaged = trainer.averaged.cpu()
+            checkpoints.save(plain_network(averaged) if request.qat else averaged, weights, card)
         process.wait()
-    return Trained(weights, score)
+    return Trained(weights, score, trainer.averaged)
 
 
 def device_of(name: str, precision: Precision) -> torch.device:
@@ -171,7 +190,7 @@ def _resolved(request: Request) -> tuple[Recipe, tuple[str, dict[str, Any]]]:
     own = read_recipe(task_of(request.task).name)
     given = own
     if request.recipe is not None or request.init is not None:
-        given = read_recipe(request.recipe or FINE_TUNING)
+        given = read_recipe(request.recipe or (QAT if request.qat else FINE_TUNING))
     architecture = request.architecture or given.architecture or own.architecture or "edge"
     network: dict[str, Any] = {}
     for file in (own, given):

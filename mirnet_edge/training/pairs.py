@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mirnet_edge.errors import DataError, ImageError
-from mirnet_edge.images import batch_from_frames, size_text
+from mirnet_edge.images import batch_from_frames, pad_to_multiple, size_text
 from mirnet_edge.metrics import SSIM_WINDOW
 from mirnet_edge.models.edge import thumbnail_of
 from mirnet_edge.pictures import read_picture
@@ -123,6 +123,21 @@ def made_bad(pairs: Pairs, copies: int = 1) -> Pairs:
         pairs.degrade(frame, np.random.default_rng(index)) for index, frame in enumerate(high)
     )
     return replace(pairs, names=pairs.names * copies, low=low, high=high, degrade=None)
+
+
+def first_batches(pairs: Pairs, multiple: int, count: int = 16) -> list[Tensor]:
+    """Return some bad pictures, taken evenly, as a network takes them: (1, 3, H, W) in [0, 1]."""
+    places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
+    few = replace(
+        pairs,
+        names=tuple(pairs.names[place] for place in places),
+        low=tuple(pairs.low[place] for place in places) if pairs.low else (),
+        high=tuple(pairs.high[place] for place in places),
+    )
+    return [
+        torch.from_numpy(batch_from_frames(pad_to_multiple(frame[None], multiple)))
+        for frame in made_bad(few).low
+    ]
 
 
 def _read(path: Path, digest: hashlib._Hash) -> Frame:
