@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
 
 Backend = Literal["openvino", "onnxruntime", "torch", "tensorrt"]
-Precision = Literal["fp32", "bf16", "fp16", "int8", "int8+fp16"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int8+fp16", "int8+bf16"]
 
 
 class Document(BaseModel):
@@ -99,6 +99,17 @@ class Latency(Document):
     samples_ms: list[float]
 
 
+class Quantization(Document):
+    """How a graph was quantized, where a search chose it."""
+
+    engine: Literal["onnxruntime", "nncf"]
+    """Whose quantizer: the better of the two."""
+    float_blocks: list[str]
+    float_nodes: list[str]
+    """Convolutions that see pixels and were left in float, beside those of the whole frame."""
+    reason: str
+
+
 class Graph(Document):
     """One ONNX file: a precision made for a target."""
 
@@ -115,6 +126,8 @@ class Graph(Document):
     """None where the gate's images have no reference."""
     truth_drop_db: float | None
     """How much lower the mean PSNR against the references is than that of fp32."""
+    quantization: Quantization | None = None
+    """None where every convolution that sees pixels is quantized, or none is."""
 
 
 class Mode(Document):

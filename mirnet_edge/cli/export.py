@@ -42,6 +42,12 @@ def export(
     max_drop: Annotated[
         float, typer.Option(help="Quality a precision may lose against fp32, in dB.")
     ] = 0.1,
+    mixed: Annotated[
+        bool, typer.Option("--mixed", help="Choose by measurement which blocks are INT8.")
+    ] = False,
+    target_fps: Annotated[
+        float | None, typer.Option(help="With --mixed: the least loss that is so fast here.")
+    ] = None,
     target: Annotated[str, typer.Option(help="cpu, tensorrt or all.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
@@ -63,6 +69,8 @@ def export(
         io=io,  # type: ignore[arg-type]  # the options refuse other words
         calibration=calibration,
         max_drop_db=max_drop,
+        mixed=mixed,
+        target_fps=target_fps,
         target=target,  # type: ignore[arg-type]  # as above
     )
     exported = _with_progress(options)
@@ -163,6 +171,11 @@ def _notes(exported: Exported) -> list[str]:
         f"Judged on {manifest.gate.images} pictures ({manifest.gate.source}), "
         f"{manifest.gate.references} with a reference; graph against network "
         f"{exported.parity_db:.0f} dB",
+    ]
+    lines += [
+        f"{graph.name}: {graph.quantization.reason}"
+        for graph in manifest.graphs
+        if graph.quantization
     ]
     if manifest.calibration:
         lines.append(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import onnx
 
 # `network.` is the deployed wrapper's; then lists and their places, then the block's own name.
-_BLOCK = re.compile(r"(?:network\.)?((?:\w+\.\d+\.)*\w+)\.(?:.*\.)?weight")
+_BLOCK = re.compile(r"(?:network\.)?((?:\w+\.\d+\.)*\w+)\.(?:.*\.)?(?:weight|filt)")
 
 
 @dataclass(frozen=True)

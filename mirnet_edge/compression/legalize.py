@@ -209,16 +209,41 @@ def legalize_for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in which what can be repaired without loss of meaning is repaired.
 
     Unsigned symmetric activations become signed ones of the same range (at one bit less);
-    missing zero points are written out; transposed convolutions, whole-frame convolutions and
-    half-quantized ones go back to float; quantizers that nothing needs any more are dropped.
+    missing zero points are written out; clips that clip nothing go; transposed convolutions,
+    whole-frame convolutions and half-quantized ones go back to float; quantizers that nothing
+    needs any more are dropped.
     What remains wrong is for `check_for_tensorrt` to refuse.
     """
     repaired = copied(model)
+    _drop_idle_clips(repaired)
     _write_zero_points(repaired)
     _make_signed(repaired)
     _return_to_float(repaired)
     _drop_unused(repaired)
     return repaired
+
+
+def _drop_idle_clips(model: onnx.ModelProto) -> None:
+    """Remove the Clip to all of int8 that torch writes between Q and DQ of a weight."""
+    constants = constants_of(model)
+    quantizers = {
+        node.output[0]: node for node in model.graph.node if node.op_type == "QuantizeLinear"
+    }
+    full = np.iinfo(np.int8)
+    idle: dict[str, str] = {}
+    for node in model.graph.node:
+        ends = [constants.get(name) for name in node.input[1:3]]
+        if node.op_type != "Clip" or node.input[0] not in quantizers:
+            continue
+        if [None if end is None else int(end) for end in ends] == [full.min, full.max]:
+            idle[node.output[0]] = node.input[0]
+    nodes = [node for node in model.graph.node if node.output[0] not in idle]
+    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            node.input[place] = idle.get(name, name)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _write_zero_points(model: onnx.ModelProto) -> None:

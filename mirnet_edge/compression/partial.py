@@ -39,6 +39,7 @@ def partly_quantized(
     partial = copied(int8)
     producers = {name: node for node in partial.graph.node for name in node.output}
     before = {node.name: node for node in fp32.graph.node if node.op_type == "Conv"}
+    own = _own_constants(partial, fp32)
     kept_inputs: set[str] = set()
     quantized = set()
     for node in partial.graph.node:
@@ -49,7 +50,8 @@ def partly_quantized(
             kept_inputs.update(node.input[:1])
             continue
         for place in range(1, len(node.input)):
-            node.input[place] = before[node.name].input[place]
+            name = before[node.name].input[place]
+            node.input[place] = own.get(name, name)
     unknown = sorted(set(convolutions) - quantized)
     if unknown:
         raise GraphError(
@@ -59,6 +61,21 @@ def partly_quantized(
     _read_float(partial, producers, kept_inputs)
     _complete(partial, fp32)
     return partial
+
+
+def _own_constants(partial: onnx.ModelProto, fp32: onnx.ModelProto) -> dict[str, str]:
+    """Add the constants that quantizing changed under new names; return those by the old ones.
+
+    NNCF corrects biases for what rounding shifts, and keeps their names.
+    """
+    changed = {one.name: one.SerializeToString() for one in partial.graph.initializer}
+    own = {}
+    for one in fp32.graph.initializer:
+        if changed.get(one.name, one.SerializeToString()) != one.SerializeToString():
+            own[one.name] = f"{one.name}.float"
+            partial.graph.initializer.append(one)
+            partial.graph.initializer[-1].name = own[one.name]
+    return own
 
 
 def quantized_convolutions(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.compression.inference_form import to_inference_form
@@ -10,6 +10,7 @@ from mirnet_edge.compression.legalize import check_for_tensorrt
 from mirnet_edge.compression.quantize import quantize_for_cpu, quantize_for_tensorrt
 from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
 from mirnet_edge.export.parity import check_parity
+from mirnet_edge.export.trial import Judge, trial_backend
 from mirnet_edge.images import batch_from_frames, pad_to_multiple
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from mirnet_edge.calibration.sets import CalibrationSet
     from mirnet_edge.export.job import ExportOptions
-    from mirnet_edge.manifest import ImageContract, Precision
+    from mirnet_edge.images import Frames
+    from mirnet_edge.manifest import ImageContract, Precision, Quantization
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class GraphFile:
     name: str
     precision: Precision
     targets: tuple[Literal["cpu", "tensorrt"], ...]
+    quantization: Quantization | None = None
 
     @property
     def file(self) -> str:
@@ -52,6 +55,7 @@ def make_graphs(
     pictures: CalibrationSet,
     options: ExportOptions,
     on_stage: Callable[[str], None],
+    frame: Frames,
 ) -> tuple[list[GraphFile], float]:
     """Write the ONNX files that the options ask for.
 
@@ -77,7 +81,7 @@ def make_graphs(
         to_fp16(folder / _FP32.file, folder / _FP16.file)
         made.append(_FP16)
     if options.int8:
-        made += _quantized(folder, image, pictures, options, on_stage)
+        made += _quantized(folder, image, pictures, options, on_stage, frame)
     return made, parity_db
 
 
@@ -87,18 +91,25 @@ def _quantized(
     pictures: CalibrationSet,
     options: ExportOptions,
     on_stage: Callable[[str], None],
+    frame: Frames,
 ) -> list[GraphFile]:
     fp32 = folder / _FP32.file
     samples = graph_inputs([sample.frame for sample in pictures.calibrating], image)
     made = []
     if options.target in ("cpu", "all"):
         on_stage(f"quantize for CPUs on {len(samples)} pictures")
-        quantize_for_cpu(fp32, folder / _INT8_CPU.file, samples)
         made.append(_INT8_CPU)
+        if options.mixed:
+            made[-1] = _searched(_INT8_CPU, folder, image, pictures, options, on_stage, frame)
+        else:
+            quantize_for_cpu(fp32, folder / _INT8_CPU.file, samples)
     if options.target in ("tensorrt", "all"):
         on_stage(f"quantize for TensorRT on {len(samples)} pictures")
-        quantize_for_tensorrt(fp32, folder / _INT8_TENSORRT.file, samples)
         made.append(_INT8_TENSORRT)
+        if options.mixed:
+            made[-1] = _searched(_INT8_TENSORRT, folder, image, pictures, options, on_stage, frame)
+        else:
+            quantize_for_tensorrt(fp32, folder / _INT8_TENSORRT.file, samples)
         if options.fp16:
             on_stage("convert the rest of the TensorRT INT8 graph to fp16")
             to_fp16(folder / _INT8_TENSORRT.file, folder / _INT8_FP16_TENSORRT.file)
@@ -107,6 +118,27 @@ def _quantized(
         if "tensorrt" in file.targets:
             _check(folder / file.file)
     return made
+
+
+def _searched(
+    file: GraphFile,
+    folder: Path,
+    image: ImageContract,
+    pictures: CalibrationSet,
+    options: ExportOptions,
+    on_stage: Callable[[str], None],
+    frame: Frames,
+) -> GraphFile:
+    from mirnet_edge.export.search import search_graph
+
+    samples = graph_inputs([sample.frame for sample in pictures.calibrating], image)
+    backend = trial_backend("auto" if "cpu" in file.targets else "tensorrt")
+    judge = Judge(folder / _FP32.file, image, pictures.judging, frame, backend)
+    facts = search_graph(
+        folder / _FP32.file, folder / file.file, samples, judge,
+        max_drop_db=options.max_drop_db, target_fps=options.target_fps, on_stage=on_stage,
+    )  # fmt: skip
+    return replace(file, quantization=facts)
 
 
 def _check(path: Path) -> None:

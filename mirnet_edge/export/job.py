@@ -59,6 +59,10 @@ class ExportOptions:
     calibration: Path | None = None
     max_drop_db: float = 0.1
     target: Target = "all"
+    mixed: bool = False
+    """Choose by measurement which blocks INT8 graphs quantize."""
+    target_fps: float | None = None
+    """With `mixed`: the least lossy choice that is so fast, not the fastest that may pass."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense."""
@@ -71,6 +75,12 @@ class ExportOptions:
             raise OptionError(f"--target must be cpu, tensorrt or all, found {self.target!r}")
         if self.io not in ("uint8", "float"):
             raise OptionError(f"--io must be uint8 or float, found {self.io!r}")
+        if self.mixed and not self.int8:
+            raise OptionError("--mixed chooses what INT8 graphs quantize; add --int8")
+        if self.target_fps is not None and not (self.mixed and self.target_fps > 0.0):
+            raise OptionError(
+                f"--target-fps is a number above 0 and goes with --mixed, found {self.target_fps:g}"
+            )
         if self.int8 and self.calibration is None and not self.weights.startswith("shipped:"):
             raise OptionError(
                 f"--int8 needs pictures to set its ranges on, and {self.weights} has none: "
@@ -117,7 +127,15 @@ def export_bundle(
     pictures = prepared(pictures_for(options, loaded, image), image, loaded)
     with replaced_folder(options.out) as folder:
         checkpoints.save(loaded.model, folder / _WEIGHTS_FILE, loaded.card)
-        files, parity_db = make_graphs(loaded.model, folder, image, pictures, options, on_stage)
+        files, parity_db = make_graphs(
+            loaded.model,
+            folder,
+            image,
+            pictures,
+            options,
+            on_stage,
+            timing_frame(pictures, image, loaded),
+        )
         candidates = candidates_for(files, folder, image, options.target, folder / _WEIGHTS_FILE)
         modes = judge(
             candidates,
@@ -200,6 +218,7 @@ def _described(file: GraphFile, modes: list[Mode], folder: Path) -> Graph:
         against_fp32=None if file.precision == "fp32" else best.against_fp32,
         against_truth=best.against_truth,
         truth_drop_db=best.truth_drop_db,
+        quantization=file.quantization,
     )
 
 

@@ -66,6 +66,8 @@ def _openvino(
         precisions: list[Precision] = [file.precision]
         if file.precision == "fp32" and openvino_runner.supports("bf16"):
             precisions.append("bf16")
+        if file.precision == "int8" and openvino_runner.supports("bf16"):
+            precisions.append("int8+bf16")  # what is not quantized in bf16
         for precision in precisions:
             runner = OpenVinoRunner(
                 folder / file.file, image, name=f"openvino:{precision}", precision=precision

@@ -23,7 +23,7 @@ _ERRORS_ONLY = 3
 
 def supports(precision: Precision) -> bool:
     """Say whether ONNX Runtime can run this precision on this processor: all but bfloat16."""
-    return precision != "bf16"
+    return precision not in ("bf16", "int8+bf16")
 
 
 class OnnxRuntimeRunner(GraphRunner):

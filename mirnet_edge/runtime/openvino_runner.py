@@ -25,9 +25,11 @@ KEPT_SIZES = 4
 # OpenVINO takes bf16 on processors that have it, and fp32 would not be fp32.
 _HINT_OF: dict[Precision, str] = {
     "fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", "int8+fp16": "f16",
+    "int8+bf16": "bf16",
 }  # fmt: skip
 _CAPABILITY_OF: dict[Precision, str] = {
     "fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8", "int8+fp16": "FP16",
+    "int8+bf16": "BF16",
 }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_rounding_lets_gradients_through_and_the_edges_do_not():
     assert float(scale.grad) == pytest.approx(-128.0 + 127.0 + inside, abs=1e-4)
 
 
-def test_learning_a_scale_brings_it_to_the_values(network_of):
+def test_learning_a_scale_brings_it_to_the_values():
     torch.manual_seed(0)
     quantizer, values = FakeQuantizer(), torch.randn(4, 8, 8, 8)
     weight = torch.randn(8, 8, 1, 1)
@@ -68,7 +68,7 @@ def test_learning_a_scale_brings_it_to_the_values(network_of):
         optimizer.zero_grad()
         error.backward()
         optimizer.step()
-        errors.append(float(error))
+        errors.append(error.item())
     assert errors[-1] < 0.05 * errors[0]
 
 

@@ -1,0 +1,303 @@
+"""One block at a time: a planted outlier is found first, stopped runs go on, others are refused."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from mirnet_edge.calibration.sets import Sample
+from mirnet_edge.compression.blocks import blocks_of
+from mirnet_edge.compression.partial import partly_quantized, quantized_convolutions
+from mirnet_edge.compression.quantize import Quantizing
+from mirnet_edge.compression.whole_frame import whole_frame_convs
+from mirnet_edge.errors import GraphError, OptionError
+from mirnet_edge.export.onnx_graph import export_onnx
+from mirnet_edge.export.search import (
+    Point,
+    better,
+    cheapest_first,
+    chosen_point,
+    pareto_front,
+    search_graph,
+)
+from mirnet_edge.export.sensitivity import (
+    draw,
+    measure_sensitivity,
+    quantized_whole,
+    resumed,
+    started,
+)
+from mirnet_edge.export.trial import Judge, darkness_db, trial_backend
+from mirnet_edge.manifest import ImageContract
+
+SIZE = (32, 48)
+BAD = "blocks.0.top"
+IMAGE = ImageContract(io="uint8", multiple=16, size=None)
+
+
+def _with_outlier(network):
+    """Return the same function with one channel a thousand times larger inside one block.
+
+    ReLU passes factors on, so fp32 does not notice; one INT8 scale for the tensor does.
+    """
+    planted = copy.deepcopy(network)
+    body = planted.blocks[0].top.body
+    with torch.no_grad():
+        body[0].weight[2] *= 1000.0
+        body[0].bias[2] = 1000.0 * body[0].bias[2].abs() + 50.0
+        body[2].weight *= 6.0  # so that the block matters in a network that was never trained
+        body[2].weight[:, 2] /= 1000.0
+    return planted
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory, network_of):
+    from mirnet_edge.compression.inference_form import to_inference_form
+
+    path = tmp_path_factory.mktemp("planted") / "fp32.onnx"
+    network = _with_outlier(network_of("edge"))
+    export_onnx(to_inference_form(network), path, io="uint8", size=None, multiple=16)
+    return path
+
+
+@pytest.fixture(scope="module")
+def frames(smooth_frames):
+    return [frame[None] for frame in smooth_frames(*SIZE, count=6)]
+
+
+@pytest.fixture(scope="module")
+def judge(planted, frames):
+    samples = [Sample(str(place), frame[0], None) for place, frame in enumerate(frames[4:])]
+    # without times: those of so small a network are noise
+    return Judge(planted, IMAGE, samples, frames[0], "tensorrt")
+
+
+@pytest.fixture(scope="module")
+def graphs(planted, frames):
+    how = Quantizing(engine="onnxruntime", whole_frame=True)
+    return quantized_whole(planted, frames[:4], "onnxruntime", how)
+
+
+@pytest.fixture(scope="module")
+def measured(graphs, judge):
+    return measure_sensitivity(graphs, judge, started("w", "c", "r"))
+
+
+def test_blocks_are_those_of_the_module_tree_and_hold_every_pixelwise_convolution(planted):
+    model = onnx.load(planted)
+    blocks = {block.name: block for block in blocks_of(model)}
+    assert {"exposure", "stem", "blocks.0.top", "blocks.0.bottom", "head"} <= set(blocks)
+    assert blocks["exposure"].decides_frame
+    assert not blocks["blocks.0.top"].decides_frame
+    held = {node for one in blocks.values() if not one.decides_frame for node in one.convolutions}
+    convolutions = {node.name for node in model.graph.node if node.op_type == "Conv"}
+    assert held == convolutions - set(whole_frame_convs(model))
+
+
+@pytest.mark.parametrize("name", ["mirnet", "mirnet-v2"])
+def test_the_other_networks_have_blocks_too(name, graph_of):
+    names = [block.name for block in blocks_of(onnx.load(graph_of(name)))]
+    assert len(names) > 3
+    assert len(names) == len(set(names))
+
+
+def test_with_no_block_in_int8_the_graph_is_the_one_in_float(graphs, frames, judge):
+    """NNCF shifts biases under their own names: what goes back to float must get its own."""
+    shifted = copy.deepcopy(graphs.int8)
+    for one in shifted.graph.initializer:
+        if one.name.endswith(".bias"):
+            values = onnx.numpy_helper.to_array(one) + np.float32(0.5)
+            one.CopyFrom(onnx.numpy_helper.from_array(values, one.name))
+    back = partly_quantized(shifted, graphs.fp32, ())
+    assert not quantized_convolutions(back)
+    assert not [node for node in back.graph.node if "Linear" in node.op_type]
+    outputs = []
+    for model in (back, graphs.fp32):
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        outputs.append(session.run(None, {"frames": frames[5]})[0])
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_with_all_blocks_the_graph_is_the_quantizer_s(graphs):
+    nodes = quantized_convolutions(graphs.int8)
+    same = partly_quantized(graphs.int8, graphs.fp32, nodes)
+    assert quantized_convolutions(same) == nodes
+
+
+def test_a_name_that_is_no_quantized_convolution_is_refused(graphs):
+    with pytest.raises(GraphError, match="'nothing' is not quantized"):
+        partly_quantized(graphs.int8, graphs.fp32, ["nothing"])
+
+
+def test_the_block_with_an_outlier_is_found_first(measured):
+    worst = [one for one in measured.worst_first() if not one.decides_frame]
+    assert worst[0].block == BAD
+    assert worst[0].loss_db > 5 * max(abs(one.loss_db) for one in worst[1:])
+    assert cheapest_first(measured)[-1] == BAD
+
+
+def test_every_block_has_its_error_by_darkness(measured):
+    for one in measured.blocks:
+        assert list(one.darkness_db) == ["dark", "middle", "bright"]
+        assert one.won_ms is None
+        assert one.db_per_ms == one.loss_db
+
+
+def test_a_backend_that_is_here_is_timed_against_fp32(planted, frames, graphs, tmp_path):
+    samples = [Sample("one", frames[5][0], None)]
+    judge = Judge(planted, IMAGE, samples, frames[0], "onnxruntime", rounds=2)
+    trial = judge.tried(graphs.write(["stem"], tmp_path / "stem.onnx"))
+    assert trial.fp32_ms > 0.0
+    assert trial.won_ms == pytest.approx(trial.fp32_ms * (1.0 - trial.ratio))
+
+
+def test_errors_are_told_apart_by_how_dark_the_pixel_should_be():
+    expected = np.full((1, 2, 4, 3), 10, np.uint8)
+    expected[:, :, 2:] = 200
+    output = expected.copy()
+    output[:, :, :2] += 5
+    found = darkness_db([output], [expected])
+    assert found["dark"] == pytest.approx(-20 * np.log10(5 / 255))
+    assert found["middle"] is None
+    assert found["bright"] == 100.0
+
+
+def test_a_stopped_run_goes_on_without_measuring_again(graphs, measured, tmp_path):
+    file = tmp_path / "sensitivity.json"
+    part = measured.model_copy(update={"blocks": measured.blocks[:-1]})
+    file.write_text(part.model_dump_json())
+    stages = []
+
+    class Stopwatch:
+        def tried(self, graph):
+            assert quantized_convolutions(onnx.load(graph)) == graphs.blocks[-1].convolutions
+            raise KeyboardInterrupt
+
+    known = resumed(file, started("w", "c", "r"))
+    with pytest.raises(KeyboardInterrupt):
+        measure_sensitivity(graphs, Stopwatch(), known, file, stages.append)
+    assert len(stages) == 1
+    assert resumed(file, started("w", "c", "r")).blocks == measured.blocks[:-1]
+
+
+@dataclass(frozen=True)
+class Other:
+    id: str
+    bound: tuple[str, str, str]
+    says: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Other("weights", ("other", "c", "r"), "other weights: expected other, found w"),
+        Other("pictures", ("w", "other", "r"), "other calibration pictures"),
+        Other("recipe", ("w", "c", "other"), "other recipe"),
+    ],
+    ids=lambda case: case.id,
+)
+def test_figures_of_something_else_are_refused(case, measured, tmp_path):
+    file = tmp_path / "sensitivity.json"
+    file.write_text(measured.model_dump_json())
+    with pytest.raises(OptionError, match=case.says):
+        resumed(file, started(*case.bound))
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    file = tmp_path / "sensitivity.json"
+    file.write_text('{"schema_version": 1')
+    with pytest.raises(OptionError, match="delete it"):
+        resumed(file, started("w", "c", "r"))
+
+
+def test_the_picture_is_drawn(measured, tmp_path):
+    draw(measured, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_backend_that_is_none_is_refused():
+    with pytest.raises(OptionError, match="--backend must be auto or one of"):
+        trial_backend("gpu")
+
+
+# --- the search -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
+def test_the_search_leaves_the_bad_block_in_float(planted, frames, tmp_path, backend):
+    samples = [Sample(str(place), frame[0], None) for place, frame in enumerate(frames[4:])]
+    judge = Judge(planted, IMAGE, samples, frames[0], backend, rounds=1)
+    target = tmp_path / "int8.onnx"
+    facts = search_graph(planted, target, frames[:4], judge, max_drop_db=0.3)
+    assert BAD in facts.float_blocks
+    model = onnx.load(target)
+    quantized = set(quantized_convolutions(model))
+    assert quantized
+    bad = next(one for one in blocks_of(onnx.load(planted)) if one.name == BAD)
+    assert quantized.isdisjoint(bad.convolutions)
+    assert set(bad.convolutions) <= set(facts.float_nodes)
+    assert facts.engine in facts.reason
+    assert judge.tried(target).loss_db <= 0.3
+
+
+def _point(count, loss, ms, engine="nncf"):
+    blocks = tuple(map(str, range(count)))
+    return Point(blocks, engine, "int8", loss, ms, None if ms is None else ms / 100)
+
+
+LADDER = [
+    _point(0, 0.0, 100.0), _point(1, 0.01, 90.0), _point(2, 0.05, 95.0), _point(3, 0.04, 60.0),
+    _point(4, 0.2, 40.0),
+]  # fmt: skip
+
+
+def test_the_front_holds_what_nothing_beats():
+    assert [len(one.blocks) for one in pareto_front(LADDER)] == [0, 1, 3, 4]
+
+
+@dataclass(frozen=True)
+class Choice:
+    id: str
+    drop: float
+    fps: float | None
+    blocks: int
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Choice("the fastest that passes", 0.1, None, 3),
+        Choice("a wider limit", 0.3, None, 4),
+        Choice("the least lossy that is fast enough", 0.3, 15.0, 3),
+        Choice("never nothing", 0.0, None, 1),
+    ],
+    ids=lambda case: case.id,
+)
+def test_the_point_is_the_one_that_was_asked_for(case):
+    assert len(chosen_point(LADDER, case.drop, case.fps).blocks) == case.blocks
+
+
+def test_a_rate_that_nothing_reaches_is_refused_with_the_fastest():
+    with pytest.raises(OptionError, match=r"30 frames per second here; the fastest has 25\.0"):
+        chosen_point(LADDER, 0.1, 30.0)
+
+
+def test_without_times_the_most_blocks_that_pass_are_taken():
+    points = [_point(count, loss, None) for count, loss in ((0, 0.0), (1, 0.02), (2, 0.05))]
+    points.append(_point(3, 2.0, None))
+    assert len(chosen_point(points, 0.1).blocks) == 2
+
+
+def test_of_two_quantizers_the_one_that_loses_less_is_kept():
+    one, two = _point(2, 0.05, 50.0), _point(2, 0.02, 55.0, "onnxruntime")
+    assert better(one, two, 0.1, None) is two
+    assert better(one, two, 0.1, 19.0) is one, "the other one is too slow"
