@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,15 +12,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import CalibrationError, ImageError
+from mirnet_edge.files import sha256_of
 from mirnet_edge.images import size_text
 from mirnet_edge.pictures import read_picture
 
 if TYPE_CHECKING:
     from mirnet_edge.images import Frame
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 MINIMUM_IMAGES = 8
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 _PAIR_TABLE = "pairs.csv"
+SET_FILE = "set.toml"
+"""Lists the pictures of a sampled set, and their hashes."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,8 @@ def read_set(
     Raises:
         CalibrationError: The folder is missing, holds too few pictures, or one does not decode.
     """
+    if source.name == SET_FILE:
+        source = source.parent
     if not source.is_dir():
         raise CalibrationError(
             f"{source} is not a folder; give one with at least {MINIMUM_IMAGES} pictures as your "
@@ -100,7 +111,9 @@ def _paired(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
 
 
 def _plain(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = picture_files(folder)
+    if (folder / SET_FILE).is_file():
+        _check_listed(folder, paths)
     judging = paths[3::4]
     calibrating = [path for path in paths if path not in set(judging)]
     _check_count(folder, len(calibrating), len(judging))
@@ -109,6 +122,29 @@ def _plain(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
         [(path, None) for path in judging],
         "every fourth picture judges; without references quality is measured against fp32 alone",
     )
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures of a folder and its folders, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+
+
+def _check_listed(folder: Path, paths: list[Path]) -> None:
+    """Refuse a sampled set whose pictures are not those that its file lists."""
+    try:
+        listed = tomllib.loads((folder / SET_FILE).read_text(encoding="utf-8"))["files"]
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
+        raise CalibrationError(
+            f"{folder / SET_FILE} does not list the set's files ({error}); sample it again with "
+            "mirnet-calibrate"
+        ) from error
+    found = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    changed = sorted(name for name in {*found, *listed} if found.get(name) != listed.get(name))
+    if changed:
+        raise CalibrationError(
+            f"{folder}: {changed[0]} is not as {SET_FILE} lists it (changed, added or gone); "
+            "sample the set again with mirnet-calibrate"
+        )
 
 
 def _check_count(folder: Path, calibrating: int, judging: int) -> None:

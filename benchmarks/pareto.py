@@ -1,0 +1,139 @@
+"""What INT8 costs and wins, block by block: the Pareto front of PSNR and time, and its picture.
+
+    python benchmarks/pareto.py shipped:low-light --data lol --out benchmarks/reports
+    python benchmarks/pareto.py shipped:low-light --data lol --qat build/qat/low-light-int8.onnx
+
+DATA is a folder as mirnet-export --calibration takes it. --qat also judges the INT8 graph that
+mirnet-train --qat wrote beside what both quantizers make of the same weights for TensorRT, in
+ONNX Runtime's simulation, and measures nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirnet_edge import checkpoints
+from mirnet_edge.compression.inference_form import to_inference_form
+from mirnet_edge.compression.quantize import ENGINES, Quantizing, quantize_for_tensorrt
+from mirnet_edge.export.graphs import graph_inputs
+from mirnet_edge.export.job import ExportOptions, image_contract, pictures_for
+from mirnet_edge.export.onnx_graph import export_onnx
+from mirnet_edge.export.samples import prepared, timing_frame
+from mirnet_edge.export.search import Point, measure_ladder, pareto_front
+from mirnet_edge.export.sensitivity import measure_sensitivity, quantized_whole, started
+from mirnet_edge.export.trial import Judge, trial_backend
+from mirnet_edge.files import write_atomically
+from mirnet_edge.runtime import machine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def drawn(points: Sequence[Point], title: str) -> bytes:
+    """Return a PNG of the points and their front."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    front = pareto_front(points)
+    axes.step(
+        [one.ratio or 0.0 for one in front], [one.loss_db for one in front],
+        where="post", color="tab:blue", label="Pareto front",
+    )  # fmt: skip
+    axes.scatter([one.ratio or 0.0 for one in points], [one.loss_db for one in points], s=18)
+    for one in points:
+        axes.annotate(
+            one.precision if not one.blocks else str(len(one.blocks)),
+            (one.ratio or 0.0, one.loss_db), xytext=(4, 4), textcoords="offset points", fontsize=8,
+        )  # fmt: skip
+    axes.set_xlabel("time of one frame, x fp32 (number: blocks in INT8)")
+    axes.set_ylabel("dB lost against the references")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
+
+
+def simulated(judge: Judge, fp32: Path, samples: list, qat: Path, folder: Path) -> None:
+    """Print what TensorRT's INT8 form loses: after PTQ by each quantizer, and after QAT."""
+    print("| graph | dB lost | dB to fp32 |")
+    print("|---|---|---|")
+    for engine in ENGINES:
+        path = folder / f"{engine}.onnx"
+        quantize_for_tensorrt(fp32, path, samples, Quantizing(engine=engine))
+        trial = judge.tried(path)
+        print(f"| PTQ, {engine} | {trial.loss_db:+.3f} | {trial.against_fp32_db:.1f} |")
+    trial = judge.tried(qat)
+    print(f"| QAT | {trial.loss_db:+.3f} | {trial.against_fp32_db:.1f} |")
+
+
+def main() -> None:
+    """Print the tables, and write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights")
+    parser.add_argument("--data", type=Path, default=None)
+    parser.add_argument("--out", type=Path, default=Path("build/pareto"))
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--qat", type=Path)
+    arguments = parser.parse_args()
+    backend = "tensorrt" if arguments.qat else trial_backend(arguments.backend)
+    options = ExportOptions(
+        weights=arguments.weights, out=arguments.out, int8=True, calibration=arguments.data
+    )
+    loaded = checkpoints.load(arguments.weights)
+    image = image_contract(loaded, options)
+    pictures = prepared(pictures_for(options, loaded, image), image, loaded)
+    frame = timing_frame(pictures, image, loaded)
+    samples = graph_inputs([one.frame for one in pictures.calibrating], image)
+    with tempfile.TemporaryDirectory() as name:
+        fp32 = Path(name) / "fp32.onnx"
+        network = to_inference_form(loaded.model)
+        export_onnx(network, fp32, io=image.io, size=None, multiple=image.multiple)
+        judge = Judge(fp32, image, pictures.judging, frame, backend)
+        if arguments.qat:
+            simulated(judge, fp32, samples, arguments.qat, Path(name))
+            return
+        graphs = quantized_whole(fp32, samples, backend, Quantizing(engine="nncf"))
+        costs = measure_sensitivity(graphs, judge, started("", "", ""))
+        print(
+            "| block in INT8 | dB lost | ms won | dB per ms | dark, dB to fp32 | middle | bright |"
+        )
+        print("|---|---|---|---|---|---|---|")
+        for one in costs.worst_first():
+            bins = " | ".join(
+                "-" if value is None else f"{value:.1f}" for value in one.darkness_db.values()
+            )
+            print(
+                f"| {one.block} | {one.loss_db:+.4f} | {one.won_ms or 0.0:+.1f} "
+                f"| {one.db_per_ms:+.5f} | {bins} |"
+            )
+        points = measure_ladder(graphs, "nncf", costs, judge)
+    front = pareto_front(points)
+    print(
+        "\n| blocks in INT8 | rest in | dB lost | time, x fp32 | on the front |\n"
+        "|---|---|---|---|---|"
+    )
+    for one in points:
+        rest = "bf16" if "bf16" in one.precision else "fp32"
+        last = f" (+ {one.blocks[-1]})" if one.blocks else ""
+        print(
+            f"| {len(one.blocks)}{last} | {rest} | {one.loss_db:+.4f} | {one.ratio or 0.0:.2f} "
+            f"| {'yes' if one in front else ''} |"
+        )
+    here = machine.describe()
+    print(f"\n{backend}; {frame.shape[2]}x{frame.shape[1]}; {here.processor}, {here.cores} cores, "
+          f"{', '.join(here.instructions)}; {len(pictures.judging)} pictures")  # fmt: skip
+    short = arguments.weights.removeprefix("shipped:").rpartition("/")[2]
+    picture = arguments.out / f"pareto-{short}.png"
+    write_atomically(picture, drawn(points, f"{arguments.weights}, {backend}, {here.processor}"))
+    print(picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""mirnet-calibrate: a calibration set from the user's own camera."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mirnet_edge.cli.application import command, stderr
+
+if TYPE_CHECKING:
+    from mirnet_edge.calibration.sampling import Sampled
+    from mirnet_edge.export.estimators import Compared
+
+
+def calibrate(
+    source: Annotated[
+        str, typer.Option(help="A camera's number (0 is the first), a video, or a folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="The set's folder; a former set is replaced.")],
+    frames: Annotated[int, typer.Option(help="How many pictures to keep at most.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Also compare minmax, percentile and entropy ranges for these weights."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Sample a calibration set: dark and bright, plain and detailed, no picture twice."""
+    from mirnet_edge.calibration.sampling import sample_set
+
+    console = stderr()
+    with console.status("start") as status:
+        sampled = sample_set(source, out, frames=frames, seed=seed, on_stage=status.update)
+        compared = None
+        if weights is not None:
+            from mirnet_edge.export.estimators import compare_estimators
+
+            compared = compare_estimators(weights, out, status.update)
+    if as_json:
+        print(json.dumps(_figures(sampled, compared)))
+    else:
+        _show(sampled, compared)
+
+
+def _figures(sampled: Sampled, compared: Compared | None) -> dict[str, object]:
+    found = sampled.described
+    figures: dict[str, object] = {
+        "set": str(sampled.folder),
+        "pictures": len(found.files),
+        "seen": found.seen,
+        "near_duplicates": found.near_duplicates,
+    }
+    if compared is not None:
+        figures["best"] = compared.best
+        figures["against_fp32_db"] = {
+            method: trial.against_fp32_db for method, trial in compared.trials.items()
+        }
+    return figures
+
+
+def _show(sampled: Sampled, compared: Compared | None) -> None:
+    found = sampled.described
+    print(
+        f"{sampled.folder}: {len(found.files)} pictures of {found.width}x{found.height} from "
+        f"{found.seen} frames, {found.near_duplicates} near-duplicates dropped"
+    )
+    for method, trial in () if compared is None else compared.trials.items():
+        best = " *" if compared is not None and method == compared.best else ""
+        print(f"{method:10}  {trial.against_fp32_db:6.2f} dB to fp32 (INT8 for TensorRT){best}")
+    print(f"mirnet-export --int8 --calibration {sampled.folder}")
+
+
+main = command(calibrate)
