@@ -32,10 +32,10 @@ def plan(
     All figures are predicted from the graph and data sheets; none is measured, except the rates of
     this processor with --device here.
     """
-    from mirnet_edge.cli.export import parsed_size
+    from mirnet_edge.cli.application import parsed_size
     from mirnet_edge.planning.plan import plan as predicted
 
-    height, width = parsed_size(size)
+    height, width = parsed_size(size, "--size")
     cost, answers = predicted(weights, device or ["all"], height, width, fps)
     if as_json:
         print(json.dumps(_document(weights, cost, answers, fps), indent=1))
