@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from mirnet_edge.cli.application import command, complain, stderr
-from mirnet_edge.cli.export import parsed_size
+from mirnet_edge.cli.application import command, complain, parsed_size, stderr
 from mirnet_edge.errors import OptionError
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ def _two(text: str) -> tuple[str, str]:
 def _order(suite: Suite, name: str | None, root: Path, out: Path) -> Order:
     from mirnet_edge.bench.job import Order
 
-    sizes = tuple(parsed_size(size) for size in suite.sizes)
+    sizes = tuple(parsed_size(size, "--size") for size in suite.sizes)
     if any(min(size) < 1 for size in sizes):
         raise OptionError(f"--size must be positive, found {', '.join(suite.sizes)}")
     words = shlex.join([_PROGRAM, *sys.argv[1:]])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mirnet_edge.cli.application import command
+from mirnet_edge.cli.application import command, parsed_size
 
 if TYPE_CHECKING:
     from mirnet_edge.planning.cost import Cost
@@ -32,7 +32,6 @@ def plan(
     All figures are predicted from the graph and data sheets; none is measured, except the rates of
     this processor with --device here.
     """
-    from mirnet_edge.cli.application import parsed_size
     from mirnet_edge.planning.plan import plan as predicted
 
     height, width = parsed_size(size, "--size")
