@@ -164,3 +164,42 @@ def test_shapes_and_types_that_do_not_fit_are_named(metric):
         metric(image[0], image[0])
     with pytest.raises(ImageError, match=r"uint8, or floating.*int64"):
         metric(image.astype(np.int64), image)
+
+
+def _still_video(noise, count=12):
+    rng = np.random.default_rng(0)
+    scene = np.repeat(np.repeat(rng.uniform(0.1, 0.3, (4, 6, 3)), 16, 0), 16, 1)
+    jitter = rng.normal(0, noise, (count, 1, 1, 1))
+    return (scene * (1 + jitter)).clip(0, 1)
+
+
+def test_flicker_is_one_for_a_constant_gain_and_grows_with_one_that_changes():
+    source = _still_video(0.01)
+    # the floor under dark blocks' brightness weighs a little less on brighter ones
+    assert metrics.flicker(2 * source, source) == pytest.approx(1.0, abs=0.05)
+    unsteady = 2 * source * (1 + 0.02 * (np.arange(12)[:, None, None, None] % 2))
+    assert metrics.flicker(unsteady.clip(0, 1), source) > 1.2
+    held = np.repeat(source.mean(0, keepdims=True), 12, 0)
+    assert metrics.flicker(held, source) == pytest.approx(0.0, abs=1e-9)
+    assert metrics.flicker(source.repeat(2, 1).repeat(2, 2), source) == pytest.approx(1.0)
+    resting = np.full((4, 64, 96, 3), 64, np.uint8)  # exactly
+    assert metrics.flicker(source[:4], resting) == np.inf
+    assert metrics.flicker(resting, resting) == 1.0
+
+
+def test_flicker_counts_what_stands_still_and_nothing_else():
+    source = _still_video(0.001)
+    source[::2, :, :16] = 0.9  # moves
+    worse = source.copy()
+    worse[1::2, :, :16] = 0.0
+    assert metrics.flicker(worse, source) == pytest.approx(1.0)
+    with pytest.raises(ImageError, match="no block of the source stands still"):
+        metrics.flicker(source[..., :16, :], source[..., :16, :])
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 96, 3), (12, 8, 8, 3)], ids=["too short", "too small"])
+def test_flicker_refuses_what_is_no_video(shape):
+    with pytest.raises(ImageError, match="expected two videos of at least 3 frames"):
+        metrics.flicker(np.zeros(shape), np.zeros(shape))
+    with pytest.raises(ImageError, match="expected two videos"):
+        metrics.flicker(np.zeros((4, 64, 64, 3)), np.zeros((5, 64, 64, 3)))

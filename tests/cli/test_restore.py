@@ -269,3 +269,26 @@ def test_help_answers_without_anything_heavy():
     heavy = {"numpy", "torch", "openvino", "onnxruntime", "cv2", "PIL", "pydantic"}
     assert heavy.isdisjoint(modules)
     assert "mirnet_edge.cli.application" in modules  # the list is one
+
+
+@pytest.mark.parametrize("tile", ["--tile=32x24", "--tile=auto", "--max-memory=512"])
+def test_a_large_picture_is_restored_in_tiles(tile, ran, make_bundle, make_picture, out):
+    image = make_picture("in/a.png", 150, 211)
+    bundle = make_bundle(size=(96, 96) if tile == "--tile=auto" else None)
+    if tile == "--tile=32x24":  # smaller than the overlap of a graph that nobody measured
+        result = ran(main, image, "--bundle", bundle, "--out", out, tile)
+        assert result.code == 2
+        assert "tiles of 24 pixels and an overlap of 64 leave nothing" in result.line
+        tile = "--tile=96x80"
+    result = ran(main, image, "--bundle", bundle, "--out", out, tile)
+    assert (result.code, result.out) == (0, "")
+    restored = read_picture(out / "a.png").frame
+    assert np.abs(restored - _brightened(image)).max() <= 1
+
+
+def test_a_tile_that_is_no_size_is_one_line(ran, make_bundle, make_picture, out):
+    result = ran(
+        main, make_picture("in/a.png"), "--bundle", make_bundle(), "--out", out, "--tile", "big"
+    )
+    assert result.code == 2
+    assert "--tile must be WIDTHxHEIGHT" in result.line

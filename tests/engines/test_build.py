@@ -317,6 +317,8 @@ class _Fake(types.ModuleType):
         self.profile_index = 0
         self.plan: bytes | None = b"plan"
         self.asked: dict = {}
+        self.inputs: dict = {"frames": (-1, -1, -1, 3)}
+        self.shapes: dict = {}
         fake = self
 
         class ILogger:
@@ -347,8 +349,16 @@ class _Fake(types.ModuleType):
 
             def create_network(self, flags):
                 fake.asked["flags"] = flags
+<<<<<<< HEAD:tests/engines/test_build.py
                 entry = types.SimpleNamespace(name="frames", shape=(-1, -1, -1, 3))
                 return types.SimpleNamespace(num_inputs=1, get_input=[entry].__getitem__)
+=======
+                entries = [
+                    types.SimpleNamespace(name=name, shape=shape)
+                    for name, shape in fake.inputs.items()
+                ]
+                return types.SimpleNamespace(get_input=entries.__getitem__, num_inputs=len(entries))
+>>>>>>> anchored:tests/export/test_engine.py
 
             def create_builder_config(self):
                 return types.SimpleNamespace(
@@ -358,7 +368,7 @@ class _Fake(types.ModuleType):
 
             def create_optimization_profile(self):
                 return types.SimpleNamespace(
-                    set_shape=lambda *shapes: fake.asked.update(shapes=shapes)
+                    set_shape=lambda name, *shapes: fake.shapes.update({name: shapes})
                 )
 
             def build_serialized_network(self, network, config):
@@ -419,8 +429,15 @@ def test_a_plan_is_written_as_it_is(fake, build, tmp_path):
     facts = build()
     assert (tmp_path / "net.plan").read_bytes() == b"plan"
     assert fake.asked["path"] == str(tmp_path / "net.onnx")
-    assert fake.asked["shapes"] == ("frames", _ANY.minimum, _ANY.usual, _ANY.maximum)
+    assert fake.shapes == {"frames": (_ANY.minimum, _ANY.usual, _ANY.maximum)}
     assert (facts.flavour, facts.version, facts.graph) == ("tensorrt", "10.3.0", "net")
+
+
+def test_the_vectors_of_an_anchored_graph_have_a_row_for_each_frame(fake, build):
+    fake.inputs |= {"globals_in": (-1, 242), "memory": (1,)}
+    build()
+    assert fake.shapes["globals_in"] == ((1, 242), (1, 242), (2, 242))
+    assert fake.shapes["memory"] == ((1,), (1,), (1,))
 
 
 def test_a_workspace_is_given_in_bytes_and_only_if_asked_for(fake, build):
