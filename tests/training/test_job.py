@@ -325,3 +325,36 @@ def test_what_is_asked_for_goes_before_the_recipe(tmp_path, write_pairs):
     assert loaded.model.config.channels == (8, 8, 16)
     assert loaded.card.recipe["ema"] == 0.5
     assert loaded.card.recipe["schedule"] == "constant"
+
+
+def test_training_for_int8_moves_weights_and_scales_and_saves_plain_weights(
+    tmp_path, write_pairs, save_weights
+):
+    data, init = write_pairs(tmp_path / "photos", 12), save_weights()
+    request = _request(data, tmp_path / "out", init=str(init), qat=True)
+    done = train_weights(request, Watched())
+    found, before = checkpoints.load(done.weights), checkpoints.load(init)
+    assert found.card.parent == found.card.teacher == sha256_of(init)
+    assert found.card.recipe["teacher_weight"] == 0.8
+    assert not torch.equal(found.model.stem.weight, before.model.stem.weight)
+    # the exposure branch rests
+    pairs = zip(found.model.exposure.parameters(), before.model.exposure.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+    scales = [value for key, value in done.network.state_dict().items() if "quantizer" in key]
+    assert scales
+    assert all(float(scale) > 0.0 for scale in scales)
+
+
+def test_training_for_int8_goes_on_where_it_stopped(tmp_path, write_pairs, save_weights):
+    data, init = write_pairs(tmp_path / "photos", 12), save_weights()
+    request = _request(data, tmp_path / "out", init=str(init), qat=True)
+    train_weights(request, Watched())
+    again = Watched()
+    train_weights(request, again)
+    assert again.started == [(2, 2)]
+
+
+def test_training_for_int8_needs_weights(tmp_path, write_pairs):
+    data = write_pairs(tmp_path / "photos", 12)
+    with pytest.raises(OptionError, match="--qat trains weights that restore already"):
+        train_weights(_request(data, tmp_path / "out", qat=True), Watched())
