@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mirnet_edge.errors import ImageError
+from mirnet_edge.errors import ImageError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -87,6 +87,23 @@ def require_batch(batch: Tensor, network: str, channels: int, multiple: int) -> 
             f"frame is {width}x{height}; {network} takes multiples of {multiple}. "
             "Pad it with images.pad_to_multiple"
         )
+
+
+def inner_widths(
+    name: str, given: Sequence[int] | None, usual: tuple[int, ...]
+) -> tuple[int, ...] | None:
+    """Return the channels inside blocks as a config holds them: None where they are the usual ones.
+
+    Raises:
+        OptionError: Not one positive number for each of the usual ones.
+    """
+    if given is None or tuple(given) == usual:
+        return None
+    if len(given) != len(usual) or min(given) < 1:
+        raise OptionError(
+            f"{name} must be {len(usual)} positive numbers, found {', '.join(map(str, given))}"
+        )
+    return tuple(given)
 
 
 def count_indices(keys: Iterable[str], prefix: str) -> int:

@@ -27,6 +27,7 @@ from mirnet_edge.models.blocks import (
     conv1x1,
     conv3x3,
     count_indices,
+    inner_widths,
     require_batch,
 )
 
@@ -59,6 +60,16 @@ class MIRNetConfig:
     factor: int = 2
     """From stream to stream, what resolution is divided and channels multiplied by (authors:
     stride). The paper's resizing modules exist for 2 alone."""
+    unit_widths: tuple[int, ...] | None = None
+    """Channels inside each stream's dual attention units, between their two 3x3 convolutions; None:
+    as many as the stream has. This and the next two differ from the paper where a network was
+    pruned."""
+    down_widths: tuple[int, ...] | None = None
+    """Channels inside the modules that halve the resolution of all streams but the last; None: as
+    many as that stream has."""
+    up_widths: tuple[int, ...] | None = None
+    """Channels inside the modules that double the resolution of all streams but the first; None:
+    as many as that stream has."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that make no network."""
@@ -77,6 +88,11 @@ class MIRNetConfig:
             )
         if self.factor != 2:
             raise OptionError(f"factor must be 2, found {self.factor}")
+        full = self.widths
+        for name, usual in (
+            ("unit_widths", full), ("down_widths", full[:-1]), ("up_widths", full[1:])
+        ):  # fmt: skip
+            object.__setattr__(self, name, inner_widths(name, getattr(self, name), usual))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -121,12 +137,10 @@ class ChannelAttention(nn.Module):
 class DualAttentionUnit(nn.Module):
     """Two convolutions and both kinds of attention on their result ("DAU in the paper", 3.2)."""
 
-    def __init__(self, channels: int, activation: nn.PReLU) -> None:
-        """Keep the number of channels; ACTIVATION is shared with other units."""
+    def __init__(self, channels: int, inner: int, activation: nn.PReLU) -> None:
+        """Keep the number of channels, with INNER in between; ACTIVATION is shared with others."""
         super().__init__()
-        self.body = nn.Sequential(
-            conv3x3(channels, channels), activation, conv3x3(channels, channels)
-        )
+        self.body = nn.Sequential(conv3x3(channels, inner), activation, conv3x3(inner, channels))
         self.SA = SpatialAttention()
         self.CA = ChannelAttention(channels)
         self.conv1x1 = conv1x1(2 * channels, channels)
@@ -164,15 +178,16 @@ class BlurredHalving(nn.Module):
 class ResidualDownsampling(nn.Module):
     """Halve the resolution and double the channels (paper, 3.3)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inner: int) -> None:
+        """Take CHANNELS, with INNER in between (in the paper as many)."""
         super().__init__()
         self.top = nn.Sequential(
-            conv1x1(channels, channels),
+            conv1x1(channels, inner),
             nn.PReLU(),
-            conv3x3(channels, channels),
+            conv3x3(inner, inner),
             nn.PReLU(),
-            BlurredHalving(channels),
-            conv1x1(channels, 2 * channels),
+            BlurredHalving(inner),
+            conv1x1(inner, 2 * channels),
         )
         self.bot = nn.Sequential(BlurredHalving(channels), conv1x1(channels, 2 * channels))
 
@@ -186,16 +201,15 @@ class ResidualDownsampling(nn.Module):
 class ResidualUpsampling(nn.Module):
     """Double the resolution and halve the channels (paper, 3.3)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, inner: int) -> None:
+        """Take CHANNELS, with INNER in between (in the paper as many)."""
         super().__init__()
         self.top = nn.Sequential(
-            conv1x1(channels, channels),
+            conv1x1(channels, inner),
             nn.PReLU(),
-            nn.ConvTranspose2d(
-                channels, channels, 3, stride=2, padding=1, output_padding=1, bias=False
-            ),
+            nn.ConvTranspose2d(inner, inner, 3, stride=2, padding=1, output_padding=1, bias=False),
             nn.PReLU(),
-            conv1x1(channels, channels // 2),
+            conv1x1(inner, channels // 2),
         )
         self.bot = nn.Sequential(
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
@@ -220,21 +234,22 @@ class MultiScaleResidualBlock(nn.Module):
         """Keep the number of channels; ACTIVATION serves all the dual attention units."""
         super().__init__()
         widths, lowest = config.widths, config.streams - 1
-        units = [DualAttentionUnit(width, activation) for width in widths]
+        inner = config.unit_widths or widths
+        units = [DualAttentionUnit(*both, activation) for both in zip(widths, inner, strict=True)]
         self.blocks = nn.ModuleList(nn.ModuleList([unit] * config.columns) for unit in units)
         self.last_up = nn.ModuleDict(
-            {str(stream): _resizing(widths[stream], -stream) for stream in range(1, lowest + 1)}
+            {str(stream): _resizing(config, stream, -stream) for stream in range(1, lowest + 1)}
         )
         self.down = nn.ModuleDict(
             {
-                f"{widths[stream]}_{2**steps}": _resizing(widths[stream], steps)
+                f"{widths[stream]}_{2**steps}": _resizing(config, stream, steps)
                 for stream in range(lowest)
                 for steps in range(lowest - stream, 0, -1)
             }
         )
         self.up = nn.ModuleDict(
             {
-                f"{widths[stream]}_{2**steps}": _resizing(widths[stream], -steps)
+                f"{widths[stream]}_{2**steps}": _resizing(config, stream, -steps)
                 for stream in range(lowest, 0, -1)
                 for steps in range(stream, 0, -1)
             }
@@ -345,7 +360,13 @@ def config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetConfig:
     channels, in_channels = tensors["conv_in.weight"].shape[:2]
     block = "body.0.body.0.blocks."
     streams = count_indices(tensors, block)
-    factor = tensors[f"{block}1.0.body.0.weight"].shape[0] // channels if streams > 1 else 2
+    # the second convolution: what is inside a unit may have been pruned
+    factor = tensors[f"{block}1.0.body.2.weight"].shape[0] // channels if streams > 1 else 2
+    first = "body.0.body.0."
+    ways = {
+        "down": [f"down.{channels * factor**stream}_2" for stream in range(streams - 1)],
+        "up": [f"last_up.{stream}" for stream in range(1, streams)],
+    }
     return MIRNetConfig(
         in_channels=in_channels,
         out_channels=tensors["conv_out.weight"].shape[0],
@@ -355,15 +376,26 @@ def config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetConfig:
         streams=streams,
         columns=count_indices(tensors, f"{block}0."),
         factor=factor,
+        unit_widths=tuple(
+            tensors[f"{block}{stream}.0.body.0.weight"].shape[0] for stream in range(streams)
+        ),
+        **{
+            f"{way}_widths": tuple(
+                tensors[f"{first}{name}.body.0.top.0.weight"].shape[0] for name in names
+            )
+            for way, names in ways.items()
+        },
     )
 
 
-def _resizing(channels: int, steps: int) -> nn.Module:
-    """Return the way from a stream of CHANNELS to one STEPS lower, or higher for negative STEPS."""
+def _resizing(config: MIRNetConfig, stream: int, steps: int) -> nn.Module:
+    """Return the way from a stream to the one STEPS lower, or higher for negative STEPS."""
+    widths = config.widths
+    down, up = config.down_widths or widths[:-1], config.up_widths or widths[1:]
     modules = [
-        ResidualDownsampling(channels << step)
+        ResidualDownsampling(widths[stream + step], down[stream + step])
         if steps > 0
-        else ResidualUpsampling(channels >> step)
+        else ResidualUpsampling(widths[stream - step], up[stream - step - 1])
         for step in range(abs(steps))
     ]
     return nn.Sequential(OrderedDict(body=nn.Sequential(*modules)))

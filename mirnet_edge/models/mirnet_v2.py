@@ -26,6 +26,7 @@ from mirnet_edge.models.blocks import (
     conv1x1,
     conv3x3,
     count_indices,
+    inner_widths,
     require_batch,
 )
 
@@ -60,6 +61,9 @@ class MIRNetV2Config:
     """For each recursive residual group, the groups of its blocks' 3x3 convolutions."""
     task: str | None = None
     """`defocus_deblurring` changes the network; any other value is a remark."""
+    unit_widths: tuple[int, ...] | None = None
+    """Channels inside each stream's residual contextual blocks, between their two 3x3 convolutions;
+    None: as many as the stream has. Others than the paper's where a network was pruned."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that make no network."""
@@ -80,10 +84,13 @@ class MIRNetV2Config:
                 f"conv_groups must have one number for each of the {self.groups} groups, "
                 f"found {self.conv_groups}"
             )
+        inner = inner_widths("unit_widths", self.unit_widths, self.widths)
+        object.__setattr__(self, "unit_widths", inner)
+        widths = (*self.widths, *(inner or ()))
         for number in self.conv_groups:
-            if number < 1 or any(width % number for width in self.widths):
+            if number < 1 or any(width % number for width in widths):
                 raise OptionError(
-                    f"each of conv_groups must divide the streams' channels {self.widths}, "
+                    f"each of conv_groups must divide the streams' channels {widths}, "
                     f"found {number}"
                 )
 
@@ -125,12 +132,13 @@ class ContextModule(nn.Module):
 class ResidualContextualBlock(nn.Module):
     """Two convolutions and the frame's context, plus the input ("RCB in the paper", 3.2)."""
 
-    def __init__(self, channels: int, conv_groups: int) -> None:
+    def __init__(self, channels: int, inner: int, conv_groups: int) -> None:
+        """Keep the number of channels, with INNER in between (in the paper as many)."""
         super().__init__()
         self.body = nn.Sequential(
-            conv3x3(channels, channels, conv_groups),
+            conv3x3(channels, inner, conv_groups),
             _activation(),
-            conv3x3(channels, channels, conv_groups),
+            conv3x3(inner, channels, conv_groups),
         )
         self.act = _activation()
         self.gcnet = ContextModule(channels)
@@ -147,13 +155,14 @@ class MultiScaleResidualBlock(nn.Module):
     The second pass has ups of its own and the first pass's blocks and fusions.
     """
 
-    def __init__(self, widths: tuple[int, int, int], conv_groups: int) -> None:
-        """Give each stream its channels; CONV_GROUPS is that of the 3x3 convolutions."""
+    def __init__(self, config: MIRNetV2Config, conv_groups: int) -> None:
+        """CONV_GROUPS is that of the 3x3 convolutions."""
         super().__init__()
-        top, middle, bottom = widths
-        self.dau_top = ResidualContextualBlock(top, conv_groups)
-        self.dau_mid = ResidualContextualBlock(middle, conv_groups)
-        self.dau_bot = ResidualContextualBlock(bottom, conv_groups)
+        top, middle, bottom = config.widths
+        inner = config.unit_widths or config.widths
+        self.dau_top = ResidualContextualBlock(top, inner[0], conv_groups)
+        self.dau_mid = ResidualContextualBlock(middle, inner[1], conv_groups)
+        self.dau_bot = ResidualContextualBlock(bottom, inner[2], conv_groups)
         self.down2 = _halving(top, middle)
         self.down4 = nn.Sequential(_halving(top, middle), _halving(middle, bottom))
         self.up21_1 = _doubling(middle, top)
@@ -183,7 +192,7 @@ class RecursiveResidualGroup(nn.Module):
         """CONV_GROUPS is that of the blocks; the group's own convolution has none."""
         super().__init__()
         self.body = nn.Sequential(
-            *(MultiScaleResidualBlock(config.widths, conv_groups) for _ in range(config.blocks)),
+            *(MultiScaleResidualBlock(config, conv_groups) for _ in range(config.blocks)),
             conv3x3(config.channels, config.channels),
         )
 
@@ -247,18 +256,21 @@ def config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetV2Config:
     """
     channels, in_channels = tensors["conv_in.weight"].shape[:2]
     out_channels = tensors["conv_out.weight"].shape[0]
-    units = [tensors[f"body.0.body.0.dau_{stream}.body.0.weight"] for stream in ("mid", "bot")]
+    streams = [f"body.0.body.0.dau_{stream}.body." for stream in ("top", "mid", "bot")]
+    # the second convolution: what is inside a block may have been pruned
+    middle, bottom = (tensors[f"{stream}2.weight"].shape[0] for stream in streams[1:])
     groups = count_indices(tensors, "body.")
     first = [tensors[f"body.{group}.body.0.dau_top.body.0.weight"] for group in range(groups)]
     return MIRNetV2Config(
         in_channels=in_channels,
         out_channels=out_channels,
         channels=channels,
-        channel_factor=_channel_factor(channels, units[0].shape[0], units[1].shape[0]),
+        channel_factor=_channel_factor(channels, middle, bottom),
         groups=groups,
         blocks=count_indices([key for key in tensors if ".dau_top." in key], "body.0.body."),
         conv_groups=tuple(channels // max(weight.shape[1], 1) for weight in first),
         task=None if in_channels == out_channels else DEFOCUS_TASK,
+        unit_widths=tuple(tensors[f"{stream}0.weight"].shape[0] for stream in streams),
     )
 
 

@@ -180,7 +180,7 @@ def test_the_shape_is_told_from_the_tensors(config: MIRNetV2Config) -> None:
 
 def test_tensors_that_no_factor_explains_are_refused() -> None:
     tensors = MIRNetV2(TINY).state_dict()
-    tensors["body.0.body.0.dau_bot.body.0.weight"] = torch.zeros(100, 100, 3, 3)
+    tensors["body.0.body.0.dau_bot.body.2.weight"] = torch.zeros(100, 100, 3, 3)
     with pytest.raises(OptionError, match="8, 12 and 100"):
         config_from_tensors(tensors)
 

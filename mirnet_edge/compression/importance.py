@@ -1,0 +1,152 @@
+"""What each channel and block of a network is worth."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from mirnet_edge.compression.channels import axes_of, spaces_of
+from mirnet_edge.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from mirnet_edge.compression.channels import Axes, Space
+
+    Loss = Callable[[nn.Module], Tensor]
+    """Return a network's loss on one batch, a scalar."""
+
+IMPORTANCES = ("taylor", "magnitude", "random")
+
+
+def magnitude(network: nn.Module) -> dict[str, Tensor]:
+    """Return the squared L2 norm of all that touches a channel, as a share of its space's.
+
+    A share, because norms of different layers say nothing about each other.
+    """
+    return _shares(network, lambda tensor: tensor.square())
+
+
+def taylor(network: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
+    """Return the expected square of what removing a channel adds to the loss, to first order.
+
+    Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8:
+    the mean over batches of (sum of gradient times weight)², here over all that touches a channel.
+
+    Args:
+        network: Left as it is.
+        losses: One for each batch.
+
+    Raises:
+        OptionError: No batch.
+    """
+    measured = copy.deepcopy(network).requires_grad_(requires_grad=True)
+    axes = axes_of(measured)
+    total: dict[str, Tensor] = {}
+    count = 0
+    for loss in losses:
+        measured.zero_grad(set_to_none=True)
+        loss(measured).backward()  # type: ignore[no-untyped-call]
+        products = {
+            key: weight.detach() * weight.grad
+            for key, weight in _once(measured).items()
+            if weight.grad is not None
+        }
+        for name, row in _summed(products, axes, _spaces(measured, axes)).items():
+            total[name] = total.get(name, torch.zeros_like(row)) + row.square()
+        count += 1
+    if not count:
+        raise OptionError("expected at least one batch to measure importance on, found none")
+    return {name: row / count for name, row in total.items()}
+
+
+def random_scores(network: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Return chance, as a share of each space: what the others must beat."""
+    generator = torch.Generator().manual_seed(seed)
+    return _normalised(
+        {
+            name: torch.rand(space.size, generator=generator)
+            for name, space in _spaces(network, axes_of(network)).items()
+        }
+    )
+
+
+def block_usefulness(network: nn.Module, losses: Sequence[Loss]) -> list[list[float]]:
+    """Return what the loss gains from each multi-scale block, group by group.
+
+    Each block adds to its input, so a network without it is measured by letting the input pass.
+
+    Raises:
+        OptionError: No batch.
+    """
+    if not losses:
+        raise OptionError("expected at least one batch to measure usefulness on, found none")
+    measured = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+    whole = _mean(measured, losses)
+    blocks: int = measured.config.blocks  # type: ignore[union-attr, assignment]
+    rows = []
+    for group in _block_lists(measured):
+        row = []
+        for place in range(blocks):
+            block = group[place]
+            group[place] = nn.Identity()
+            row.append(_mean(measured, losses) - whole)
+            group[place] = block
+        rows.append(row)
+    return rows
+
+
+def _block_lists(network: nn.Module) -> list[nn.Sequential]:
+    blocks = getattr(network, "blocks", None)
+    if isinstance(blocks, nn.Sequential):
+        return [blocks]
+    body: Any = network.body
+    return [cast("nn.Sequential", group.body) for group in body]
+
+
+def _mean(network: nn.Module, losses: Sequence[Loss]) -> float:
+    with torch.no_grad():
+        return sum(float(loss(network)) for loss in losses) / len(losses)
+
+
+def _once(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters, those that serve in several places once."""
+    return dict(network.named_parameters())
+
+
+def _spaces(network: nn.Module, axes: Mapping[str, Axes]) -> dict[str, Space]:
+    return spaces_of(network.state_dict(), axes)
+
+
+def _shares(network: nn.Module, value: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    axes = axes_of(network)
+    values = {key: value(weight.detach()) for key, weight in _once(network).items()}
+    return _normalised(_summed(values, axes, _spaces(network, axes)))
+
+
+def _normalised(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: row / row.sum().clamp_min(1e-30) for name, row in scores.items()}
+
+
+def _summed(
+    values: Mapping[str, Tensor], axes: Mapping[str, Axes], spaces: Mapping[str, Space]
+) -> dict[str, Tensor]:
+    """Sum tensors over all that touches each channel of each space."""
+    total = {name: torch.zeros(space.size) for name, space in spaces.items()}
+    for key, tensor in values.items():
+        for place, axis in enumerate(axes[key]):
+            if axis is None:
+                continue
+            if axis.parts > 1:  # one row for each group: its inputs are the next part
+                rows = tensor.reshape(axis.parts, -1, *tensor.shape[1:])
+                summed = rows.sum(dim=(1, *range(3, rows.ndim))).flatten()
+            else:
+                others = [other for other in range(tensor.ndim) if other != place]
+                summed = tensor.sum(dim=others) if others else tensor
+            total[axis.space] += summed.reshape(axis.copies, -1).sum(0).cpu()
+    return total
