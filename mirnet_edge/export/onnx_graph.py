@@ -28,6 +28,7 @@ def export_onnx(
     io: Literal["uint8", "float"],
     size: tuple[int, int] | None,
     multiple: int,
+    channels: int = 3,
 ) -> None:
     """Write a network, with the image contract around it, as an fp32 ONNX file.
 
@@ -39,6 +40,7 @@ def export_onnx(
         size: (height, width) of a graph for one frame of one size; None for up to 16 frames of
             any size that is a multiple.
         multiple: Height and width are multiples of this.
+        channels: What a part of a network takes instead of colours, with `io="float"`.
 
     Raises:
         GraphError: The network cannot be exported.
@@ -53,7 +55,7 @@ def export_onnx(
     example = (
         torch.zeros((count, height, width, 3), dtype=torch.uint8)
         if io == "uint8"
-        else torch.zeros((count, 3, height, width))
+        else torch.zeros((count, channels, height, width))
     )
     deployed: nn.Module = FrameInterface(network, io)
     examples, inputs, outputs = [example], [INPUT], [OUTPUT]

@@ -292,6 +292,21 @@ class GraphRunner(_Opened):
         self.stages_s = (before, network, after)
         return restored, vectors
 
+    def infer(self, fed: NDArray[Any]) -> NDArray[Any]:
+        """Run the graph once on what it takes itself: nothing is checked, padded or converted.
+
+        Args:
+            fed: Contiguous, with a batch of one.
+
+        Returns:
+            What the graph gives; it may be overwritten by the next call.
+
+        Raises:
+            EngineError: Used outside `with`.
+        """
+        self._require_open(self.name)
+        return self._infer(fed)
+
     def _restored(self, padded: Frames, vectors: Vectors, memory: float) -> tuple[Frames, Vectors]:
         """Return (1, scale H, scale W, 3) uint8 of (1, H, W, 3) uint8 whose sides fit."""
         floating = self.image.io == "float"

@@ -349,16 +349,11 @@ class _Fake(types.ModuleType):
 
             def create_network(self, flags):
                 fake.asked["flags"] = flags
-<<<<<<< HEAD:tests/engines/test_build.py
-                entry = types.SimpleNamespace(name="frames", shape=(-1, -1, -1, 3))
-                return types.SimpleNamespace(num_inputs=1, get_input=[entry].__getitem__)
-=======
                 entries = [
                     types.SimpleNamespace(name=name, shape=shape)
                     for name, shape in fake.inputs.items()
                 ]
                 return types.SimpleNamespace(get_input=entries.__getitem__, num_inputs=len(entries))
->>>>>>> anchored:tests/export/test_engine.py
 
             def create_builder_config(self):
                 return types.SimpleNamespace(

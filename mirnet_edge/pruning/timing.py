@@ -1,0 +1,307 @@
+"""The latency table: what each narrower width saves on this machine, in one backend.
+
+Each row is a graph as it is deployed, exported and timed in turn with the others. What lies inside
+the blocks is timed as the block alone, times how often it runs: a difference of two whole networks
+would drown in noise.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field, PositiveFloat, ValidationError
+
+from mirnet_edge.checkpoints.families import family_of, plain_config
+from mirnet_edge.compression.inference_form import to_inference_form
+from mirnet_edge.dependencies import require
+from mirnet_edge.errors import OptionError
+from mirnet_edge.export.onnx_graph import export_onnx
+from mirnet_edge.files import write_atomically
+from mirnet_edge.manifest import Document, ImageContract, MachineFacts
+from mirnet_edge.models.mirnet import DualAttentionUnit, ResidualDownsampling, ResidualUpsampling
+from mirnet_edge.models.mirnet_v2 import ResidualContextualBlock
+from mirnet_edge.pruning.choice import Base
+from mirnet_edge.pruning.widths import Knob, bases_of, knobs_of, with_widths
+from mirnet_edge.runtime.machine import describe
+from mirnet_edge.runtime.measure import measure_interleaved, p50
+from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+
+    from mirnet_edge.runtime.runner import GraphRunner, Runner
+
+_RUNNERS: dict[str, type[OpenVinoRunner | OnnxRuntimeRunner]] = {
+    "openvino": OpenVinoRunner,
+    "onnxruntime": OnnxRuntimeRunner,
+}
+_BATCH = 16  # graphs that are open at once
+_WHOLE = "whole"
+
+
+class Conditions(Document):
+    """What a table holds for, and nothing else."""
+
+    machine: MachineFacts
+    backend: str
+    backend_version: str
+    size: tuple[int, int]
+    """(height, width) of the frame."""
+    round_to: int
+    architecture: str
+    config: dict[str, Any]
+
+
+class LatencyTable(Document):
+    """Milliseconds of each row, by its name."""
+
+    schema_version: Literal[1] = 1
+    conditions: Conditions
+    rounds: int = Field(ge=1)
+    rows: dict[str, PositiveFloat]
+
+
+def conditions_of(
+    network: nn.Module, backend: str, size: tuple[int, int], round_to: int
+) -> Conditions:
+    """Return what a table of this network would hold for, here and now.
+
+    Raises:
+        OptionError: No such backend, a size that is no frame of the network, or no rounding.
+        MissingDependencyError: The backend is not installed.
+    """
+    if backend not in _RUNNERS:
+        raise OptionError(f"--backend must be {' or '.join(_RUNNERS)}, found {backend!r}")
+    if round_to < 1:
+        raise OptionError(f"--round-to must be at least 1, found {round_to}")
+    multiple: int = network.multiple  # type: ignore[assignment]
+    if min(size) < 1 or any(side % multiple for side in size):
+        raise OptionError(
+            f"--size must be multiples of {multiple} for this network, found {size[1]}x{size[0]}"
+        )
+    return Conditions(
+        machine=describe(),
+        backend=backend,
+        backend_version=str(require(backend, f"the backend {backend}").__version__),
+        size=size,
+        round_to=round_to,
+        architecture=family_of(network).name,
+        config=plain_config(network.config),
+    )
+
+
+def read_table(path: Path, expected: Conditions) -> LatencyTable:
+    """Return the table of a file.
+
+    Raises:
+        OptionError: No table, or one that was measured under other conditions; names them.
+    """
+    try:
+        table = LatencyTable.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise OptionError(
+            f"{path} is not a latency table; expected one that mirnet-prune wrote. Remove it to "
+            "measure anew"
+        ) from error
+    found, wanted = (one.model_dump(mode="json") for one in (table.conditions, expected))
+    stale = [name for name in wanted if found[name] != wanted[name]]
+    if stale:
+        raise OptionError(
+            f"{path} was measured with another {', '.join(stale)}; remove it to measure anew, or "
+            "give another --out"
+        )
+    return table
+
+
+def measure_table(
+    network: nn.Module,
+    conditions: Conditions,
+    path: Path,
+    *,
+    rounds: int = 15,
+    on_stage: Callable[[str], None] = lambda what: None,
+) -> LatencyTable:
+    """Measure every row and write the table, whole or not at all.
+
+    Raises:
+        MirnetEdgeError: A graph cannot be exported, run or written.
+    """
+    graphs: dict[str, tuple[nn.Module, tuple[int, int, int]]] = {}
+    for base in bases_of(network.config, conditions.round_to):
+        for name, graph in _rows(network, base, conditions).items():
+            graphs.setdefault(name, graph)
+    milliseconds: dict[str, float] = {}
+    names = list(graphs)
+    for first in range(0, len(names), _BATCH):
+        chosen = names[first : first + _BATCH]
+        on_stage(f"time {first + len(chosen)} of {len(names)} graphs")
+        milliseconds |= _timed({name: graphs[name] for name in chosen}, conditions, rounds)
+    table = LatencyTable(conditions=conditions, rounds=rounds, rows=milliseconds)
+    write_atomically(path, json.dumps(table.model_dump(mode="json"), indent=1).encode())
+    return table
+
+
+def bases_from(table: LatencyTable, network: nn.Module) -> list[Base]:
+    """Return what `choice.choose` takes.
+
+    Raises:
+        KeyError: The table is of another network.
+    """
+    conditions, rows = table.conditions, table.rows
+    found = []
+    for config in bases_of(network.config, conditions.round_to):
+        whole = rows[_row(config, _WHOLE, 0)]
+        saved: dict[tuple[Knob, int], float] = {}
+        for knob in knobs_of(config, conditions.round_to):
+            if knob.field == "channels":
+                calls, full = 1, whole
+            else:
+                calls = _part(network, config, knob, conditions.size)[2]
+                full = rows[_row(config, knob.name, knob.values[0])]
+            for value in knob.values[1:]:
+                saved[knob, value] = calls * (full - rows[_row(config, knob.name, value)])
+        found.append(Base(config, whole, saved))
+    return found
+
+
+def time_networks(
+    networks: Mapping[str, nn.Module], conditions: Conditions, *, rounds: int = 15
+) -> dict[str, list[float]]:
+    """Return milliseconds per run of whole networks as they are deployed, interleaved."""
+    with tempfile.TemporaryDirectory() as folder:
+        runners: dict[str, Runner] = {}
+        for number, (name, network) in enumerate(networks.items()):
+            file = Path(folder) / f"{number}.onnx"
+            image = _export(network, file, conditions.size, "uint8", 3)
+            runners[name] = _RUNNERS[conditions.backend](file, image, name=name, precision="fp32")
+        frame = np.random.default_rng(0).integers(0, 60, (1, *conditions.size, 3), dtype=np.uint8)
+        return measure_interleaved(runners, frame, rounds=rounds)
+
+
+def _row(config: Any, knob: str, value: int) -> str:  # noqa: ANN401  # the families' configs have no type in common
+    widths = config.channels if isinstance(config.channels, tuple) else (config.channels,)
+    trunk = ",".join(map(str, widths))
+    return f"{trunk} {knob}" if knob == _WHOLE else f"{trunk} {knob}={value}"
+
+
+def _rows(
+    network: nn.Module,
+    base: Any,  # noqa: ANN401  # as above
+    conditions: Conditions,
+) -> dict[str, tuple[nn.Module, tuple[int, int, int]]]:
+    """Return the graphs of one trunk, with (channels, height, width) of what each takes."""
+    build = family_of(network).network
+    shape = (getattr(base, "in_channels", 3), *conditions.size)
+    found = {_row(base, _WHOLE, 0): (build(base).eval(), shape)}
+    for knob in knobs_of(base, conditions.round_to):
+        for value in knob.values:
+            config = with_widths(base, {knob: value})
+            name = _row(base, knob.name, value)
+            if knob.field != "channels":
+                found[name] = _part(network, config, knob, conditions.size)[:2]
+            elif value != knob.values[0]:
+                found[name] = (build(config).eval(), shape)
+    return found
+
+
+def _part(
+    network: nn.Module,
+    config: Any,  # noqa: ANN401  # as above
+    knob: Knob,
+    size: tuple[int, int],
+) -> tuple[nn.Module, tuple[int, int, int], int]:
+    """Return a block that has this width inside, what it takes, and how often such blocks run."""
+    import torch
+
+    narrow = family_of(network).network(config).eval()
+    path = next(path for path, module in narrow.named_modules() if _has(module, knob, config))
+    seen: list[tuple[int, int, int]] = []
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+        del module, output
+        seen.append(tuple(inputs[0].shape[1:]))
+
+    blank = copy.deepcopy(narrow).to("meta")
+    for module in blank.modules():
+        if _has(module, knob, config):
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        blank(torch.empty(1, config.in_channels, *size, device="meta"))
+    return narrow.get_submodule(path), seen[0], len(seen)
+
+
+def _has(module: nn.Module, knob: Knob, config: Any) -> bool:  # noqa: ANN401  # as above
+    """Say whether this is a block whose inner width the knob is."""
+    widths: tuple[int, ...] = config.widths
+    if knob.field == "unit_widths":
+        if isinstance(module, DualAttentionUnit):
+            return bool(module.conv1x1.out_channels == widths[knob.index])
+        if isinstance(module, ResidualContextualBlock):
+            return bool(module.body[2].out_channels == widths[knob.index])
+        return False
+    kind, stream = (
+        (ResidualDownsampling, knob.index)
+        if knob.field == "down_widths"
+        else (ResidualUpsampling, knob.index + 1)
+    )
+    if not isinstance(module, kind):
+        return False
+    return bool(module.top[0].in_channels == widths[stream])
+
+
+def _timed(
+    graphs: Mapping[str, tuple[nn.Module, tuple[int, int, int]]],
+    conditions: Conditions,
+    rounds: int,
+) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        runners: dict[str, Runner] = {}
+        for number, (name, (module, shape)) in enumerate(graphs.items()):
+            file = Path(folder) / f"{number}.onnx"
+            image = _export(module, file, shape[1:], "float", shape[0])
+            runner = _RUNNERS[conditions.backend](file, image, name=name, precision="fp32")
+            runners[name] = _Fed(runner, shape)
+        nothing = np.zeros((1, 1, 1, 3), np.uint8)
+        samples = measure_interleaved(runners, nothing, rounds=rounds)
+    return {name: p50(values) for name, values in samples.items()}
+
+
+def _export(
+    network: nn.Module,
+    file: Path,
+    size: tuple[int, int],
+    io: Literal["uint8", "float"],
+    channels: int,
+) -> ImageContract:
+    export_onnx(to_inference_form(network), file, io=io, size=size, multiple=1, channels=channels)
+    return ImageContract(io=io, multiple=1, size=size)
+
+
+class _Fed:
+    """Runs a part of a network on noise of its own shape, whatever frames it is given."""
+
+    multiple = scale = 1
+
+    def __init__(self, runner: GraphRunner, shape: tuple[int, int, int]) -> None:
+        self.name = runner.name
+        self._runner = runner
+        self._noise = np.random.default_rng(0).random((1, *shape), dtype=np.float32)
+
+    def __enter__(self) -> _Fed:
+        self._runner.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:  # noqa: ANN401  # as in every context manager
+        self._runner.__exit__(*error)
+
+    def run(self, frames: np.ndarray) -> np.ndarray:
+        self._runner.infer(self._noise)
+        return frames
