@@ -7,22 +7,27 @@ import pytest
 
 from mirnet_edge.bench.classical import (
     BASELINES,
+    adaptive_wiener,
+    baseline_named,
     baselines_for,
     bicubic,
     bilateral,
     clahe,
     equalised,
+    fuzzy_impulse,
     gamma,
     lanczos,
     median,
     noise_level,
     non_local_means,
     retinex,
+    single_scale_retinex,
+    underwater,
 )
 from mirnet_edge.errors import OptionError
 from mirnet_edge.metrics import psnr
 
-_TASKS = {"low-light", "denoise", "super-resolution", "old-photo"}
+_TASKS = {"low-light", "denoise", "super-resolution", "old-photo", "underwater"}
 _every_baseline = pytest.mark.parametrize("baseline", BASELINES, ids=lambda one: one.name)
 
 
@@ -89,7 +94,8 @@ def test_colours_stay_in_their_order(baseline, smooth):
     red = _frame(smooth)
     red[..., 1:] //= 4
     before, after = red.mean((0, 1)), baseline.restore(red).mean((0, 1))
-    if baseline.name != "multi-scale Retinex":  # which evens colours out: that is its point
+    # these even colours out: that is their point
+    if "Retinex" not in baseline.name and "underwater" not in baseline.tasks:
         assert after[0] > 1.5 * max(after[1:])
     assert before[0] > 3 * max(before[1:])
 
@@ -100,7 +106,7 @@ def test_colours_stay_in_their_order(baseline, smooth):
 @pytest.mark.parametrize("task", sorted(_TASKS))
 def test_each_task_has_its_methods(task):
     found = baselines_for(task)
-    assert len(found) >= 2
+    assert len(found) >= (1 if task == "underwater" else 2)
     assert found == [baseline for baseline in BASELINES if task in baseline.tasks]
     doubling = {baseline.name for baseline in found} & {"bicubic", "Lanczos"}
     assert bool(doubling) is (task == "super-resolution")
@@ -118,7 +124,7 @@ def test_a_task_without_methods_is_refused_with_those_that_have_some(task):
         baselines_for(task)
     assert str(raised.value) == (
         f"no baseline for the task {task!r}; expected one of "
-        "denoise, low-light, old-photo, super-resolution"
+        "denoise, low-light, old-photo, super-resolution, underwater"
     )
 
 
@@ -175,6 +181,26 @@ def test_retinex_shows_as_much_texture_in_the_shade_as_in_the_light():
     assert lit == pytest.approx(shade, rel=0.2)
 
 
+def test_one_scale_of_retinex_is_not_three(smooth):
+    frame = _frame(smooth)
+    assert not np.array_equal(retinex(frame), single_scale_retinex(frame))
+
+
+def test_underwater_takes_the_cast_out_and_gives_contrast(smooth):
+    cast = _frame((60 + (smooth - 128) / 2) * (0.3, 1.0, 0.9))
+    restored = underwater(cast)
+    before, after = cast.mean((0, 1)), restored.mean((0, 1))
+    assert before.max() / before.min() > 2.5
+    assert after.max() / after.min() < 1.2
+    assert restored.mean(-1).std() > 1.3 * cast.mean(-1).std()
+
+
+def test_a_name_that_no_method_has_is_refused_with_those_there_are():
+    assert baseline_named("gamma").restore is gamma
+    with pytest.raises(OptionError, match="no baseline 'gama'; expected one of gamma, hist"):
+        baseline_named("gama")
+
+
 # noise
 
 
@@ -195,7 +221,7 @@ def test_a_frame_without_an_inside_has_no_noise(size, frames_of):
     assert noise_level(frames_of(*size)[0]) == 0.0
 
 
-@pytest.mark.parametrize("method", [median, bilateral, non_local_means], ids=_name)
+@pytest.mark.parametrize("method", [median, adaptive_wiener, bilateral, non_local_means], ids=_name)
 @pytest.mark.parametrize("sigma", [5, 15])
 def test_a_noisy_picture_comes_nearer_to_the_clean_one(method, sigma, smooth):
     clean, noisy = _frame(smooth), _noisy(smooth, sigma)
@@ -212,12 +238,20 @@ def test_non_local_means_follow_the_noise(smooth):
         assert _psnr(non_local_means(noisy), clean) > _psnr(noisy, clean) + gain_db
 
 
-def test_median_takes_single_pixels_out_and_keeps_edges():
+@pytest.mark.parametrize("method", [median, fuzzy_impulse], ids=_name)
+def test_single_pixels_are_taken_out_and_edges_kept(method):
     frame = np.full((16, 16, 3), 40, np.uint8)
     frame[:, 8:] = 200
     speckled = frame.copy()
     speckled[3, 3], speckled[12, 12] = 255, 0
-    np.testing.assert_array_equal(median(speckled), frame)
+    np.testing.assert_array_equal(method(speckled), frame)
+
+
+def test_the_fuzzy_filter_leaves_alone_what_the_median_would_smooth(smooth):
+    """Weak texture is no impulse: that is what the membership is for."""
+    textured = _noisy(smooth, 2)
+    changed = np.abs(fuzzy_impulse(textured).astype(int) - textured)
+    assert np.abs(median(textured).astype(int) - textured).mean() > 10 * changed.mean()
 
 
 def test_bilateral_keeps_edges():

@@ -1,0 +1,214 @@
+"""What a benchmark report says: its schema, and reading it without trusting it.
+
+A figure that was not measured is None, null in JSON: never zero, never a guess. Raw samples are
+kept, all of them; medians and verdicts are computed from them when a report is shown.
+
+Schema history: 1 (2026-11) the first.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, ValidationError
+
+from mirnet_edge.errors import DataError
+from mirnet_edge.images import size_text
+from mirnet_edge.manifest import Document, MachineFacts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA_VERSION = 1
+NOT_MEASURED = "not measured"
+
+Kind = Literal["bundle", "rival", "baseline", "random weights"]
+State = Literal["measured", "missing", "failed"]
+
+
+class Stages(Document):
+    """Median times of the parts of a frame's way, in ms, over the timed runs."""
+
+    before_ms: float
+    """Checking, padding, converting to what the network takes."""
+    network_ms: float
+    after_ms: float
+    """Converting back and cutting off the padding."""
+
+
+class Timing(Document):
+    """One row at one frame size."""
+
+    width: int
+    height: int
+    samples_ms: list[float]
+    """Every timed run, in order, from an 8-bit frame to an 8-bit frame."""
+    warmup_runs: int
+    settled: bool
+    """Whether the warm-up ended because the times had settled, not because it was long enough."""
+    stages: Stages | None = None
+    """None where the row cannot tell."""
+    cold_start_ms: float | None = None
+    """A fresh process: from opening to the first restored frame, the backend's import included."""
+    peak_memory_mib: float | None = None
+    """The most memory such a process held, Python and its libraries included."""
+
+    @property
+    def size(self) -> str:
+        """Return WIDTHxHEIGHT."""
+        return size_text(self.height, self.width)
+
+
+class PictureFigures(Document):
+    """What a row made of one picture."""
+
+    name: str
+    brightness: float
+    """Mean luma of what went in, from 0 to 1."""
+    psnr_db: float | None
+    """None: the picture came back exactly."""
+    psnr_gtmean_db: float | None
+    ssim: float | None
+    """None: the picture is smaller than the window of SSIM."""
+    mae: float
+
+
+class Quality(Document):
+    """What a row made of one set of pairs."""
+
+    pairs: str
+    """The name of the set, as in `Report.pair_sets`."""
+    pictures: list[PictureFigures]
+
+
+class Row(Document):
+    """One contestant: a mode of a bundle, a rival, or a classical method."""
+
+    name: str
+    """Unique in the report."""
+    kind: Kind
+    task: str | None
+    backend: str | None
+    precision: str | None
+    state: State
+    note: str = ""
+    """Why it is missing or failed; else what a reader must know about it."""
+    sha256: str | None = None
+    """Of the file that computes: the graph, the weights."""
+    bytes_on_disk: int | None = None
+    macs_640x480: int | None = None
+    adopted: bool | None = None
+    """What the bundle's gate said; None where there was no gate."""
+    timings: list[Timing] = Field(default_factory=list)
+    quality: list[Quality] = Field(default_factory=list)
+
+
+class PairSet(Document):
+    """Pictures that quality was measured on."""
+
+    name: str
+    task: str
+    pictures: int
+    """How many were measured."""
+    unreadable: list[str]
+    """One line for each picture that could not be measured."""
+    sha256: str
+    """Over the pixels of all pictures, in order."""
+
+
+class Crop(Document):
+    """A piece of a picture, before or after a row, in a file beside the report."""
+
+    pairs: str
+    picture: str
+    row: str
+    """A row's name, or `before` or `reference`."""
+    file: str
+
+
+class Conditions(Document):
+    """What the machine was like at one moment; None where it does not tell."""
+
+    load: float | None
+    """Runnable processes, mean of the last minute."""
+    clock_mhz: float | None
+    """Mean over the cores."""
+    celsius: float | None
+    """The hottest sensor."""
+
+
+class Settings(Document):
+    """How the figures were taken."""
+
+    command: str
+    suite: str | None
+    rounds: int
+    row_seconds: float
+    """Rows that would take longer at one size run in fewer rounds."""
+    threads: int | None
+    """None: each backend decides."""
+    affinity: list[int] | None
+    """The processors this process may use."""
+
+
+class Report(Document):
+    """A whole benchmark."""
+
+    schema_version: Literal[1] = 1
+    created: str
+    """UTC, ISO 8601."""
+    partial: bool
+    """The run was interrupted: what had been measured until then is here, the rest is missing."""
+    machine: MachineFacts
+    revision: str | None
+    """The git commit of mirnet-edge, with "+changes" where files differed; None outside git."""
+    tools: dict[str, str]
+    settings: Settings
+    before: Conditions
+    after: Conditions
+    rows: list[Row]
+    pair_sets: list[PairSet] = Field(default_factory=list)
+    crops: list[Crop] = Field(default_factory=list)
+
+    @property
+    def sizes(self) -> list[str]:
+        """Return the frame sizes that were timed, in order."""
+        return list(dict.fromkeys(timing.size for row in self.rows for timing in row.timings))
+
+
+def to_json(report: Report) -> bytes:
+    """Return the text of a report's file."""
+    return (
+        json.dumps(report.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    ).encode()
+
+
+def read_report(path: Path) -> Report:
+    """Read a report's JSON file.
+
+    Raises:
+        DataError: Not there, not a report, or of another schema.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}); expected a report.json of mirnet-bench"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path} is not JSON ({error}); expected a report.json of mirnet-bench"
+        ) from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema version {version!r}; this program reads {SCHEMA_VERSION}. "
+            "Measure again, or compare with the mirnet-edge that wrote it"
+        )
+    try:
+        return Report.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path}: {where}: {first['msg']}; measure again") from error
