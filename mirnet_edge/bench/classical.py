@@ -124,7 +124,7 @@ def adaptive_wiener(frame: Frame) -> Frame:
     mean = cv2.blur(value, (5, 5))
     variance = np.maximum(cv2.blur(value * value, (5, 5)) - mean * mean, 1e-3)
     share = np.maximum(variance - noise_level(frame) ** 2, 0.0) / variance
-    return np.rint(np.clip(mean + share * (value - mean), 0, 255)).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(mean + share * (value - mean), 0, 255)), np.uint8)
 
 
 def fuzzy_impulse(frame: Frame) -> Frame:
@@ -138,7 +138,7 @@ def fuzzy_impulse(frame: Frame) -> Frame:
     middle = cv2.medianBlur(np.ascontiguousarray(frame), 3).astype(np.float32)
     value = frame.astype(np.float32)
     impulse = np.clip((np.abs(value - middle) - 10.0) / 20.0, 0.0, 1.0)
-    return np.rint(value + impulse * (middle - value)).astype(np.uint8)
+    return np.asarray(np.rint(value + impulse * (middle - value)), np.uint8)
 
 
 def underwater(frame: Frame) -> Frame:
@@ -154,7 +154,7 @@ def underwater(frame: Frame) -> Frame:
     gains = np.clip(means.mean() / np.maximum(means, 1e-3), 0.25, 4.0)
     bright = np.sin(0.5 * np.pi * np.clip(value * gains, 0.0, 1.0)).astype(np.float32)
     sharp = bright + 0.5 * (bright - cv2.GaussianBlur(bright, (0, 0), 3.0))
-    return clahe(np.rint(255.0 * np.clip(sharp, 0.0, 1.0)).astype(np.uint8))
+    return clahe(np.asarray(np.rint(255.0 * np.clip(sharp, 0.0, 1.0)), np.uint8))
 
 
 def bilateral(frame: Frame) -> Frame:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.calibration.builtin import builtin_set
 from mirnet_edge.calibration.sets import CalibrationSet, read_set
-from mirnet_edge.dependencies import available, require
+from mirnet_edge.dependencies import require
 from mirnet_edge.errors import CalibrationError, OptionError
 from mirnet_edge.export.gate import fastest, judge
 from mirnet_edge.export.graphs import GraphFile, make_graphs
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 Target = Literal["cpu", "tensorrt", "all"]
 _WEIGHTS_FILE = "weights.safetensors"
-_TOOLS = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "tensorrt", "tensorrt_rtx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +138,7 @@ def export_bundle(
             default_mode=fastest(modes).name,
             engines=engines,
             machine=machine.describe(),
-            tools=_tool_versions(),
+            tools=machine.tool_versions(),
             notice=loaded.notice,
         )
         write_atomically(folder / FILE_NAME, to_json(manifest))
@@ -240,12 +238,3 @@ def _gate_facts(pictures: CalibrationSet, max_drop_db: float) -> GateFacts:
         source=pictures.source,
         references=sum(sample.reference is not None for sample in pictures.judging),
     )
-
-
-def _tool_versions() -> dict[str, str]:
-    versions = {"mirnet-edge": importlib.metadata.version("mirnet-edge")}
-    for name in _TOOLS:
-        if available(name):
-            for distribution in importlib.metadata.packages_distributions().get(name, ()):
-                versions[name] = importlib.metadata.version(distribution)
-    return versions

@@ -5,16 +5,21 @@ Nothing here tells whose machine it is: no host name, no path.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 from pathlib import Path
 
+from mirnet_edge.dependencies import available
 from mirnet_edge.manifest import MachineFacts
 
 # Those that decide how fast convolutions run, and in which precisions.
 _INSTRUCTIONS = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
     "amx_bf16", "amx_int8", "amx_fp16", "asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve",
+)  # fmt: skip
+_TOOLS = (
+    "torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "cv2", "tensorrt", "tensorrt_rtx",
 )  # fmt: skip
 _PROCESSOR_FILE = Path("/proc/cpuinfo")
 _BOARD_FILE = Path("/proc/device-tree/model")
@@ -37,6 +42,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of this package and of what computes for it, where installed."""
+    versions = {"mirnet-edge": importlib.metadata.version("mirnet-edge")}
+    for name in _TOOLS:
+        if available(name):
+            for distribution in importlib.metadata.packages_distributions().get(name, ()):
+                versions[name] = importlib.metadata.version(distribution)
+    return versions
 
 
 def _processor(table: str) -> str:

@@ -55,7 +55,7 @@ def measure_interleaved(
                 opened.enter_context(runner)
         for turn in range(warmup + rounds):
             for name, runner in runners.items():
-                with _naming(name), _collector_resting():
+                with _naming(name), collector_resting():
                     started = clock()
                     runner.run(frames)
                     elapsed = clock() - started
@@ -104,7 +104,8 @@ def _naming(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _collector_resting() -> Iterator[None]:
+def collector_resting() -> Iterator[None]:
+    """Keep the garbage collector from working while a run is timed."""
     # between the runs it works again: each run leaves its output behind
     active = gc.isenabled()
     gc.disable()

@@ -144,6 +144,9 @@ class GraphRunner(_Opened):
         self.precision: Precision = precision
         self.threads = threads
         self._name = name
+        self._inferring_s = (0.0, 0.0)
+        self.stages_s = (0.0, 0.0, 0.0)
+        """How long the last run spent before, in and after the network, in seconds."""
 
     @property
     def name(self) -> str:
@@ -180,15 +183,22 @@ class GraphRunner(_Opened):
         self._check_size(height, width)
         tall, wide = self.scale * height, self.scale * width
         restored = np.empty((count, tall, wide, 3), np.uint8)
+        before = network = after = 0.0
         for place in range(count):
+            started = time.perf_counter()
             padded = pad_to_multiple(frames[place : place + 1], self.multiple)
             restored[place] = crop_to(self._restored(padded), tall, wide)[0]
+            entered, left = self._inferring_s
+            before, network = before + entered - started, network + left - entered
+            after += time.perf_counter() - left
+        self.stages_s = (before, network, after)
         return restored
 
     def _restored(self, padded: Frames) -> Frames:
         """Return (1, scale H, scale W, 3) uint8 of (1, H, W, 3) uint8 whose sides fit."""
         floating = self.image.io == "float"
         fed = batch_from_frames(padded) if floating else np.ascontiguousarray(padded)
+        started = time.perf_counter()
         try:
             given = self._infer(fed)
         except MirnetEdgeError:
@@ -196,6 +206,7 @@ class GraphRunner(_Opened):
         except Exception as error:  # each backend has its own kinds
             size = size_text(*padded.shape[1:3])
             raise self._failure(f"could not run it on a {size} frame", error) from error
+        self._inferring_s = (started, time.perf_counter())
         sides = (1, 2) if self.image.io == "uint8" else (2, 3)
         expected = tuple(
             self.scale * side if axis in sides else side for axis, side in enumerate(fed.shape)

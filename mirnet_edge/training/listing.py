@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _TABLE = "pairs.csv"
 _COLUMNS = {"low", "high", "scene", "split"}
+_SPLITS = ("train", "val", "test")
 _LOW, _HIGH = "low", "high"
 _VALIDATION_SHARE = 10  # without a table, every tenth pair validates
 _MOST_NAMED = 5
@@ -63,9 +64,10 @@ def list_pairs(folder: Path) -> Listing:
             splits.
     """
     if (folder / _TABLE).is_file():
-        return _from_table(folder)
+        splits = read_table(folder)
+        return Listing(splits["train"], splits["val"])
     if (folder / _LOW).is_dir() and (folder / _HIGH).is_dir():
-        return _split(_from_folders(folder))
+        return _split(pairs_between(folder / _LOW, folder / _HIGH))
     clean = _pictures(folder) if folder.is_dir() else {}
     if clean:
         return _split([Pair(None, clean[stem], stem) for stem in sorted(clean)])
@@ -80,7 +82,12 @@ def _split(pairs: list[Pair]) -> Listing:
     return Listing(tuple(train), tuple(pairs[::_VALIDATION_SHARE]))
 
 
-def _from_table(folder: Path) -> Listing:
+def read_table(folder: Path) -> dict[str, tuple[Pair, ...]]:
+    """Return the pairs of a folder's pairs.csv by split: train, val, test.
+
+    Raises:
+        DataError: Columns are missing, or there are other splits.
+    """
     table = folder / _TABLE
     with table.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
@@ -88,29 +95,37 @@ def _from_table(folder: Path) -> Listing:
         if missing:
             raise DataError(f"{table} lacks the columns {', '.join(sorted(missing))}; add them")
         rows = list(reader)
-    unknown = {row["split"] for row in rows} - {"train", "val", "test"}
+    unknown = {row["split"] for row in rows} - set(_SPLITS)
     if unknown:
         raise DataError(
             f"{table} has the splits {_named(unknown)}; expected train, val or test. Rename them"
         )
-    train, val = (
-        tuple(
+    return {
+        split: tuple(
             Pair(folder / row["low"], folder / row["high"], row["scene"])
             for row in rows
             if row["split"] == split
         )
-        for split in ("train", "val")
-    )
-    return Listing(train, val)
+        for split in _SPLITS
+    }
 
 
-def _from_folders(folder: Path) -> list[Pair]:
-    low, high = (_pictures(folder / name) for name in (_LOW, _HIGH))
+def pairs_between(low_folder: Path, high_folder: Path) -> list[Pair]:
+    """Return the pairs of two folders whose pictures match by name.
+
+    Raises:
+        DataError: A folder is missing, or pictures have no partner.
+    """
+    for folder in (low_folder, high_folder):
+        if not folder.is_dir():
+            raise DataError(f"{folder} is not a folder; expected one of pictures")
+    low, high = _pictures(low_folder), _pictures(high_folder)
     alone = sorted(set(low) ^ set(high))
-    if alone:
+    if alone or not low:
         raise DataError(
-            f"{folder}: {len(alone)} pictures without a partner of the same name in the other "
-            f"folder: {_named(alone)}. Add the partners or take them out"
+            f"{low_folder} and {high_folder}: {len(alone)} pictures without a partner of the same "
+            f"name in the other folder: {_named(alone) or 'both are empty'}. Add the partners or "
+            "take them out"
         )
     return [Pair(low[stem], high[stem], stem) for stem in sorted(low)]
 

@@ -1,0 +1,179 @@
+"""Timing contestants: warm up until the times settle, then take turns, and keep every sample.
+
+What disturbs one row for a moment disturbs its neighbours too, so ratios within a report hold on
+a noisy machine where milliseconds do not.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mirnet_edge.bench.record import Stages, Timing
+from mirnet_edge.errors import MirnetEdgeError, OptionError
+from mirnet_edge.runtime.measure import collector_resting, p50
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mirnet_edge.images import Frames
+    from mirnet_edge.runtime.runner import Runner
+
+FEWEST_RUNS = 3
+# Settled: the medians of two consecutive threes of warm-up runs differ by less.
+SETTLED_WITHIN = 0.05
+FEWEST_WARMUPS, MOST_WARMUPS = 6, 20
+# ONNX Runtime's threads spin for a while after a run, and would take a core from the next row.
+PAUSE_S = 0.01
+
+
+@dataclass(frozen=True)
+class Method:
+    """How runs are timed.
+
+    Raises:
+        OptionError: No round, or no time.
+    """
+
+    rounds: int = 30
+    row_seconds: float = 20.0
+    """What one row may take at one size; slow rows run in fewer rounds, at least three."""
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds, rising; replaced in tests."""
+    pause: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        """Refuse what gives no figures."""
+        if self.rounds < 1 or not self.row_seconds > 0:
+            raise OptionError(
+                "expected at least 1 round and more than 0 --row-seconds, found "
+                f"{self.rounds} and {self.row_seconds:g}"
+            )
+
+
+@dataclass
+class Progress:
+    """What was measured so far of one row at one size; complete or not."""
+
+    height: int
+    width: int
+    warmup_ms: list[float] = field(default_factory=list)
+    settled: bool = False
+    samples_ms: list[float] = field(default_factory=list)
+    stages_ms: list[tuple[float, float, float]] = field(default_factory=list)
+    failure: str | None = None
+    """Why there is nothing more to come."""
+
+    @property
+    def timing(self) -> Timing | None:
+        """Return what the report says of it, None where no run was timed."""
+        if not self.samples_ms:
+            return None
+        stages = None
+        if self.stages_ms:
+            before, network, after = (
+                round(float(value), 4) for value in np.median(self.stages_ms, axis=0)
+            )
+            stages = Stages(before_ms=before, network_ms=network, after_ms=after)
+        return Timing(
+            width=self.width,
+            height=self.height,
+            samples_ms=[round(value, 4) for value in self.samples_ms],
+            warmup_runs=len(self.warmup_ms),
+            settled=self.settled,
+            stages=stages,
+        )
+
+
+def timing_frame(height: int, width: int) -> Frames:
+    """Return the frame that is timed, (1, H, W, 3): dim waves with noise, always the same.
+
+    Not one of the pictures, so that reports on other pictures can be compared.
+    """
+    down, across = np.mgrid[0:height, 0:width].astype(np.float32)
+    waves = [np.sin(across / 40 + one) * np.cos(down / 30 + one) for one in range(3)]
+    noise = np.random.default_rng(0).normal(0.0, 3.0, (height, width, 3))
+    levels = 36.0 + 24.0 * np.stack(waves, -1) + noise
+    return np.asarray(np.clip(levels, 0, 255)[None], np.uint8)
+
+
+def time_in_turns(
+    runners: Mapping[str, Runner],
+    frame: Frames,
+    method: Method,
+    progress: dict[str, Progress],
+    on_round: Callable[[int, int], None] = lambda done, all_rounds: None,
+) -> None:
+    """Time open runners in turns: A B C, A B C, and so on.
+
+    A row that fails is left out of what follows. When this is interrupted, `progress` holds what
+    had been measured.
+
+    Args:
+        runners: By row, all open.
+        frame: (1, H, W, 3) uint8, given to every run.
+        method: How often, and with which clock.
+        progress: Filled in, by row.
+        on_round: Told how many rounds are done, of how many.
+    """
+    height, width = frame.shape[1:3]
+    for name in runners:
+        progress[name] = Progress(height, width)
+    for name, runner in runners.items():
+        _warm_up(runner, frame, method, progress[name])
+    wanted = {name: _rounds_for(one, method) for name, one in progress.items()}
+    for turn in range(method.rounds):
+        for name, runner in runners.items():
+            one = progress[name]
+            if one.failure is not None or turn >= wanted[name]:
+                continue
+            elapsed = _timed(runner, frame, method, one)
+            if elapsed is not None:
+                one.samples_ms.append(elapsed)
+                stages = getattr(runner, "stages_s", None)
+                if stages is not None:
+                    one.stages_ms.append((1e3 * stages[0], 1e3 * stages[1], 1e3 * stages[2]))
+        on_round(turn + 1, method.rounds)
+
+
+def _warm_up(runner: Runner, frame: Frames, method: Method, progress: Progress) -> None:
+    """Run until two consecutive threes have about one median, or the row's time is up."""
+    spent_ms = 0.0
+    while len(progress.warmup_ms) < MOST_WARMUPS and not progress.settled:
+        elapsed = _timed(runner, frame, method, progress)
+        if elapsed is None:
+            return
+        progress.warmup_ms.append(elapsed)
+        spent_ms += elapsed
+        if len(progress.warmup_ms) >= FEWEST_WARMUPS:
+            former, latter = p50(progress.warmup_ms[-6:-3]), p50(progress.warmup_ms[-3:])
+            progress.settled = abs(latter / former - 1.0) < SETTLED_WITHIN
+        if spent_ms > 500.0 * method.row_seconds:  # half of the row's time
+            return
+
+
+def _rounds_for(progress: Progress, method: Method) -> int:
+    if not progress.warmup_ms:
+        return 0
+    typical_s = p50(progress.warmup_ms[-3:]) / 1e3
+    return max(FEWEST_RUNS, min(method.rounds, int(method.row_seconds / max(typical_s, 1e-9))))
+
+
+def _timed(runner: Runner, frame: Frames, method: Method, progress: Progress) -> float | None:
+    """Return the milliseconds of one run, None where it failed."""
+    method.pause(PAUSE_S)
+    try:
+        with collector_resting():
+            started = method.clock()
+            runner.run(frame)
+            elapsed = method.clock() - started
+    except MirnetEdgeError as error:
+        progress.failure = " ".join(str(error).split())
+        return None
+    except Exception as error:  # noqa: BLE001  # a library's own: the row fails, the others go on
+        progress.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return None
+    return 1e3 * elapsed

@@ -1,0 +1,82 @@
+"""What is to be measured: suites, as TOML files, and what the command line adds to them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from mirnet_edge.bench.pairs import BUILT_IN
+from mirnet_edge.errors import OptionError
+from mirnet_edge.manifest import Document
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_FOLDER = Path("benchmarks/suites")
+_SUFFIX = ".toml"
+
+
+class PairsEntry(Document):
+    """Pictures to measure quality on."""
+
+    pairs: str
+    """LOW:HIGH, a folder, or `built-in`; folders are looked up in --data."""
+    task: str | None = None
+    """None: that of the first bundle."""
+    suffixes: tuple[str, str] | None = None
+    sigma: tuple[float, ...] = ()
+
+
+class Suite(Document):
+    """A benchmark to run."""
+
+    schema_version: Literal[1] = 1
+    title: str = ""
+    bundles: tuple[str, ...] = ()
+    """Folders, as seen from where the command runs; --bundle replaces them."""
+    backends: tuple[str, ...] = ()
+    """None: all that a bundle has modes for."""
+    sizes: tuple[str, ...] = ("640x480",)
+    rounds: int = Field(default=30, ge=1)
+    row_seconds: float = Field(default=20.0, gt=0)
+    threads: int | None = Field(default=None, ge=1)
+    rivals: tuple[str, ...] = ()
+    """ONNX files, looked up in --data."""
+    baselines: tuple[str, ...] | None = None
+    """Names; None: those of the task."""
+    full_mirnet: bool = False
+    """Time the full network too, with random weights."""
+    cold: bool = True
+    """Measure cold start and memory, each row in a process of its own."""
+    quality: tuple[PairsEntry, ...] = (PairsEntry(pairs=BUILT_IN),)
+
+
+def read_suite(name_or_path: str) -> Suite:
+    """Return a suite of `benchmarks/suites`, by its name, or a file of the user's.
+
+    Raises:
+        OptionError: There is no such suite, or the file is not one.
+    """
+    named = _FOLDER / f"{name_or_path}{_SUFFIX}"
+    path = named if named.is_file() else Path(name_or_path)
+    try:
+        return Suite.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        known = ", ".join(sorted(one.stem for one in _FOLDER.glob(f"*{_SUFFIX}"))) or "none here"
+        raise OptionError(
+            f"there is no suite {name_or_path}; expected a TOML file, or a name in {_FOLDER}: "
+            f"{known}"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} is not TOML: {error}. Mend that line") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise OptionError(
+            f"{path}: {where}: {first['msg']}; expected the keys {', '.join(Suite.model_fields)}"
+        ) from error
