@@ -39,13 +39,14 @@ class Main(Protocol):
         """
 
 
-def command(function: Callable[..., None]) -> Main:
+def command(function: Callable[..., None], name: str | None = None) -> Main:
     """Return the console script `mirnet-NAME` of a function called NAME.
 
     Args:
         function: Its parameters are typer's; its docstring is the help.
+        name: What messages call it where its own name does not do: a command's second word.
     """
-    program = f"mirnet-{function.__name__.replace('_', '-')}"
+    program = name or f"mirnet-{function.__name__.replace('_', '-')}"
 
     def main(arguments: Sequence[str] | None = None) -> NoReturn:
         application = typer.Typer(
