@@ -53,7 +53,7 @@ def main() -> None:
         time_in_turns({"ours": runner}, frame, method, progress, plain)
     ours, theirs = np.median(progress["ours"].samples_ms), np.median(plain_ms)
     print(f"mirnet-bench {ours:.2f} ms, plain ONNX Runtime {theirs:.2f} ms: {ours / theirs:.3f}")
-    sys.exit(abs(ours / theirs - 1.0) > LIMIT)
+    sys.exit(int(abs(ours / theirs - 1.0) > LIMIT))
 
 
 if __name__ == "__main__":

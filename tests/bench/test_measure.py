@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -46,10 +48,8 @@ def timed():
         }  # fmt: skip
         for runner in runners.values():
             runner.__enter__()
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             time_in_turns(runners, _FRAME, method, progress, on_round)
-        except KeyboardInterrupt:
-            pass
         return progress, diary
 
     return run
