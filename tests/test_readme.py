@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -20,10 +19,7 @@ SHORTER = {
     "mirnet-train": ["--steps", "1", "--batch", "1", "--crop", "32", "--exposure-steps", "1"]
 }
 # What `make export` and the figures in the README run; the frames are small here.
-SCRIPTS = {
-    "export/demo.py": ["build"],
-    "benchmarks/latency.py": ["--rival", "zero_dce.onnx", "--rounds", "1", "--size", "64x32"],
-}
+SCRIPTS = {"export/demo.py": ["build"]}
 
 
 def blocks(language):
@@ -39,22 +35,10 @@ def _photo(path, seed, side=64):
     Image.fromarray(pixels).save(path)
 
 
-def _rival(path):
-    frame = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"])
-    bright = helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, 3, "h", "w"])
-    node = helper.make_node("Add", ["input", "input"], ["output"])
-    graph = helper.make_graph([node], "rival", [frame], [bright])
-    opset = helper.make_opsetid("", 20)
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
-    )
-
-
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """A folder with what a reader would have: a photo, night pictures, pairs to train on."""
     folder = tmp_path_factory.mktemp("reader")
-    _rival(folder / "zero_dce.onnx")
     _photo(folder / "photo.jpg", 0)
     for name in ("night-pictures", "lol", "my-camera/low", "my-camera/high"):
         (folder / name).mkdir(parents=True)

@@ -186,7 +186,7 @@ def _free(start: float, end: float, y: float, taken: Sequence[tuple[float, float
 
 
 def _steps(low: float, high: float, most: int) -> list[float]:
-    size = next(one for one in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if (high - low) / one <= most)
+    size = next(one for one in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if (high - low) / one <= most)
     return [size * one for one in range(math.ceil(low / size), math.floor(high / size) + 1)]
 
 

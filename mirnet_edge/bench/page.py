@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -171,9 +172,7 @@ def _shots_card(report: Report, pairs: PairSet, folder: Path) -> str:
 
 
 def _shot(crops: Sequence[Crop], folder: Path, report: Report, pairs: str) -> str:
-    pictures = {
-        crop.row: base64.b64encode((folder / crop.file).read_bytes()).decode() for crop in crops
-    }
+    pictures = {crop.row: _embedded(folder / crop.file) for crop in crops}
     ours = [row for row in report.rows if row.name in pictures and row.kind == "bundle"]
     ours.sort(key=lambda row: -(statistics.psnr_of(row, pairs) or 0.0))
     chosen = {"left": BEFORE, "right": ours[0].name if ours else list(pictures)[-1]}
@@ -204,6 +203,16 @@ def _shot(crops: Sequence[Crop], folder: Path, report: Report, pairs: str) -> st
         f'<input type="range" min="0" max="100" value="50" aria-label="before or after"></div>'
         f'<div class="picks">{lists}</div><div hidden>{store}</div></div>'
     )
+
+
+def _embedded(path: Path) -> str:
+    """Return a crop for the page: at a quality that looks the same at a fifth of the bytes."""
+    from PIL import Image
+
+    text = io.BytesIO()
+    with Image.open(path) as image:
+        image.save(text, "JPEG", quality=80)
+    return base64.b64encode(text.getvalue()).decode()
 
 
 def _quality_card(report: Report, pairs: PairSet) -> str:

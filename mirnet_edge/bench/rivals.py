@@ -107,7 +107,8 @@ def _contract_of(path: Path) -> ImageContract:
         raise EngineError(f"{path.name} takes {_told(session.get_inputs())}; {_EXPECTED}")
     output = session.get_outputs()[0]
     channels = output.shape[1 if io == "float" else 3] if len(output.shape) == 4 else None
-    if output.type != picture.type or channels in (1, 2, 4):
+    wrong = isinstance(channels, int) and channels not in (_CHANNELS, _CURVES * _CHANNELS)
+    if output.type != picture.type or wrong:
         raise EngineError(
             f"{path.name} gives {_told([output])}; expected a picture like the one it takes, or "
             f"{_CURVES * _CHANNELS} curve maps"

@@ -1,0 +1,133 @@
+"""A recorded report in every format: what is not known is said, and nothing needs a network."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirnet_edge.bench.charts import Point, Spread, pareto_chart, spread_chart
+from mirnet_edge.bench.record import Crop, read_report, to_json
+from mirnet_edge.bench.reports import write_report
+from mirnet_edge.errors import DataError
+from mirnet_edge.pictures import Picture, write_picture
+
+
+@pytest.fixture
+def report(row_of, report_of):
+    return report_of(
+        [
+            row_of("edge onnxruntime:fp32", median_ms=20.0, psnr_db=23.0),
+            row_of("edge openvino:int8", median_ms=8.0, psnr_db=22.9),
+            row_of("edge tensorrt:fp32", state="missing", note="not | here <yet>"),
+            row_of("zero_dce", kind="rival", median_ms=200.0, psnr_db=15.0),
+            row_of("CLAHE", kind="baseline", median_ms=2.0),
+        ],
+        crops=[
+            Crop(pairs="night", picture="p0", row=one, file=f"crops/{place}.jpg")
+            for place, one in enumerate(("before", "edge openvino:int8", "gone"))
+        ],
+    )
+
+
+@pytest.fixture
+def written(report, tmp_path, frames_of):
+    (tmp_path / "crops").mkdir()
+    for place in range(2):
+        write_picture(tmp_path / f"crops/{place}.jpg", Picture(frame=frames_of(30, 40)[0]))
+    write_report(report, tmp_path)
+    return tmp_path
+
+
+def test_the_json_is_read_back_as_it_was(report, written):
+    assert read_report(written / "report.json") == report
+    cold = json.loads((written / "report.json").read_text())["rows"][0]["timings"][0]
+    assert cold["cold_start_ms"] is None
+
+
+def test_the_csv_leaves_no_cell_blank_but_notes(written):
+    rows = list(csv.DictReader(io.StringIO((written / "report.csv").read_text())))
+    assert [row["row"] for row in rows][:2] == ["edge onnxruntime:fp32", "edge openvino:int8"]
+    assert all(value for row in rows for key, value in row.items() if key != "note")
+    missing = next(row for row in rows if row["row"] == "edge tensorrt:fp32")
+    assert missing["p50_ms"] == missing["psnr_db"] == "not measured"
+    assert float(rows[1]["p50_ms"]) == pytest.approx(8.0, rel=0.02)
+    assert float(rows[1]["drop_db"]) == pytest.approx(0.1)
+
+
+def test_the_markdown_has_whole_tables_and_says_what_is_missing(written):
+    text = (written / "report.md").read_text()
+    assert "edge tensorrt:fp32: missing: not | here <yet>" in text
+    assert "not measured" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(counts) == 1
+
+
+def test_the_page_is_whole_without_a_network_and_escapes(written):
+    page = (written / "report.html").read_text()
+    assert not re.search(r"(src|href)=[\"'](?!data:)|url\(|@import|https?://", page)
+    assert "not | here &lt;yet&gt;" in page
+    assert "<yet>" not in page
+    assert "prefers-color-scheme: dark" in page
+    assert page.count('<img id="') == 2  # the crop whose file is gone is left out
+    for drawing in re.findall(r"<svg.*?</svg>", page):
+        ElementTree.fromstring(drawing)
+    assert len(re.findall(r"<svg", page)) == 4
+
+
+def test_a_partial_report_says_so_everywhere(report, tmp_path):
+    write_report(report.model_copy(update={"partial": True}), tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["partial"] is True
+    assert "**Partial" in (tmp_path / "report.md").read_text()
+    assert "Partial: the run was interrupted" in (tmp_path / "report.html").read_text()
+
+
+def test_a_report_of_nothing_can_be_written(row_of, report_of, tmp_path):
+    write_report(report_of([row_of("edge a:fp32", state="failed", note="x")]), tmp_path)
+    assert "edge a:fp32: failed: x" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: b"{", "is not JSON"),
+        (lambda text: b"[]", "has schema version None; this program reads 1"),
+        (lambda text: text.replace(b'version": 1', b'version": 2'), "has schema version 2"),
+        (lambda text: text.replace(b'"rows"', b'"lines"'), "rows: Field required"),
+    ],
+    ids=["broken", "list", "newer", "keys"],
+)
+def test_what_is_no_report_is_refused_in_one_line(report, tmp_path, change, message):
+    path = tmp_path / "report.json"
+    path.write_bytes(change(to_json(report)))
+    with pytest.raises(DataError, match=message) as raised:
+        read_report(path)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_report(tmp_path / "none.json")
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.01, 1e5), st.floats(-5, 100), st.text("ab<&: ", max_size=40)),
+        min_size=1, max_size=20,
+    )
+)  # fmt: skip
+def test_any_figures_give_a_drawing_within_its_frame(rows):
+    points = [Point(name, "bundle", ms, decibel) for ms, decibel, name in rows]
+    spreads = [Spread(name, "rival", [ms, 2 * ms]) for ms, _, name in rows]
+    drawings = [pareto_chart(points, 1040, 460, numbered=one) for one in (False, True)]
+    drawings += [spread_chart(spreads, 360, narrow=True)]
+    for drawing in drawings:
+        root = ElementTree.fromstring(drawing)
+        width, height = map(float, root.attrib["viewBox"].split()[2:])
+        for dot in root.iter("circle"):
+            assert 0 <= float(dot.attrib["cx"]) <= width
+            assert 0 <= float(dot.attrib["cy"]) <= height

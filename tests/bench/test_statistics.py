@@ -1,0 +1,66 @@
+"""What recorded samples say, without timing anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirnet_edge.bench.statistics import by_darkness, drop_db, mean_of, pareto, psnr_of, verdict
+
+
+def test_quiet_times_are_believed(timing_of, samples_of):
+    assert verdict(timing_of(samples_of(10.0))).stable
+
+
+@pytest.mark.parametrize(
+    ("samples", "reason"),
+    [
+        ([10.0] * 4, "only 4 runs, expected at least 5"),
+        ([10.0, 14.0] * 10, "the middle half of the runs spreads over"),
+        ([10.0] * 10 + [11.0] * 10, "the second half of the runs is 10% slower than the first"),
+        ([11.0] * 10 + [10.0] * 10, "the second half of the runs is 9% faster than the first"),
+    ],
+    ids=["few", "spread", "slower", "faster"],
+)
+def test_times_that_cannot_be_believed_say_why_and_what_to_do(timing_of, samples, reason):
+    found = verdict(timing_of(samples))
+    assert not found.stable
+    assert any(one.startswith(reason) for one in found.reasons)
+    assert "--rounds" in found.advice
+
+
+def test_a_warm_up_that_never_settled_is_said(timing_of, samples_of):
+    (reason,) = verdict(timing_of(samples_of(10.0), settled=False)).reasons
+    assert reason == "times had not settled after 6 warm-up runs"
+
+
+def test_the_front_holds_what_no_other_beats():
+    assert pareto([(10, 20), (5, 18), (20, 19), (5, 17), (30, 25)]) == [1, 0, 4]
+
+
+def test_means_worst_picture_and_darkness(row_of):
+    (quality,) = row_of("edge a:fp32", psnr_db=20.0).quality
+    mean = mean_of(quality)
+    assert (mean.psnr_db, mean.worst_db, mean.worst_picture) == (21.0, 20.0, "p0")
+    bins = by_darkness(quality)
+    assert {label: one.psnr_db for label, one in bins.items()} == {
+        "0-3 %": 20.0, "6-12 %": 21.0, "12-25 %": 22.0
+    }  # fmt: skip
+    assert sum(one.pictures for one in bins.values()) == len(quality.pictures)
+
+
+def test_identical_pictures_count_as_100_db(row_of):
+    (quality,) = row_of("edge a:fp32", psnr_db=20.0).quality
+    same = quality.pictures[0].model_copy(update={"psnr_db": None})
+    mean = mean_of(quality.model_copy(update={"pictures": [same, *quality.pictures[1:]]}))
+    assert mean.psnr_db == pytest.approx((100 + 21 + 22) / 3)
+
+
+def test_the_drop_is_against_fp32_of_the_same_backend_then_of_any(row_of):
+    rows = [
+        row_of("edge b:fp32", psnr_db=24.0), row_of("edge a:fp32", psnr_db=23.0),
+        row_of("edge a:int8", psnr_db=22.5), row_of("edge c:int8", psnr_db=22.0),
+        row_of("other a:fp32", psnr_db=30.0), row_of("CLAHE", kind="baseline", psnr_db=9.0),
+    ]  # fmt: skip
+    drops = [drop_db(row, rows, "night") for row in rows]
+    assert drops == [None, None, pytest.approx(0.5), pytest.approx(2.0), None, None]
+    assert psnr_of(rows[0], "day") is None

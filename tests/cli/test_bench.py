@@ -1,0 +1,166 @@
+"""mirnet-bench on a tiny bundle: formats, bad input, exit codes; and compare."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mirnet_edge.bench import job
+from mirnet_edge.bench.record import read_report
+from mirnet_edge.cli.bench import main
+
+_FAST = ("--rounds", 5, "--row-seconds", 0.5, "--size", "48x32")
+
+
+@pytest.fixture(autouse=True)
+def no_processes(monkeypatch):
+    """A process per row takes seconds; one test below starts real ones."""
+    monkeypatch.setattr(job, "measure_cold", lambda contestant, height, width: None)
+
+
+@pytest.fixture
+def pairs(tmp_path, frames_of):
+    """Return a LOW:HIGH of four pictures, which the bundle of make_bundle restores."""
+    for number, frame in enumerate(frames_of(24, 40, 4)):
+        low = frame // 2
+        for kind, picture in (("low", low), ("high", np.rint(low * 1.5).astype(np.uint8))):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / kind / f"{number}.png")
+    return f"{tmp_path / 'low'}:{tmp_path / 'high'}"
+
+
+def test_a_bundle_gives_all_four_formats(ran, make_bundle, make_mode, pairs, tmp_path):
+    modes = [make_mode("onnxruntime:fp32", p50_ms=1.0), make_mode("tensorrt:fp32")]
+    out = tmp_path / "out"
+    done = ran(
+        main, "--bundle", make_bundle(modes=modes), "--pairs", pairs, "--out", out, *_FAST, "--json"
+    )
+    assert done.code == 0
+    assert {path.name for path in out.iterdir()} == {
+        "report.json", "report.csv", "report.md", "report.html", "crops"
+    }  # fmt: skip
+    rows = {row["name"]: row for row in json.loads(done.out)["rows"]}
+    ours = rows["bundle onnxruntime:fp32"]
+    assert len(ours["timings"][0]["samples_ms"]) == 5
+    assert ours["timings"][0]["stages"]["network_ms"] > 0
+    assert min(one["psnr_db"] or 100 for one in ours["quality"][0]["pictures"]) > 45
+    assert rows["bundle tensorrt:fp32"]["state"] == "missing"
+    assert "tensorrt" in rows["bundle tensorrt:fp32"]["note"].lower()
+    assert {"gamma", "CLAHE"} < set(rows)
+    assert rows["gamma"]["quality"][0]["pictures"][0]["psnr_db"] < 45
+
+
+def test_one_unreadable_picture_is_named_and_the_rest_measured(ran, make_bundle, pairs, tmp_path):
+    (tmp_path / "low/2.png").write_bytes(b"no picture")
+    Image.new("RGB", (8, 8)).save(tmp_path / "low/3.png")
+    done = ran(
+        main, "--bundle", make_bundle(), "--pairs", pairs, "--out", tmp_path / "out",
+        "--baseline", "none", *_FAST,
+    )  # fmt: skip
+    assert done.code == 3
+    assert "2.png is damaged" in done.err
+    assert "3.png is 8x8" in done.err
+    assert "2 pictures could not be measured; the rest was" in done.err
+    (pair_set,) = read_report(tmp_path / "out/report.json").pair_sets
+    assert (pair_set.pictures, len(pair_set.unreadable)) == (2, 2)
+
+
+def test_pairs_that_do_not_match_are_refused_before_measuring(ran, make_bundle, pairs, tmp_path):
+    (tmp_path / "high/1.png").unlink()
+    done = ran(main, "--bundle", make_bundle(), "--pairs", pairs, "--out", tmp_path / "out", *_FAST)
+    assert done.code == 2
+    assert "1 pictures without a partner" in done.line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_run_keeps_what_was_measured(ran, make_bundle, pairs, tmp_path, monkeypatch):
+    def interrupted(*anything):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "measure_quality", interrupted)
+    out = tmp_path / "out"
+    done = ran(main, "--bundle", make_bundle(), "--pairs", pairs, "--out", out, *_FAST)
+    assert done.code == 130
+    report = read_report(out / "report.json")
+    assert report.partial
+    assert report.rows[0].timings[0].samples_ms
+    assert not report.rows[0].quality
+
+
+def test_a_backend_that_the_bundle_lacks_is_a_row_that_says_so(ran, make_bundle, tmp_path):
+    done = ran(
+        main, "--bundle", make_bundle(), "--backend", "openvino", "--baseline", "gamma",
+        "--pairs", "none", "--out", tmp_path / "out", "--json", *_FAST,
+    )  # fmt: skip
+    (missing, gamma) = json.loads(done.out)["rows"]
+    assert (done.code, missing["state"], gamma["state"]) == (0, "missing", "measured")
+    assert "has no mode for openvino" in missing["note"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give --suite FILE or --bundle DIR"),
+        (("--suite", "none"), "there is no suite none"),
+        (("--bundle", "none"), "none is not a bundle"),
+        (("--rival", "none.onnx"), "none.onnx is not there"),
+        (("--baseline", "magic"), "no baseline 'magic'"),
+        (("--baseline", "gamma", "--size", "0x4"), "--size must be positive"),
+        (("--baseline", "gamma", "--suffixes", "x", "--pairs", "y"), "--suffixes must be BAD,GOOD"),
+    ],
+    ids=["nothing", "suite", "bundle", "rival", "baseline", "size", "suffixes"],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(ran, tmp_path, arguments, message):
+    done = ran(main, *arguments, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert message in done.line
+
+
+def test_a_suite_is_read_and_unknown_keys_are_named(ran, tmp_path):
+    suite = tmp_path / "mine.toml"
+    text = 'sizes = ["16x12"]\nrounds = 5\nbaselines = ["gamma", "CLAHE"]\nquality = []\n'
+    suite.write_text(text)
+    done = ran(main, "--suite", suite, "--out", tmp_path / "out", "--json")
+    report = json.loads(done.out)
+    assert [row["name"] for row in report["rows"]] == ["gamma", "CLAHE"]
+    assert [one["width"] for row in report["rows"] for one in row["timings"]] == [16, 16]
+    suite.write_text(text + "speed = 1\n")
+    assert "mine.toml: speed: Extra inputs" in ran(main, "--suite", suite).line
+
+
+def test_cold_start_and_memory_come_from_a_process_of_its_own():
+    from mirnet_edge.bench.cold import measure_cold
+    from mirnet_edge.bench.contestants import Contestant
+
+    kept = np.ones(2**26, np.uint8)  # 64 MiB here are not the other's
+    found = measure_cold(Contestant(source="baseline", path="gamma"), 32, 48)
+    assert found is not None
+    assert found.start_ms > 0
+    assert found.peak_memory_mib is None or 10 < found.peak_memory_mib < 400
+    assert kept.sum() == 2**26
+    assert measure_cold(Contestant(source="baseline", path="magic"), 32, 48) is None
+
+
+def test_compare_tells_a_slowdown_by_its_exit_code(ran, tmp_path):
+    out = tmp_path / "out"
+    ran(main, "--baseline", "CLAHE", "--pairs", "none", "--out", out, *_FAST)
+    report = json.loads((out / "report.json").read_text())
+    timing = report["rows"][0]["timings"][0]
+    for name, factor in (("old", 1.0), ("noise", 1.02), ("slow", 1.2)):
+        timing["samples_ms"] = [factor * (10 + 0.1 * (turn % 5)) for turn in range(30)]
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    old, noise, slow = (tmp_path / f"{name}.json" for name in ("old", "noise", "slow"))
+    assert ran(main, "compare", old, noise).code == 0
+    done = ran(main, "compare", old, slow)
+    assert done.code == 1
+    assert "mirnet-bench compare: CLAHE 48x32: 1.20 times the time" in done.err
+    found = json.loads(ran(main, "compare", old, slow, "--json").out)
+    assert found["changes"][0]["outcome"] == "slower"
+    report["machine"]["processor"] = "another"
+    slow.write_text(json.dumps(report))
+    done = ran(main, "compare", old, slow)
+    assert done.code == 2
+    assert "different machines" in done.line
