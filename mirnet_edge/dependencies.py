@@ -22,6 +22,7 @@ _EXTRA_OF = {
     "openvino": "cpu",
     "tensorboard": "tensorboard",
     "tensorrt_rtx": "tensorrt-rtx",
+    "cuda": "tensorrt",
 }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mirnet_edge.errors import BundleError
 from mirnet_edge.files import recover, sha256_of
@@ -137,14 +137,38 @@ class Mode(Document):
 
 
 class EngineFacts(Document):
-    """A TensorRT plan beside the graph it was built from."""
+    """A TensorRT plan beside the graph it was built from, and what it fits.
+
+    None stands for what was not known: built without a GPU, or by an older mirnet-edge.
+    """
 
     plan: BoundFile
     graph: str
     flavour: str
+    """`tensorrt` or `tensorrt_rtx`."""
     version: str
-    profile: dict[str, list[int]]
-    """Input shapes `min`, `opt`, `max`."""
+    """Of TensorRT; a plan opens in this one only."""
+    profiles: list[dict[str, list[int]]] = []
+    """Input shapes `min`, `opt`, `max`; in this order in the plan."""
+    onnx_sha256: str | None = None
+    cuda: str | None = None
+    device: str | None = None
+    """The GPU's name."""
+    capabilities: list[str] = []
+    """Compute capabilities it was built for; empty for TensorRT-RTX's portable set."""
+    flags: dict[str, int | str] = {}
+    """Builder settings that were not left alone: workspace_mib, level."""
+    delivered: dict[str, int] | None = None
+    """How many convolutions compute in which precision, as the engine inspector tells."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_former_versions(cls, document: Any) -> Any:  # noqa: ANN401  # pydantic's
+        # until 2026-11 a plan had one profile
+        if isinstance(document, dict) and "profile" in document:
+            kept = {name: value for name, value in document.items() if name != "profile"}
+            return {**kept, "profiles": [document["profile"]]}
+        return document
 
 
 class MachineFacts(Document):
@@ -198,6 +222,17 @@ class Manifest(Document):
                 return graph
         names = ", ".join(graph.name for graph in self.graphs)
         raise BundleError(f"the bundle has no graph {name!r}; it has {names}. Export again with it")
+
+    def engine(self, graph: str) -> EngineFacts:
+        """Return the plan of that graph.
+
+        Raises:
+            BundleError: There is none.
+        """
+        for engine in self.engines:
+            if engine.graph == graph:
+                return engine
+        raise BundleError(f"the bundle has no plan of {graph!r}; build one: mirnet-engine BUNDLE")
 
     def mode(self, name: str) -> Mode:
         """Return the mode of that name.

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mirnet_edge.dependencies import available
-from mirnet_edge.export.engine import FLAVOURS, HOW_TO_GET_ONE, Profile, build_engine
+from mirnet_edge.engines.library import FLAVOURS, HOW_TO_GET_ONE
+from mirnet_edge.engines.process import Order, build_apart
+from mirnet_edge.engines.profiles import profiles_for
 from mirnet_edge.export.gate import Candidate
 from mirnet_edge.runtime import openvino_runner
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
@@ -17,10 +19,6 @@ if TYPE_CHECKING:
     from mirnet_edge.export.graphs import GraphFile
     from mirnet_edge.export.job import Target
     from mirnet_edge.manifest import EngineFacts, Graph, ImageContract, Mode, Precision
-
-
-# A portable default where the user gave no size: one profile from thumbnails to full HD.
-_PROFILE_MINIMUM, _PROFILE_USUAL, _PROFILE_MAXIMUM = (64, 64), (480, 640), (1088, 1920)
 
 
 def candidates_for(
@@ -117,14 +115,9 @@ def engines_for(
         if graph.name in adopted:
             on_stage(f"build the TensorRT plan of {graph.name}")
             source = folder / graph.onnx.file
-            engines.append(build_engine(source, source.with_suffix(".plan"), _profile(image)))
+            order = Order(
+                onnx=source, plan=source.with_suffix(".plan"), profiles=profiles_for(image),
+                graph=graph.name, precision=graph.precision,
+            )  # fmt: skip
+            engines.append(build_apart(order, on_stage))
     return engines
-
-
-def _profile(image: ImageContract) -> Profile:
-    sizes = [
-        image.size or tuple(-(-side // image.multiple) * image.multiple for side in size)
-        for size in (_PROFILE_MINIMUM, _PROFILE_USUAL, _PROFILE_MAXIMUM)
-    ]
-    shapes = [(1, *size, 3) if image.io == "uint8" else (1, 3, *size) for size in sizes]
-    return Profile(*shapes)

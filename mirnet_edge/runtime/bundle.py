@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from mirnet_edge.dependencies import advice, available
-from mirnet_edge.errors import BundleError, EngineError, OptionError
+from mirnet_edge.errors import BundleError, MirnetEdgeError, OptionError
 from mirnet_edge.manifest import Backend, Precision, checked_path, read_manifest
 
 if TYPE_CHECKING:
@@ -18,11 +18,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-_NO_TENSORRT = "running TensorRT engines is not in this version of mirnet-edge"
+# Of modes that nobody timed on this GPU. INT8 is often slower than fp16 there, and riskier.
+_GPU_ORDER = ("fp16", "int8+fp16", "int8", "fp32")
 
 
 def open_bundle(
-    path: str | Path, backend: str = AUTO, precision: str = AUTO, *, threads: int | None = None
+    path: str | Path,
+    backend: str = AUTO,
+    precision: str = AUTO,
+    *,
+    threads: int | None = None,
+    rebuild: bool | None = None,
 ) -> Runner:
     """Return a runner for the mode of a bundle that suits this machine.
 
@@ -30,18 +36,22 @@ def open_bundle(
 
     Args:
         path: The bundle's folder.
-        backend: openvino, onnxruntime, torch, or auto.
+        backend: openvino, onnxruntime, torch, tensorrt, or auto, which takes TensorRT where one,
+            a GPU, and a plan that fits both are there.
         precision: fp32, bf16, fp16, int8, or auto. A named one is taken even where the gate
             rejected it; a warning then says why it did.
         threads: How many the backend may use; None leaves it to the backend.
+        rebuild: Build TensorRT plans anew that do not fit this machine, from the graphs in the
+            bundle; that takes minutes. None for: on a Jetson.
 
     Raises:
         BundleError: No bundle, a changed file, or no mode that fits; says why each does not.
-        EngineError: The backend is tensorrt.
         OptionError: No such backend or precision, or less than one thread.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
+    if backend in (AUTO, "tensorrt"):
+        manifest = _with_fitting_plans(manifest, folder, backend, rebuild=rebuild)
     mode = choose_mode(manifest, backend, precision)
     if not mode.adopted:
         logger.warning("%s was not adopted by the gate: %s", mode.name, mode.reason)
@@ -52,18 +62,15 @@ def open_bundle(
 def choose_mode(manifest: Manifest, backend: str = AUTO, precision: str = AUTO) -> Mode:
     """Return the mode to run here.
 
-    Of those that fit: the manifest's default where nothing was asked for, else the fastest;
-    adopted ones first, those that were never timed last.
+    Of those that fit: TensorRT where a GPU is, and why not is logged; then the manifest's default
+    where nothing was asked for, else the fastest; adopted ones first, those never timed last.
 
     Raises:
         BundleError: None fits; says why each does not.
-        EngineError: The backend is tensorrt.
         OptionError: No such backend or precision.
     """
     _check_word("--backend", backend, get_args(Backend))
     _check_word("--precision", precision, get_args(Precision))
-    if backend == "tensorrt":
-        raise EngineError(f"{_NO_TENSORRT}; choose --backend auto, openvino or onnxruntime")
     asked = [
         mode
         for mode in manifest.modes
@@ -73,11 +80,34 @@ def choose_mode(manifest: Manifest, backend: str = AUTO, precision: str = AUTO) 
     fitting = [mode for mode in asked if obstacles[mode.name] is None]
     if not fitting:
         raise BundleError(_nothing_fits(manifest, backend, precision, obstacles))
+    on_gpu = [mode for mode in fitting if mode.backend == "tensorrt" and mode.adopted]
+    if on_gpu:
+        return min(on_gpu, key=lambda mode: (_order(mode), _GPU_ORDER.index(mode.precision)))
+    for name, reason in obstacles.items():
+        if name.startswith("tensorrt:"):
+            logger.info("%s is not taken: %s", name, reason)
     if backend == precision == AUTO:
         for mode in fitting:
             if mode.name == manifest.default_mode:
                 return mode
     return min(fitting, key=_order)
+
+
+def _with_fitting_plans(
+    manifest: Manifest, folder: Path, backend: str, *, rebuild: bool | None
+) -> Manifest:
+    """Return the manifest after building anew the plans that do not fit, where that is wanted."""
+    from mirnet_edge.engines import bundled, identity
+
+    if not manifest.engines or not (identity.is_device() if rebuild is None else rebuild):
+        return manifest
+    try:
+        bundled.rebuild_misfits(folder, on_stage=logger.warning)
+    except MirnetEdgeError as error:
+        if backend != AUTO:
+            raise
+        logger.warning("the plans could not be built here: %s", error)
+    return read_manifest(folder)
 
 
 def _check_word(option: str, found: str, known: tuple[str, ...]) -> None:
@@ -91,12 +121,14 @@ def _order(mode: Mode) -> tuple[bool, float]:
 
 def _obstacle(mode: Mode, manifest: Manifest, precision: str) -> str | None:
     """Return why a mode cannot be taken here, None where it can."""
-    if mode.backend == "tensorrt":
-        return _NO_TENSORRT
     if not mode.adopted and precision == AUTO:
         return f"not adopted ({mode.reason}); ask for it with --precision {mode.precision}"
     if mode.backend != "torch" and not manifest.graph(mode.graph).kept:
         return f"its graph was not kept ({mode.reason})"
+    if mode.backend == "tensorrt":
+        from mirnet_edge.runtime import tensorrt_runner
+
+        return tensorrt_runner.obstacle(mode, manifest)
     if not available(mode.backend):
         return f"{mode.backend} is not installed: {advice(mode.backend)}"
     if not _supported(mode):
@@ -135,6 +167,18 @@ def _runner_of(mode: Mode, manifest: Manifest, folder: Path, threads: int | None
         weights = checked_path(folder, manifest.model.weights)
         return TorchRunner(
             weights, manifest.image, name=mode.name, precision=mode.precision, threads=threads
+        )
+    if mode.backend == "tensorrt":
+        from mirnet_edge.runtime.tensorrt_runner import TensorRtRunner
+
+        engine = manifest.engine(mode.graph)
+        return TensorRtRunner(
+            checked_path(folder, engine.plan),
+            manifest.image,
+            name=mode.name,
+            precision=mode.precision,
+            engine=engine,
+            graph=manifest.graph(mode.graph),
         )
     graph = checked_path(folder, manifest.graph(mode.graph).onnx)
     if mode.backend == "openvino":

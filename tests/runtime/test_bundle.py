@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from mirnet_edge.errors import BundleError, EngineError, ImageError, OptionError
+from mirnet_edge.errors import BundleError, ImageError, OptionError
 from mirnet_edge.manifest import FILE_NAME, read_manifest
 from mirnet_edge.runtime import openvino_runner
 from mirnet_edge.runtime.bundle import choose_mode, open_bundle
@@ -184,14 +184,13 @@ class Refused:
             "tensorrt",
             [M("tensorrt:fp16")],
             {"backend": "tensorrt"},
-            ["TensorRT engines is not in this version", "choose --backend auto, openvino"],
-            kind=EngineError,
+            ["tensorrt:fp16: the bundle has no plan of fp32", "mirnet-engine BUNDLE"],
         ),
         Refused(
             "tensorrt alone",
             [M("tensorrt:fp16")],
             {},
-            ["tensorrt:fp16: running TensorRT engines is not in this version", "export again"],
+            ["tensorrt:fp16: the bundle has no plan of fp32", "export again"],
         ),
         Refused(
             "a pair that was never made",

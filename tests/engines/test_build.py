@@ -21,11 +21,16 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mirnet_edge.compression.quantize import quantize_for_tensorrt
+from mirnet_edge.engines import build as engine
+from mirnet_edge.engines import library
+from mirnet_edge.engines import rtx as rtx_names
+from mirnet_edge.engines.build import OutOfMemoryError, Settings, build_engine
+from mirnet_edge.engines.library import FLAVOURS, find_tensorrt
+from mirnet_edge.engines.profiles import Profile
 from mirnet_edge.errors import EngineError, MissingDependencyError, OptionError
-from mirnet_edge.export import engine
-from mirnet_edge.export.engine import FLAVOURS, Profile, build_engine, find_tensorrt
 from mirnet_edge.export.onnx_graph import to_fp16
 from mirnet_edge.files import sha256_of
+from mirnet_edge.runtime import tensorrt_runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,16 +95,19 @@ def test_every_network_builds_in_every_precision(case, rtx, graph_of, quantized_
         source = tmp_path / "half.onnx"
     plan = tmp_path / "net.plan"
     profile = _FIXED if case.size else _ANY
-    facts = build_engine(source, plan, profile, flavour="tensorrt_rtx", workspace_mib=512)
+    facts = build_engine(
+        source, plan, [profile], flavour="tensorrt_rtx", settings=Settings(workspace_mib=512)
+    )
     assert plan.stat().st_size > 10_000
     assert facts.plan.file == "net.plan"
     assert facts.plan.sha256 == sha256_of(plan)
     assert facts.graph == source.stem
     assert facts.flavour == "tensorrt_rtx"
     assert facts.version == rtx.__version__
-    assert facts.profile == {
-        "min": list(profile.minimum), "opt": list(profile.usual), "max": list(profile.maximum),
-    }  # fmt: skip
+    assert [Profile.from_document(one) for one in facts.profiles] == [profile]
+    assert facts.onnx_sha256 == sha256_of(source)
+    assert facts.flags == {"workspace_mib": 512}
+    assert (facts.device, facts.capabilities, facts.delivered) == (None, [], None)  # no GPU here
 
 
 # --- real refusals ----------------------------------------------------------------------------
@@ -165,7 +173,7 @@ def test_what_tensorrt_refuses_or_misreads_is_named(case, rtx, tmp_path):
     _quantized_convolution(path, **case.damage)
     profile = Profile(*[(1, 4, 16, 16)] * 3)
     with pytest.raises(EngineError, match=case.says) as caught:
-        build_engine(path, plan, profile, flavour="tensorrt_rtx")
+        build_engine(path, plan, [profile], flavour="tensorrt_rtx")
     assert str(caught.value).startswith(f"bad.onnx: TensorRT {rtx.__version__}")
     assert "--target tensorrt" in str(caught.value)
     assert not list(tmp_path.glob("*.plan*"))
@@ -177,7 +185,7 @@ def test_the_same_graph_without_the_fault_builds(tmp_path):
     _quantized_convolution(path)
     profile = Profile(*[(1, 4, 16, 16)] * 3)
     facts = build_engine(
-        path, tmp_path / "good.plan", profile, flavour="tensorrt_rtx", graph="int8"
+        path, tmp_path / "good.plan", [profile], flavour="tensorrt_rtx", graph="int8"
     )
     assert facts.graph == "int8"
 
@@ -188,7 +196,7 @@ def test_a_profile_that_does_not_fit_the_graph_is_an_error(tmp_path):
     _quantized_convolution(path)
     profile = Profile(*[(1, 4, 32, 32)] * 3)
     with pytest.raises(EngineError, match=r"good\.onnx: TensorRT"):
-        build_engine(path, tmp_path / "good.plan", profile, flavour="tensorrt_rtx")
+        build_engine(path, tmp_path / "good.plan", [profile], flavour="tensorrt_rtx")
 
 
 @pytest.mark.usefixtures("rtx")
@@ -196,7 +204,7 @@ def test_a_file_that_is_no_graph_is_an_error(tmp_path):
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"\x08\x0a garbage")
     with pytest.raises(EngineError, match=r"broken\.onnx: TensorRT"):
-        build_engine(path, tmp_path / "x.plan", _FIXED, flavour="tensorrt_rtx")
+        build_engine(path, tmp_path / "x.plan", [_FIXED], flavour="tensorrt_rtx")
 
 
 # --- profiles ---------------------------------------------------------------------------------
@@ -290,7 +298,7 @@ def test_without_any_the_message_says_why_and_how_to_get_one(installed):
 def test_a_flavour_that_was_asked_for_has_no_substitute(installed):
     installed(tensorrt_rtx=_WORKS)
     with pytest.raises(MissingDependencyError, match=r"\(tensorrt: No module") as caught:
-        build_engine(Path("a.onnx"), Path("a.plan"), _FIXED, flavour="tensorrt")
+        build_engine(Path("a.onnx"), Path("a.plan"), [_FIXED], flavour="tensorrt")
     assert "tensorrt_rtx:" not in str(caught.value)
 
 
@@ -340,7 +348,7 @@ class _Fake(types.ModuleType):
             def create_network(self, flags):
                 fake.asked["flags"] = flags
                 entry = types.SimpleNamespace(name="frames", shape=(-1, -1, -1, 3))
-                return types.SimpleNamespace(get_input=[entry].__getitem__)
+                return types.SimpleNamespace(num_inputs=1, get_input=[entry].__getitem__)
 
             def create_builder_config(self):
                 return types.SimpleNamespace(
@@ -358,6 +366,7 @@ class _Fake(types.ModuleType):
 
         self.ILogger, self.OnnxParser, self.Builder = ILogger, Parser, Builder
         self.MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
+        self.ProfilingVerbosity = enum.Enum("ProfilingVerbosity", ["DETAILED"])
 
     @property
     def NetworkDefinitionCreationFlag(self):  # noqa: N802  # TensorRT's name
@@ -375,8 +384,10 @@ def fake(monkeypatch):
 def build(fake, tmp_path):
     """Build with the fake: build(workspace_mib=64). The plan is tmp_path / "net.plan"."""
 
+    (tmp_path / "net.onnx").write_bytes(b"graph")
+
     def make(**options):
-        return build_engine(tmp_path / "net.onnx", tmp_path / "net.plan", _ANY, **options)
+        return build_engine(tmp_path / "net.onnx", tmp_path / "net.plan", [_ANY], **options)
 
     return make
 
@@ -415,7 +426,7 @@ def test_a_plan_is_written_as_it_is(fake, build, tmp_path):
 def test_a_workspace_is_given_in_bytes_and_only_if_asked_for(fake, build):
     build()
     assert "limit" not in fake.asked
-    build(workspace_mib=64)
+    build(settings=Settings(workspace_mib=64))
     assert fake.asked["limit"] == (fake.MemoryPoolType.WORKSPACE, 64 * 1024 * 1024)
 
 
@@ -465,6 +476,15 @@ def test_every_refusal_is_an_error_and_leaves_no_plan(case, fake, build, tmp_pat
     assert not list(tmp_path.glob("*.plan*"))
 
 
+def test_a_lack_of_memory_is_told_apart(fake, build):
+    fake.plan = None
+    fake.says.append(
+        ("Severity.ERROR", "Requested amount of GPU memory: cudaErrorMemoryAllocation")
+    )
+    with pytest.raises(OutOfMemoryError, match="cannot build it: Requested amount"):
+        build()
+
+
 def test_other_warnings_are_no_error(fake, build):
     fake.says.append(("Severity.WARNING", "Converting conv activation scales to fp32"))
     build()
@@ -485,9 +505,18 @@ _GIVES = {
     "Builder": "Builder", "OnnxParser": "OnnxParser", "create_network": "INetworkDefinition",
     "create_builder_config": "IBuilderConfig", "build_serialized_network": "IHostMemory",
     "create_optimization_profile": "IOptimizationProfile", "get_error": "ParserError",
-    "get_input": "ITensor", "find_tensorrt": "trt",
+    "get_input": "ITensor", "find_tensorrt": "trt", "Runtime": "Runtime",
+    "deserialize_cuda_engine": "ICudaEngine", "create_engine_inspector": "EngineInspector",
+    "create_execution_context": "IExecutionContext",
+    "get_timing_cache": "ITimingCache", "create_timing_cache": "ITimingCache",
 }  # fmt: skip
-_PARAMETERS = {"trt": "trt", "network": "INetworkDefinition", "logger": None}
+_PARAMETERS = {
+    "trt": "trt", "network": "INetworkDefinition", "logger": None, "config": "IBuilderConfig",
+    "shapes": "IOptimizationProfile", "engine": "ICudaEngine", "log": None,
+}  # fmt: skip
+# attributes that hold one of TensorRT's objects
+_HELD = {"_trt": "trt", "_engine": "ICudaEngine", "_context": "IExecutionContext",
+         "_runtime": "Runtime"}  # fmt: skip
 _PYTHONS = {"__name__", "__version__", "__members__", "__init__"}
 
 
@@ -523,11 +552,14 @@ class _Names(ast.NodeVisitor):
     def _kind(self, value):
         if isinstance(value, ast.Name):
             return self.kinds.get(value.id)
-        if isinstance(value, ast.Attribute) and self._kind(value.value) == "trt":
-            return value.attr
+        if isinstance(value, ast.Attribute):
+            if isinstance(value.value, ast.Name) and value.value.id == "self":
+                return _HELD.get(value.attr)
+            if self._kind(value.value) == "trt":
+                return value.attr
         if isinstance(value, ast.Call):
             called = value.func
-            name = called.attr if isinstance(called, ast.Attribute) else called.id
+            name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
             return _GIVES.get(name)
         return None
 
@@ -544,23 +576,53 @@ def _not_shared(source):
     return names.used, missing
 
 
-def test_only_names_that_every_version_has_are_used():
-    used, missing = _not_shared(Path(engine.__file__).read_text())
+@dataclass(frozen=True)
+class Source:
+    module: types.ModuleType
+    sees: set
+    """Names that a scan which understands the source comes across."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Source(engine, {
+            ("trt", "OnnxParser"), ("Builder", "create_network"),
+            ("Builder", "build_serialized_network"), ("INetworkDefinition", "get_input"),
+            ("ITensor", "shape"), ("IBuilderConfig", "add_optimization_profile"),
+            ("IBuilderConfig", "progress_monitor"), ("IOptimizationProfile", "set_shape"),
+            ("ITimingCache", "serialize"), ("MemoryPoolType", "WORKSPACE"),
+            ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"), ("OnnxParser", "parse_from_file"),
+            ("ParserError", "node_name"), ("EngineInspector", "get_engine_information"),
+        }),
+        Source(library, {("trt", "ILogger")}),
+        Source(tensorrt_runner, {
+            ("Runtime", "deserialize_cuda_engine"), ("IExecutionContext", "execute_async_v3"),
+            ("IExecutionContext", "set_tensor_address"), ("ICudaEngine", "num_io_tensors"),
+            ("ICudaEngine", "get_tensor_mode"), ("IExecutionContext", "set_input_shape"),
+            ("IExecutionContext", "set_optimization_profile_async"), ("TensorIOMode", "INPUT"),
+        }),
+    ],
+    ids=lambda case: case.module.__name__,
+)  # fmt: skip
+def test_only_names_that_every_version_has_are_used(case):
+    used, missing = _not_shared(Path(case.module.__file__).read_text())
     assert not missing
-    # the scan understood the source: it saw each of these
-    assert used >= {
-        ("trt", "OnnxParser"),
-        ("Builder", "create_network"),
-        ("Builder", "build_serialized_network"),
-        ("INetworkDefinition", "get_input"),
-        ("ITensor", "shape"),
-        ("IBuilderConfig", "add_optimization_profile"),
-        ("IOptimizationProfile", "set_shape"),
-        ("MemoryPoolType", "WORKSPACE"),
-        ("NetworkDefinitionCreationFlag", "STRONGLY_TYPED"),
-        ("OnnxParser", "parse_from_file"),
-        ("ParserError", "node_name"),
-    }
+    assert used >= case.sees
+
+
+def test_what_only_rtx_has_stands_in_its_module_and_exists(rtx):
+    names = {"create_runtime_config", "create_runtime_cache", "num_compute_capabilities"}
+    source = Path(rtx_names.__file__).read_text()
+    assert all(name in source for name in names)
+    for name in ("create_runtime_config", "create_execution_context"):
+        assert hasattr(rtx.ICudaEngine, name)
+    for name in ("create_runtime_cache", "set_runtime_cache"):
+        assert hasattr(rtx.IRuntimeConfig, name)
+    for name in ("num_compute_capabilities", "set_compute_capability"):
+        assert hasattr(rtx.IBuilderConfig, name)
+    for capability in rtx_names.CAPABILITIES:
+        assert f"SM{capability.replace('.', '')}" in rtx.ComputeCapability.__members__
 
 
 @pytest.mark.parametrize(
@@ -572,6 +634,8 @@ def test_only_names_that_every_version_has_are_used():
         ("flags = trt.NetworkDefinitionCreationFlag\nflags.EXPLICIT_BATCH", "EXPLICIT_BATCH"),
         ("trt.init_libnvinfer_plugins(log, '')", "trt.init_libnvinfer_plugins"),
         ("network.get_input(0).dynamic_range", "ITensor.dynamic_range"),
+        ("trt.Runtime(log).deserialize_cuda_engine(b'').device_memory_size", "device_memory_size"),
+        ("self._context.all_shape_inputs_specified", "all_shape_inputs_specified"),
     ],
 )
 def test_the_scan_sees_names_that_are_gone(line, name):

@@ -1,0 +1,88 @@
+"""Build all graphs of the shipped weights and full networks with TensorRT-RTX, without a GPU.
+
+    python benchmarks/engines.py build/engines [--cards 8.0,8.6,8.9,12.0] [--network mirnet]
+
+Prints build time and plan size per network, precision and kind of card. It proves that the builder
+takes the graphs; how fast and how right a plan runs takes a GPU to tell. Graphs are for any size,
+in one profile from 64x64 over 640x480 to 1920x1088. MIRNet-v2's INT8 graph alone is for 128x128:
+the legalizer refuses that of any size. Calibrated on corners of 64x64 or 128x128 pixels of four
+built-in pictures; the full networks have random weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from mirnet_edge import checkpoints
+from mirnet_edge.calibration.builtin import builtin_set
+from mirnet_edge.checkpoints.store import shipped_names
+from mirnet_edge.compression.inference_form import to_inference_form
+from mirnet_edge.compression.quantize import quantize_for_tensorrt
+from mirnet_edge.engines.build import Settings
+from mirnet_edge.engines.process import Order, build_apart
+from mirnet_edge.engines.profiles import profiles_for
+from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
+from mirnet_edge.manifest import ImageContract
+from mirnet_edge.models.mirnet import MIRNet
+from mirnet_edge.models.mirnet_v2 import MIRNetV2
+
+FULL = {"mirnet": MIRNet, "mirnet-v2": MIRNetV2}
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+def main() -> None:
+    """Print one row per graph."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="keeps the graphs; those there are used again")
+    parser.add_argument("--cards", default="8.0,8.6,8.9,12.0")
+    parser.add_argument("--network", help="only this one")
+    arguments = parser.parse_args()
+    cards = arguments.cards.split(",")
+    names = [name.removeprefix("shipped:") for name in shipped_names()] + list(FULL)
+    heads = " | ".join(f"SM {card}: s, MiB" for card in cards)
+    print(f"| network | precision | ONNX MiB | {heads} |\n|---|---|---|{'---|' * len(cards)}")
+    for name in [arguments.network] if arguments.network else names:
+        for precision in PRECISIONS:
+            path, image = graph_of(name, precision, arguments.folder)
+            cells = [built(path, image, card) for card in cards]
+            size = path.stat().st_size / 2**20
+            print(f"| {name} | {precision} | {size:.1f} | {' | '.join(cells)} |", flush=True)
+
+
+def built(path: Path, image: ImageContract, card: str) -> str:
+    """Return seconds and MiB of one build; the plan itself is not kept."""
+    plan = path.with_suffix(".plan")
+    order = Order(
+        onnx=path, plan=plan, profiles=profiles_for(image), graph=path.stem,
+        settings=Settings(capabilities=(card,)), flavour="tensorrt_rtx",
+    )  # fmt: skip
+    started = time.perf_counter()
+    facts = build_apart(order)
+    seconds = time.perf_counter() - started
+    plan.unlink()
+    return f"{seconds:.0f}, {facts.plan.size_bytes / 2**20:.1f}"
+
+
+def graph_of(name: str, precision: str, folder: Path) -> tuple[Path, ImageContract]:
+    """Return a graph, made where it is not there yet, and what it takes."""
+    fixed = (128, 128) if (name, precision) == ("mirnet-v2", "int8") else None
+    fp32 = folder / f"{name}-{'fixed-' if fixed else ''}fp32.onnx"
+    path = folder / f"{name}-{precision}.onnx"
+    network = FULL[name]() if name in FULL else checkpoints.load(f"shipped:{name}").model
+    image = ImageContract(io="uint8", multiple=int(network.multiple), size=fixed)
+    if not fp32.exists():
+        form = to_inference_form(network)
+        export_onnx(form, fp32, io=image.io, size=fixed, multiple=image.multiple)
+    if precision == "fp16" and not path.exists():
+        to_fp16(fp32, path)
+    if precision == "int8" and not path.exists():
+        side = fixed[0] if fixed else 64
+        pictures = builtin_set("low-light").calibrating[:4]
+        quantize_for_tensorrt(fp32, path, [one.frame[None, :side, :side] for one in pictures])
+    return path, image
+
+
+if __name__ == "__main__":
+    main()

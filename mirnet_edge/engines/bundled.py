@@ -1,0 +1,115 @@
+"""The plans of a bundle: built from its graphs on this machine, and written into its manifest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mirnet_edge.engines.build import Settings
+from mirnet_edge.engines.cuda import Cuda
+from mirnet_edge.engines.identity import differences, host_of
+from mirnet_edge.engines.library import find_tensorrt
+from mirnet_edge.engines.process import Order, build_apart
+from mirnet_edge.engines.profiles import Profile, profiles_for
+from mirnet_edge.errors import BundleError
+from mirnet_edge.files import write_atomically
+from mirnet_edge.manifest import FILE_NAME, checked_path, read_manifest, to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from mirnet_edge.manifest import EngineFacts, Graph, Manifest
+
+TIMING_CACHE = "timing.{flavour}.cache"
+"""Kept in the bundle; TensorRT itself refuses one of another version or GPU, and starts anew."""
+
+
+def build_engines(
+    bundle: Path,
+    *,
+    graphs: Sequence[str] = (),
+    sizes: Sequence[tuple[int, int]] | None = None,
+    settings: Settings | None = None,
+    flavour: str | None = None,
+    on_stage: Callable[[str], None] = lambda what: None,
+) -> list[EngineFacts]:
+    """Build the plans of a bundle anew, here, and write them into its manifest.
+
+    Each plan is in the manifest as soon as it is built: an interruption keeps the others.
+
+    Args:
+        bundle: Its folder.
+        graphs: Names of the graphs; all that TensorRT modes were adopted for where empty.
+        sizes: (height, width) of static profiles; those of the former plan where None.
+        settings: How to build.
+        flavour: Which TensorRT.
+        on_stage: Told what is being done.
+
+    Raises:
+        BundleError: No such graph, or its file has changed.
+        EngineError: TensorRT cannot build one.
+        MissingDependencyError: There is no TensorRT.
+    """
+    manifest = read_manifest(bundle)
+    built = []
+    for graph in _wanted(manifest, graphs):
+        former = next((one for one in manifest.engines if one.graph == graph.name), None)
+        profiles = (
+            tuple(Profile.from_document(one) for one in former.profiles)
+            if sizes is None and former is not None and former.profiles
+            else profiles_for(manifest.image, sizes)
+        )
+        onnx = checked_path(bundle, graph.onnx)
+        order = Order(
+            onnx=onnx, plan=onnx.with_suffix(".plan"), profiles=profiles, graph=graph.name,
+            precision=graph.precision, settings=settings or Settings(), flavour=flavour,
+            timing_cache=bundle / TIMING_CACHE.format(flavour=flavour or "tensorrt"),
+        )  # fmt: skip
+        on_stage(f"build the TensorRT plan of {graph.name}")
+        facts = build_apart(order, on_stage)
+        built.append(facts)
+        manifest = manifest.model_copy(
+            update={
+                "engines": [*(one for one in manifest.engines if one.graph != graph.name), facts]
+            }
+        )
+        write_atomically(bundle / FILE_NAME, to_json(manifest))
+    return built
+
+
+def rebuild_misfits(
+    bundle: Path, on_stage: Callable[[str], None] = lambda what: None
+) -> list[EngineFacts]:
+    """Build anew the plans of a bundle that do not fit this machine; tell what differs.
+
+    Raises:
+        EngineError: There is no GPU, or TensorRT cannot build one.
+        MissingDependencyError: There is no TensorRT or no cuda-python.
+    """
+    manifest = read_manifest(bundle)
+    trt = find_tensorrt()
+    host = host_of(trt, Cuda().gpu())
+    misfits = []
+    for engine in manifest.engines:
+        differing = differences(engine, manifest.graph(engine.graph), host)
+        if differing:
+            on_stage(f"{engine.plan.file} does not fit: {'; '.join(differing)}")
+            misfits.append(engine.graph)
+    if not misfits:
+        return []
+    return build_engines(bundle, graphs=misfits, flavour=host.flavour, on_stage=on_stage)
+
+
+def _wanted(manifest: Manifest, names: Sequence[str]) -> list[Graph]:
+    if names:
+        found = [manifest.graph(name) for name in names]
+    else:
+        adopted = {one.graph for one in manifest.modes if one.backend == "tensorrt" and one.adopted}
+        found = [graph for graph in manifest.graphs if graph.name in adopted and graph.kept]
+    unsuited = [graph.name for graph in found if "tensorrt" not in graph.targets or not graph.kept]
+    if unsuited or not found:
+        raise BundleError(
+            f"expected graphs for TensorRT, found {', '.join(unsuited) or 'none'} in the bundle: "
+            "export again with --target tensorrt or all"
+        )
+    return found

@@ -1,0 +1,88 @@
+"""Whether a plan fits this machine and the graph it lies beside, told before it is opened.
+
+TensorRT itself says no more than `None` to a plan of another version or GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mirnet_edge.engines import rtx
+from mirnet_edge.errors import EngineError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from mirnet_edge.engines.cuda import Gpu
+    from mirnet_edge.manifest import EngineFacts, Graph
+
+_BOARD_FILE = Path("/proc/device-tree/model")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a plan must fit."""
+
+    flavour: str
+    version: str
+    gpu: Gpu
+
+
+def host_of(trt: ModuleType, gpu: Gpu) -> Host:
+    """Return what this machine is to a plan."""
+    return Host(trt.__name__, trt.__version__, gpu)
+
+
+def differences(engine: EngineFacts, graph: Graph, host: Host) -> list[str]:
+    """Return what keeps a plan from running here, each as `what: of the plan, found here`.
+
+    Args:
+        engine: What the manifest says of the plan.
+        graph: The graph it was built from, as it is now.
+        host: This machine.
+
+    Returns:
+        Nothing where the plan fits.
+    """
+    pairs = [
+        ("TensorRT", f"{engine.flavour} {engine.version}", f"{host.flavour} {host.version}"),
+        ("the graph's sha256", _short(engine.onnx_sha256), _short(graph.onnx.sha256)),
+    ]
+    if engine.flavour == "tensorrt":
+        built_for = engine.capabilities[0] if engine.capabilities else "unknown"
+        pairs.append(("compute capability", built_for, host.gpu.capability))
+        # the same chip with fewer units has other fastest kernels: it runs, slower
+        pairs.append(("GPU", engine.device or "unknown", host.gpu.name))
+    elif engine.capabilities and host.gpu.capability not in engine.capabilities:
+        pairs.append(("compute capability", ", ".join(engine.capabilities), host.gpu.capability))
+    return [f"{what}: {built}, here {here}" for what, built, here in pairs if built != here]
+
+
+def require_fit(engine: EngineFacts, graph: Graph, host: Host) -> None:
+    """Refuse a plan that does not fit, naming what differs.
+
+    Raises:
+        EngineError: It does not fit; or TensorRT-RTX does not know this GPU.
+    """
+    if host.flavour == "tensorrt_rtx":
+        rtx.require_support(host.gpu.capability)
+    differing = differences(engine, graph, host)
+    if differing:
+        raise EngineError(
+            f"{engine.plan.file} was built for something else ({'; '.join(differing)}): build it "
+            "here with mirnet-engine BUNDLE, or use another --backend"
+        )
+
+
+def is_device() -> bool:
+    """Say whether this is a board that a bundle is brought to: a Jetson."""
+    try:
+        return "jetson" in _BOARD_FILE.read_text(encoding="utf-8", errors="replace").lower()
+    except OSError:
+        return False
+
+
+def _short(sha256: str | None) -> str:
+    return "unknown" if sha256 is None else sha256[:12]
