@@ -16,7 +16,11 @@ from mirnet_edge.errors import MissingDependencyError
 
 _PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 # where the package's name on the index is not that of the module
-_DISTRIBUTION_OF = {"skimage": "scikit-image", "tensorrt_rtx": "tensorrt-rtx-cu13"}
+_DISTRIBUTION_OF = {
+    "skimage": "scikit-image",
+    "tensorrt_rtx": "tensorrt-rtx-cu13",
+    "cuda": "cuda-bindings",
+}
 
 
 @pytest.fixture

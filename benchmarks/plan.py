@@ -1,0 +1,101 @@
+"""Compare what mirnet-plan predicts for this processor with what it does, in one interleaved run.
+
+    python benchmarks/plan.py [--size 320x240] [--rounds 9]
+
+Each round takes the machine's two rates (a matrix product, a copy) and every network once, in turn,
+so that what else the machine does disturbs all of them alike. Networks marked "calibrated" set the
+shares in planning/roofline.py; the others never did. OpenVINO in fp32, random or shipped weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mirnet_edge import checkpoints
+from mirnet_edge.cli.export import parsed_size
+from mirnet_edge.compression.inference_form import to_inference_form
+from mirnet_edge.export.onnx_graph import export_onnx
+from mirnet_edge.manifest import ImageContract
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
+from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
+from mirnet_edge.planning.cost import cost_of
+from mirnet_edge.planning.here import Probe
+from mirnet_edge.planning.roofline import predict
+from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CALIBRATED = {
+    "edge 24,32,48 x2": lambda: MIRNetEdge(MIRNetEdgeConfig(channels=(24, 32, 48), blocks=2)),
+    "edge 48,64,96 stem 2": lambda: MIRNetEdge(MIRNetEdgeConfig(channels=(48, 64, 96), stem=2)),
+    "mirnet 24, 1 group": lambda: MIRNet(MIRNetConfig(channels=24, groups=1, blocks=1)),
+}
+OTHERS = {
+    "shipped:low-light": lambda: checkpoints.load("shipped:low-light").model,
+    "shipped:denoise": lambda: checkpoints.load("shipped:denoise").model,
+    "shipped:super-resolution": lambda: checkpoints.load("shipped:super-resolution").model,
+    "shipped:old-photo": lambda: checkpoints.load("shipped:old-photo").model,
+    "mirnet 16, 1 group": lambda: MIRNet(MIRNetConfig(channels=16, groups=1, blocks=1)),
+    "mirnet-v2 16, 1 group": lambda: MIRNetV2(
+        MIRNetV2Config(channels=16, groups=1, blocks=1, conv_groups=(1,))
+    ),
+}
+
+
+def main() -> None:
+    """Print one row per network."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", default="320x240")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    height, width = parsed_size(arguments.size)
+    frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+    networks = {name: make().eval() for name, make in {**CALIBRATED, **OTHERS}.items()}
+    probe, samples = Probe(), {name: [] for name in networks}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
+        runners = {
+            name: opened.enter_context(_runner(network, Path(folder) / f"{place}.onnx", frame))
+            for place, (name, network) in enumerate(networks.items())
+        }
+        for turn in range(2 + arguments.rounds):
+            probe.measure()
+            for name, runner in runners.items():
+                started = time.perf_counter()
+                runner.run(frame)
+                if turn >= 2:
+                    samples[name].append(1e3 * (time.perf_counter() - started))
+    device = probe.device()
+    print(f"{width}x{height}, {device.title}: {1e3 * device.fp32_tflops:.0f} GFLOP/s in a matrix ")
+    print(f"product, {device.bandwidth_gbs:.1f} GB/s in a copy; medians of {arguments.rounds}\n")
+    print("| network | GMACs | predicted ms | middle | measured p50 | measured / middle | |")
+    print("|---|---|---|---|---|---|---|")
+    for name, network in networks.items():
+        cost = cost_of(network, height, width)
+        found, took = predict(cost, device, "fp32", 25.0), float(np.median(samples[name]))
+        print(
+            f"| {name} | {cost.macs / 1e9:.2f} | {found.best_ms:.1f} to {found.worst_ms:.1f} | "
+            f"{found.middle_ms:.1f} | {took:.1f} | {took / found.middle_ms:.2f} | "
+            f"{'calibrated' if name in CALIBRATED else ''} |"
+        )
+
+
+def _runner(network: nn.Module, path: Path, frame: np.ndarray) -> OpenVinoRunner:
+    size = (int(frame.shape[1]), int(frame.shape[2]))
+    multiple = int(network.multiple)
+    export_onnx(to_inference_form(network), path, io="uint8", size=size, multiple=multiple)
+    scale = int(getattr(network.config, "scale", 1))
+    image = ImageContract(io="uint8", multiple=multiple, size=size, scale=scale)
+    return OpenVinoRunner(path, image, name=path.stem, precision="fp32")
+
+
+if __name__ == "__main__":
+    main()
