@@ -1,9 +1,10 @@
 """Compare what mirnet-plan predicts for this processor with what it does, in one interleaved run.
 
-    python benchmarks/plan.py [--size 320x240] [--rounds 9]
+    OMP_NUM_THREADS=1 python benchmarks/plan.py [--size 320x240] [--rounds 9]
 
 Each round takes the machine's two rates (a matrix product, a copy) and every network once, in turn,
-so that what else the machine does disturbs all of them alike. Networks marked "calibrated" set the
+so that what else the machine does disturbs all of them alike; one thread, and the processor's time
+rather than the clock's, so that waiting for a core does not count. Networks marked "calibrated" set the
 shares in planning/roofline.py; the others never did. OpenVINO in fp32, random or shipped weights.
 """
 
@@ -60,7 +61,7 @@ def main() -> None:
     height, width = parsed_size(arguments.size)
     frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     networks = {name: make().eval() for name, make in {**CALIBRATED, **OTHERS}.items()}
-    probe, samples = Probe(), {name: [] for name in networks}
+    probe, samples = Probe(time.process_time), {name: [] for name in networks}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
         runners = {
             name: opened.enter_context(_runner(network, Path(folder) / f"{place}.onnx", frame))
@@ -69,10 +70,10 @@ def main() -> None:
         for turn in range(2 + arguments.rounds):
             probe.measure()
             for name, runner in runners.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 runner.run(frame)
                 if turn >= 2:
-                    samples[name].append(1e3 * (time.perf_counter() - started))
+                    samples[name].append(1e3 * (time.process_time() - started))
     device = probe.device()
     print(f"{width}x{height}, {device.title}: {1e3 * device.fp32_tflops:.0f} GFLOP/s in a matrix ")
     print(f"product, {device.bandwidth_gbs:.1f} GB/s in a copy; medians of {arguments.rounds}\n")
@@ -94,7 +95,7 @@ def _runner(network: nn.Module, path: Path, frame: np.ndarray) -> OpenVinoRunner
     export_onnx(to_inference_form(network), path, io="uint8", size=size, multiple=multiple)
     scale = int(getattr(network.config, "scale", 1))
     image = ImageContract(io="uint8", multiple=multiple, size=size, scale=scale)
-    return OpenVinoRunner(path, image, name=path.stem, precision="fp32")
+    return OpenVinoRunner(path, image, name=path.stem, precision="fp32", threads=1)
 
 
 if __name__ == "__main__":
