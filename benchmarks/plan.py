@@ -6,7 +6,7 @@ Each round takes the machine's two rates (a matrix product, a copy) and every ne
 so that what else the machine does disturbs all of them alike; one thread, and the processor's time
 rather than the clock's, so that waiting for a core does not count. Networks marked "calibrated" set
 the shares in planning/roofline.py; the others never did. OpenVINO in fp32,
- random or shipped weights.
+random or shipped weights.
 """
 
 from __future__ import annotations

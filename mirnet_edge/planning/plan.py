@@ -108,5 +108,6 @@ def _answer(name: str, cost: Cost, device: Device, fps: float, instead: Cost) ->
                 f"{rate_text(other.worst_fps)} to {rate_text(other.best_fps)} fps"
             )
         else:
-            advice = f"halve both sides: a quarter of the work, {rate_text(best.best_fps * 4)} fps at best"
+            quarter = rate_text(best.best_fps * 4)
+            advice = f"halve both sides: a quarter of the work, {quarter} fps at best"
     return Answer(device, predictions, best, verdict(what, cost, best), advice)
