@@ -1,10 +1,12 @@
 """Compare what mirnet-plan predicts for this processor with what it does, in one interleaved run.
 
-    python benchmarks/plan.py [--size 320x240] [--rounds 9]
+    OMP_NUM_THREADS=1 python benchmarks/plan.py [--size 320x240] [--rounds 9]
 
 Each round takes the machine's two rates (a matrix product, a copy) and every network once, in turn,
-so that what else the machine does disturbs all of them alike. Networks marked "calibrated" set the
-shares in planning/roofline.py; the others never did. OpenVINO in fp32, random or shipped weights.
+so that what else the machine does disturbs all of them alike; one thread, and the processor's time
+rather than the clock's, so that waiting for a core does not count. Networks marked "calibrated" set
+the shares in planning/roofline.py; the others never did. OpenVINO in fp32,
+random or shipped weights.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge import checkpoints
-from mirnet_edge.cli.export import parsed_size
+from mirnet_edge.cli.application import parsed_size
 from mirnet_edge.compression.inference_form import to_inference_form
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.manifest import ImageContract
@@ -57,10 +59,10 @@ def main() -> None:
     parser.add_argument("--size", default="320x240")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
-    height, width = parsed_size(arguments.size)
+    height, width = parsed_size(arguments.size, "--size")
     frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     networks = {name: make().eval() for name, make in {**CALIBRATED, **OTHERS}.items()}
-    probe, samples = Probe(), {name: [] for name in networks}
+    probe, samples = Probe(time.process_time), {name: [] for name in networks}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
         runners = {
             name: opened.enter_context(_runner(network, Path(folder) / f"{place}.onnx", frame))
@@ -69,10 +71,10 @@ def main() -> None:
         for turn in range(2 + arguments.rounds):
             probe.measure()
             for name, runner in runners.items():
-                started = time.perf_counter()
+                started = time.process_time()
                 runner.run(frame)
                 if turn >= 2:
-                    samples[name].append(1e3 * (time.perf_counter() - started))
+                    samples[name].append(1e3 * (time.process_time() - started))
     device = probe.device()
     print(f"{width}x{height}, {device.title}: {1e3 * device.fp32_tflops:.0f} GFLOP/s in a matrix ")
     print(f"product, {device.bandwidth_gbs:.1f} GB/s in a copy; medians of {arguments.rounds}\n")
@@ -94,7 +96,7 @@ def _runner(network: nn.Module, path: Path, frame: np.ndarray) -> OpenVinoRunner
     export_onnx(to_inference_form(network), path, io="uint8", size=size, multiple=multiple)
     scale = int(getattr(network.config, "scale", 1))
     image = ImageContract(io="uint8", multiple=multiple, size=size, scale=scale)
-    return OpenVinoRunner(path, image, name=path.stem, precision="fp32")
+    return OpenVinoRunner(path, image, name=path.stem, precision="fp32", threads=1)
 
 
 if __name__ == "__main__":

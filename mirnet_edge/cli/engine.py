@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mirnet_edge.cli.application import command, stderr
+from mirnet_edge.cli.recipe import Recipe  # noqa: TC001  # typer reads the annotations
 
 _LOW_MEMORY_WORKSPACE_MIB, _LOW_MEMORY_LEVEL = 512, 2
 
@@ -42,6 +43,7 @@ def engine(
     flavour: Annotated[
         str | None, typer.Option(help="tensorrt or tensorrt_rtx; the first found if left out.")
     ] = None,
+    recipe: Recipe = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was built as JSON.")] = False,
 ) -> None:
     """Build a bundle's TensorRT plans here, from the graphs in it. A former plan is replaced.
@@ -52,6 +54,7 @@ def engine(
     from mirnet_edge.engines.bundled import build_engines
     from mirnet_edge.engines.profiles import sizes_from_text
 
+    del recipe  # it has set what was not typed
     if low_memory:
         workspace = workspace or _LOW_MEMORY_WORKSPACE_MIB
         level = _LOW_MEMORY_LEVEL if level is None else level

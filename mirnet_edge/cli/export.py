@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirnet_edge.cli.application import command, parsed_size, stderr
+from mirnet_edge.cli.recipe import Recipe  # noqa: TC001  # typer reads the annotations
 from mirnet_edge.errors import OptionError, PrecisionRejected
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ def export(
             "seams and video without flicker.",
         ),
     ] = False,
+    recipe: Recipe = None,
+    triton: Annotated[
+        Path | None, typer.Option(help="Also write a model repository for Triton here.")
+    ] = None,
+    openvino_ir: Annotated[Path | None, typer.Option(help="Also write OpenVINO IR here.")] = None,
+    ort: Annotated[Path | None, typer.Option(help="Also write ONNX Runtime's format here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Export weights to a bundle of ONNX graphs, quantized, measured and judged.
@@ -81,7 +88,9 @@ def export(
         target=target,  # type: ignore[arg-type]  # as above
         anchored=anchored,
     )
+    del recipe  # it has set what was not typed
     exported = _with_progress(options)
+    _write_formats(out, triton, openvino_ir, ort)
     if as_json:
         sys.stdout.write(exported.manifest.model_dump_json(indent=1) + "\n")
     else:
@@ -91,6 +100,18 @@ def export(
             f"rejected: {', '.join(exported.rejected)}; the bundle in {exported.bundle} is usable, "
             f"its default is {exported.manifest.default_mode}"
         )
+
+
+def _write_formats(
+    bundle: Path, triton: Path | None, openvino_ir: Path | None, ort: Path | None
+) -> None:
+    from mirnet_edge.export.formats import write_openvino_ir, write_ort
+    from mirnet_edge.export.triton import write_repository
+
+    wanted = ((triton, write_repository), (openvino_ir, write_openvino_ir), (ort, write_ort))
+    for folder, write in wanted:
+        if folder is not None:
+            write(bundle, folder)
 
 
 def _with_progress(options: ExportOptions) -> Exported:

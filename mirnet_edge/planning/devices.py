@@ -29,6 +29,8 @@ class Device:
     """Of its memory, GB/s."""
     memory_gib: float
     is_gpu: bool = True
+    is_measured: bool = False
+    """Whether the rates were measured, not looked up."""
     note: str = ""
     """What else decides whether it can run this package's engines."""
 

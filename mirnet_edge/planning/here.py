@@ -66,6 +66,7 @@ class Probe:
             bandwidth_gbs=float(np.median(self.gigabytes)),
             memory_gib=_memory_gib(),
             is_gpu=False,
+            is_measured=True,
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError
 from mirnet_edge.planning.devices import DEVICES, Device, device_of
-from mirnet_edge.planning.roofline import predict, verdict
+from mirnet_edge.planning.roofline import predict, rate_text, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,8 +105,9 @@ def _answer(name: str, cost: Cost, device: Device, fps: float, instead: Cost) ->
         if other.best_fps > 1.2 * best.best_fps and other.can:
             advice = (
                 f"take shipped:low-light or edge weights of your task: likely "
-                f"{other.worst_fps:.3g} to {other.best_fps:.3g} fps"
+                f"{rate_text(other.worst_fps)} to {rate_text(other.best_fps)} fps"
             )
         else:
-            advice = f"halve both sides: a quarter of the work, {best.best_fps * 4:.3g} fps at best"
+            quarter = rate_text(best.best_fps * 4)
+            advice = f"halve both sides: a quarter of the work, {quarter} fps at best"
     return Answer(device, predictions, best, verdict(what, cost, best), advice)

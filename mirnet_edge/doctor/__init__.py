@@ -1,0 +1,1 @@
+"""What a device has and lacks (`checks`), and what its sensors say (`telemetry`)."""
