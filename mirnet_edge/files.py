@@ -33,29 +33,44 @@ def write_atomically(path: Path, payload: bytes) -> None:
     Raises:
         MirnetEdgeError: The folder cannot be written, or the disk is full.
     """
+    with replaced_file(path) as part:
+        part.write_bytes(payload)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Give an empty file beside PATH, of its suffix, that takes PATH's place if all goes well.
+
+    A reader sees the old file or the new one, never a part.
+
+    Raises:
+        MirnetEdgeError: The folder cannot be written, or the disk is full.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+        )
+        os.close(handle)
     except OSError as error:
         raise MirnetEdgeError(
             f"{path.parent} cannot be written ({error.strerror}); choose another output folder"
         ) from error
+    part = Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(payload)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield part
+        _sync(part)
         # mkstemp makes files private (0600); a result is to be as readable as any other file
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise MirnetEdgeError(
             f"{path} cannot be written ({error.strerror}); what was there is kept. Free the disk "
             "or choose another folder"
         ) from error
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Restorer:
-    """Restores frames by one of several runners. For one thread.
+    """Restores frames by one of several runners. For one thread; can be opened twice.
 
     A runner is opened when it is first chosen and stays open to the end: going back is quick.
     """
@@ -38,6 +38,7 @@ class Restorer:
         self._check(first)
         self._mode = first
         self._open: dict[str, Runner] = {}
+        self._depth = 0
         self._stack = ExitStack()
 
     @property
@@ -52,6 +53,7 @@ class Restorer:
 
     def __enter__(self) -> Restorer:
         self._opened(self._mode)
+        self._depth += 1
         return self
 
     def __exit__(
@@ -60,8 +62,10 @@ class Restorer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._open.clear()
-        self._stack.close()
+        self._depth -= 1
+        if self._depth == 0:
+            self._open.clear()
+            self._stack.close()
 
     def choose(self, mode: str) -> None:
         """Go over to another mode; where that cannot be opened the former stays.
@@ -103,6 +107,11 @@ class Restorer:
             raise OptionError(
                 f"expected a mode of {', '.join(self._runners) or 'none'}, found {mode!r}"
             )
+
+
+def single(runner: Runner) -> Restorer:
+    """Return a restorer that has one runner."""
+    return Restorer({runner.name: lambda: runner}, runner.name)
 
 
 def wrapped(runner: Runner) -> Runner:
