@@ -58,7 +58,7 @@ def workplace(tmp_path_factory):
 @pytest.mark.timeout(900)
 def test_commands_and_python_run_as_written(workplace):
     ours = [line for line in commands() if line.startswith("mirnet-")]
-    assert len(ours) == 7
+    assert len(ours) == 8
     for line in ours:
         name, *arguments = shlex.split(line)
         program = Path(sys.executable).parent / name

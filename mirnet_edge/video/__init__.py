@@ -3,5 +3,5 @@
     Source ─ capture thread ─► Mailbox ─ Live (main thread) ─► Restorer ─► Sinks
 
 Live never queues: a frame that comes while another is restored replaces the one that waits. Files
-never drop: `files.restore_video` takes every frame in turn.
+never drop: `restoring.restore_video` takes every frame in turn.
 """
