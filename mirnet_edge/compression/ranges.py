@@ -31,8 +31,9 @@ PERCENTILE = 99.99
 _BINS = 2048
 _LEVELS = 128
 _ENTROPY_STEP = 8
-# a tensor that is zero on all pictures still needs a scale
 _SMALLEST_RANGE = 1e-6
+# A tensor that is zero on all pictures still needs a scale: one that half precision can hold.
+_UNSEEN_RANGE = 1.0 / 128.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,8 @@ class Histogram:
             edge = int(np.searchsorted(share, PERCENTILE / 100.0)) + 1
         elif method == "entropy":
             edge = _entropy_edge(self.counts)
-        return max(_SMALLEST_RANGE, self.largest * min(edge, _BINS) / _BINS)
+        found = self.largest * min(edge, _BINS) / _BINS
+        return found if found > _SMALLEST_RANGE else _UNSEEN_RANGE
 
 
 def _entropy_edge(counts: NDArray[np.int64]) -> int:

@@ -93,3 +93,9 @@ def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "r.json").write_text("{")
     with pytest.raises(CalibrationError, match="delete it"):
         read_cache(tmp_path / "r.json", Binding("data", "way", "model"))
+
+
+def test_a_tensor_that_was_never_seen_has_a_scale_that_half_precision_holds():
+    silent = Histogram(0.0, np.zeros(2048, np.int64))
+    for method in METHODS:
+        assert silent.range(method) / 127.0 >= np.finfo(np.float16).tiny
