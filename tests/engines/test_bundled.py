@@ -132,7 +132,7 @@ def test_without_a_gpu_it_says_why_in_one_line(backend, bundle, built, monkeypat
         with pytest.raises(BundleError, match=reason):
             mirnet_edge.open_bundle(bundle, backend)
         return
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "mirnet_edge"):
         assert mirnet_edge.open_bundle(bundle).name == "onnxruntime:fp32"
     assert any(reason in record.getMessage() for record in caplog.records)
 
@@ -152,7 +152,7 @@ def test_libraries_that_are_broken_are_named(bundle, built, monkeypatch, tmp_pat
 @pytest.mark.usefixtures("gpu")
 def test_a_plan_from_elsewhere_is_named_and_the_processor_taken(bundle, built, caplog):
     built(version="8.6.1", device="Orin", capabilities=["8.7"])
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "mirnet_edge"):
         assert mirnet_edge.open_bundle(bundle).name == "onnxruntime:fp32"
     (line,) = [text for text in caplog.messages if text.startswith("tensorrt:fp32")]
     assert "tensorrt 8.6.1, here tensorrt 10.3.0" in line

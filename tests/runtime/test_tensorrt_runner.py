@@ -143,11 +143,11 @@ def test_a_frame_of_one_colour_may_stay_one(make):
 
 def test_rtx_keeps_its_kernels_for_the_next_time(make, tmp_path, frames_of, caplog):
     runner, _ = make(_DYNAMIC, flavour="tensorrt_rtx", device=None)
-    with caplog.at_level(logging.INFO), runner:
+    with caplog.at_level(logging.INFO, "mirnet_edge"), runner:
         runner.run(frames_of(16, 32))
     assert (tmp_path / "fp16.kernels").read_bytes() == b"kernels"
     assert "kernels compiled for this GPU" in caplog.text
-    with caplog.at_level(logging.INFO), runner:
+    with caplog.at_level(logging.INFO, "mirnet_edge"), runner:
         pass
     assert "kernels from cache" in caplog.text
 
