@@ -127,10 +127,11 @@ def test_the_exported_graph_is_legal_for_tensorrt(exported):
 
 @pytest.mark.skipif(not available("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 def test_tensorrt_builds_a_plan_of_it(exported, tmp_path):
-    from mirnet_edge.export.engine import Profile, build_engine
+    from mirnet_edge.engines.build import build_engine
+    from mirnet_edge.engines.profiles import Profile
 
     shape = (1, 32, 48, 3)
-    build_engine(exported, tmp_path / "int8.plan", Profile(shape, shape, shape))
+    build_engine(exported, tmp_path / "int8.plan", [Profile(shape, shape, shape)])
     assert (tmp_path / "int8.plan").stat().st_size > 1000
 
 

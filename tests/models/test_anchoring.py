@@ -146,4 +146,4 @@ def test_tiles_of_shipped_weights_equal_the_frame(task):
     frame = _frames(64, 320, 1) * torch.linspace(0.02, 0.6, 320)
     with torch.inference_mode():
         assert _error_of_tiles(anchored, frame, 128, given=True) < 1e-4
-        assert _error_of_tiles(anchored, frame, 128, given=False) > 1e-3
+        assert _error_of_tiles(anchored, frame, 128, given=False) > 5e-4
