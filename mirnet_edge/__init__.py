@@ -4,6 +4,9 @@ import mirnet_edge
 
 with mirnet_edge.open_bundle("build/lowlight") as runner:
     restored = runner.run(frames)  # uint8 (N, H, W, 3) RGB in and out
+
+for shown in mirnet_edge.stream("0", "build/lowlight"):
+    ...  # shown.after: uint8 (H, W, 3) RGB, of the camera's newest frame
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mirnet_edge.runtime.bundle import open_bundle
+    from mirnet_edge.video.library import RestoringCapture, stream
 
     __version__: str
 
-__all__ = ["__version__", "open_bundle"]
+__all__ = ["RestoringCapture", "__version__", "open_bundle", "stream"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # a module's attributes have every type
@@ -24,6 +28,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401  # a module's attributes have
         from mirnet_edge.runtime.bundle import open_bundle
 
         return open_bundle
+    if name in ("stream", "RestoringCapture"):
+        from mirnet_edge.video import library
+
+        return getattr(library, name)
     if name == "__version__":
         from importlib.metadata import version
 

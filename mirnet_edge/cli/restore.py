@@ -1,4 +1,4 @@
-"""mirnet-restore: pictures in, restored pictures out."""
+"""mirnet-restore: pictures and videos in, restored ones out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _AUTO = "auto"
 
 def restore(
     images: Annotated[
-        list[Path], typer.Argument(help="Pictures (PNG, JPEG, WebP, TIFF), or folders of them.")
+        list[Path],
+        typer.Argument(help="Pictures (PNG, JPEG, WebP, TIFF), folders of them, or videos."),
     ],
     bundle: Annotated[Path, typer.Option(help="A bundle's folder, made by mirnet-export.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; they keep their names.")],
@@ -47,25 +48,38 @@ def restore(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
-    """Restore pictures with a bundle.
+    """Restore pictures and videos with a bundle.
 
-    A picture that cannot be read is named; the others are restored, and the exit code is 2.
+    What cannot be read is named; the others are restored, and the exit code is 2. Videos keep
+    every frame, its time, and the sound.
     """
+    from mirnet_edge.cli.restore_videos import report_of, restored_videos
     from mirnet_edge.runtime.bundle import open_bundle
     from mirnet_edge.runtime.restore import pictures_in
     from mirnet_edge.runtime.tiling import tiled
+    from mirnet_edge.video.restoring import is_video
 
-    pictures = pictures_in(images)
+    videos = [path for path in images if is_video(path) and not path.is_dir()]
+    pictures = pictures_in([path for path in images if path not in videos])
     runner = open_bundle(bundle, backend, precision, threads=threads)
     if tile is not None or max_memory is not None:
         size = None if tile in (None, _AUTO) else parsed_size(str(tile), "--tile")
         runner = tiled(runner, tile=size, max_memory_mib=max_memory)
-    done, failed = _restored(pictures, runner, out, compare=compare)
+    with runner:
+        done, failed = _restored(pictures, runner, out, compare=compare) if pictures else ([], [])
+        films, failed_films = restored_videos(_PROGRAM, videos, runner, out)
     if as_json:
-        print(json.dumps(_report(runner, done, failed), indent=1))
-    if failed:
-        if len(pictures) > 1:
-            complain(_PROGRAM, f"{len(failed)} of {len(pictures)} pictures were not restored")
+        report = _report(runner, done, failed)
+        if videos:
+            report |= report_of(films, failed_films)
+        print(json.dumps(report, indent=1))
+    for kind, lost, asked in (
+        ("pictures", len(failed), len(pictures)),
+        ("videos", len(failed_films), len(videos)),
+    ):
+        if lost and asked > 1:
+            complain(_PROGRAM, f"{lost} of {asked} {kind} were not restored")
+    if failed or failed_films:
         raise typer.Exit(_INCOMPLETE)
 
 

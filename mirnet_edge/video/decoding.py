@@ -178,7 +178,7 @@ class VideoReader:
         """Return the frames that a packet of pictures completes; none where it is damaged."""
         av = require("av", "reading video")
         try:
-            return list(self.stream.decode(packet if packet.size else None))
+            return list(packet.decode())  # the last, empty one flushes
         except av.error.EOFError:
             return []
         except av.FFmpegError as error:

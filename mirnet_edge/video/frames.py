@@ -95,3 +95,13 @@ class Shown:
     restored: bool
     """Whether `after` comes from the network."""
     figures: Figures
+
+
+def figures_line(figures: Figures) -> str:
+    """Return what is written below the picture: one line."""
+    state = " frozen" if figures.frozen else "" if figures.restoring else " restoration off"
+    failed = f"  failed {figures.failed}" if figures.failed else ""
+    return (
+        f"{figures.fps:4.1f} fps  age p95 {figures.age_p95_ms:.0f} ms  "
+        f"dropped {figures.dropped}{failed}  {figures.mode}{state}"
+    )

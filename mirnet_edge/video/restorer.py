@@ -47,6 +47,11 @@ class Restorer:
         return self._mode
 
     @property
+    def scale(self) -> int:
+        """Return how many times higher and wider restored frames are; it must be open."""
+        return self._opened(self._mode).scale
+
+    @property
     def modes(self) -> tuple[str, ...]:
         """Return the modes that can be chosen."""
         return tuple(self._runners)
@@ -119,14 +124,16 @@ def wrapped(runner: Runner) -> Runner:
     return runner
 
 
-def bundle_restorer(
+def bundle_runners(
     bundle: str | Path,
     backend: str = "auto",
     precision: str = "auto",
     *,
     threads: int | None = None,
-) -> Restorer:
-    """Return a restorer with all modes of a bundle that were adopted and run here.
+) -> dict[str, Callable[[], Runner]]:
+    """Return what makes the runner of each mode of a bundle that was adopted and runs here.
+
+    The first is the one to begin with; the others follow from the fastest to the slowest.
 
     Args:
         bundle: The bundle's folder.
@@ -149,7 +156,19 @@ def bundle_restorer(
     for mode in fitting_modes(read_manifest(Path(bundle))):
         if mode.name not in runners:
             runners[mode.name] = _opener(bundle, mode.backend, mode.precision, threads)
-    return Restorer(runners, first.name)
+    return runners
+
+
+def bundle_restorer(
+    bundle: str | Path,
+    backend: str = "auto",
+    precision: str = "auto",
+    *,
+    threads: int | None = None,
+) -> Restorer:
+    """Return a restorer with the modes of a bundle; see `bundle_runners`."""
+    runners = bundle_runners(bundle, backend, precision, threads=threads)
+    return Restorer(runners, next(iter(runners)))
 
 
 def _opener(

@@ -190,7 +190,7 @@ class StreamSource:
         for packet in container.demux(stream):
             received_s = self._clock.now()
             try:
-                frames = stream.decode(packet if packet.size else None)
+                frames = packet.decode()
             except av.error.InvalidDataError:  # the first packets before a key frame, say
                 continue
             for frame in frames:

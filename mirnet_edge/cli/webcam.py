@@ -1,0 +1,154 @@
+"""mirnet-webcam: a camera, a stream or a file, restored live."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mirnet_edge.cli.application import command, stderr
+from mirnet_edge.errors import OptionError
+
+if TYPE_CHECKING:
+    from mirnet_edge.video.controls import Controls
+    from mirnet_edge.video.live import Live
+    from mirnet_edge.video.restorer import Restorer
+    from mirnet_edge.video.sinks import Sink
+    from mirnet_edge.video.statistics import LiveStatistics
+
+_DISPLAYS = ("window", "none")
+
+
+def webcam(
+    source: Annotated[
+        str,
+        typer.Option(
+            help="A camera's number, a file, rtsp://..., 'gst: PIPELINE', csi, or synthetic."
+        ),
+    ] = "0",
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="A bundle's folder; one of the shipped weights if left out."),
+    ] = None,
+    display: Annotated[str, typer.Option(help="window or none.")] = "window",
+    record: Annotated[
+        Path | None, typer.Option(help="Write what is shown to this file (.mp4, .mkv, .mov).")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Of the frames: WIDTHxHEIGHT, for example 640x480.")
+    ] = None,
+    target_fps: Annotated[
+        float | None,
+        typer.Option(help="Do less for each frame, as far as it takes, to hold this rate."),
+    ] = None,
+    stats: Annotated[
+        Path | None, typer.Option(help="Write rates, ages and stage times to this file, as JSON.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or torch.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(help="How many to use; the backend decides if left out.")
+    ] = None,
+    snapshots: Annotated[
+        Path | None, typer.Option(help="Folder for saved frames; this one if left out.")
+    ] = None,
+) -> None:
+    """Restore a camera's picture live: the newest frame, never a queue.
+
+    Without a camera try --source synthetic. Ctrl-C, q or the end of a file end it; files are
+    closed and playable then.
+    """
+    if display not in _DISPLAYS:
+        raise OptionError(f"--display must be one of {', '.join(_DISPLAYS)}, found {display!r}")
+    from mirnet_edge.cli.export import parsed_size
+    from mirnet_edge.video.controls import Controls
+    from mirnet_edge.video.live import Live
+    from mirnet_edge.video.places import open_source
+
+    opened = open_source(source, size=None if size is None else parsed_size(size))
+    controls = Controls(recording=record is not None)
+    # a missing display or a wrong name is told before the bundle is made
+    sinks = _sinks(controls, display, record, snapshots)
+    restorer = _restorer(bundle, backend, precision, threads, target_fps)
+    live = Live(opened, restorer, sinks, controls=controls)
+    try:
+        _run(live, quiet=display != "none")
+    finally:
+        statistics = live.statistics()
+        if stats is not None:
+            statistics.write_json(stats)
+    _tell(statistics)
+
+
+def _sinks(
+    controls: Controls, display: str, record: Path | None, snapshots: Path | None
+) -> list[Sink]:
+    from pathlib import Path
+
+    from mirnet_edge.video.encoding import Recorder
+    from mirnet_edge.video.sinks import Detached
+    from mirnet_edge.video.snapshots import Snapshots
+    from mirnet_edge.video.window import Window, check_display
+
+    console = stderr()
+    sinks: list[Sink] = []
+    if record is not None:
+        sinks.append(Detached(Recorder(record)))
+    sinks.append(
+        Detached(Snapshots(snapshots or Path(), lambda path: console.print(f"saved {path}")))
+    )
+    if display == "window":
+        check_display()
+        sinks.insert(0, Window(controls))
+    return sinks
+
+
+def _restorer(
+    bundle: Path | None,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    target_fps: float | None,
+) -> Restorer:
+    from mirnet_edge.video.restorer import bundle_restorer
+    from mirnet_edge.video.shipped import shipped_bundle
+
+    if bundle is None:
+        console = stderr()
+        bundle = shipped_bundle(on_stage=lambda what: console.print(what, highlight=False))
+    if target_fps is not None:
+        from mirnet_edge.video.budget import budgeted_restorer
+
+        return budgeted_restorer(bundle, target_fps, backend, precision, threads=threads)
+    return bundle_restorer(bundle, backend, precision, threads=threads)
+
+
+def _run(live: Live, *, quiet: bool) -> None:
+    """Run to the end; Ctrl-C is one. Where nothing is shown a line tells how it goes."""
+    from mirnet_edge.video.frames import figures_line
+
+    console = stderr()
+    try:
+        if quiet or not console.is_terminal:
+            live.run()
+            return
+        with console.status("waiting for the first frame") as status:
+            for shown in live:
+                status.update(figures_line(shown.figures))
+    except KeyboardInterrupt:
+        pass  # the usual way to end it
+
+
+def _tell(statistics: LiveStatistics) -> None:
+    age, restore = statistics.age, statistics.stages["restore"]
+    stderr().print(
+        f"{statistics.source}: {statistics.shown} frames at {statistics.fps:.1f} fps, "
+        f"{statistics.dropped} dropped, {statistics.failed} not restored; age p50 "
+        f"{age.p50_ms:.0f} ms, p95 {age.p95_ms:.0f} ms; restoring p50 {restore.p50_ms:.0f} ms; "
+        f"{statistics.mode}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+main = command(webcam)
