@@ -61,12 +61,12 @@ def webcam(
     """
     if display not in _DISPLAYS:
         raise OptionError(f"--display must be one of {', '.join(_DISPLAYS)}, found {display!r}")
-    from mirnet_edge.cli.export import parsed_size
+    from mirnet_edge.cli.application import parsed_size
     from mirnet_edge.video.controls import Controls
     from mirnet_edge.video.live import Live
     from mirnet_edge.video.places import open_source
 
-    opened = open_source(source, size=None if size is None else parsed_size(size))
+    opened = open_source(source, size=None if size is None else parsed_size(size, "--size"))
     controls = Controls(recording=record is not None)
     # a missing display or a wrong name is told before the bundle is made
     sinks = _sinks(controls, display, record, snapshots)

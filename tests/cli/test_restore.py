@@ -265,7 +265,7 @@ def test_help_answers_without_anything_heavy():
     *helping, last = answer.splitlines()
     code, *modules = last.split()
     assert code == "0"
-    assert "Restore pictures with a bundle." in "\n".join(helping)
+    assert "Restore pictures and videos with a bundle." in "\n".join(helping)
     heavy = {"numpy", "torch", "openvino", "onnxruntime", "cv2", "PIL", "pydantic"}
     assert heavy.isdisjoint(modules)
     assert "mirnet_edge.cli.application" in modules  # the list is one
