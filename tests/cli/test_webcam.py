@@ -1,0 +1,69 @@
+"""mirnet-webcam: a clip restored live from file to figures, and what it refuses in one line."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from mirnet_edge.cli.webcam import main
+
+FRAMES = 12
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """A file of twelve dark frames of 64x48, 24 a second."""
+    path = tmp_path / "clip.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.time_base = Fraction(1, 24)
+        for number in range(FRAMES):
+            pixels = np.full((48, 64, 3), 20 + number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_clip_is_restored_live_and_counted(ran, make_bundle, clip, tmp_path):
+    stats = tmp_path / "stats.json"
+    result = ran(
+        main, "--source", clip, "--display", "none", "--bundle", make_bundle(), "--stats", stats
+    )
+    assert result.code == 0, result.err
+    found = json.loads(stats.read_text())
+    assert found["captured"] == FRAMES
+    assert 0 < found["shown"] <= FRAMES
+    assert found["shown"] + found["dropped"] == found["captured"]
+    assert found["failed"] == 0
+    assert found["mode"] == "onnxruntime:fp32"
+
+
+def test_what_is_shown_can_be_recorded(ran, make_bundle, clip, tmp_path):
+    kept = tmp_path / "kept.mp4"
+    stats = tmp_path / "stats.json"
+    options = ("--display", "none", "--record", kept, "--stats", stats)
+    result = ran(main, "--source", clip, "--bundle", make_bundle(), *options)
+    assert result.code == 0, result.err
+    with av.open(kept) as container:
+        frames = sum(1 for _ in container.decode(video=0))
+    assert frames == json.loads(stats.read_text())["shown"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--display", "hologram"), "--display must be one of"),
+        (("--source", "nowhere.mp4"), "nowhere.mp4"),
+        (("--source", "97"), "--source synthetic"),
+    ],
+    ids=["display", "file", "camera"],
+)
+def test_what_is_not_there_is_told_in_one_line(ran, make_bundle, options, says):
+    result = ran(main, "--display", "none", "--bundle", make_bundle(), *options)
+    assert result.code == 2
+    assert says in result.err
