@@ -1,4 +1,4 @@
-"""This machine's processor as a device: its rates measured in a second, not looked up."""
+"""This machine's processor as a device: its rates measured in a second, not taken from a table."""
 
 from __future__ import annotations
 
