@@ -29,8 +29,8 @@ def plan(
 ) -> None:
     """Predict rate and memory on a device, say whether it will do, and what to take instead.
 
-    All figures are predicted from the graph and a table of devices; none is measured, except the rates of
-    this processor with --device here.
+    All figures are predicted from the graph and a table of devices; none is measured, except the
+    rates of this processor with --device here.
     """
     from mirnet_edge.planning.plan import plan as predicted
 
