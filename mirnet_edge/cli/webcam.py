@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mirnet_edge.cli.application import command, stderr
+from mirnet_edge.cli.application import command, parsed_size, stderr
 from mirnet_edge.errors import OptionError
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ def webcam(
     """
     if display not in _DISPLAYS:
         raise OptionError(f"--display must be one of {', '.join(_DISPLAYS)}, found {display!r}")
-    from mirnet_edge.cli.application import parsed_size
     from mirnet_edge.video.controls import Controls
     from mirnet_edge.video.live import Live
     from mirnet_edge.video.places import open_source

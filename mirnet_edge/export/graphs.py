@@ -60,6 +60,15 @@ def make_graphs(
 ) -> tuple[list[GraphFile], float]:
     """Write the ONNX files that the options ask for.
 
+    Args:
+        network: The weights to export; left as it is.
+        folder: Where the files go.
+        image: What the graphs take and give.
+        pictures: Those that calibrate and those that judge.
+        options: Which precisions, for which targets, and whether blocks are chosen by measurement.
+        on_stage: Told in a few words what is being done.
+        frame: (1, H, W, 3) uint8; what a search for blocks is timed on.
+
     Returns:
         What was written, fp32 first, and the parity of fp32 with the network in dB.
 

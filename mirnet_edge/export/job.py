@@ -131,21 +131,16 @@ def export_bundle(
         if options.anchored:
             on_stage("anchor the network and measure how far a cut reaches")
             image = anchored_contract(image, loaded.model, pictures)
+        timed = timing_frame(pictures, image, loaded)
         files, parity_db = make_graphs(
-            loaded.model,
-            folder,
-            image,
-            pictures,
-            options,
-            on_stage,
-            timing_frame(pictures, image, loaded),
+            loaded.model, folder, image, pictures, options, on_stage, timed
         )
         candidates = candidates_for(files, folder, image, options.target, folder / _WEIGHTS_FILE)
         modes = judge(
             candidates,
             pictures.judging,
             max_drop_db=options.max_drop_db,
-            timing_frame=timing_frame(pictures, image, loaded),
+            timing_frame=timed,
             on_progress=on_stage,
         )
         graphs = [_described(file, modes, folder) for file in files]

@@ -120,7 +120,7 @@ def single(runner: Runner) -> Restorer:
 
 
 def wrapped(runner: Runner) -> Runner:
-    """Return the runner as video needs it: the one place where every runner of a video passes."""
+    """Return the runner as it is: the one place to wrap every runner of a video."""
     return runner
 
 
