@@ -83,6 +83,7 @@ def test_the_shipped_bundle_is_made_once(tmp_path, monkeypatch, make_bundle):
     assert first == again
     assert len(made) == 1
     assert made[0].weights == "shipped:low-light"
+    assert made[0].anchored
     assert told == [f"making a bundle of shipped:low-light in {first}, once", "export"]
 
 
