@@ -65,9 +65,9 @@ def webcam(
     from mirnet_edge.video.live import Live
     from mirnet_edge.video.places import open_source
 
+    # a missing camera, display or file is told before the bundle is made
     opened = open_source(source, size=None if size is None else parsed_size(size, "--size"))
     controls = Controls(recording=record is not None)
-    # a missing display or a wrong name is told before the bundle is made
     sinks = _sinks(controls, display, record, snapshots)
     restorer = _restorer(bundle, backend, precision, threads, target_fps)
     live = Live(opened, restorer, sinks, controls=controls)
@@ -115,7 +115,9 @@ def _restorer(
 
     if bundle is None:
         console = stderr()
-        bundle = shipped_bundle(on_stage=lambda what: console.print(what, highlight=False))
+        bundle = shipped_bundle(
+            on_stage=lambda what: console.print(what, highlight=False, soft_wrap=True)
+        )
     if target_fps is not None:
         from mirnet_edge.video.budget import budgeted_restorer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mirnet_edge.images import Frame
+    from mirnet_edge.manifest import Manifest
     from mirnet_edge.runtime.runner import Runner
     from mirnet_edge.video.clock import Clock
 
 _SIZES = (1.0, 0.75, 0.5)
 _EVERY = (2, 3, 4)
 _FULL, _ROOMY = 0.9, 0.6
-_FRAMES, _LOOK_S = 8, 0.5
+_FRAMES, _LOOK_S = 4, 0.5
 _PATIENCE_S, _LONGEST_PATIENCE_S = 3.0, 60.0
+_NEWS_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +66,9 @@ def ladder(modes: Sequence[str], *, sizes: bool) -> list[Rung]:
 class Budget:
     """Chooses the rung. Pure: it is told the time and what frames took.
 
-    Down, where frames take more than 90 % of their time, after half a second. Up, where the rung
-    above would fit into 60 % by what it took before (or, never tried, by its share of pixels and
-    frames), and only after a wait that doubles with every ascent that had to be undone.
+    Down, where frames take more than 90 % of their time over half a second: to the first rung that
+    should hold by its share of pixels and frames. Up, one rung, where that one would fit into
+    60 %, and only after a wait that doubles with every ascent that had to be undone.
     """
 
     def __init__(self, rungs: Sequence[Rung], target_fps: float) -> None:
@@ -79,7 +82,8 @@ class Budget:
         self._rungs = list(rungs)
         self._budget_s = 1.0 / target_fps
         self._place = 0
-        self._cost_s: dict[int, float] = {}
+        self._costs: dict[int, tuple[float, float]] = {}
+        self._now_s = 0.0
         self._since_s: float | None = None
         self._spent_s, self._frames = 0.0, 0
         self._patience_s = _PATIENCE_S
@@ -92,6 +96,7 @@ class Budget:
 
     def observe(self, now_s: float, work_s: float) -> Rung:
         """Take what one frame took, restored or not, and return what is to be done from now on."""
+        self._now_s = now_s
         if self._since_s is None:
             self._since_s = now_s
         self._spent_s += work_s
@@ -100,7 +105,7 @@ class Budget:
         if self._frames < _FRAMES * self.rung.every or looked_s < _LOOK_S:
             return self.rung
         mean_s = self._spent_s / self._frames
-        self._cost_s[self._place] = mean_s
+        self._costs[self._place] = (mean_s, now_s)
         if mean_s > _FULL * self._budget_s:
             self._descend(mean_s)
         elif looked_s >= self._patience_s and self._fits_above(mean_s):
@@ -112,23 +117,28 @@ class Budget:
         return self.rung
 
     def _descend(self, mean_s: float) -> None:
+        """Go down to the first rung that should hold, one at least."""
         if self._climbed:
             self._patience_s = min(2.0 * self._patience_s, _LONGEST_PATIENCE_S)
             self._climbed = False
-        if self._place + 1 < len(self._rungs):
-            self._go(self._place + 1)
-        else:
-            self._cost_s[self._place] = mean_s
-            self._restart()
+        lower = range(self._place + 1, len(self._rungs))
+        holds = (
+            place for place in lower if self._expected_s(place, mean_s) < _FULL * self._budget_s
+        )
+        self._go(next(holds, len(self._rungs) - 1))
 
     def _fits_above(self, mean_s: float) -> bool:
-        if self._place == 0:
-            return False
-        here, above = self.rung, self._rungs[self._place - 1]
-        share = (above.size / here.size) ** 2 * here.every / above.every
-        # two modes have no share: what the other took is remembered, or tried where it is not
-        expected_s = mean_s * share if share > 1.0 else self._cost_s.get(self._place - 1, 0.0)
-        return expected_s < _ROOMY * self._budget_s
+        above = self._place - 1
+        return above >= 0 and self._expected_s(above, mean_s) < _ROOMY * self._budget_s
+
+    def _expected_s(self, place: int, mean_s: float) -> float:
+        """Return what a frame should take on another rung, by what it takes on this one."""
+        here, there = self.rung, self._rungs[place]
+        if here.mode != there.mode:
+            # what it took when it was tried, for as long as that is news; a trial otherwise
+            cost_s, when_s = self._costs.get(place, (0.0, self._now_s))
+            return cost_s if self._now_s - when_s < _NEWS_S else 0.0
+        return mean_s * (there.size / here.size) ** 2 * here.every / there.every
 
     def _go(self, place: int) -> None:
         self._place = place
@@ -247,7 +257,15 @@ def budgeted_restorer(
         MirnetEdgeError: As `bundle_runners`, or no frame per second.
     """
     runners = bundle_runners(bundle, backend, precision, threads=threads)
-    first, *others = runners
-    any_size = read_manifest(Path(bundle)).image.size is None
-    rungs = ladder([first, *others[:1]], sizes=any_size)
-    return BudgetedRestorer(runners, first, Budget(rungs, target_fps))
+    manifest = read_manifest(Path(bundle))
+    rungs = ladder(_fastest_below(list(runners), manifest), sizes=manifest.image.size is None)
+    return BudgetedRestorer(runners, rungs[0].mode, Budget(rungs, target_fps))
+
+
+def _fastest_below(modes: list[str], manifest: Manifest) -> list[str]:
+    """Return the first mode, and the fastest of the others where that is faster."""
+    time_ms = {
+        mode.name: mode.latency.p50_ms if mode.latency else math.inf for mode in manifest.modes
+    }
+    fastest = min(modes, key=lambda name: time_ms[name])
+    return [modes[0]] if time_ms[fastest] >= time_ms[modes[0]] else [modes[0], fastest]

@@ -78,10 +78,7 @@ class CameraSource:
         device = self._open_device()
         if not device.isOpened():
             device.release()
-            raise VideoError(
-                f"{self._name} cannot be opened{_cameras_there()}; plug one in, close the program "
-                "that holds it, or try without: --source synthetic"
-            )
+            raise _not_there(self._name)
         fps = device.get(cv2.CAP_PROP_FPS)
         self._frame_time_s = 1.0 / fps if _LIKELY_FPS[0] <= fps <= _LIKELY_FPS[1] else None
         self._device = device
@@ -199,6 +196,23 @@ def csi_pipeline(
         f"video/x-raw(memory:NVMM),width={width},height={height},framerate={fps}/1,format=NV12 ! "
         # the converter gives BGRx at the least; videoconvert takes the fourth channel off
         f"nvvidconv flip-method={flip} ! video/x-raw,format=BGRx"
+    )
+
+
+def check_number(number: int) -> None:
+    """Refuse a camera that is not there, where the system tells without opening it.
+
+    Raises:
+        VideoError: No such camera.
+    """
+    if sys.platform == "linux" and not Path(f"/dev/video{number}").exists():
+        raise _not_there(f"camera {number}")
+
+
+def _not_there(name: str) -> VideoError:
+    return VideoError(
+        f"{name} cannot be opened{_cameras_there()}; plug one in, close the program that holds "
+        "it, or try without: --source synthetic"
     )
 
 

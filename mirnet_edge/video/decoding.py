@@ -36,6 +36,17 @@ _FULL = SWSCALE_RANGE["full"]
 _HD_LINES = 720
 
 
+def exact() -> int:
+    """Return swscale's flags for conversions that are right to 2 levels.
+
+    Its fast ones darken by 1 level on average and by 3 at most, which a network that brightens
+    night multiplies. They cost 7 ms for a 720p frame rather than 1 (one thread, 2026-11).
+    """
+    from av.video.reformatter import Interpolation as Flag
+
+    return int(Flag.BILINEAR | Flag.ACCURATE_RND | Flag.FULL_CHR_H_INP | Flag.FULL_CHR_H_INT)
+
+
 def colour_of(frame: Decoded) -> Colour:
     """Return how a decoded frame is coded.
 
@@ -70,6 +81,7 @@ class RgbDecoder:
 
         self._reformatter = VideoReformatter()
         self._size = size
+        self._flags = exact()
 
     def pixels(self, frame: Decoded) -> Frame:
         """Return a frame as (H, W, 3) uint8 RGB, contiguous, as it is stored: not rotated."""
@@ -83,6 +95,7 @@ class RgbDecoder:
             src_colorspace=SWSCALE_MATRIX[colour.matrix],
             src_color_range=_FULL if frame.format.is_rgb else SWSCALE_RANGE[colour.range],
             dst_color_range=_FULL,
+            interpolation=self._flags,
         )
         return np.ascontiguousarray(converted.to_ndarray(), np.uint8)
 

@@ -11,7 +11,7 @@ import numpy as np
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.files import replaced_file
-from mirnet_edge.video.decoding import SWSCALE_MATRIX, SWSCALE_RANGE, reason_of
+from mirnet_edge.video.decoding import SWSCALE_MATRIX, SWSCALE_RANGE, exact, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -141,6 +141,7 @@ class VideoWriter:
             src_color_range=SWSCALE_RANGE["full"],
             dst_colorspace=SWSCALE_MATRIX[self._colour.matrix],
             dst_color_range=SWSCALE_RANGE[self._colour.range],
+            interpolation=exact(),
         )
         frame.pts, frame.time_base = pts, self._time_base
         with _naming(self._path):

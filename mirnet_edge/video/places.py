@@ -34,10 +34,11 @@ def open_source(
         clock: Stamps the frames.
 
     Raises:
-        VideoError: No such file.
+        VideoError: No such file or camera.
     """
     from mirnet_edge.video.camera import (
         CameraSource,
+        check_number,
         csi_pipeline,
         gstreamer_camera,
         numbered_camera,
@@ -49,6 +50,7 @@ def open_source(
         height, width = size or (480, 640)
         return SyntheticSource(width=width, height=height, fps=fps or 30.0, clock=clock)
     if place.isdecimal():
+        check_number(int(place))
         opener = numbered_camera(int(place), size=size, fps=fps)
         return CameraSource(f"camera {place}", opener, clock=clock)
     if place.startswith(_GSTREAMER):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import OptionError
+from mirnet_edge.runtime.anchoring import steadied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -120,8 +121,11 @@ def single(runner: Runner) -> Restorer:
 
 
 def wrapped(runner: Runner) -> Runner:
-    """Return the runner as it is: the one place to wrap every runner of a video."""
-    return runner
+    """Return the runner as video needs it: the one place where every runner of a video passes.
+
+    What it decides for the whole frame is smoothed over time and forgotten at cuts: no flicker.
+    """
+    return steadied(runner)
 
 
 def bundle_runners(

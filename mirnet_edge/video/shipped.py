@@ -26,7 +26,8 @@ def shipped_bundle(
 ) -> Path:
     """Return the folder of a bundle of shipped weights, exported on first use.
 
-    It is of this machine (its modes are timed here) and of this version of the package.
+    It is of this machine (its modes are timed here) and of this version of the package. Its
+    graphs take and give the vectors that are smoothed over time.
 
     Args:
         weights: The name of shipped weights.
@@ -37,7 +38,7 @@ def shipped_bundle(
         MissingDependencyError: There is none yet, and what makes one is not installed.
         MirnetEdgeError: The cache cannot be written.
     """
-    name = f"{weights.removeprefix('shipped:')}-{version('mirnet-edge')}"
+    name = f"{weights.removeprefix('shipped:')}-anchored-{version('mirnet-edge')}"
     folder = (cache or user_cache()) / "bundles" / name
     if (folder / FILE_NAME).is_file():
         try:
@@ -54,7 +55,7 @@ def shipped_bundle(
     from mirnet_edge.export.job import ExportOptions, export_bundle
 
     on_stage(f"making a bundle of {weights} in {folder}, once")
-    export_bundle(ExportOptions(weights=weights, out=folder, target="cpu"), on_stage)
+    export_bundle(ExportOptions(weights=weights, out=folder, target="cpu", anchored=True), on_stage)
     return folder
 
 

@@ -45,7 +45,9 @@ class Window:
         import cv2
 
         try:
-            cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+            cv2.namedWindow(
+                self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL
+            )
             cv2.setMouseCallback(self._title, self._on_mouse)
         except cv2.error as error:
             raise VideoError(

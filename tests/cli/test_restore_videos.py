@@ -1,0 +1,73 @@
+"""mirnet-restore on videos, run in this process."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from mirnet_edge.cli.restore import main
+from mirnet_edge.pictures import Picture, write_picture
+
+av = pytest.importorskip("av")
+
+
+@pytest.fixture
+def make_video(tmp_path):
+    def make(name, frames=5):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        with av.open(str(path), "w") as container:
+            video = container.add_stream("mpeg4", rate=25)
+            video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+            for index in range(frames):
+                pixels = np.full((48, 64, 3), 60, np.uint8)
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = index, Fraction(1, 25)
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+        return path
+
+    return make
+
+
+def test_pictures_and_videos_are_restored_together(ran, make_bundle, make_video, tmp_path):
+    picture = tmp_path / "in.png"
+    write_picture(picture, Picture(frame=np.full((6, 8, 3), 60, np.uint8)))
+    video, out = make_video("a.avi"), tmp_path / "out"
+    result = ran(main, picture, video, "--bundle", make_bundle(), "--out", out, "--json")
+    assert result.code == 0, result.err
+    assert sorted(path.name for path in out.iterdir()) == ["a.mp4", "in.png"]
+    (told,) = json.loads(result.out)["videos"]
+    assert told["frames"] == 5
+    assert told["not_restored"] == 0
+    with av.open(str(out / "a.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == 5
+    assert frames[-1].mean() == pytest.approx(90, abs=3)
+    assert "a.mp4  64x48  5 frames" in result.err
+
+
+def test_a_broken_video_is_named_and_the_others_are_restored(ran, make_bundle, make_video):
+    good = make_video("good.mp4")
+    bad = good.with_name("bad.mp4")
+    bad.write_text("no video")
+    out = good.parent.parent / "out"
+    result = ran(main, bad, good, "--bundle", make_bundle(), "--out", out)
+    assert result.code == 2
+    failed, done, counted = result.err.splitlines()
+    assert "bad.mp4 cannot be opened as video" in failed
+    assert done.startswith(str(out / "good.mp4"))
+    assert counted == "mirnet-restore: 1 of 2 videos were not restored"
+
+
+def test_two_videos_of_one_stem_are_refused_before_anything_is_written(
+    ran, make_bundle, make_video, tmp_path
+):
+    videos = make_video("a.mp4"), make_video("a.avi")
+    result = ran(main, *videos, "--bundle", make_bundle(), "--out", tmp_path / "out")
+    assert result.code == 2
+    assert "would both be restored as a" in result.line
+    assert not (tmp_path / "out").exists()
