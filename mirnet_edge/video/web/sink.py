@@ -11,6 +11,7 @@ from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from mirnet_edge.video.controls import Controls
@@ -35,6 +36,7 @@ class WebSink:
         camera: BrowserSource | None = None,
         token: str | None = None,
         limits: Limits | None = None,
+        on_open: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
         """Say where to listen; nothing is opened yet.
 
@@ -45,6 +47,7 @@ class WebSink:
             camera: The pipeline's source, where that is the viewer's camera.
             token: The first part of every path; None makes one where the host needs it.
             limits: On viewers and their patience.
+            on_open: Gets `addresses` when the page is there, before the first frame.
 
         Raises:
             MissingDependencyError: aiohttp or aiortc is not installed.
@@ -59,6 +62,7 @@ class WebSink:
         self._controls, self._camera = controls, camera
         self._host, self._port = host, port
         self._limits = limits or Limits()
+        self._on_open = on_open
         self._board: Board | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -80,6 +84,8 @@ class WebSink:
         if not self._ready.wait(_START_S):
             raise VideoError(f"the page's server did not start within {_START_S:g} s")
         self._raise_error()
+        if self._on_open is not None:
+            self._on_open(self.addresses)
         return self
 
     def __exit__(

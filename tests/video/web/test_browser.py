@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import queue
 import threading
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -65,25 +66,6 @@ class Clip:
         )
 
 
-class Telling:
-    """The sink, telling this thread when it is open and where."""
-
-    def __init__(self, sink):
-        self._sink, self.opened, self.address = sink, threading.Event(), ""
-
-    def __enter__(self):
-        self._sink.__enter__()
-        self.address = self._sink.addresses[0]
-        self.opened.set()
-        return self
-
-    def __exit__(self, *fault):
-        self._sink.__exit__(*fault)
-
-    def show(self, shown):
-        self._sink.show(shown)
-
-
 @pytest.fixture(scope="module")
 def browser(chromium, tmp_path_factory):
     import cv2
@@ -113,15 +95,15 @@ def running(make_source, *, token=None):
     controls = Controls()
     source = make_source(controls)
     camera = source if isinstance(source, BrowserSource) else None
-    sink = Telling(WebSink(controls, port=0, camera=camera, token=token))
+    opened: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
+    sink = WebSink(controls, port=0, camera=camera, token=token, on_open=opened.put)
     modes = {name: lambda name=name: Gain(name) for name in ("null:fp32", "null:int8")}
     patience = Patience(blocked_s=1e9)  # as long as it takes until a viewer switches a camera on
     live = Live(source, Restorer(modes, "null:fp32"), [sink], controls=controls, patience=patience)
     thread = threading.Thread(target=live.run)
     thread.start()
     try:
-        assert sink.opened.wait(20)
-        yield sink.address, controls
+        yield opened.get(timeout=20)[0], controls
     finally:
         controls.stop()
         thread.join(5)
