@@ -21,6 +21,8 @@ _EXTRA_OF = {
     "skimage": "export",
     "openvino": "cpu",
     "av": "video",
+    "aiohttp": "web",
+    "aiortc": "web",
     "tensorboard": "tensorboard",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "tensorrt",

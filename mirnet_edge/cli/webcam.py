@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,22 +17,29 @@ if TYPE_CHECKING:
     from mirnet_edge.video.restorer import Restorer
     from mirnet_edge.video.sinks import Sink
     from mirnet_edge.video.statistics import LiveStatistics
+    from mirnet_edge.video.web.camera import BrowserSource
 
-_DISPLAYS = ("window", "none")
+_DISPLAYS = ("window", "web", "none")
+_BROWSER = "browser"
 
 
 def webcam(
     source: Annotated[
         str,
         typer.Option(
-            help="A camera's number, a file, rtsp://..., 'gst: PIPELINE', csi, or synthetic."
+            help="A camera's number, a file, rtsp://..., 'gst: PIPELINE', csi, synthetic, or "
+            "browser: the camera of whoever opens the page of --display web."
         ),
     ] = "0",
     bundle: Annotated[
         Path | None,
         typer.Option(help="A bundle's folder; one of the shipped weights if left out."),
     ] = None,
-    display: Annotated[str, typer.Option(help="window or none.")] = "window",
+    display: Annotated[str, typer.Option(help="window, web or none.")] = "window",
+    host: Annotated[
+        str, typer.Option(help="Where the page of --display web is; others need its token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Of the page; 0 takes any.")] = 8321,
     record: Annotated[
         Path | None, typer.Option(help="Write what is shown to this file (.mp4, .mkv, .mov).")
     ] = None,
@@ -61,16 +69,22 @@ def webcam(
     """
     if display not in _DISPLAYS:
         raise OptionError(f"--display must be one of {', '.join(_DISPLAYS)}, found {display!r}")
+    from mirnet_edge.video.capture import Patience
     from mirnet_edge.video.controls import Controls
     from mirnet_edge.video.live import Live
     from mirnet_edge.video.places import open_source
 
     # a missing camera, display or file is told before the bundle is made
-    opened = open_source(source, size=None if size is None else parsed_size(size, "--size"))
     controls = Controls(recording=record is not None)
+    camera = _browser_camera(controls, display) if source == _BROWSER else None
+    asked = None if size is None else parsed_size(size, "--size")
+    opened = camera or open_source(source, size=asked)
     sinks = _sinks(controls, display, record, snapshots)
+    if display == "web":
+        sinks.insert(0, _page(controls, host, port, camera))
     restorer = _restorer(bundle, backend, precision, threads, target_fps)
-    live = Live(opened, restorer, sinks, controls=controls)
+    patience = Patience(blocked_s=math.inf) if camera else None  # until somebody opens the page
+    live = Live(opened, restorer, sinks, controls=controls, patience=patience)
     try:
         _run(live, quiet=display != "none")
     finally:
@@ -101,6 +115,24 @@ def _sinks(
         check_display()
         sinks.insert(0, Window(controls))
     return sinks
+
+
+def _browser_camera(controls: Controls, display: str) -> BrowserSource:
+    from mirnet_edge.video.web.camera import BrowserSource
+
+    if display != "web":
+        raise OptionError(f"--source browser needs --display web, found --display {display}")
+    return BrowserSource(controls)
+
+
+def _page(controls: Controls, host: str, port: int, camera: BrowserSource | None) -> Sink:
+    from mirnet_edge.video.web.sink import WebSink
+
+    def tell(addresses: tuple[str, ...]) -> None:
+        for address in addresses:
+            stderr().print(f"open {address}", highlight=False, soft_wrap=True)
+
+    return WebSink(controls, host=host, port=port, camera=camera, on_open=tell)
 
 
 def _restorer(

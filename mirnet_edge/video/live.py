@@ -124,6 +124,7 @@ class Live:
             for sink in self._sinks:
                 stack.enter_context(sink)
             stack.enter_context(self._capture)
+            stack.callback(self.controls.stop)  # a source that waits for somebody waits no longer
             while not self.controls.stopped:
                 try:
                     frame = self._mailbox.take(_GLANCE_S)

@@ -1,0 +1,118 @@
+// The picture: what is received is cut apart, and drawn as before | after with a split to move.
+//
+// Received are both halves side by side and a strip below that holds the frame's number (see
+// picture.py): so before and after are always of one frame.
+
+const STRIP_HEIGHT = 16;
+const CELLS = 32;
+
+export class Picture {
+  #stage; #canvas; #context; #handle; #received = null;
+  split = 0.5;
+  frames = 0;
+
+  constructor(stage, canvas, handle) {
+    [this.#stage, this.#canvas, this.#handle] = [stage, canvas, handle];
+    this.#context = canvas.getContext("2d", { alpha: false });
+    stage.addEventListener("pointerdown", (event) => this.#grab(event));
+    handle.addEventListener("keydown", (event) => this.#press(event));
+    window.addEventListener("resize", () => this.#fit());
+    this.#fit();
+    this.move(this.split);
+  }
+
+  // Draw a source (video or bitmap) of the given size. A bitmap is kept until the next one.
+  draw(source, width, height) {
+    if (!width || !height) return;
+    const [half, tall] = [width / 2, height - STRIP_HEIGHT];
+    if (this.#canvas.width !== half || this.#canvas.height !== tall) {
+      [this.#canvas.width, this.#canvas.height] = [half, tall];
+      this.#fit();
+    }
+    if (this.#received?.source !== source) this.#received?.source.close?.();
+    this.#received = { source, width, height };
+    this.frames += 1;
+    this.#canvas.dataset.frames = this.frames;
+    this.#paint();
+  }
+
+  // Move the split: 0 shows only what was restored, 1 only what came.
+  move(split) {
+    this.split = Math.min(1, Math.max(0, split));
+    this.#handle.style.left = `${100 * this.split}%`;
+    this.#handle.setAttribute("aria-valuenow", Math.round(100 * this.split));
+    this.#stage.querySelector(".tag.before").style.opacity = this.split > 0.14 ? 1 : 0;
+    this.#stage.querySelector(".tag.after").style.opacity = this.split < 0.86 ? 1 : 0;
+    this.#paint();
+  }
+
+  // The number of the frame that is to be seen; null where it cannot be read.
+  get index() {
+    if (!this.#received) return null;
+    const { source, width, height } = this.#received;
+    const strip = new OffscreenCanvas(width, 1).getContext("2d");
+    strip.drawImage(source, 0, height - STRIP_HEIGHT / 2, width, 1, 0, 0, width, 1);
+    const pixels = strip.getImageData(0, 0, width, 1).data;
+    let word = 0n;
+    for (let cell = 0; cell < CELLS; cell += 1) {
+      const at = 4 * Math.floor(((cell + 0.5) * width) / CELLS);
+      word = (word << 1n) | BigInt(pixels[at] + pixels[at + 1] + pixels[at + 2] > 382);
+    }
+    const index = Number((word >> 4n) & 0xffffffn);
+    let check = 0;
+    for (let shift = 0; shift < 24; shift += 4) check += (index >> shift) & 15;
+    const intact = word >> 28n === 0b1010n && (word & 15n) === BigInt(check & 15);
+    return intact ? index : null;
+  }
+
+  #paint() {
+    if (!this.#received) return;
+    const { source, width, height } = this.#received;
+    const [half, tall] = [width / 2, height - STRIP_HEIGHT];
+    const cut = Math.round(half * this.split);
+    if (cut > 0) this.#context.drawImage(source, 0, 0, cut, tall, 0, 0, cut, tall);
+    if (cut < half) {
+      this.#context.drawImage(source, half + cut, 0, half - cut, tall, cut, 0, half - cut, tall);
+    }
+  }
+
+  // As large as the window allows with the buttons in sight.
+  #fit() {
+    const ratio = this.#canvas.width / this.#canvas.height;
+    this.#stage.style.aspectRatio = String(ratio);
+    const room = Math.max(220, window.innerHeight - 330);
+    this.#stage.style.maxWidth = window.innerWidth > 860 ? `${Math.round(room * ratio)}px` : "";
+  }
+
+  #grab(event) {
+    if (event.button !== 0 || event.target.closest(".cover")) return;
+    const follow = (moved) => {
+      const box = this.#stage.getBoundingClientRect();
+      this.move((moved.clientX - box.left) / box.width);
+    };
+    const release = () => {
+      this.#stage.classList.remove("dragging");
+      this.#stage.removeEventListener("pointermove", follow);
+    };
+    this.#stage.setPointerCapture(event.pointerId);
+    this.#stage.classList.add("dragging");
+    this.#stage.addEventListener("pointermove", follow);
+    this.#stage.addEventListener("pointerup", release, { once: true });
+    this.#stage.addEventListener("pointercancel", release, { once: true });
+    follow(event);
+    this.#handle.focus({ preventScroll: true, focusVisible: false });
+    event.preventDefault();
+  }
+
+  #press(event) {
+    const step = event.shiftKey ? 0.1 : 0.02;
+    const places = {
+      ArrowLeft: this.split - step, ArrowDown: this.split - step,
+      ArrowRight: this.split + step, ArrowUp: this.split + step,
+      PageDown: this.split - 0.1, PageUp: this.split + 0.1, Home: 0, End: 1,
+    };
+    if (!(event.key in places)) return;
+    this.move(places[event.key]);
+    event.preventDefault();
+  }
+}

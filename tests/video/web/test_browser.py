@@ -1,0 +1,244 @@
+"""The page in a real browser, whose fake camera plays a dark clip made here."""
+
+from __future__ import annotations
+
+import io
+import queue
+import threading
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.video.capture import Patience
+from mirnet_edge.video.clock import REAL_CLOCK
+from mirnet_edge.video.controls import Controls
+from mirnet_edge.video.frames import VideoFrame
+from mirnet_edge.video.live import Live
+from mirnet_edge.video.restorer import Restorer
+from mirnet_edge.video.web.camera import BrowserSource
+from mirnet_edge.video.web.sink import WebSink
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
+
+WIDTH, HEIGHT, FPS, GAIN = 320, 240, 15, 4
+
+
+class Gain(NullRunner):
+    """Four times as bright."""
+
+    def run(self, frames):
+        return np.minimum(super().run(frames).astype(np.uint16) * GAIN, 255).astype(np.uint8)
+
+
+def dark_frames(count=30):
+    """Return a photo that moves by, with a seventh of its light."""
+    data = pytest.importorskip("skimage.data", reason="the clip is made of one of its photos")
+    photo = data.astronaut()
+    return [
+        np.ascontiguousarray(photo[100 : 100 + HEIGHT, 2 * at : 2 * at + WIDTH] // 7)
+        for at in range(count)
+    ]
+
+
+class Clip:
+    """The dark frames as a camera, again and again."""
+
+    name, paced, frame_time_s = "clip", False, 1 / FPS
+
+    def __enter__(self):
+        self._frames, self._index = dark_frames(), 0
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def read(self):
+        REAL_CLOCK.sleep(1 / FPS)
+        index, self._index = self._index, self._index + 1
+        return VideoFrame(
+            pixels=self._frames[index % len(self._frames)],
+            index=index,
+            captured_s=REAL_CLOCK.now(),
+        )
+
+
+@pytest.fixture(scope="module")
+def browser(chromium, tmp_path_factory):
+    import cv2
+    from playwright.sync_api import sync_playwright
+
+    clip = tmp_path_factory.mktemp("clip") / "dark.y4m"
+    frames = [cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes() for frame in dark_frames()]
+    head = f"YUV4MPEG2 W{WIDTH} H{HEIGHT} F{FPS}:1 Ip A1:1 C420\n".encode()
+    clip.write_bytes(head + b"".join(b"FRAME\n" + frame for frame in frames))
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=chromium,
+            args=[
+                "--no-sandbox",
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+                f"--use-file-for-fake-video-capture={clip}",
+            ],
+        )
+        yield started
+        started.close()
+
+
+@contextmanager
+def running(make_source, *, token=None):
+    """Run the pipeline beside the block; gives the page's address and the controls."""
+    controls = Controls()
+    source = make_source(controls)
+    camera = source if isinstance(source, BrowserSource) else None
+    opened: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
+    sink = WebSink(controls, port=0, camera=camera, token=token, on_open=opened.put)
+    modes = {name: lambda name=name: Gain(name) for name in ("null:fp32", "null:int8")}
+    patience = Patience(blocked_s=1e9)  # as long as it takes until a viewer switches a camera on
+    live = Live(source, Restorer(modes, "null:fp32"), [sink], controls=controls, patience=patience)
+    thread = threading.Thread(target=live.run)
+    thread.start()
+    try:
+        yield opened.get(timeout=20)[0], controls
+    finally:
+        controls.stop()
+        thread.join(5)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open pages, and close them at the end: open_page(address, **how the browser is)."""
+    contexts = []
+
+    def opened(address, **how):
+        contexts.append(browser.new_context(accept_downloads=True, **how))
+        page = contexts[-1].new_page()
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("console", lambda said: said.type == "error" and page.faults.append(said.text))
+        page.goto(address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def wait_for_picture(page, transport):
+    page.locator(f"#picture[data-transport={transport}]").wait_for(timeout=20_000)
+
+
+def luma(page, key):
+    """Return the mean of the picture with the split at its end (before) or home (after)."""
+    page.locator("#split").press(key)
+    return page.evaluate(
+        """() => {
+            const canvas = document.getElementById("picture");
+            const { width, height } = canvas;
+            const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+            let sum = 0;
+            for (let at = 0; at < pixels.length; at += 4)
+                sum += 0.299 * pixels[at] + 0.587 * pixels[at + 1] + 0.114 * pixels[at + 2];
+            return (4 * sum) / pixels.length;
+        }"""
+    )
+
+
+def assert_restored(page):
+    before, after = luma(page, "End"), luma(page, "Home")
+    assert before > 5  # a picture, and no black one
+    assert after == pytest.approx(GAIN * before, rel=0.15)
+
+
+@pytest.mark.parametrize("transport", ["WebRTC", "MJPEG"])
+def test_the_page_shows_restored_frames_that_move(open_page, transport):
+    with running(lambda _: Clip()) as (address, _):
+        page = open_page(address + ("?transport=mjpeg" if transport == "MJPEG" else ""))
+        wait_for_picture(page, transport)
+        assert_restored(page)
+        first = int(page.locator("#picture").get_attribute("data-frames"))
+        page.wait_for_timeout(1000)
+        assert int(page.locator("#picture").get_attribute("data-frames")) >= first + 3
+        assert page.faults == []
+
+
+def test_a_browser_without_webrtc_goes_over_to_mjpeg_by_itself(open_page, browser):
+    with running(lambda _: Clip()) as (address, _):
+        page = open_page("about:blank")
+        page.add_init_script("window.RTCPeerConnection = undefined")
+        page.goto(address)
+        wait_for_picture(page, "MJPEG")
+        assert_restored(page)
+
+
+def test_the_browsers_own_camera_is_restored_and_sent_back(open_page):
+    with running(BrowserSource) as (address, _):
+        page = open_page(address)
+        page.locator("#camera").click()
+        wait_for_picture(page, "WebRTC")
+        assert_restored(page)
+        other = open_page(address)  # and nobody else sees it
+        other.locator("#camera").click()
+        other.get_by_text("another viewer's camera is on").wait_for(timeout=10_000)
+        assert other.locator("#picture[data-frames]").count() == 0
+
+
+def test_split_and_buttons_work_by_mouse_and_keyboard(open_page):
+    with running(lambda _: Clip()) as (address, controls):
+        page = open_page(address)
+        wait_for_picture(page, "WebRTC")
+        split = page.locator("#split")
+        box = page.locator("#stage").bounding_box()
+        page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.3 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.3 * box["height"], steps=4)
+        page.mouse.up()
+        assert split.get_attribute("aria-valuenow") == "20"
+        split.press("ArrowRight")
+        assert split.get_attribute("aria-valuenow") == "22"
+        page.locator("#mode").select_option("null:int8")
+        page.locator("#restoring").click()
+        page.locator("#restoring[aria-pressed=false]").wait_for()
+        page.get_by_text("not restored").wait_for()
+        page.locator("#restoring").click()
+        page.locator("#frozen").click()
+        page.locator("#frozen[aria-pressed=true]").wait_for()
+        assert controls.frozen
+        page.wait_for_timeout(600)  # what was on its way is there
+        with page.expect_download() as download:
+            page.locator("#snapshot").click()
+        picture = np.asarray(Image.open(io.BytesIO(download.value.path().read_bytes())))
+        assert picture.shape == (HEIGHT, WIDTH, 3)
+        weights = (0.299, 0.587, 0.114)
+        assert (picture @ weights).mean() == pytest.approx(luma(page, "Home"), rel=0.05)
+        assert page.faults == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_it_all_without_overflow(open_page, scheme):
+    with running(lambda _: Clip()) as (address, _):
+        phone = {"width": 390, "height": 844}
+        page = open_page(address, viewport=phone, color_scheme=scheme, is_mobile=True)
+        wait_for_picture(page, "WebRTC")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        widest = "Math.max(...[...document.querySelectorAll('body *:not(.hidden)')].map("
+        assert page.evaluate(widest + "(one) => one.getBoundingClientRect().right))") <= 390
+
+
+def test_the_token_is_enforced_and_nothing_comes_from_outside(open_page):
+    with running(lambda _: Clip(), token="secret") as (address, _):
+        outside = address.removesuffix("secret/")
+        refused = open_page("about:blank")
+        assert refused.goto(outside).status == 403
+        asked = []
+        page = open_page("about:blank")
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        wait_for_picture(page, "WebRTC")
+        assert len(asked) >= 7
+        assert {urlsplit(url).netloc for url in asked} == {urlsplit(address).netloc}

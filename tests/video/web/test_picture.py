@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from mirnet_edge.video.web.board import Board
+from mirnet_edge.video.web.broadcast import Broadcast, Viewer, ViewerGone
+from mirnet_edge.video.web.encoders import Encoded, JpegEncoder, Vp8Encoder
+from mirnet_edge.video.web.picture import INDEX_LIMIT, STRIP_HEIGHT, index_from_strip, side_by_side
+
+
+@pytest.mark.parametrize("size", [(1, 1), (48, 64), (49, 65), (480, 640), (720, 2560)])
+@pytest.mark.parametrize("index", [0, 1, 123456, INDEX_LIMIT - 1])
+def test_the_strip_tells_the_frame_whatever_its_size(make_shown, size, index):
+    picture = side_by_side(make_shown(index, height=size[0], width=size[1]))
+    assert index_from_strip(picture) == index
+    assert picture.shape[0] % 2 == 0
+    assert picture.shape[1] % 4 == 0
+
+
+def test_what_is_no_strip_is_not_read():
+    assert index_from_strip(np.full((64, 320, 3), 255, np.uint8)) is None
+
+
+def test_both_halves_are_of_one_frame(make_shown):
+    picture = side_by_side(make_shown(3, height=480, width=640, before=10, after=90))
+    assert (picture[:-STRIP_HEIGHT, :640] == 10).all()
+    assert (picture[:-STRIP_HEIGHT, 640:] == 90).all()
+
+
+@pytest.mark.parametrize("encoder", [JpegEncoder, Vp8Encoder])
+def test_strip_and_colour_survive_the_codec(make_shown, encoder):
+    import av
+
+    shown = make_shown(777, height=480, width=640)
+    shown.after[:] = (200, 60, 40)
+    encoded = encoder().encode(shown, ticks=0, key=True)
+    name = "mjpeg" if encoder is JpegEncoder else "vp8"
+    decoder = av.CodecContext.create(name, "r")
+    (frame,) = decoder.decode(av.Packet(encoded.content))
+    decoded = frame.to_ndarray(format="rgb24")
+    assert index_from_strip(decoded) == 777
+    assert np.abs(decoded[100:200, 800:1100].mean((0, 1)) - (200, 60, 40)).max() < 4
+
+
+def test_only_asked_for_frames_are_keys(make_shown):
+    encoder = Vp8Encoder()
+    keys = [encoder.encode(make_shown(at), ticks=3000 * at, key=at == 3).key for at in range(5)]
+    assert keys == [True, False, False, True, False]
+
+
+def frame(index, *, key=False):
+    return Encoded(content=b"", key=key, index=index, ticks=index)
+
+
+def test_a_slow_viewer_begins_again_at_a_key_frame():
+    async def play():
+        viewer = Viewer(2)
+        viewer.offer(frame(0))  # cannot be decoded
+        for index, key in [(1, True), (2, False), (3, False), (4, False), (5, True), (6, False)]:
+            viewer.offer(frame(index, key=key))
+        # 1 and 2 waited when 3 came; 3 and 4 build on them
+        assert [(await viewer.take()).index for _ in range(2)] == [5, 6]
+        assert viewer.dropped == 5
+        viewer.close()
+        with pytest.raises(ViewerGone):
+            await viewer.take()
+
+    asyncio.run(play())
+
+
+class Counting:
+    """Encodes nothing, and counts."""
+
+    def encode(self, shown, *, ticks, key):
+        return Encoded(content=b"x", key=key, index=shown.before.index, ticks=ticks)
+
+
+def test_a_frame_is_encoded_once_for_all_and_a_slow_viewer_slows_nobody(make_shown):
+    async def play():
+        board = Board(asyncio.get_running_loop())
+        broadcast = Broadcast(board, Counting, depth=3)
+        quick, _slow = broadcast.join(), broadcast.join()
+        running = asyncio.ensure_future(broadcast.run())
+        got = []
+        for index in range(20):
+            board.put(make_shown(index))
+            got.append((await asyncio.wait_for(quick.take(), 5)).index)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert got == list(range(20))
+        assert broadcast.encoded == 20
+        assert broadcast.dropped > 0
+
+    asyncio.run(play())
+
+
+def test_the_board_remembers_in_bounded_memory(make_shown):
+    async def play():
+        size = 2 * 48 * 64 * 3
+        board = Board(asyncio.get_running_loop(), kept_bytes=3 * size)
+        for index in (0, 1, 2, 3, 3, 3):
+            board.put(make_shown(index))
+        assert [board.find(index) is not None for index in range(4)] == [False, True, True, True]
+        version, shown = await board.after(0)
+        assert (version, shown.before.index) == (6, 3)
+
+    asyncio.run(play())

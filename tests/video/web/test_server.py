@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import asyncio
+import http.client
+import io
+import json
+import socket
+import time
+from urllib.parse import urlsplit
+
+import aiohttp
+import numpy as np
+import pytest
+from PIL import Image
+
+from mirnet_edge.errors import OptionError
+from mirnet_edge.video.controls import Controls
+from mirnet_edge.video.web.camera import BrowserSource
+from mirnet_edge.video.web.door import is_local
+from mirnet_edge.video.web.sink import WebSink
+from mirnet_edge.video.web.studio import Limits
+
+ROUTES = [
+    "", "page.css", "page.js", "picture.js", "streams.js", "chart.js", "icon.svg", "session",
+    "stream.mjpg", "snapshot.png",
+]  # fmt: skip
+
+
+def get(sink, path, **headers):
+    """Return the answer to one request, its body read."""
+    address = urlsplit(sink.addresses[0])
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=5)
+    try:
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        return response.status, response.headers, response.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("route", [*ROUTES, "no-such-route"])
+@pytest.mark.parametrize("prefix", ["/", "/wrong/", "/secre/", "//secret/"])
+def test_without_the_token_nothing_is_told(serving, route, prefix):
+    with serving(token="secret") as (sink, _):
+        assert get(sink, f"{prefix}{route}")[0] == 403
+
+
+def test_with_the_token_the_page_is_served_and_loads_nothing_from_outside(serving):
+    with serving(token="secret") as (sink, _):
+        assert sink.addresses[0].endswith("/secret/")
+        for route in ROUTES[:7]:
+            status, headers, body = get(sink, f"/secret/{route}")
+            assert status == 200
+            policy = headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert headers["Referrer-Policy"] == "no-referrer"
+            outside = body.replace(b"http://www.w3.org/2000/svg", b"").replace(
+                b"http://127.0.0.1", b""
+            )
+            assert b"http://" not in outside
+            assert b"https://" not in outside
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("cam", False)],
+)
+def test_a_host_that_others_reach_needs_a_token(host, local):
+    assert is_local(host) is local
+    (address,) = WebSink(Controls(), host=host, port=80).addresses
+    assert (urlsplit(address).path == "/") is local
+    assert local or len(urlsplit(address).path) > 20
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}, {"Origin": "null"}]
+)
+def test_another_site_cannot_use_a_local_page(serving, headers):
+    with serving() as (sink, _):
+        assert get(sink, "/", **headers)[0] == 403
+        assert get(sink, "/")[0] == 200
+
+
+def test_a_snapshot_is_the_frame_that_was_asked_for(serving, make_shown):
+    with serving() as (sink, _):
+        assert get(sink, "/snapshot.png")[0] == 404
+        for index in range(3):
+            sink.show(make_shown(index, after=100 + index))
+        status, headers, body = get(sink, "/snapshot.png?index=1")
+        assert status == 200
+        assert headers["Content-Disposition"] == 'attachment; filename="mirnet-1.png"'
+        assert (np.asarray(Image.open(io.BytesIO(body))) == 101).all()
+        assert get(sink, "/snapshot.png?index=9")[0] == 404
+        assert get(sink, "/snapshot.png?index=-1")[0] == 400
+
+
+def read_part(stream):
+    """Return the next JPEG of a multipart body."""
+    assert stream.readline() == b"--frame\r\n"
+    head = {}
+    while (line := stream.readline()) != b"\r\n":
+        name, _, value = line.decode().partition(":")
+        head[name.lower()] = value.strip()
+    body = stream.read(int(head["content-length"]))
+    assert stream.read(2) == b"\r\n"
+    return int(head["x-frame"]), np.asarray(Image.open(io.BytesIO(body)))
+
+
+def test_mjpeg_frames_are_framed(serving, make_shown):
+    with serving() as (sink, _):
+        sink.show(make_shown(0))
+        address = urlsplit(sink.addresses[0])
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=5)
+        connection.request("GET", "/stream.mjpg")
+        stream = connection.getresponse()
+        assert stream.getheader("Content-Type") == "multipart/x-mixed-replace; boundary=frame"
+        for index in range(3):
+            number, picture = read_part(stream)
+            assert number == index
+            assert picture.shape[1] == 320
+            sink.show(make_shown(index + 1))
+        connection.close()
+
+
+def connected(sink, request):
+    """Return a socket that sent a request and reads nothing."""
+    address = urlsplit(sink.addresses[0])
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(5)
+    client.connect((address.hostname, address.port))
+    client.sendall(request)
+    return client
+
+
+def is_closed_within(client, seconds):
+    client.settimeout(seconds)
+    try:
+        while client.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+    return True
+
+
+@pytest.mark.parametrize("request_", [b"", b"GET / HTTP/1.1\r\nHost: 127"], ids=["none", "half"])
+def test_a_client_who_says_nothing_is_dropped(serving, request_):
+    with serving(limits=Limits(request_s=0.3)) as (sink, _):
+        client = connected(sink, request_)
+        assert is_closed_within(client, 3)
+        client.close()
+
+
+def test_a_viewer_who_takes_nothing_is_dropped_and_the_limit_counts(serving, make_shown):
+    with serving(limits=Limits(viewers=1, send_s=0.3)) as (sink, _):
+        client = connected(sink, b"GET /stream.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert client.recv(16).startswith(b"HTTP/1.1 200")
+        assert get(sink, "/stream.mjpg")[0] == 503
+        generator = np.random.default_rng(0)
+        noisy = make_shown(0, height=480, width=640)
+        noisy.after[:] = generator.integers(0, 256, noisy.after.shape)
+        ends = time.monotonic() + 10
+        status = 503
+        while status == 503 and time.monotonic() < ends:
+            for index in range(5):
+                sink.show(noisy)
+                time.sleep(0.01 * (index + 1))
+            status = get(sink, "/session")[0]  # 400 where there is room: it is no WebSocket
+        client.close()
+        assert status == 400
+
+
+def session(sink, talk):
+    """Run TALK(socket) as a page, and return what it returned."""
+
+    async def run():
+        async with (
+            aiohttp.ClientSession() as client,
+            client.ws_connect(f"{sink.addresses[0]}session") as live,
+        ):
+            assert (await live.receive_json(timeout=5))["say"] == "hello"
+            return await asyncio.wait_for(talk(live), 10)
+
+    return asyncio.run(run())
+
+
+async def heard(live, say):
+    while (message := await live.receive_json(timeout=5))["say"] != say:
+        pass
+    return message
+
+
+def test_buttons_act_and_figures_come(serving, make_shown):
+    with serving() as (sink, controls):
+        sink.show(make_shown(7))
+
+        async def talk(live):
+            figures = await heard(live, "figures")
+            await live.send_json({"do": "restoring", "on": False})
+            await live.send_json({"do": "frozen", "on": True})
+            await live.send_json({"do": "mode", "mode": "null:int8"})
+            await live.send_json({"do": "mode", "mode": "no such"})
+            return figures, await heard(live, "problem")
+
+        figures, problem = session(sink, talk)
+        assert figures["index"] == 7
+        assert (figures["width"], figures["height"], figures["viewers"]) == (64, 48, 1)
+        assert "no such" in problem["text"]
+        assert not controls.restoring
+        assert controls.frozen
+        assert controls.take_mode() == "null:int8"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"do": "rm"}', json.dumps({"do": "offer", "sdp": "v=0"}), '{"do":"mode"}']
+)
+def test_nonsense_is_answered_and_the_session_goes_on(serving, text):
+    with serving() as (sink, _):
+
+        async def talk(live):
+            await live.send_str(text)
+            await heard(live, "problem")
+            await live.send_str(text)
+            return await heard(live, "problem")
+
+        assert session(sink, talk)["text"]
+
+
+def test_a_silent_page_is_dropped(serving):
+    with serving(limits=Limits(viewers=1, heartbeat_s=0.4)) as (sink, _):
+
+        async def run():
+            # autoping off: a page that hangs answers no ping
+            async with aiohttp.ClientSession() as client:
+                address = f"{sink.addresses[0]}session"
+                async with client.ws_connect(address, autoping=False) as silent:
+                    await silent.receive(timeout=5)
+                    ends = time.monotonic() + 8
+                    while time.monotonic() < ends:
+                        await asyncio.sleep(0.1)
+                        async with client.get(address) as answer:
+                            if answer.status == 400:
+                                return True
+            return False
+
+        assert asyncio.run(run())
+
+
+def test_a_browsers_own_camera_is_shown_to_nobody_else(serving, make_shown):
+    camera = BrowserSource(Controls())
+    with serving(camera=camera) as (sink, _):
+        sink.show(make_shown(0))
+        assert camera.claim("owner")
+        assert not camera.claim("another")
+        for path in ("/snapshot.png", "/snapshot.png?key=another", "/stream.mjpg?key=another"):
+            assert get(sink, path)[0] == 403
+        assert get(sink, "/snapshot.png?key=owner")[0] == 200
+        camera.release("owner")
+        assert get(sink, "/snapshot.png?key=owner")[0] == 403
+
+
+def test_the_browser_source_gives_the_newest_frame_and_ends_with_the_pipeline():
+    controls = Controls()
+    source = BrowserSource(controls)
+    with source:
+        source.claim("owner")
+        source.give("another", np.full((2, 2, 3), 9, np.uint8))
+        for level in (1, 2):
+            source.give("owner", np.full((2, 2, 3), level, np.uint8))
+        frame = source.read()
+        assert frame is not None
+        assert (frame.index, frame.pixels[0, 0, 0]) == (1, 2)
+        controls.stop()
+        assert source.read() is None
+
+
+def test_it_stops_in_a_second_with_viewers_there(serving, make_shown):
+    with serving() as (sink, _):
+        sink.show(make_shown(0))
+        client = connected(sink, b"GET /stream.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        client.recv(16)
+        started = time.monotonic()
+    assert time.monotonic() - started < 1.0
+    assert is_closed_within(client, 1)
+    client.close()
+
+
+def test_a_port_that_is_taken_is_named(serving):
+    with serving() as (sink, _):
+        port = urlsplit(sink.addresses[0]).port
+        with pytest.raises(OptionError, match=f"{port}.*--port"), WebSink(Controls(), port=port):
+            pass
