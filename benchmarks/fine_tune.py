@@ -3,10 +3,10 @@
     python benchmarks/fine_tune.py shipped:low-light --data lol --out build/fine-tune
 
 The other camera is synthetic: a hundred training pairs of DATA whose dark pictures went through
-another white balance and a higher gamma. Three rows: the weights as they are, fine-tuned on those
-pairs alone, and on those pairs with DATA replayed; each measured on DATA's val pictures as they
-are and as the other camera sees them, and on photos in daylight, which are to come back as they
-were.
+another white balance and a higher gamma. Four rows: the weights as they are, fine-tuned on those
+pairs alone, on those pairs with DATA replayed, and the last one moved back until DATA loses no more
+than --keep dB; each measured on DATA's val pictures as they are and as the other camera sees them,
+and on photos in daylight, which are to come back as they were.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import numpy as np
 from mirnet_edge import checkpoints
 from mirnet_edge.dependencies import require
 from mirnet_edge.pictures import Picture, read_picture, write_picture
-from mirnet_edge.training.job import Request, train_weights
+from mirnet_edge.training.job import train_weights
 from mirnet_edge.training.listing import Listing, Pair, list_pairs
 from mirnet_edge.training.pairs import Pairs, load_pairs
+from mirnet_edge.training.request import Request
 from mirnet_edge.training.validation import validate
 
 DAYLIGHT = ("astronaut.png", "coffee.png", "chelsea.png")  # scikit-image's
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int)
+    parser.add_argument("--keep", type=float, default=0.3, help="dB that DATA may lose")
     arguments = parser.parse_args()
     listing = list_pairs(arguments.data)
     camera = made(listing, arguments.out / "camera")
@@ -106,13 +108,19 @@ def main() -> None:
         )
 
     show("as they are", arguments.weights, 0.0)
-    for name, replay in (("fine-tuned", None), ("fine-tuned, first replayed", arguments.data)):
+    for name, folder, replay, keep_db in (
+        ("fine-tuned", "alone", None, None),
+        ("first replayed", "replayed", arguments.data, None),
+        # goes on from the finished training of the row above
+        (f"and at most {arguments.keep:g} dB lost", "replayed", arguments.data, arguments.keep),
+    ):
         started = time.monotonic()
         request = Request(
             data=camera,
-            out=arguments.out / name.replace(", ", "-").replace(" ", "-"),
+            out=arguments.out / folder,
             init=arguments.weights,
             replay=replay,
+            keep_db=keep_db,
             training={} if arguments.steps is None else {"steps": arguments.steps},
         )
         trained = train_weights(request, Silent())

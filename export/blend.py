@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     first, second = (checkpoints.load(one) for one in (arguments.first, arguments.second))
-    model = blended(first, second, arguments.share)
+    model = blended(first.model, second.model, arguments.share)
     task = task_of(first.card.task)
     listed = load_pairs(list_pairs(arguments.data).val, degrade=task.degrade, scale=task.scale)
     names = ("val_psnr_db", "val_psnr_gtmean_db", "val_ssim", "val_mae")

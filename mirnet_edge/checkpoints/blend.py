@@ -12,10 +12,8 @@ from mirnet_edge.errors import CheckpointError, OptionError
 if TYPE_CHECKING:
     from torch import nn
 
-    from mirnet_edge.checkpoints.store import Loaded
 
-
-def blended(first: Loaded, second: Loaded, share: float) -> nn.Module:
+def blended(first: nn.Module, second: nn.Module, share: float) -> nn.Module:
     """Return a network whose weights lie SHARE of the way from FIRST to SECOND.
 
     The second is to be fine-tuned from the first: then the straight line between them holds
@@ -23,8 +21,8 @@ def blended(first: Loaded, second: Loaded, share: float) -> nn.Module:
     2022).
 
     Args:
-        first: Weights.
-        second: Weights of a network of the same shape.
+        first: A network.
+        second: One of the same shape.
         share: 0 gives the first, 1 the second.
 
     Raises:
@@ -33,14 +31,13 @@ def blended(first: Loaded, second: Loaded, share: float) -> nn.Module:
     """
     if not 0.0 <= share <= 1.0:
         raise OptionError(f"the share must lie in [0, 1], found {share}")
-    if (first.architecture, first.card.config) != (second.architecture, second.card.config):
+    if first.config != second.config:  # a config's type tells the architecture
         raise CheckpointError(
-            f"expected two networks of one shape, found {first.architecture} "
-            f"{first.card.config} and {second.architecture} {second.card.config}; blend weights "
-            "with those they were fine-tuned from"
+            f"expected two networks of one shape, found {first.config} and {second.config}; blend "
+            "weights with those they were fine-tuned from"
         )
-    model = copy.deepcopy(first.model)
-    others = second.model.state_dict()
+    model = copy.deepcopy(first)
+    others = second.state_dict()
     with torch.no_grad():
         for name, weight in model.state_dict().items():
             weight.lerp_(others[name], share)

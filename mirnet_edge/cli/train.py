@@ -59,6 +59,12 @@ def train(
     replay: Annotated[
         Path | None, typer.Option(help="Former training data, so that it is not forgotten.")
     ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            help="How many dB --init may lose on --replay: the weights end where they lose no more."
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="How many steps.")] = None,
     batch: Annotated[int | None, typer.Option(help="Crops per step.")] = None,
     crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
@@ -90,7 +96,8 @@ def train(
 ) -> None:
     """Train a network on pairs of pictures or clean ones. Stopped runs go on where they were."""
     from mirnet_edge.errors import OptionError
-    from mirnet_edge.training.job import Request, train_weights
+    from mirnet_edge.training.job import train_weights
+    from mirnet_edge.training.request import Request
 
     if max_minutes is not None and not max_minutes > 0:
         raise OptionError(f"--max-minutes must be above 0, found {max_minutes:g}")
@@ -115,6 +122,7 @@ def train(
         init=init,
         teacher=teacher,
         replay=replay,
+        keep_db=keep,
         device=device,
         precision=precision,  # type: ignore[arg-type]  # checked with the device
         workers=workers,
@@ -135,10 +143,17 @@ def train(
     score = trained.score
     figures = {"psnr_db": score.psnr_db, "ssim": score.ssim, "mae": score.mae, "step": score.step}
     named = {} if graph is None else {"int8": str(graph)}
+    kept = trained.kept
     if as_json:
-        print(json.dumps({"weights": str(trained.weights), **named, **figures}))
-    else:
-        print(f"{trained.weights}: {score.psnr_db:.2f} dB, SSIM {score.ssim:.3f} on the val split")
+        blend = {} if kept is None else {"share": kept.share, "lost_db": kept.lost_db}
+        print(json.dumps({"weights": str(trained.weights), **named, **figures, **blend}))
+        return
+    print(f"{trained.weights}: {score.psnr_db:.2f} dB, SSIM {score.ssim:.3f} on the val split")
+    if kept is not None:
+        print(
+            f"{kept.share:.0%} of the way from {init} to what was trained; {kept.lost_db:.2f} dB "
+            f"lost on {replay}"
+        )
 
 
 def _given(**values: Any) -> dict[str, Any]:  # noqa: ANN401  # options of several types
@@ -224,6 +239,15 @@ class _Display:
             highlight=False,
             soft_wrap=True,
         )
+
+    def blended(self, share: float, lost_db: float) -> None:
+        if self.leads:
+            self._progress.console.print(
+                f"{share:.0%} of what was learned loses {lost_db:.2f} dB of the former pictures",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
 
     def _update(self, bar: str, completed: int, text: str) -> None:
         self._progress.update(self._bars[bar], completed=completed, description=text)

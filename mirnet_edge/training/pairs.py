@@ -125,6 +125,31 @@ def made_bad(pairs: Pairs, copies: int = 1) -> Pairs:
     return replace(pairs, names=pairs.names * copies, low=low, high=high, degrade=None)
 
 
+def mixed(one: Pairs, two: Pairs) -> Pairs:
+    """Return the pairs of both, those of the smaller set repeated until each makes up half.
+
+    Raises:
+        DataError: One holds pairs, the other clean pictures.
+    """
+    if (one.degrade is None) != (two.degrade is None):
+        raise DataError(
+            "one of --data and --replay holds pairs, the other clean pictures; give two of a kind"
+        )
+    longest = max(len(one), len(two))
+    columns = [
+        tuple(
+            getattr(source, column)[place % len(source)]
+            for source in (one, two)
+            for place in range(longest)
+        )
+        if getattr(one, column)
+        else ()
+        for column in ("names", "low", "high")
+    ]
+    digest = hashlib.sha256((one.sha256 + two.sha256).encode()).hexdigest()
+    return replace(one, names=columns[0], low=columns[1], high=columns[2], sha256=digest)
+
+
 def first_batches(pairs: Pairs, multiple: int, count: int = 16) -> list[Tensor]:
     """Return some bad pictures, taken evenly, as a network takes them: (1, 3, H, W) in [0, 1]."""
     places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)

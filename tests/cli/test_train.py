@@ -130,6 +130,23 @@ def test_init_teacher_and_replay_are_taken_from_the_command_line(pairs, tmp_path
 
 
 @pytest.mark.usefixtures("no_curves")
+def test_keeping_what_init_could_do_is_said(pairs, tmp_path, ran):
+    first = tmp_path / "first"
+    assert ran(main, "--data", pairs, "--out", first, "--steps", 1, *SMALL).code == 0
+    arguments = (
+        "--data", pairs, "--out", tmp_path / "second", "--init", first / "low-light.safetensors",
+        "--replay", pairs, "--keep", 60, "--steps", 1, "--batch", 1, "--crop", 32,
+        "--device", "cpu",
+    )  # fmt: skip
+    said = ran(main, *arguments)
+    assert said.code == 0
+    assert "100% of the way from" in said.out
+    found = json.loads(ran(main, *arguments, "--json").out)
+    assert found["share"] == 1.0
+    assert found["lost_db"] < 60
+
+
+@pytest.mark.usefixtures("no_curves")
 def test_a_run_stops_when_its_minutes_are_up(pairs, tmp_path, ran):
     found = ran(
         main, "--data", pairs, "--out", tmp_path, "--steps", 500, *SMALL, "--max-minutes", 1e-6,
@@ -153,6 +170,17 @@ REFUSED = [
     Refused("workers", ["--workers", "-1"], "--workers must not be negative, found -1"),
     Refused("data", ["--data", "absent"], "absent holds neither"),
     Refused("replay", ["--replay", "absent"], "absent holds neither"),
+    Refused("keep", ["--keep", "0.3"], "--keep measures what --init could do on the pictures of"),
+    Refused(
+        "keep less",
+        ["--init", "shipped:low-light", "--replay", ".", "--keep", "-1"],
+        "--keep must be 0 dB or more, found -1",
+    ),
+    Refused(
+        "keep int8",
+        ["--init", "shipped:low-light", "--replay", ".", "--keep", "1", "--qat"],
+        "--keep blends weights, --qat trains their INT8 form; choose one",
+    ),
     Refused("recipe", ["--recipe", "fog"], "there is no recipe fog"),
     Refused("channels", ["--channels", "wide"], "--channels must be numbers, as 32,48,64; found"),
     Refused("no channels", ["--channels", ""], "--channels must be numbers"),

@@ -12,8 +12,10 @@ from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import Card
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.files import sha256_of
-from mirnet_edge.training import record
-from mirnet_edge.training.job import Request, device_of, mixed, train_weights
+from mirnet_edge.training import keeping, record
+from mirnet_edge.training.job import train_weights
+from mirnet_edge.training.pairs import mixed
+from mirnet_edge.training.request import Request, device_of
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -31,6 +33,7 @@ class Watched:
     exposure: list = field(default_factory=list)
     steps: list = field(default_factory=list)
     scores: list = field(default_factory=list)
+    shares: list = field(default_factory=list)
 
     def reading(self, total):
         self.total = total
@@ -49,6 +52,9 @@ class Watched:
 
     def scored(self, score):
         self.scores.append(score)
+
+    def blended(self, share, lost_db):
+        self.shares.append((share, lost_db))
 
 
 def _request(data, out, *, training=None, **values):
@@ -226,6 +232,29 @@ def test_what_is_replayed_is_read_and_changes_the_weights(tmp_path, write_pairs)
     assert replayed.card.trained_on == "pairs"
 
 
+def test_what_init_could_do_is_kept_and_recorded(tmp_path, write_pairs, save_weights, monkeypatch):
+    first = save_weights()
+    folder, former = write_pairs(tmp_path / "pairs"), write_pairs(tmp_path / "former", 12, (64, 80))
+    found_db = iter([30.0, 29.0, 29.8, 29.5, 29.6, 29.65])  # before, all, half, three quarters, ...
+    monkeypatch.setattr(keeping, "validate", lambda network, pictures: (next(found_db), 0, 0, 0))
+    watched = Watched()
+    request = _request(folder, tmp_path / "out", init=str(first), replay=former, keep_db=0.3)
+    trained = train_weights(request, watched)
+    assert watched.total == watched.done == 5 + 12  # those of the former that validate as well
+    assert [share for share, _ in watched.shares] == [1.0, 0.5, 0.75, 0.625, 0.5625]
+    assert trained.kept.share == 0.5
+    saved = checkpoints.load(trained.weights)
+    assert torch.equal(saved.model.head.weight, trained.kept.network.head.weight)
+    assert not torch.equal(saved.model.head.weight, checkpoints.load(first).model.head.weight)
+    assert saved.card.note == (
+        "half of the pictures were drawn from former; 0.5 of the way from the parent to what was "
+        "trained, which lost 0.20 dB on the val pictures of former"
+    )
+    # what is written was measured, not what was trained
+    assert saved.card.figures["val_mae"] == round(trained.score.mae, 5)
+    assert trained.score.mae != watched.scores[-1].mae
+
+
 def test_without_a_gpu_cuda_and_half_precision_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_of("auto", "bf16") == device_of("cpu", "fp32") == torch.device("cpu")
@@ -285,6 +314,7 @@ REFUSED = [
         "doubling low light", {"network": {"scale": 2}}, "needs a network of scale 1; a MIRNetEdge"
     ),
     Refused("crop", {"training": {"crops": (40,)}}, r"the crop is 40 .* Choose --crop 32"),
+    Refused("keep what", {"keep_db": 0.3}, "--keep measures what --init could do .* give both"),
     Refused("value", {"training": {"batch": 0}}, "batch must be at least 1, found 0"),
 ]
 
