@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import mirnet_edge
-from mirnet_edge.degradations import Noise, noisy
+from mirnet_edge.bench.steadiness import still_clip
 from mirnet_edge.metrics import flicker, psnr
 from mirnet_edge.pictures import read_picture
 from mirnet_edge.runtime.anchoring import steadied
@@ -26,14 +26,13 @@ from mirnet_edge.runtime.measure import measure_interleaved, p50
 from mirnet_edge.runtime.restore import pictures_in
 from mirnet_edge.runtime.seams import Axis
 from mirnet_edge.runtime.tiling import tiled
+from mirnet_edge.video.clips import read_clip
 
 if TYPE_CHECKING:
     from mirnet_edge.images import Frame, Frames
     from mirnet_edge.runtime.runner import AnchoredRunner, Runner
 
 _LUMA = np.array([0.299, 0.587, 0.114])
-_NOISE = Noise(photons=300, sigma=2)
-"""Of a small sensor at night, for a clip that stands still."""
 
 
 class WithoutVectors:
@@ -119,16 +118,6 @@ def steadiness(runner: AnchoredRunner, name: str, frames: Frames) -> None:
               flush=True)  # fmt: skip
 
 
-def still_clip(picture: Frame, count: int = 24) -> Frames:
-    """Return a clip of a camera that rests before a real dark picture: noise alone moves."""
-    import cv2
-
-    height = round(512 * picture.shape[0] / picture.shape[1])
-    small = np.asarray(cv2.resize(picture, (512, height), interpolation=cv2.INTER_AREA), np.uint8)
-    generator = np.random.default_rng(0)
-    return np.stack([noisy(small, _NOISE, generator) for _ in range(count)])
-
-
 def cuts(runner: AnchoredRunner, clips: list[Frames]) -> None:
     """Print what the frame after each cut has in common with the result without a past."""
     lit = np.minimum(clips[0][:8].astype(int) * 3, 255).astype(np.uint8)
@@ -138,21 +127,6 @@ def cuts(runner: AnchoredRunner, clips: list[Frames]) -> None:
         found, expected = video.run(after[:1])[0], runner.run(after[:1])[0]
         worst = int(np.abs(found.astype(int) - expected).max())
         print(f"| {name} | {video.used_memory:.2f} | {worst} |", flush=True)
-
-
-def read_video(path: Path, count: int, side: int) -> Frames:
-    """Return the first frames of a video, (N, H, W, 3) RGB, `side` pixels wide."""
-    import cv2
-
-    capture, frames = cv2.VideoCapture(str(path)), []
-    while len(frames) < count:
-        ok, frame = capture.read()
-        if not ok:
-            break
-        height = round(side * frame.shape[0] / frame.shape[1])
-        small = cv2.resize(frame, (side, height), interpolation=cv2.INTER_AREA)
-        frames.append(cv2.cvtColor(small, cv2.COLOR_BGR2RGB))
-    return np.stack(frames)
 
 
 def cost(plain: Path, anchored: Path, frame: Frames, rounds: int) -> None:
@@ -187,7 +161,7 @@ def main() -> None:
     backend, _, precision = arguments.mode.partition(":")
     with mirnet_edge.open_bundle(arguments.bundles[0], backend, precision, threads=1) as runner:
         if arguments.table == "flicker":
-            frames = read_video(arguments.video, arguments.count, 640)
+            frames = read_clip(arguments.video, arguments.count, widest=640)
             steadiness(runner, arguments.video.stem, frames)
             return
         paths = pictures_in([arguments.pictures])[: arguments.count]

@@ -78,6 +78,25 @@ def _graph(io, size, gain, scale):
 
 
 @pytest.fixture
+def write_video(tmp_path):
+    """Return a lossless file in the temporary folder: write_video("a.mkv", frames, rate=25)."""
+    av = pytest.importorskip("av")
+
+    def write(name, frames, rate=25):
+        path = tmp_path / name
+        height, width = frames.shape[1:3]
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("ffv1", rate=rate)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv444p"
+            for pixels in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
 def make_graph():
     """Write an ONNX file that brightens: make_graph(path, io="uint8", size=None, gain=1.5).
 

@@ -16,6 +16,7 @@ from mirnet_edge.bench.measure import Method, Progress, time_in_turns, timing_fr
 from mirnet_edge.bench.pairs import sources_of
 from mirnet_edge.bench.quality import Findings, measure_quality
 from mirnet_edge.bench.record import Report, Row, Settings
+from mirnet_edge.bench.steadiness import STILL, Seen, built_in_clip, measure_flicker
 from mirnet_edge.errors import EngineError, MirnetEdgeError, OptionError
 from mirnet_edge.images import size_text
 from mirnet_edge.manifest import read_manifest
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.bench.cold import Cold
     from mirnet_edge.bench.pairs import Source
+    from mirnet_edge.bench.steadiness import Clip
     from mirnet_edge.bench.suites import Suite
     from mirnet_edge.runtime.runner import Runner
 
@@ -42,6 +44,8 @@ class Order:
     """The folder that rivals and pictures are looked up in."""
     out: Path
     command: str
+    clips: tuple[Clip, ...] = ()
+    """Videos that flicker is measured on."""
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Bench:
     on_stage: Callable[[str], None]
     entries: list[tuple[Contestant, Row]] = field(init=False)
     findings: list[Findings] = field(init=False)
+    seen: list[Seen] = field(init=False)
     progress: dict[tuple[int, int], dict[str, Progress]] = field(default_factory=dict)
     cold: dict[tuple[tuple[int, int], str], Cold] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -69,6 +74,7 @@ class Bench:
         if not self.entries:
             raise OptionError("nothing to measure; give --bundle, --rival or --baseline")
         self.findings = [Findings(source) for source in _sources_of(self.order, self._task)]
+        self.seen = [Seen(clip) for clip in _clips_of(self.order, self._task)]
 
     def run(self) -> None:
         """Measure. When this is interrupted, `report` holds what there is until then."""
@@ -80,6 +86,8 @@ class Bench:
             self._start_cold()
         for findings in self.findings:
             self._judge(findings)
+        for seen in self.seen:
+            self._watch(seen)
 
     def report(self, *, partial: bool) -> Report:
         """Return what was measured so far."""
@@ -102,6 +110,7 @@ class Bench:
             after=surroundings.conditions(),
             rows=[self._finished(row) for _, row in self.entries],
             pair_sets=[one.pair_set for one in self.findings if one.pictures or one.unreadable],
+            clips=[one.facts for one in self.seen if one.flicker or one.note],
             crops=[crop for one in self.findings for crop in one.crops],
         )
 
@@ -144,6 +153,16 @@ class Bench:
                 lambda done: self.on_stage(f"{source.name}: picture {done} of {len(source)}"),
             )
 
+    def _watch(self, seen: Seen) -> None:
+        entries = [one for one in self.entries if one[1].kind != "random weights"]
+        with ExitStack() as opened:
+            measure_flicker(
+                self._opened(entries, opened),
+                seen,
+                self.order.suite.row_seconds,
+                lambda row: self.on_stage(f"{seen.clip.name}: flicker of {row}"),
+            )
+
     def _opened(
         self, entries: list[tuple[Contestant, Row]], opened: ExitStack
     ) -> dict[str, Runner]:
@@ -183,7 +202,10 @@ class Bench:
             if row.name in one.failures
         ]
         qualities = [found for one in self.findings if (found := one.quality(row.name))]
-        changes: dict[str, object] = {"timings": timings, "quality": qualities}
+        flicker = [one.flicker[row.name] for one in self.seen if row.name in one.flicker]
+        changes: dict[str, object] = {
+            "timings": timings, "quality": qualities, "flicker": flicker,
+        }  # fmt: skip
         if failures:
             changes |= {"state": "failed", "note": "; ".join(failures)}
         return row.model_copy(update=changes)
@@ -235,3 +257,9 @@ def _sources_of(order: Order, task: str | None) -> list[Source]:
         )
         sources += sources_of(places, wanted, suffixes=entry.suffixes, sigmas=entry.sigma)
     return sources
+
+
+def _clips_of(order: Order, task: str | None) -> list[Clip]:
+    """Return the clips of the order, and the still one where the suite asks for it."""
+    still = STILL in order.suite.frames and task is not None
+    return [*([built_in_clip(str(task))] if still else []), *order.clips]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING
 
 from mirnet_edge.bench import statistics, table
 from mirnet_edge.bench.charts import Point, Spread, pareto_chart, spread_chart
-from mirnet_edge.bench.quality import BEFORE
-from mirnet_edge.bench.record import NOT_MEASURED, Crop, PairSet, Report
+from mirnet_edge.bench.record import NOT_MEASURED, PairSet, Report
+from mirnet_edge.bench.shots import shots_card
 from mirnet_edge.runtime.measure import p50
 
 if TYPE_CHECKING:
@@ -41,8 +39,9 @@ def to_html(report: Report, folder: Path) -> str:
             parts.append(_pareto_card(report, size, pairs))
         parts.append(_spread_card(report, size))
     for one in report.pair_sets:
-        parts.append(_shots_card(report, one, folder))
+        parts.append(shots_card(report, one, folder))
         parts.append(_quality_card(report, one))
+    parts.append(_flicker_card(report))
     parts += [_table_card(report, size) for size in report.sizes]
     parts.append(_facts_card(report))
     return (
@@ -153,68 +152,6 @@ def _spread_card(report: Report, size: str) -> str:
     )
 
 
-def _shots_card(report: Report, pairs: PairSet, folder: Path) -> str:
-    crops = [
-        one for one in report.crops if one.pairs == pairs.name and (folder / one.file).is_file()
-    ]
-    if not crops:
-        return ""
-    names = list(dict.fromkeys(crop.picture for crop in crops))
-    shots = [
-        _shot([crop for crop in crops if crop.picture == name], folder, report, pairs.name)
-        for name in names
-    ]
-    return (
-        f'<section class="card"><h2>Before and after, {escape(pairs.name)}</h2>'
-        '<p class="hint">Drag across a picture. The lists choose what is on each side.</p>'
-        f'<div class="shots">{"".join(shots)}</div></section>'
-    )
-
-
-def _shot(crops: Sequence[Crop], folder: Path, report: Report, pairs: str) -> str:
-    pictures = {crop.row: _embedded(folder / crop.file) for crop in crops}
-    ours = [row for row in report.rows if row.name in pictures and row.kind == "bundle"]
-    ours.sort(key=lambda row: -(statistics.psnr_of(row, pairs) or 0.0))
-    chosen = {"left": BEFORE, "right": ours[0].name if ours else list(pictures)[-1]}
-    key = "".join(one if one.isalnum() else "-" for one in f"{pairs}-{crops[0].picture}")
-    store = "".join(
-        f'<img id="{key}-{place}" src="data:image/jpeg;base64,{code}" alt="">'
-        for place, code in enumerate(pictures.values())
-    )
-    lists = "".join(
-        f'<select class="{side}" aria-label="{side} picture">'
-        + "".join(
-            f'<option value="{key}-{place}"{" selected" if name == chosen[side] else ""}>'
-            f"{escape(name)}</option>"
-            for place, name in enumerate(pictures)
-        )
-        + "</select>"
-        for side in ("left", "right")
-    )
-    left, right = (
-        f'<img class="{side}{" after" if side == "right" else ""}" alt="{escape(name)}" '
-        f'src="data:image/jpeg;base64,{pictures[name]}">'
-        for side, name in chosen.items()
-    )
-    return (
-        f'<div class="shot"><div class="compare">{left}{right}<div class="bar"></div>'
-        f'<em class="left">{escape(chosen["left"])}</em>'
-        f'<em class="right">{escape(chosen["right"])}</em>'
-        f'<input type="range" min="0" max="100" value="50" aria-label="before or after"></div>'
-        f'<div class="picks">{lists}</div><div hidden>{store}</div></div>'
-    )
-
-
-def _embedded(path: Path) -> str:
-    """Return a crop for the page: at a quality that looks the same at a fifth of the bytes."""
-    from PIL import Image
-
-    text = io.BytesIO()
-    with Image.open(path) as image:
-        image.save(text, "JPEG", quality=80)
-    return base64.b64encode(text.getvalue()).decode()
-
-
 def _quality_card(report: Report, pairs: PairSet) -> str:
     rows = [row for row in report.rows if statistics.psnr_of(row, pairs.name) is not None]
     if not rows:
@@ -241,6 +178,19 @@ def _quality_card(report: Report, pairs: PairSet) -> str:
         f'<section class="card"><h2>Quality, {escape(pairs.name)}</h2><p class="hint">'
         f"{pairs.pictures} pictures. The last columns: PSNR by the mean luma of what went in, "
         f"darkest first.</p>{_html_table(heads, lines)}{missing if unreadable else ''}</section>"
+    )
+
+
+def _flicker_card(report: Report) -> str:
+    if not report.clips:
+        return ""
+    lines = [
+        [row.name, *(table.shown(cell, 2) for cell in table.flicker_cells(row, report))]
+        for row in report.rows
+    ]
+    return (
+        f'<section class="card"><h2>Flicker</h2><p class="hint">{escape(table.FLICKER)}</p>'
+        f"{_html_table(['row', *table.clip_headings(report)], lines)}</section>"
     )
 
 

@@ -82,6 +82,17 @@ class Quality(Document):
     pictures: list[PictureFigures]
 
 
+class Flicker(Document):
+    """What a row made of one clip."""
+
+    clip: str
+    """The name of the clip, as in `Report.clips`."""
+    ratio: float | None
+    """As `metrics.flicker` defines it; None where it was not measured, or nothing changes."""
+    note: str = ""
+    """Why it was not measured."""
+
+
 class Row(Document):
     """One contestant: a mode of a bundle, a rival, or a classical method."""
 
@@ -102,6 +113,7 @@ class Row(Document):
     """What the bundle's gate said; None where there was no gate."""
     timings: list[Timing] = Field(default_factory=list)
     quality: list[Quality] = Field(default_factory=list)
+    flicker: list[Flicker] = Field(default_factory=list)
 
 
 class PairSet(Document):
@@ -115,6 +127,19 @@ class PairSet(Document):
     """One line for each picture that could not be measured."""
     sha256: str
     """Over the pixels of all pictures, in order."""
+
+
+class ClipFacts(Document):
+    """A video that flicker was measured on."""
+
+    name: str
+    frames: int
+    width: int
+    height: int
+    note: str
+    """Why no row has a figure on it; empty where some have."""
+    sha256: str
+    """Over the pixels of all frames, in order."""
 
 
 class Crop(Document):
@@ -169,6 +194,7 @@ class Report(Document):
     after: Conditions
     rows: list[Row]
     pair_sets: list[PairSet] = Field(default_factory=list)
+    clips: list[ClipFacts] = Field(default_factory=list)
     crops: list[Crop] = Field(default_factory=list)
 
     @property

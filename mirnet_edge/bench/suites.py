@@ -54,6 +54,8 @@ class Suite(Document):
     cold: bool = True
     """Measure cold start and memory, each row in a process of its own."""
     quality: tuple[PairsEntry, ...] = (PairsEntry(pairs=BUILT_IN),)
+    frames: tuple[str, ...] = ()
+    """Videos to measure flicker on, looked up in --data, or `still`: a camera at rest."""
 
 
 def read_suite(name_or_path: str) -> Suite:

@@ -42,6 +42,22 @@ QUALITY = (
     Column("worst_picture", "worst picture"), Column("drop_db", "lost to fp32 dB", 3),
 )  # fmt: skip
 
+FLICKER = (
+    "How much more the luma of what stands still varies over time than in the source, each frame "
+    "restored by itself: 1 is as steady as the source, below 1 steadier."
+)
+
+
+def flicker_cells(row: Row, report: Report) -> list[Cell]:
+    """Return a row's flicker on each clip of the report; None where not measured."""
+    known = {one.clip: one.ratio for one in row.flicker}
+    return [known.get(clip.name) for clip in report.clips]
+
+
+def clip_headings(report: Report) -> list[str]:
+    """Return what each clip is called above a column."""
+    return [f"{one.name} ({one.frames} of {one.width}x{one.height})" for one in report.clips]
+
 
 def latency_cells(timing: Timing | None) -> dict[str, Cell]:
     """Return a row's times at one size, by column key; None where not measured."""
@@ -93,9 +109,10 @@ def to_csv(report: Report) -> str:
     """Return one line for each row, size and set of pictures; an unknown figure says so."""
     text = io.StringIO()
     keys = [column.key for column in (*LATENCY, *MODEL, *QUALITY)]
+    clips = [f"flicker_{clip.name}" for clip in report.clips]
     heads = ["row", "kind", "task", "backend", "precision", "state", "note", "sha256", "size"]
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*heads, "stable", "pairs", *keys])
+    writer.writerow([*heads, "stable", "pairs", *keys, *clips])
     for row in report.rows:
         known: Sequence[Timing | None] = row.timings or [None]
         for timing in known:
@@ -108,7 +125,7 @@ def to_csv(report: Report) -> str:
                     row.sha256, timing.size if timing else None,
                     statistics.verdict(timing).stable if timing else None, pairs,
                 ]  # fmt: skip
-                everything = [*facts, *(cells[key] for key in keys)]
+                everything = [*facts, *(cells[key] for key in keys), *flicker_cells(row, report)]
                 writer.writerow([NOT_MEASURED if one is None else one for one in everything])
     return text.getvalue()
 
@@ -130,6 +147,8 @@ def to_markdown(report: Report) -> str:
         dark = _darkness_table(report, pairs.name)
         if dark:
             parts.append(f"### By how bright the pictures were that went in\n\n{dark}")
+    if report.clips:
+        parts.append(f"## Flicker\n\n{FLICKER}\n\n{_flicker_table(report)}")
     lines = notes(report)
     if lines:
         parts.append(
@@ -145,7 +164,9 @@ def notes(report: Report) -> list[str]:
         for row in report.rows
         if row.note
     ]
+    lines += [f"{clip.name}: {clip.note}" for clip in report.clips if clip.note]
     for row in report.rows:
+        lines += [f"{row.name}, {one.clip}: {one.note}" for one in row.flicker if one.note]
         for timing in row.timings:
             found = statistics.verdict(timing)
             if not found.stable:
@@ -219,6 +240,15 @@ def _quality_table(report: Report, pairs: str) -> str:
     for row in report.rows:
         cells = quality_cells(row, report.rows, pairs)
         lines.append(_line([row.name, *(shown(cells[one.key], one.digits) for one in QUALITY)]))
+    return "\n".join(lines)
+
+
+def _flicker_table(report: Report) -> str:
+    heads = ["row", *clip_headings(report)]
+    lines = [_line(heads), _line(["---"] * len(heads))]
+    for row in report.rows:
+        cells = flicker_cells(row, report)
+        lines.append(_line([row.name, *(shown(cell, 2) for cell in cells)]))
     return "\n".join(lines)
 
 

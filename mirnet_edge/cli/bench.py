@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from mirnet_edge.bench.compare import Comparison
     from mirnet_edge.bench.job import Bench, Order
     from mirnet_edge.bench.record import Report
+    from mirnet_edge.bench.steadiness import Clip
     from mirnet_edge.bench.suites import Suite
 
 _PROGRAM = "mirnet-bench"
 _INCOMPLETE, _REGRESSION = 3, 1
 _COMPARE = "compare"
+_WIDEST = 640  # of a clip that flicker is measured on: every row restores all of it
 
 
 def bench(
@@ -61,8 +63,12 @@ def bench(
     full_mirnet: Annotated[
         bool, typer.Option("--full-mirnet", help="Time the full network, random weights, too.")
     ] = False,
+    frames: Annotated[
+        list[str] | None,
+        typer.Option(help="A video to measure flicker on, or still, a camera at rest. Repeatable."),
+    ] = None,
     root: Annotated[
-        Path, typer.Option("--data", help="Where rivals and pictures are looked up.")
+        Path, typer.Option("--data", help="Where rivals, pictures and videos are looked up.")
     ] = Path(),
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("build/bench"),
     rounds: Annotated[int | None, typer.Option(help="How often each row is timed.")] = None,
@@ -104,6 +110,7 @@ def bench(
         "row_seconds": row_seconds,
         "threads": threads,
         "quality": quality,
+        "frames": tuple(frames) if frames else None,
     }
     given = {name: value for name, value in changes.items() if value is not None}
     order = _order(chosen.model_copy(update=given), suite, root, out)
@@ -176,8 +183,23 @@ def _order(suite: Suite, name: str | None, root: Path, out: Path) -> Order:
         raise OptionError(f"--size must be positive, found {', '.join(suite.sizes)}")
     words = shlex.join([_PROGRAM, *sys.argv[1:]])
     return Order(
-        suite=suite, suite_name=name, sizes=sizes, root=root, out=out, command=words
+        suite=suite, suite_name=name, sizes=sizes, root=root, out=out, command=words,
+        clips=_clips(suite, root),
     )  # fmt: skip
+
+
+def _clips(suite: Suite, root: Path) -> tuple[Clip, ...]:
+    """Return the videos of a suite; the still clip is the job's."""
+    from mirnet_edge.bench.steadiness import FRAMES, STILL, Clip
+
+    named = [one for one in suite.frames if one != STILL]
+    if not named:
+        return ()
+    from mirnet_edge.video.clips import read_clip
+
+    return tuple(
+        Clip(Path(one).stem, read_clip(root / one, FRAMES, widest=_WIDEST)) for one in named
+    )
 
 
 def _measured(order: Order) -> Report:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirnet_edge.bench.charts import Point, Spread, pareto_chart, spread_chart
-from mirnet_edge.bench.record import Crop, read_report, to_json
+from mirnet_edge.bench.record import ClipFacts, Crop, Flicker, read_report, to_json
 from mirnet_edge.bench.reports import write_report
 from mirnet_edge.errors import DataError
 from mirnet_edge.pictures import Picture, write_picture
@@ -24,10 +24,23 @@ def report(row_of, report_of):
     return report_of(
         [
             row_of("edge onnxruntime:fp32", median_ms=20.0, psnr_db=23.0),
-            row_of("edge openvino:int8", median_ms=8.0, psnr_db=22.9),
+            row_of(
+                "edge openvino:int8",
+                median_ms=8.0,
+                psnr_db=22.9,
+                flicker=[Flicker(clip="room", ratio=1.234)],
+            ),
             row_of("edge tensorrt:fp32", state="missing", note="not | here <yet>"),
             row_of("zero_dce", kind="rival", median_ms=200.0, psnr_db=15.0),
-            row_of("CLAHE", kind="baseline", median_ms=2.0),
+            row_of(
+                "CLAHE",
+                kind="baseline",
+                median_ms=2.0,
+                flicker=[Flicker(clip="room", ratio=None, note="takes longer than 1 s")],
+            ),
+        ],
+        clips=[
+            ClipFacts(name="room", frames=6, width=64, height=48, note="", sha256="c"),
         ],
         crops=[
             Crop(pairs="night", picture="p0", row=one, file=f"crops/{place}.jpg")
@@ -68,6 +81,17 @@ def test_the_markdown_has_whole_tables_and_says_what_is_missing(written):
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(counts) == 1
+
+
+def test_flicker_is_in_every_format(written):
+    rows = list(csv.DictReader(io.StringIO((written / "report.csv").read_text())))
+    assert [row["flicker_room"] for row in rows[:2]] == ["not measured", "1.234"]
+    text = (written / "report.md").read_text()
+    assert "| row | room (6 of 64x48) |" in text
+    assert "| edge openvino:int8 | 1.23 |" in text
+    assert "CLAHE, room: takes longer than 1 s" in text
+    page = (written / "report.html").read_text()
+    assert re.search(r"<h2>Flicker</h2>.*<td>edge openvino:int8</td><td>1.23</td>", page)
 
 
 def test_the_page_is_whole_without_a_network_and_escapes(written):

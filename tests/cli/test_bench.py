@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mirnet_edge.bench import job
+from mirnet_edge.bench.classical import baseline_named
 from mirnet_edge.bench.record import read_report
+from mirnet_edge.bench.suites import read_suite
+from mirnet_edge.cli.application import parsed_size
 from mirnet_edge.cli.bench import main
+
+SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
 
 _FAST = ("--rounds", 5, "--row-seconds", 0.5, "--size", "48x32")
 
@@ -51,6 +57,28 @@ def test_a_bundle_gives_all_four_formats(ran, make_bundle, make_mode, pairs, tmp
     assert "tensorrt" in rows["bundle tensorrt:fp32"]["note"].lower()
     assert {"gamma", "CLAHE"} < set(rows)
     assert rows["gamma"]["quality"][0]["pictures"][0]["psnr_db"] < 45
+
+
+def test_flicker_is_measured_on_a_still_clip_and_on_a_video(
+    ran, make_bundle, write_video, frames_of, tmp_path
+):
+    room = np.repeat(frames_of(48, 64)[:1] // 2, 24, 0)
+    room[::2] += 1
+    done = ran(
+        main, "--bundle", make_bundle(), "--pairs", "none", "--baseline", "none", *_FAST,
+        "--row-seconds", 60, "--out", tmp_path / "out", "--frames", "still", "--frames",
+        write_video("room.mkv", room), "--json",
+    )  # fmt: skip
+    assert done.code == 0
+    report = json.loads(done.out)
+    assert [(one["name"], one["frames"]) for one in report["clips"]] == [
+        ("still", 24),
+        ("room", 24),
+    ]
+    ours = next(row for row in report["rows"] if row["kind"] == "bundle")
+    assert [one["clip"] for one in ours["flicker"]] == ["still", "room"]
+    # a constant gain flickers as the source does, but for rounding and the floor of luma
+    assert all(0.5 < one["ratio"] < 2.0 for one in ours["flicker"])
 
 
 def test_one_unreadable_picture_is_named_and_the_rest_measured(ran, make_bundle, pairs, tmp_path):
@@ -129,6 +157,14 @@ def test_a_suite_is_read_and_unknown_keys_are_named(ran, tmp_path):
     assert [one["width"] for row in report["rows"] for one in row["timings"]] == [16, 16]
     suite.write_text(text + "speed = 1\n")
     assert "mine.toml: speed: Extra inputs" in ran(main, "--suite", suite).line
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.toml")), ids=lambda path: path.stem)
+def test_our_suites_are_suites_and_name_methods_that_exist(path):
+    suite = read_suite(str(path))
+    for name in suite.baselines or ():
+        baseline_named(name)
+    assert all(parsed_size(size, "sizes") for size in suite.sizes)
 
 
 def test_cold_start_and_memory_come_from_a_process_of_its_own():
