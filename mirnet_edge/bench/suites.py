@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from mirnet_edge.bench.pairs import BUILT_IN
-from mirnet_edge.errors import OptionError
 from mirnet_edge.manifest import Document
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from mirnet_edge.toml_files import read_toml
 
 _FOLDER = Path("benchmarks/suites")
 _SUFFIX = ".toml"
@@ -66,19 +60,8 @@ def read_suite(name_or_path: str) -> Suite:
     """
     named = _FOLDER / f"{name_or_path}{_SUFFIX}"
     path = named if named.is_file() else Path(name_or_path)
-    try:
-        return Suite.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        known = ", ".join(sorted(one.stem for one in _FOLDER.glob(f"*{_SUFFIX}"))) or "none here"
-        raise OptionError(
-            f"there is no suite {name_or_path}; expected a TOML file, or a name in {_FOLDER}: "
-            f"{known}"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} is not TOML: {error}. Mend that line") from error
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise OptionError(
-            f"{path}: {where}: {first['msg']}; expected the keys {', '.join(Suite.model_fields)}"
-        ) from error
+    known = ", ".join(sorted(one.stem for one in _FOLDER.glob(f"*{_SUFFIX}"))) or "none here"
+    absent = (
+        f"there is no suite {name_or_path}; expected a TOML file, or a name in {_FOLDER}: {known}"
+    )
+    return read_toml(path, Suite, absent=absent)

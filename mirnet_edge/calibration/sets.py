@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import BaseModel
 
-from mirnet_edge.errors import CalibrationError, ImageError
+from mirnet_edge.errors import CalibrationError, ImageError, OptionError
 from mirnet_edge.files import sha256_of
 from mirnet_edge.images import size_text
 from mirnet_edge.pictures import read_picture
+from mirnet_edge.toml_files import read_toml
 
 if TYPE_CHECKING:
     from mirnet_edge.images import Frame
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MINIMUM_IMAGES = 8
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 _PAIR_TABLE = "pairs.csv"
 SET_FILE = "set.toml"
 """Lists the pictures of a sampled set, and their hashes."""
+
+
+class _Listed(BaseModel):
+    """What is read of `SET_FILE`; the rest is for people."""
+
+    files: dict[str, str]
+    """By path below the folder: the SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +135,9 @@ def picture_files(folder: Path) -> list[Path]:
 def _check_listed(folder: Path, paths: list[Path]) -> None:
     """Refuse a sampled set whose pictures are not those that its file lists."""
     try:
-        listed = tomllib.loads((folder / SET_FILE).read_text(encoding="utf-8"))["files"]
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
-        raise CalibrationError(
-            f"{folder / SET_FILE} does not list the set's files ({error}); sample it again with "
-            "mirnet-calibrate"
-        ) from error
+        listed = read_toml(folder / SET_FILE, _Listed).files
+    except OptionError as error:
+        raise CalibrationError(f"{error}. Sample the set again with mirnet-calibrate") from error
     found = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
     changed = sorted(name for name in {*found, *listed} if found.get(name) != listed.get(name))
     if changed:

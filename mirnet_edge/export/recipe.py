@@ -10,13 +10,11 @@ Keys are the commands' long options with underscores. What is typed wins over th
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from mirnet_edge.dependencies import require
-from mirnet_edge.errors import OptionError
+from mirnet_edge.toml_files import read_toml
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,20 +63,7 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         OptionError: No such file, not TOML, or a key that no command has; named.
     """
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        tomllib = require("tomli", "reading recipes")
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise OptionError(f"--recipe {path} is not readable TOML ({error})") from error
-    try:
-        return Recipe.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise OptionError(f"--recipe {path}: {where}: {first['msg']}") from error
+    return read_toml(path, Recipe)
 
 
 def defaults_from(path: Path, command: str) -> dict[str, Any]:

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.manifest import Document
 from mirnet_edge.metrics import SSIM_WINDOW
+from mirnet_edge.toml_files import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 Schedule = Literal["cosine", "constant"]
 Distance = Literal["charbonnier", "l1"]
@@ -205,23 +201,11 @@ def read_recipe(name_or_path: str) -> RecipeFile:
     path = Path(name_or_path)
     if name_or_path in shipped_recipes():
         path = _FOLDER / f"{name_or_path}{_SUFFIX}"
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        found = RecipeFile.model_validate(values)
-    except OSError as error:
-        raise OptionError(
-            f"there is no recipe {name_or_path}; expected a TOML file or one of "
-            f"{', '.join(shipped_recipes())}"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} is not TOML: {error}. Mend that line") from error
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise OptionError(
-            f"{path}: {where}: {first['msg']}; expected the keys "
-            f"{', '.join(RecipeFile.model_fields)}"
-        ) from error
+    absent = (
+        f"there is no recipe {name_or_path}; expected a TOML file or one of "
+        f"{', '.join(shipped_recipes())}"
+    )
+    found = read_toml(path, RecipeFile, absent=absent)
     known = {one.name for one in dataclasses.fields(Recipe)}
     unknown = sorted(set(found.training) - known)
     if unknown:

@@ -70,6 +70,19 @@ def test_a_set_is_accepted_by_the_export_and_bound_to_its_pictures(tmp_path):
         read_set(tmp_path / "set")
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("files = [", "is not TOML"), ("seen = 3", "files: Field required"), ("files = 3", "files: ")],
+)
+def test_a_list_that_is_none_is_refused_in_one_line(tmp_path, text, says):
+    source = _folder(tmp_path / "in", [_view(number) for number in range(12)])
+    sample_set(str(source), tmp_path / "set")
+    (tmp_path / "set" / "set.toml").write_text(text)
+    with pytest.raises(CalibrationError, match=rf"set\.toml.*{says}.*Sample the set again") as told:
+        read_set(tmp_path / "set")
+    assert "\n" not in str(told.value)
+
+
 def test_the_same_source_and_seed_give_the_same_set(tmp_path):
     source = str(_folder(tmp_path / "in", [_view(number) for number in range(20)]))
     sets = [sample_set(source, tmp_path / name, frames=9, seed=3) for name in ("a", "b")]
