@@ -68,20 +68,21 @@ def sensitivity_of(
     recipe = f"{backend}, all blocks minmax, {size_text(*frame.shape[1:3])}"
     file = request.out / FILE_NAME
     known = resumed(file, started(loaded.sha256, pictures.sha256, recipe))
-    with tempfile.TemporaryDirectory() as folder:
-        fp32 = Path(folder) / "fp32.onnx"
-        on_stage("export fp32")
-        export_onnx(
-            to_inference_form(loaded.model), fp32, io=image.io, size=None, multiple=image.multiple
-        )
-        samples = graph_inputs([one.frame for one in pictures.calibrating], image)
-        on_stage(f"quantize on {len(samples)} pictures")
-        # TensorRT's form has no whole-frame convolution in INT8: the legalizer undoes it
-        how = Quantizing(whole_frame=backend != "tensorrt")
-        graphs = quantized_whole(fp32, samples, backend, how)
-        on_stage(f"fp32: {len(pictures.judging)} pictures")
-        judge = Judge(fp32, image, pictures.judging, frame, backend)
-        found = measure_sensitivity(graphs, judge, known, file, on_stage)
+    found = known
+    if not known.complete:
+        with tempfile.TemporaryDirectory() as folder:
+            fp32 = Path(folder) / "fp32.onnx"
+            on_stage("export fp32")
+            network = to_inference_form(loaded.model)
+            export_onnx(network, fp32, io=image.io, size=None, multiple=image.multiple)
+            samples = graph_inputs([one.frame for one in pictures.calibrating], image)
+            on_stage(f"quantize on {len(samples)} pictures")
+            # TensorRT's form has no whole-frame convolution in INT8: the legalizer undoes it
+            how = Quantizing(whole_frame=backend != "tensorrt")
+            graphs = quantized_whole(fp32, samples, backend, how)
+            on_stage(f"fp32: {len(pictures.judging)} pictures")
+            judge = Judge(fp32, image, pictures.judging, frame, backend)
+            found = measure_sensitivity(graphs, judge, known, file, on_stage)
     if available("matplotlib"):
         draw(found, request.out / PICTURE_NAME)
     return found

@@ -63,6 +63,8 @@ class Sensitivity(Document):
     machine: MachineFacts
     blocks: list[BlockCost] = Field(default_factory=list)
     """Those that are done, in the order of the graph."""
+    complete: bool = False
+    """Whether these are all there are."""
 
     def worst_first(self) -> list[BlockCost]:
         """Return the blocks by what a millisecond costs in dB, dearest first."""
@@ -128,9 +130,15 @@ def measure_sensitivity(
             graph = graphs.write([block.name], Path(folder) / f"{place}.onnx")
             done[block.name] = _cost(block, judge.tried(graph))
             known = known.model_copy(update={"blocks": list(done.values())})
-            if file is not None:
-                write_atomically(file, known.model_dump_json(indent=1).encode() + b"\n")
+            _keep(known, file)
+    known = known.model_copy(update={"complete": True})
+    _keep(known, file)
     return known
+
+
+def _keep(known: Sensitivity, file: Path | None) -> None:
+    if file is not None:
+        write_atomically(file, known.model_dump_json(indent=1).encode() + b"\n")
 
 
 def _cost(block: Block, trial: Trial) -> BlockCost:

@@ -145,6 +145,9 @@ BAD = [
     Bad(["--size", "64x64", "--dynamic"], ("exclude each other",), "size and dynamic"),
     Bad(["--max-drop", "-1"], ("--max-drop", "-1"), "max-drop below 0"),
     Bad(["--target", "toaster"], ("--target", "'toaster'", "cpu"), "unknown target"),
+    Bad(["--mixed"], ("--mixed", "add --int8"), "mixed without INT8"),
+    Bad(["--int8", "--target-fps", "30"], ("--target-fps", "goes with --mixed"), "rate, not mixed"),
+    Bad(["--int8", "--mixed", "--target-fps", "0"], ("above 0", "found 0"), "rate 0"),
     Bad(["--io", "bgr"], ("--io", "'bgr'", "uint8"), "unknown io"),
 ]
 
