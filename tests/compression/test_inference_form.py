@@ -59,6 +59,25 @@ def test_every_shape_of_the_edge_network_is_rewritten(stem, scale, exposure):
     torch.testing.assert_close(found, network(batch), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", _NETWORKS)
+def test_no_activation_with_one_slope_is_left_wherever_it_is_shared(name, network_of):
+    network = copy.deepcopy(network_of(name))
+    slopes = [one.weight for one in network.modules() if isinstance(one, nn.PReLU)]
+    for place, slope in enumerate(slopes):  # not all alike, and some of them negative
+        nn.init.constant_(slope, 0.3 - 0.1 * (place % 5))
+    deployed = to_inference_form(network)
+    assert not any(isinstance(one, nn.PReLU) for one in deployed.modules())
+    leaky = [one for one in deployed.modules() if isinstance(one, nn.LeakyReLU)]
+    assert bool(leaky) == bool(slopes) or name == "mirnet-v2"  # which has LeakyReLU from the start
+    batch = _picture(32, 48)
+    torch.testing.assert_close(deployed(batch), network(batch), rtol=0, atol=1e-5)
+
+
+def test_an_activation_with_a_slope_for_each_channel_stays():
+    several = nn.Sequential(nn.PReLU(3))
+    assert isinstance(to_inference_form(several)[0], nn.PReLU)
+
+
 def test_the_head_is_cut_into_two_convolutions_that_give_the_same():
     torch.manual_seed(0)
     head = PixelHead(4, 8)
