@@ -55,7 +55,7 @@ def quantized_of(graph_of, smooth_frames, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantized")
 
     def make(name, size):
-        path = folder / f"{name}.onnx"
+        path = folder / f"{name}-{'fixed' if size else 'any'}.onnx"
         if not path.exists():
             samples = [frame[None] for frame in smooth_frames(32, 48, 3)]
             quantize_for_tensorrt(graph_of(name, size=size), path, samples)
@@ -80,7 +80,8 @@ class Plan:
     [
         *(Plan("edge", precision, None) for precision in ("fp32", "fp16", "int8", "int8+fp16")),
         *(Plan("mirnet", precision) for precision in ("fp32", "fp16", "int8", "int8+fp16")),
-        *(Plan("mirnet-v2", precision) for precision in ("fp32", "fp16", "int8", "int8+fp16")),
+        *(Plan("mirnet-v2", precision) for precision in ("fp32", "fp16", "int8+fp16")),
+        Plan("mirnet-v2", "int8", None),
     ],
     ids=lambda case: case.id,
 )
