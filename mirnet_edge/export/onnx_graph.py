@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from mirnet_edge.compression.frame_shapes import read_shapes_after_cast
 from mirnet_edge.compression.half_precision import to_half
 from mirnet_edge.errors import GraphError
-from mirnet_edge.onnx_files import quiet, write_model
+from mirnet_edge.onnx_files import (
+    GIVEN_VECTORS,
+    INPUT,
+    MEMORY,
+    OUTPUT,
+    USED_VECTORS,
+    quiet,
+    write_model,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 20
-INPUT, OUTPUT = "frames", "restored"
-GIVEN_VECTORS, MEMORY, USED_VECTORS = "globals_in", "memory", "globals_out"
 _LARGEST_SIDE = 8192
 _LARGEST_BATCH = 16
 

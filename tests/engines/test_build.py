@@ -22,13 +22,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mirnet_edge.compression.quantize import quantize_for_tensorrt
 from mirnet_edge.engines import build as engine
-from mirnet_edge.engines import library
+from mirnet_edge.engines import execution, library
 from mirnet_edge.engines import rtx as rtx_names
 from mirnet_edge.engines.build import OutOfMemoryError, Settings, build_engine
 from mirnet_edge.engines.library import FLAVOURS, find_tensorrt
 from mirnet_edge.engines.profiles import Profile
 from mirnet_edge.errors import EngineError, MissingDependencyError, OptionError
-from mirnet_edge.export.onnx_graph import to_fp16
+from mirnet_edge.export.anchors import anchored_form
+from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
 from mirnet_edge.files import sha256_of
 from mirnet_edge.runtime import tensorrt_runner
 
@@ -109,6 +110,19 @@ def test_every_network_builds_in_every_precision(case, rtx, graph_of, quantized_
     assert facts.onnx_sha256 == sha256_of(source)
     assert facts.flags == {"workspace_mib": 512}
     assert (facts.device, facts.capabilities, facts.delivered) == (None, [], None)  # no GPU here
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("profile", [_FIXED, _ANY], ids=["one size", "any size"])
+def test_an_anchored_graph_builds_for_chosen_cards(profile, network_of, tmp_path):
+    network = network_of("edge")
+    path = tmp_path / "anchored.onnx"
+    export_onnx(anchored_form(network), path, io="uint8", size=None, multiple=network.multiple)
+    facts = build_engine(
+        path, tmp_path / "anchored.plan", [profile], flavour="tensorrt_rtx",
+        settings=Settings(workspace_mib=512, capabilities=("8.6",)),
+    )  # fmt: skip
+    assert facts.capabilities == ["8.6"]
 
 
 # --- real refusals ----------------------------------------------------------------------------
@@ -526,6 +540,7 @@ _GIVES = {
 _PARAMETERS = {
     "trt": "trt", "network": "INetworkDefinition", "logger": None, "config": "IBuilderConfig",
     "shapes": "IOptimizationProfile", "engine": "ICudaEngine", "log": None,
+    "context": "IExecutionContext",
 }  # fmt: skip
 # attributes that hold one of TensorRT's objects
 _HELD = {"_trt": "trt", "_engine": "ICudaEngine", "_context": "IExecutionContext",
@@ -609,11 +624,13 @@ class Source:
             ("ParserError", "node_name"), ("EngineInspector", "get_engine_information"),
         }),
         Source(library, {("trt", "ILogger")}),
-        Source(tensorrt_runner, {
-            ("Runtime", "deserialize_cuda_engine"), ("IExecutionContext", "execute_async_v3"),
+        Source(tensorrt_runner, {("Runtime", "deserialize_cuda_engine")}),
+        Source(execution, {
+            ("IExecutionContext", "execute_async_v3"), ("ICudaEngine", "get_tensor_dtype"),
             ("IExecutionContext", "set_tensor_address"), ("ICudaEngine", "num_io_tensors"),
             ("ICudaEngine", "get_tensor_mode"), ("IExecutionContext", "set_input_shape"),
             ("IExecutionContext", "set_optimization_profile_async"), ("TensorIOMode", "INPUT"),
+            ("DataType", "UINT8"),
         }),
     ],
     ids=lambda case: case.module.__name__,

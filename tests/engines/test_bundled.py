@@ -11,7 +11,8 @@ import pytest
 
 import mirnet_edge
 from mirnet_edge.engines import bundled, cuda, identity
-from mirnet_edge.engines.fake import FakeCudart, FakeTensorRT, fake_plan
+from mirnet_edge.engines.fake import FakeTensorRT, fake_plan
+from mirnet_edge.engines.fake_cuda import FakeCudart
 from mirnet_edge.engines.profiles import Profile, profiles_for, sizes_from_text
 from mirnet_edge.errors import BundleError, EngineError, OptionError
 from mirnet_edge.manifest import FILE_NAME, EngineFacts, ImageContract, bind, read_manifest
