@@ -22,9 +22,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mirnet_edge.compression.quantize import quantize_for_tensorrt
 from mirnet_edge.engines import build as engine
-from mirnet_edge.engines import execution, library
+from mirnet_edge.engines import cuda, execution, library
 from mirnet_edge.engines import rtx as rtx_names
 from mirnet_edge.engines.build import OutOfMemoryError, Settings, build_engine
+from mirnet_edge.engines.fake_cuda import FakeCudart
 from mirnet_edge.engines.library import FLAVOURS, find_tensorrt
 from mirnet_edge.engines.profiles import Profile
 from mirnet_edge.errors import EngineError, MissingDependencyError, OptionError
@@ -320,6 +321,26 @@ def test_a_flavour_that_was_asked_for_has_no_substitute(installed):
 # --- a fake -----------------------------------------------------------------------------------
 
 
+class _Config:
+    def __init__(self, fake):
+        self._fake = fake
+
+    def set_memory_pool_limit(self, *limit):
+        self._fake.asked["limit"] = limit
+
+    def add_optimization_profile(self, shapes):
+        return self._fake.profile_index
+
+    def create_timing_cache(self, kept):
+        return types.SimpleNamespace(serialize=lambda: kept)
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        self._fake.asked |= {"timings": cache.serialize(), "ignore": ignore_mismatch}
+
+    def get_timing_cache(self):
+        return types.SimpleNamespace(serialize=lambda: b"timed")
+
+
 class _Fake(types.ModuleType):
     """A TensorRT that writes down what it is asked; attributes say how it answers."""
 
@@ -371,10 +392,7 @@ class _Fake(types.ModuleType):
                 return types.SimpleNamespace(get_input=entries.__getitem__, num_inputs=len(entries))
 
             def create_builder_config(self):
-                return types.SimpleNamespace(
-                    set_memory_pool_limit=lambda *limit: fake.asked.update(limit=limit),
-                    add_optimization_profile=lambda shapes: fake.profile_index,
-                )
+                return _Config(fake)
 
             def create_optimization_profile(self):
                 return types.SimpleNamespace(
@@ -448,6 +466,31 @@ def test_the_vectors_of_an_anchored_graph_have_a_row_for_each_frame(fake, build)
     build()
     assert fake.shapes["globals_in"] == ((1, 242), (1, 242), (2, 242))
     assert "memory" not in fake.shapes  # its one shape is in the graph
+
+
+@pytest.mark.parametrize("origin", [None, "TensorRT 10.13.2 on no GPU (unknown capability)"])
+def test_timings_of_elsewhere_are_not_read_and_replaced(origin, fake, build, tmp_path):
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"of elsewhere")
+    told = []
+    build(timing_cache=cache, cache_origin=origin, on_progress=told.append)
+    assert (fake.asked["timings"], fake.asked["ignore"]) == (b"", False)
+    assert cache.read_bytes() == b"timed"
+    (line,) = told
+    assert line.startswith(f"timing anew: timing.cache is of {origin or 'unknown origin'}")
+    assert line.endswith("and here is TensorRT 10.3.0 on no GPU (unknown capability)")
+
+
+def test_timings_of_this_tensorrt_and_gpu_are_used(fake, build, tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda, "_runtime", lambda: FakeCudart(name="Orin", capability="8.7"))
+    monkeypatch.setattr(engine, "_delivered", lambda *given: None)
+    cache, told = tmp_path / "timing.cache", []
+    build(timing_cache=cache, on_progress=told.append)
+    assert fake.asked["timings"] == b""
+    origin = "TensorRT 10.3.0 on Orin (8.7)"
+    build(timing_cache=cache, cache_origin=origin, on_progress=told.append)
+    assert fake.asked["timings"] == b"timed"
+    assert told == []
 
 
 def test_a_workspace_is_given_in_bytes_and_only_if_asked_for(fake, build):
