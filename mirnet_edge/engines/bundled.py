@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mirnet_edge.dependencies import require
 from mirnet_edge.engines.build import Settings
 from mirnet_edge.engines.cuda import Cuda
 from mirnet_edge.engines.identity import differences, host_of, timing_origin
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from mirnet_edge.engines.dla import DlaReport
     from mirnet_edge.manifest import EngineFacts, Graph, Manifest
 
 TIMING_CACHE = "timing.tensorrt.cache"
@@ -84,6 +86,30 @@ def build_engines(
         )
         write_atomically(bundle / FILE_NAME, to_json(manifest))
     return built
+
+
+def dla_reports(bundle: Path, graphs: Sequence[str] = ()) -> list[DlaReport]:
+    """Return what of a bundle's graphs for TensorRT Orin's DLA could run: predicted.
+
+    Args:
+        bundle: Its folder.
+        graphs: Names of the graphs; all that are for TensorRT where empty.
+
+    Raises:
+        BundleError: No such graph, none for TensorRT, or its file has changed.
+        MissingDependencyError: onnx is not installed.
+    """
+    require("onnx", "reading a graph's operations")
+    import onnx
+
+    from mirnet_edge.engines.dla import dla_report
+
+    manifest = read_manifest(bundle)
+    suited = [one.name for one in manifest.graphs if one.kept and "tensorrt" in one.targets]
+    return [
+        dla_report(onnx.load(checked_path(bundle, graph.onnx)), graph.name)
+        for graph in _wanted(manifest, graphs or suited)
+    ]
 
 
 def rebuild_misfits(
