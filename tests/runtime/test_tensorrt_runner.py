@@ -333,17 +333,22 @@ def test_memory_that_is_not_to_be_had_leaves_none_behind(call, make, cudart):
 # --- frames that are on the GPU already ---------------------------------------------------------
 
 
-class OnFakeGpu:
-    """What torch or CuPy would give: an array in the fake's memory."""
+class OnGpu:
+    """What torch or CuPy would give: like an array, at an address in the GPU's memory."""
 
-    def __init__(self, cudart, array, **described):
-        self._array = np.ascontiguousarray(array)
-        _, pointer = cudart.cudaMalloc(self._array.nbytes)
-        self._memory = cudart.bytes_at(pointer, self._array.nbytes)
+    def __init__(self, array, pointer, **described):
         self.__cuda_array_interface__ = {
             "shape": array.shape, "typestr": array.dtype.str, "data": (pointer, True),
             "version": 3, "strides": None, **described,
         }  # fmt: skip
+
+
+class OnFakeGpu(OnGpu):
+    def __init__(self, cudart, array, **described):
+        self._array = np.ascontiguousarray(array)
+        _, pointer = cudart.cudaMalloc(self._array.nbytes)
+        self._memory = cudart.bytes_at(pointer, self._array.nbytes)
+        super().__init__(array, pointer, **described)
 
     def write(self):
         self._memory[...] = self._array.view(np.uint8).reshape(-1)
@@ -452,4 +457,13 @@ def test_a_real_plan_gives_what_onnx_runtime_gives(make_graph, tmp_path, frames_
     frames = frames_of(16, 32, 2)
     with runner, reference:
         given, expected = runner.run(frames).astype(int), reference.run(frames).astype(int)
-    assert np.abs(given - expected).max() <= 1, gpu.name
+        assert np.abs(given - expected).max() <= 1, gpu.name
+        stream, host = cuda.stream(), cuda.pinned(frames[:1].shape, frames.dtype)
+        host.array[...] = frames[:1]
+        pointer = cuda.device(host.array.nbytes)
+        cuda.to_device(pointer, host, stream)
+        there = OnGpu(frames[:1], pointer, stream=int(stream))
+        assert np.array_equal(runner.infer(there), given[:1]), gpu.name
+        cuda.free_device(pointer)
+        cuda.free_pinned(host)
+        cuda.free_stream(stream)
