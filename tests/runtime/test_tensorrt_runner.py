@@ -330,6 +330,18 @@ def test_memory_that_is_not_to_be_had_leaves_none_behind(call, make, cudart):
     assert cudart.held == 0
 
 
+def test_after_memory_was_short_the_same_frame_can_be_tried_again(make, cudart, frames_of):
+    runner, _ = make(_DYNAMIC)
+    frames = frames_of(24, 40)
+    with runner:
+        cudart.refused["cudaMalloc"] = 2
+        with pytest.raises(EngineError, match="CUDA refuses cudaMalloc"):
+            runner.run(frames)
+        cudart.refused.clear()
+        assert np.array_equal(runner.run(frames), 255 - frames)
+    assert cudart.held == 0
+
+
 # --- frames that are on the GPU already ---------------------------------------------------------
 
 
