@@ -4,8 +4,7 @@
 
 Prints build time and plan size per network, precision and kind of card. It proves that the builder
 takes the graphs; how fast and how right a plan runs takes a GPU to tell. Graphs are for any size,
-in one profile from 64x64 over 640x480 to 1920x1088. MIRNet-v2's INT8 graph alone is for 128x128:
-the legalizer refuses that of any size. Calibrated on corners of 64x64 or 128x128 pixels of four
+in one profile from 64x64 over 640x480 to 1920x1088. Calibrated on corners of 64x64 pixels of four
 built-in pictures; the full networks have random weights.
 """
 
@@ -30,6 +29,7 @@ from mirnet_edge.models.mirnet_v2 import MIRNetV2
 
 FULL = {"mirnet": MIRNet, "mirnet-v2": MIRNetV2}
 PRECISIONS = ("fp32", "fp16", "int8")
+_SIDE = 64
 
 
 def main() -> None:
@@ -67,20 +67,18 @@ def built(path: Path, image: ImageContract, card: str) -> str:
 
 def graph_of(name: str, precision: str, folder: Path) -> tuple[Path, ImageContract]:
     """Return a graph, made where it is not there yet, and what it takes."""
-    fixed = (128, 128) if (name, precision) == ("mirnet-v2", "int8") else None
-    fp32 = folder / f"{name}-{'fixed-' if fixed else ''}fp32.onnx"
+    fp32 = folder / f"{name}-fp32.onnx"
     path = folder / f"{name}-{precision}.onnx"
     network = FULL[name]() if name in FULL else checkpoints.load(f"shipped:{name}").model
-    image = ImageContract(io="uint8", multiple=int(network.multiple), size=fixed)
+    image = ImageContract(io="uint8", multiple=int(network.multiple), size=None)
     if not fp32.exists():
         form = to_inference_form(network)
-        export_onnx(form, fp32, io=image.io, size=fixed, multiple=image.multiple)
+        export_onnx(form, fp32, io=image.io, size=None, multiple=image.multiple)
     if precision == "fp16" and not path.exists():
         to_fp16(fp32, path)
     if precision == "int8" and not path.exists():
-        side = fixed[0] if fixed else 64
         pictures = builtin_set("low-light").calibrating[:4]
-        quantize_for_tensorrt(fp32, path, [one.frame[None, :side, :side] for one in pictures])
+        quantize_for_tensorrt(fp32, path, [one.frame[None, :_SIDE, :_SIDE] for one in pictures])
     return path, image
 
 

@@ -1,12 +1,13 @@
 """Compare what mirnet-plan predicts for this processor with what it does, in one interleaved run.
 
-    OMP_NUM_THREADS=1 python benchmarks/plan.py [--size 320x240] [--rounds 9]
+    OMP_NUM_THREADS=1 python benchmarks/plan.py [--precision int8] [--size 320x240] [--rounds 9]
+    OMP_NUM_THREADS=2 python benchmarks/plan.py --threads 2
 
 Each round takes the machine's two rates (a matrix product, a copy) and every network once, in turn,
-so that what else the machine does disturbs all of them alike; one thread, and the processor's time
-rather than the clock's, so that waiting for a core does not count. Networks marked "calibrated" set
-the shares in planning/roofline.py; the others never did. OpenVINO in fp32,
-random or shipped weights.
+so that what else the machine does disturbs all of them alike. With one thread the processor's time
+is taken rather than the clock's, so that waiting for a core does not count; with more, the clock's.
+Networks marked "calibrated" set the shares in planning/roofline.py, in fp32 with one thread; the
+others never did. OpenVINO, random or shipped weights; INT8 by NNCF on four built-in pictures.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge import checkpoints
+from mirnet_edge.calibration.builtin import builtin_set
 from mirnet_edge.cli.application import parsed_size
 from mirnet_edge.compression.inference_form import to_inference_form
+from mirnet_edge.compression.quantize import quantize_for_cpu
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
@@ -58,31 +61,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="320x240")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
     arguments = parser.parse_args()
     height, width = parsed_size(arguments.size, "--size")
     frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     networks = {name: make().eval() for name, make in {**CALIBRATED, **OTHERS}.items()}
-    probe, samples = Probe(time.process_time), {name: [] for name in networks}
+    clock = time.process_time if arguments.threads == 1 else time.perf_counter
+    probe, samples = Probe(clock), {name: [] for name in networks}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
         runners = {
-            name: opened.enter_context(_runner(network, Path(folder) / f"{place}.onnx", frame))
+            name: opened.enter_context(
+                _runner(
+                    network, Path(folder) / f"{place}.onnx", frame,
+                    arguments.precision, arguments.threads,
+                )
+            )
             for place, (name, network) in enumerate(networks.items())
-        }
+        }  # fmt: skip
         for turn in range(2 + arguments.rounds):
             probe.measure()
             for name, runner in runners.items():
-                started = time.process_time()
+                started = clock()
                 runner.run(frame)
                 if turn >= 2:
-                    samples[name].append(1e3 * (time.process_time() - started))
+                    samples[name].append(1e3 * (clock() - started))
     device = probe.device()
-    print(f"{width}x{height}, {device.title}: {1e3 * device.fp32_tflops:.0f} GFLOP/s in a matrix ")
-    print(f"product, {device.bandwidth_gbs:.1f} GB/s in a copy; medians of {arguments.rounds}\n")
+    print(
+        f"{width}x{height}, {device.title}, {arguments.precision}, threads: {arguments.threads}; "
+        f"{1e3 * device.fp32_tflops:.0f} GFLOP/s in a matrix product, "
+        f"{device.bandwidth_gbs:.1f} GB/s in a copy; medians of {arguments.rounds}\n"
+    )
     print("| network | GMACs | predicted ms | middle | measured p50 | measured / middle | |")
     print("|---|---|---|---|---|---|---|")
     for name, network in networks.items():
         cost = cost_of(network, height, width)
-        found, took = predict(cost, device, "fp32", 25.0), float(np.median(samples[name]))
+        found = predict(cost, device, arguments.precision, 25.0)
+        took = float(np.median(samples[name]))
         print(
             f"| {name} | {cost.macs / 1e9:.2f} | {found.best_ms:.1f} to {found.worst_ms:.1f} | "
             f"{found.middle_ms:.1f} | {took:.1f} | {took / found.middle_ms:.2f} | "
@@ -90,13 +105,19 @@ def main() -> None:
         )
 
 
-def _runner(network: nn.Module, path: Path, frame: np.ndarray) -> OpenVinoRunner:
+def _runner(
+    network: nn.Module, path: Path, frame: np.ndarray, precision: str, threads: int
+) -> OpenVinoRunner:
     size = (int(frame.shape[1]), int(frame.shape[2]))
     multiple = int(network.multiple)
     export_onnx(to_inference_form(network), path, io="uint8", size=size, multiple=multiple)
+    if precision == "int8":
+        pictures = builtin_set("low-light").calibrating[:4]
+        fp32, path = path, path.with_suffix(".int8.onnx")
+        quantize_for_cpu(fp32, path, [one.frame[None, : size[0], : size[1]] for one in pictures])
     scale = int(getattr(network.config, "scale", 1))
     image = ImageContract(io="uint8", multiple=multiple, size=size, scale=scale)
-    return OpenVinoRunner(path, image, name=path.stem, precision="fp32", threads=1)
+    return OpenVinoRunner(path, image, name=path.stem, precision=precision, threads=threads)
 
 
 if __name__ == "__main__":

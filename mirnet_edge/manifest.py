@@ -215,6 +215,14 @@ class EngineFacts(Document):
         return document
 
 
+class TimingCache(Document):
+    """What TensorRT timed while it built the plans, kept for the next build."""
+
+    cache: BoundFile
+    origin: str
+    """Which TensorRT timed it on which GPU; no other may use it."""
+
+
 class MachineFacts(Document):
     """Where the figures were taken."""
 
@@ -250,6 +258,7 @@ class Manifest(Document):
     default_mode: str
     """The fastest mode that passed, among those measured on this machine."""
     engines: list[EngineFacts] = []
+    timing_cache: TimingCache | None = None
     machine: MachineFacts
     tools: dict[str, str]
     notice: str | None = None

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
     import onnx
 
+INPUT, OUTPUT = "frames", "restored"
+GIVEN_VECTORS, MEMORY, USED_VECTORS = "globals_in", "memory", "globals_out"
+"""What anchored graphs take and give beside frames."""
+
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
     """Check a model and write it as one file.

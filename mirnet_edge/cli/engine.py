@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mirnet_edge.cli.application import command, stderr
 from mirnet_edge.cli.recipe import Recipe  # noqa: TC001  # typer reads the annotations
+
+if TYPE_CHECKING:
+    from mirnet_edge.engines.dla import DlaReport
 
 _LOW_MEMORY_WORKSPACE_MIB, _LOW_MEMORY_LEVEL = 512, 2
 
@@ -43,6 +47,13 @@ def engine(
     flavour: Annotated[
         str | None, typer.Option(help="tensorrt or tensorrt_rtx; the first found if left out.")
     ] = None,
+    dla_report: Annotated[
+        bool,
+        typer.Option(
+            "--dla-report",
+            help="Build nothing; predict from the graphs what Orin's DLA could run of them.",
+        ),
+    ] = False,
     recipe: Recipe = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was built as JSON.")] = False,
 ) -> None:
@@ -51,10 +62,17 @@ def engine(
     The bundle stays usable throughout: a plan that cannot be built leaves the former one.
     """
     from mirnet_edge.engines.build import Settings
-    from mirnet_edge.engines.bundled import build_engines
+    from mirnet_edge.engines.bundled import build_engines, dla_reports
     from mirnet_edge.engines.profiles import sizes_from_text
 
     del recipe  # it has set what was not typed
+    if dla_report:
+        reports = dla_reports(bundle, graph or ())
+        if as_json:
+            print(json.dumps([_document(one) for one in reports], indent=1))
+            return
+        print("\n".join(one.text for one in reports))
+        return
     if low_memory:
         workspace = workspace or _LOW_MEMORY_WORKSPACE_MIB
         level = _LOW_MEMORY_LEVEL if level is None else level
@@ -86,6 +104,10 @@ def engine(
             f"{bundle / facts.plan.file}  {facts.plan.size_bytes / 2**20:.1f} MiB  "
             f"{facts.flavour} {facts.version}  for {where}"
         )
+
+
+def _document(report: DlaReport) -> dict[str, Any]:
+    return {"predicted": True, "suited": report.is_suited, **asdict(report)}
 
 
 main = command(engine)

@@ -62,6 +62,7 @@ def _document(weights: str, cost: Cost, answers: list[Answer], fps: float) -> di
         "devices": [
             {
                 "device": answer.device.name,
+                "source": answer.device.source or "measured here",
                 "verdict": answer.sentence,
                 "can": answer.best.can,
                 "instead": answer.instead or None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mirnet_edge.compression.frame_shapes import read_shapes_after_cast
 from mirnet_edge.compression.whole_frame import whole_frame_convs
 from mirnet_edge.errors import GraphError
 from mirnet_edge.onnx_files import constants_of, copied
@@ -209,12 +210,13 @@ def legalize_for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in which what can be repaired without loss of meaning is repaired.
 
     Unsigned symmetric activations become signed ones of the same range (at one bit less);
-    missing zero points are written out; clips that clip nothing go; transposed convolutions,
-    whole-frame convolutions and half-quantized ones go back to float; quantizers that nothing
-    needs any more are dropped.
+    missing zero points are written out; the size of a frame is asked of its floats; clips that
+    clip nothing go; transposed convolutions, whole-frame convolutions and half-quantized ones go
+    back to float; quantizers that nothing needs any more are dropped.
     What remains wrong is for `check_for_tensorrt` to refuse.
     """
     repaired = copied(model)
+    read_shapes_after_cast(repaired)
     _drop_idle_clips(repaired)
     _write_zero_points(repaired)
     _make_signed(repaired)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirnet_edge.engines import rtx
 from mirnet_edge.engines.cuda import Cuda
+from mirnet_edge.engines.identity import timing_origin
 from mirnet_edge.engines.inspection import convolutions, require_precision
 from mirnet_edge.engines.library import find_tensorrt, first_error, is_rtx, kept_logger
 from mirnet_edge.errors import EngineError, MirnetEdgeError
@@ -70,6 +71,7 @@ def build_engine(
     settings: Settings | None = None,
     flavour: str | None = None,
     timing_cache: Path | None = None,
+    cache_origin: str | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> EngineFacts:
     """Build a plan of an ONNX file, in this process and in one attempt, and say what it is.
@@ -87,6 +89,8 @@ def build_engine(
         flavour: Which TensorRT; see `find_tensorrt`.
         timing_cache: A file that keeps what was timed, for the next build. Not used by
             TensorRT-RTX, which times nothing.
+        cache_origin: What the manifest says of that file; where it is not this TensorRT on this
+            GPU the file is not read, which is told, and replaced.
         on_progress: Told what TensorRT is doing, from its threads, where it says so.
 
     Raises:
@@ -121,7 +125,7 @@ def build_engine(
     monitor = _watch(trt, config, on_progress)
     cache = None if is_rtx(trt) else timing_cache
     if cache is not None:
-        kept = cache.read_bytes() if cache.is_file() else b""
+        kept = _kept_timings(cache, cache_origin, _origin_here(trt, gpu), on_progress)
         config.set_timing_cache(config.create_timing_cache(kept), False)  # TensorRT's
     plan = builder.build_serialized_network(network, config)
     del monitor  # it had to outlive the build
@@ -152,6 +156,25 @@ def build_engine(
 def workspace_of(free_mib: int, *, shared: bool) -> int:
     """Return the workspace for that much free memory: most of it, half where the CPU shares it."""
     return max(64, free_mib // 2 if shared else free_mib * 4 // 5)
+
+
+def _origin_here(trt: ModuleType, gpu: Gpu | None) -> str:
+    device, capability = (gpu.name, gpu.capability) if gpu else (None, None)
+    return timing_origin(trt.__version__, device, capability)
+
+
+def _kept_timings(
+    cache: Path, origin: str | None, here: str, on_progress: Callable[[str], None] | None
+) -> bytes:
+    """Return what an earlier build timed: nothing where that was elsewhere."""
+    if not cache.is_file():
+        return b""
+    if origin == here:
+        return cache.read_bytes()
+    if on_progress is not None:
+        found = origin or "unknown origin, or was changed since"
+        on_progress(f"timing anew: {cache.name} is of {found}, and here is {here}")
+    return b""
 
 
 def _cuda_here() -> Cuda | None:

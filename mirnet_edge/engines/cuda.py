@@ -113,6 +113,11 @@ class Cuda:
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", target.pointer, pointer, target.array.nbytes, kind, stream)
 
+    def within_device(self, target: int, source: int, size: int, stream: Any) -> None:  # noqa: ANN401  # cuda-python's
+        """Queue the copy of that many bytes from one place on the GPU to another."""
+        kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._call("cudaMemcpyAsync", target, source, size, kind, stream)
+
     def synchronize(self, stream: Any) -> None:  # noqa: ANN401  # cuda-python's
         """Wait until a stream has done all that is queued."""
         self._call("cudaStreamSynchronize", stream)

@@ -76,6 +76,11 @@ def require_fit(engine: EngineFacts, graph: Graph, host: Host) -> None:
         )
 
 
+def timing_origin(version: str, device: str | None, capability: str | None) -> str:
+    """Return what a timing cache of TensorRT is bound to, as the manifest says it."""
+    return f"TensorRT {version} on {device or 'no GPU'} ({capability or 'unknown capability'})"
+
+
 def is_device() -> bool:
     """Say whether this is a board that a bundle is brought to: a Jetson."""
     try:

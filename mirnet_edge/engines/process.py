@@ -43,6 +43,8 @@ class Order:
     settings: Settings = field(default_factory=Settings)
     flavour: str | None = None
     timing_cache: Path | None = None
+    cache_origin: str | None = None
+    """What the manifest says of that file; None where that does not hold."""
 
 
 def build_apart(
@@ -199,6 +201,7 @@ def _request(order: Order) -> dict[str, Any]:
         "capabilities": list(order.settings.capabilities),
         "flavour": order.flavour,
         "timing_cache": str(order.timing_cache) if order.timing_cache else None,
+        "cache_origin": order.cache_origin,
     }
 
 

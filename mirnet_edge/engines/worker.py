@@ -65,6 +65,7 @@ def main() -> None:
             ),
             flavour=request["flavour"],
             timing_cache=Path(request["timing_cache"]) if request["timing_cache"] else None,
+            cache_origin=request["cache_origin"],
             on_progress=events.progress,
         )
     except (OutOfMemoryError, MemoryError) as error:

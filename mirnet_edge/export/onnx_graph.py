@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from mirnet_edge.compression.frame_shapes import read_shapes_after_cast
 from mirnet_edge.compression.half_precision import to_half
 from mirnet_edge.errors import GraphError
-from mirnet_edge.onnx_files import quiet, write_model
+from mirnet_edge.onnx_files import (
+    GIVEN_VECTORS,
+    INPUT,
+    MEMORY,
+    OUTPUT,
+    USED_VECTORS,
+    quiet,
+    write_model,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,8 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 20
-INPUT, OUTPUT = "frames", "restored"
-GIVEN_VECTORS, MEMORY, USED_VECTORS = "globals_in", "memory", "globals_out"
 _LARGEST_SIDE = 8192
 _LARGEST_BATCH = 16
 
@@ -83,7 +90,9 @@ def export_onnx(
             ) from error
     if program is None:
         raise GraphError("torch gave no ONNX program; please report it with torch's version")
-    write_model(_stripped(program.model_proto), path)
+    model = _stripped(program.model_proto)
+    read_shapes_after_cast(model)
+    write_model(model, path)
 
 
 def _dynamic_shapes(

@@ -1,9 +1,11 @@
-"""What devices can do at best: dense rates, not sparse ones.
+"""What devices can do at best: dense rates, not sparse ones, and where each figure is from.
 
-Written down from memory. The comments name where each row is to be checked; none was yet.
+The documents are the vendors'; on 2026-11-25 they were read where others mirror or quote them, not
+on the vendors' pages. What says "computed" is cores times clock; "to check" was found nowhere.
 
-Rates of Jetson's tensor cores: 256 fused multiply-adds in fp16 per core and clock (AGX Orin: 64
-cores at 1.3 GHz, 170 sparse INT8 TOPS in its data sheet); INT8 is twice that, sparse twice again.
+Rates of Jetson Orin's tensor cores, 32 in 1024 cores: 256 fused multiply-adds in fp16 per core and
+clock; INT8 is twice that, sparse twice again. AGX Orin's 64 at 1.3 GHz then give 170 sparse INT8
+TOPS, and NVIDIA says 171 (github.com/NVIDIA/Deep-Learning-Accelerator-SW).
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class Device:
     is_gpu: bool = True
     is_measured: bool = False
     """Whether the rates were measured, not taken from the table."""
+    source: str = ""
+    """Where the rates are from; what of them is computed or to check."""
     note: str = ""
     """What else decides whether it can run this package's engines."""
 
@@ -47,46 +51,68 @@ _XAVIER = (
 )
 
 
+_MODULES = "developer.nvidia.com/embedded/jetson-modules: cores, largest clock, memory"
+_MODES = "NVIDIA's nvpmodel_p3767_{}.conf of JetPack 6.2: clock per power mode"
+_ADA = "NVIDIA, Ada GPU Architecture v2.1, appendix A: sums in fp16; half of it with sums in fp32"
+_RTX_BLACKWELL = (
+    "NVIDIA, RTX Blackwell GPU Architecture v1.1, p. 46: 209.5 TFLOPS with sums in fp32, computed: "
+    "twice that in fp16, four times in INT8, as on Ada"
+)
+_AMPERE = "NVIDIA, Ampere GA102 whitepaper v2: 512 fp16 multiply-adds per SM and clock; "
+_HOPPER = "NVIDIA, {0} data sheet, its sparse rates halved: nvidia.com/data-center/{0}"
+_NO_RTX = "TensorRT-RTX does not run on it"
+
+
 def _row(  # the columns of the table below, in its order
     name: str, title: str, fp32: float, fp16: float, int8: float, bandwidth: float, memory: float,
-    note: str = "", *, is_gpu: bool = True,
+    source: str, note: str = "", *, is_gpu: bool = True,
 ) -> Device:  # fmt: skip
     return Device(
         name=name, title=title, fp32_tflops=fp32, fp16_tflops=fp16, int8_tops=int8,
-        bandwidth_gbs=bandwidth, memory_gib=memory, note=note, is_gpu=is_gpu,
+        bandwidth_gbs=bandwidth, memory_gib=memory, source=source, note=note, is_gpu=is_gpu,
     )  # fmt: skip
 
 
 _ALL = (
-    # to check: NVIDIA, Jetson Orin Nano/NX/AGX series data sheets; Super: JetPack 6.2 clocks
-    _row("orin-nano", "Orin Nano 8GB (15 W)", 1.28, 10.2, 20.5, 68, 8),
-    _row("orin-nano-super", "Orin Nano 8GB Super (25 W)", 2.09, 16.7, 33.4, 102, 8),
-    _row("orin-nx", "Orin NX 16GB (25 W)", 1.88, 15.0, 30.1, 102, 16),
-    _row("orin-nx-super", "Orin NX 16GB Super (40 W)", 2.40, 19.2, 38.4, 102, 16),
-    _row("agx-orin", "AGX Orin 64GB (MAXN)", 5.3, 42.6, 85.2, 205, 64),
-    # to check: NVIDIA, Jetson Thor data sheet: 2070 sparse FP4 TFLOPS, halved per step of precision
-    _row("thor", "Jetson AGX Thor (MAXN)", 8.1, 258, 517, 273, 128),
-    # to check: NVIDIA, Jetson Xavier NX data sheet: 384 Volta cores at 1.1 GHz
-    _row("xavier-nx", "Xavier NX 8GB", 0.84, 6.0, 12.3, 59.7, 8, _XAVIER),
-    # to check: NVIDIA, product briefs of the T4, L4, A100 (40 GB), H100 and H200 (SXM)
-    _row("t4", "T4", 8.1, 65, 130, 320, 16),
-    _row("l4", "L4", 30.3, 121, 242, 300, 24),
-    _row("a100", "A100 40GB", 19.5, 312, 624, 1555, 40),
-    _row("h100", "H100 SXM", 67, 989, 1979, 3350, 80, "TensorRT-RTX does not run on it"),
-    _row("h200", "H200 SXM", 67, 989, 1979, 4800, 141, "TensorRT-RTX does not run on it"),
-    # to check: NVIDIA, Ampere GA102, Ada and Blackwell architecture papers: tensor cores, fp16 sums
-    _row("rtx-3060", "RTX 3060 12GB", 12.7, 51, 102, 360, 12),
-    _row("rtx-4090", "RTX 4090", 82.6, 330, 661, 1008, 24),
-    _row("rtx-5090", "RTX 5090", 104.8, 419, 838, 1792, 32),
+    _row("orin-nano", "Orin Nano 8GB (15 W)", 1.28, 10.2, 20.5, 68, 8,
+         f"{_MODULES}: 625 MHz; {_MODES.format('0003_super')}: 612 at 15 W; rates computed"),
+    # the mode that the board starts in, 25 W, holds the GPU at 918 MHz: nine tenths of this
+    _row("orin-nano-super", "Orin Nano 8GB Super (MAXN SUPER)", 2.09, 16.7, 33.4, 102, 8,
+         f"{_MODULES}: 1020 MHz, 67 sparse INT8 TOPS; rates computed"),
+    # its 25 W mode gives the power to two DLAs, and holds the GPU at 408 MHz
+    _row("orin-nx", "Orin NX 16GB (MAXN)", 1.88, 15.0, 30.1, 102, 16,
+         f"{_MODULES}: 918 MHz; rates computed"),
+    _row("orin-nx-super", "Orin NX 16GB Super (40 W)", 2.40, 19.2, 38.4, 102, 16,
+         f"{_MODES.format('0000_super')}: 1173 MHz; rates computed"),
+    _row("agx-orin", "AGX Orin 64GB (MAXN)", 5.3, 42.6, 85.2, 205, 64,
+         f"{_MODULES}; github.com/NVIDIA/Deep-Learning-Accelerator-SW: 171 sparse INT8 TOPS"),
+    _row("thor", "Jetson AGX Thor (MAXN)", 8.0, 258, 517, 273, 128,
+         "NVIDIA, Jetson T5000: 2560 cores at 1.57 GHz, 517 TFLOPS in dense FP8 or sparse FP16; "
+         "INT8 at the rate of FP8: to check"),
+    _row("xavier-nx", "Xavier NX 8GB", 0.84, 6.0, 12.3, 59.7, 8,
+         f"{_MODULES}: 384 cores; 1.1 GHz and the rates in fp16 and INT8: to check", _XAVIER),
+    _row("t4", "T4", 8.1, 65, 130, 320, 16, "NVIDIA: nvidia.com/data-center/tesla-t4"),
+    _row("l4", "L4", 30.3, 121, 242, 300, 24,
+         "NVIDIA: nvidia.com/data-center/l4, its sparse rates halved"),
+    _row("a100", "A100 40GB", 19.5, 312, 624, 1555, 40,
+         "NVIDIA, A100 Tensor Core GPU Architecture, table of data center GPUs"),
+    _row("h100", "H100 SXM", 67, 989, 1979, 3350, 80, _HOPPER.format("h100"), _NO_RTX),
+    _row("h200", "H200 SXM", 67, 989, 1979, 4800, 141, _HOPPER.format("h200"), _NO_RTX),
+    _row("rtx-3060", "RTX 3060 12GB", 12.7, 51, 102, 360, 12,
+         f"{_AMPERE}nvidia.com: 28 SM at 1.78 GHz; rates computed; 360 GB/s: to check"),
+    _row("rtx-4090", "RTX 4090", 82.6, 330, 661, 1008, 24, _ADA),
+    _row("rtx-5090", "RTX 5090", 104.8, 419, 838, 1792, 32, _RTX_BLACKWELL),
     # cores x clock x lanes x 2 units x 2 operations; int8 by vpdpbusd: 4 times fp32. Without VNNI
     # three instructions stand for one. Bandwidth: two channels of DDR4-3200, DDR5-4800; eight
-    _row("x86-avx2", "x86, 8 cores with AVX2 at 3 GHz", 0.77, 0.77, 1.0, 51, 16, is_gpu=False),
+    _row("x86-avx2", "x86, 8 cores with AVX2 at 3 GHz", 0.77, 0.77, 1.0, 51, 16,
+         "computed: no one processor", is_gpu=False),
     _row("x86-vnni", "x86, 8 cores with AVX-512 VNNI at 3 GHz", 1.54, 1.54, 6.1, 77, 32,
-         is_gpu=False),
-    _row("x86-amx", "x86, 8 cores with AMX at 2.6 GHz", 1.33, 42.6, 85, 150, 64, is_gpu=False),
-    # to check: Arm, Cortex-A76 optimization guide: two 128-bit units; LPDDR4X-4267 on 32 bits
+         "computed: no one processor", is_gpu=False),
+    _row("x86-amx", "x86, 8 cores with AMX at 2.6 GHz", 1.33, 42.6, 85, 150, 64,
+         "computed: no one processor", is_gpu=False),
     _row("raspberry-pi-5", "Raspberry Pi 5, 4 cores at 2.4 GHz", 0.154, 0.307, 0.614, 17, 8,
-         is_gpu=False),
+         "Raspberry Pi Ltd., announcement: Cortex-A76, 32 bits of LPDDR4X-4267; rates computed "
+         "from two 128-bit units, as LLVM's model of Neoverse N1 has them", is_gpu=False),
 )  # fmt: skip
 DEVICES = {device.name: device for device in _ALL}
 

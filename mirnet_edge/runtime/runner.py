@@ -391,8 +391,8 @@ class GraphRunner(_Opened):
             What `_infer` returns, and the vectors; both may be overwritten by the next call.
         """
         raise EngineError(
-            f"{self.name} does not run anchored graphs; expected onnxruntime, openvino or torch. "
-            "Choose another --backend, or export without --anchored"
+            f"{self.name} does not run anchored graphs. Choose another --backend, or export "
+            "without --anchored"
         )
 
 

@@ -1,25 +1,26 @@
 """TensorRT plans on a GPU, through cuda-python. No torch.
 
-Per frame: copy to the GPU, run, copy back, on one stream. Where the shapes are static these three
-are recorded once as a CUDA graph, and each frame is one launch.
+How a frame goes there and back stands in `engines.execution`; here are opening, refusing what does
+not fit, and the guard against broken frames.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mirnet_edge.engines import rtx
 from mirnet_edge.engines.cuda import Cuda
+from mirnet_edge.engines.execution import Execution
 from mirnet_edge.engines.identity import host_of, require_fit
 from mirnet_edge.engines.library import find_tensorrt, first_error, is_rtx, kept_logger
 from mirnet_edge.engines.profiles import Profile
 from mirnet_edge.errors import EngineError, ImageError, MirnetEdgeError
 from mirnet_edge.images import size_text
+from mirnet_edge.onnx_files import GIVEN_VECTORS, INPUT, MEMORY, OUTPUT, USED_VECTORS
 from mirnet_edge.runtime.broken_frames import BrokenFrames
 from mirnet_edge.runtime.runner import GraphRunner
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mirnet_edge.engines.cuda import Pinned
+    from mirnet_edge.engines.execution import Given
     from mirnet_edge.images import Frames
     from mirnet_edge.manifest import EngineFacts, Graph, ImageContract, Manifest, Mode, Precision
     from mirnet_edge.runtime.runner import Vectors
@@ -50,18 +51,6 @@ def obstacle(mode: Mode, manifest: Manifest) -> str | None:
     except MirnetEdgeError as error:
         return str(error)
     return None
-
-
-@dataclass
-class _Buffers:
-    """Memory for one shape: pinned on the host, plain on the GPU, and the recorded frame."""
-
-    shape: tuple[int, ...]
-    fed: Pinned
-    given: Pinned
-    fed_device: int
-    given_device: int
-    recorded: Any = None
 
 
 class TensorRtRunner(GraphRunner):
@@ -99,38 +88,52 @@ class TensorRtRunner(GraphRunner):
         self._facts, self._graph = engine, graph
         self._profiles = [Profile.from_document(one) for one in engine.profiles]
         self._given_cuda = cuda
-        self._trt: Any = None
-        self._cuda: Any = None
         self._runtime: Any = None
-        self._engine: Any = None
-        self._context: Any = None
-        self._stream: Any = None
         self._kernels: rtx.CompiledKernels | None = None
-        self._buffers: _Buffers | None = None
-        self._active = 0
+        self._execution: Execution | None = None
         self._is_finite = True
+
+    def infer(self, fed: Given) -> NDArray[Any]:
+        """Run the graph once on what it takes itself: nothing is checked, padded or converted.
+
+        Args:
+            fed: Contiguous, with a batch of one; from the GPU's memory where it has a
+                `__cuda_array_interface__`. An anchored graph uses the frame's own vectors.
+
+        Returns:
+            What the graph gives, on the host; it may be overwritten by the next call.
+
+        Raises:
+            EngineError: Used outside `with`, or an array on the GPU does not fit.
+            ImageError: The plan was not built for this size.
+        """
+        self._require_open(self.name)
+        return self._infer(fed)
 
     def _load(self) -> None:
         started = time.perf_counter()
-        self._trt = trt = find_tensorrt(self._facts.flavour)
-        self._cuda = self._given_cuda or Cuda()
-        require_fit(self._facts, self._graph, host_of(trt, self._cuda.gpu()))
+        trt = find_tensorrt(self._facts.flavour)
+        cuda = self._given_cuda or Cuda()
+        require_fit(self._facts, self._graph, host_of(trt, cuda.gpu()))
         log = kept_logger(trt)
         self._runtime = runtime = trt.Runtime(log)
-        self._engine = engine = runtime.deserialize_cuda_engine(self.path.read_bytes())
+        engine = runtime.deserialize_cuda_engine(self.path.read_bytes())
         if engine is None:  # TensorRT raises nothing
             raise EngineError(
                 f"{self.path.name}: TensorRT {trt.__version__} cannot open the plan: "
                 f"{first_error(log)}. Build it here with mirnet-engine BUNDLE"
             )
-        self._context = self._new_context(trt, engine)
-        if self._context is None:
+        context = self._new_context(trt, engine)
+        if context is None:
             raise EngineError(
                 f"{self.path.name}: no memory on the GPU for running the plan: {first_error(log)}. "
                 "Close other programs, or build it for smaller --profiles"
             )
-        self._stream = self._cuda.stream()
-        self._active = 0
+        self._execution = Execution(
+            trt, engine, context, cuda,
+            name=self.path.name, profiles=self._profiles, place_of=self._profile_for,
+        )  # fmt: skip
+        self._check_names(self._execution)
         self._warm_up()
         if self._kernels is not None:
             self._kernels.keep()
@@ -151,91 +154,47 @@ class TensorRtRunner(GraphRunner):
             ", kernels from cache" if self._kernels.was_kept else ", kernels compiled for this GPU"
         )
 
+    def _check_names(self, execution: Execution) -> None:
+        found = (set(execution.inputs), set(execution.outputs))
+        expected = ({INPUT}, {OUTPUT})
+        if self.vector_length:
+            expected = ({INPUT, GIVEN_VECTORS, MEMORY}, {OUTPUT, USED_VECTORS})
+        if found != expected:
+            inputs, outputs = (", ".join(sorted(names)) for names in expected)
+            raise EngineError(
+                f"{self.path.name}: expected a plan that takes {inputs} and gives {outputs}, found "
+                f"{', '.join((*execution.inputs, *execution.outputs))}. Build it anew with "
+                "mirnet-engine BUNDLE"
+            )
+
     def _warm_up(self) -> None:
         for profile in self._profiles:
             blank = np.zeros(profile.usual, np.uint8 if self.image.io == "uint8" else np.float32)
             for _ in range(_WARM_UP_RUNS):
                 self._infer(blank)
 
-    def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
-        cuda, stream = self._cuda, self._stream
-        buffers = self._buffers
-        if buffers is None or buffers.shape != fed.shape:
-            buffers = self._buffers_for(fed.shape)
-        np.copyto(buffers.fed.array, fed)
-        if buffers.recorded is not None:
-            cuda.launch(buffers.recorded, stream)
-        else:
-            self._queue(buffers)
-        cuda.synchronize(stream)
-        given = buffers.given.array
-        if given.dtype != np.uint8:
-            self._is_finite = bool(np.isfinite(given).all())
-            if not self._is_finite:
-                given[...] = 0.0  # NaN has no 8-bit value
-        return given
+    def _infer(self, fed: Given) -> NDArray[Any]:
+        if self.vector_length:
+            blank = np.zeros((1, self.vector_length), np.float32)
+            return self._infer_anchored(fed, blank, np.zeros(1, np.float32))[0]
+        return self._executed({INPUT: fed})[OUTPUT]
 
-    def _queue(self, buffers: _Buffers) -> None:
-        """Queue one frame: to the GPU, through the network, and back."""
-        context = self._context
-        self._cuda.to_device(buffers.fed_device, buffers.fed, self._stream)
-        if not context.execute_async_v3(int(self._stream)):
-            raise EngineError(
-                f"{self.path.name}: TensorRT did not run a frame of shape {buffers.shape}; "
-                "use another --backend"
-            )
-        self._cuda.to_host(buffers.given, buffers.given_device, self._stream)
+    def _infer_anchored(
+        self, fed: Given, given: Vectors, memory: Vectors
+    ) -> tuple[NDArray[Any], Vectors]:
+        made = self._executed({INPUT: fed, GIVEN_VECTORS: given, MEMORY: memory})
+        return made[OUTPUT], made[USED_VECTORS]
 
-    def _buffers_for(self, shape: tuple[int, ...]) -> _Buffers:
-        """Return memory for a shape, after telling TensorRT of it; the former shape's is freed."""
-        self._free_buffers()
-        place = self._profile_for(shape)
-        engine, context = self._engine, self._context
-        if place != self._active:
-            context.set_optimization_profile_async(place, int(self._stream))
-            self._cuda.synchronize(self._stream)
-            self._active = place
-        taken, made = self._names(engine)
-        if not context.set_input_shape(taken, shape) or context.infer_shapes():
-            raise EngineError(
-                f"{self.path.name}: TensorRT takes no input of shape {shape}, though the manifest "
-                "says so. Build the plan anew with mirnet-engine BUNDLE"
-            )
-        dtype = np.dtype(np.uint8 if self.image.io == "uint8" else np.float32)
-        fed = self._cuda.pinned(shape, dtype)
-        given = self._cuda.pinned(tuple(context.get_tensor_shape(made)), dtype)
-        self._buffers = buffers = _Buffers(
-            shape, fed, given,
-            self._cuda.device(fed.array.nbytes), self._cuda.device(given.array.nbytes),
-        )  # fmt: skip
-        context.set_tensor_address(taken, buffers.fed_device)
-        context.set_tensor_address(made, buffers.given_device)
-        if self._profiles[place].is_static:
-            self._record(buffers)
-        return buffers
-
-    def _names(self, engine: Any) -> tuple[str, str]:  # noqa: ANN401  # untyped library
-        names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
-        inputs = self._trt.TensorIOMode.INPUT
-        taken = [name for name in names if engine.get_tensor_mode(name) == inputs]
-        made = [name for name in names if name not in taken]
-        if len(taken) != 1 or len(made) != 1:
-            raise EngineError(
-                f"{self.path.name}: expected a plan of one input and one output, found "
-                f"{', '.join(names)}; this runner takes graphs without anchors only"
-            )
-        return taken[0], made[0]
-
-    def _record(self, buffers: _Buffers) -> None:
-        # once without recording: TensorRT allocates on the first run, which cannot be recorded
-        self._queue(buffers)
-        self._cuda.synchronize(self._stream)
-        self._cuda.begin_capture(self._stream)
-        try:
-            self._queue(buffers)
-        finally:  # a stream that records takes no other work
-            recorded = self._cuda.end_capture(self._stream)
-        buffers.recorded = recorded
+    def _executed(self, given: dict[str, Given]) -> dict[str, NDArray[Any]]:
+        if self._execution is None:
+            raise AssertionError("the plan is open by now")
+        made = self._execution.run(given)
+        floats = [array for array in made.values() if array.dtype != np.uint8]
+        self._is_finite = all(bool(np.isfinite(array).all()) for array in floats)
+        restored = made[OUTPUT]
+        if not self._is_finite and restored.dtype != np.uint8:
+            restored[...] = 0.0  # NaN has no 8-bit value
+        return made
 
     def _profile_for(self, shape: tuple[int, ...]) -> int:
         for place, profile in enumerate(self._profiles):
@@ -266,23 +225,9 @@ class TensorRtRunner(GraphRunner):
         return count, channels, height, width
 
     def _close(self) -> None:
-        if self._cuda is not None:
-            self._free_buffers()
-            if self._stream is not None:
-                self._cuda.free_stream(self._stream)
-        # contexts before engines before runtimes
-        self._context = self._kernels = None
-        self._engine = None
+        if self._execution is not None:
+            self._execution.close()
+        # contexts, which are gone by now, before engines before runtimes
+        self._kernels = None
+        self._execution = None
         self._runtime = None
-        self._stream = self._cuda = self._trt = None
-
-    def _free_buffers(self) -> None:
-        buffers, self._buffers = self._buffers, None
-        if buffers is None:
-            return
-        if buffers.recorded is not None:
-            self._cuda.free_recording(buffers.recorded)
-        for pointer in (buffers.fed_device, buffers.given_device):
-            self._cuda.free_device(pointer)
-        for memory in (buffers.fed, buffers.given):
-            self._cuda.free_pinned(memory)

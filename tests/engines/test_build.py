@@ -22,13 +22,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mirnet_edge.compression.quantize import quantize_for_tensorrt
 from mirnet_edge.engines import build as engine
-from mirnet_edge.engines import library
+from mirnet_edge.engines import cuda, execution, library
 from mirnet_edge.engines import rtx as rtx_names
 from mirnet_edge.engines.build import OutOfMemoryError, Settings, build_engine
+from mirnet_edge.engines.fake_cuda import FakeCudart
 from mirnet_edge.engines.library import FLAVOURS, find_tensorrt
 from mirnet_edge.engines.profiles import Profile
 from mirnet_edge.errors import EngineError, MissingDependencyError, OptionError
-from mirnet_edge.export.onnx_graph import to_fp16
+from mirnet_edge.export.anchors import anchored_form
+from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
 from mirnet_edge.files import sha256_of
 from mirnet_edge.runtime import tensorrt_runner
 
@@ -55,7 +57,7 @@ def quantized_of(graph_of, smooth_frames, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quantized")
 
     def make(name, size):
-        path = folder / f"{name}.onnx"
+        path = folder / f"{name}-{'fixed' if size else 'any'}.onnx"
         if not path.exists():
             samples = [frame[None] for frame in smooth_frames(32, 48, 3)]
             quantize_for_tensorrt(graph_of(name, size=size), path, samples)
@@ -80,7 +82,8 @@ class Plan:
     [
         *(Plan("edge", precision, None) for precision in ("fp32", "fp16", "int8", "int8+fp16")),
         *(Plan("mirnet", precision) for precision in ("fp32", "fp16", "int8", "int8+fp16")),
-        *(Plan("mirnet-v2", precision) for precision in ("fp32", "fp16", "int8", "int8+fp16")),
+        *(Plan("mirnet-v2", precision) for precision in ("fp32", "fp16", "int8+fp16")),
+        Plan("mirnet-v2", "int8", None),
     ],
     ids=lambda case: case.id,
 )
@@ -108,6 +111,19 @@ def test_every_network_builds_in_every_precision(case, rtx, graph_of, quantized_
     assert facts.onnx_sha256 == sha256_of(source)
     assert facts.flags == {"workspace_mib": 512}
     assert (facts.device, facts.capabilities, facts.delivered) == (None, [], None)  # no GPU here
+
+
+@pytest.mark.usefixtures("rtx")
+@pytest.mark.parametrize("profile", [_FIXED, _ANY], ids=["one size", "any size"])
+def test_an_anchored_graph_builds_for_chosen_cards(profile, network_of, tmp_path):
+    network = network_of("edge")
+    path = tmp_path / "anchored.onnx"
+    export_onnx(anchored_form(network), path, io="uint8", size=None, multiple=network.multiple)
+    facts = build_engine(
+        path, tmp_path / "anchored.plan", [profile], flavour="tensorrt_rtx",
+        settings=Settings(workspace_mib=512, capabilities=("8.6",)),
+    )  # fmt: skip
+    assert facts.capabilities == ["8.6"]
 
 
 # --- real refusals ----------------------------------------------------------------------------
@@ -305,6 +321,26 @@ def test_a_flavour_that_was_asked_for_has_no_substitute(installed):
 # --- a fake -----------------------------------------------------------------------------------
 
 
+class _Config:
+    def __init__(self, fake):
+        self._fake = fake
+
+    def set_memory_pool_limit(self, *limit):
+        self._fake.asked["limit"] = limit
+
+    def add_optimization_profile(self, shapes):
+        return self._fake.profile_index
+
+    def create_timing_cache(self, kept):
+        return types.SimpleNamespace(serialize=lambda: kept)
+
+    def set_timing_cache(self, cache, ignore_mismatch):
+        self._fake.asked |= {"timings": cache.serialize(), "ignore": ignore_mismatch}
+
+    def get_timing_cache(self):
+        return types.SimpleNamespace(serialize=lambda: b"timed")
+
+
 class _Fake(types.ModuleType):
     """A TensorRT that writes down what it is asked; attributes say how it answers."""
 
@@ -356,10 +392,7 @@ class _Fake(types.ModuleType):
                 return types.SimpleNamespace(get_input=entries.__getitem__, num_inputs=len(entries))
 
             def create_builder_config(self):
-                return types.SimpleNamespace(
-                    set_memory_pool_limit=lambda *limit: fake.asked.update(limit=limit),
-                    add_optimization_profile=lambda shapes: fake.profile_index,
-                )
+                return _Config(fake)
 
             def create_optimization_profile(self):
                 return types.SimpleNamespace(
@@ -433,6 +466,31 @@ def test_the_vectors_of_an_anchored_graph_have_a_row_for_each_frame(fake, build)
     build()
     assert fake.shapes["globals_in"] == ((1, 242), (1, 242), (2, 242))
     assert "memory" not in fake.shapes  # its one shape is in the graph
+
+
+@pytest.mark.parametrize("origin", [None, "TensorRT 10.13.2 on no GPU (unknown capability)"])
+def test_timings_of_elsewhere_are_not_read_and_replaced(origin, fake, build, tmp_path):
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"of elsewhere")
+    told = []
+    build(timing_cache=cache, cache_origin=origin, on_progress=told.append)
+    assert (fake.asked["timings"], fake.asked["ignore"]) == (b"", False)
+    assert cache.read_bytes() == b"timed"
+    (line,) = told
+    assert line.startswith(f"timing anew: timing.cache is of {origin or 'unknown origin'}")
+    assert line.endswith("and here is TensorRT 10.3.0 on no GPU (unknown capability)")
+
+
+def test_timings_of_this_tensorrt_and_gpu_are_used(fake, build, tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda, "_runtime", lambda: FakeCudart(name="Orin", capability="8.7"))
+    monkeypatch.setattr(engine, "_delivered", lambda *given: None)
+    cache, told = tmp_path / "timing.cache", []
+    build(timing_cache=cache, on_progress=told.append)
+    assert fake.asked["timings"] == b""
+    origin = "TensorRT 10.3.0 on Orin (8.7)"
+    build(timing_cache=cache, cache_origin=origin, on_progress=told.append)
+    assert fake.asked["timings"] == b"timed"
+    assert told == []
 
 
 def test_a_workspace_is_given_in_bytes_and_only_if_asked_for(fake, build):
@@ -525,6 +583,7 @@ _GIVES = {
 _PARAMETERS = {
     "trt": "trt", "network": "INetworkDefinition", "logger": None, "config": "IBuilderConfig",
     "shapes": "IOptimizationProfile", "engine": "ICudaEngine", "log": None,
+    "context": "IExecutionContext",
 }  # fmt: skip
 # attributes that hold one of TensorRT's objects
 _HELD = {"_trt": "trt", "_engine": "ICudaEngine", "_context": "IExecutionContext",
@@ -608,11 +667,13 @@ class Source:
             ("ParserError", "node_name"), ("EngineInspector", "get_engine_information"),
         }),
         Source(library, {("trt", "ILogger")}),
-        Source(tensorrt_runner, {
-            ("Runtime", "deserialize_cuda_engine"), ("IExecutionContext", "execute_async_v3"),
+        Source(tensorrt_runner, {("Runtime", "deserialize_cuda_engine")}),
+        Source(execution, {
+            ("IExecutionContext", "execute_async_v3"), ("ICudaEngine", "get_tensor_dtype"),
             ("IExecutionContext", "set_tensor_address"), ("ICudaEngine", "num_io_tensors"),
             ("ICudaEngine", "get_tensor_mode"), ("IExecutionContext", "set_input_shape"),
             ("IExecutionContext", "set_optimization_profile_async"), ("TensorIOMode", "INPUT"),
+            ("DataType", "UINT8"),
         }),
     ],
     ids=lambda case: case.module.__name__,

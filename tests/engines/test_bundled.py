@@ -11,7 +11,8 @@ import pytest
 
 import mirnet_edge
 from mirnet_edge.engines import bundled, cuda, identity
-from mirnet_edge.engines.fake import FakeCudart, FakeTensorRT, fake_plan
+from mirnet_edge.engines.fake import FakeTensorRT, fake_plan
+from mirnet_edge.engines.fake_cuda import FakeCudart
 from mirnet_edge.engines.profiles import Profile, profiles_for, sizes_from_text
 from mirnet_edge.errors import BundleError, EngineError, OptionError
 from mirnet_edge.manifest import FILE_NAME, EngineFacts, ImageContract, bind, read_manifest
@@ -81,6 +82,32 @@ def test_sizes_become_static_profiles_and_stay_for_the_next_build(bundle, built)
     assert all(one.is_static for one in orders[-1].profiles)
     bundled.build_engines(bundle)
     assert orders[-1].profiles == orders[-2].profiles
+
+
+def test_the_timing_cache_is_bound_to_where_it_was_made(bundle, built):
+    cache = bundle / bundled.TIMING_CACHE
+    orders = built()
+    assert read_manifest(bundle).timing_cache is None  # the build left none
+    cache.write_bytes(b"timed")
+    bundled.build_engines(bundle)
+    assert orders[-1].cache_origin is None  # and this one was nobody's
+    kept = read_manifest(bundle).timing_cache
+    assert kept.cache == bind(cache)
+    assert kept.origin == "TensorRT 10.3.0 on Fake GPU (8.6)"
+    bundled.build_engines(bundle)
+    assert orders[-1].timing_cache == cache
+    assert orders[-1].cache_origin == kept.origin
+    cache.write_bytes(b"changed")
+    bundled.build_engines(bundle)
+    assert orders[-1].cache_origin is None
+
+
+def test_a_build_by_rtx_leaves_the_cache_of_tensorrt_alone(bundle, built):
+    (bundle / bundled.TIMING_CACHE).write_bytes(b"timed")
+    built()
+    before = read_manifest(bundle).timing_cache
+    built(flavour="tensorrt_rtx", version="1.7.1")
+    assert read_manifest(bundle).timing_cache == before is not None
 
 
 def test_a_changed_graph_is_not_built(bundle):

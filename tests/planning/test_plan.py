@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -52,6 +52,41 @@ def test_every_range_is_a_range(name, cost):
         assert 0 < one.best_ms < one.worst_ms < math.inf
         assert one.best_ms < one.middle_ms < one.worst_ms
     assert [one.best_ms for one in found] == sorted([one.best_ms for one in found], reverse=True)
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_every_device_says_where_its_figures_are_from(name):
+    source = DEVICES[name].source
+    assert re.search(r"nvidia|Raspberry Pi|computed", source, re.IGNORECASE), source
+
+
+@dataclass(frozen=True)
+class Orin:
+    name: str
+    cores: int
+    mhz: float
+    mb_per_s: float
+    """Of the memory: its clock in MHz, twice, times its bits by eight."""
+
+
+@pytest.mark.parametrize(
+    "board",
+    [
+        Orin("orin-nano", 1024, 625, 2133 * 2 * 16),
+        Orin("orin-nano-super", 1024, 1020, 3199 * 2 * 16),
+        Orin("orin-nx", 1024, 918, 3199 * 2 * 16),
+        Orin("orin-nx-super", 1024, 1173, 3199 * 2 * 16),
+        Orin("agx-orin", 2048, 1301, 3199 * 2 * 32),
+    ],
+    ids=lambda board: board.name,
+)
+def test_the_rates_of_an_orin_follow_from_its_cores_and_clocks(board):
+    device = DEVICES[board.name]
+    fp32 = 2e-6 * board.cores * board.mhz
+    assert device.fp32_tflops == pytest.approx(fp32, rel=0.01)
+    assert device.fp16_tflops == pytest.approx(8 * fp32, rel=0.01)
+    assert device.int8_tops == pytest.approx(16 * fp32, rel=0.01)
+    assert device.bandwidth_gbs == pytest.approx(1e-3 * board.mb_per_s, rel=0.01)
 
 
 def test_a_faster_device_is_predicted_faster(cost):
@@ -116,6 +151,7 @@ def test_the_command_says_predicted_everywhere(capsys):
         if "--json" in arguments:
             document = json.loads(out)
             assert document["predicted"] is True
+            assert "nvidia.com" in document["devices"][0]["source"]
             assert document["devices"][0]["precisions"]["fp16"]["fps"][0] > 0
         else:
             assert out.count("predicted: ") == 2

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from mirnet_edge.engines.cuda import Cuda
-from mirnet_edge.engines.fake import FakeCudart, FakeTensorRT, fake_plan
+from mirnet_edge.engines.fake import FakeTensorRT, fake_plan
+from mirnet_edge.engines.fake_cuda import FakeCudart
 from mirnet_edge.engines.profiles import Profile
 from mirnet_edge.errors import EngineError, ImageError, MissingDependencyError
-from mirnet_edge.manifest import BoundFile, EngineFacts, Graph, ImageContract
+from mirnet_edge.manifest import BoundFile, EngineFacts, Graph, ImageContract, PooledVector
+from mirnet_edge.runtime.anchoring import steadied
 from mirnet_edge.runtime.tensorrt_runner import TensorRtRunner
 
 _SHA = "a" * 64
@@ -38,22 +40,26 @@ def make(cudart, monkeypatch, tmp_path):
 
     def made(
         profiles=_STATIC, *, flavour="tensorrt", version="10.3.0", plan=None, io="uint8", scale=1,
-        gpu=None, **facts,
+        gpu=None, vectors=0, **facts,
     ):  # fmt: skip
         gpu = gpu or cudart
         trt = FakeTensorRT(gpu, flavour=flavour)
         monkeypatch.setitem(sys.modules, flavour, trt)
         documents = [one.to_document() for one in profiles]
         path = tmp_path / "fp16.plan"
-        path.write_bytes(fake_plan(documents, io=io, scale=scale) if plan is None else plan)
+        if plan is None:
+            plan = fake_plan(documents, io=io, scale=scale, vectors=vectors)
+        path.write_bytes(plan)
         described = EngineFacts(**{
             "plan": BoundFile(file="fp16.plan", sha256=_SHA, size_bytes=1), "graph": "fp16",
             "flavour": flavour, "version": version, "profiles": documents, "onnx_sha256": _SHA,
             "device": "Fake GPU", "capabilities": [] if "rtx" in flavour else ["8.6"], **facts,
         })  # fmt: skip
+        layout = (PooledVector(name="pool", size=vectors),) if vectors else ()
+        image = ImageContract(io=io, multiple=4, size=None, scale=scale, vectors=layout)
         runner = TensorRtRunner(
-            path, ImageContract(io=io, multiple=4, size=None, scale=scale), name="tensorrt:fp16",
-            precision="fp16", engine=described, graph=_GRAPH, cuda=Cuda(gpu),
+            path, image, name="tensorrt:fp16", precision="fp16", engine=described, graph=_GRAPH,
+            cuda=Cuda(gpu),
         )  # fmt: skip
         return runner, trt
 
@@ -205,6 +211,195 @@ def test_cuda_python_that_is_missing_or_broken_is_named(monkeypatch):
         Cuda()
 
 
+# --- anchored plans -----------------------------------------------------------------------------
+
+_LENGTH = 5
+
+
+def _painted(frames, vectors):
+    return 255 - frames + np.rint(vectors[:, :1, None, None]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("profiles", [_STATIC, _DYNAMIC], ids=["static", "dynamic"])
+def test_an_anchored_plan_uses_vectors_between_its_own_and_those_given(
+    profiles, memory, make, cudart, frames_of
+):
+    runner, _ = make(profiles, vectors=_LENGTH)
+    frames = frames_of(16, 32, 3)
+    own = np.repeat(frames.mean((1, 2, 3), dtype=np.float32)[:, None], _LENGTH, axis=1)
+    given = np.arange(3 * _LENGTH, dtype=np.float32).reshape(3, _LENGTH)
+    with runner:
+        restored, used = runner.run_anchored(frames, given, memory)
+    np.testing.assert_allclose(used, (1 - memory) * own + memory * given, rtol=1e-6)
+    np.testing.assert_array_equal(restored, _painted(frames, used))
+    assert cudart.held == 0
+
+
+def test_an_anchored_plan_alone_uses_the_vectors_of_its_frame(make, frames_of):
+    runner, _ = make(_STATIC, vectors=_LENGTH)
+    frames = frames_of(16, 32)
+    with runner:
+        expected, own = runner.run_anchored(frames, None, 0.0)
+        np.testing.assert_array_equal(runner.run(frames), expected)
+        np.testing.assert_array_equal(runner.infer(frames), expected)
+    np.testing.assert_allclose(own, frames.mean(), rtol=1e-6)
+
+
+def test_a_video_on_an_anchored_plan_is_steadied_by_its_vectors(make):
+    runner, _ = make(_STATIC, vectors=_LENGTH)
+    dark, light = (np.full(_SMALL, level, np.uint8) for level in (100, 104))
+    with steadied(runner, memory=0.5) as video:
+        found = [int(video.run(frame)[0, 0, 0, 0]) for frame in (dark, light, light)]
+    assert found == [255, 253, 254]  # 255 - frame + 100, 102, 103
+
+
+def test_broken_vectors_are_a_broken_frame_too(make, frames_of):
+    runner, trt = make(_STATIC, vectors=_LENGTH)
+    trt.network = lambda batch: batch
+    frames = frames_of(16, 32)
+    given = np.full((1, _LENGTH), np.float32(3e38))
+    with runner, np.errstate(over="ignore", invalid="ignore"):
+        runner._infer_anchored(frames, given, np.full(1, 2.0, np.float32))
+        assert not runner._is_finite
+
+
+@pytest.mark.parametrize(("plan", "bundle"), [(0, _LENGTH), (_LENGTH, 0)])
+def test_a_plan_of_the_other_kind_is_refused_by_its_names(plan, bundle, make, cudart):
+    documents = [one.to_document() for one in _STATIC]
+    runner, _ = make(_STATIC, plan=fake_plan(documents, vectors=plan), vectors=bundle)
+    with pytest.raises(EngineError, match=r"expected a plan that takes frames.*found frames"):
+        runner.__enter__()
+    assert cudart.held == 0
+
+
+# --- when nothing can be recorded ---------------------------------------------------------------
+
+
+def _refusing(**refused):
+    def arrange(trt):
+        trt.cuda.refused.update(refused)
+
+    return arrange
+
+
+def _refuses_itself(trt):
+    trt.can_be_recorded = False
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        pytest.param(_refusing(cudaStreamBeginCapture=900), id="begin"),
+        pytest.param(_refusing(cudaStreamEndCapture=901), id="end"),
+        pytest.param(_refusing(cudaGraphInstantiate=2), id="instantiate"),
+        pytest.param(_refusing(cudaGraphLaunch=700), id="launch"),
+        pytest.param(_refuses_itself, id="TensorRT"),
+    ],
+)
+def test_what_cannot_be_recorded_is_queued_after_one_warning(
+    arrange, make, cudart, frames_of, caplog
+):
+    runner, trt = make(_STATIC)
+    arrange(trt)
+    with caplog.at_level(logging.WARNING), runner:
+        for side in (16, 32, 16):
+            frames = frames_of(side, 2 * side, 2)
+            assert np.array_equal(runner.run(frames), 255 - frames)
+    assert cudart.launches == 0
+    assert cudart.held == 0
+    (record,) = caplog.records
+    assert "cannot be recorded as a CUDA graph" in record.getMessage()
+
+
+def test_a_frame_that_never_runs_is_an_error_all_the_same(make, frames_of):
+    runner, trt = make(_DYNAMIC)
+    with runner:
+        trt.cuda.refused["cudaMemcpyAsync"] = 2
+        with pytest.raises(EngineError, match="CUDA refuses cudaMemcpyAsync"):
+            runner.run(frames_of(16, 32))
+        trt.cuda.refused.clear()
+
+
+@pytest.mark.parametrize("call", ["cudaHostAlloc", "cudaMalloc"])
+def test_memory_that_is_not_to_be_had_leaves_none_behind(call, make, cudart):
+    runner, _ = make(_STATIC)
+    cudart.refused[call] = 2
+    with pytest.raises(EngineError, match=f"CUDA refuses {call}"):
+        runner.__enter__()
+    assert cudart.held == 0
+
+
+def test_after_memory_was_short_the_same_frame_can_be_tried_again(make, cudart, frames_of):
+    runner, _ = make(_DYNAMIC)
+    frames = frames_of(24, 40)
+    with runner:
+        cudart.refused["cudaMalloc"] = 2
+        with pytest.raises(EngineError, match="CUDA refuses cudaMalloc"):
+            runner.run(frames)
+        cudart.refused.clear()
+        assert np.array_equal(runner.run(frames), 255 - frames)
+    assert cudart.held == 0
+
+
+# --- frames that are on the GPU already ---------------------------------------------------------
+
+
+class OnGpu:
+    """What torch or CuPy would give: like an array, at an address in the GPU's memory."""
+
+    def __init__(self, array, pointer, **described):
+        self.__cuda_array_interface__ = {
+            "shape": array.shape, "typestr": array.dtype.str, "data": (pointer, True),
+            "version": 3, "strides": None, **described,
+        }  # fmt: skip
+
+
+class OnFakeGpu(OnGpu):
+    def __init__(self, cudart, array, **described):
+        self._array = np.ascontiguousarray(array)
+        _, pointer = cudart.cudaMalloc(self._array.nbytes)
+        self._memory = cudart.bytes_at(pointer, self._array.nbytes)
+        super().__init__(array, pointer, **described)
+
+    def write(self):
+        self._memory[...] = self._array.view(np.uint8).reshape(-1)
+
+
+@pytest.mark.parametrize("profiles", [_STATIC, _DYNAMIC], ids=["static", "dynamic"])
+def test_a_frame_on_the_gpu_does_not_go_by_way_of_the_host(profiles, make, cudart, frames_of):
+    runner, _ = make(profiles)
+    frames = frames_of(16, 32)
+    held = OnFakeGpu(cudart, frames, strides=frames.strides)
+    held.write()
+    with runner:
+        assert np.array_equal(runner.infer(held), 255 - frames)
+        other = frames_of(16, 32, 2)[1:]
+        assert np.array_equal(runner.infer(other), 255 - other)
+
+
+def test_what_still_makes_the_frame_is_waited_for(make, cudart, frames_of):
+    runner, _ = make(_STATIC)
+    frames = frames_of(16, 32)
+    _, theirs = cudart.cudaStreamCreate()
+    held = OnFakeGpu(cudart, frames, stream=int(theirs))
+    theirs.put(held.write)
+    with runner:
+        assert np.array_equal(runner.infer(held), 255 - frames)
+
+
+@pytest.mark.parametrize(
+    ("described", "found"),
+    [({"typestr": "<f4"}, "found <f4"), ({"strides": (1, 2, 3, 4)}, r"strides \(1, 2, 3, 4\)")],
+    ids=["type", "strides"],
+)
+def test_an_array_that_does_not_fit_is_refused(described, found, make, cudart, frames_of):
+    runner, _ = make(_STATIC)
+    held = OnFakeGpu(cudart, frames_of(16, 32), **described)
+    with runner, pytest.raises(EngineError, match=f"contiguous array of uint8 on the GPU.*{found}"):
+        runner.infer(held)
+
+
 # --- the fakes punish what the real ones do -----------------------------------------------------
 
 
@@ -274,4 +469,13 @@ def test_a_real_plan_gives_what_onnx_runtime_gives(make_graph, tmp_path, frames_
     frames = frames_of(16, 32, 2)
     with runner, reference:
         given, expected = runner.run(frames).astype(int), reference.run(frames).astype(int)
-    assert np.abs(given - expected).max() <= 1, gpu.name
+        assert np.abs(given - expected).max() <= 1, gpu.name
+        stream, host = cuda.stream(), cuda.pinned(frames[:1].shape, frames.dtype)
+        host.array[...] = frames[:1]
+        pointer = cuda.device(host.array.nbytes)
+        cuda.to_device(pointer, host, stream)
+        there = OnGpu(frames[:1], pointer, stream=int(stream))
+        assert np.array_equal(runner.infer(there), given[:1]), gpu.name
+        cuda.free_device(pointer)
+        cuda.free_pinned(host)
+        cuda.free_stream(stream)
