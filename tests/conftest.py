@@ -5,6 +5,7 @@ With a scale the graph also repeats every pixel that often, both ways.
 
 from __future__ import annotations
 
+import shutil
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,16 @@ def _graph(io, size, gain, scale):
     )
     opset = helper.make_opsetid("", 20)
     return helper.make_model(graph, opset_imports=[opset], ir_version=10)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Return the path of the system's Chromium."""
+    pytest.importorskip("playwright", reason="needs pip install playwright")
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("no chromium on this machine: apt-get install chromium")
+    return path
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -49,13 +48,3 @@ def serving():
             yield sink, controls
 
     return serve
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """Return the path of the system's Chromium."""
-    pytest.importorskip("playwright", reason="needs pip install playwright")
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("no chromium on this machine: apt-get install chromium")
-    return path
