@@ -1,209 +1,23 @@
-"""Q/DQ that TensorRT truly accepts: repairs for what quantizers emit, and a check of the rest.
-
-The rules hold for TensorRT 10.3, 10.13, 11 and TensorRT-RTX alike. Some of them TensorRT states
-by an error; the worst it does not: an unsigned zero point is read as signed, every value above
-half of the range is clipped, and 48 dB become 13.
-"""
+"""Repairs that bring what quantizers emit to what TensorRT accepts (`tensorrt_rules`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mirnet_edge.compression.frame_shapes import read_shapes_after_cast
+from mirnet_edge.compression.tensorrt_rules import CONVOLUTIONS, QUANTIZERS, GraphView
 from mirnet_edge.compression.whole_frame import whole_frame_convs
-from mirnet_edge.errors import GraphError
 from mirnet_edge.onnx_files import constants_of, copied
 
 if TYPE_CHECKING:
     import onnx
 
-_QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
-_CONVOLUTIONS = {"Conv", "ConvTranspose"}
-_STANDARD_DOMAINS = {"", "ai.onnx"}
 _UINT8 = 2  # TensorProto.UINT8
 _UNSIGNED = np.dtype(np.uint8)
-_FP16_SCALE_OPSET = 19
 # an unsigned range [0, 255] s becomes the positive half of a signed one, [-127, 127] s'
 _SIGNED_SCALE = 255.0 / 127.0
-
-
-@dataclass(frozen=True)
-class _View:
-    """A graph with what the rules look up."""
-
-    model: onnx.ModelProto
-    constants: dict[str, np.ndarray]
-    producers: dict[str, onnx.NodeProto]
-    opset: int
-
-    @classmethod
-    def of(cls, model: onnx.ModelProto) -> _View:
-        return cls(
-            model=model,
-            constants=constants_of(model),
-            producers={name: node for node in model.graph.node for name in node.output},
-            opset=max(
-                (one.version for one in model.opset_import if one.domain in _STANDARD_DOMAINS),
-                default=0,
-            ),
-        )
-
-    def is_dequantized(self, tensor: str) -> bool:
-        node = self.producers.get(tensor)
-        return node is not None and node.op_type == "DequantizeLinear"
-
-
-Rule = Callable[["_View", "onnx.NodeProto"], "str | None"]
-
-
-def check_for_tensorrt(model: onnx.ModelProto, name: str) -> None:
-    """Refuse a graph that a TensorRT would reject or, worse, misread.
-
-    Args:
-        model: Any ONNX graph; one without Q/DQ passes.
-        name: How the message calls it.
-
-    Raises:
-        GraphError: Names the first node that breaks a rule, and the rule.
-    """
-    for node, complaint in _complaints(model):
-        raise GraphError(
-            f"{name}: node {node.name or node.output[0]!r} ({node.op_type}): {complaint}; run "
-            "legalize_for_tensorrt on it, or quantize again with mirnet-export --target tensorrt"
-        )
-
-
-def _complaints(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:
-    # first, because values that are not in the file cannot be looked up
-    for node in model.graph.node:
-        complaint = _weights_are_inside(model, node)
-        if complaint:
-            yield node, complaint
-    view = _View.of(model)
-    for node in model.graph.node:
-        for rule in _RULES:
-            complaint = rule(view, node)
-            if complaint:
-                yield node, complaint
-
-
-def _standard_domain(view: _View, node: onnx.NodeProto) -> str | None:
-    del view
-    if node.domain in _STANDARD_DOMAINS:
-        return None
-    return f"expected a standard ONNX operator, found the domain {node.domain}"
-
-
-def _frames_are_cast(view: _View, node: onnx.NodeProto) -> str | None:
-    """TensorRT takes and gives uint8, and does nothing with it but cast it."""
-    frames = {
-        value.name
-        for value in (*view.model.graph.input, *view.model.graph.output)
-        if value.type.tensor_type.elem_type == _UINT8
-    }
-    if node.op_type == "Cast" or not frames.intersection((*node.input, *node.output)):
-        return None
-    return "expected a Cast where the graph takes or gives uint8"
-
-
-def _zero_point_is_signed_zero(view: _View, node: onnx.NodeProto) -> str | None:
-    if node.op_type not in _QUANTIZERS:
-        return None
-    if len(node.input) < 3 or not node.input[2]:
-        return "expected an int8 zero point of 0, found none: ONNX then means uint8, TensorRT int8"
-    zero_point = view.constants.get(node.input[2])
-    if zero_point is None:
-        return "expected a constant zero point, found a computed one"
-    if zero_point.dtype == np.uint8:
-        return "expected int8, found uint8: TensorRT reads it as int8 and clips at half range"
-    if zero_point.dtype != np.int8:
-        kind = " (a quantized bias)" if zero_point.dtype == np.int32 else ""
-        return f"expected int8, found {zero_point.dtype}{kind}; biases stay in float"
-    if zero_point.any():
-        return f"expected the zero point 0, found {int(zero_point.reshape(-1)[0])}: not symmetric"
-    return None
-
-
-def _scale_is_constant_and_positive(view: _View, node: onnx.NodeProto) -> str | None:
-    if node.op_type not in _QUANTIZERS:
-        return None
-    scale = view.constants.get(node.input[1])
-    if scale is None:
-        return "expected a constant scale, found a computed one"
-    if not (np.asarray(scale, np.float64) > 0.0).all():
-        return f"expected scales above 0, found {float(scale.min()):g}"
-    if scale.dtype == np.float16 and view.opset < _FP16_SCALE_OPSET:
-        return f"float16 scales need opset {_FP16_SCALE_OPSET}, found {view.opset}"
-    return None
-
-
-def _activation_is_per_tensor(view: _View, node: onnx.NodeProto) -> str | None:
-    if node.op_type not in _QUANTIZERS:
-        return None
-    scale = view.constants.get(node.input[1])
-    if scale is None or scale.size == 1 or _holds_weights(view, node.input[0]):
-        return None
-    return f"expected one scale for the whole activation, found {scale.size}"
-
-
-def _holds_weights(view: _View, tensor: str) -> bool:
-    if tensor in view.constants:
-        return True
-    node = view.producers.get(tensor)
-    return node is not None and node.op_type in _QUANTIZERS and _holds_weights(view, node.input[0])
-
-
-def _convolution_is_whole(view: _View, node: onnx.NodeProto) -> str | None:
-    if node.op_type not in _CONVOLUTIONS:
-        return None
-    activation, weight = (view.is_dequantized(tensor) for tensor in node.input[:2])
-    if activation != weight:
-        found = "only the activation" if activation else "only the weight"
-        return f"expected activation and weight both quantized or neither, found {found}"
-    if weight and node.op_type == "ConvTranspose":
-        return "expected a transposed convolution in float, found it quantized"
-    return None
-
-
-def _weight_axis_is_zero(view: _View, node: onnx.NodeProto) -> str | None:
-    if node.op_type != "Conv" or not view.is_dequantized(node.input[1]):
-        return None
-    dequantizer = view.producers[node.input[1]]
-    scale = view.constants.get(dequantizer.input[1])
-    axis = next((one.i for one in dequantizer.attribute if one.name == "axis"), 1)
-    if scale is None or scale.size == 1 or axis == 0:
-        return None
-    return f"expected the weight's scales along axis 0, found axis {axis}"
-
-
-def _bias_is_float(view: _View, node: onnx.NodeProto) -> str | None:
-    if node.op_type not in _CONVOLUTIONS or len(node.input) < 3:
-        return None
-    if view.is_dequantized(node.input[2]):
-        return "expected a float bias, found a quantized one"
-    return None
-
-
-def _weights_are_inside(model: onnx.ModelProto, node: onnx.NodeProto) -> str | None:
-    outside = {one.name for one in model.graph.initializer if one.data_location == one.EXTERNAL}
-    found = outside.intersection(node.input)
-    return f"expected one file, found {found.pop()} in external data" if found else None
-
-
-_RULES: tuple[Rule, ...] = (
-    _standard_domain,
-    _frames_are_cast,
-    _zero_point_is_signed_zero,
-    _scale_is_constant_and_positive,
-    _activation_is_per_tensor,
-    _bias_is_float,
-    _convolution_is_whole,
-    _weight_axis_is_zero,
-)
 
 
 def legalize_for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -213,7 +27,7 @@ def legalize_for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
     missing zero points are written out; the size of a frame is asked of its floats; clips that
     clip nothing go; transposed convolutions, whole-frame convolutions and half-quantized ones go
     back to float; quantizers that nothing needs any more are dropped.
-    What remains wrong is for `check_for_tensorrt` to refuse.
+    What remains wrong is for `tensorrt_rules` to refuse.
     """
     repaired = copied(model)
     read_shapes_after_cast(repaired)
@@ -255,7 +69,7 @@ def _write_zero_points(model: onnx.ModelProto) -> None:
     constants = constants_of(model)
     stored = {name: value.dtype for name, value in constants.items()}
     for number, node in enumerate(model.graph.node):
-        if node.op_type not in _QUANTIZERS:
+        if node.op_type not in QUANTIZERS:
             continue
         if len(node.input) < 3 or not node.input[2]:
             name = f"zero_point_{number}"
@@ -274,7 +88,7 @@ def _make_signed(model: onnx.ModelProto) -> None:
 
     constants = constants_of(model)
     for node in model.graph.node:
-        if node.op_type not in _QUANTIZERS or node.input[1] not in constants:
+        if node.op_type not in QUANTIZERS or node.input[1] not in constants:
             continue
         zero_point = constants.get(node.input[2])
         if zero_point is None or zero_point.dtype != np.uint8 or zero_point.any():
@@ -300,10 +114,10 @@ def _make_signed(model: onnx.ModelProto) -> None:
 
 
 def _return_to_float(model: onnx.ModelProto) -> None:
-    view = _View.of(model)
+    view = GraphView.of(model)
     whole_frame = set(whole_frame_convs(model))
     for node in model.graph.node:
-        if node.op_type not in _CONVOLUTIONS:
+        if node.op_type not in CONVOLUTIONS:
             continue
         dequantized = [view.is_dequantized(tensor) for tensor in node.input[:2]]
         if (
@@ -315,7 +129,7 @@ def _return_to_float(model: onnx.ModelProto) -> None:
                 node.input[place] = _float_source(model, view, node.input[place])
 
 
-def _float_source(model: onnx.ModelProto, view: _View, tensor: str) -> str:
+def _float_source(model: onnx.ModelProto, view: GraphView, tensor: str) -> str:
     """Return the float tensor that a Q/DQ pair stands on; a weight kept as int8 is made float."""
     from onnx import numpy_helper
 
@@ -334,7 +148,7 @@ def _float_source(model: onnx.ModelProto, view: _View, tensor: str) -> str:
     return name
 
 
-def _dequantized(node: onnx.NodeProto, view: _View) -> np.ndarray:
+def _dequantized(node: onnx.NodeProto, view: GraphView) -> np.ndarray:
     stored, scale = view.constants[node.input[0]], view.constants[node.input[1]]
     zero = view.constants[node.input[2]].astype(np.int64) if len(node.input) > 2 else np.int64(0)
     if scale.size > 1:
@@ -351,7 +165,7 @@ def _drop_unused(model: onnx.ModelProto) -> None:
     wanted = {value.name for value in model.graph.output}
     kept = []
     for node in reversed(model.graph.node):
-        if node.op_type in _QUANTIZERS and not wanted.intersection(node.output):
+        if node.op_type in QUANTIZERS and not wanted.intersection(node.output):
             continue
         wanted.update(node.input)
         kept.append(node)

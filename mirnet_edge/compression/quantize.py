@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from mirnet_edge.compression.legalize import check_for_tensorrt, legalize_for_tensorrt
+from mirnet_edge.compression.legalize import legalize_for_tensorrt
 from mirnet_edge.compression.ranges import Method, collect_histograms
+from mirnet_edge.compression.tensorrt_rules import check_for_tensorrt
 from mirnet_edge.compression.whole_frame import whole_frame_convs
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import CalibrationError, GraphError

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.compression.inference_form import to_inference_form
-from mirnet_edge.compression.legalize import check_for_tensorrt
 from mirnet_edge.compression.quantize import quantize_for_cpu, quantize_for_tensorrt
+from mirnet_edge.compression.tensorrt_rules import check_for_tensorrt
 from mirnet_edge.export.anchors import anchored_form
 from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
 from mirnet_edge.export.parity import check_parity

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirnet_edge.compression.legalize import check_for_tensorrt, legalize_for_tensorrt
+from mirnet_edge.compression.legalize import legalize_for_tensorrt
 from mirnet_edge.compression.qat import deployable
+from mirnet_edge.compression.tensorrt_rules import check_for_tensorrt
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.onnx_files import write_model
 

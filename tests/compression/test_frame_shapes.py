@@ -8,8 +8,9 @@ import onnxruntime
 import pytest
 
 from mirnet_edge.compression.frame_shapes import read_shapes_after_cast
-from mirnet_edge.compression.legalize import check_for_tensorrt, legalize_for_tensorrt
+from mirnet_edge.compression.legalize import legalize_for_tensorrt
 from mirnet_edge.compression.quantize import quantize_for_tensorrt
+from mirnet_edge.compression.tensorrt_rules import check_for_tensorrt
 from mirnet_edge.errors import GraphError
 from mirnet_edge.export.onnx_graph import export_onnx
 

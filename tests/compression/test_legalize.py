@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from mirnet_edge.compression import legalize
-from mirnet_edge.compression.legalize import check_for_tensorrt, legalize_for_tensorrt
+from mirnet_edge.compression import tensorrt_rules
+from mirnet_edge.compression.legalize import legalize_for_tensorrt
+from mirnet_edge.compression.tensorrt_rules import check_for_tensorrt
 from mirnet_edge.errors import GraphError
 from mirnet_edge.onnx_files import constants_of
 
@@ -347,15 +348,15 @@ def test_what_breaks_a_rule_is_refused_and_named(case):
     "case", [case for case in _ILLEGAL if case.rule != _FIRST_RULE], ids=lambda case: case.id
 )
 def test_it_is_the_rule_itself_that_refuses(case, monkeypatch):
-    others = tuple(rule for rule in legalize._RULES if rule.__name__ != case.rule)
-    assert len(others) == len(legalize._RULES) - 1
-    monkeypatch.setattr(legalize, "_RULES", others)
-    complaints = [complaint for _, complaint in legalize._complaints(_illegal(case))]
+    others = tuple(rule for rule in tensorrt_rules._RULES if rule.__name__ != case.rule)
+    assert len(others) == len(tensorrt_rules._RULES) - 1
+    monkeypatch.setattr(tensorrt_rules, "_RULES", others)
+    complaints = [complaint for _, complaint in tensorrt_rules._complaints(_illegal(case))]
     assert not any(case.says in complaint for complaint in complaints)
 
 
 def test_every_rule_has_a_graph_that_breaks_it():
-    rules = {rule.__name__ for rule in legalize._RULES}
+    rules = {rule.__name__ for rule in tensorrt_rules._RULES}
     assert {case.rule for case in _ILLEGAL} == {*rules, _FIRST_RULE}
 
 

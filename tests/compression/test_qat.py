@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from mirnet_edge import images
-from mirnet_edge.compression.legalize import check_for_tensorrt
 from mirnet_edge.compression.partial import quantized_convolutions
 from mirnet_edge.compression.qat import (
     FakeQuantizer,
@@ -20,6 +19,7 @@ from mirnet_edge.compression.qat import (
     plain_network,
     prepare_qat,
 )
+from mirnet_edge.compression.tensorrt_rules import check_for_tensorrt
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.qat_graph import write_int8

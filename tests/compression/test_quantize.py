@@ -12,13 +12,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mirnet_edge.compression import quantize
-from mirnet_edge.compression.legalize import check_for_tensorrt
 from mirnet_edge.compression.quantize import (
     Method,
     Quantizing,
     quantize_for_cpu,
     quantize_for_tensorrt,
 )
+from mirnet_edge.compression.tensorrt_rules import check_for_tensorrt
 from mirnet_edge.compression.whole_frame import whole_frame_convs
 from mirnet_edge.errors import CalibrationError, GraphError, MissingDependencyError
 from mirnet_edge.onnx_files import constants_of
