@@ -159,6 +159,8 @@ class Graph(Document):
     """How much lower the mean PSNR against the references is than that of fp32."""
     quantization: Quantization | None = None
     """None where every convolution that sees pixels is quantized, or none is."""
+    ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
+    """How the ranges of INT8 activations were taken (`compression.ranges`)."""
 
 
 class Mode(Document):

@@ -33,8 +33,8 @@ ENGINES: tuple[Engine, ...] = get_args(Engine)
 # and near the picture they cost quality. NNCF refuses types that a graph does not have.
 _NEVER_QUANTIZED = (
     "Add", "AveragePool", "Cast", "Clip", "Concat", "ConvTranspose", "DepthToSpace", "Div", "Exp",
-    "Gather", "MatMul", "Mul", "PRelu", "Pad", "ReduceMax", "ReduceMean", "ReduceSum", "Resize",
-    "Round", "Sigmoid", "Slice", "Softmax", "Softplus", "Split", "Sub", "Transpose",
+    "Gather", "LeakyRelu", "MatMul", "Mul", "PRelu", "Pad", "ReduceMax", "ReduceMean", "ReduceSum",
+    "Resize", "Round", "Sigmoid", "Slice", "Softmax", "Softplus", "Split", "Sub", "Transpose",
 )  # fmt: skip
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mirnet_edge.manifest import ImageContract
+
+RANGES_FILE = "ranges.json"
+"""In a calibration set's folder."""
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
@@ -155,6 +159,8 @@ class RangeCache(Document):
     images: int = Field(ge=1)
     ranges: dict[Method, dict[str, float]]
     """The largest magnitude, by method and tensor."""
+    best: Method | None = None
+    """What came nearest to fp32 on the pictures that judge; None: not compared."""
 
 
 @dataclass(frozen=True)
@@ -171,11 +177,15 @@ class Binding:
         return cls(data_sha256, preprocessing, sha256_of(fp32))
 
 
-def write_cache(
-    path: Path, binding: Binding, images: int, histograms: Mapping[str, Histogram]
-) -> RangeCache:
-    """Write the ranges of every method, whole or not at all, and return them."""
-    cache = RangeCache(
+def preprocessing_of(image: ImageContract) -> str:
+    """Return in words what is done to a picture before a graph sees it."""
+    size = "any size" if image.size is None else f"{image.size[1]}x{image.size[0]}"
+    return f"{image.io} RGB, cut to {size}, padded by reflection to multiples of {image.multiple}"
+
+
+def ranges_of(binding: Binding, images: int, histograms: Mapping[str, Histogram]) -> RangeCache:
+    """Return the ranges of every method."""
+    return RangeCache(
         data_sha256=binding.data_sha256,
         preprocessing=binding.preprocessing,
         model_sha256=binding.model_sha256,
@@ -185,8 +195,11 @@ def write_cache(
             for method in METHODS
         },
     )
+
+
+def write_cache(path: Path, cache: RangeCache) -> None:
+    """Write ranges, whole or not at all."""
     write_atomically(path, cache.model_dump_json(indent=1).encode() + b"\n")
-    return cache
 
 
 def read_cache(path: Path, binding: Binding) -> RangeCache:

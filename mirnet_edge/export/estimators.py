@@ -12,9 +12,12 @@ from mirnet_edge.compression.inference_form import to_inference_form
 from mirnet_edge.compression.quantize import Quantizing, quantize_for_tensorrt, quantized_inputs
 from mirnet_edge.compression.ranges import (
     METHODS,
+    RANGES_FILE,
     Binding,
     Method,
     collect_histograms,
+    preprocessing_of,
+    ranges_of,
     read_cache,
     write_cache,
 )
@@ -28,9 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirnet_edge.export.trial import Trial
-    from mirnet_edge.manifest import ImageContract
-
-RANGES_FILE = "ranges.json"
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,10 @@ class Compared:
 def compare_estimators(
     weights: str, folder: Path, on_stage: Callable[[str], None] = lambda what: None
 ) -> Compared:
-    """Compare the estimators on a set, and keep the ranges in its `ranges.json`.
+    """Compare the estimators on a set, and keep the ranges and the best in its `ranges.json`.
 
     Ranges that are there already are used where pictures, preprocessing and graph are the same.
+    An export that calibrates with the set takes the best of them.
 
     Raises:
         CalibrationError: The set is not usable, or its ranges are of something else.
@@ -77,7 +78,8 @@ def compare_estimators(
         else:
             on_stage(f"see the ranges on {len(samples)} pictures")
             seen = collect_histograms(fp32, samples, quantized_inputs(onnx.load(fp32)))
-            known = write_cache(cache, binding, len(samples), seen)
+            known = ranges_of(binding, len(samples), seen)
+            write_cache(cache, known)
         frame = timing_frame(pictures, image, loaded)
         judge = Judge(fp32, image, pictures.judging, frame, "tensorrt")
         trials = {}
@@ -87,10 +89,6 @@ def compare_estimators(
             how = Quantizing(engine="onnxruntime", ranges=known.ranges[method])
             quantize_for_tensorrt(fp32, graph, samples, how)
             trials[method] = judge.tried(graph)
-    return Compared(trials)
-
-
-def preprocessing_of(image: ImageContract) -> str:
-    """Return in words what is done to a picture before a graph sees it."""
-    size = "any size" if image.size is None else f"{image.size[1]}x{image.size[0]}"
-    return f"{image.io} RGB, cut to {size}, padded by reflection to multiples of {image.multiple}"
+    compared = Compared(trials)
+    write_cache(cache, known.model_copy(update={"best": compared.best}))
+    return compared

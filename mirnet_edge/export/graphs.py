@@ -6,8 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.compression.inference_form import to_inference_form
-from mirnet_edge.compression.quantize import quantize_for_cpu, quantize_for_tensorrt
+from mirnet_edge.compression.quantize import (
+    Quantizing,
+    quantize_for_cpu,
+    quantize_for_tensorrt,
+)
+from mirnet_edge.compression.ranges import RANGES_FILE, Binding, preprocessing_of, read_cache
 from mirnet_edge.compression.tensorrt_rules import check_for_tensorrt
+from mirnet_edge.errors import CalibrationError
 from mirnet_edge.export.anchors import anchored_form
 from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
 from mirnet_edge.export.parity import check_parity
@@ -22,6 +28,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirnet_edge.calibration.sets import CalibrationSet
+    from mirnet_edge.compression.ranges import Method
     from mirnet_edge.export.job import ExportOptions
     from mirnet_edge.images import Frames
     from mirnet_edge.manifest import ImageContract, Precision, Quantization
@@ -35,6 +42,8 @@ class GraphFile:
     precision: Precision
     targets: tuple[Literal["cpu", "tensorrt"], ...]
     quantization: Quantization | None = None
+    ranges: Method = "minmax"
+    """How the ranges of activations were taken."""
 
     @property
     def file(self) -> str:
@@ -120,15 +129,39 @@ def _quantized(
         if options.mixed:
             made[-1] = _searched(_INT8_TENSORRT, folder, image, pictures, options, on_stage, frame)
         else:
-            quantize_for_tensorrt(fp32, folder / _INT8_TENSORRT.file, samples)
+            how = _estimated(fp32, image, pictures, options.calibration, on_stage)
+            quantize_for_tensorrt(fp32, folder / _INT8_TENSORRT.file, samples, how)
+            made[-1] = replace(_INT8_TENSORRT, ranges=how.method)
         if options.fp16:
             on_stage("convert the rest of the TensorRT INT8 graph to fp16")
             to_fp16(folder / _INT8_TENSORRT.file, folder / _INT8_FP16_TENSORRT.file)
-            made.append(_INT8_FP16_TENSORRT)
+            made.append(replace(_INT8_FP16_TENSORRT, ranges=made[-1].ranges))
     for file in made:
         if "tensorrt" in file.targets:
             _check(folder / file.file)
     return made
+
+
+def _estimated(
+    fp32: Path,
+    image: ImageContract,
+    pictures: CalibrationSet,
+    folder: Path | None,
+    on_stage: Callable[[str], None],
+) -> Quantizing:
+    """Return the ranges that mirnet-calibrate found best on this set; else the widest are seen."""
+    file = None if folder is None else folder / RANGES_FILE
+    if file is None or not file.is_file():
+        return Quantizing()
+    try:
+        known = read_cache(file, Binding.of(fp32, pictures.sha256, preprocessing_of(image)))
+    except CalibrationError as error:
+        on_stage(f"the widest ranges are seen anew: {error}")
+        return Quantizing()
+    if known.best is None:
+        return Quantizing()
+    on_stage(f"use the {known.best} ranges of {file}")
+    return Quantizing(method=known.best, ranges=known.ranges[known.best])
 
 
 def _searched(

@@ -218,6 +218,7 @@ def _described(file: GraphFile, modes: list[Mode], folder: Path) -> Graph:
         against_truth=best.against_truth,
         truth_drop_db=best.truth_drop_db,
         quantization=file.quantization,
+        ranges=file.ranges,
     )
 
 

@@ -14,6 +14,7 @@ from mirnet_edge.compression.ranges import (
     Binding,
     Histogram,
     collect_histograms,
+    ranges_of,
     read_cache,
     write_cache,
 )
@@ -59,7 +60,7 @@ def test_every_value_is_counted_once(seen, graph_of):
 
 def test_kept_ranges_give_the_same_graph(seen, graph_of, pictures, tmp_path):
     binding = Binding.of(graph_of("edge"), "data", "way")
-    write_cache(tmp_path / "ranges.json", binding, 3, seen)
+    write_cache(tmp_path / "ranges.json", ranges_of(binding, 3, seen))
     kept = read_cache(tmp_path / "ranges.json", binding).ranges["minmax"]
     for name, how in (("a", Quantizing()), ("b", Quantizing(ranges=kept))):
         quantize_for_tensorrt(graph_of("edge"), tmp_path / name, pictures(3), how)
@@ -84,7 +85,7 @@ class Other:
 )
 def test_ranges_of_something_else_are_refused(case, tmp_path):
     binding = Binding("data", "way", "model")
-    write_cache(tmp_path / "r.json", binding, 1, {"x": _histogram(np.arange(9.0))})
+    write_cache(tmp_path / "r.json", ranges_of(binding, 1, {"x": _histogram(np.arange(9.0))}))
     assert read_cache(tmp_path / "r.json", binding).images == 1
     with pytest.raises(CalibrationError, match=case.says):
         read_cache(tmp_path / "r.json", replace(binding, **{case.field: "other"}))
