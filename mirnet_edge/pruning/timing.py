@@ -14,20 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat, ValidationError
 
-from mirnet_edge.checkpoints.families import family_of, plain_config
+from mirnet_edge.checkpoints.families import family_of
 from mirnet_edge.compression.inference_form import to_inference_form
-from mirnet_edge.dependencies import require
-from mirnet_edge.errors import OptionError
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.files import write_atomically
-from mirnet_edge.manifest import Document, ImageContract, MachineFacts
+from mirnet_edge.manifest import ImageContract
 from mirnet_edge.models.mirnet import DualAttentionUnit, ResidualDownsampling, ResidualUpsampling
 from mirnet_edge.models.mirnet_v2 import ResidualContextualBlock
 from mirnet_edge.pruning.choice import Base
+from mirnet_edge.pruning.table import LatencyTable
 from mirnet_edge.pruning.widths import Knob, bases_of, knobs_of, with_widths
-from mirnet_edge.runtime.machine import describe
 from mirnet_edge.runtime.measure import measure_interleaved, p50
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
@@ -37,88 +34,16 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from mirnet_edge.pruning.table import Conditions
     from mirnet_edge.runtime.runner import GraphRunner, Runner
 
 _RUNNERS: dict[str, type[OpenVinoRunner | OnnxRuntimeRunner]] = {
     "openvino": OpenVinoRunner,
     "onnxruntime": OnnxRuntimeRunner,
 }
-_BATCH = 16  # graphs that are open at once
+OPEN_GRAPHS = 16
+"""How many are timed in turn."""
 _WHOLE = "whole"
-
-
-class Conditions(Document):
-    """What a table holds for, and nothing else."""
-
-    machine: MachineFacts
-    backend: str
-    backend_version: str
-    size: tuple[int, int]
-    """(height, width) of the frame."""
-    round_to: int
-    architecture: str
-    config: dict[str, Any]
-
-
-class LatencyTable(Document):
-    """Milliseconds of each row, by its name."""
-
-    schema_version: Literal[1] = 1
-    conditions: Conditions
-    rounds: int = Field(ge=1)
-    rows: dict[str, PositiveFloat]
-
-
-def conditions_of(
-    network: nn.Module, backend: str, size: tuple[int, int], round_to: int
-) -> Conditions:
-    """Return what a table of this network would hold for, here and now.
-
-    Raises:
-        OptionError: No such backend, a size that is no frame of the network, or no rounding.
-        MissingDependencyError: The backend is not installed.
-    """
-    if backend not in _RUNNERS:
-        raise OptionError(f"--backend must be {' or '.join(_RUNNERS)}, found {backend!r}")
-    if round_to < 1:
-        raise OptionError(f"--round-to must be at least 1, found {round_to}")
-    multiple: int = network.multiple  # type: ignore[assignment]
-    if min(size) < 1 or any(side % multiple for side in size):
-        raise OptionError(
-            f"--size must be multiples of {multiple} for this network, found {size[1]}x{size[0]}"
-        )
-    return Conditions(
-        machine=describe(),
-        backend=backend,
-        backend_version=str(require(backend, f"the backend {backend}").__version__),
-        size=size,
-        round_to=round_to,
-        architecture=family_of(network).name,
-        config=plain_config(network.config),
-    )
-
-
-def read_table(path: Path, expected: Conditions) -> LatencyTable:
-    """Return the table of a file.
-
-    Raises:
-        OptionError: No table, or one that was measured under other conditions; names them.
-    """
-    try:
-        table = LatencyTable.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise OptionError(
-            f"{path} is not a latency table; expected one that mirnet-prune wrote. Remove it to "
-            "measure anew"
-        ) from error
-    found, wanted = (one.model_dump(mode="json") for one in (table.conditions, expected))
-    stale = [name for name in wanted if found[name] != wanted[name]]
-    if stale:
-        raise OptionError(
-            f"{path} was measured with another {', '.join(stale)}; remove it to measure anew, or "
-            "give another --out"
-        )
-    return table
 
 
 def measure_table(
@@ -140,8 +65,8 @@ def measure_table(
             graphs.setdefault(name, graph)
     milliseconds: dict[str, float] = {}
     names = list(graphs)
-    for first in range(0, len(names), _BATCH):
-        chosen = names[first : first + _BATCH]
+    for first in range(0, len(names), OPEN_GRAPHS):
+        chosen = names[first : first + OPEN_GRAPHS]
         on_stage(f"time {first + len(chosen)} of {len(names)} graphs")
         milliseconds |= _timed({name: graphs[name] for name in chosen}, conditions, rounds)
     table = LatencyTable(conditions=conditions, rounds=rounds, rows=milliseconds)

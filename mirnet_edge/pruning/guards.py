@@ -1,0 +1,87 @@
+"""Refusing what would not fit into memory, before it is begun."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mirnet_edge.errors import OptionError
+from mirnet_edge.images import size_text
+from mirnet_edge.pruning.timing import OPEN_GRAPHS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_GIB = 2.0**30
+_MEMORY_FILE = Path("/proc/meminfo")
+# Of what the modules put out: the sums, products and concatenations between them, which are no
+# modules, and the gradients. Measured of MIRNet: see tests/pruning/test_guards.py.
+_TRAINING = 3.0
+# Of a runtime's largest tensor: it holds several at once and uses their places again.
+_RUNNING = 8.0
+
+
+def require_memory(network: nn.Module, *, size: tuple[int, int], batch: int, crop: int) -> None:
+    """Refuse frames and crops for which there is no memory; does nothing where nobody tells it.
+
+    Nothing is computed: a copy of the network runs on the meta device.
+
+    Args:
+        network: What is to be timed and trained.
+        size: (height, width) of the frame that is timed.
+        batch: Crops in a training step.
+        crop: Their side.
+
+    Raises:
+        OptionError: It would not fit; says how much there is.
+    """
+    free = available_bytes()
+    if free is None:
+        return
+    step = batch * _TRAINING * sum(_outputs(network, (crop, crop)))
+    if step > free:
+        raise OptionError(
+            f"a step on {batch} crops of {crop} takes about {step / _GIB:.1f} GiB, "
+            f"{free / _GIB:.1f} GiB are free; choose a smaller --crop or --batch"
+        )
+    table = OPEN_GRAPHS * _RUNNING * max(_outputs(network, size))
+    if table > free:
+        raise OptionError(
+            f"timing frames of {size_text(*size)} takes about {table / _GIB:.1f} GiB, "
+            f"{free / _GIB:.1f} GiB are free; choose a smaller --size: what is won is about the "
+            "same"
+        )
+
+
+def available_bytes(file: Path = _MEMORY_FILE) -> int | None:
+    """Return the memory that programs can still have; None where the system does not say."""
+    try:
+        lines = file.read_text(encoding="ascii").splitlines()
+    except OSError:  # another system than Linux
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
+def _outputs(network: nn.Module, size: tuple[int, int]) -> list[int]:
+    """Return the bytes of what each module puts out for one frame, every time it runs."""
+    found: list[int] = []
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401  # as modules have it
+        del module, inputs
+        if isinstance(output, torch.Tensor):
+            found.append(output.numel() * output.element_size())
+
+    blank = copy.deepcopy(network).to("meta")
+    for module in blank.modules():
+        if not list(module.children()):
+            module.register_forward_hook(note)
+    channels = getattr(network.config, "in_channels", 3)
+    with torch.no_grad():
+        blank(torch.empty(1, channels, *size, device="meta"))
+    return found
