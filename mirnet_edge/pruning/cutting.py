@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mirnet_edge.checkpoints.families import plain_config
 from mirnet_edge.compression.prune import pruned
 from mirnet_edge.errors import OptionError
-from mirnet_edge.pruning.choice import Choice, choose
+from mirnet_edge.pruning.choice import Choice, choose, narrowest
 from mirnet_edge.pruning.record import Attempt, Candidate, Goal
 from mirnet_edge.pruning.scoring import mean_loss
 
@@ -74,7 +74,7 @@ def cut_to(source: Cuttable, goal: Goal, table_unpruned_ms: float, timed: Timed)
         reached = attempts[-1].pruned_ms <= allowed
         if reached or len(attempts) == _ATTEMPTS:
             break
-        tighter = _tighter(source, choice.predicted_ms * allowed / attempts[-1].pruned_ms)
+        tighter = _tighter(source, choice, choice.predicted_ms * allowed / attempts[-1].pruned_ms)
         if tighter is None:
             break
         choice = tighter
@@ -132,8 +132,10 @@ def cheapest(
     return best[1], candidates
 
 
-def _tighter(source: Cuttable, target_ms: float) -> Choice | None:
+def _tighter(source: Cuttable, last: Choice, target_ms: float) -> Choice | None:
+    """Return the choice at the target, else the narrowest there is; None where it was cut last."""
     try:
-        return choose(source.network, source.scores, source.bases, target_ms)
-    except OptionError:  # the narrowest there is has been cut
-        return None
+        choice = choose(source.network, source.scores, source.bases, target_ms)
+    except OptionError:
+        choice = narrowest(source.network, source.scores, source.bases)
+    return None if choice.config == last.config else choice

@@ -11,7 +11,7 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.pruning import timing
 from mirnet_edge.pruning.choice import choose
-from mirnet_edge.pruning.table import conditions_of, read_table
+from mirnet_edge.pruning.table import LatencyTable, conditions_of, read_table
 
 _SIZE = (16, 16)
 
@@ -32,7 +32,7 @@ def measured(network, tmp_path_factory):
 def test_a_table_has_a_row_for_each_trunk_and_each_width(measured, network):
     path, conditions, table = measured
     assert set(table.rows) == {
-        "16 whole", "16 unit_widths.0=16", "16 unit_widths.0=8",
+        "16 whole", "16 narrowest", "16 unit_widths.0=16", "16 unit_widths.0=8",
         "8 whole", "8 unit_widths.0=8",
     }  # fmt: skip
     assert read_table(path, conditions) == table
@@ -40,8 +40,9 @@ def test_a_table_has_a_row_for_each_trunk_and_each_width(measured, network):
     assert [base.config.channels for base in bases] == [16, 8]
     ((knob, value),) = bases[0].saved_ms
     assert (knob.name, value) == ("unit_widths.0", 8)
-    one = table.rows["16 unit_widths.0=16"] - table.rows["16 unit_widths.0=8"]
-    assert bases[0].saved_ms[knob, value] == pytest.approx(2 * one)  # it runs in both columns
+    # the only width is what makes the narrowest network
+    together = max(0.0, table.rows["16 whole"] - table.rows["16 narrowest"])
+    assert bases[0].saved_ms[knob, value] == pytest.approx(together)
     slowest = max(base.ms for base in bases)
     assert choose(network, magnitude(network), bases, slowest).predicted_ms <= slowest
 
@@ -57,8 +58,26 @@ def test_the_streams_of_the_edge_network_are_timed_as_whole_networks(monkeypatch
     monkeypatch.setattr(timing, "_timed", timed)
     conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
     table = timing.measure_table(network, conditions, tmp_path / "latency.json")
-    assert set(table.rows) == {"16,8,8 whole", "16,8,8 channels.0=8"}
+    assert set(table.rows) == {"16,8,8 whole", "16,8,8 narrowest", "16,8,8 channels.0=8"}
     assert seen["16,8,8 channels.0=8"][0].config.channels == (8, 8, 8)
+
+
+def test_what_blocks_save_alone_is_scaled_to_what_they_save_together():
+    network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=2, streams=2, columns=1))
+    conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
+    rows = {
+        "8 whole": 10.0, "8 narrowest": 7.0,
+        "8 unit_widths.0=8": 1.0,
+        "8 unit_widths.1=16": 3.0, "8 unit_widths.1=8": 1.0,  # runs in two blocks: 4 ms
+        "8 down_widths.0=8": 1.0,
+        "8 up_widths.0=16": 2.0, "8 up_widths.0=8": 1.0,  # the same: 2 ms
+    }  # fmt: skip
+    table = LatencyTable(conditions=conditions, rounds=1, rows=rows)
+    (base,) = timing.bases_from(table, network)
+    saved = {(knob.name, value): ms for (knob, value), ms in base.saved_ms.items()}
+    assert saved == {
+        ("unit_widths.1", 8): pytest.approx(2.0), ("up_widths.0", 8): pytest.approx(1.0),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
