@@ -68,7 +68,7 @@ def prune(
 ) -> None:
     """Cut a network to a measured speed, and let it learn from the unpruned one."""
     from mirnet_edge.pruning.job import prune_weights
-    from mirnet_edge.pruning.request import Request
+    from mirnet_edge.pruning.request import Request, opened
 
     training = {
         "steps": steps,
@@ -97,8 +97,9 @@ def prune(
         workers=workers,
         max_seconds=math.inf if max_minutes is None else 60.0 * max_minutes,
     )
+    given = opened(request)
     with Display.shown() as display:
-        record = prune_weights(request, display)
+        record = prune_weights(given, display)
     if as_json:
         sys.stdout.write(record.model_dump_json(indent=1) + "\n")
     else:

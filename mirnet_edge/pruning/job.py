@@ -14,7 +14,7 @@ from mirnet_edge import checkpoints
 from mirnet_edge.compression.prune import pruned, without_blocks
 from mirnet_edge.pruning.cutting import Cut, Cuttable, attempt, cheapest, cut_to
 from mirnet_edge.pruning.record import TABLE_FILE, WEIGHTS_FILE, PruneRecord, Quality, Round
-from mirnet_edge.pruning.request import config_like, opened, size_of
+from mirnet_edge.pruning.request import config_like, size_of
 from mirnet_edge.pruning.scoring import losses_on, scores_of
 from mirnet_edge.pruning.shortening import all_blocks, shortened
 from mirnet_edge.pruning.table import conditions_of, read_table
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirnet_edge.pruning.record import Candidate
-    from mirnet_edge.pruning.request import Opened, Request
+    from mirnet_edge.pruning.request import Opened
     from mirnet_edge.pruning.shortening import Kept
     from mirnet_edge.training.pairs import Pairs
 
@@ -46,16 +46,21 @@ class Observer(TrainingObserver, Protocol):
 
 
 def prune_weights(
-    request: Request, observer: Observer, clock: Callable[[], float] = time.monotonic
+    given: Opened, observer: Observer, clock: Callable[[], float] = time.monotonic
 ) -> PruneRecord:
     """Prune, or go on pruning, and write `OUT/pruned.safetensors` and `OUT/prune.json`.
 
+    Args:
+        given: Of `request.opened`.
+        observer: Told how far it is.
+        clock: Seconds, rising; replaced in tests.
+
     Raises:
-        MirnetEdgeError: The request makes no sense, the target cannot be reached, or weights,
-            pictures or an earlier run's files cannot be read.
+        MirnetEdgeError: The target cannot be reached, or pictures or an earlier run's files
+            cannot be read.
         TrainingError: The loss is no longer a number; the last state is kept.
     """
-    run = _Run(opened(request), observer, clock)
+    run = _Run(given, observer, clock)
     while not run.record.finished and run.seconds_left > 0.0:
         run.one_stage()
     return run.record

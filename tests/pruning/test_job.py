@@ -14,7 +14,7 @@ from mirnet_edge.errors import CheckpointError, DataError, MirnetEdgeError, Opti
 from mirnet_edge.files import sha256_of
 from mirnet_edge.pruning import job
 from mirnet_edge.pruning.record import RECORD_FILE, TABLE_FILE, WEIGHTS_FILE, PruneRecord
-from mirnet_edge.pruning.request import Request
+from mirnet_edge.pruning.request import Request, opened
 
 pytestmark = pytest.mark.usefixtures("made_up_times")
 
@@ -42,6 +42,10 @@ class Told:
     def scored(self, score): ...
 
 
+def prune(request, observer, *clock):
+    return job.prune_weights(opened(request), observer, *clock)
+
+
 @pytest.fixture
 def request_for(pairs, weights, tmp_path):
     def make(**values):
@@ -57,7 +61,7 @@ def request_for(pairs, weights, tmp_path):
 
 def test_what_comes_out_is_narrower_has_a_parent_and_a_record(request_for, weights):
     request = request_for(speedup=1.5)
-    found = job.prune_weights(request, Told())
+    found = prune(request, Told())
     loaded = checkpoints.load(request.out / WEIGHTS_FILE)
     assert loaded.card.parent == loaded.card.teacher == sha256_of(weights)
     assert loaded.card.licence == "ours"
@@ -92,10 +96,10 @@ def told_config(loaded):
 
 def test_a_finished_run_is_told_and_not_repeated(request_for, made_up_times):
     request = request_for(speedup=1.5)
-    first = job.prune_weights(request, Told())
+    first = prune(request, Told())
     before = dict(made_up_times)
     told = Told()
-    assert job.prune_weights(request, told) == first
+    assert prune(request, told) == first
     assert (told.stages, told.steps, made_up_times) == ([], 0, before)
 
 
@@ -107,9 +111,9 @@ def test_a_finished_run_is_told_and_not_repeated(request_for, made_up_times):
 def test_a_run_that_was_interrupted_goes_on(request_for, made_up_times, ends_at, tables, timings):
     request = request_for(speedup=1.5)
     with pytest.raises(KeyboardInterrupt):
-        job.prune_weights(request, Told(ends_at))
+        prune(request, Told(ends_at))
     made_up_times.update(tables=0, timings=0)
-    found = job.prune_weights(request, Told())
+    found = prune(request, Told())
     assert found.finished
     assert (made_up_times["tables"], made_up_times["timings"]) == (tables, timings)
 
@@ -118,18 +122,18 @@ def test_a_run_whose_time_is_up_stops_after_a_stage_and_goes_on(request_for):
     request = request_for(speedup=1.5)
     clock = iter(range(10**6))
     short = dataclasses.replace(request, max_seconds=1.5)
-    found = job.prune_weights(short, Told(), lambda: float(next(clock)))
+    found = prune(short, Told(), lambda: float(next(clock)))
     assert not found.finished
     assert len(found.rounds) == 1
     assert found.rounds[0].distilled is None
     told = Told()
-    assert job.prune_weights(request, told).finished
+    assert prune(request, told).finished
     assert told.stages == ["learn from the unpruned (round 1 of 1)"]
 
 
 def test_rounds_go_part_of_the_way_each_and_learn_from_the_unpruned(request_for, weights):
     request = request_for(speedup=4.5, rounds=2, round_to=4)
-    found = job.prune_weights(request, Told())
+    found = prune(request, Told())
     first, second = found.rounds
     assert first.chosen.speedup >= 4.5**0.5
     assert second.chosen.speedup >= 4.5
@@ -141,20 +145,20 @@ def test_rounds_go_part_of_the_way_each_and_learn_from_the_unpruned(request_for,
 
 def test_a_slow_network_is_cut_again(request_for, made_up_times):
     made_up_times["slower"] = 2.5
-    found = job.prune_weights(request_for(speedup=1.7, round_to=4), Told())
+    found = prune(request_for(speedup=1.7, round_to=4), Told())
     assert len(found.rounds[0].attempts) > 1
     assert found.rounds[0].attempts[-1].predicted_ms < found.rounds[0].attempts[0].predicted_ms
 
 
 def test_what_was_not_reached_is_not_called_so(request_for, made_up_times):
     made_up_times["slower"] = 50.0
-    found = job.prune_weights(request_for(speedup=1.5), Told())
+    found = prune(request_for(speedup=1.5), Told())
     assert found.finished
     assert not found.reached
 
 
 def test_blocks_go_where_that_is_asked_and_loses_less(request_for, tmp_path):
-    found = job.prune_weights(request_for(speedup=1.8, blocks=True), Told())
+    found = prune(request_for(speedup=1.8, blocks=True), Told())
     (only,) = found.rounds
     assert [len(one.kept[0]) for one in only.candidates] == [2, 1]
     best = min(only.candidates, key=lambda one: one.cut_loss)
@@ -164,10 +168,10 @@ def test_blocks_go_where_that_is_asked_and_loses_less(request_for, tmp_path):
 
 
 def test_another_run_s_widths_are_taken_with_other_channels(request_for, tmp_path, made_up_times):
-    first = job.prune_weights(request_for(speedup=3.0, blocks=True), Told())
+    first = prune(request_for(speedup=3.0, blocks=True), Told())
     made_up_times["tables"] = 0
     request = request_for(like=tmp_path / "out", out=tmp_path / "random", importance="random")
-    second = job.prune_weights(request, Told())
+    second = prune(request, Told())
     assert made_up_times["tables"] == 0
     assert second.rounds[0].chosen.config == first.rounds[0].chosen.config
     assert second.rounds[0].kept == first.rounds[0].kept
@@ -177,7 +181,7 @@ def test_another_run_s_widths_are_taken_with_other_channels(request_for, tmp_pat
 
 @pytest.mark.parametrize("importance", ["magnitude", "random"])
 def test_other_importances_choose_too(request_for, importance):
-    assert job.prune_weights(request_for(speedup=1.5, importance=importance), Told()).finished
+    assert prune(request_for(speedup=1.5, importance=importance), Told()).finished
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,7 @@ REFUSED = [
 def test_what_makes_no_sense_is_refused_and_leaves_no_more_than_the_table(request_for, case):
     request = request_for(**case.values)
     with pytest.raises(case.error, match=case.says):
-        job.prune_weights(request, Told())
+        prune(request, Told())
     left = [one.name for one in request.out.iterdir()] if request.out.exists() else []
     assert set(left) <= {TABLE_FILE}
 
@@ -222,19 +226,17 @@ def test_weights_that_do_not_say_their_task_need_it_said(request_for, weights, t
     silent = tmp_path / "silent.safetensors"
     checkpoints.save(checkpoints.load(weights).model, silent, checkpoints.Card())
     with pytest.raises(OptionError, match="give --task"):
-        job.prune_weights(request_for(speedup=1.5, weights=str(silent)), Told())
-    found = job.prune_weights(
-        request_for(speedup=1.5, weights=str(silent), task="low-light"), Told()
-    )
+        prune(request_for(speedup=1.5, weights=str(silent)), Told())
+    found = prune(request_for(speedup=1.5, weights=str(silent), task="low-light"), Told())
     assert found.asked.task == "low-light"
 
 
 def test_the_folder_of_another_run_is_refused_and_kept(request_for):
     request = request_for(speedup=1.5)
-    job.prune_weights(request, Told())
+    prune(request, Told())
     before = (request.out / WEIGHTS_FILE).read_bytes()
     with pytest.raises(OptionError, match="begun with another speedup, seed; give the same"):
-        job.prune_weights(request_for(speedup=1.6, seed=1), Told())
+        prune(request_for(speedup=1.6, seed=1), Told())
     assert (request.out / WEIGHTS_FILE).read_bytes() == before
 
 
@@ -243,7 +245,7 @@ def test_a_folder_of_something_else_is_refused_and_kept(request_for):
     request.out.mkdir()
     (request.out / "state.pt").write_text("precious")
     with pytest.raises(OptionError, match=r"holds state\.pt and no prune\.json"):
-        job.prune_weights(request, Told())
+        prune(request, Told())
     assert (request.out / "state.pt").read_text() == "precious"
 
 
@@ -252,15 +254,15 @@ def test_a_damaged_record_is_refused(request_for):
     request.out.mkdir()
     (request.out / RECORD_FILE).write_text("{")
     with pytest.raises(OptionError, match="is not a record of schema 1"):
-        job.prune_weights(request, Told())
+        prune(request, Told())
 
 
 def test_a_stale_table_is_refused_and_kept(request_for):
     request = request_for(speedup=1.5)
     with pytest.raises(KeyboardInterrupt):
-        job.prune_weights(request, Told("time what was cut"))
+        prune(request, Told("time what was cut"))
     table = request.out / TABLE_FILE
     before = table.read_bytes()
     with pytest.raises(OptionError, match="was measured with another size; remove it"):
-        job.prune_weights(request_for(speedup=1.5, size=(32, 32)), Told())
+        prune(request_for(speedup=1.5, size=(32, 32)), Told())
     assert table.read_bytes() == before
