@@ -20,8 +20,12 @@ _MEMORY_FILE = Path("/proc/meminfo")
 # Of what the modules put out: sums and products between them are kept for the gradients too. What
 # a step of a MIRNet of 16 channels took, by its peak: 1.45 times (4 crops of 96), 1.42 (192).
 _TRAINING = 1.5
-# Of a runtime's largest tensor: it holds several at once and uses their places again.
-_RUNNING = 8.0
+# Of the largest of these: what a runtime holds for a whole network, which is several at once and,
+# in ONNX Runtime, an arena that grows in powers of two. A MIRNet of 16 channels took 5.0 times in
+# OpenVINO (640x480 and 256x192), 30 in ONNX Runtime (256x192).
+_RUNNING = {"openvino": 6.0, "onnxruntime": 32.0}
+_BLOCK = 8.0  # the same of a block alone; not measured
+_GRAPH = 90 * 2.0**20  # of each open graph, whatever the frame; 81 MiB were measured
 
 
 def require_memory(network: nn.Module, *, size: tuple[int, int], batch: int, crop: int) -> None:
@@ -31,6 +35,7 @@ def require_memory(network: nn.Module, *, size: tuple[int, int], batch: int, cro
 
     Args:
         network: What is to be timed and trained.
+        backend: What times it.
         size: (height, width) of the frame that is timed.
         batch: Crops in a training step.
         crop: Their side.
@@ -47,7 +52,11 @@ def require_memory(network: nn.Module, *, size: tuple[int, int], batch: int, cro
             f"a step on {batch} crops of {crop} takes about {step / _GIB:.1f} GiB, "
             f"{free / _GIB:.1f} GiB are free; choose a smaller --crop or --batch"
         )
-    table = OPEN_GRAPHS * _RUNNING * max(_outputs(network, size))
+    # whole networks of one trunk are the first two rows; of MIRNetEdge, all rows are
+    config: Any = network.config
+    whole = OPEN_GRAPHS if isinstance(config.channels, tuple) else 2
+    times = whole * _RUNNING[backend] + (OPEN_GRAPHS - whole) * _BLOCK
+    table = times * max(_outputs(network, size)) + OPEN_GRAPHS * _GRAPH
     if table > free:
         raise OptionError(
             f"timing frames of {size_text(*size)} takes about {table / _GIB:.1f} GiB, "

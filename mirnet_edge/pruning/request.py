@@ -144,7 +144,13 @@ def opened(request: Request) -> Opened:
     fresh = PruneRecord(asked=asked, conditions=conditions, unpruned_size=whole)
     record = begun(request.out, fresh)
     if not record.finished:
-        require_memory(network, size=request.size, batch=recipe.batch, crop=recipe.crops[0])
+        require_memory(
+            network,
+            backend=request.backend,
+            size=request.size,
+            batch=recipe.batch,
+            crop=recipe.crops[0],
+        )
     return Opened(
         request=request, network=network, card=loaded.card, sha256=loaded.sha256, task=task,
         recipe=recipe, record=record,
