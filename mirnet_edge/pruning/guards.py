@@ -28,7 +28,9 @@ _BLOCK = 8.0  # the same of a block alone; not measured
 _GRAPH = 90 * 2.0**20  # of each open graph, whatever the frame; 81 MiB were measured
 
 
-def require_memory(network: nn.Module, *, size: tuple[int, int], batch: int, crop: int) -> None:
+def require_memory(
+    network: nn.Module, *, backend: str, size: tuple[int, int], batch: int, crop: int
+) -> None:
     """Refuse frames and crops for which there is no memory; does nothing where nobody tells it.
 
     Nothing is computed: a copy of the network runs on the meta device.

@@ -21,10 +21,10 @@ from mirnet_edge.pruning.table import conditions_of, read_table
 from mirnet_edge.pruning.timing import bases_from, measure_table, time_networks
 from mirnet_edge.runtime.measure import p50
 from mirnet_edge.training.job import Observer as TrainingObserver
-from mirnet_edge.training.job import Request as TrainingRequest
 from mirnet_edge.training.job import train_weights
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.pairs import load_pairs, made_bad, require_measurable
+from mirnet_edge.training.request import Request as TrainingRequest
 from mirnet_edge.training.validation import validate
 
 if TYPE_CHECKING:

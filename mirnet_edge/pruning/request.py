@@ -22,9 +22,9 @@ from mirnet_edge.pruning.record import (
 )
 from mirnet_edge.pruning.scoring import require_importance
 from mirnet_edge.pruning.table import conditions_of
-from mirnet_edge.training.job import device_of
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.recipe import Recipe, read_recipe, recipe_from, require_crops
+from mirnet_edge.training.request import device_of
 from mirnet_edge.training.tasks import task_of
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ def test_a_frame_that_does_not_fit_says_what_it_takes(network, monkeypatch):
 
 
 def test_a_runtime_that_holds_more_is_refused_sooner(network, monkeypatch):
-    monkeypatch.setattr(guards, "available_bytes", lambda: 9 * _GIB)
+    monkeypatch.setattr(guards, "available_bytes", lambda: 17 * _GIB)
     frame = {"size": (720, 1280), "batch": 1, "crop": 32}
     guards.require_memory(network, backend="openvino", **frame)
     with pytest.raises(OptionError, match="choose a smaller --size"):
