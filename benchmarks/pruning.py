@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from mirnet_edge.pruning.record import PruneRecord, Quality, Round
 
-BLOCKS_FROM = 3.0  # speed-ups from which whole blocks may go too
 CONTROLS = ("magnitude", "random")
 
 
@@ -37,9 +36,7 @@ def requests_for(given: argparse.Namespace) -> dict[str, Request]:
             "workers": 0,
         }  # fmt: skip
         first = f"{speedup:g}x-taylor"
-        found[first] = Request(
-            **shared, out=given.out / first, speedup=speedup, blocks=speedup >= BLOCKS_FROM
-        )
+        found[first] = Request(**shared, out=given.out / first, speedup=speedup, blocks=True)
         for importance in CONTROLS:
             name = f"{speedup:g}x-{importance}"
             found[name] = Request(

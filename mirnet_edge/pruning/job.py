@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mirnet_edge import checkpoints
 from mirnet_edge.compression.prune import pruned, without_blocks
-from mirnet_edge.pruning.cutting import Cut, Cuttable, attempt, cheapest, cut_to
+from mirnet_edge.pruning.cutting import Cut, Cuttable, attempt, cheapest, cut_to, first_target_ms
 from mirnet_edge.pruning.record import TABLE_FILE, WEIGHTS_FILE, PruneRecord, Quality, Round
 from mirnet_edge.pruning.request import config_like, size_of
 from mirnet_edge.pruning.scoring import losses_on, scores_of
@@ -150,7 +150,7 @@ class _Run:
             source, candidates = cheapest(
                 shortened(parent, losses),
                 losses,
-                goal.ms(unpruned_ms),
+                first_target_ms(goal, unpruned_ms),
                 lambda kept, network: whole if network is parent else cuttable(kept, network),
             )
         cut = cut_to(source, goal, unpruned_ms, self._timed)

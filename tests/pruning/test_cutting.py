@@ -50,7 +50,8 @@ def source(network):
 def test_a_promise_that_holds_is_cut_once(source):
     cut = cut_to(source, Goal(speedup=1.25), _UNPRUNED_MS, lambda network: (50.0, 40.0))
     assert (len(cut.attempts), cut.best, cut.reached) == (1, 0, True)
-    assert cut.attempts[0].predicted_ms <= _UNPRUNED_MS / 1.25
+    # the first attempt takes the table to err by so much on the dear side
+    assert cut.attempts[0].predicted_ms <= 1.05 * _UNPRUNED_MS / 1.25
     assert cut.attempts[0].speedup == 1.25
 
 
@@ -83,7 +84,7 @@ def test_the_narrowest_that_is_still_too_slow_is_kept_and_told(source):
 def test_a_target_in_milliseconds_is_held_against_milliseconds(source):
     reached = cut_to(source, Goal(latency_ms=80.0), _UNPRUNED_MS, lambda network: (400.0, 79.0))
     assert reached.reached
-    assert reached.attempts[0].predicted_ms <= 80.0
+    assert reached.attempts[0].predicted_ms <= 84.0
 
 
 def test_a_round_before_the_last_goes_a_part_of_the_way():
