@@ -151,8 +151,9 @@ def _lines(record: PruneRecord, out: Path) -> list[str]:
     if record.rounds and not record.rounds[-1].reached:
         one = record.rounds[-1]
         lines.append(
-            f"NOT reached: {one.goal} was asked for; the fastest of {len(one.attempts)} attempts "
-            f"is {one.chosen.speedup:.2f}x, {one.chosen.pruned_ms:.2f} ms"
+            f"NOT reached: {one.goal} was asked for; the fastest that was cut is "
+            f"{one.chosen.speedup:.2f}x, {one.chosen.pruned_ms:.2f} ms (attempts: "
+            f"{len(one.attempts)})"
         )
     if not record.finished:
         lines.append("Out of time: run the same command again to go on.")

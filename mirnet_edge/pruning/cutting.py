@@ -90,8 +90,9 @@ def cut_to(source: Cuttable, goal: Goal, table_unpruned_ms: float, timed: Timed)
 
 
 def first_target_ms(goal: Goal, table_unpruned_ms: float) -> float:
-    """Return what the table is asked for at first, in milliseconds."""
-    return min(_DOUBT * goal.ms(table_unpruned_ms), table_unpruned_ms)
+    """Return what the table is asked for at first, in milliseconds: always less than it has."""
+    wanted = goal.ms(table_unpruned_ms)
+    return min(_DOUBT * wanted, (wanted + table_unpruned_ms) / 2.0)
 
 
 def attempt(network: nn.Module, predicted_ms: float | None, timed: Timed) -> Attempt:

@@ -61,8 +61,10 @@ def prune_weights(
         TrainingError: The loss is no longer a number; the last state is kept.
     """
     run = _Run(given, observer, clock)
-    while not run.record.finished and run.seconds_left > 0.0:
-        run.one_stage()
+    while not run.record.finished:
+        run.one_stage()  # at least one, however short the time
+        if run.seconds_left <= 0.0:
+            break
     return run.record
 
 

@@ -87,6 +87,12 @@ def test_a_target_in_milliseconds_is_held_against_milliseconds(source):
     assert reached.attempts[0].predicted_ms <= 84.0
 
 
+def test_a_target_close_by_still_cuts_something(source):
+    cut = cut_to(source, Goal(speedup=1.02), _UNPRUNED_MS, lambda network: (50.0, 49.0))
+    assert cut.attempts[0].predicted_ms < _UNPRUNED_MS
+    assert count_parameters(cut.network) < count_parameters(source.network)
+
+
 def test_a_round_before_the_last_goes_a_part_of_the_way():
     assert Goal(speedup=4.0, share=0.5).ms(100.0) == pytest.approx(50.0)
     assert Goal(latency_ms=25.0, share=0.5).ms(100.0) == pytest.approx(50.0)

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from mirnet_edge import checkpoints
 from mirnet_edge.errors import CheckpointError, DataError, MirnetEdgeError, OptionError
 from mirnet_edge.files import sha256_of
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
 from mirnet_edge.pruning import job
 from mirnet_edge.pruning.record import RECORD_FILE, TABLE_FILE, WEIGHTS_FILE, PruneRecord
 from mirnet_edge.pruning.request import Request, opened
@@ -122,7 +125,7 @@ def test_a_run_that_was_interrupted_goes_on(request_for, made_up_times, ends_at,
 def test_a_run_whose_time_is_up_stops_after_a_stage_and_goes_on(request_for):
     request = request_for(speedup=1.5)
     clock = iter(range(10**6))
-    short = dataclasses.replace(request, max_seconds=1.5)
+    short = dataclasses.replace(request, max_seconds=0.5)
     found = prune(short, Told(), lambda: float(next(clock)))
     assert not found.finished
     assert len(found.rounds) == 1
@@ -178,6 +181,24 @@ def test_another_run_s_widths_are_taken_with_other_channels(request_for, tmp_pat
     assert second.rounds[0].kept == first.rounds[0].kept
     assert second.rounds[0].cut.psnr_db != first.rounds[0].cut.psnr_db
     assert second.finished
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: MIRNetEdge(MIRNetEdgeConfig(channels=(16, 16, 16), exposure_channels=4)),
+        lambda: MIRNetV2(MIRNetV2Config(channels=16, groups=1, blocks=1, conv_groups=(2,))),
+    ],
+    ids=["edge", "mirnet-v2"],
+)
+def test_the_other_families_are_pruned_alike(request_for, tmp_path, network):
+    torch.manual_seed(0)
+    file = tmp_path / "other.safetensors"
+    checkpoints.save(network(), file, checkpoints.Card(task="low-light"))
+    found = prune(request_for(weights=str(file), speedup=1.3), Told())
+    assert found.finished
+    assert found.reached
+    assert found.pruned_size.gmacs < found.unpruned_size.gmacs
 
 
 @pytest.mark.parametrize("importance", ["magnitude", "random"])
