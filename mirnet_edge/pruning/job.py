@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from mirnet_edge.compression.importance import Loss
     from mirnet_edge.pruning.record import Candidate
     from mirnet_edge.pruning.request import Opened
     from mirnet_edge.pruning.shortening import Kept
@@ -107,8 +108,7 @@ class _Run:
         parent = self.given.network
         if number > 1:
             parent = checkpoints.load(self._trained_file(number - 1)).model
-        made = self._like(parent) if self.given.like else self._chosen(parent, number)
-        cut, part = made
+        cut, found = self._like(parent) if self.given.like else self._chosen(parent, number)
         self.observer.stage(f"validate what was cut (round {number})")
         unpruned = self.record.unpruned or self._quality(self.given.network)
         self._keep(unpruned=unpruned)  # before the round's folder is there
@@ -119,7 +119,7 @@ class _Run:
         checkpoints.save(cut.network, target, card)
         done = Round(
             goal=self.record.asked.goal(number), kept=cut.kept, attempts=cut.attempts,
-            best=cut.best, reached=cut.reached, cut=self._quality(cut.network), **part,
+            best=cut.best, reached=cut.reached, cut=self._quality(cut.network), **found,
         )  # fmt: skip
         self._keep(
             rounds=[*self.record.rounds, done],
@@ -128,12 +128,7 @@ class _Run:
 
     def _chosen(self, parent: nn.Module, number: int) -> tuple[Cut, dict[str, Any]]:
         asked = self.record.asked
-        recipe = self.given.recipe
-        self.observer.stage("measure what channels are worth")
-        losses = losses_on(
-            self.given.request.data, self.given.task, parent,
-            batch=recipe.batch, crop=recipe.crops[0], seed=asked.seed,
-        )  # fmt: skip
+        losses = self._losses(parent)
 
         def cuttable(kept: Kept, network: nn.Module) -> Cuttable:
             scores = scores_of(network, asked.importance, losses, asked.seed)
@@ -160,18 +155,22 @@ class _Run:
 
     def _like(self, parent: nn.Module) -> tuple[Cut, dict[str, Any]]:
         """Cut to the widths of another run; only which channels go is decided here."""
-        asked, recipe = self.record.asked, self.given.recipe
+        asked = self.record.asked
         kept, config = config_like(self.given)
-        self.observer.stage("measure what channels are worth")
-        losses = losses_on(
-            self.given.request.data, self.given.task, parent,
-            batch=recipe.batch, crop=recipe.crops[0], seed=asked.seed,
-        )  # fmt: skip
+        losses = self._losses(parent)
         short = without_blocks(parent, kept)
         small = pruned(short, config, scores_of(short, asked.importance, losses, asked.seed))
         only = attempt(small, None, self._timed)
         reached = only.pruned_ms <= only.unpruned_ms
         return Cut(small, kept, [only], 0, reached), {"candidates": [], "table_unpruned_ms": None}
+
+    def _losses(self, network: nn.Module) -> list[Loss]:
+        self.observer.stage("measure what channels are worth")
+        recipe = self.given.recipe
+        return losses_on(
+            self.given.request.data, self.given.task, network,
+            batch=recipe.batch, crop=recipe.crops[0], seed=self.record.asked.seed,
+        )  # fmt: skip
 
     def _bases(self, network: nn.Module, number: int) -> list[Any]:
         wanted = self.record.conditions
