@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from mirnet_edge.cli.application import command, stderr
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.progress import Progress, TaskID
-
-    from mirnet_edge.training.recipe import Recipe
-    from mirnet_edge.training.record import Score
+from mirnet_edge.cli.application import command
+from mirnet_edge.cli.training_progress import Display
 
 
 def train(
@@ -131,7 +122,7 @@ def train(
         qat=qat,
         max_seconds=math.inf if max_minutes is None else 60.0 * max_minutes,
     )
-    with _Display.shown() as display:
+    with Display.shown() as display:
         trained = train_weights(request, display)
     if not display.leads:
         return
@@ -170,87 +161,6 @@ def _channels(text: str | None) -> tuple[int, ...] | int | None:
     except ValueError as error:
         raise OptionError(f"--channels must be numbers, as 32,48,64; found {text!r}") from error
     return numbers if len(numbers) > 1 else numbers[0]
-
-
-class _Display:
-    """Shows a job's progress on stderr; of several processes the first one does."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._bars: dict[str, TaskID] = {}
-        self.leads = os.environ.get("RANK", "0") == "0"  # torchrun's
-        progress.disable = not self.leads
-
-    @classmethod
-    @contextlib.contextmanager
-    def shown(cls) -> Iterator[_Display]:
-        """Yield a display while its bars are on the screen."""
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=stderr()) as progress:
-            yield cls(progress)
-
-    def reading(self, total: int) -> None:
-        self._bars["read"] = self._progress.add_task("read pictures", total=total)
-
-    def read(self) -> None:
-        self._progress.advance(self._bars["read"])
-
-    def starting(self, recipe: Recipe, step: int) -> None:
-        if step and self.leads:
-            self._progress.console.print(
-                f"going on at step {step} of {recipe.steps}", highlight=False, soft_wrap=True
-            )
-        first = bool(recipe.exposure_steps) and step == 0
-        self._bars["exposure"] = self._progress.add_task(
-            "exposure",
-            total=recipe.exposure_steps * (1 + recipe.exposure_teachers),
-            visible=first,
-        )
-        self._bars["train"] = self._progress.add_task("train", total=recipe.steps, completed=step)
-
-    def exposure_step(self, step: int, loss: float) -> None:
-        self._update("exposure", step, f"exposure loss {loss:.4f}")
-
-    def stepped(self, step: int, loss: float) -> None:
-        self._update("train", step, f"loss {loss:.4f}")
-
-    def scored(self, score: Score) -> None:
-        if not self.leads:
-            return
-        self._progress.console.print(
-            f"step {score.step:6}  loss {score.loss:.4f}  PSNR {score.psnr_db:.2f} dB  "
-            f"brightness-matched {score.psnr_gtmean_db:.2f} dB  SSIM {score.ssim:.4f}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-
-    def blended(self, share: float, lost_db: float) -> None:
-        if self.leads:
-            self._progress.console.print(
-                f"{share:.0%} of what was learned loses {lost_db:.2f} dB of the former pictures",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
-
-    def _update(self, bar: str, completed: int, text: str) -> None:
-        self._progress.update(self._bars[bar], completed=completed, description=text)
 
 
 main = command(train)

@@ -53,13 +53,19 @@ def choose(
     choices = [_narrowed(network, scores, base, target_ms) for base in bases]
     reached = [choice for choice in choices if choice.predicted_ms <= target_ms]
     if not reached:
-        fastest = min(choices, key=lambda choice: choice.predicted_ms)
+        least = min(choice.predicted_ms for choice in choices)
         raise OptionError(
             f"the target is {target_ms:.2f} ms; the narrowest network of these blocks takes "
-            f"{fastest.predicted_ms:.2f} ms. Ask for less, drop blocks with --blocks, or choose a "
+            f"{least:.2f} ms. Ask for less, drop blocks with --blocks, or choose a "
             "smaller --round-to"
         )
     return min(reached, key=lambda choice: choice.removed)
+
+
+def narrowest(network: nn.Module, scores: Mapping[str, Tensor], bases: Sequence[Base]) -> Choice:
+    """Return the fastest config of the table."""
+    choices = [_narrowed(network, scores, base, 0.0) for base in bases]
+    return min(choices, key=lambda choice: choice.predicted_ms)
 
 
 def removed_importance(network: nn.Module, config: Any, scores: Mapping[str, Tensor]) -> float:  # noqa: ANN401  # the families' configs have no type in common

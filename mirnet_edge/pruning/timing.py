@@ -2,7 +2,8 @@
 
 Each row is a graph as it is deployed, exported and timed in turn with the others. What lies inside
 the blocks is timed as the block alone, times how often it runs: a difference of two whole networks
-would drown in noise.
+would drown in noise. Alone, blocks save more than inside a network, so the network with all of them
+at their narrowest is timed too, and what they save is scaled to add up to that.
 """
 
 from __future__ import annotations
@@ -14,20 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, PositiveFloat, ValidationError
 
-from mirnet_edge.checkpoints.families import family_of, plain_config
+from mirnet_edge.checkpoints.families import family_of
 from mirnet_edge.compression.inference_form import to_inference_form
-from mirnet_edge.dependencies import require
-from mirnet_edge.errors import OptionError
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.files import write_atomically
-from mirnet_edge.manifest import Document, ImageContract, MachineFacts
+from mirnet_edge.manifest import ImageContract
 from mirnet_edge.models.mirnet import DualAttentionUnit, ResidualDownsampling, ResidualUpsampling
 from mirnet_edge.models.mirnet_v2 import ResidualContextualBlock
 from mirnet_edge.pruning.choice import Base
+from mirnet_edge.pruning.table import LatencyTable
 from mirnet_edge.pruning.widths import Knob, bases_of, knobs_of, with_widths
-from mirnet_edge.runtime.machine import describe
 from mirnet_edge.runtime.measure import measure_interleaved, p50
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
@@ -37,88 +35,16 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from mirnet_edge.pruning.table import Conditions
     from mirnet_edge.runtime.runner import GraphRunner, Runner
 
 _RUNNERS: dict[str, type[OpenVinoRunner | OnnxRuntimeRunner]] = {
     "openvino": OpenVinoRunner,
     "onnxruntime": OnnxRuntimeRunner,
 }
-_BATCH = 16  # graphs that are open at once
-_WHOLE = "whole"
-
-
-class Conditions(Document):
-    """What a table holds for, and nothing else."""
-
-    machine: MachineFacts
-    backend: str
-    backend_version: str
-    size: tuple[int, int]
-    """(height, width) of the frame."""
-    round_to: int
-    architecture: str
-    config: dict[str, Any]
-
-
-class LatencyTable(Document):
-    """Milliseconds of each row, by its name."""
-
-    schema_version: Literal[1] = 1
-    conditions: Conditions
-    rounds: int = Field(ge=1)
-    rows: dict[str, PositiveFloat]
-
-
-def conditions_of(
-    network: nn.Module, backend: str, size: tuple[int, int], round_to: int
-) -> Conditions:
-    """Return what a table of this network would hold for, here and now.
-
-    Raises:
-        OptionError: No such backend, a size that is no frame of the network, or no rounding.
-        MissingDependencyError: The backend is not installed.
-    """
-    if backend not in _RUNNERS:
-        raise OptionError(f"--backend must be {' or '.join(_RUNNERS)}, found {backend!r}")
-    if round_to < 1:
-        raise OptionError(f"--round-to must be at least 1, found {round_to}")
-    multiple: int = network.multiple  # type: ignore[assignment]
-    if min(size) < 1 or any(side % multiple for side in size):
-        raise OptionError(
-            f"--size must be multiples of {multiple} for this network, found {size[1]}x{size[0]}"
-        )
-    return Conditions(
-        machine=describe(),
-        backend=backend,
-        backend_version=str(require(backend, f"the backend {backend}").__version__),
-        size=size,
-        round_to=round_to,
-        architecture=family_of(network).name,
-        config=plain_config(network.config),
-    )
-
-
-def read_table(path: Path, expected: Conditions) -> LatencyTable:
-    """Return the table of a file.
-
-    Raises:
-        OptionError: No table, or one that was measured under other conditions; names them.
-    """
-    try:
-        table = LatencyTable.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise OptionError(
-            f"{path} is not a latency table; expected one that mirnet-prune wrote. Remove it to "
-            "measure anew"
-        ) from error
-    found, wanted = (one.model_dump(mode="json") for one in (table.conditions, expected))
-    stale = [name for name in wanted if found[name] != wanted[name]]
-    if stale:
-        raise OptionError(
-            f"{path} was measured with another {', '.join(stale)}; remove it to measure anew, or "
-            "give another --out"
-        )
-    return table
+OPEN_GRAPHS = 16
+"""How many are timed in turn."""
+_WHOLE, _NARROWEST = "whole", "narrowest"
 
 
 def measure_table(
@@ -140,8 +66,8 @@ def measure_table(
             graphs.setdefault(name, graph)
     milliseconds: dict[str, float] = {}
     names = list(graphs)
-    for first in range(0, len(names), _BATCH):
-        chosen = names[first : first + _BATCH]
+    for first in range(0, len(names), OPEN_GRAPHS):
+        chosen = names[first : first + OPEN_GRAPHS]
         on_stage(f"time {first + len(chosen)} of {len(names)} graphs")
         milliseconds |= _timed({name: graphs[name] for name in chosen}, conditions, rounds)
     table = LatencyTable(conditions=conditions, rounds=rounds, rows=milliseconds)
@@ -160,7 +86,8 @@ def bases_from(table: LatencyTable, network: nn.Module) -> list[Base]:
     for config in bases_of(network.config, conditions.round_to):
         whole = rows[_row(config, _WHOLE, 0)]
         saved: dict[tuple[Knob, int], float] = {}
-        for knob in knobs_of(config, conditions.round_to):
+        knobs = [knob for knob in knobs_of(config, conditions.round_to) if knob.values[1:]]
+        for knob in knobs:
             if knob.field == "channels":
                 calls, full = 1, whole
             else:
@@ -168,7 +95,10 @@ def bases_from(table: LatencyTable, network: nn.Module) -> list[Base]:
                 full = rows[_row(config, knob.name, knob.values[0])]
             for value in knob.values[1:]:
                 saved[knob, value] = calls * (full - rows[_row(config, knob.name, value)])
-        found.append(Base(config, whole, saved))
+        alone = sum(saved.get((knob, knob.values[-1]), 0.0) for knob in knobs)
+        together = max(0.0, whole - rows[_row(config, _NARROWEST, 0)]) if knobs else 0.0
+        scale = together / alone if alone > 0.0 else 1.0
+        found.append(Base(config, whole, {key: scale * ms for key, ms in saved.items()}))
     return found
 
 
@@ -189,7 +119,7 @@ def time_networks(
 def _row(config: Any, knob: str, value: int) -> str:  # noqa: ANN401  # the families' configs have no type in common
     widths = config.channels if isinstance(config.channels, tuple) else (config.channels,)
     trunk = ",".join(map(str, widths))
-    return f"{trunk} {knob}" if knob == _WHOLE else f"{trunk} {knob}={value}"
+    return f"{trunk} {knob}" if knob in (_WHOLE, _NARROWEST) else f"{trunk} {knob}={value}"
 
 
 def _rows(
@@ -201,7 +131,11 @@ def _rows(
     build = family_of(network).network
     shape = (getattr(base, "in_channels", 3), *conditions.size)
     found = {_row(base, _WHOLE, 0): (build(base).eval(), shape)}
-    for knob in knobs_of(base, conditions.round_to):
+    knobs = knobs_of(base, conditions.round_to)
+    narrowest = {knob: knob.values[-1] for knob in knobs if knob.values[1:]}
+    if narrowest:
+        found[_row(base, _NARROWEST, 0)] = (build(with_widths(base, narrowest)).eval(), shape)
+    for knob in knobs:
         for value in knob.values:
             config = with_widths(base, {knob: value})
             name = _row(base, knob.name, value)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _INNER = ("unit_widths", "down_widths", "up_widths")
-_SHARES = (1.0, 0.75, 0.5, 0.25)  # of a width; each costs one measurement
+_SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)  # of a width; each costs one measurement
 
 
 @dataclass(frozen=True)

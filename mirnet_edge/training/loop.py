@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from mirnet_edge.errors import OptionError, TrainingError
+from mirnet_edge.errors import TrainingError
 from mirnet_edge.models.edge import MIRNetEdge
 from mirnet_edge.training import loss, record, state
 from mirnet_edge.training.batches import Drawing, batches
 from mirnet_edge.training.exposure import train_exposure
 from mirnet_edge.training.pairs import made_bad
 from mirnet_edge.training.parallel import Process
+from mirnet_edge.training.recipe import require_crops
 from mirnet_edge.training.record import Score
 from mirnet_edge.training.validation import validate
 
@@ -93,7 +94,7 @@ class Trainer:
         self.start = start
         self.step = 0
         self.multiple: int = model.multiple  # type: ignore[assignment]
-        _require_crops(recipe, self.multiple * _scale_of(model))
+        require_crops(recipe, self.multiple * _scale_of(model))
         self._first = [weight.detach().clone() for weight in self.model.parameters()]
         rests = self._has_exposure_stage or not recipe.exposure_learns
         if self._branch is not None and rests:
@@ -191,7 +192,7 @@ class Trainer:
                 mixup=recipe.mixup,
                 # what a crop was made of is all there is of its frame
                 thumbnails=train.degrade is None
-                and any(_has_exposure(one) for one in (self.model, self.teacher)),
+                and any(has_exposure(one) for one in (self.model, self.teacher)),
             )
 
         return batches(
@@ -267,7 +268,7 @@ class Trainer:
         self, network: nn.Module, low: Tensor, thumbnail: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Return what a network takes: its exposure branch sees the whole frames, made small."""
-        if thumbnail is None or not _has_exposure(network):
+        if thumbnail is None or not has_exposure(network):
             return (low,)
         return low, thumbnail.to(self.device)
 
@@ -279,18 +280,10 @@ class Trainer:
         return torch.stack(ways).sum()
 
 
-def _has_exposure(network: nn.Module | None) -> bool:
+def has_exposure(network: nn.Module | None) -> bool:
+    """Return whether a network looks at the whole frame, made small, to set the exposure."""
     return isinstance(network, MIRNetEdge) and network.exposure is not None
 
 
 def _scale_of(model: nn.Module) -> int:
     return model.config.scale if isinstance(model, MIRNetEdge) else 1
-
-
-def _require_crops(recipe: Recipe, multiple: int) -> None:
-    unfit = [crop for crop in recipe.crops if crop % multiple]
-    if unfit:
-        raise OptionError(
-            f"the crop is {unfit[0]} pixels wide; this network takes multiples of {multiple}. "
-            f"Choose --crop {max(1, round(unfit[0] / multiple)) * multiple}"
-        )

@@ -175,6 +175,20 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
 )
 
 
+def require_crops(recipe: Recipe, multiple: int) -> None:
+    """Refuse crops that a network of this multiple does not take.
+
+    Raises:
+        OptionError: One is no multiple.
+    """
+    unfit = [crop for crop in recipe.crops if crop % multiple]
+    if unfit:
+        raise OptionError(
+            f"the crop is {unfit[0]} pixels wide; this network takes multiples of {multiple}. "
+            f"Choose --crop {max(1, round(unfit[0] / multiple)) * multiple}"
+        )
+
+
 class RecipeFile(Document):
     """A TOML file: the network, and how to train it. What it leaves out is as by default."""
 

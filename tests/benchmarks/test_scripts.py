@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import sys
 from pathlib import Path
@@ -9,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mirnet_edge.checkpoints.families import plain_config
 from mirnet_edge.metrics import psnr
+from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
+from mirnet_edge.pruning.record import Asked, Attempt, Goal, PruneRecord, Quality, Round, Size
+from mirnet_edge.pruning.table import conditions_of
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TASKS = ("low-light", "denoise", "super-resolution", "old-photo")
@@ -64,3 +69,54 @@ def test_only_low_light_is_to_bring_the_light_back(robustness, photo):
     for task in TASKS:
         _, truth = robustness.made_bad(task, photo, dark, np.random.default_rng(0))
         assert np.array_equal(truth, photo) == (task == "low-light")
+
+
+def _pruned(distilled):
+    network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1))
+    config = plain_config(network.config)
+    asked = Asked(
+        weights_sha256="0", data="lol", task="low-light", speedup=2.0, latency_ms=None, like=None,
+        backend="onnxruntime", size=(16, 16), importance="taylor", round_to=8, blocks=False,
+        rounds=1, recipe="prune", training={}, seed=0,
+    )  # fmt: skip
+    attempts = [
+        Attempt(config=config, predicted_ms=9.0, unpruned_ms=20.0, pruned_ms=time)
+        for time in (12.0, 8.0)
+    ]
+    only = Round(
+        goal=Goal(speedup=2.0), candidates=[], kept=[[0]], attempts=attempts, best=1,
+        table_unpruned_ms=18.0, reached=True, cut=_quality(15.0), distilled=distilled,
+    )  # fmt: skip
+    return PruneRecord(
+        asked=asked, conditions=conditions_of(network, "onnxruntime", (16, 16), 8),
+        unpruned=_quality(20.5), unpruned_size=Size(gmacs=7.5, parameters=9),
+        pruned_size=Size(gmacs=2.5, parameters=3), rounds=[only],
+    )  # fmt: skip
+
+
+def _quality(psnr_db, steps=0):
+    return Quality(psnr_db=psnr_db, psnr_gtmean_db=24.0, ssim=0.8, steps=steps)
+
+
+def test_the_pruning_table_says_what_was_lost_and_what_was_not_trained():
+    table = script("pruning").table_of({"a": _pruned(_quality(20.25, 300)), "b": _pruned(None)})
+    rows = table.splitlines()[2:]
+    assert rows == [
+        "| unpruned | 7.50 | 1.00 | | 20.50 | | 24.00 | 0.8000 | |",
+        "| a | 2.50 | 2.50 | 15.00 | 20.25 | -0.25 | 24.00 | 0.8000 | 300 |",
+        "| b | 2.50 | 2.50 | 15.00 | not trained yet |  |  |  | 0 |",
+    ]
+
+
+def test_the_controls_of_the_pruning_table_take_the_widths_of_the_first():
+    given = argparse.Namespace(
+        weights="w", data=Path("lol"), out=Path("out"), speedup=[2.0, 4.0], backend="openvino",
+        size="256x192", steps=3,
+    )  # fmt: skip
+    found = script("pruning").requests_for(given)
+    assert list(found) == [
+        "2x-taylor", "2x-magnitude", "2x-random", "4x-taylor", "4x-magnitude", "4x-random",
+    ]  # fmt: skip
+    assert found["2x-taylor"].blocks
+    assert found["4x-random"].like == found["4x-taylor"].out
+    assert found["4x-random"].training == found["4x-taylor"].training

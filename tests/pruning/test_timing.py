@@ -11,6 +11,7 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.pruning import timing
 from mirnet_edge.pruning.choice import choose
+from mirnet_edge.pruning.table import LatencyTable, conditions_of, read_table
 
 _SIZE = (16, 16)
 
@@ -24,23 +25,21 @@ def network():
 @pytest.fixture(scope="module")
 def measured(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("table") / "latency.json"
-    conditions = timing.conditions_of(network, "onnxruntime", _SIZE, 8)
+    conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
     return path, conditions, timing.measure_table(network, conditions, path, rounds=2)
 
 
 def test_a_table_has_a_row_for_each_trunk_and_each_width(measured, network):
     path, conditions, table = measured
     assert set(table.rows) == {
-        "16 whole", "16 unit_widths.0=16", "16 unit_widths.0=8",
+        "16 whole", "16 narrowest", "16 unit_widths.0=16", "16 unit_widths.0=8",
         "8 whole", "8 unit_widths.0=8",
     }  # fmt: skip
-    assert timing.read_table(path, conditions) == table
+    assert read_table(path, conditions) == table
     bases = timing.bases_from(table, network)
     assert [base.config.channels for base in bases] == [16, 8]
     ((knob, value),) = bases[0].saved_ms
     assert (knob.name, value) == ("unit_widths.0", 8)
-    one = table.rows["16 unit_widths.0=16"] - table.rows["16 unit_widths.0=8"]
-    assert bases[0].saved_ms[knob, value] == pytest.approx(2 * one)  # it runs in both columns
     slowest = max(base.ms for base in bases)
     assert choose(network, magnitude(network), bases, slowest).predicted_ms <= slowest
 
@@ -54,10 +53,28 @@ def test_the_streams_of_the_edge_network_are_timed_as_whole_networks(monkeypatch
         return dict.fromkeys(graphs, 1.0)
 
     monkeypatch.setattr(timing, "_timed", timed)
-    conditions = timing.conditions_of(network, "onnxruntime", _SIZE, 8)
+    conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
     table = timing.measure_table(network, conditions, tmp_path / "latency.json")
-    assert set(table.rows) == {"16,8,8 whole", "16,8,8 channels.0=8"}
+    assert set(table.rows) == {"16,8,8 whole", "16,8,8 narrowest", "16,8,8 channels.0=8"}
     assert seen["16,8,8 channels.0=8"][0].config.channels == (8, 8, 8)
+
+
+def test_what_blocks_save_alone_is_scaled_to_what_they_save_together():
+    network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=2, streams=2, columns=1))
+    conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
+    rows = {
+        "8 whole": 10.0, "8 narrowest": 7.0,
+        "8 unit_widths.0=8": 1.0,
+        "8 unit_widths.1=16": 3.0, "8 unit_widths.1=8": 1.0,  # runs in two blocks: 4 ms
+        "8 down_widths.0=8": 1.0,
+        "8 up_widths.0=16": 2.0, "8 up_widths.0=8": 1.0,  # the same: 2 ms
+    }  # fmt: skip
+    table = LatencyTable(conditions=conditions, rounds=1, rows=rows)
+    (base,) = timing.bases_from(table, network)
+    saved = {(knob.name, value): ms for (knob, value), ms in base.saved_ms.items()}
+    assert saved == {
+        ("unit_widths.1", 8): pytest.approx(2.0), ("up_widths.0", 8): pytest.approx(1.0),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -72,14 +89,14 @@ def test_the_streams_of_the_edge_network_are_timed_as_whole_networks(monkeypatch
 def test_a_table_of_other_conditions_is_stale(measured, change, says):
     path, conditions, _ = measured
     with pytest.raises(OptionError, match=says):
-        timing.read_table(path, conditions.model_copy(update=change))
+        read_table(path, conditions.model_copy(update=change))
 
 
 def test_a_table_of_another_machine_is_stale(measured):
     path, conditions, _ = measured
     other = conditions.machine.model_copy(update={"processor": "another"})
     with pytest.raises(OptionError, match="another machine"):
-        timing.read_table(path, conditions.model_copy(update={"machine": other}))
+        read_table(path, conditions.model_copy(update={"machine": other}))
 
 
 def test_a_file_that_is_no_table_is_one_line(tmp_path, measured):
@@ -87,15 +104,15 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path, measured):
     file.write_text("{}")
     for path in (file, tmp_path / "absent.json"):
         with pytest.raises(OptionError, match="is not a latency table"):
-            timing.read_table(path, measured[1])
+            read_table(path, measured[1])
 
 
 def test_backends_and_sizes_that_are_not_here_are_refused(network, monkeypatch):
     with pytest.raises(OptionError, match="--backend must be openvino or onnxruntime, found 'x'"):
-        timing.conditions_of(network, "x", _SIZE, 8)
+        conditions_of(network, "x", _SIZE, 8)
     wide = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1))
     with pytest.raises(OptionError, match="multiples of 4 for this network, found 18x16"):
-        timing.conditions_of(wide, "onnxruntime", (16, 18), 8)
+        conditions_of(wide, "onnxruntime", (16, 18), 8)
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(MissingDependencyError, match="openvino"):
-        timing.conditions_of(network, "openvino", _SIZE, 8)
+        conditions_of(network, "openvino", _SIZE, 8)

@@ -1,0 +1,103 @@
+"""What pruning costs: taylor, magnitude and random channels at the same widths.
+
+    python benchmarks/pruning.py --weights wide.safetensors --data lol --out build/pruning
+
+For each speed-up one `mirnet-prune --importance taylor` chooses blocks and widths; the others cut
+the same network to these (`--like`), so they have its time and its MACs, and are trained alike.
+Stopped runs go on where they were; run again, it prints the table of what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mirnet_edge.cli.application import parsed_size
+from mirnet_edge.cli.training_progress import Display
+from mirnet_edge.pruning.job import prune_weights
+from mirnet_edge.pruning.request import Request, opened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mirnet_edge.pruning.record import PruneRecord, Quality, Round
+
+CONTROLS = ("magnitude", "random")
+
+
+def requests_for(given: argparse.Namespace) -> dict[str, Request]:
+    """Return the runs by name, each before those that take its widths."""
+    found = {}
+    for speedup in given.speedup:
+        shared: dict[str, Any] = {
+            "weights": given.weights, "data": given.data, "backend": given.backend,
+            "size": parsed_size(given.size, "--size"), "training": {"steps": given.steps},
+            "workers": 0,
+        }  # fmt: skip
+        first = f"{speedup:g}x-taylor"
+        found[first] = Request(**shared, out=given.out / first, speedup=speedup, blocks=True)
+        for importance in CONTROLS:
+            name = f"{speedup:g}x-{importance}"
+            found[name] = Request(
+                **shared, out=given.out / name, like=given.out / first, importance=importance
+            )
+    return found
+
+
+def table_of(records: Mapping[str, PruneRecord]) -> str:
+    """Return the figures of runs as Markdown, the unpruned network first."""
+    lines = [
+        "| network | GMACs | times faster | cut, PSNR dB | trained, PSNR dB "
+        "| against the unpruned | brightness-matched, dB | SSIM | steps |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for place, (name, record) in enumerate(records.items()):
+        whole = record.unpruned
+        if place == 0 and whole is not None:
+            lines.append(
+                f"| unpruned | {record.unpruned_size.gmacs:.2f} | 1.00 | | {whole.psnr_db:.2f} | | "
+                f"{whole.psnr_gtmean_db:.2f} | {whole.ssim:.4f} | |"
+            )
+        if record.rounds and record.pruned_size is not None and whole is not None:
+            lines.append(_row(name, record.rounds[-1], record.pruned_size.gmacs, whole))
+    return "\n".join(lines)
+
+
+def _row(name: str, last: Round, gmacs: float, whole: Quality) -> str:
+    row = [name, f"{gmacs:.2f}", f"{last.chosen.speedup:.2f}", f"{last.cut.psnr_db:.2f}"]
+    learned = last.distilled
+    if learned is None:
+        row += ["not trained yet", "", "", "", "0"]
+    else:
+        row += [
+            f"{learned.psnr_db:.2f}", f"{learned.psnr_db - whole.psnr_db:+.2f}",
+            f"{learned.psnr_gtmean_db:.2f}", f"{learned.ssim:.4f}", str(learned.steps),
+        ]  # fmt: skip
+    return f"| {' | '.join(row)} |"
+
+
+def main() -> None:
+    """Run what is not done yet and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("build/pruning"))
+    parser.add_argument("--speedup", type=float, nargs="+", default=[2.0, 4.0])
+    parser.add_argument("--backend", default="openvino")
+    parser.add_argument("--size", default="256x192")
+    parser.add_argument("--steps", type=int, default=300)
+    records = {}
+    for name, request in requests_for(parser.parse_args()).items():
+        given = opened(request)
+        if given.record.finished:
+            records[name] = given.record
+            continue
+        with Display.shown() as display:
+            display.stage(name)
+            records[name] = prune_weights(given, display)
+    print(table_of(records))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""How far training is, on stderr: what mirnet-train and mirnet-prune show."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from mirnet_edge.cli.application import stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress, TaskID
+
+    from mirnet_edge.training.recipe import Recipe
+    from mirnet_edge.training.record import Score
+
+
+class Display:
+    """Shows a job's progress on stderr; of several processes the first one does."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+        self.leads = os.environ.get("RANK", "0") == "0"  # torchrun's
+        progress.disable = not self.leads
+
+    @classmethod
+    @contextlib.contextmanager
+    def shown(cls) -> Iterator[Display]:
+        """Yield a display while its bars are on the screen."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=stderr()) as progress:
+            yield cls(progress)
+
+    def stage(self, what: str) -> None:
+        """Say what begins."""
+        self._progress.console.print(what, markup=False, highlight=False, soft_wrap=True)
+
+    def reading(self, total: int) -> None:
+        """Begin the bar of the pictures."""
+        self._bars["read"] = self._progress.add_task("read pictures", total=total)
+
+    def read(self) -> None:
+        """Move it on."""
+        self._progress.advance(self._bars["read"])
+
+    def starting(self, recipe: Recipe, step: int) -> None:
+        """Begin the bars of training, and say where a stopped run goes on."""
+        if step and self.leads:
+            self._progress.console.print(
+                f"going on at step {step} of {recipe.steps}", highlight=False, soft_wrap=True
+            )
+        first = bool(recipe.exposure_steps) and step == 0
+        self._bars["exposure"] = self._progress.add_task(
+            "exposure",
+            total=recipe.exposure_steps * (1 + recipe.exposure_teachers),
+            visible=first,
+        )
+        self._bars["train"] = self._progress.add_task("train", total=recipe.steps, completed=step)
+
+    def exposure_step(self, step: int, loss: float) -> None:
+        """Move the first stage's bar on."""
+        self._update("exposure", step, f"exposure loss {loss:.4f}")
+
+    def stepped(self, step: int, loss: float) -> None:
+        """Move the bar on."""
+        self._update("train", step, f"loss {loss:.4f}")
+
+    def scored(self, score: Score) -> None:
+        """Say what validation found."""
+        if not self.leads:
+            return
+        self._progress.console.print(
+            f"step {score.step:6}  loss {score.loss:.4f}  PSNR {score.psnr_db:.2f} dB  "
+            f"brightness-matched {score.psnr_gtmean_db:.2f} dB  SSIM {score.ssim:.4f}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def blended(self, share: float, lost_db: float) -> None:
+        """Say how far the weights went."""
+        if self.leads:
+            self._progress.console.print(
+                f"{share:.0%} of what was learned loses {lost_db:.2f} dB of the former pictures",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _update(self, bar: str, completed: int, text: str) -> None:
+        self._progress.update(self._bars[bar], completed=completed, description=text)

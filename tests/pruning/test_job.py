@@ -1,0 +1,290 @@
+"""The job: what it leaves behind, where a stopped one goes on, what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from mirnet_edge import checkpoints
+from mirnet_edge.errors import CheckpointError, DataError, MirnetEdgeError, OptionError
+from mirnet_edge.files import sha256_of
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
+from mirnet_edge.pruning import job
+from mirnet_edge.pruning.record import RECORD_FILE, TABLE_FILE, WEIGHTS_FILE, PruneRecord
+from mirnet_edge.pruning.request import Request, opened
+
+pytestmark = pytest.mark.usefixtures("made_up_times")
+
+
+class Told:
+    """Keeps what it is told; a stage of that name, or a training step, can be made to end it."""
+
+    def __init__(self, ends_at=None):
+        self.stages = []
+        self.steps = 0
+        self.ends_at = ends_at
+
+    def stage(self, what):
+        self.stages.append(what)
+        if self.ends_at and what.startswith(self.ends_at):
+            raise KeyboardInterrupt
+
+    def stepped(self, step, loss):
+        self.steps += 1
+
+    def reading(self, total): ...
+    def read(self): ...
+    def starting(self, recipe, step): ...
+    def exposure_step(self, step, loss): ...
+    def scored(self, score): ...
+    def blended(self, share, lost_db): ...
+
+
+def prune(request, observer, *clock):
+    return job.prune_weights(opened(request), observer, *clock)
+
+
+@pytest.fixture
+def request_for(pairs, weights, tmp_path):
+    def make(**values):
+        usual = {
+            "weights": str(weights), "data": pairs, "out": tmp_path / "out",
+            "backend": "onnxruntime", "size": (16, 16), "device": "cpu", "workers": 0,
+            "training": {"steps": 3, "batch": 1, "crops": (16,)},
+        }  # fmt: skip
+        return Request(**(usual | values))
+
+    return make
+
+
+def test_what_comes_out_is_narrower_has_a_parent_and_a_record(request_for, weights):
+    request = request_for(speedup=1.5)
+    found = prune(request, Told())
+    loaded = checkpoints.load(request.out / WEIGHTS_FILE)
+    assert loaded.card.parent == loaded.card.teacher == sha256_of(weights)
+    assert loaded.card.licence == "ours"
+    assert "pruned by taylor; " in loaded.card.note
+    told = json.loads((request.out / RECORD_FILE).read_text())
+    assert PruneRecord.model_validate(told) == found
+    (only,) = told["rounds"]
+    attempt = only["attempts"][only["best"]]
+    assert found.finished
+    assert found.reached
+    assert told["asked"]["speedup"] == 1.5
+    assert told["asked"]["weights_sha256"] == sha256_of(weights)
+    assert told["conditions"]["backend"] == "onnxruntime"
+    assert attempt["config"] == told_config(loaded)
+    assert attempt["predicted_ms"] <= 1.05 * only["table_unpruned_ms"] / 1.5
+    assert attempt["pruned_ms"] <= attempt["unpruned_ms"] / 1.5
+    assert loaded.card.figures["speedup"] == pytest.approx(
+        attempt["unpruned_ms"] / attempt["pruned_ms"], abs=1e-3
+    )
+    assert only["distilled"]["steps"] == 3
+    assert only["distilled"]["psnr_db"] == pytest.approx(
+        loaded.card.figures["val_psnr_db"], abs=1e-3
+    )
+    assert {told["unpruned"]["psnr_db"], only["cut"]["psnr_db"]}.isdisjoint({None})
+    assert told["pruned_size"]["gmacs"] < told["unpruned_size"]["gmacs"]
+    assert told["pruned_size"]["parameters"] < told["unpruned_size"]["parameters"]
+
+
+def told_config(loaded):
+    return json.loads(json.dumps(dataclasses.asdict(loaded.model.config)))
+
+
+def test_a_finished_run_is_told_and_not_repeated(request_for, made_up_times):
+    request = request_for(speedup=1.5)
+    first = prune(request, Told())
+    before = dict(made_up_times)
+    told = Told()
+    assert prune(request, told) == first
+    assert (told.stages, told.steps, made_up_times) == ([], 0, before)
+
+
+@pytest.mark.parametrize(
+    ("ends_at", "tables", "timings"),
+    [("time what was cut", 0, 1), ("validate", 0, 1), ("learn from", 0, 0)],
+    ids=["after the table", "after the timing", "before training"],
+)
+def test_a_run_that_was_interrupted_goes_on(request_for, made_up_times, ends_at, tables, timings):
+    request = request_for(speedup=1.5)
+    with pytest.raises(KeyboardInterrupt):
+        prune(request, Told(ends_at))
+    made_up_times.update(tables=0, timings=0)
+    found = prune(request, Told())
+    assert found.finished
+    assert (made_up_times["tables"], made_up_times["timings"]) == (tables, timings)
+
+
+def test_a_run_whose_time_is_up_stops_after_a_stage_and_goes_on(request_for):
+    request = request_for(speedup=1.5)
+    clock = iter(range(10**6))
+    short = dataclasses.replace(request, max_seconds=0.5)
+    found = prune(short, Told(), lambda: float(next(clock)))
+    assert not found.finished
+    assert len(found.rounds) == 1
+    assert found.rounds[0].distilled is None
+    told = Told()
+    assert prune(request, told).finished
+    assert told.stages == ["learn from the unpruned (round 1 of 1)"]
+
+
+def test_rounds_go_part_of_the_way_each_and_learn_from_the_unpruned(request_for, weights):
+    request = request_for(speedup=4.5, rounds=2, round_to=4)
+    found = prune(request, Told())
+    first, second = found.rounds
+    assert first.chosen.speedup >= 4.5**0.5
+    assert second.chosen.speedup >= 4.5
+    assert first.chosen.pruned_ms > second.chosen.pruned_ms
+    assert first.chosen.unpruned_ms == second.chosen.unpruned_ms
+    card = checkpoints.load(request.out / WEIGHTS_FILE).card
+    assert card.parent == card.teacher == sha256_of(weights)
+
+
+def test_a_slow_network_is_cut_again(request_for, made_up_times):
+    made_up_times["slower"] = 2.5
+    found = prune(request_for(speedup=1.7, round_to=4), Told())
+    assert len(found.rounds[0].attempts) > 1
+    assert found.rounds[0].attempts[-1].predicted_ms < found.rounds[0].attempts[0].predicted_ms
+
+
+def test_what_was_not_reached_is_not_called_so(request_for, made_up_times):
+    made_up_times["slower"] = 50.0
+    found = prune(request_for(speedup=1.5), Told())
+    assert found.finished
+    assert not found.reached
+
+
+def test_blocks_go_where_that_is_asked_and_loses_less(request_for, tmp_path):
+    found = prune(request_for(speedup=1.8, blocks=True), Told())
+    (only,) = found.rounds
+    assert [len(one.kept[0]) for one in only.candidates] == [2, 1]
+    best = min(only.candidates, key=lambda one: one.cut_loss)
+    assert only.kept == best.kept
+    assert only.chosen.config["blocks"] == len(best.kept[0]) == 1
+    assert (tmp_path / "out/latency-1x1.json").exists()
+
+
+def test_another_run_s_widths_are_taken_with_other_channels(request_for, tmp_path, made_up_times):
+    first = prune(request_for(speedup=3.0, blocks=True), Told())
+    made_up_times["tables"] = 0
+    request = request_for(like=tmp_path / "out", out=tmp_path / "random", importance="random")
+    second = prune(request, Told())
+    assert made_up_times["tables"] == 0
+    assert second.rounds[0].chosen.config == first.rounds[0].chosen.config
+    assert second.rounds[0].kept == first.rounds[0].kept
+    assert second.rounds[0].cut.psnr_db != first.rounds[0].cut.psnr_db
+    assert second.finished
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda: MIRNetEdge(MIRNetEdgeConfig(channels=(16, 16, 16), exposure_channels=4)),
+        lambda: MIRNetV2(MIRNetV2Config(channels=16, groups=1, blocks=1, conv_groups=(2,))),
+    ],
+    ids=["edge", "mirnet-v2"],
+)
+def test_the_other_families_are_pruned_alike(request_for, tmp_path, network):
+    torch.manual_seed(0)
+    file = tmp_path / "other.safetensors"
+    checkpoints.save(network(), file, checkpoints.Card(task="low-light"))
+    found = prune(request_for(weights=str(file), speedup=1.3), Told())
+    assert found.finished
+    assert found.reached
+    assert found.pruned_size.gmacs < found.unpruned_size.gmacs
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "random"])
+def test_other_importances_choose_too(request_for, importance):
+    assert prune(request_for(speedup=1.5, importance=importance), Told()).finished
+
+
+@dataclass(frozen=True)
+class Refused:
+    id: str
+    values: dict
+    says: str
+    error: type[MirnetEdgeError] = OptionError
+
+
+REFUSED = [
+    Refused("no target", {}, "one of --speedup, --target-latency and --like, found none"),
+    Refused("two targets", {"speedup": 2.0, "latency_ms": 5.0}, "and --like, found 2"),
+    Refused("no faster", {"speedup": 1.0}, "--speedup must be above 1, found 1"),
+    Refused("not a number", {"speedup": float("nan")}, "--speedup must be above 1"),
+    Refused("no time", {"latency_ms": 0.0}, "--target-latency must be above 0 ms, found 0"),
+    Refused("out of reach", {"speedup": 500.0}, "the narrowest network of these blocks takes"),
+    Refused("reached already", {"latency_ms": 1e6}, "there is nothing to prune"),
+    Refused("backend", {"speedup": 2.0, "backend": "tensorrt"}, "--backend must be openvino or"),
+    Refused("importance", {"speedup": 2.0, "importance": "luck"}, "--importance must be one of"),
+    Refused("rounding", {"speedup": 2.0, "round_to": 0}, "--round-to must be at least 1"),
+    Refused("rounds", {"speedup": 2.0, "rounds": 0}, "--rounds must be at least 1"),
+    Refused("minutes", {"speedup": 2.0, "max_seconds": 0.0}, "--max-minutes must be above 0"),
+    Refused("like none", {"like": Path("absent")}, "absent/prune.json is not a record"),
+    Refused("recipe", {"speedup": 2.0, "recipe": "fog"}, "there is no recipe fog"),
+    Refused("crop", {"speedup": 2.0, "training": {"crops": (3,)}}, "crops must be at least"),
+    Refused("data", {"speedup": 2.0, "data": Path("absent")}, "holds neither", DataError),
+    Refused("weights", {"speedup": 2.0, "weights": "absent.pt"}, "does not exist", CheckpointError),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.id)
+def test_what_makes_no_sense_is_refused_and_leaves_no_more_than_the_table(request_for, case):
+    request = request_for(**case.values)
+    with pytest.raises(case.error, match=case.says):
+        prune(request, Told())
+    left = [one.name for one in request.out.iterdir()] if request.out.exists() else []
+    assert set(left) <= {TABLE_FILE}
+
+
+def test_weights_that_do_not_say_their_task_need_it_said(request_for, weights, tmp_path):
+    silent = tmp_path / "silent.safetensors"
+    checkpoints.save(checkpoints.load(weights).model, silent, checkpoints.Card())
+    with pytest.raises(OptionError, match="give --task"):
+        prune(request_for(speedup=1.5, weights=str(silent)), Told())
+    found = prune(request_for(speedup=1.5, weights=str(silent), task="low-light"), Told())
+    assert found.asked.task == "low-light"
+
+
+def test_the_folder_of_another_run_is_refused_and_kept(request_for):
+    request = request_for(speedup=1.5)
+    prune(request, Told())
+    before = (request.out / WEIGHTS_FILE).read_bytes()
+    with pytest.raises(OptionError, match="begun with another speedup, seed; give the same"):
+        prune(request_for(speedup=1.6, seed=1), Told())
+    assert (request.out / WEIGHTS_FILE).read_bytes() == before
+
+
+def test_a_folder_of_something_else_is_refused_and_kept(request_for):
+    request = request_for(speedup=1.5)
+    request.out.mkdir()
+    (request.out / "state.pt").write_text("precious")
+    with pytest.raises(OptionError, match=r"holds state\.pt and no prune\.json"):
+        prune(request, Told())
+    assert (request.out / "state.pt").read_text() == "precious"
+
+
+def test_a_damaged_record_is_refused(request_for):
+    request = request_for(speedup=1.5)
+    request.out.mkdir()
+    (request.out / RECORD_FILE).write_text("{")
+    with pytest.raises(OptionError, match="is not a record of schema 1"):
+        prune(request, Told())
+
+
+def test_a_stale_table_is_refused_and_kept(request_for):
+    request = request_for(speedup=1.5)
+    with pytest.raises(KeyboardInterrupt):
+        prune(request, Told("time what was cut"))
+    table = request.out / TABLE_FILE
+    before = table.read_bytes()
+    with pytest.raises(OptionError, match="was measured with another size; remove it"):
+        prune(request_for(speedup=1.5, size=(32, 32)), Told())
+    assert table.read_bytes() == before
