@@ -51,6 +51,8 @@ class Row:
 
     restore_ms: list[list[float]] = field(default_factory=list)
     """Of each frame, by rounds."""
+    processor_s: float = 0.0
+    """Of all threads: what other programs on the machine hardly change."""
     runs: list[LiveStatistics] = field(default_factory=list)
     ages_ms: list[float] = field(default_factory=list)
     waits_ms: list[float] = field(default_factory=list)
@@ -59,6 +61,11 @@ class Row:
     def means(self) -> np.ndarray:
         """Return the mean of each round."""
         return np.array([np.mean(one) for one in self.restore_ms])
+
+    @property
+    def processor_ms(self) -> float:
+        """Return processor time per restored frame, all threads together."""
+        return 1e3 * self.processor_s / sum(map(len, self.restore_ms))
 
     def percentiles(self) -> str:
         """Return p50 and p95 of all frames."""
@@ -104,7 +111,9 @@ def main() -> None:
             # each begins a round in its turn: what follows what matters on a machine that warms up
             names = list(turns)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                started_s = time.process_time()
                 turns[name]()
+                rows[name].processor_s += time.process_time() - started_s
     machine = describe()
     print(f"{machine.processor}, {machine.cores} cores, {runner.name}, {video.name}\n")
     print_times(rows)
@@ -169,13 +178,18 @@ def live(runner: Runner, source: FileSource, seconds: float, row: Row) -> None:
 
 def print_times(rows: dict[str, Row]) -> None:
     """Print what restoring a frame takes, beside the engine alone."""
-    print("| | restore: p50 ms | p95 | x engine | x engine beside a decoder |")
-    print("|---|---|---|---|---|")
+    print("| | restore: p50 ms | p95 | x engine | x engine beside a decoder |"
+          " all threads, ms of processor per frame | x engine |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         ratios = " | ".join(
             spread(row.means() / rows[base].means()) for base in ("engine", "+ decoder")
         )
-        print(f"| {name} | {row.percentiles()} | {ratios} |")
+        processor = row.processor_ms / rows["engine"].processor_ms
+        print(
+            f"| {name} | {row.percentiles()} | {ratios} | {row.processor_ms:.0f} | "
+            f"{processor:.2f} |"
+        )
 
 
 def print_runs(rows: dict[str, Row]) -> None:
