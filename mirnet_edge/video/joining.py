@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from heapq import merge
-from itertools import chain
+from itertools import chain, pairwise
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 from mirnet_edge.dependencies import require
@@ -75,13 +76,16 @@ def timed(segments: Sequence[Segment], time_base: Fraction) -> Iterator[Packet[A
     places = [_times(segment, time_base) for segment in segments]
     order = sorted(chain.from_iterable(places))
     delay = max(map(_furthest_ahead, places))
-    step = order[1] - order[0] if len(order) > 1 else 1
+    steps = [after - before for before, after in pairwise(order)]
+    # nobody says how long the last frame lasts: as long as the others do on average
+    lasts = dict(zip(order, [*steps, round(fmean(steps)) if steps else 1], strict=True))
     place = 0
     for segment, of in zip(segments, places, strict=True):
         for packet, pts in zip(_packets(segment), of, strict=True):
             shown = place - delay
             packet.pts = pts
-            packet.dts = order[shown] if shown >= 0 else order[0] + shown * step
+            packet.dts = order[shown] if shown >= 0 else order[0] + shown * lasts[order[0]]
+            packet.duration = lasts[pts]
             packet.time_base = time_base
             yield packet
             place += 1

@@ -133,6 +133,19 @@ def test_frames_times_sound_and_rotation_are_kept(clip, segment, make_clip, tmp_
     assert all(dts <= pts for dts, pts in zip(decoded_at, shown_at, strict=True))
 
 
+@pytest.mark.parametrize("segment", [5, 250])
+@pytest.mark.parametrize("name", ["plain.mp4", "ntsc.mp4"])
+def test_the_last_frame_lasts_as_long_as_the_others(
+    name, segment, make_clip, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mirnet_edge.video.restoring.SEGMENT_FRAMES", segment)
+    clip = next(clip for clip in CASES if clip.name == name)
+    done = restore_video(make_clip(clip), single(NullRunner()), tmp_path / "out")
+    with av.open(str(done.output)) as container:
+        video = container.streams.video[0]
+        assert video.duration * video.time_base == 12 * clip.times[1] * clip.time_base
+
+
 def packet_times(path):
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
