@@ -23,6 +23,7 @@ _EXTRA_OF = {
     "av": "video",
     "aiohttp": "web",
     "aiortc": "web",
+    "pyvirtualcam": "virtual-camera",
     "tensorboard": "tensorboard",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "tensorrt",

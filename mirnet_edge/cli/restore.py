@@ -51,9 +51,11 @@ def restore(
     """Restore pictures and videos with a bundle.
 
     What cannot be read is named; the others are restored, and the exit code is 2. Videos keep
-    every frame, its time, and the sound.
+    every frame, its time, and the sound; the same command goes on with one that was cut off.
     """
     from mirnet_edge.cli.restore_videos import report_of, restored_videos
+    from mirnet_edge.files import sha256_of
+    from mirnet_edge.manifest import FILE_NAME
     from mirnet_edge.runtime.bundle import open_bundle
     from mirnet_edge.runtime.restore import pictures_in
     from mirnet_edge.runtime.tiling import tiled
@@ -67,7 +69,8 @@ def restore(
         runner = tiled(runner, tile=size, max_memory_mib=max_memory)
     with runner:
         done, failed = _restored(pictures, runner, out, compare=compare) if pictures else ([], [])
-        films, failed_films = restored_videos(_PROGRAM, videos, runner, out)
+        made_by = f"{sha256_of(bundle / FILE_NAME)} {tile} {max_memory}"
+        films, failed_films = restored_videos(_PROGRAM, videos, runner, out, made_by)
     if as_json:
         report = _report(runner, done, failed)
         if videos:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def restored_videos(
-    program: str, videos: list[Path], runner: Runner, out: Path
+    program: str, videos: list[Path], runner: Runner, out: Path, made_by: str
 ) -> tuple[list[RestoredVideo], list[tuple[Path, VideoError]]]:
     """Restore videos one after the other, with a bar each where somebody looks.
 
@@ -26,6 +26,8 @@ def restored_videos(
         videos: Files.
         runner: Open.
         out: The folder for the results.
+        made_by: Of the bundle and the options; what an earlier run left is gone on from where it
+            was the same.
 
     Returns:
         Those that were restored, and those that cannot be read or written with the reason.
@@ -65,7 +67,7 @@ def restored_videos(
                 progress.update(bar, completed=count, total=known)
 
             try:
-                one = restore_video(video, single(runner), out, on_frame=advance)
+                one = restore_video(video, single(runner), out, made_by=made_by, on_frame=advance)
             except VideoError as error:
                 failed.append((video, error))
                 complain(program, error)
@@ -88,6 +90,7 @@ def report_of(done: list[RestoredVideo], failed: list[tuple[Path, VideoError]]) 
                 "output": str(one.output),
                 "frames": one.frames,
                 "not_restored": one.failed,
+                "resumed": one.resumed,
                 "width": one.width,
                 "height": one.height,
                 "seconds": round(one.seconds, 3),
@@ -100,11 +103,15 @@ def report_of(done: list[RestoredVideo], failed: list[tuple[Path, VideoError]]) 
 
 
 def _lines(one: RestoredVideo, runner: Runner) -> list[str]:
-    rate = one.frames / one.seconds if one.seconds else 0.0
+    rate = (one.frames - one.resumed) / one.seconds if one.seconds else 0.0
     lines = [
         f"{one.output}  {one.width}x{one.height}  {one.frames} frames  {rate:.1f} fps  "
         f"{runner.name}"
     ]
+    if one.resumed:
+        lines.append(
+            f"{one.source}: an earlier run that was cut off had restored the first {one.resumed}"
+        )
     if one.failed:
         lines.append(f"{one.source}: {one.failed} frames could not be restored: as they came")
     if one.shortfall:

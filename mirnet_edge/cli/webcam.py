@@ -43,6 +43,12 @@ def webcam(
     record: Annotated[
         Path | None, typer.Option(help="Write what is shown to this file (.mp4, .mkv, .mov).")
     ] = None,
+    virtual_camera: Annotated[
+        str | None,
+        typer.Option(
+            help="Other programs see it as a camera: auto, or /dev/videoN of v4l2loopback."
+        ),
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="Of the frames: WIDTHxHEIGHT, for example 640x480.")
     ] = None,
@@ -80,6 +86,8 @@ def webcam(
     asked = None if size is None else parsed_size(size, "--size")
     opened = camera or open_source(source, size=asked)
     sinks = _sinks(controls, display, record, snapshots)
+    if virtual_camera is not None:
+        sinks.append(_virtual_camera(virtual_camera))
     if display == "web":
         sinks.insert(0, _page(controls, host, port, camera))
     restorer = _restorer(bundle, backend, precision, threads, target_fps)
@@ -115,6 +123,13 @@ def _sinks(
         check_display()
         sinks.insert(0, Window(controls))
     return sinks
+
+
+def _virtual_camera(device: str) -> Sink:
+    from mirnet_edge.video.sinks import Detached
+    from mirnet_edge.video.virtual_camera import VirtualCamera
+
+    return Detached(VirtualCamera(device))
 
 
 def _browser_camera(controls: Controls, display: str) -> BrowserSource:

@@ -96,7 +96,7 @@ class Steadied:
         self.used_memory = 0.0
         """Of the last frame: 0 for the first of a scene."""
         self._anchored = anchored(runner)
-        self._last: _Past | None = None
+        self._last: Past | None = None
 
     @property
     def name(self) -> str:
@@ -125,6 +125,16 @@ class Steadied:
         traceback: TracebackType | None,
     ) -> None:
         self.runner.__exit__(kind, error, traceback)
+
+    @property
+    def past(self) -> Past | None:
+        """Return what the next frame goes on from; None where it begins a scene."""
+        return self._last
+
+    @past.setter
+    def past(self, past: Past | None) -> None:
+        """Go on from a frame that another run ended with."""
+        self._last = past
 
     def forget(self) -> None:
         """Take the next frame as the first: after a seek, or when the camera changes."""
@@ -162,7 +172,7 @@ class Steadied:
         if past is not None and memory > 0.0:
             level = (1 - memory) * level + memory * past.level
         if np.isfinite(decided).all():  # else the network overflowed; the next frame starts anew
-            self._last = _Past(frame.shape, seen, level, decided)
+            self._last = Past(frame.shape, seen, level, decided)
         return result
 
     def _kept(self, frame: Frame, seen: Glance) -> float:
@@ -177,8 +187,8 @@ class Steadied:
 
 
 @dataclass(frozen=True)
-class _Past:
-    """What is known of the frame before."""
+class Past:
+    """What is known of the frame before: all that the next one goes on from."""
 
     shape: tuple[int, ...]
     seen: Glance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirnet_edge.errors import SourceInterruptedError, VideoError
@@ -169,4 +169,4 @@ class Capture:
             # a reader that fell behind goes on from here, rather than race after lost time
             self._origin = now - time_s
         self._clock.sleep(self._origin + time_s - now, self._stop)
-        return replace(frame, captured_s=self._clock.now())
+        return frame.captured_at(self._clock.now())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,18 +14,17 @@ from mirnet_edge.files import replaced_file
 from mirnet_edge.video.decoding import SWSCALE_MATRIX, SWSCALE_RANGE, exact, reason_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
-
-    from av import Packet
-    from av.stream import Stream
 
     from mirnet_edge.images import Frame
     from mirnet_edge.video.frames import Colour, Matrix, Shown
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
 """Of the files that are written: containers that hold H.264 with any timestamps."""
+PART_SUFFIX = ".nut"
+"""Of a part that is to be joined with others: a container that keeps any time base."""
 _H273_MATRIX: dict[Matrix, int] = {"bt709": 1, "bt601": 6, "bt2020": 9}
 # near the eye's limit: restoring is not to be undone by the file it is kept in
 _QUALITY = {"crf": "16", "preset": "veryfast"}
@@ -44,41 +43,32 @@ class VideoWriter:
         time_base: Fraction,
         rate: Fraction | None,
         colour: Colour,
-        rotation: int = 0,
         aspect: Fraction | None = None,
-        copied: Sequence[Stream] = (),
-        metadata: Mapping[str, str] | None = None,
         quality: Mapping[str, str] = _QUALITY,
     ) -> None:
         """Say what is to be written; nothing is yet.
 
         Args:
-            path: Its suffix is one of `SUFFIXES`.
+            path: Its suffix is one of `SUFFIXES`, or `PART_SUFFIX`.
             height: Of the frames.
             width: Of the frames; where a side is odd, chroma is stored at full size (4:4:4).
             time_base: Seconds per unit of the times.
             rate: Frames per second on average, for the encoder's own use.
             colour: By which frames are coded, and tagged.
-            rotation: Degrees counterclockwise by which players are to turn it.
             aspect: Width over height of a pixel; None for square ones.
-            copied: Streams of another container whose packets are copied as they are.
-            metadata: Of the container.
             quality: Options of libx264.
 
         Raises:
             OptionError: Another suffix.
         """
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in (*SUFFIXES, PART_SUFFIX):
             raise OptionError(
                 f"expected a video name ending in {', '.join(SUFFIXES)}, found {path.name}"
             )
         self._path = path
         self._size = (height, width)
         self._time_base, self._rate = time_base, rate
-        self._colour, self._rotation = colour, rotation
-        self._aspect = aspect
-        self._copied = tuple(copied)
-        self._metadata = dict(metadata or {})
+        self._colour, self._aspect = colour, aspect
         self._quality = dict(quality)
         self._stack = ExitStack()
         self.frames = 0
@@ -96,11 +86,6 @@ class VideoWriter:
                 "libx264", rate=self._rate or Fraction(30), options=self._quality
             )
             self._set_up_video()
-            self._copies = {
-                stream.index: self._container.add_stream_from_template(stream)
-                for stream in self._copied
-            }
-            self._container.metadata.update(self._metadata)
             self._stack = stack.pop_all()
         return self
 
@@ -113,7 +98,7 @@ class VideoWriter:
         if error is not None:
             self._stack.__exit__(kind, error, traceback)  # keeps nothing
             return
-        with self._stack, _naming(self._path):
+        with self._stack, naming(self._path):
             if self.frames:
                 self._container.mux(self._video.encode(None))
 
@@ -144,21 +129,9 @@ class VideoWriter:
             interpolation=exact(),
         )
         frame.pts, frame.time_base = pts, self._time_base
-        with _naming(self._path):
+        with naming(self._path):
             self._container.mux(self._video.encode(frame))
         self.frames += 1
-
-    def copy(self, packet: Packet[Any]) -> None:
-        """Add a packet of one of the copied streams as it is.
-
-        Raises:
-            VideoError: It cannot be written.
-        """
-        if packet.dts is None:
-            return  # the mark of the end, which holds nothing
-        packet.stream = self._copies[packet.stream.index]
-        with _naming(self._path):
-            self._container.mux(packet)
 
     def _set_up_video(self) -> None:
         height, width = self._size
@@ -172,13 +145,15 @@ class VideoWriter:
         context.color_primaries = self._colour.primaries
         if self._aspect:
             context.sample_aspect_ratio = self._aspect
-        if self._rotation:
-            self._video.set_display_rotation(self._rotation)
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Turn what PyAV raises into one line with the file's name."""
+def naming(path: Path) -> Iterator[None]:
+    """Turn what PyAV raises while it writes PATH into one line.
+
+    Raises:
+        VideoError: It cannot be written.
+    """
     av = require("av", "writing video")
     try:
         yield

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from fractions import Fraction
 
     from mirnet_edge.images import Frame
@@ -28,21 +30,59 @@ class Colour:
     primaries: int = 2
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
 class VideoFrame:
-    """One picture of a video. Whoever gets one may keep it, and writes nothing into it."""
+    """One picture of a video. Whoever gets one may keep it, and writes nothing into it.
 
-    pixels: Frame
-    """(H, W, 3) uint8 RGB, contiguous."""
-    index: int
-    """Counted by the source from 0, dropped frames included."""
-    captured_s: float
-    """When it was captured, in seconds of the pipeline's clock."""
-    pts: int | None = None
-    """Presentation time in units of `time_base`, where the source has one."""
-    time_base: Fraction | None = None
-    """Seconds per unit of `pts`."""
-    colour: Colour = Colour()
+    What a decoder gives is turned into pixels when somebody first asks for them, and once: live
+    video drops frames that nobody looks at.
+    """
+
+    def __init__(
+        self,
+        *,
+        pixels: Frame | Callable[[], Frame],
+        index: int,
+        captured_s: float,
+        pts: int | None = None,
+        time_base: Fraction | None = None,
+        colour: Colour = Colour(),
+    ) -> None:
+        """Say what it shows, and when.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB, contiguous, or what makes them: called once at most, by
+                any thread.
+            index: Counted by the source from 0, dropped frames included.
+            captured_s: When it was captured, in seconds of the pipeline's clock.
+            pts: Presentation time in units of `time_base`, where the source has one.
+            time_base: Seconds per unit of `pts`.
+            colour: How the stream codes it.
+        """
+        self._pixels = pixels
+        self._making = threading.Lock()
+        self.index = index
+        self.captured_s = captured_s
+        self.pts, self.time_base = pts, time_base
+        self.colour = colour
+
+    @property
+    def pixels(self) -> Frame:
+        """Return (H, W, 3) uint8 RGB, contiguous: the same array each time."""
+        with self._making:
+            if callable(self._pixels):
+                self._pixels = self._pixels()  # and the decoder's frame is let go
+            return self._pixels
+
+    def captured_at(self, captured_s: float) -> VideoFrame:
+        """Return the same frame with another time of capture, before anybody asked for pixels."""
+        return VideoFrame(
+            pixels=self._pixels,
+            index=self.index,
+            captured_s=captured_s,
+            pts=self.pts,
+            time_base=self.time_base,
+            colour=self.colour,
+        )
 
     @property
     def time_s(self) -> float | None:

@@ -152,13 +152,15 @@ class Live:
     def _shown(self, frame: VideoFrame) -> Shown:
         """Restore a frame, give it to the sinks, count it."""
         restoring = self.controls.restoring
+        taken_s = self._clock.now()
+        pixels = frame.pixels
         started_s = self._clock.now()
-        after = self._restored(frame) if restoring else None
+        after = self._restored(pixels) if restoring else None
         restored_s = self._clock.now()
         restore_s = restored_s - started_s
         shown = Shown(
             before=frame,
-            after=self._restorer.passed(frame.pixels) if after is None else after,
+            after=self._restorer.passed(pixels) if after is None else after,
             restored=after is not None,
             figures=self._tally.figures(
                 self.controls,
@@ -175,15 +177,16 @@ class Live:
         self._tally.count(
             now_s=now_s,
             age_s=now_s - frame.captured_s,
+            convert_s=started_s - taken_s,
             restore_s=restore_s if restoring else None,
             show_s=now_s - restored_s,
         )
         return shown
 
-    def _restored(self, frame: VideoFrame) -> Frame | None:
+    def _restored(self, pixels: Frame) -> Frame | None:
         """Return the frame restored; None where that failed, which is counted and told."""
         try:
-            after = self._restorer.restore(frame.pixels)
+            after = self._restorer.restore(pixels)
         except Exception as error:  # noqa: BLE001  # a frame is shown as it came, whatever failed
             self._tally.failed += 1
             note = f"a frame was not restored: {' '.join(str(error).split())}"

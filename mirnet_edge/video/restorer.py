@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mirnet_edge.images import Frame
+    from mirnet_edge.runtime.anchoring import Past, Steadied
     from mirnet_edge.runtime.runner import Runner
 
 
@@ -38,7 +39,7 @@ class Restorer:
         self._runners = dict(runners)
         self._check(first)
         self._mode = first
-        self._open: dict[str, Runner] = {}
+        self._open: dict[str, Steadied] = {}
         self._depth = 0
         self._stack = ExitStack()
 
@@ -103,7 +104,17 @@ class Restorer:
         size = (scale * pixels.shape[1], scale * pixels.shape[0])
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), np.uint8)
 
-    def _opened(self, mode: str) -> Runner:
+    @property
+    def past(self) -> Past | None:
+        """Return what the next frame is smoothed with; None where it begins a scene."""
+        return self._opened(self._mode).past
+
+    @past.setter
+    def past(self, past: Past | None) -> None:
+        """Go on from a frame that another run ended with; it must be open."""
+        self._opened(self._mode).past = past
+
+    def _opened(self, mode: str) -> Steadied:
         if mode not in self._open:
             self._open[mode] = self._stack.enter_context(wrapped(self._runners[mode]()))
         return self._open[mode]
@@ -120,7 +131,7 @@ def single(runner: Runner) -> Restorer:
     return Restorer({runner.name: lambda: runner}, runner.name)
 
 
-def wrapped(runner: Runner) -> Runner:
+def wrapped(runner: Runner) -> Steadied:
     """Return the runner as video needs it: the one place where every runner of a video passes.
 
     What it decides for the whole frame is smoothed over time and forgotten at cuts: no flicker.

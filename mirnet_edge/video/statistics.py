@@ -94,7 +94,7 @@ class LiveStatistics:
     age: Spread
     """From capture to the end of the sinks."""
     stages: dict[str, Spread]
-    """read: getting a frame out of the source · restore · show: all sinks together."""
+    """read: getting a frame out of the source · convert: its pixels · restore · show: all sinks."""
 
     def write_json(self, path: Path) -> None:
         """Write the figures, whole or not at all.

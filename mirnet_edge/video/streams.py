@@ -201,7 +201,8 @@ def _video_frame(
     frame: Decoded, decoder: RgbDecoder, index: int, captured_s: float
 ) -> VideoFrame:  # fmt: skip
     return VideoFrame(
-        pixels=upright(decoder.pixels(frame), frame.rotation),
+        # not yet: a frame that is dropped needs no pixels, and they cost as much as decoding it
+        pixels=lambda: upright(decoder.pixels(frame), frame.rotation),
         index=index,
         captured_s=captured_s,
         pts=frame.pts,

@@ -54,21 +54,32 @@ class Tally:
     def __init__(self) -> None:
         """Start at nothing."""
         self.shown = self.stale = self.held = self.failed = 0
-        self._age, self._restore, self._show = Durations(), Durations(), Durations()
+        self._age, self._convert = Durations(), Durations()
+        self._restore, self._show = Durations(), Durations()
         self._first_s: float | None = None
         self._recent: deque[float] = deque(maxlen=_LONGEST_WINDOW)
 
-    def count(self, *, now_s: float, age_s: float, restore_s: float | None, show_s: float) -> None:
+    def count(
+        self,
+        *,
+        now_s: float,
+        age_s: float,
+        convert_s: float,
+        restore_s: float | None,
+        show_s: float,
+    ) -> None:
         """Count a frame that was shown.
 
         Args:
             now_s: The time of it.
             age_s: From its capture to now.
+            convert_s: What it took to make pixels of it.
             restore_s: What restoring took; None where it was not tried.
             show_s: What the sinks took.
         """
         self.shown += 1
         self._age.add(1e3 * age_s)
+        self._convert.add(1e3 * convert_s)
         self._show.add(1e3 * show_s)
         if restore_s is not None:
             self._restore.add(1e3 * restore_s)
@@ -144,7 +155,12 @@ class Tally:
             fps=_rate(self.shown, first, last),
             frame_time_ms=frame_time_ms,
             age=self._age.spread(),
-            stages={"read": read, "restore": self._restore.spread(), "show": self._show.spread()},
+            stages={
+                "read": read,
+                "convert": self._convert.spread(),
+                "restore": self._restore.spread(),
+                "show": self._show.spread(),
+            },
         )
 
 

@@ -71,3 +71,30 @@ def test_two_videos_of_one_stem_are_refused_before_anything_is_written(
     assert result.code == 2
     assert "would both be restored as a" in result.line
     assert not (tmp_path / "out").exists()
+
+
+def test_the_same_command_goes_on_with_a_video_that_was_cut_off(
+    ran, make_bundle, make_video, tmp_path, monkeypatch
+):
+    from mirnet_edge.video import restoring
+
+    monkeypatch.setattr(restoring, "SEGMENT_FRAMES", 2)
+    video, out, bundle = make_video("a.mp4"), tmp_path / "out", make_bundle()
+    command = (main, video, "--bundle", bundle, "--out", out, "--json")
+    with monkeypatch.context() as broken:
+        # the disk fills while the third frame is written
+        write = restoring.VideoWriter.write
+
+        def failing(writer, pixels, pts):
+            if pts and writer.frames == 0:
+                raise restoring.VideoError("the disk is full")
+            write(writer, pixels, pts)
+
+        broken.setattr(restoring.VideoWriter, "write", failing)
+        assert ran(*command).code == 2
+    result = ran(*command)
+    assert result.code == 0, result.err
+    (told,) = json.loads(result.out)["videos"]
+    assert (told["frames"], told["resumed"]) == (5, 2)
+    assert "an earlier run that was cut off had restored the first 2" in result.err
+    assert [path.name for path in out.iterdir()] == ["a.mp4"]

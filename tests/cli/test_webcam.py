@@ -60,8 +60,9 @@ def test_what_is_shown_can_be_recorded(ran, make_bundle, clip, tmp_path):
         (("--display", "hologram"), "--display must be one of"),
         (("--source", "nowhere.mp4"), "nowhere.mp4"),
         (("--source", "97"), "--source synthetic"),
+        (("--source", "synthetic", "--virtual-camera", "/dev/video97"), "modprobe v4l2loopback"),
     ],
-    ids=["display", "file", "camera"],
+    ids=["display", "file", "camera", "virtual camera"],
 )
 def test_what_is_not_there_is_told_in_one_line(ran, make_bundle, options, says):
     result = ran(main, "--display", "none", "--bundle", make_bundle(), *options)

@@ -10,6 +10,13 @@ import pytest
 from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.runtime.runner import NullRunner
 from mirnet_edge.video.camera import CameraSource
+from mirnet_edge.video.decoding import (
+    SWSCALE_MATRIX,
+    SWSCALE_RANGE,
+    RgbDecoder,
+    colour_of,
+    exact,
+)
 from mirnet_edge.video.encoding import Recorder, VideoWriter
 from mirnet_edge.video.frames import Colour, Figures, Shown, VideoFrame
 from mirnet_edge.video.restorer import single
@@ -92,9 +99,29 @@ def test_a_restored_file_has_the_colours_and_tags_of_its_source(colour, tmp_path
     assert_same(frame.pixels, within=3)  # two codings, each of which rounds, and crf 16
 
 
-def test_what_has_no_tags_is_read_by_its_size():
-    from mirnet_edge.video.decoding import colour_of
+@pytest.mark.parametrize("size", [(64, 48), (63, 45), (1, 1)], ids=str)
+@pytest.mark.parametrize("kind", ["yuv420p", "yuvj422p", "yuv444p", "nv12", "yuv420p10le", "rgb24"])
+def test_pixels_are_those_of_swscales_own_exact_rgb_to_one_level(kind, size):
+    from av.video.reformatter import VideoReformatter
 
+    frame = av.VideoFrame(*size, kind)
+    for plane in frame.planes:
+        noise = np.random.default_rng(0).integers(0, 256, plane.buffer_size, np.uint8)
+        if kind.endswith("10le"):
+            noise = (noise.view(np.uint16) % 1024).view(np.uint8)
+        plane.update(noise.tobytes())
+    colour = colour_of(frame)
+    expected = VideoReformatter().reformat(
+        frame, format="rgb24", interpolation=exact(), dst_color_range=SWSCALE_RANGE["full"],
+        src_colorspace=SWSCALE_MATRIX[colour.matrix],
+        src_color_range=SWSCALE_RANGE["full" if frame.format.is_rgb else colour.range],
+    )  # fmt: skip
+    pixels = RgbDecoder().pixels(frame)
+    assert pixels.flags.c_contiguous
+    assert np.abs(pixels.astype(int) - expected.to_ndarray()).max() <= 1
+
+
+def test_what_has_no_tags_is_read_by_its_size():
     small, large = av.VideoFrame(640, 480, "yuv420p"), av.VideoFrame(720, 1280, "yuv420p")
     assert colour_of(small).matrix == "bt601"
     assert colour_of(large).matrix == "bt709"

@@ -170,6 +170,37 @@ def test_a_consumer_that_keeps_up_loses_nothing():
     assert statistics.frame_time_ms == pytest.approx(1e3 / 30)
 
 
+def test_a_frame_becomes_pixels_once_if_it_is_shown_and_never_if_it_is_dropped():
+    made = []
+
+    def make(index):
+        made.append(index)
+        return np.full((4, 6, 3), index % 256, np.uint8)
+
+    class Lazy(Scheduled):
+        def __call__(self, source, mailbox, clock, patience):
+            for index, time_s in enumerate(self.times_s):
+                frame = VideoFrame(
+                    pixels=lambda i=index: make(i), index=index, captured_s=-1.0
+                ).captured_at(time_s)
+                clock.at(time_s, lambda f=frame: mailbox.put(f))
+            clock.at(self.times_s[-1] + 0.01, mailbox.close)
+            return self
+
+    clock = VirtualClock()
+    restorer = Restorer({"slow": lambda: SlowRunner(clock, [0.1])}, "slow")
+    sink = MemorySink()
+    times_s = [i / 30 for i in range(60)]
+    statistics = Live(
+        SyntheticSource(fps=30), restorer, [sink], clock=clock, capturing=Lazy(times_s)
+    ).run()  # fmt: skip
+    assert statistics.dropped > 30
+    assert made == sink.indices
+    assert [shown.before.pixels[0, 0, 0] for shown in sink.shown] == made
+    assert made == sink.indices  # looking again makes nothing anew
+    assert statistics.stages["convert"].count == statistics.shown
+
+
 def test_a_frame_that_waited_out_a_stall_is_not_shown():
     # five frames, then silence while the consumer is busy for a second; then five more
     times_s = [0.1, 0.2, 0.3, 0.4, 0.5, 2.0, 2.1, 2.2]
@@ -302,6 +333,22 @@ def test_what_a_sink_raises_ends_the_run(detached):
 def test_what_the_source_raises_ends_the_run():
     source = ScriptedSource(lambda _: [None, FRAME, 0.05, ZeroDivisionError("a fault of ours")])
     with _within(1.0), pytest.raises(ZeroDivisionError, match="a fault of ours"):
+        Live(source, _one(NullRunner()), [MemorySink()]).run()
+    assert source.closed == 1
+
+
+def test_a_frame_that_cannot_become_pixels_ends_the_run():
+    def broken():
+        raise VideoError("no such pixel format")
+
+    frame = VideoFrame(pixels=broken, index=0, captured_s=time.monotonic())
+
+    class OneFrame(ScriptedSource):
+        def read(self):
+            return frame
+
+    source = OneFrame(lambda _: [])
+    with _within(1.0), pytest.raises(VideoError, match="no such pixel format"):
         Live(source, _one(NullRunner()), [MemorySink()]).run()
     assert source.closed == 1
 

@@ -192,3 +192,19 @@ def test_frames_are_scaled_where_a_size_is_asked_for(mpeg_ts, tmp_path):
     assert frame.pixels.shape == (24, 40, 3)
     assert frame.captured_s == 0.0
     assert frame.time_s is not None
+
+
+def test_what_is_read_of_a_file_becomes_pixels_only_when_asked(mpeg_ts, tmp_path, monkeypatch):
+    from mirnet_edge.video.decoding import RgbDecoder
+
+    made, pixels = [], RgbDecoder.pixels
+    monkeypatch.setattr(
+        RgbDecoder, "pixels", lambda self, frame: made.append(frame.pts) or pixels(self, frame)
+    )
+    with FileSource(tmp_path / "a.ts", clock=VirtualClock()) as source:
+        frames = [source.read() for _ in range(9)]
+        assert made == []
+    kept = frames[4].pixels  # the source is closed; the frame is still whole
+    assert made == [frames[4].pts]
+    assert kept is frames[4].pixels
+    assert kept.shape == (48, 64, 3)

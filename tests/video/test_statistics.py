@@ -38,20 +38,20 @@ def test_frames_per_second_are_intervals_over_time():
     # three ticks of a true 10 a second are two intervals: 10, not 15
     tally = Tally()
     for now_s in (0.0, 0.1, 0.2):
-        tally.count(now_s=now_s, age_s=0.0, restore_s=None, show_s=0.0)
+        tally.count(now_s=now_s, age_s=0.0, convert_s=0.0, restore_s=None, show_s=0.0)
     assert tally.fps == pytest.approx(10.0)
 
 
 def test_frames_per_second_follow_a_change_within_a_second():
     tally = Tally()
     for now_s in (*np.arange(0.0, 10.0, 0.1), *np.arange(10.0, 11.5, 0.02)):
-        tally.count(now_s=now_s, age_s=0.0, restore_s=0.0, show_s=0.0)
+        tally.count(now_s=now_s, age_s=0.0, convert_s=0.0, restore_s=0.0, show_s=0.0)
     assert tally.fps == pytest.approx(50.0, rel=0.05)
 
 
 def test_the_file_holds_what_the_dataclass_holds(tmp_path):
     tally = Tally()
-    tally.count(now_s=1.0, age_s=0.02, restore_s=0.01, show_s=0.001)
+    tally.count(now_s=1.0, age_s=0.02, convert_s=0.004, restore_s=0.01, show_s=0.001)
     statistics = tally.statistics(
         source="synthetic", mode="null", captured=3, dropped=2, reconnects=0, frame_time_ms=33.3,
         read=Durations().spread(),
@@ -61,6 +61,7 @@ def test_the_file_holds_what_the_dataclass_holds(tmp_path):
     assert written["captured"] == written["shown"] + written["dropped"] == 3
     assert written["age"]["p95_ms"] == pytest.approx(20.0)
     assert written["stages"]["restore"]["count"] == 1
+    assert written["stages"]["convert"]["mean_ms"] == pytest.approx(4.0)
     assert replace(statistics, shown=5) != statistics
 
 

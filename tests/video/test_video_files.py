@@ -109,8 +109,10 @@ def told(path):
     return times, rotation, sound
 
 
+@pytest.mark.parametrize("segment", [3, 250])
 @pytest.mark.parametrize("clip", CASES, ids=str)
-def test_frames_times_sound_and_rotation_are_kept(clip, make_clip, tmp_path):
+def test_frames_times_sound_and_rotation_are_kept(clip, segment, make_clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("mirnet_edge.video.restoring.SEGMENT_FRAMES", segment)
     source = make_clip(clip)
     done = restore_video(source, single(NullRunner()), tmp_path / "out")
     times, rotation, sound = told(source)
@@ -126,6 +128,30 @@ def test_frames_times_sound_and_rotation_are_kept(clip, make_clip, tmp_path):
     assert done.shortfall == ""
     assert done.output.stem == source.stem
     assert [path.name for path in (tmp_path / "out").iterdir()] == [done.output.name]
+    decoded_at, shown_at = packet_times(done.output)
+    assert decoded_at == sorted(set(decoded_at))
+    assert all(dts <= pts for dts, pts in zip(decoded_at, shown_at, strict=True))
+
+
+@pytest.mark.parametrize("segment", [5, 250])
+@pytest.mark.parametrize("name", ["plain.mp4", "ntsc.mp4"])
+def test_the_last_frame_lasts_as_long_as_the_others(
+    name, segment, make_clip, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mirnet_edge.video.restoring.SEGMENT_FRAMES", segment)
+    clip = next(clip for clip in CASES if clip.name == name)
+    done = restore_video(make_clip(clip), single(NullRunner()), tmp_path / "out")
+    with av.open(str(done.output)) as container:
+        video = container.streams.video[0]
+        assert video.duration * video.time_base == 12 * clip.times[1] * clip.time_base
+
+
+def packet_times(path):
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    # Matroska stores no DTS; what FFmpeg guesses at its beginning is none
+    known = [packet for packet in packets if packet.dts is not None]
+    return [packet.dts for packet in known], [packet.pts for packet in known]
 
 
 def test_every_frame_is_restored_in_its_place(make_clip, tmp_path):

@@ -1,0 +1,219 @@
+"""Run the live pipeline for a long time, faster than life, and watch memory and age.
+
+    python benchmarks/soak.py CLIP [--minutes 10] [--speed 4] [--restore-ms 12] [--json]
+
+The clip plays over and over, opened anew each time, through the capture thread, the mailbox, a
+runner that takes so long and copies, and a sink on a thread of its own. Exit code 1: the resident
+memory at the end is more than 8 MiB above that after a fifth of the time, or the age of frames has
+grown by more than a frame time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.video.frames import VideoFrame
+from mirnet_edge.video.live import Live
+from mirnet_edge.video.restorer import single
+from mirnet_edge.video.sinks import Detached, Sink
+from mirnet_edge.video.streams import FileSource
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from mirnet_edge.video.frames import Shown
+    from mirnet_edge.video.statistics import LiveStatistics
+
+_GROWTH_MIB = 8.0
+
+
+class Repeated:
+    """A video file over and over, at another speed: a source without end."""
+
+    paced = True
+
+    def __init__(self, path: Path, speed: int) -> None:
+        """Remember the file; `speed` times its own."""
+        self._source = FileSource(path)
+        self._speed = speed
+        self._index, self._passes = 0, 0
+        self._start_s = self._last_s = 0.0
+
+    @property
+    def name(self) -> str:
+        """Return the file's name."""
+        return self._source.name
+
+    @property
+    def frame_time_s(self) -> float | None:
+        """Return the seconds between two frames at this speed."""
+        own_s = self._source.frame_time_s
+        return None if own_s is None else own_s / self._speed
+
+    def __enter__(self) -> Repeated:
+        self._source.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._source.__exit__(kind, error, traceback)
+
+    def read(self) -> VideoFrame:
+        """Return the next frame, the first after the last."""
+        frame = self._source.read()
+        if frame is None:
+            self._source.__exit__(None, None, None)
+            self._source.__enter__()
+            self._passes += 1
+            self._start_s = self._last_s + (self._source.frame_time_s or 0.04)
+            frame = self._source.read()
+        if frame is None:
+            raise ValueError(f"{self.name} holds no frame any more")
+        self._last_s = self._start_s + (frame.time_s or 0.0)
+        index, self._index = self._index, self._index + 1
+        return VideoFrame(
+            pixels=lambda: frame.pixels,
+            index=index,
+            captured_s=frame.captured_s,
+            pts=round(1e6 * self._last_s),
+            time_base=Fraction(1, 1_000_000 * self._speed),
+            colour=frame.colour,
+        )
+
+
+class Glancing(Sink):
+    """A sink that looks at every frame and keeps none."""
+
+    def __enter__(self) -> Glancing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, shown: Shown) -> None:
+        """Read the middle of both pictures."""
+        for pixels in (shown.before.pixels, shown.after):
+            _ = int(pixels[pixels.shape[0] // 2].sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How things stood over one stretch of the run."""
+
+    seconds: float
+    """Since the start, at the end of the stretch."""
+    rss_mib: float
+    shown: int
+    age_p50_ms: float
+    age_p95_ms: float
+    age_max_ms: float
+
+
+def soak(
+    clip: Path, *, seconds: float, every_s: float, speed: int = 4, restore_s: float = 0.012
+) -> tuple[list[Look], LiveStatistics]:
+    """Run and look at memory and age every so often.
+
+    Args:
+        clip: Any video.
+        seconds: How long, of real time.
+        every_s: How long a stretch is.
+        speed: How many times faster than the clip's own.
+        restore_s: What the runner takes.
+    """
+    run = Live(
+        Repeated(clip, speed), single(NullRunner(delay_s=restore_s)), [Detached(Glancing())]
+    )  # fmt: skip
+    looks: list[Look] = []
+    ages_ms: list[float] = []
+    started = time.monotonic()
+    for shown in run:
+        ages_ms.append(shown.figures.age_ms)
+        passed_s = time.monotonic() - started
+        if passed_s >= (len(looks) + 1) * every_s:
+            p50, p95 = np.percentile(ages_ms, (50, 95))
+            looks.append(Look(
+                seconds=passed_s, rss_mib=resident_mib(), shown=len(ages_ms),
+                age_p50_ms=float(p50), age_p95_ms=float(p95), age_max_ms=max(ages_ms),
+            ))  # fmt: skip
+            ages_ms.clear()
+        if passed_s >= seconds:
+            run.controls.stop()
+    return looks, run.statistics()
+
+
+def resident_mib() -> float:
+    """Return this process's resident memory. Linux alone."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def growth(looks: list[Look]) -> tuple[float, float]:
+    """Return MiB of memory and ms of median age that the last fifth has over the second fifth.
+
+    The first is left out: buffers fill, pages are touched for the first time.
+    """
+    fifth = max(1, len(looks) // 5)
+    early, late = looks[fifth : 2 * fifth], looks[-fifth:]
+    memory, age = (
+        float(np.median([getattr(one, name) for one in late]))
+        - float(np.median([getattr(one, name) for one in early]))
+        for name in ("rss_mib", "age_p50_ms")
+    )
+    return memory, age
+
+
+def print_rows(looks: list[Look]) -> None:
+    """Print a table."""
+    print("| minutes | memory MiB | shown | age p50 ms | p95 | max |\n|---|---|---|---|---|---|")
+    for one in looks:
+        print(
+            f"| {one.seconds / 60:.1f} | {one.rss_mib:.1f} | {one.shown} | "
+            f"{one.age_p50_ms:.1f} | {one.age_p95_ms:.1f} | {one.age_max_ms:.0f} |"
+        )
+
+
+def main() -> None:
+    """Print a row per stretch, the totals and the verdict."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--speed", type=int, default=4)
+    parser.add_argument("--restore-ms", type=float, default=12.0)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    seconds = 60.0 * arguments.minutes
+    looks, statistics = soak(
+        arguments.clip, seconds=seconds, every_s=seconds / 20, speed=arguments.speed,
+        restore_s=1e-3 * arguments.restore_ms,
+    )  # fmt: skip
+    memory_mib, age_ms = growth(looks)
+    if arguments.json:
+        told = {"looks": [asdict(one) for one in looks], "statistics": asdict(statistics)}
+        print(json.dumps(told, indent=1))
+    else:
+        print_rows(looks)
+        print(
+            f"\n{statistics.captured} frames captured at {1e3 / statistics.frame_time_ms:.0f} a "
+            f"second, {statistics.shown} shown, {statistics.dropped} dropped; growth "
+            f"{memory_mib:+.1f} MiB, age p50 {age_ms:+.1f} ms"
+        )
+    sys.exit(int(memory_mib > _GROWTH_MIB or age_ms > statistics.frame_time_ms))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""A short soak in every run of the tests; benchmarks/soak.py runs for ten minutes."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
+
+
+@pytest.fixture(scope="module")
+def soak():
+    spec = importlib.util.spec_from_file_location("benchmarks_soak", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=30)
+        video.height, video.width, video.pix_fmt = 120, 160, "yuv420p"
+        for index in range(30):
+            pixels = np.full((120, 160, 3), 8 * index, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 30)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="memory is read as Linux tells it"
+)
+def test_memory_and_age_stay_flat_for_half_a_minute_at_four_times_the_speed(soak, clip):
+    looks, statistics = soak.soak(clip, seconds=30.0, every_s=1.5)
+    memory_mib, age_ms = soak.growth(looks)
+    assert statistics.captured > 1000  # 120 a second, and opened anew four times a second
+    assert statistics.dropped > 0  # 12 ms of work for frames that come every 8.3
+    assert statistics.shown > 300
+    assert memory_mib < 8.0
+    assert age_ms < 25.0  # a queue would add seconds
+
+
+def test_growth_of_memory_or_age_is_seen(soak):
+    def looks(rss_mib, age_ms):
+        return [
+            soak.Look(
+                seconds=i, rss_mib=100 + rss_mib * i, shown=1, age_p50_ms=5 + age_ms * i,
+                age_p95_ms=0, age_max_ms=0,
+            )
+            for i in range(20)
+        ]  # fmt: skip
+
+    assert soak.growth(looks(0.0, 0.0)) == (0.0, 0.0)
+    memory_mib, age_ms = soak.growth(looks(1.0, 2.0))
+    assert memory_mib == pytest.approx(12.0)
+    assert age_ms == pytest.approx(24.0)
+
+
+def test_a_clip_goes_on_in_time_where_it_begins_anew(soak, clip):
+    with soak.Repeated(clip, 4) as source:
+        frames = [source.read() for _ in range(75)]
+    times_s = [frame.time_s for frame in frames]
+    assert np.diff(times_s) == pytest.approx(1 / 120, abs=1e-5)
+    assert [frame.index for frame in frames] == list(range(75))
+    assert [int(f.pixels.mean()) for f in frames[:30]] == [
+        int(f.pixels.mean()) for f in frames[30:60]
+    ]
