@@ -12,7 +12,7 @@ import pytest
 from mirnet_edge.doctor import checks
 from mirnet_edge.doctor.checks import examine, gstreamer_finding
 from mirnet_edge.engines import cuda, identity
-from mirnet_edge.engines.fake import FakeCudart
+from mirnet_edge.engines.fake_cuda import FakeCudart
 
 
 @pytest.fixture
