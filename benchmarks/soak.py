@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.frames import VideoFrame
 from mirnet_edge.video.live import Live
 from mirnet_edge.video.restorer import single

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirnet_edge.pruning.table import Conditions
-    from mirnet_edge.runtime.runner import GraphRunner, Runner
+    from mirnet_edge.runtime.graph_runner import GraphRunner
+    from mirnet_edge.runtime.runner import Runner
 
 _RUNNERS: dict[str, type[OpenVinoRunner | OnnxRuntimeRunner]] = {
     "openvino": OpenVinoRunner,

@@ -22,7 +22,7 @@ from mirnet_edge.errors import EngineError, ImageError, MirnetEdgeError
 from mirnet_edge.images import size_text
 from mirnet_edge.onnx_files import GIVEN_VECTORS, INPUT, MEMORY, OUTPUT, USED_VECTORS
 from mirnet_edge.runtime.broken_frames import BrokenFrames
-from mirnet_edge.runtime.runner import GraphRunner
+from mirnet_edge.runtime.graph_runner import GraphRunner
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import EngineError
-from mirnet_edge.runtime.runner import GraphRunner
+from mirnet_edge.runtime.graph_runner import GraphRunner
 
 if TYPE_CHECKING:
     from pathlib import Path

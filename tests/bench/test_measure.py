@@ -16,7 +16,7 @@ from mirnet_edge.bench.measure import (
     timing_frame,
 )
 from mirnet_edge.errors import EngineError, OptionError
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 
 _FRAME = np.zeros((1, 4, 4, 3), np.uint8)
 

@@ -8,7 +8,7 @@ import pytest
 from mirnet_edge.bench.steadiness import Clip, Seen, built_in_clip, measure_flicker, still_clip
 from mirnet_edge.errors import EngineError
 from mirnet_edge.metrics import flicker
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 
 
 class Breathing(NullRunner):

@@ -13,7 +13,7 @@ import pytest
 
 from mirnet_edge.cli.restore import main
 from mirnet_edge.pictures import Picture, read_picture, write_picture
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 
 
 @pytest.fixture

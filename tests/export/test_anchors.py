@@ -21,7 +21,7 @@ from mirnet_edge.manifest import read_manifest
 from mirnet_edge.pictures import Picture, write_picture
 from mirnet_edge.runtime.anchoring import steadied
 from mirnet_edge.runtime.frame_vectors import stand_in_for, thumbnail_of
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.runtime.tiling import tiled
 
 _BACKENDS = [

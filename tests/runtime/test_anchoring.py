@@ -7,7 +7,7 @@ import pytest
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.runtime.anchoring import SceneCuts, steadied
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 
 
 class Brightness(NullRunner):

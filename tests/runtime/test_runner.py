@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from mirnet_edge.errors import BundleError, EngineError, ImageError, OptionError
 from mirnet_edge.images import padded_size
 from mirnet_edge.manifest import ImageContract
-from mirnet_edge.runtime.runner import GraphRunner, NullRunner
+from mirnet_edge.runtime.graph_runner import GraphRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 
 
 class _Numpy(GraphRunner):
@@ -374,7 +375,7 @@ def test_the_null_runner_fails_from_the_call_it_was_told(frames_of):
 
 def test_the_null_runner_takes_its_time(monkeypatch, frames_of):
     waited = []
-    monkeypatch.setattr("mirnet_edge.runtime.runner.time.sleep", waited.append)
+    monkeypatch.setattr("mirnet_edge.runtime.null_runner.time.sleep", waited.append)
     with NullRunner(delay_s=0.25) as runner:
         runner.run(frames_of(2, 2))
     assert waited == [0.25]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import OptionError, VideoError
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.camera import CameraSource
 from mirnet_edge.video.decoding import (
     SWSCALE_MATRIX,

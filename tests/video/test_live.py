@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirnet_edge.errors import EngineError, SourceInterruptedError, VideoError
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.capture import Patience
 from mirnet_edge.video.clock import VirtualClock
 from mirnet_edge.video.controls import Controls

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import SourceInterruptedError, VideoError
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.camera import CameraSource, csi_pipeline, gstreamer_camera, with_appsink
 from mirnet_edge.video.capture import Patience
 from mirnet_edge.video.clock import VirtualClock

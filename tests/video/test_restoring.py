@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import EngineError, OptionError
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.restorer import Restorer
 from mirnet_edge.video.restoring import restore_video
 

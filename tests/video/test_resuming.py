@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import EngineError, VideoError
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.restorer import single
 from mirnet_edge.video.restoring import restore_video
 
@@ -141,7 +141,7 @@ def test_a_killed_process_loses_its_last_segment_and_nothing_else(source, tmp_pa
     whole = restored(source, tmp_path / "whole", NullRunner())
     program = textwrap.dedent(f"""
         from pathlib import Path
-        from mirnet_edge.runtime.runner import NullRunner
+        from mirnet_edge.runtime.null_runner import NullRunner
         from mirnet_edge.video import restoring
         from mirnet_edge.video.restorer import single
         restoring.SEGMENT_FRAMES = 10

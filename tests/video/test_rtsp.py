@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import SourceInterruptedError, VideoError
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.capture import Patience
 from mirnet_edge.video.live import Live
 from mirnet_edge.video.places import open_source

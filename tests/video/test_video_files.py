@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import EngineError, OptionError, VideoError
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.restorer import single
 from mirnet_edge.video.restoring import is_video, restore_video
 

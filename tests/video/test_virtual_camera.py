@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import MissingDependencyError, VideoError
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.live import Live
 from mirnet_edge.video.restorer import single
 from mirnet_edge.video.sinks import Detached, MemorySink

@@ -91,7 +91,7 @@ def test_a_machine_without_a_display_gets_one_line(monkeypatch):
 
 SCRIPT = """
 import sys, threading
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.controls import Controls
 from mirnet_edge.video.live import Live
 from mirnet_edge.video.restorer import single

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mirnet_edge.runtime.runner import NullRunner
+from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video.capture import Patience
 from mirnet_edge.video.clock import REAL_CLOCK
 from mirnet_edge.video.controls import Controls
