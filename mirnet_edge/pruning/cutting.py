@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     Timed = Callable[[nn.Module], tuple[float, float]]
     """Return milliseconds per frame of the unpruned network and of this one, in one run."""
+    Target = Callable[[Kept], float]
+    """Return what the table is asked for of a depth, in milliseconds."""
 
 _ATTEMPTS = 3
 # The table errs by a few percent. The first attempt takes it to err on the dear side: what is
@@ -53,14 +55,17 @@ class Cut:
     reached: bool
 
 
-def cut_to(source: Cuttable, goal: Goal, table_unpruned_ms: float, timed: Timed) -> Cut:
+def cut_to(
+    find: Callable[[Target], Cuttable], goal: Goal, table_unpruned_ms: float, timed: Timed
+) -> Cut:
     """Return the network at the goal, as measured.
 
-    Where it is measured to be slower than the table promised, the table is asked for as much less
-    and a narrower one is cut; three attempts at most. If none reaches the goal, the fastest.
+    Where one is measured to be slower than the table promised, the table is asked for as much less
+    of its depth, and the choice is made again; three attempts at most. If none reaches the goal,
+    the fastest.
 
     Args:
-        source: What is cut.
+        find: Gives the depth to cut, for what is asked of each.
         goal: What is to be reached.
         table_unpruned_ms: The unpruned network, in the table's terms.
         timed: Times a network end to end.
@@ -69,24 +74,31 @@ def cut_to(source: Cuttable, goal: Goal, table_unpruned_ms: float, timed: Timed)
         OptionError: No width of the table is that fast.
     """
     first = first_target_ms(goal, table_unpruned_ms)
+    targets: dict[str, float] = {}
+
+    def target(kept: Kept) -> float:
+        return targets.get(str(kept), first)
+
+    source = find(target)
     choice = choose(source.network, source.scores, source.bases, first)
-    networks: list[nn.Module] = []
+    made: list[tuple[nn.Module, Kept]] = []
     attempts: list[Attempt] = []
     while True:
-        networks.append(pruned(source.network, choice.config, source.scores))
-        attempts.append(attempt(networks[-1], choice.predicted_ms, timed))
+        made.append((pruned(source.network, choice.config, source.scores), source.kept))
+        attempts.append(attempt(made[-1][0], choice.predicted_ms, timed))
         allowed = goal.ms(attempts[-1].unpruned_ms)
         reached = attempts[-1].pruned_ms <= allowed
         if reached or len(attempts) == _ATTEMPTS:
             break
-        tighter = _tighter(source, choice, choice.predicted_ms * allowed / attempts[-1].pruned_ms)
-        if tighter is None:
-            break
-        choice = tighter
+        targets[str(source.kept)] = choice.predicted_ms * allowed / attempts[-1].pruned_ms
+        again = _again(find, target, source)
+        if again[1].config == choice.config:
+            break  # it was cut last
+        source, choice = again
     best = len(attempts) - 1
     if not reached:
         best = max(range(len(attempts)), key=lambda place: attempts[place].speedup)
-    return Cut(networks[best], source.kept, attempts, best, reached)
+    return Cut(*made[best], attempts, best, reached)
 
 
 def first_target_ms(goal: Goal, table_unpruned_ms: float) -> float:
@@ -110,7 +122,7 @@ def attempt(network: nn.Module, predicted_ms: float | None, timed: Timed) -> Att
 def cheapest(
     depths: Iterable[tuple[Kept, nn.Module]],
     losses: Sequence[Loss],
-    target_ms: float,
+    target: Target,
     cuttable: Callable[[Kept, nn.Module], Cuttable],
 ) -> tuple[Cuttable, list[Candidate]]:
     """Return the depth whose network at the target has the smallest loss, untrained.
@@ -130,7 +142,7 @@ def cheapest(
         if best is None or loss < best[0]:
             source = cuttable(kept, network)
             try:
-                choice = choose(network, source.scores, source.bases, target_ms)
+                choice = choose(network, source.scores, source.bases, target(kept))
             except OptionError as error:
                 slow = error
             else:
@@ -143,10 +155,13 @@ def cheapest(
     return best[1], candidates
 
 
-def _tighter(source: Cuttable, last: Choice, target_ms: float) -> Choice | None:
-    """Return the choice at the target, else the narrowest there is; None where it was cut last."""
+def _again(
+    find: Callable[[Target], Cuttable], target: Target, last: Cuttable
+) -> tuple[Cuttable, Choice]:
+    """Return the choice at the targets, else the narrowest of the last depth."""
     try:
-        choice = choose(source.network, source.scores, source.bases, target_ms)
+        source = find(target)
+        choice = choose(source.network, source.scores, source.bases, target(source.kept))
     except OptionError:
-        choice = narrowest(source.network, source.scores, source.bases)
-    return None if choice.config == last.config else choice
+        return last, narrowest(last.network, last.scores, last.bases)
+    return source, choice

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mirnet_edge import checkpoints
 from mirnet_edge.compression.prune import pruned, without_blocks
-from mirnet_edge.pruning.cutting import Cut, Cuttable, attempt, cheapest, cut_to, first_target_ms
+from mirnet_edge.pruning.cutting import Cut, Cuttable, attempt, cheapest, cut_to
 from mirnet_edge.pruning.record import TABLE_FILE, WEIGHTS_FILE, PruneRecord, Quality, Round
 from mirnet_edge.pruning.request import config_like, size_of
 from mirnet_edge.pruning.scoring import losses_on, scores_of
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirnet_edge.compression.importance import Loss
+    from mirnet_edge.pruning.cutting import Target
     from mirnet_edge.pruning.record import Candidate
     from mirnet_edge.pruning.request import Opened
     from mirnet_edge.pruning.shortening import Kept
@@ -141,16 +142,24 @@ class _Run:
         goal = asked.goal(number)
         self.given.require_needed(goal.ms(unpruned_ms), unpruned_ms)
         candidates: list[Candidate] = []
-        source = whole
+        depths: list[tuple[Kept, nn.Module]] = []
         if asked.blocks:
             self.observer.stage("measure what blocks are worth")
-            source, candidates = cheapest(
-                shortened(parent, losses),
-                losses,
-                first_target_ms(goal, unpruned_ms),
-                lambda kept, network: whole if network is parent else cuttable(kept, network),
-            )
-        cut = cut_to(source, goal, unpruned_ms, self._timed)
+            depths = list(shortened(parent, losses))
+        known = {str(whole.kept): whole}  # scores and tables are taken once for each depth
+
+        def remembered(kept: Kept, network: nn.Module) -> Cuttable:
+            if str(kept) not in known:
+                known[str(kept)] = cuttable(kept, network)
+            return known[str(kept)]
+
+        def find(target: Target) -> Cuttable:
+            if not depths:
+                return whole
+            source, candidates[:] = cheapest(depths, losses, target, remembered)
+            return source
+
+        cut = cut_to(find, goal, unpruned_ms, self._timed)
         return cut, {"candidates": candidates, "table_unpruned_ms": unpruned_ms}
 
     def _like(self, parent: nn.Module) -> tuple[Cut, dict[str, Any]]:

@@ -48,7 +48,9 @@ def source(network):
 
 
 def test_a_promise_that_holds_is_cut_once(source):
-    cut = cut_to(source, Goal(speedup=1.25), _UNPRUNED_MS, lambda network: (50.0, 40.0))
+    cut = cut_to(
+        lambda target: source, Goal(speedup=1.25), _UNPRUNED_MS, lambda network: (50.0, 40.0)
+    )
     assert (len(cut.attempts), cut.best, cut.reached) == (1, 0, True)
     # the first attempt takes the table to err by so much on the dear side
     assert cut.attempts[0].predicted_ms <= 1.05 * _UNPRUNED_MS / 1.25
@@ -57,7 +59,9 @@ def test_a_promise_that_holds_is_cut_once(source):
 
 def test_a_network_slower_than_promised_is_cut_again_by_the_measured_ratio(source):
     answers = iter([(50.0, 45.0), (50.0, 39.0)])
-    cut = cut_to(source, Goal(speedup=1.25), _UNPRUNED_MS, lambda network: next(answers))
+    cut = cut_to(
+        lambda target: source, Goal(speedup=1.25), _UNPRUNED_MS, lambda network: next(answers)
+    )
     first, second = cut.attempts
     assert second.predicted_ms <= first.predicted_ms * 40.0 / 45.0
     assert second.config != first.config
@@ -67,13 +71,17 @@ def test_a_network_slower_than_promised_is_cut_again_by_the_measured_ratio(sourc
 
 def test_what_is_out_of_reach_ends_after_three_attempts_with_the_fastest(source):
     answers = iter([(50.0, 48.0), (50.0, 44.0), (50.0, 46.0)])
-    cut = cut_to(source, Goal(speedup=1.15), _UNPRUNED_MS, lambda network: next(answers))
+    cut = cut_to(
+        lambda target: source, Goal(speedup=1.15), _UNPRUNED_MS, lambda network: next(answers)
+    )
     assert (len(cut.attempts), cut.best, cut.reached) == (3, 1, False)
     assert cut.attempts[1].config == plain_config(cut.network.config)
 
 
 def test_the_narrowest_that_is_still_too_slow_is_kept_and_told(source):
-    cut = cut_to(source, Goal(speedup=1.5), _UNPRUNED_MS, lambda network: (50.0, 500.0))
+    cut = cut_to(
+        lambda target: source, Goal(speedup=1.5), _UNPRUNED_MS, lambda network: (50.0, 500.0)
+    )
     assert not cut.reached
     # a tenth of what was promised: there is no such width, and then none that is narrower still
     assert len(cut.attempts) == 2
@@ -82,13 +90,17 @@ def test_the_narrowest_that_is_still_too_slow_is_kept_and_told(source):
 
 
 def test_a_target_in_milliseconds_is_held_against_milliseconds(source):
-    reached = cut_to(source, Goal(latency_ms=80.0), _UNPRUNED_MS, lambda network: (400.0, 79.0))
+    reached = cut_to(
+        lambda target: source, Goal(latency_ms=80.0), _UNPRUNED_MS, lambda network: (400.0, 79.0)
+    )
     assert reached.reached
     assert reached.attempts[0].predicted_ms <= 84.0
 
 
 def test_a_target_close_by_still_cuts_something(source):
-    cut = cut_to(source, Goal(speedup=1.02), _UNPRUNED_MS, lambda network: (50.0, 49.0))
+    cut = cut_to(
+        lambda target: source, Goal(speedup=1.02), _UNPRUNED_MS, lambda network: (50.0, 49.0)
+    )
     assert cut.attempts[0].predicted_ms < _UNPRUNED_MS
     assert count_parameters(cut.network) < count_parameters(source.network)
 
@@ -141,10 +153,29 @@ def _cuttable(kept, network):
 
 def test_a_useless_block_goes_rather_than_channels(idle):
     losses = _losses(idle)
-    source, candidates = cheapest(shortened(idle, losses), losses, 50.0, _cuttable)
+    source, candidates = cheapest(shortened(idle, losses), losses, lambda kept: 50.0, _cuttable)
     assert source.kept == [[0]]
     assert [one.kept for one in candidates] == [[[0, 1]], [[0]]]
     assert candidates[1].cut_loss < candidates[0].cut_loss
+
+
+def test_a_depth_is_asked_again_when_a_first_attempt_was_too_slow(idle):
+    losses = _losses(idle)
+    depths = list(shortened(idle, losses))
+    asked = []
+
+    def find(target):
+        asked.append({len(kept[0]): target(kept) for kept, _ in depths})
+        # both blocks until the table is asked for less than a trunk of both can give
+        return _cuttable(*depths[0 if target(depths[0][0]) > 60.0 else 1])
+
+    answers = iter([(50.0, 80.0), (50.0, 20.0)])
+    cut = cut_to(find, Goal(speedup=1.25), _UNPRUNED_MS, lambda network: next(answers))
+    first, second = asked
+    assert first[2] == first[1]
+    assert second[2] < 0.6 * first[2]  # of the depth that was too slow as much less is asked
+    assert second[1] == first[1]  # of the other, which nobody timed, the same
+    assert (cut.kept, cut.best, cut.reached) == ([[0]], 1, True)
 
 
 def test_a_useful_block_stays_and_its_depth_is_not_cut(network):
@@ -157,7 +188,7 @@ def test_a_useful_block_stays_and_its_depth_is_not_cut(network):
                 if "blocks.1" in key:  # the lower stream is hardly worth anything
                     weight *= 1e-6
     losses = _losses(strong)
-    source, candidates = cheapest(shortened(strong, losses), losses, 95.0, _cuttable)
+    source, candidates = cheapest(shortened(strong, losses), losses, lambda kept: 95.0, _cuttable)
     assert source.kept == [[0, 1]]
     assert candidates[1].cut_loss is None
 
@@ -168,4 +199,4 @@ def test_no_depth_that_is_fast_enough_is_refused(network):
 
     losses = _losses(network)
     with pytest.raises(OptionError, match=r"target is 50\.00 ms; the narrowest network .* 100\.00"):
-        cheapest(shortened(network, losses), losses, 50.0, fixed)
+        cheapest(shortened(network, losses), losses, lambda kept: 50.0, fixed)
