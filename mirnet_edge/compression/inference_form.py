@@ -49,7 +49,9 @@ def leaky_from_prelu(activation: nn.PReLU) -> nn.LeakyReLU:
     Runtimes do a LeakyReLU inside the convolution before it, a PReLU in a step of its own: MIRNet
     took 0.86x the time in ONNX Runtime, the same in OpenVINO (docs/decisions/015-rewrites.md).
     """
-    return nn.LeakyReLU(float(activation.weight.detach()))
+    slope = activation.weight.detach()
+    # a network on torch's meta device, whose cost alone is asked for, has no values
+    return nn.LeakyReLU(0.0 if slope.is_meta else float(slope))
 
 
 def strided_from_unshuffled(conv: UnshuffledConv) -> nn.Conv2d:

@@ -73,6 +73,13 @@ def test_no_activation_with_one_slope_is_left_wherever_it_is_shared(name, networ
     torch.testing.assert_close(deployed(batch), network(batch), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["mirnet", "mirnet-v2"])  # those that mirnet-plan makes itself
+def test_a_network_without_values_is_rewritten_too(name, network_of):
+    deployed = to_inference_form(copy.deepcopy(network_of(name)).to("meta"))
+    shape = deployed(torch.empty(1, 3, 32, 48, device="meta")).shape
+    assert shape == network_of(name)(_picture(32, 48)).shape
+
+
 def test_an_activation_with_a_slope_for_each_channel_stays():
     several = nn.Sequential(nn.PReLU(3))
     assert isinstance(to_inference_form(several)[0], nn.PReLU)
