@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from mirnet_edge.images import (
-    check_frames,
-)
+from mirnet_edge.images import check_frames
 from mirnet_edge.runtime.runner import Opened
 
 if TYPE_CHECKING:
