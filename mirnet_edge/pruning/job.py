@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mirnet_edge.pruning.record import Candidate
     from mirnet_edge.pruning.request import Opened
     from mirnet_edge.pruning.shortening import Kept
+    from mirnet_edge.pruning.table import LatencyTable
     from mirnet_edge.training.pairs import Pairs
 
 
@@ -130,15 +131,14 @@ class _Run:
     def _chosen(self, parent: nn.Module, number: int) -> tuple[Cut, dict[str, Any]]:
         asked = self.record.asked
         losses = self._losses(parent)
+        unpruned_ms = self._unpruned_ms(parent, number)
 
         def cuttable(kept: Kept, network: nn.Module) -> Cuttable:
             scores = scores_of(network, asked.importance, losses, asked.seed)
-            return Cuttable(network, kept, scores, self._bases(network, number))
+            bases = bases_from(self._table(network, number), network, unpruned_ms)
+            return Cuttable(network, kept, scores, bases)
 
         whole = cuttable(all_blocks(parent), parent)
-        unpruned_ms = whole.bases[0].ms
-        if self.record.rounds:
-            unpruned_ms = self.record.rounds[0].table_unpruned_ms or unpruned_ms
         goal = asked.goal(number)
         self.given.require_needed(goal.ms(unpruned_ms), unpruned_ms)
         candidates: list[Candidate] = []
@@ -181,15 +181,21 @@ class _Run:
             batch=recipe.batch, crop=recipe.crops[0], seed=self.record.asked.seed,
         )  # fmt: skip
 
-    def _bases(self, network: nn.Module, number: int) -> list[Any]:
+    def _unpruned_ms(self, parent: nn.Module, number: int) -> float:
+        """Return what all tables of the run take the unpruned network to need."""
+        first = self.record.rounds[0].table_unpruned_ms if self.record.rounds else None
+        return first or self._table(parent, number).unpruned_ms
+
+    def _table(self, network: nn.Module, number: int) -> LatencyTable:
         wanted = self.record.conditions
         conditions = conditions_of(network, wanted.backend, wanted.size, wanted.round_to)
         path = table_file(self.given.request.out, self.given.network, network, number)
         if path.exists():
-            return bases_from(read_table(path, conditions), network)
+            return read_table(path, conditions)
         self.observer.stage(f"measure the latency table {path.name}, once for this machine")
-        table = measure_table(network, conditions, path, on_stage=self.observer.stage)
-        return bases_from(table, network)
+        return measure_table(
+            network, self.given.network, conditions, path, on_stage=self.observer.stage
+        )
 
     def _timed(self, network: nn.Module) -> tuple[float, float]:
         self.observer.stage("time what was cut beside the unpruned")

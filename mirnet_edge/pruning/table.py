@@ -34,12 +34,21 @@ class Conditions(Document):
 
 
 class LatencyTable(Document):
-    """Milliseconds of each row, by its name."""
+    """What each row takes, by its name, beside the unpruned network.
 
-    schema_version: Literal[1] = 1
+    Tables are measured minutes apart, and a machine's load changes in between: shares of a network
+    that took turns with every row can be compared, milliseconds cannot.
+
+    Schema history: 1 (2026-11) rows in milliseconds; 2 (2026-11) rows as shares.
+    """
+
+    schema_version: Literal[2] = 2
     conditions: Conditions
     rounds: int = Field(ge=1)
+    unpruned_ms: PositiveFloat
+    """The median of the unpruned network."""
     rows: dict[str, PositiveFloat]
+    """The median share of the time that the unpruned network took in the same round."""
 
 
 def conditions_of(

@@ -1,6 +1,7 @@
 """The latency table: what each narrower width saves on this machine, in one backend.
 
-Each row is a graph as it is deployed, exported and timed in turn with the others. What lies inside
+Each row is a graph as it is deployed, exported and timed in turn with the others and with the
+unpruned network, whose share it is written as. What lies inside
 the blocks is timed as the block alone, times how often it runs: a difference of two whole networks
 would drown in noise. Alone, blocks save more than inside a network, so the network with all of them
 at their narrowest is timed too, and what they save is scaled to add up to that.
@@ -44,12 +45,17 @@ _RUNNERS: dict[str, type[OpenVinoRunner | OnnxRuntimeRunner]] = {
     "onnxruntime": OnnxRuntimeRunner,
 }
 OPEN_GRAPHS = 16
-"""How many are timed in turn."""
+"""How many are timed in turn, beside the unpruned network."""
 _WHOLE, _NARROWEST = "whole", "narrowest"
+_UNPRUNED = "unpruned"
+
+Graph = tuple["nn.Module", tuple[int, int, int]]
+"""What is timed, and (channels, height, width) of what it takes."""
 
 
 def measure_table(
     network: nn.Module,
+    unpruned: nn.Module,
     conditions: Conditions,
     path: Path,
     *,
@@ -58,31 +64,52 @@ def measure_table(
 ) -> LatencyTable:
     """Measure every row and write the table, whole or not at all.
 
+    Args:
+        network: What is to be cut.
+        unpruned: What speed-ups are counted from; takes its turn with every row.
+        conditions: Of the network that is to be cut.
+        path: Where the table goes.
+        rounds: Turns of every row.
+        on_stage: Told how far it is.
+
     Raises:
         MirnetEdgeError: A graph cannot be exported, run or written.
     """
-    graphs: dict[str, tuple[nn.Module, tuple[int, int, int]]] = {}
+    graphs: dict[str, Graph] = {}
     for base in bases_of(network.config, conditions.round_to):
         for name, graph in _rows(network, base, conditions).items():
             graphs.setdefault(name, graph)
-    milliseconds: dict[str, float] = {}
+    reference: Graph = (unpruned, (getattr(unpruned.config, "in_channels", 3), *conditions.size))
+    rows: dict[str, float] = {}
+    unpruned_ms: list[float] = []
     names = list(graphs)
     for first in range(0, len(names), OPEN_GRAPHS):
         chosen = names[first : first + OPEN_GRAPHS]
         on_stage(f"time {first + len(chosen)} of {len(names)} graphs")
-        milliseconds |= _timed({name: graphs[name] for name in chosen}, conditions, rounds)
-    table = LatencyTable(conditions=conditions, rounds=rounds, rows=milliseconds)
+        turns = {_UNPRUNED: reference} | {name: graphs[name] for name in chosen}
+        samples = _timed(turns, conditions, rounds)
+        unpruned_ms += samples[_UNPRUNED]
+        rows |= {name: _share(samples[name], samples[_UNPRUNED]) for name in chosen}
+    table = LatencyTable(
+        conditions=conditions, rounds=rounds, unpruned_ms=p50(unpruned_ms), rows=rows
+    )
     write_atomically(path, json.dumps(table.model_dump(mode="json"), indent=1).encode())
     return table
 
 
-def bases_from(table: LatencyTable, network: nn.Module) -> list[Base]:
+def bases_from(table: LatencyTable, network: nn.Module, unpruned_ms: float) -> list[Base]:
     """Return what `choice.choose` takes.
+
+    Args:
+        table: Of this network.
+        network: What is to be cut.
+        unpruned_ms: What the unpruned network takes: the same for all tables that are compared.
 
     Raises:
         KeyError: The table is of another network.
     """
-    conditions, rows = table.conditions, table.rows
+    conditions = table.conditions
+    rows = {name: share * unpruned_ms for name, share in table.rows.items()}
     found = []
     for config in bases_of(network.config, conditions.round_to):
         whole = rows[_row(config, _WHOLE, 0)]
@@ -117,6 +144,10 @@ def time_networks(
         return measure_interleaved(runners, frame, rounds=rounds)
 
 
+def _share(row: list[float], unpruned: list[float]) -> float:
+    return p50([ms / whole for ms, whole in zip(row, unpruned, strict=True)])
+
+
 def _row(config: Any, knob: str, value: int) -> str:  # noqa: ANN401  # the families' configs have no type in common
     widths = config.channels if isinstance(config.channels, tuple) else (config.channels,)
     trunk = ",".join(map(str, widths))
@@ -127,8 +158,8 @@ def _rows(
     network: nn.Module,
     base: Any,  # noqa: ANN401  # as above
     conditions: Conditions,
-) -> dict[str, tuple[nn.Module, tuple[int, int, int]]]:
-    """Return the graphs of one trunk, with (channels, height, width) of what each takes."""
+) -> dict[str, Graph]:
+    """Return the graphs of one trunk."""
     build = family_of(network).network
     shape = (getattr(base, "in_channels", 3), *conditions.size)
     found = {_row(base, _WHOLE, 0): (build(base).eval(), shape)}
@@ -193,10 +224,9 @@ def _has(module: nn.Module, knob: Knob, config: Any) -> bool:  # noqa: ANN401  #
 
 
 def _timed(
-    graphs: Mapping[str, tuple[nn.Module, tuple[int, int, int]]],
-    conditions: Conditions,
-    rounds: int,
-) -> dict[str, float]:
+    graphs: Mapping[str, Graph], conditions: Conditions, rounds: int
+) -> dict[str, list[float]]:
+    """Return milliseconds per run of each graph, interleaved."""
     with tempfile.TemporaryDirectory() as folder:
         runners: dict[str, Runner] = {}
         for number, (name, (module, shape)) in enumerate(graphs.items()):
@@ -205,8 +235,7 @@ def _timed(
             runner = _RUNNERS[conditions.backend](file, image, name=name, precision="fp32")
             runners[name] = _Fed(runner, shape)
         nothing = np.zeros((1, 1, 1, 3), np.uint8)
-        samples = measure_interleaved(runners, nothing, rounds=rounds)
-    return {name: p50(values) for name, values in samples.items()}
+        return measure_interleaved(runners, nothing, rounds=rounds)
 
 
 def _export(

@@ -44,12 +44,14 @@ def weights(tmp_path_factory):
 @pytest.fixture
 def made_up_times(monkeypatch):
     """A machine whose times are MACs; counts the tables and the timings it is asked for."""
-    asked = {"tables": 0, "timings": 0, "slower": 1.0}
+    asked = {"tables": 0, "timings": 0, "slower": 1.0, "load": 1.0}
 
     def graphs_timed(graphs, conditions, rounds):
         asked["tables"] += 1
+        asked["load"] *= 3.0  # another program begins
         return {
-            name: _macs(module, shape[1:], shape[0]) for name, (module, shape) in graphs.items()
+            name: [asked["load"] * _macs(module, shape[1:], shape[0])] * 3
+            for name, (module, shape) in graphs.items()
         }
 
     def networks_timed(networks, conditions, rounds=15):

@@ -26,7 +26,7 @@ def network():
 def measured(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("table") / "latency.json"
     conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
-    return path, conditions, timing.measure_table(network, conditions, path, rounds=2)
+    return path, conditions, timing.measure_table(network, network, conditions, path, rounds=2)
 
 
 def test_a_table_has_a_row_for_each_trunk_and_each_width(measured, network):
@@ -36,7 +36,7 @@ def test_a_table_has_a_row_for_each_trunk_and_each_width(measured, network):
         "8 whole", "8 unit_widths.0=8",
     }  # fmt: skip
     assert read_table(path, conditions) == table
-    bases = timing.bases_from(table, network)
+    bases = timing.bases_from(table, network, 10.0)
     assert [base.config.channels for base in bases] == [16, 8]
     ((knob, value),) = bases[0].saved_ms
     assert (knob.name, value) == ("unit_widths.0", 8)
@@ -50,27 +50,49 @@ def test_the_streams_of_the_edge_network_are_timed_as_whole_networks(monkeypatch
 
     def timed(graphs, conditions, rounds):
         seen.update(graphs)
-        return dict.fromkeys(graphs, 1.0)
+        return {name: [1.0] for name in graphs}
 
     monkeypatch.setattr(timing, "_timed", timed)
     conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
-    table = timing.measure_table(network, conditions, tmp_path / "latency.json")
+    table = timing.measure_table(network, network, conditions, tmp_path / "latency.json")
     assert set(table.rows) == {"16,8,8 whole", "16,8,8 narrowest", "16,8,8 channels.0=8"}
     assert seen["16,8,8 channels.0=8"][0].config.channels == (8, 8, 8)
+
+
+def test_rows_are_shares_of_the_unpruned_network_under_any_load(monkeypatch, tmp_path, network):
+    """Groups of graphs are timed one after the other; another program begins in between."""
+    alone = {"unpruned": 8.0, "whole": 4.0, "narrowest": 2.0, "16": 3.0, "8": 1.0}
+    loads = iter([1.0, 5.0, 40.0, 0.5])
+    monkeypatch.setattr(timing, "OPEN_GRAPHS", 2)
+
+    def timed(graphs, conditions, rounds):
+        load = next(loads)
+        times = {name: alone[name.split(" ")[-1].split("=")[-1]] for name in graphs}
+        return {name: [load * ms, 2.0 * load * ms] for name, ms in times.items()}
+
+    monkeypatch.setattr(timing, "_timed", timed)
+    conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
+    table = timing.measure_table(network, network, conditions, tmp_path / "latency.json")
+    assert table.rows == {
+        "16 whole": 0.5, "16 narrowest": 0.25,
+        "16 unit_widths.0=16": 0.375, "16 unit_widths.0=8": 0.125,
+        "8 whole": 0.5, "8 unit_widths.0=8": 0.125,
+    }  # fmt: skip
+    assert timing.bases_from(table, network, 100.0)[0].ms == 50.0
 
 
 def test_what_blocks_save_alone_is_scaled_to_what_they_save_together():
     network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=2, streams=2, columns=1))
     conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
     rows = {
-        "8 whole": 10.0, "8 narrowest": 7.0,
-        "8 unit_widths.0=8": 1.0,
-        "8 unit_widths.1=16": 3.0, "8 unit_widths.1=8": 1.0,  # runs in two blocks: 4 ms
-        "8 down_widths.0=8": 1.0,
-        "8 up_widths.0=16": 2.0, "8 up_widths.0=8": 1.0,  # the same: 2 ms
+        "8 whole": 1.0, "8 narrowest": 0.7,
+        "8 unit_widths.0=8": 0.1,
+        "8 unit_widths.1=16": 0.3, "8 unit_widths.1=8": 0.1,  # runs in two blocks: 4 ms
+        "8 down_widths.0=8": 0.1,
+        "8 up_widths.0=16": 0.2, "8 up_widths.0=8": 0.1,  # the same: 2 ms
     }  # fmt: skip
-    table = LatencyTable(conditions=conditions, rounds=1, rows=rows)
-    (base,) = timing.bases_from(table, network)
+    table = LatencyTable(conditions=conditions, rounds=1, unpruned_ms=7.0, rows=rows)
+    (base,) = timing.bases_from(table, network, 10.0)
     saved = {(knob.name, value): ms for (knob, value), ms in base.saved_ms.items()}
     assert saved == {
         ("unit_widths.1", 8): pytest.approx(2.0), ("up_widths.0", 8): pytest.approx(1.0),
