@@ -27,7 +27,8 @@ def shipped_bundle(
     """Return the folder of a bundle of shipped weights, exported on first use.
 
     It is of this machine (its modes are timed here) and of this version of the package. Its
-    graphs take and give the vectors that are smoothed over time.
+    graphs take and give the vectors that are smoothed over time. INT8 is among them where NNCF is
+    installed; whether it runs is the gate's word.
 
     Args:
         weights: The name of shipped weights.
@@ -38,7 +39,9 @@ def shipped_bundle(
         MissingDependencyError: There is none yet, and what makes one is not installed.
         MirnetEdgeError: The cache cannot be written.
     """
-    name = f"{weights.removeprefix('shipped:')}-anchored-{version('mirnet-edge')}"
+    int8 = available("nncf")
+    modes = "anchored-int8" if int8 else "anchored"
+    name = f"{weights.removeprefix('shipped:')}-{modes}-{version('mirnet-edge')}"
     folder = (cache or user_cache()) / "bundles" / name
     if (folder / FILE_NAME).is_file():
         try:
@@ -55,7 +58,8 @@ def shipped_bundle(
     from mirnet_edge.export.job import ExportOptions, export_bundle
 
     on_stage(f"making a bundle of {weights} in {folder}, once")
-    export_bundle(ExportOptions(weights=weights, out=folder, target="cpu", anchored=True), on_stage)
+    options = ExportOptions(weights=weights, out=folder, target="cpu", anchored=True, int8=int8)
+    export_bundle(options, on_stage)
     return folder
 
 

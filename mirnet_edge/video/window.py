@@ -52,7 +52,7 @@ class Window:
         except cv2.error as error:
             raise VideoError(
                 f"this OpenCV opens no windows ({' '.join(str(error).split())[:120]}); install "
-                "opencv-python in place of opencv-python-headless, or give --display none"
+                "opencv-python in place of opencv-python-headless, or give --display web"
             ) from error
         self._sized = False
         return self
@@ -127,7 +127,7 @@ def check_display() -> None:
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise VideoError(
             "this machine has no display (neither DISPLAY nor WAYLAND_DISPLAY is set); give "
-            "--display none, with --record FILE to see what came of it"
+            "--display web to see it in a browser, or --display none with --record FILE"
         )
 
 

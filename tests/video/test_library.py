@@ -67,16 +67,22 @@ def test_it_takes_the_place_of_opencvs_capture(clip, scale, make_bundle):
     assert not capture.isOpened()
 
 
-def test_the_shipped_bundle_is_made_once(tmp_path, monkeypatch, make_bundle):
+@pytest.fixture
+def made(monkeypatch, make_bundle):
+    """The exports that were asked for; a small bundle comes of each."""
     made = []
 
     def export(options, on_stage):
         made.append(options)
         on_stage("export")
-        options.out.parent.mkdir(parents=True)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         make_bundle().rename(options.out)
 
     monkeypatch.setattr("mirnet_edge.export.job.export_bundle", export)
+    return made
+
+
+def test_the_shipped_bundle_is_made_once(tmp_path, made):
     told = []
     first = shipped.shipped_bundle(cache=tmp_path / "cache", on_stage=told.append)
     again = shipped.shipped_bundle(cache=tmp_path / "cache", on_stage=told.append)
@@ -85,6 +91,15 @@ def test_the_shipped_bundle_is_made_once(tmp_path, monkeypatch, make_bundle):
     assert made[0].weights == "shipped:low-light"
     assert made[0].anchored
     assert told == [f"making a bundle of shipped:low-light in {first}, once", "export"]
+
+
+def test_the_shipped_bundle_has_int8_as_soon_as_that_can_be_made(tmp_path, monkeypatch, made):
+    installed = {"torch", "onnx"}
+    monkeypatch.setattr(shipped, "available", lambda name: name in installed)
+    without = shipped.shipped_bundle(cache=tmp_path)
+    installed.add("nncf")
+    assert shipped.shipped_bundle(cache=tmp_path) != without
+    assert [options.int8 for options in made] == [False, True]
 
 
 def test_without_what_makes_it_there_is_one_line(tmp_path, monkeypatch):

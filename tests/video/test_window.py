@@ -85,7 +85,7 @@ def test_the_split_follows_the_mouse_while_the_button_is_down():
 def test_a_machine_without_a_display_gets_one_line(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-    with pytest.raises(VideoError, match=r"no display .* --display none"):
+    with pytest.raises(VideoError, match=r"no display .* --display web .* --display none"):
         check_display()
 
 
