@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-av = pytest.importorskip("av")
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
@@ -25,18 +22,9 @@ def soak():
 
 
 @pytest.fixture
-def clip(tmp_path):
-    path = tmp_path / "clip.mp4"
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=30)
-        video.height, video.width, video.pix_fmt = 120, 160, "yuv420p"
-        for index in range(30):
-            pixels = np.full((120, 160, 3), 8 * index, np.uint8)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, 30)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-    return path
+def clip(write_video):
+    levels = np.arange(0, 240, 8, np.uint8)[:, None, None, None]
+    return write_video("clip.mkv", np.broadcast_to(levels, (30, 120, 160, 3)), rate=30)
 
 
 @pytest.mark.slow
