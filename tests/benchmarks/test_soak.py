@@ -24,20 +24,20 @@ def soak():
 @pytest.fixture
 def clip(write_video):
     levels = np.arange(0, 240, 8, np.uint8)[:, None, None, None]
-    return write_video("clip.mkv", np.broadcast_to(levels, (30, 120, 160, 3)), rate=30)
+    return write_video("clip.avi", np.broadcast_to(levels, (30, 120, 160, 3)), rate=30)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="memory is read as Linux tells it"
 )
-def test_memory_and_age_stay_flat_for_half_a_minute_at_four_times_the_speed(soak, clip):
-    looks, statistics = soak.soak(clip, seconds=30.0, every_s=1.5)
+def test_memory_and_age_stay_flat_for_a_fifth_of_a_minute_at_four_times_the_speed(soak, clip):
+    looks, statistics = soak.soak(clip, seconds=12.0, every_s=0.6)
     memory_mib, age_ms = soak.growth(looks)
-    assert statistics.captured > 1000  # 120 a second, and opened anew four times a second
+    assert statistics.captured > 400  # 120 a second, and opened anew four times a second
     assert statistics.dropped > 0  # 12 ms of work for frames that come every 8.3
-    assert statistics.shown > 300
-    assert memory_mib < 8.0
+    assert statistics.shown > 120
+    assert memory_mib < 3.0  # 0.1 on a quiet machine; a picture kept of each frame makes 30
     assert age_ms < 25.0  # a queue would add seconds
 
 
