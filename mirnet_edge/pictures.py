@@ -16,6 +16,14 @@ import numpy as np
 from mirnet_edge.errors import ImageError, MirnetEdgeError
 from mirnet_edge.files import write_atomically
 from mirnet_edge.pictures_16bit import bits_of, pixels_of_16_bits
+from mirnet_edge.pictures_exif import (
+    ORIENTATION,
+    as_seen,
+    as_stored,
+    exif_of,
+    exif_options,
+    orientation_of,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,24 +49,6 @@ _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
     "WEBP": {"quality": 95, "exact": True},  # exact: colours under full transparency stay
     "TIFF": {"compression": "tiff_lzw"},
 }
-_EXIF_PREFIX = b"Exif\0\0"
-_ORIENTATION = 0x0112
-# A TIFF's EXIF is its own directory. These tags describe the picture, the others its storage:
-# description, maker, model, orientation, resolution (3), software, date, artist, copyright.
-_TIFF_TAGS = (
-    0x010E, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298,
-)  # fmt: skip
-# Orientation: whether rows and columns change places, then the steps through both; EXIF 2.3, 4.6.4
-_TURNS = {
-    2: (False, 1, -1),
-    3: (False, -1, -1),
-    4: (False, -1, 1),
-    5: (True, 1, 1),
-    6: (True, 1, -1),
-    7: (True, -1, -1),
-    8: (True, -1, 1),
-}
-_SUB_DIRECTORIES = (0x8769, 0x8825)  # EXIF, GPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +108,7 @@ def write_picture(path: Path, picture: Picture) -> None:
     if picture.icc:
         options["icc_profile"] = picture.icc
     if picture.exif:
-        options |= _exif_options(picture.exif, kind)
+        options |= exif_options(picture.exif, kind)
     buffer = io.BytesIO()
     try:
         Image.fromarray(pixels).save(buffer, kind, **options)
@@ -150,50 +140,7 @@ def oriented(picture: Picture) -> Frame:
     if picture.exif is None:
         return picture.frame
     # a damaged block of metadata turns nothing
-    return np.ascontiguousarray(_turned(picture.frame, _tags_of(picture.exif).get(_ORIENTATION)))
-
-
-def _tags_of(exif: bytes) -> dict[int, Any]:
-    """Return the tags of an EXIF block, none where it is damaged."""
-    from PIL import Image
-
-    tags: Any = Image.Exif()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            tags.load(exif)
-            return dict(tags)
-        except Exception:  # noqa: BLE001  # parsers raise many kinds here
-            return {}
-
-
-def _exif_options(exif: bytes, kind: Format) -> dict[str, Any]:
-    """Return what Pillow's `save` needs to write an EXIF block."""
-    if kind == "JPEG":
-        return {"exif": _EXIF_PREFIX + exif}
-    if kind == "TIFF":  # whose own directory the tags become
-        tags = _tags_of(exif)
-        if any(directory in tags for directory in _SUB_DIRECTORIES):
-            # Pillow compresses through libtiff, which refuses the directories it is given
-            return {"exif": exif, "compression": "raw"}
-        return {"exif": exif} if tags else {}
-    return {"exif": exif}
-
-
-def _turned(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
-    """Turn pixels from the way they are stored to the way they are seen."""
-    as_stored = (False, 1, 1)
-    known = _TURNS.get(orientation, as_stored) if isinstance(orientation, int) else as_stored
-    swapped, rows, columns = known
-    return (pixels.swapaxes(0, 1) if swapped else pixels)[::rows, ::columns]
-
-
-def _stored(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
-    """Turn pixels from the way they are seen to the way they are stored: `_turned` undone."""
-    inverse = {6: 8, 8: 6}  # all others undo themselves
-    if isinstance(orientation, int):
-        orientation = inverse.get(orientation, orientation)
-    return np.ascontiguousarray(_turned(pixels, orientation))
+    return np.ascontiguousarray(as_seen(picture.frame, orientation_of(picture.exif)))
 
 
 def _payload(path: Path) -> bytes:
@@ -240,9 +187,9 @@ def _picture(image: Image.Image, payload: bytes, path: Path) -> Picture:
             f"{path} holds {frames} pictures (animated or several pages); expected one. Split it"
         )
     kind: Format = "JPEG" if image.format == "MPO" else image.format  # type: ignore[assignment]
-    exif = _exif_of(image)
+    exif = exif_of(image)
     # Pillow turns a TIFF while loading and forgets its tag; OpenCV turns it too
-    turn = image.getexif().get(_ORIENTATION) if kind == "TIFF" else None
+    turn = image.getexif().get(ORIENTATION) if kind == "TIFF" else None
     icc: bytes | None = image.info.get("icc_profile") or None
     bits = bits_of(image, payload, path)
     image.load()  # before OpenCV sees it: Pillow says what is wrong with a truncated file
@@ -253,8 +200,8 @@ def _picture(image: Image.Image, payload: bytes, path: Path) -> Picture:
     else:
         colours, alpha, icc = _pixels(image, icc, path)
     return Picture(
-        frame=_stored(colours, turn),
-        alpha=None if alpha is None else _stored(alpha, turn),
+        frame=as_stored(colours, turn),
+        alpha=None if alpha is None else as_stored(alpha, turn),
         icc=icc,
         exif=exif,
         format=kind,
@@ -298,28 +245,3 @@ def _in_srgb(image: Image.Image, icc: bytes) -> Image.Image:
 
 def _colour_space(icc: bytes) -> bytes:
     return icc[16:20]  # ICC.1:2022, table 17
-
-
-def _exif_of(image: Image.Image) -> bytes | None:
-    """Return the EXIF block as the file holds it; a TIFF's is gathered from its directory."""
-    block: bytes | None = image.info.get("exif")
-    if block is None:
-        tags = image.getexif()
-        if image.format == "TIFF":
-            tags = _described(tags)
-        # tags without a block: ImageMagick hides it in a text chunk, which Pillow understands
-        block = tags.tobytes() if len(tags) else None
-    return block.removeprefix(_EXIF_PREFIX) if block else None
-
-
-def _described(tags: Image.Exif) -> Image.Exif:
-    from PIL import Image
-
-    kept = Image.Exif()
-    for tag in _TIFF_TAGS:
-        if tag in tags:
-            kept[tag] = tags[tag]
-    for directory in _SUB_DIRECTORIES:
-        if entries := tags.get_ifd(directory):
-            kept[directory] = dict(entries)
-    return kept

@@ -11,6 +11,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from mirnet_edge.checkpoints import shapes
 from mirnet_edge.checkpoints.reading import shown
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.models import edge, mirnet, mirnet_v2
@@ -49,7 +50,7 @@ FAMILIES = (
         title="MIRNet",
         network=mirnet.MIRNet,
         config=mirnet.MIRNetConfig,
-        config_from_tensors=mirnet.config_from_tensors,
+        config_from_tensors=shapes.mirnet_config_from_tensors,
         markers=(".blocks.0.0.SA.spatial.conv.", ".selective_kernel.0."),
         unseen=("columns",),
         published=True,
@@ -59,7 +60,7 @@ FAMILIES = (
         title="MIRNet-v2",
         network=mirnet_v2.MIRNetV2,
         config=mirnet_v2.MIRNetV2Config,
-        config_from_tensors=mirnet_v2.config_from_tensors,
+        config_from_tensors=shapes.mirnet_v2_config_from_tensors,
         markers=(".dau_top.gcnet.conv_mask.", ".skff_top."),
         unseen=("channel_factor", "task"),
         published=True,
@@ -69,7 +70,7 @@ FAMILIES = (
         title="MIRNetEdge",
         network=edge.MIRNetEdge,
         config=edge.MIRNetEdgeConfig,
-        config_from_tensors=edge.config_from_tensors,
+        config_from_tensors=shapes.edge_config_from_tensors,
         markers=("blocks.0.fuse_top.", "stem.", "head."),
         unseen=(),
         published=False,

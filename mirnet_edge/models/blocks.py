@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from mirnet_edge.errors import ImageError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
 
 class GlobalPool(nn.Module):
@@ -104,16 +103,6 @@ def inner_widths(
             f"{name} must be {len(usual)} positive numbers, found {', '.join(map(str, given))}"
         )
     return tuple(given)
-
-
-def count_indices(keys: Iterable[str], prefix: str) -> int:
-    """Return how many different numbers follow PREFIX in the keys of a state dict.
-
-    Counted, not read as "largest plus one": a key such as `body.999999999.x` in a file nobody
-    vouches for must not make a network of that depth.
-    """
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return len({found[1] for key in keys if (found := pattern.match(key))})
 
 
 def conv1x1(inputs: int, outputs: int) -> nn.Conv2d:

@@ -14,9 +14,7 @@ Two decisions make it fast enough for a camera, and a third makes it right:
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +22,6 @@ from torch.nn import functional
 
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.models.blocks import GlobalPool, SelectiveKernelFusion
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 THUMBNAIL_FACTOR = 8
 # Rows and columns of what the exposure is decided on, whatever the frame's size and shape.
@@ -282,31 +277,6 @@ def thumbnail_of(frames: Tensor) -> Tensor:
         mode="bilinear",
         align_corners=False,
         antialias=False,
-    )
-
-
-def config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
-    """Return the shape of the MIRNetEdge whose state dict this is.
-
-    Raises:
-        KeyError: A tensor that every MIRNetEdge has is missing.
-    """
-    indices = [int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))]
-    stem = round((tensors["stem.weight"].shape[1] / 3) ** 0.5)
-    pixels = tensors["head.weight"].shape[0] // 4
-    exposure = tensors.get("exposure.features.0.weight")
-    if exposure is None and any(key.startswith("exposure.") for key in tensors):
-        raise KeyError("exposure.features.0.weight")
-    return MIRNetEdgeConfig(
-        channels=(
-            tensors["stem.weight"].shape[0],
-            tensors["blocks.0.down_middle.weight"].shape[0],
-            tensors["blocks.0.down_bottom.weight"].shape[0],
-        ),
-        blocks=max(indices) + 1,
-        stem=stem,
-        exposure_channels=0 if exposure is None else exposure.shape[0],
-        scale=round(pixels**0.5) // max(1, stem),
     )
 
 

@@ -7,18 +7,17 @@ checkpoints, so that these load key by key; class names are the paper's, in full
     image ─ 3x3 ─ RecursiveResidualGroup x groups ─ 3x3 ─ + image
                   └ MultiScaleResidualBlock x blocks ─ 3x3 ─ + input
 
-No layer has a bias.
+No layer has a bias. The ways between resolutions are in `models.mirnet_resizing`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.blocks import (
@@ -26,13 +25,11 @@ from mirnet_edge.models.blocks import (
     SelectiveKernelFusion,
     conv1x1,
     conv3x3,
-    count_indices,
     inner_widths,
     require_batch,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from mirnet_edge.models.mirnet_resizing import ResidualDownsampling as ResidualDownsampling
+from mirnet_edge.models.mirnet_resizing import ResidualUpsampling as ResidualUpsampling
 
 _ATTENTION_SQUEEZE = 8  # channel attention works on an eighth of the channels
 
@@ -151,76 +148,6 @@ class DualAttentionUnit(nn.Module):
         attended = torch.cat((self.SA(refined), self.CA(refined)), 1)
         mixed: Tensor = self.conv1x1(attended)
         return mixed + features
-
-
-class BlurredHalving(nn.Module):
-    """Halve the resolution through a binomial low-pass, so that detail does not alias.
-
-    Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019: [1, 2, 1] in both
-    directions, then every second value. The kernel is fixed; it is in the state dict because
-    the published checkpoints hold it.
-    """
-
-    filt: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        row = torch.tensor([1.0, 2.0, 1.0])
-        kernel = torch.outer(row, row) / 16.0
-        self.register_buffer("filt", kernel.repeat(channels, 1, 1, 1))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return (N, C, H/2, W/2) for (N, C, H, W) with even H and W."""
-        padded = functional.pad(features, (1, 1, 1, 1), mode="reflect")
-        return functional.conv2d(padded, self.filt, stride=2, groups=self.filt.shape[0])
-
-
-class ResidualDownsampling(nn.Module):
-    """Halve the resolution and double the channels (paper, 3.3)."""
-
-    def __init__(self, channels: int, inner: int) -> None:
-        """Take CHANNELS, with INNER in between (in the paper as many)."""
-        super().__init__()
-        self.top = nn.Sequential(
-            conv1x1(channels, inner),
-            nn.PReLU(),
-            conv3x3(inner, inner),
-            nn.PReLU(),
-            BlurredHalving(inner),
-            conv1x1(inner, 2 * channels),
-        )
-        self.bot = nn.Sequential(BlurredHalving(channels), conv1x1(channels, 2 * channels))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return (N, 2C, H/2, W/2) for (N, C, H, W) with even H and W."""
-        top: Tensor = self.top(features)
-        bottom: Tensor = self.bot(features)
-        return top + bottom
-
-
-class ResidualUpsampling(nn.Module):
-    """Double the resolution and halve the channels (paper, 3.3)."""
-
-    def __init__(self, channels: int, inner: int) -> None:
-        """Take CHANNELS, with INNER in between (in the paper as many)."""
-        super().__init__()
-        self.top = nn.Sequential(
-            conv1x1(channels, inner),
-            nn.PReLU(),
-            nn.ConvTranspose2d(inner, inner, 3, stride=2, padding=1, output_padding=1, bias=False),
-            nn.PReLU(),
-            conv1x1(inner, channels // 2),
-        )
-        self.bot = nn.Sequential(
-            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-            conv1x1(channels, channels // 2),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Return (N, C/2, 2H, 2W) for (N, C, H, W)."""
-        top: Tensor = self.top(features)
-        bottom: Tensor = self.bot(features)
-        return top + bottom
 
 
 class MultiScaleResidualBlock(nn.Module):
@@ -346,46 +273,6 @@ class MIRNet(nn.Module):
         require_batch(batch, "MIRNet", self.config.in_channels, self.multiple)
         residual: Tensor = self.conv_out(self.body(self.conv_in(batch)))
         return residual + batch
-
-
-def config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetConfig:
-    """Return the shape of the MIRNet whose state dict this is.
-
-    Where a file stores shared tensors once, the columns cannot be counted: it then needs a card.
-
-    Raises:
-        KeyError: A tensor that every MIRNet has is missing.
-        OptionError: The tensors' shapes make no MIRNet.
-    """
-    channels, in_channels = tensors["conv_in.weight"].shape[:2]
-    block = "body.0.body.0.blocks."
-    streams = count_indices(tensors, block)
-    # the second convolution: what is inside a unit may have been pruned
-    factor = tensors[f"{block}1.0.body.2.weight"].shape[0] // channels if streams > 1 else 2
-    first = "body.0.body.0."
-    ways = {
-        "down": [f"down.{channels * factor**stream}_2" for stream in range(streams - 1)],
-        "up": [f"last_up.{stream}" for stream in range(1, streams)],
-    }
-    return MIRNetConfig(
-        in_channels=in_channels,
-        out_channels=tensors["conv_out.weight"].shape[0],
-        channels=channels,
-        groups=count_indices(tensors, "body."),
-        blocks=count_indices([key for key in tensors if ".blocks." in key], "body.0.body."),
-        streams=streams,
-        columns=count_indices(tensors, f"{block}0."),
-        factor=factor,
-        unit_widths=tuple(
-            tensors[f"{block}{stream}.0.body.0.weight"].shape[0] for stream in range(streams)
-        ),
-        **{
-            f"{way}_widths": tuple(
-                tensors[f"{first}{name}.body.0.top.0.weight"].shape[0] for name in names
-            )
-            for way, names in ways.items()
-        },
-    )
 
 
 def _resizing(config: MIRNetConfig, stream: int, steps: int) -> nn.Module:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -25,13 +24,9 @@ from mirnet_edge.models.blocks import (
     SelectiveKernelFusion,
     conv1x1,
     conv3x3,
-    count_indices,
     inner_widths,
     require_batch,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 DEFOCUS_TASK = "defocus_deblurring"
 """The one task whose network differs: two views in (6 channels), no image added to the output."""
@@ -242,56 +237,6 @@ class MIRNetV2(nn.Module):
             return restored
         restored = self.conv_out(deep)
         return restored + batch
-
-
-def config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetV2Config:
-    """Return the shape of the MIRNet-v2 whose state dict this is.
-
-    The task is known where it changes the network. The channel factor is the shortest decimal
-    number that gives the channels found.
-
-    Raises:
-        KeyError: A tensor that every MIRNet-v2 has is missing.
-        OptionError: The tensors' shapes make no MIRNet-v2.
-    """
-    channels, in_channels = tensors["conv_in.weight"].shape[:2]
-    out_channels = tensors["conv_out.weight"].shape[0]
-    streams = [f"body.0.body.0.dau_{stream}.body." for stream in ("top", "mid", "bot")]
-    # the second convolution: what is inside a block may have been pruned
-    middle, bottom = (tensors[f"{stream}2.weight"].shape[0] for stream in streams[1:])
-    groups = count_indices(tensors, "body.")
-    first = [tensors[f"body.{group}.body.0.dau_top.body.0.weight"] for group in range(groups)]
-    return MIRNetV2Config(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        channels=channels,
-        channel_factor=_channel_factor(channels, middle, bottom),
-        groups=groups,
-        blocks=count_indices([key for key in tensors if ".dau_top." in key], "body.0.body."),
-        conv_groups=tuple(channels // max(weight.shape[1], 1) for weight in first),
-        task=None if in_channels == out_channels else DEFOCUS_TASK,
-        unit_widths=tuple(tensors[f"{stream}0.weight"].shape[0] for stream in streams),
-    )
-
-
-def _channel_factor(top: int, middle: int, bottom: int) -> float:
-    """Return the shortest decimal f with int(top f) = middle and int(top f²) = bottom.
-
-    Raises:
-        OptionError: There is none.
-    """
-    for factor in _decimals_from(max(middle / top, math.sqrt(bottom / top))):
-        if (int(top * factor), int(top * factor**2)) == (middle, bottom):
-            return factor
-    raise OptionError(f"no channel_factor makes streams of {top}, {middle} and {bottom} channels")
-
-
-def _decimals_from(low: float) -> Iterator[float]:
-    """Yield, digit by digit, the decimals next to the smallest factor that could do."""
-    for digits in range(1, 10):
-        # both neighbours: rounding can put `low` itself on the wrong side of a short decimal
-        for numerator in (math.floor(low * 10**digits), math.ceil(low * 10**digits)):
-            yield numerator / 10**digits
 
 
 def _activation() -> nn.LeakyReLU:

@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.images import check_frames
-from mirnet_edge.runtime.runner import anchored
+from mirnet_edge.runtime.runner import Around, anchored
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from mirnet_edge.images import Frame, Frames
     from mirnet_edge.runtime.runner import Runner, Vectors
 
@@ -81,7 +79,7 @@ def steadied(
     return Steadied(runner, memory=memory, cuts=cuts or SceneCuts())
 
 
-class Steadied:
+class Steadied(Around):
     """A runner that remembers the last frame; see `steadied`. For one video and one thread."""
 
     def __init__(self, runner: Runner, *, memory: float, cuts: SceneCuts) -> None:
@@ -90,7 +88,7 @@ class Steadied:
             raise OptionError(
                 f"memory must lie in [0, 1], found {memory:g}; 0 takes every frame by itself"
             )
-        self.runner = runner
+        super().__init__(runner)
         self.memory = memory
         self.cuts = cuts
         self.used_memory = 0.0
@@ -98,33 +96,10 @@ class Steadied:
         self._anchored = anchored(runner)
         self._last: Past | None = None
 
-    @property
-    def name(self) -> str:
-        """Return the name of the runner inside."""
-        return self.runner.name
-
-    @property
-    def multiple(self) -> int:
-        """Return that of the runner inside."""
-        return self.runner.multiple
-
-    @property
-    def scale(self) -> int:
-        """Return that of the runner inside."""
-        return self.runner.scale
-
     def __enter__(self) -> Steadied:
-        self.runner.__enter__()
+        super().__enter__()
         self.forget()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.runner.__exit__(kind, error, traceback)
 
     @property
     def past(self) -> Past | None:

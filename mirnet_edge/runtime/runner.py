@@ -19,6 +19,7 @@ Vectors: TypeAlias = NDArray[np.float32]
 """(N, G): the pooled vectors of N frames, one after the other; see `ImageContract.vectors`."""
 
 _Self = TypeVar("_Self", bound="Opened")
+_Outer = TypeVar("_Outer", bound="Around")
 
 
 class Runner(Protocol):
@@ -151,3 +152,38 @@ class Opened(ABC):
     @abstractmethod
     def _close(self) -> None:
         """Free."""
+
+
+class Around:
+    """What a runner around another has of it: its name and sizes, and when it is open."""
+
+    def __init__(self, runner: Runner) -> None:
+        """Take the runner inside, open or not."""
+        self.runner = runner
+
+    @property
+    def name(self) -> str:
+        """Return the name of the runner inside."""
+        return self.runner.name
+
+    @property
+    def multiple(self) -> int:
+        """Return that of the runner inside."""
+        return self.runner.multiple
+
+    @property
+    def scale(self) -> int:
+        """Return that of the runner inside."""
+        return self.runner.scale
+
+    def __enter__(self: _Outer) -> _Outer:
+        self.runner.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.runner.__exit__(kind, error, traceback)

@@ -19,12 +19,10 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.images import check_frames, crop_to, pad_to, pad_to_multiple, size_text
 from mirnet_edge.runtime.footprint import bytes_per_pixel
 from mirnet_edge.runtime.frame_vectors import vectors_by_tiles
-from mirnet_edge.runtime.runner import anchored, check_anchors
+from mirnet_edge.runtime.runner import Around, anchored, check_anchors
 from mirnet_edge.runtime.seams import Axis, lay, squares
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from mirnet_edge.images import Frame, Frames
     from mirnet_edge.manifest import ImageContract
     from mirnet_edge.runtime.runner import Runner, Vectors
@@ -62,7 +60,7 @@ def tiled(
     return Tiled(runner, tile=tile, overlap=overlap, max_memory_mib=max_memory_mib)
 
 
-class Tiled:
+class Tiled(Around):
     """A runner in tiles; see `tiled`. It takes vectors where the runner inside does."""
 
     def __init__(
@@ -74,7 +72,7 @@ class Tiled:
         max_memory_mib: int | None,
     ) -> None:
         """See `tiled`."""
-        self.runner = runner
+        super().__init__(runner)
         self._anchored = anchored(runner)
         self._image: ImageContract | None = getattr(runner, "image", None)
         self._fixed = self._image.size if self._image else None
@@ -91,36 +89,9 @@ class Tiled:
         self._feather = 0 if agree else self.overlap
 
     @property
-    def name(self) -> str:
-        """Return the name of the runner inside."""
-        return self.runner.name
-
-    @property
-    def multiple(self) -> int:
-        """Return that of the runner inside."""
-        return self.runner.multiple
-
-    @property
-    def scale(self) -> int:
-        """Return that of the runner inside."""
-        return self.runner.scale
-
-    @property
     def vector_length(self) -> int:
         """Return that of the runner inside."""
         return self._anchored.vector_length if self._anchored else 0
-
-    def __enter__(self) -> Tiled:
-        self.runner.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.runner.__exit__(kind, error, traceback)
 
     def run(self, frames: Frames) -> Frames:
         """Restore frames of any size.

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-av = pytest.importorskip("av")
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
@@ -25,31 +22,22 @@ def soak():
 
 
 @pytest.fixture
-def clip(tmp_path):
-    path = tmp_path / "clip.mp4"
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=30)
-        video.height, video.width, video.pix_fmt = 120, 160, "yuv420p"
-        for index in range(30):
-            pixels = np.full((120, 160, 3), 8 * index, np.uint8)
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = index, Fraction(1, 30)
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-    return path
+def clip(write_video):
+    levels = np.arange(0, 240, 8, np.uint8)[:, None, None, None]
+    return write_video("clip.avi", np.broadcast_to(levels, (30, 120, 160, 3)), rate=30)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="memory is read as Linux tells it"
 )
-def test_memory_and_age_stay_flat_for_half_a_minute_at_four_times_the_speed(soak, clip):
-    looks, statistics = soak.soak(clip, seconds=30.0, every_s=1.5)
+def test_memory_and_age_stay_flat_for_a_fifth_of_a_minute_at_four_times_the_speed(soak, clip):
+    looks, statistics = soak.soak(clip, seconds=12.0, every_s=0.6)
     memory_mib, age_ms = soak.growth(looks)
-    assert statistics.captured > 1000  # 120 a second, and opened anew four times a second
+    assert statistics.captured > 400  # 120 a second, and opened anew four times a second
     assert statistics.dropped > 0  # 12 ms of work for frames that come every 8.3
-    assert statistics.shown > 300
-    assert memory_mib < 8.0
+    assert statistics.shown > 120
+    assert memory_mib < 3.0  # found 0.1; keeping the picture of every frame makes 23
     assert age_ms < 25.0  # a queue would add seconds
 
 

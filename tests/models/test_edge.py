@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from mirnet_edge.checkpoints.shapes import edge_config_from_tensors
 from mirnet_edge.compression.inference_form import to_inference_form
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.models import edge
@@ -43,7 +44,7 @@ SHAPES = [
     "config", SHAPES, ids=lambda c: f"stem{c.stem}x{c.scale}-{c.exposure_channels}-{c.blocks}"
 )
 def test_the_shape_is_told_from_the_tensors(config):
-    assert edge.config_from_tensors(MIRNetEdge(config).state_dict()) == config
+    assert edge_config_from_tensors(MIRNetEdge(config).state_dict()) == config
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def test_a_missing_part_of_the_exposure_branch_is_not_taken_for_none():
     tensors = dict(MIRNetEdge(_SMALL).state_dict())
     del tensors["exposure.features.0.weight"]
     with pytest.raises(KeyError, match=r"exposure\.features\.0\.weight"):
-        edge.config_from_tensors(tensors)
+        edge_config_from_tensors(tensors)
 
 
 @pytest.mark.parametrize(("stem", "size"), [(4, (32, 40)), (4, (24, 32)), (2, (32, 36))])

@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mirnet_edge.checkpoints.shapes import mirnet_config_from_tensors
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.models.blocks import GlobalPool
 from mirnet_edge.models.macs import count_parameters
-from mirnet_edge.models.mirnet import BlurredHalving, MIRNet, MIRNetConfig, config_from_tensors
+from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
+from mirnet_edge.models.mirnet_resizing import BlurredHalving
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
 TINY = MIRNetConfig(channels=8, groups=1, blocks=1)
@@ -189,7 +191,7 @@ def test_runs_at_its_smallest_size_and_is_told_from_its_tensors(shape: Shape) ->
     output = restored(model, batch)
     assert output.shape == batch.shape
     assert not torch.equal(output, batch)
-    assert config_from_tensors(model.state_dict()) == shape.config
+    assert mirnet_config_from_tensors(model.state_dict()) == shape.config
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 6), (6, 4), (3, 8), (33, 48)])

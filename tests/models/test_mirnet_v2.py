@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mirnet_edge.checkpoints.shapes import mirnet_v2_config_from_tensors
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.models.blocks import GlobalPool
 from mirnet_edge.models.macs import count_parameters
@@ -22,7 +23,6 @@ from mirnet_edge.models.mirnet_v2 import (
     ContextModule,
     MIRNetV2,
     MIRNetV2Config,
-    config_from_tensors,
 )
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
@@ -159,7 +159,7 @@ def test_channels_are_rounded_down_and_told_from_the_tensors(case: Rounding) -> 
     units = (block.dau_top, block.dau_mid, block.dau_bot)
     assert tuple(unit.body[0].weight.shape[0] for unit in units) == case.widths
     assert restored(model, torch.rand(1, 3, 4, 8)).shape == (1, 3, 4, 8)
-    told = config_from_tensors(model.state_dict())
+    told = mirnet_v2_config_from_tensors(model.state_dict())
     assert told.widths == case.widths
     assert len(str(told.channel_factor)) <= len(str(case.factor))
 
@@ -175,14 +175,14 @@ def test_channels_are_rounded_down_and_told_from_the_tensors(case: Rounding) -> 
     ids=["tiny", "defocus", "paper-groups", "two-groups"],
 )
 def test_the_shape_is_told_from_the_tensors(config: MIRNetV2Config) -> None:
-    assert config_from_tensors(MIRNetV2(config).state_dict()) == config
+    assert mirnet_v2_config_from_tensors(MIRNetV2(config).state_dict()) == config
 
 
 def test_tensors_that_no_factor_explains_are_refused() -> None:
     tensors = MIRNetV2(TINY).state_dict()
     tensors["body.0.body.0.dau_bot.body.2.weight"] = torch.zeros(100, 100, 3, 3)
     with pytest.raises(OptionError, match="8, 12 and 100"):
-        config_from_tensors(tensors)
+        mirnet_v2_config_from_tensors(tensors)
 
 
 def test_an_untouched_residual_returns_the_image_at_every_multiple() -> None:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from mirnet_edge.errors import BundleError, EngineError, ImageError, OptionError
 from mirnet_edge.images import padded_size
 from mirnet_edge.manifest import ImageContract
+from mirnet_edge.runtime.anchoring import steadied
 from mirnet_edge.runtime.graph_runner import GraphRunner
 from mirnet_edge.runtime.null_runner import NullRunner
+from mirnet_edge.runtime.tiling import tiled
 
 
 class _Numpy(GraphRunner):
@@ -379,3 +381,14 @@ def test_the_null_runner_takes_its_time(monkeypatch, frames_of):
     with NullRunner(delay_s=0.25) as runner:
         runner.run(frames_of(2, 2))
     assert waited == [0.25]
+
+
+@pytest.mark.parametrize("wrap", [tiled, steadied])
+def test_a_runner_around_another_has_its_name_and_sizes_and_is_open_with_it(wrap):
+    inner = NullRunner("inner", multiple=4, scale=2)
+    outer = wrap(inner)
+    assert (outer.name, outer.multiple, outer.scale) == ("inner", 4, 2)
+    with outer as entered:
+        assert entered is outer
+        assert inner.is_open
+    assert not inner.is_open

@@ -1,26 +1,17 @@
-"""What a bundle's `manifest.json` says: its schema, and reading it without trusting it.
-
-A bundle is a folder: `manifest.json`, the ONNX files, the weights, engines beside them. Every
-file is bound by its SHA-256, so a later stage can refuse a changed one.
+"""The schema of `manifest.json`: what a bundle says of itself.
 
 Schema history: 1 (2026-11) the first.
 """
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mirnet_edge.errors import BundleError
-from mirnet_edge.files import recover, sha256_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SCHEMA_VERSION = 1
-FILE_NAME = "manifest.json"
 
 Backend = Literal["openvino", "onnxruntime", "torch", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16", "int8", "int8+fp16", "int8+bf16"]
@@ -300,69 +291,3 @@ class Manifest(Document):
                 return mode
         names = ", ".join(mode.name for mode in self.modes)
         raise BundleError(f"the bundle has no mode {name!r}; it has {names}. Export again with it")
-
-
-def bind(path: Path) -> BoundFile:
-    """Return the entry of a file that lies in a bundle's folder."""
-    return BoundFile(file=path.name, sha256=sha256_of(path), size_bytes=path.stat().st_size)
-
-
-def to_json(manifest: Manifest) -> bytes:
-    """Return the text of `manifest.json`."""
-    return (json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n").encode()
-
-
-def read_manifest(bundle: Path) -> Manifest:
-    """Read a bundle's manifest, after mending what a killed export left.
-
-    Raises:
-        BundleError: No bundle there, not a manifest, or of another schema.
-    """
-    recover(bundle)
-    path = bundle / FILE_NAME
-    if not path.is_file():
-        raise BundleError(
-            f"{bundle} is not a bundle: expected a folder with {FILE_NAME}. "
-            "Make one with mirnet-export --out DIR"
-        )
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise BundleError(
-            f"{path} is not readable JSON ({error}); export the bundle again"
-        ) from error
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
-        raise BundleError(
-            f"{path} has schema version {version!r}; this program reads {SCHEMA_VERSION}. "
-            "Export the bundle again, or use the mirnet-edge that made it"
-        )
-    try:
-        return Manifest.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: {where}: {first['msg']}; export the bundle again") from error
-
-
-def checked_path(bundle: Path, entry: BoundFile) -> Path:
-    """Return the path of a bundle's file after comparing its content with the manifest.
-
-    Raises:
-        BundleError: The file is missing, or its bytes are not those the manifest binds.
-    """
-    path = bundle / entry.file
-    # no file has a zero byte in its name, and asking for one is a ValueError
-    if "\0" in entry.file or path.resolve().parent != bundle.resolve():
-        raise BundleError(f"{entry.file!r} lies outside {bundle}; export the bundle again")
-    if not path.is_file():
-        raise BundleError(
-            f"{path} is missing though the manifest names it; export the bundle again"
-        )
-    found = sha256_of(path)
-    if found != entry.sha256:
-        raise BundleError(
-            f"{path} has changed since the export: sha256 {found[:12]} instead of "
-            f"{entry.sha256[:12]}. Export the bundle again"
-        )
-    return path
