@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def export(
     weights: Annotated[
-        str, typer.Option(help="A .safetensors, .pth or .pt file, or shipped:low-light.")
+        str, typer.Option(help="A .safetensors, .pth or .pt file, or shipped:NAME.")
     ] = "shipped:low-light",
     out: Annotated[Path, typer.Option(help="The bundle's folder; replaced as a whole.")] = Path(
         "build/bundle"

@@ -28,8 +28,7 @@ from mirnet_edge.models.blocks import (
     inner_widths,
     require_batch,
 )
-from mirnet_edge.models.mirnet_resizing import ResidualDownsampling as ResidualDownsampling
-from mirnet_edge.models.mirnet_resizing import ResidualUpsampling as ResidualUpsampling
+from mirnet_edge.models.mirnet_resizing import ResidualDownsampling, ResidualUpsampling
 
 _ATTENTION_SQUEEZE = 8  # channel attention works on an eighth of the channels
 

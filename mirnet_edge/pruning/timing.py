@@ -22,7 +22,8 @@ from mirnet_edge.compression.inference_form import to_inference_form
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.files import write_atomically
 from mirnet_edge.manifest import ImageContract
-from mirnet_edge.models.mirnet import DualAttentionUnit, ResidualDownsampling, ResidualUpsampling
+from mirnet_edge.models.mirnet import DualAttentionUnit
+from mirnet_edge.models.mirnet_resizing import ResidualDownsampling, ResidualUpsampling
 from mirnet_edge.models.mirnet_v2 import ResidualContextualBlock
 from mirnet_edge.pruning.choice import Base
 from mirnet_edge.pruning.table import LatencyTable
