@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -98,3 +99,22 @@ def test_the_same_command_goes_on_with_a_video_that_was_cut_off(
     assert (told["frames"], told["resumed"]) == (5, 2)
     assert "an earlier run that was cut off had restored the first 2" in result.err
     assert [path.name for path in out.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        ("spark", "--engine must be one of local, ray, found 'spark'"),
+        ("ray", 'pip install "mirnet-edge[fleet]"'),
+    ],
+)
+def test_an_engine_that_is_not_there_is_one_line(
+    engine, says, ran, make_bundle, make_video, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    out = tmp_path / "out"
+    video = make_video("a.mp4")
+    result = ran(main, video, "--bundle", make_bundle(), "--out", out, "--engine", engine)
+    assert result.code == 2
+    assert says in result.line
+    assert not out.exists()
