@@ -143,6 +143,7 @@ def restored_videos(
     Raises:
         OptionError: Two results would have one name.
         MirnetEdgeError: A result would replace its source, or the folder cannot be written.
+        KeyboardInterrupt: Ctrl-C; says what is kept.
     """
     from rich.progress import (
         BarColumn,
@@ -165,11 +166,30 @@ def restored_videos(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
         told = Told(program, progress)
-        work(videos, out, told)
+        try:
+            work(videos, out, told)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(_kept(videos, out, told)) from error
     turn = {video: place for place, video in enumerate(videos)}
     told.done.sort(key=lambda one: turn[one.source])
     told.failed.sort(key=lambda one: turn[one[0]])
     return told.done, told.failed
+
+
+def _kept(videos: list[Path], out: Path, told: Told) -> str:
+    """Return in one line what a run that is interrupted leaves, and what to do."""
+    from mirnet_edge.video.restoring import has_parts
+
+    over = {one.source for one in told.done} | {path for path, _ in told.failed}
+    begun = [video for video in videos if video not in over and has_parts(video, out)]
+    if begun:
+        which = begun[0].name if len(begun) == 1 else f"{len(begun)} videos"
+        line = f"the finished segments of {which} are kept, and the same command goes on from there"
+    else:
+        line = "no segment was finished; the same command begins again"
+    if told.done:
+        line += f". {len(told.done)} of {len(videos)} videos are done: leave them out"
+    return f"interrupted; {line}"
 
 
 def report_of(done: list[RestoredVideo], failed: list[tuple[Path, VideoError]]) -> dict[str, Any]:
