@@ -14,6 +14,7 @@ from mirnet_edge.errors import OptionError
 if TYPE_CHECKING:
     from mirnet_edge.video.controls import Controls
     from mirnet_edge.video.live import Live
+    from mirnet_edge.video.publishing import Publisher
     from mirnet_edge.video.restorer import Restorer
     from mirnet_edge.video.sinks import Sink
     from mirnet_edge.video.statistics import LiveStatistics
@@ -47,6 +48,13 @@ def webcam(
         str | None,
         typer.Option(
             help="Other programs see it as a camera: auto, or /dev/videoN of v4l2loopback."
+        ),
+    ] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(
+            help="Publish what is shown to an RTSP server: rtsp://HOST:8554/NAME. Where it is not "
+            "there, or goes away, it is tried again."
         ),
     ] = None,
     size: Annotated[
@@ -88,6 +96,9 @@ def webcam(
     sinks = _sinks(controls, display, record, snapshots)
     if virtual_camera is not None:
         sinks.append(_virtual_camera(virtual_camera))
+    publisher = None if stream is None else _publisher(stream)
+    if publisher is not None:
+        sinks.append(publisher)
     if display == "web":
         sinks.insert(0, _page(controls, host, port, camera))
     restorer = _restorer(bundle, backend, precision, threads, target_fps)
@@ -100,6 +111,8 @@ def webcam(
         if stats is not None:
             statistics.write_json(stats)
     _tell(statistics)
+    if publisher is not None:
+        stderr().print(publisher.summary(), highlight=False, markup=False, soft_wrap=True)
 
 
 def _sinks(
@@ -130,6 +143,15 @@ def _virtual_camera(device: str) -> Sink:
     from mirnet_edge.video.virtual_camera import VirtualCamera
 
     return Detached(VirtualCamera(device))
+
+
+def _publisher(url: str) -> Publisher:
+    from mirnet_edge.video.publishing import Publisher
+
+    console = stderr()
+    return Publisher(
+        url, tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+    )
 
 
 def _browser_camera(controls: Controls, display: str) -> BrowserSource:
