@@ -12,10 +12,12 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import socket
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import MirnetEdgeError, OptionError, VideoError
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RETRIES = 1
+_KNOCK_S = 5.0
 _CANCEL_S = 10.0  # for workers to close their files; a frame of a large network takes seconds
 _STORE_BYTES = 80 << 20  # results are a few numbers; Ray takes a third of the memory otherwise
 
@@ -213,8 +216,9 @@ def cluster(address: str | None) -> Iterator[ModuleType]:
         _check_is_alone(ray)
     else:
         try:
+            _knock(address)
             ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise OptionError(
                 f"--ray-address {address}: no Ray cluster can be joined there "
                 f"({' '.join(str(error).split())[:200]}); start one with: ray start --head"
@@ -223,6 +227,18 @@ def cluster(address: str | None) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise where nobody listens: Ray itself waits for minutes (2.60).
+
+    Raises:
+        OSError: Nobody does.
+        ValueError: The port is no number.
+    """
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:  # "auto" has neither
+        socket.create_connection((place.hostname, place.port), timeout=_KNOCK_S).close()
 
 
 def _check_is_alone(ray: ModuleType) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -96,6 +97,22 @@ class Told:
             "on_done": lambda one, mode: self.done.append((one, mode)),
             "on_failed": lambda path, error: self.failed.append((path, str(error))),
         }
+
+
+def test_an_address_where_nobody_is_ends_at_once(make_clip, make_bundle, tmp_path):
+    # a process of its own: importing Ray for another's cluster comes too early for one of ours
+    program = "import sys; from mirnet_edge.cli.restore import main; main(sys.argv[1:])"
+    options = ["--bundle", make_bundle(), "--out", tmp_path / "out", "--engine", "ray"]
+    ran = subprocess.run(
+        [sys.executable, "-c", program, make_clip("a.avi"), *options],
+        capture_output=True, text=True, timeout=60,
+        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
+    )  # fmt: skip
+    assert ran.returncode == 2
+    (line,) = ran.stderr.splitlines()
+    assert "--ray-address 127.0.0.1:1: no Ray cluster can be joined there (" in line
+    assert "Connection refused" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_bytes_are_those_of_one_by_one(ran, cluster, make_clip, make_bundle, tmp_path):
