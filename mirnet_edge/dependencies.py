@@ -24,6 +24,7 @@ _EXTRA_OF = {
     "aiohttp": "web",
     "aiortc": "web",
     "pyvirtualcam": "virtual-camera",
+    "ray": "fleet",
     "tensorboard": "tensorboard",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "tensorrt",

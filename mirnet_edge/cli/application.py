@@ -108,7 +108,8 @@ def _guarded(function: Callable[..., None], program: str) -> Callable[..., None]
             complain(program, error)
             raise typer.Exit(_REJECTED) from error
         except KeyboardInterrupt as error:
-            complain(program, "interrupted; what was finished is kept")
+            # who was interrupted may know better what is kept
+            complain(program, str(error) or "interrupted; what was finished is kept")
             raise typer.Exit(_INTERRUPTED) from error
 
     shared = {

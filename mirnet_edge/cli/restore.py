@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mirnet_edge.cli.application import command, complain, parsed_size, stderr
+from mirnet_edge.errors import OptionError
 
 if TYPE_CHECKING:
     from mirnet_edge.errors import ImageError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _PROGRAM = "mirnet-restore"
 _INCOMPLETE = 2
-_AUTO = "auto"
+_ENGINES = ("local", "ray")
 
 
 def restore(
@@ -30,7 +31,11 @@ def restore(
     backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or torch.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(help="How many to use; the backend decides if left out.")
+        int | None,
+        typer.Option(
+            help="How many to use; the backend decides if left out. With --engine ray: for each "
+            "video; an equal share if left out."
+        ),
     ] = None,
     tile: Annotated[
         str | None,
@@ -46,6 +51,20 @@ def restore(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME.compare.png: before and after.")
     ] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local: one video after the other; ray: one task each, on a Ray cluster or, "
+            "without one, on this machine's cores."
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RAY_ADDRESS",
+            help="A running cluster, for --engine ray; it must see the same paths.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Restore pictures and videos with a bundle.
@@ -53,24 +72,23 @@ def restore(
     What cannot be read is named; the others are restored, and the exit code is 2. Videos keep
     every frame, its time, and the sound; the same command goes on with one that was cut off.
     """
-    from mirnet_edge.cli.restore_videos import report_of, restored_videos
-    from mirnet_edge.files import sha256_of
-    from mirnet_edge.manifest import FILE_NAME
-    from mirnet_edge.runtime.bundle import open_bundle
+    if engine not in _ENGINES:
+        raise OptionError(f"--engine must be one of {', '.join(_ENGINES)}, found {engine!r}")
+    from mirnet_edge.cli.restore_videos import by_ray, here, report_of, restored_videos
+    from mirnet_edge.runtime.choice import RunnerChoice
     from mirnet_edge.runtime.restore import pictures_in
-    from mirnet_edge.runtime.tiling import tiled
     from mirnet_edge.video.restoring import is_video
 
     videos = [path for path in images if is_video(path) and not path.is_dir()]
     pictures = pictures_in([path for path in images if path not in videos])
-    runner = open_bundle(bundle, backend, precision, threads=threads)
-    if tile is not None or max_memory is not None:
-        size = None if tile in (None, _AUTO) else parsed_size(str(tile), "--tile")
-        runner = tiled(runner, tile=size, max_memory_mib=max_memory)
-    with runner:
-        done, failed = _restored(pictures, runner, out, compare=compare) if pictures else ([], [])
-        made_by = f"{sha256_of(bundle / FILE_NAME)} {tile} {max_memory}"
-        films, failed_films = restored_videos(_PROGRAM, videos, runner, out, made_by)
+    choice = RunnerChoice(
+        bundle=bundle, backend=backend, precision=precision, threads=threads, tile=_tile(tile),
+        max_memory_mib=max_memory,
+    )  # fmt: skip
+    runner = choice.runner()
+    work = by_ray(choice, ray_address) if engine == "ray" else here(runner, choice)
+    done, failed = _restored(pictures, runner, out, compare=compare) if pictures else ([], [])
+    films, failed_films = restored_videos(_PROGRAM, videos, work, out)
     if as_json:
         report = _report(runner, done, failed)
         if videos:
@@ -84,6 +102,12 @@ def restore(
             complain(_PROGRAM, f"{lost} of {asked} {kind} were not restored")
     if failed or failed_films:
         raise typer.Exit(_INCOMPLETE)
+
+
+def _tile(text: str | None) -> tuple[int, int] | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return None if text is None else "auto"
+    return parsed_size(text, "--tile")
 
 
 def _restored(
@@ -104,9 +128,8 @@ def _restored(
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with runner, shown as progress:
         bar = progress.add_task(runner.name, total=len(pictures))
 
         def show(line: str) -> None:

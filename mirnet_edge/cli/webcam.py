@@ -14,6 +14,7 @@ from mirnet_edge.errors import OptionError
 if TYPE_CHECKING:
     from mirnet_edge.video.controls import Controls
     from mirnet_edge.video.live import Live
+    from mirnet_edge.video.publishing import Publisher
     from mirnet_edge.video.restorer import Restorer
     from mirnet_edge.video.sinks import Sink
     from mirnet_edge.video.statistics import LiveStatistics
@@ -40,6 +41,12 @@ def webcam(
         str, typer.Option(help="Where the page of --display web is; others need its token.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Of the page; 0 takes any.")] = 8321,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Of the page, PEM: serves it as https.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="The certificate's, PEM; if it is not in the same file.")
+    ] = None,
     record: Annotated[
         Path | None, typer.Option(help="Write what is shown to this file (.mp4, .mkv, .mov).")
     ] = None,
@@ -47,6 +54,13 @@ def webcam(
         str | None,
         typer.Option(
             help="Other programs see it as a camera: auto, or /dev/videoN of v4l2loopback."
+        ),
+    ] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(
+            help="Publish what is shown to an RTSP server: rtsp://HOST:8554/NAME. Where it is not "
+            "there, or goes away, it is tried again."
         ),
     ] = None,
     size: Annotated[
@@ -88,8 +102,11 @@ def webcam(
     sinks = _sinks(controls, display, record, snapshots)
     if virtual_camera is not None:
         sinks.append(_virtual_camera(virtual_camera))
+    publisher = None if stream is None else _publisher(stream)
+    if publisher is not None:
+        sinks.append(publisher)
     if display == "web":
-        sinks.insert(0, _page(controls, host, port, camera))
+        sinks.insert(0, _page(controls, host, port, camera, certificate, key))
     restorer = _restorer(bundle, backend, precision, threads, target_fps)
     patience = Patience(blocked_s=math.inf) if camera else None  # until somebody opens the page
     live = Live(opened, restorer, sinks, controls=controls, patience=patience)
@@ -100,6 +117,8 @@ def webcam(
         if stats is not None:
             statistics.write_json(stats)
     _tell(statistics)
+    if publisher is not None:
+        stderr().print(publisher.summary(), highlight=False, markup=False, soft_wrap=True)
 
 
 def _sinks(
@@ -132,6 +151,15 @@ def _virtual_camera(device: str) -> Sink:
     return Detached(VirtualCamera(device))
 
 
+def _publisher(url: str) -> Publisher:
+    from mirnet_edge.video.publishing import Publisher
+
+    console = stderr()
+    return Publisher(
+        url, tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+    )
+
+
 def _browser_camera(controls: Controls, display: str) -> BrowserSource:
     from mirnet_edge.video.web.camera import BrowserSource
 
@@ -140,14 +168,28 @@ def _browser_camera(controls: Controls, display: str) -> BrowserSource:
     return BrowserSource(controls)
 
 
-def _page(controls: Controls, host: str, port: int, camera: BrowserSource | None) -> Sink:
+def _page(
+    controls: Controls,
+    host: str,
+    port: int,
+    camera: BrowserSource | None,
+    certificate: Path | None,
+    key: Path | None,
+) -> Sink:
     from mirnet_edge.video.web.sink import WebSink
 
     def tell(addresses: tuple[str, ...]) -> None:
-        for address in addresses:
-            stderr().print(f"open {address}", highlight=False, soft_wrap=True)
+        lines = [f"open {address}" for address in addresses]
+        if page.https_advice:
+            lines.append(f"browsers give their camera to https only: {page.https_advice}")
+        for line in lines:
+            stderr().print(line, highlight=False, markup=False, soft_wrap=True)
 
-    return WebSink(controls, host=host, port=port, camera=camera, on_open=tell)
+    page = WebSink(
+        controls, host=host, port=port, camera=camera, certificate=certificate, key=key,
+        on_open=tell,
+    )  # fmt: skip
+    return page
 
 
 def _restorer(

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from av import VideoFrame as Coded
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.reformatter import VideoReformatter
+
     from mirnet_edge.images import Frame
     from mirnet_edge.video.frames import Colour, Matrix, Shown
 
@@ -117,17 +121,8 @@ class VideoWriter:
                 f"{self._path}: expected frames of {self._size[1]}x{self._size[0]}, found "
                 f"{pixels.shape[1]}x{pixels.shape[0]}; write another file for another size"
             )
-        from av import VideoFrame
-
-        rgb = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-        frame = self._reformatter.reformat(
-            rgb,
-            format=self._video.codec_context.pix_fmt,
-            src_color_range=SWSCALE_RANGE["full"],
-            dst_colorspace=SWSCALE_MATRIX[self._colour.matrix],
-            dst_color_range=SWSCALE_RANGE[self._colour.range],
-            interpolation=exact(),
-        )
+        layout = self._video.codec_context.pix_fmt or "yuv420p"
+        frame = luma_and_chroma(self._reformatter, pixels, layout, self._colour)
         frame.pts, frame.time_base = pts, self._time_base
         with naming(self._path):
             self._container.mux(self._video.encode(frame))
@@ -139,12 +134,41 @@ class VideoWriter:
         context.height, context.width = height, width
         context.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
         context.time_base = self._video.time_base = self._time_base
-        context.colorspace = _H273_MATRIX[self._colour.matrix]
-        context.color_range = SWSCALE_RANGE[self._colour.range]
-        context.color_trc = self._colour.transfer
-        context.color_primaries = self._colour.primaries
+        tag(context, self._colour)
         if self._aspect:
             context.sample_aspect_ratio = self._aspect
+
+
+def tag(context: VideoCodecContext, colour: Colour) -> None:
+    """Write into an encoder's stream how its frames are coded."""
+    context.colorspace = _H273_MATRIX[colour.matrix]
+    context.color_range = SWSCALE_RANGE[colour.range]
+    context.color_trc = colour.transfer
+    context.color_primaries = colour.primaries
+
+
+def luma_and_chroma(
+    reformatter: VideoReformatter, pixels: Frame, layout: str, colour: Colour
+) -> Coded:
+    """Return (H, W, 3) uint8 RGB as an encoder takes it, coded by a matrix and range.
+
+    Args:
+        reformatter: Keeps its tables from frame to frame.
+        pixels: The frame.
+        layout: FFmpeg's name of how luma and chroma are stored.
+        colour: How they are coded.
+    """
+    from av import VideoFrame
+
+    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    return reformatter.reformat(
+        rgb,
+        format=layout,
+        src_color_range=SWSCALE_RANGE["full"],
+        dst_colorspace=SWSCALE_MATRIX[colour.matrix],
+        dst_color_range=SWSCALE_RANGE[colour.range],
+        interpolation=exact(),
+    )
 
 
 @contextmanager

@@ -34,6 +34,7 @@ VIDEO_SUFFIXES = (
     *SUFFIXES, ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp", ".y4m",
 )  # fmt: skip
 """By which a file is taken for a video."""
+_JOINED_SUFFIXES = (".mp4", ".mkv")  # of results whose source's own container cannot hold H.264
 SEGMENT_FRAMES = 250
 """After so many frames a segment is finished: where libx264 sets a key frame in any case."""
 
@@ -102,7 +103,7 @@ def restore_video(
         if output.resolve() == source.resolve():
             raise OptionError(f"--out {out} would replace {source}; choose another folder")
         recipe = _recipe(source, restorer, made_by)
-        segments = Segments(output.with_name(f".{output.name}.parts"), recipe)
+        segments = Segments(_parts(output), recipe)
         with _Job(reader, restorer, segments) as job:
             for packet in reader.packets():
                 for frame in reader.decoded(packet):
@@ -126,6 +127,12 @@ def restore_video(
         resumed=job.resumed,
         shortfall=shortfall,
     )
+
+
+def has_parts(source: Path, out: Path) -> bool:
+    """Say whether finished segments of a video lie in OUT, from which a run would go on."""
+    names = {f"{source.stem}{suffix}" for suffix in (source.suffix, *_JOINED_SUFFIXES)}
+    return any(Segments(_parts(out / name), {}).any() for name in names)
 
 
 class _Job:
@@ -236,6 +243,10 @@ class _Job:
         return pts
 
 
+def _parts(output: Path) -> Path:
+    return output.with_name(f".{output.name}.parts")
+
+
 def _time_base(reader: VideoReader) -> Fraction:
     return reader.stream.time_base or Fraction(1, 90_000)
 
@@ -270,7 +281,8 @@ def _suffix(source: Path, copied: list[Stream]) -> str:
     if source.suffix.lower() in SUFFIXES:
         return source.suffix
     codecs = {stream.codec_context.name for stream in copied}
-    return ".mp4" if codecs <= _codecs_of("mp4") else ".mkv"
+    usual, lenient = _JOINED_SUFFIXES
+    return usual if codecs <= _codecs_of("mp4") else lenient
 
 
 def _codecs_of(container: str) -> set[str]:

@@ -98,8 +98,12 @@ class Segments:
 
     def remove_if_empty(self) -> None:
         """Remove the folder where no segment is finished."""
-        if not self._record(0).is_file():
+        if not self.any():
             self.remove()
+
+    def any(self) -> bool:
+        """Say whether a segment is finished, whatever it was made by."""
+        return self._record(0).is_file()
 
     def _record(self, number: int) -> Path:
         return self._folder / f"{number:05}.npz"

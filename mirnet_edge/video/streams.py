@@ -125,8 +125,7 @@ class StreamSource:
     @property
     def name(self) -> str:
         """Return the address, without the password it may hold."""
-        protocol, _, rest = self._url.partition("://")
-        return f"{protocol}://{rest.rpartition('@')[2]}"
+        return without_password(self._url)
 
     @property
     def paced(self) -> bool:
@@ -195,6 +194,12 @@ class StreamSource:
                 continue
             for frame in frames:
                 yield frame, received_s
+
+
+def without_password(url: str) -> str:
+    """Return an address without the user and password it may hold: it may be told."""
+    protocol, _, rest = url.partition("://")
+    return f"{protocol}://{rest.rpartition('@')[2]}"
 
 
 def _video_frame(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -98,3 +100,54 @@ def test_the_same_command_goes_on_with_a_video_that_was_cut_off(
     assert (told["frames"], told["resumed"]) == (5, 2)
     assert "an earlier run that was cut off had restored the first 2" in result.err
     assert [path.name for path in out.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("at", [1, 3], ids=["in the first segment", "after it"])
+def test_ctrl_c_says_what_is_kept(at, ran, make_bundle, make_video, tmp_path, monkeypatch):
+    from mirnet_edge.video import restoring
+
+    monkeypatch.setattr(restoring, "SEGMENT_FRAMES", 2)
+    done, video = make_video("done.mp4"), make_video("a.mp4", 6)
+    out, bundle = tmp_path / "out", make_bundle()
+    with monkeypatch.context() as interrupted:
+        write = restoring.VideoWriter.write
+        written = []
+
+        def writing(writer, pixels, pts):
+            written.append(pts)
+            if len(written) == 5 + at:  # five are of the first video
+                signal.raise_signal(signal.SIGINT)
+            write(writer, pixels, pts)
+
+        interrupted.setattr(restoring.VideoWriter, "write", writing)
+        result = ran(main, done, video, "--bundle", bundle, "--out", out)
+    assert result.code == 130
+    *_, line = result.err.splitlines()
+    kept = (
+        "no segment was finished; the same command begins again"
+        if at == 1
+        else "the finished segments of a.mp4 are kept, and the same command goes on from there"
+    )
+    assert line == (f"mirnet-restore: interrupted; {kept}. 1 of 2 videos are done: leave them out")
+    result = ran(main, video, "--bundle", bundle, "--out", out, "--json")
+    (told,) = json.loads(result.out)["videos"]
+    assert (told["frames"], told["resumed"]) == (6, 0 if at == 1 else 2)
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        ("spark", "--engine must be one of local, ray, found 'spark'"),
+        ("ray", 'pip install "mirnet-edge[fleet]"'),
+    ],
+)
+def test_an_engine_that_is_not_there_is_one_line(
+    engine, says, ran, make_bundle, make_video, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
+    out = tmp_path / "out"
+    video = make_video("a.mp4")
+    result = ran(main, video, "--bundle", make_bundle(), "--out", out, "--engine", engine)
+    assert result.code == 2
+    assert says in result.line
+    assert not out.exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 from fractions import Fraction
 
 import av
@@ -54,6 +56,18 @@ def test_what_is_shown_can_be_recorded(ran, make_bundle, clip, tmp_path):
     assert frames == json.loads(stats.read_text())["shown"]
 
 
+def test_a_server_that_is_not_there_is_told_and_the_clip_goes_on(ran, make_bundle, clip):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"rtsp://127.0.0.1:{free.getsockname()[1]}/live"
+    options = ("--display", "none", "--stream", address)
+    result = ran(main, "--source", clip, "--bundle", make_bundle(), *options)
+    assert result.code == 0, result.err
+    lines = [line for line in result.err.splitlines() if line.startswith(address)]
+    told, summed = lines
+    assert told == f"{address} does not answer: Connection refused; trying again"
+    assert re.fullmatch(re.escape(address) + r": 0 frames sent, [1-9]\d* not sent", summed)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -61,8 +75,9 @@ def test_what_is_shown_can_be_recorded(ran, make_bundle, clip, tmp_path):
         (("--source", "nowhere.mp4"), "nowhere.mp4"),
         (("--source", "97"), "--source synthetic"),
         (("--source", "synthetic", "--virtual-camera", "/dev/video97"), "modprobe v4l2loopback"),
+        (("--source", "synthetic", "--stream", "http://a/b"), "rtsp://HOST:8554/NAME"),
     ],
-    ids=["display", "file", "camera", "virtual camera"],
+    ids=["display", "file", "camera", "virtual camera", "stream"],
 )
 def test_what_is_not_there_is_told_in_one_line(ran, make_bundle, options, says):
     result = ran(main, "--display", "none", "--bundle", make_bundle(), *options)

@@ -28,6 +28,9 @@ def test_the_page_is_there_at_the_address_told_and_ctrl_c_ends_it(make_bundle, s
     try:
         line = running.stderr.readline()
         address = re.fullmatch(r"open (http://\S+/[\w-]{20,}/)\n", line).group(1)
+        if source == "browser":
+            advice = running.stderr.readline()
+            assert advice.startswith("browsers give their camera to https only: openssl req -x509")
         with urllib.request.urlopen(address, timeout=10) as page:
             assert page.status == 200
         outside = address.rsplit("/", 2)[0]

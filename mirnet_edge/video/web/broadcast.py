@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from mirnet_edge.video.web.encoders import CLOCK_RATE
+from mirnet_edge.video.low_delay import CLOCK_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -76,7 +76,7 @@ class Door:
             if not hmac.compare_digest(first.encode(), self.token.encode()):
                 raise web.HTTPForbidden(text="this address lacks the token; use the whole address")
         elif _hostname(f"//{request.host}") not in _LOCAL_NAMES:
-            raise web.HTTPForbidden(text="open this page as http://127.0.0.1")
+            raise web.HTTPForbidden(text="open this page under 127.0.0.1")
         origin = request.headers.get("Origin")
         if origin is not None and urlsplit(origin).netloc != request.host:
             raise web.HTTPForbidden(text="another site's page may not use this one")

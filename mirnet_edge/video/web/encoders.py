@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from mirnet_edge.errors import ImageError
+from mirnet_edge.video.low_delay import CLOCK_RATE
 from mirnet_edge.video.web.picture import side_by_side
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from mirnet_edge.images import Frame
     from mirnet_edge.video.frames import Shown
 
-CLOCK_RATE = 90_000
-"""Ticks per second of video in RTP (RFC 3551)."""
 _JPEG_QUALITY = 85
 # enough for the noise of a dark frame to be seen as noise: it is what the picture is about
 _BITS_PER_PIXEL, _FRAMES_PER_S = 0.12, 30

@@ -19,9 +19,9 @@ from aiortc.mediastreams import MediaStreamError
 from av import Packet, VideoFrame
 
 from mirnet_edge.errors import VideoError
+from mirnet_edge.video.low_delay import CLOCK_RATE
 from mirnet_edge.video.web.broadcast import ViewerGone
 from mirnet_edge.video.web.camera import LONGEST_SIDE
-from mirnet_edge.video.web.encoders import CLOCK_RATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

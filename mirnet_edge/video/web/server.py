@@ -18,6 +18,7 @@ from mirnet_edge.video.web.session import Session
 from mirnet_edge.video.web.studio import TooManyViewers
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Iterator
 
     from aiohttp.typedefs import Handler
@@ -40,6 +41,7 @@ _ASSETS = {
 _LARGEST_MESSAGE = 64 << 10  # an offer has 3 to 8 KiB
 _SEND_BUFFER = 128 << 10  # what the system may hold back for a slow viewer: a frame or two
 _SHUTDOWN_S = 0.3
+_LAST_ROUNDS_S = 0.01  # in which the loop closes the sockets of what was aborted
 
 
 class Server:
@@ -70,8 +72,15 @@ class Server:
         return application
 
     @asynccontextmanager
-    async def listening(self, host: str, port: int) -> AsyncIterator[int]:
+    async def listening(
+        self, host: str, port: int, secured: ssl.SSLContext | None = None
+    ) -> AsyncIterator[int]:
         """Serve while the block lasts; gives the port, which 0 lets the system choose.
+
+        Args:
+            host: An address of this machine.
+            port: On it.
+            secured: Serves https; None serves http.
 
         Raises:
             OSError: Nobody can listen there.
@@ -95,7 +104,11 @@ class Server:
                 loop.call_later(self._studio.limits.request_s, self._drop_if_silent, protocol)
                 return protocol
 
-            listener = await loop.create_server(connect, host, port)
+            listener = await loop.create_server(
+                connect, host, port, ssl=secured,
+                # who says nothing is dropped before there is a request, too
+                ssl_handshake_timeout=self._studio.limits.request_s if secured else None,
+            )  # fmt: skip
             try:
                 yield listener.sockets[0].getsockname()[1]
             finally:
@@ -103,8 +116,12 @@ class Server:
         finally:
             for stream in serving:
                 stream.cancel()
+            still_open = _transports(runner)
             await runner.cleanup()
+            for transport in still_open:
+                transport.abort()  # https would wait for each viewer's goodbye
             await asyncio.gather(*serving, return_exceptions=True)
+            await asyncio.sleep(_LAST_ROUNDS_S)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -205,6 +222,12 @@ class Server:
         for live in list(self._sockets):
             with suppress(ConnectionError, asyncio.TimeoutError):
                 await asyncio.wait_for(live.close(code=1001), _SHUTDOWN_S)
+
+
+def _transports(runner: web.AppRunner) -> list[asyncio.Transport]:
+    """Return what the open connections go through; aiohttp forgets it when it closes them."""
+    connections = [] if runner.server is None else runner.server.connections
+    return [protocol.transport for protocol in connections if protocol.transport is not None]
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

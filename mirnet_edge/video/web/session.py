@@ -45,7 +45,12 @@ class Session:
         telling = asyncio.ensure_future(self._tell_figures())
         try:
             await self._send(
-                {"say": "hello", "camera": self._studio.camera is not None, "key": self._key}
+                {
+                    "say": "hello",
+                    "camera": self._studio.camera is not None,
+                    "key": self._key,
+                    "https": self._studio.https_advice,
+                }
             )
             async for message in self._socket:
                 if message.type is not WSMsgType.TEXT:

@@ -12,6 +12,7 @@ from mirnet_edge.errors import OptionError, VideoError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
     from types import TracebackType
 
     from mirnet_edge.video.controls import Controls
@@ -36,6 +37,8 @@ class WebSink:
         camera: BrowserSource | None = None,
         token: str | None = None,
         limits: Limits | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
         on_open: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
         """Say where to listen; nothing is opened yet.
@@ -47,18 +50,25 @@ class WebSink:
             camera: The pipeline's source, where that is the viewer's camera.
             token: The first part of every path; None makes one where the host needs it.
             limits: On viewers and their patience.
+            certificate: PEM; with it the page is https, without it http.
+            key: The certificate's, PEM; None where it is in the same file.
             on_open: Gets `addresses` when the page is there, before the first frame.
 
         Raises:
             MissingDependencyError: aiohttp or aiortc is not installed.
+            OptionError: The certificate cannot be used.
         """
         for package in ("aiohttp", "aiortc"):
             require(package, "the page")
+        from mirnet_edge.video.web.certificate import secured_by
         from mirnet_edge.video.web.door import Door, is_local, new_token
         from mirnet_edge.video.web.studio import Limits
 
-        needs_token = not is_local(host)
-        self._door = Door(token=token or (new_token() if needs_token else None))
+        if key is not None and certificate is None:
+            raise OptionError(f"--key {key} is of no use without --certificate; name both")
+        self._secured = None if certificate is None else secured_by(certificate, key)
+        self._is_local = is_local(host)
+        self._door = Door(token=token or (None if self._is_local else new_token()))
         self._controls, self._camera = controls, camera
         self._host, self._port = host, port
         self._limits = limits or Limits()
@@ -73,8 +83,18 @@ class WebSink:
     @property
     def addresses(self) -> tuple[str, ...]:
         """Return where the page is, the token included; the port is known once it is open."""
+        scheme = "http" if self._secured is None else "https"
         hosts = _reachable(self._host)
-        return tuple(f"http://{host}:{self._port}{self._door.prefix}/" for host in hosts)
+        return tuple(f"{scheme}://{host}:{self._port}{self._door.prefix}/" for host in hosts)
+
+    @property
+    def https_advice(self) -> str:
+        """Return how to get https, where a viewer's camera is wanted and needs it; else nothing."""
+        from mirnet_edge.video.web.certificate import advice
+
+        if self._camera is None or self._is_local or self._secured is not None:
+            return ""
+        return advice(_reachable(self._host)[0])
 
     def __enter__(self) -> WebSink:
         self._ready.clear()
@@ -131,9 +151,13 @@ class WebSink:
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         board = Board(self._loop)
-        studio = Studio(board, self._controls, camera=self._camera, limits=self._limits)
+        studio = Studio(
+            board, self._controls, camera=self._camera, limits=self._limits,
+            https_advice=self.https_advice,
+        )  # fmt: skip
+        server = Server(studio, self._door)
         try:
-            async with Server(studio, self._door).listening(self._host, self._port) as port:
+            async with server.listening(self._host, self._port, self._secured) as port:
                 self._port, self._board = port, board
                 self._ready.set()
                 await self._stop.wait()

@@ -50,6 +50,7 @@ class Studio:
         *,
         camera: BrowserSource | None,
         limits: Limits,
+        https_advice: str = "",
     ) -> None:
         """Send nothing yet.
 
@@ -58,11 +59,14 @@ class Studio:
             controls: What viewers' buttons do.
             camera: Where viewers' cameras go; None where the source is another.
             limits: For all viewers.
+            https_advice: How this server is to be started so that browsers give it their camera;
+                empty where they do.
         """
         self.board = board
         self.controls = controls
         self.camera = camera
         self.limits = limits
+        self.https_advice = https_advice
         self.vp8 = Broadcast(board, Vp8Encoder, depth=_VP8_DEPTH)
         self.jpeg = Broadcast(board, JpegEncoder, depth=_JPEG_DEPTH)
         self.viewers = 0

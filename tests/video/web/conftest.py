@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 from contextlib import contextmanager
 
 import numpy as np
@@ -48,3 +50,42 @@ def serving():
             yield sink, controls
 
     return serve
+
+
+@pytest.fixture
+def make_certificate():
+    """Write certificate.pem and key.pem: make_certificate(folder, passphrase=b"", host="::1")."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    def written(folder, *, passphrase=None, host="127.0.0.1"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+        now = datetime.datetime.now(datetime.timezone.utc)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]),
+                critical=False,
+            )
+            .sign(key, hashes.SHA256())
+        )
+        locked = serialization.NoEncryption()
+        if passphrase:
+            locked = serialization.BestAvailableEncryption(passphrase)
+        folder.mkdir(exist_ok=True)
+        paths = folder / "certificate.pem", folder / "key.pem"
+        paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        paths[1].write_bytes(
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
+        )
+        return paths
+
+    return written

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import queue
+import socket
 import threading
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -90,13 +91,13 @@ def browser(chromium, tmp_path_factory):
 
 
 @contextmanager
-def running(make_source, *, token=None):
+def running(make_source, **options):
     """Run the pipeline beside the block; gives the page's address and the controls."""
     controls = Controls()
     source = make_source(controls)
     camera = source if isinstance(source, BrowserSource) else None
     opened: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
-    sink = WebSink(controls, port=0, camera=camera, token=token, on_open=opened.put)
+    sink = WebSink(controls, port=0, camera=camera, on_open=opened.put, **options)
     modes = {name: lambda name=name: Gain(name) for name in ("null:fp32", "null:int8")}
     patience = Patience(blocked_s=1e9)  # as long as it takes until a viewer switches a camera on
     live = Live(source, Restorer(modes, "null:fp32"), [sink], controls=controls, patience=patience)
@@ -242,3 +243,44 @@ def test_the_token_is_enforced_and_nothing_comes_from_outside(open_page):
         wait_for_picture(page, "WebRTC")
         assert len(asked) >= 7
         assert {urlsplit(url).netloc for url in asked} == {urlsplit(address).netloc}
+
+
+@pytest.fixture
+def outside():
+    """This machine's address as others see it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but its own")
+        return probe.getsockname()[0]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_from_another_machine_without_https_the_page_says_how_to_get_it(open_page, outside, width):
+    with running(BrowserSource, host=outside) as (address, _):
+        page = open_page(address, viewport={"width": width, "height": 800})
+        page.get_by_text("openssl req -x509").wait_for(timeout=10_000)
+        said = page.locator("#cover-text").inner_text()
+        assert f"subjectAltName=IP:{outside}" in said
+        assert "--certificate certificate.pem --key key.pem" in said
+        assert page.locator("#camera").is_hidden()
+        overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert overflow <= 0
+        clipped = page.evaluate(
+            "document.querySelector('#cover').scrollHeight - "
+            "document.querySelector('#cover').clientHeight"
+        )
+        assert clipped <= 0
+
+
+def test_from_another_machine_over_https_a_browsers_camera_is_restored(
+    open_page, outside, make_certificate, tmp_path
+):
+    certificate, key = make_certificate(tmp_path, host=outside)
+    with running(BrowserSource, host=outside, certificate=certificate, key=key) as (address, _):
+        assert address.startswith(f"https://{outside}:")
+        page = open_page(address, ignore_https_errors=True)
+        page.locator("#camera").click()
+        wait_for_picture(page, "WebRTC")
+        assert page.faults == []

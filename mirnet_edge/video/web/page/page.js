@@ -72,7 +72,9 @@ function inviteCamera() {
   cover(
     secure
       ? "Your camera's picture goes to this server, is restored there, and comes back to you alone."
-      : "A browser gives its camera only to https and to this machine itself. Open the page as http://127.0.0.1, for instance through an SSH tunnel.",
+      : `A browser gives its camera only to https and to the server's own machine. ${
+          hello.https ? `For https, there: ${hello.https}` : "Open the page as http://127.0.0.1, for instance through an SSH tunnel."
+        }`,
   );
 }
 
