@@ -10,6 +10,7 @@ from mirnet_edge.bench.drawing import standalone
 from mirnet_edge.bench.endurance import EXPLAINED, details, endurance_chart, summary
 from mirnet_edge.bench.energy import meter_line
 from mirnet_edge.bench.page_parts import CSS_OF
+from mirnet_edge.bench.savings import HEADINGS, explained, savings
 from mirnet_edge.bench.table import (
     FLICKER,
     LATENCY,
@@ -55,6 +56,7 @@ def to_markdown(report: Report) -> str:
         parts.append(f"## Flicker\n\n{FLICKER}\n\n{_flicker_table(report)}")
     for size in report.sizes:
         parts += _endurance(report, size)
+        parts += _savings(report, size)
     lines = notes(report)
     if lines:
         parts.append(
@@ -148,6 +150,16 @@ def _endurance(report: Report, size: str) -> list[str]:
         f"## Without pause at {size}\n\n{EXPLAINED}\n\n{whole}",
         _picture("frame time over minutes", _endurance_file(size)),
         f"<details><summary>Every part</summary>\n\n{parts}\n\n</details>",
+    ]
+
+
+def _savings(report: Report, size: str) -> list[str]:
+    lines = [[shown(*cell) for cell in one.cells] for one in savings(report, size)]
+    if not lines:
+        return []
+    return [
+        f"## What was saved at {size}\n\n{explained(report, size)}\n\n"
+        f"{_table(['row', *HEADINGS], lines)}"
     ]
 
 

@@ -11,6 +11,7 @@ from mirnet_edge.bench.darkness import bins_of, darkness_chart
 from mirnet_edge.bench.drawing import stylesheet
 from mirnet_edge.bench.endurance import EXPLAINED, details, endurance_chart, summary
 from mirnet_edge.bench.page_parts import CSS_OF, drawn_twice, html_table, legend
+from mirnet_edge.bench.savings import HEADINGS, explained, savings
 from mirnet_edge.bench.shots import shots_card
 from mirnet_edge.runtime.measure import p50
 
@@ -39,6 +40,7 @@ def to_html(report: Report, folder: Path) -> str:
         parts.append(_quality_card(report, one))
     parts.append(_flicker_card(report))
     parts += [_endurance_card(report, size) for size in report.sizes]
+    parts += [_savings_card(report, size) for size in report.sizes]
     parts += [_table_card(report, size) for size in report.sizes]
     parts.append(_facts_card(report))
     return (
@@ -195,6 +197,18 @@ def _endurance_card(report: Report, size: str) -> str:
         f'<section class="card"><h2>Without pause, {size}</h2><p class="hint">'
         f"{escape(EXPLAINED)}</p>{drawings}{whole}"
         f"<details><summary>Every part</summary>{parts}</details></section>"
+    )
+
+
+def _savings_card(report: Report, size: str) -> str:
+    found = savings(report, size)
+    if not found:
+        return ""
+    lines = [[table.shown(*cell) for cell in one.cells] for one in found]
+    return (
+        f'<section class="card"><h2>What was saved, {size}</h2>'
+        f'<p class="hint">{escape(explained(report, size))}</p>'
+        f"{html_table(['row', *HEADINGS], lines)}</section>"
     )
 
 

@@ -155,6 +155,17 @@ def test_without_a_meter_energy_is_not_measured(written):
     assert "What was saved" not in text
 
 
+def test_what_was_saved_is_said_in_ratios(lasting):
+    text = (lasting / "report.md").read_text()
+    assert "## What was saved at 640x480" in text
+    assert "random weights, for latency only" in text
+    (line,) = re.findall(r"\| edge onnxruntime:fp32 \| ([\d.]+) \| (\d+) \|\n", text)
+    assert float(line[0]) == pytest.approx(200.0, rel=0.03)
+    assert line[1] == "500"
+    assert re.search(r"\| edge openvino:int8 \| [\d.]+ \| not measured \|", text)
+    assert "What was saved, 640x480" in (lasting / "report.html").read_text()
+
+
 def test_drawings_lie_beside_the_markdown_and_stand_alone(lasting, report, tmp_path):
     write_report(report, tmp_path / "other")
     for folder, count in ((lasting, 1), (tmp_path / "other", 1)):
