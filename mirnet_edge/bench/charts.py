@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from mirnet_edge.bench.drawing import CHARACTER, Scale, steps, svg
 from mirnet_edge.bench.statistics import pareto
 from mirnet_edge.runtime.measure import percentile
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _LABEL_HEIGHT = 15.0
-_CHARACTER = 6.6
 
 
 @dataclass(frozen=True)
@@ -37,20 +37,6 @@ class Spread:
     samples_ms: Sequence[float]
 
 
-@dataclass(frozen=True)
-class _Scale:
-    """Values to places."""
-
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
-
-
 def pareto_chart(points: Sequence[Point], width: int, height: int, *, numbered: bool) -> str:
     """Return dB against ms, the points that no other beats joined by a line.
 
@@ -64,20 +50,20 @@ def pareto_chart(points: Sequence[Point], width: int, height: int, *, numbered: 
     across = _log_scale([one.p50_ms for one in points], left, width - right)
     levels = [one.psnr_db for one in points]
     edge = max(0.5, 0.08 * (max(levels) - min(levels)))
-    up = _Scale(min(levels) - edge, max(levels) + edge, height - bottom, top)
+    up = Scale(min(levels) - edge, max(levels) + edge, height - bottom, top)
     parts = [_time_axis(across, height - bottom, top)]
-    for level in _steps(up.low, up.high, 6):
+    for level in steps(up.low, up.high, 6):
         parts.append(f'<path class="grid" d="M{left} {up(level):.1f}H{width - right}"/>')
         parts.append(
             f'<text x="{left - 8}" y="{up(level) + 4:.1f}" text-anchor="end">{level:g}</text>'
         )
     front = [points[place] for place in pareto([(one.p50_ms, one.psnr_db) for one in points])]
     places = [(across(math.log10(one.p50_ms)), up(one.psnr_db)) for one in points]
-    steps = " ".join(
+    joined = " ".join(
         f"{'L' if place else 'M'}{across(math.log10(one.p50_ms)):.1f} {up(one.psnr_db):.1f}"
         for place, one in enumerate(front)
     )
-    parts.append(f'<path class="front" d="{steps}"/>')
+    parts.append(f'<path class="front" d="{joined}"/>')
     names = [str(place + 1) if numbered else one.name for place, one in enumerate(points)]
     labels = _placed_labels(places, names, width)
     for one, (x, y), name, (label_x, label_y, anchor) in zip(
@@ -94,7 +80,7 @@ def pareto_chart(points: Sequence[Point], width: int, height: int, *, numbered: 
             f"{escape(name)}</text>"
         )
     parts.append(f'<text x="{left}" y="{top - 2}">dB, higher is better</text>')
-    return _svg(width, height, "Quality against time", parts)
+    return svg(width, height, "Quality against time", parts)
 
 
 def spread_chart(spreads: Sequence[Spread], width: int, *, narrow: bool) -> str:
@@ -106,7 +92,7 @@ def spread_chart(spreads: Sequence[Spread], width: int, *, narrow: bool) -> str:
         narrow: Put names above their rows, not beside them.
     """
     step, top, bottom = (40.0 if narrow else 28.0), 10.0, 40.0
-    left = 10.0 if narrow else 20.0 + _CHARACTER * max(len(one.name) for one in spreads)
+    left = 10.0 if narrow else 20.0 + CHARACTER * max(len(one.name) for one in spreads)
     height = int(top + step * len(spreads) + bottom)
     across = _log_scale([value for one in spreads for value in one.samples_ms], left, width - 60.0)
     parts = [_time_axis(across, height - bottom, top)]
@@ -131,16 +117,16 @@ def spread_chart(spreads: Sequence[Spread], width: int, *, narrow: bool) -> str:
             f'<text x="{max(across(math.log10(max(one.samples_ms))), end) + 8:.1f}" '
             f'y="{y + 4:.1f}">{_time_text(middle)}</text>'
         )
-    return _svg(width, height, "Times of every run", parts)
+    return svg(width, height, "Times of every run", parts)
 
 
-def _log_scale(values: Sequence[float], start: float, end: float) -> _Scale:
+def _log_scale(values: Sequence[float], start: float, end: float) -> Scale:
     low, high = math.log10(min(values)), math.log10(max(values))
     edge = max(0.05, 0.04 * (high - low))
-    return _Scale(low - edge, high + edge, start, end)
+    return Scale(low - edge, high + edge, start, end)
 
 
-def _time_axis(across: _Scale, bottom: float, top: float) -> str:
+def _time_axis(across: Scale, bottom: float, top: float) -> str:
     parts = []
     marks = [
         digit * 10.0**power
@@ -168,7 +154,7 @@ def _placed_labels(
     found: list[tuple[float, float, str]] = [(0.0, 0.0, "start")] * len(places)
     for place in sorted(range(len(places)), key=lambda one: places[one][1]):
         x, y = places[place]
-        length = _CHARACTER * len(names[place])
+        length = CHARACTER * len(names[place])
         flipped = x + 12 + length > width
         start = x - 12 - length if flipped else x + 12
         shifts = [sign * step * 5.0 for step in range(40) for sign in (1, -1)]
@@ -185,17 +171,7 @@ def _free(start: float, end: float, y: float, taken: Sequence[tuple[float, float
     )
 
 
-def _steps(low: float, high: float, most: int) -> list[float]:
-    size = next(one for one in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if (high - low) / one <= most)
-    return [size * one for one in range(math.ceil(low / size), math.floor(high / size) + 1)]
-
-
 def _time_text(milliseconds: float) -> str:
     if milliseconds >= 1000:
         return f"{milliseconds / 1000:.3g} s"
     return f"{milliseconds:.3g} ms"
-
-
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    head = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{title}">'
-    return f"{head}{''.join(parts)}</svg>"

@@ -3,7 +3,8 @@
 The ratio of medians, new over old, with a confidence interval from resampling the raw samples
 (Efron, "Bootstrap methods", Annals of Statistics 1979). A row is a regression where the whole
 interval lies above what is tolerated: two runs of one program on one machine differ by a few
-percent that no resampling within a run can see.
+percent that no resampling within a run can see. Fewer than three samples, of a run that was
+interrupted, have no such interval: they are called noise.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from mirnet_edge.bench.measure import FEWEST_RUNS
 from mirnet_edge.bench.statistics import mean_of
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.runtime.measure import p50
@@ -161,6 +163,8 @@ def _change(
     before, after = p50(old.samples_ms), p50(new.samples_ms)
     low, high = (edge / divisor for edge in ratio_interval(old.samples_ms, new.samples_ms))
     outcome: Outcome = "noise"
+    if min(len(old.samples_ms), len(new.samples_ms)) < FEWEST_RUNS:
+        return Change(*key, before, after, after / before / divisor, low, high, outcome)
     if low > 1.0 + tolerance:
         outcome = "slower"
     elif high < 1.0 / (1.0 + tolerance):

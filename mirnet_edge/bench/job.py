@@ -5,47 +5,30 @@ from __future__ import annotations
 import datetime
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirnet_edge.bench import contestants, surroundings
+from mirnet_edge.bench import surroundings
 from mirnet_edge.bench.cold import measure_cold
-from mirnet_edge.bench.contestants import Contestant
-from mirnet_edge.bench.full_mirnet import NOTE, full_macs
+from mirnet_edge.bench.lineup import clips_of, entries_of, sets_of, task_of
 from mirnet_edge.bench.measure import Method, Progress, time_in_turns, timing_frame
-from mirnet_edge.bench.pairs import sources_of
 from mirnet_edge.bench.quality import Findings, measure_quality
-from mirnet_edge.bench.record import Report, Row, Settings
-from mirnet_edge.bench.steadiness import STILL, Seen, built_in_clip, measure_flicker
-from mirnet_edge.errors import EngineError, MirnetEdgeError, OptionError
+from mirnet_edge.bench.record import Report, Settings
+from mirnet_edge.bench.sensors import MachineSensors, open_sensors
+from mirnet_edge.bench.steadiness import Seen, measure_flicker
+from mirnet_edge.bench.sustained import LOOP_S, Endured, Pace, endure, sustained_pace
+from mirnet_edge.errors import MirnetEdgeError
 from mirnet_edge.images import size_text
-from mirnet_edge.manifest import read_manifest
 from mirnet_edge.runtime import machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mirnet_edge.bench.cold import Cold
-    from mirnet_edge.bench.pairs import Source
-    from mirnet_edge.bench.steadiness import Clip
-    from mirnet_edge.bench.suites import Suite
+    from mirnet_edge.bench.contestants import Contestant
+    from mirnet_edge.bench.lineup import Order
+    from mirnet_edge.bench.record import Part, Row
+    from mirnet_edge.images import Frames
     from mirnet_edge.runtime.runner import Runner
-
-
-@dataclass(frozen=True, kw_only=True)
-class Order:
-    """What to measure, and where its files lie."""
-
-    suite: Suite
-    suite_name: str | None
-    sizes: tuple[tuple[int, int], ...]
-    """(height, width) of the frames that are timed."""
-    root: Path
-    """The folder that rivals and pictures are looked up in."""
-    out: Path
-    command: str
-    clips: tuple[Clip, ...] = ()
-    """Videos that flicker is measured on."""
 
 
 @dataclass
@@ -54,10 +37,13 @@ class Bench:
 
     order: Order
     on_stage: Callable[[str], None]
+    sensors: MachineSensors = field(default_factory=open_sensors)
     entries: list[tuple[Contestant, Row]] = field(init=False)
     findings: list[Findings] = field(init=False)
     seen: list[Seen] = field(init=False)
     progress: dict[tuple[int, int], dict[str, Progress]] = field(default_factory=dict)
+    endured: dict[tuple[tuple[int, int], str], Endured] = field(default_factory=dict)
+    """Runs without pause, of minutes or only for energy, by size and row."""
     cold: dict[tuple[tuple[int, int], str], Cold] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Why a row cannot run here, by row."""
@@ -68,13 +54,13 @@ class Bench:
         Raises:
             MirnetEdgeError: A bundle, rival, method or set of pairs that is not there or not one.
         """
-        self._before = surroundings.conditions()
-        self._task = _task_of(self.order.suite)
-        self.entries = _entries_of(self.order, self._task)
-        if not self.entries:
-            raise OptionError("nothing to measure; give --bundle, --rival or --baseline")
-        self.findings = [Findings(source) for source in _sources_of(self.order, self._task)]
-        self.seen = [Seen(clip) for clip in _clips_of(self.order, self._task)]
+        self._before = self.sensors.conditions()
+        suite = self.order.suite
+        self._minutes = None if suite.sustained is None else sustained_pace(suite.sustained)
+        self._task = task_of(suite)
+        self.entries = entries_of(self.order, self._task)
+        self.findings = [Findings(source) for source in sets_of(self.order, self._task)]
+        self.seen = [Seen(clip) for clip in clips_of(self.order, self._task)]
 
     def run(self) -> None:
         """Measure. When this is interrupted, `report` holds what there is until then."""
@@ -105,9 +91,12 @@ class Bench:
                 row_seconds=suite.row_seconds,
                 threads=suite.threads,
                 affinity=surroundings.affinity(),
+                sustained_minutes=suite.sustained,
             ),
             before=self._before,
-            after=surroundings.conditions(),
+            after=self.sensors.conditions(),
+            meters=self.sensors.covers,
+            sensor_notes=list(self.sensors.notes),
             rows=[self._finished(row) for _, row in self.entries],
             pair_sets=[one.pair_set for one in self.findings if one.pictures or one.unreadable],
             clips=[one.facts for one in self.seen if one.flicker or one.note],
@@ -120,12 +109,38 @@ class Bench:
         with ExitStack() as opened:
             runners = self._opened(self.entries, opened)
             self.on_stage(f"{text}: warming up {len(runners)} rows")
+            frame = timing_frame(*size)
             time_in_turns(
                 runners,
-                timing_frame(*size),
+                frame,
                 method,
                 self.progress[size],
                 lambda done, rounds: self.on_stage(f"{text}: round {done} of {rounds}"),
+            )
+            self._endure(runners, frame, size)
+
+    def _endure(self, runners: Mapping[str, Runner], frame: Frames, size: tuple[int, int]) -> None:
+        """Run rows without pause: the chosen for minutes, the others as long as energy needs."""
+        suite = self.order.suite
+        seconds = min(LOOP_S, suite.row_seconds)
+        for _, row in self.entries:
+            progress = self.progress[size].get(row.name)
+            if progress is None or progress.failure is not None:
+                continue
+            chosen = row.kind == "bundle" or row.name in suite.sustained_rows
+            pace = self._minutes if chosen else None
+            if pace is None and not self.sensors.meters:
+                continue
+            what = "energy" if pace is None else f"{suite.sustained:g} minutes without pause"
+            stage = f"{size_text(*size)}: {row.name}: {what}"
+            self.on_stage(stage)
+
+            def tell(part: Part, stage: str = stage) -> None:
+                self.on_stage(f"{stage}, {part.end_s / 60:.1f} done")
+
+            found = self.endured[size, row.name] = Endured(pace is not None)
+            endure(
+                runners[row.name], frame, pace or Pace(seconds, seconds), self.sensors, found, tell
             )
 
     def _start_cold(self) -> None:
@@ -187,14 +202,19 @@ class Bench:
             one = progress.get(row.name)
             if one is None:
                 continue
-            if one.failure is not None:
-                failures.append(f"{size_text(*size)}: {one.failure}")
+            endured = self.endured.get((size, row.name), Endured())
+            failures += [
+                f"{size_text(*size)}: {failure}"
+                for failure in (one.failure, endured.failure)
+                if failure is not None
+            ]
             timing = one.timing
             if timing is not None:
                 cold = self.cold.get((size, row.name))
-                figures = {} if cold is None else {
+                figures: dict[str, object] = {} if cold is None else {
                     "cold_start_ms": cold.start_ms, "peak_memory_mib": cold.peak_memory_mib,
                 }  # fmt: skip
+                figures |= endured.figures
                 timings.append(timing.model_copy(update=figures))
         failures += [
             f"{one.source.name}: {one.failures[row.name]}"
@@ -209,57 +229,3 @@ class Bench:
         if failures:
             changes |= {"state": "failed", "note": "; ".join(failures)}
         return row.model_copy(update=changes)
-
-
-def _task_of(suite: Suite) -> str | None:
-    """Return what the first bundle does, else what the suite says, else nothing."""
-    for bundle in suite.bundles:
-        return read_manifest(Path(bundle)).model.task
-    return next((entry.task for entry in suite.quality if entry.task is not None), None)
-
-
-def _entries_of(order: Order, task: str | None) -> list[tuple[Contestant, Row]]:
-    suite = order.suite
-    entries = contestants.of_bundles(
-        [Path(bundle) for bundle in suite.bundles], backends=suite.backends, threads=suite.threads
-    )
-    rivals = [order.root / rival for rival in suite.rivals]
-    entries += contestants.of_rivals(rivals, task, threads=suite.threads)
-    entries += contestants.of_baselines(suite.baselines, task)
-    if suite.full_mirnet:
-        row = Row(
-            name="full MIRNet",
-            kind="random weights",
-            task=task,
-            backend="torch",
-            precision="fp32",
-            state="measured",
-            note=NOTE,
-            macs_640x480=full_macs(),
-        )
-        entries.append((Contestant(source="full mirnet", threads=suite.threads), row))
-    names = [row.name for _, row in entries]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise EngineError(f"two rows are called {', '.join(twice)}; rename the file or the folder")
-    return entries
-
-
-def _sources_of(order: Order, task: str | None) -> list[Source]:
-    sources = []
-    for entry in order.suite.quality:
-        wanted = entry.task or task
-        if wanted is None:
-            continue
-        places = ":".join(
-            part if part == "built-in" else str(order.root / part)
-            for part in entry.pairs.split(":")
-        )
-        sources += sources_of(places, wanted, suffixes=entry.suffixes, sigmas=entry.sigma)
-    return sources
-
-
-def _clips_of(order: Order, task: str | None) -> list[Clip]:
-    """Return the clips of the order, and the still one where the suite asks for it."""
-    still = STILL in order.suite.frames and task is not None
-    return [*([built_in_clip(str(task))] if still else []), *order.clips]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -52,6 +52,13 @@ class Method:
                 "expected at least 1 round and more than 0 --row-seconds, found "
                 f"{self.rounds} and {self.row_seconds:g}"
             )
+
+
+class Failing(Protocol):
+    """What was measured so far of a row that may fail."""
+
+    failure: str | None
+    """Why there is nothing more to come."""
 
 
 @dataclass
@@ -130,7 +137,8 @@ def time_in_turns(
             one = progress[name]
             if one.failure is not None or turn >= wanted[name]:
                 continue
-            elapsed = _timed(runner, frame, method, one)
+            method.pause(PAUSE_S)
+            elapsed = timed_run(runner, frame, method.clock, one)
             if elapsed is not None:
                 one.samples_ms.append(elapsed)
                 stages = getattr(runner, "stages_s", None)
@@ -143,7 +151,8 @@ def _warm_up(runner: Runner, frame: Frames, method: Method, progress: Progress) 
     """Run until two consecutive threes have about one median, or the row's time is up."""
     spent_ms = 0.0
     while len(progress.warmup_ms) < MOST_WARMUPS and not progress.settled:
-        elapsed = _timed(runner, frame, method, progress)
+        method.pause(PAUSE_S)
+        elapsed = timed_run(runner, frame, method.clock, progress)
         if elapsed is None:
             return
         progress.warmup_ms.append(elapsed)
@@ -162,14 +171,15 @@ def _rounds_for(progress: Progress, method: Method) -> int:
     return max(FEWEST_RUNS, min(method.rounds, int(method.row_seconds / max(typical_s, 1e-9))))
 
 
-def _timed(runner: Runner, frame: Frames, method: Method, progress: Progress) -> float | None:
-    """Return the milliseconds of one run, None where it failed."""
-    method.pause(PAUSE_S)
+def timed_run(
+    runner: Runner, frame: Frames, clock: Callable[[], float], progress: Failing
+) -> float | None:
+    """Return the milliseconds of one run, None where it failed; `progress` says why."""
     try:
         with collector_resting():
-            started = method.clock()
+            started = clock()
             runner.run(frame)
-            elapsed = method.clock() - started
+            elapsed = clock() - started
     except MirnetEdgeError as error:
         progress.failure = " ".join(str(error).split())
         return None

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from html import escape
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from mirnet_edge.bench import statistics, table
 from mirnet_edge.bench.charts import Point, Spread, pareto_chart, spread_chart
-from mirnet_edge.bench.record import NOT_MEASURED, PairSet, Report
+from mirnet_edge.bench.darkness import bins_of, darkness_chart
+from mirnet_edge.bench.drawing import stylesheet
+from mirnet_edge.bench.endurance import EXPLAINED, details, endurance_chart, summary
+from mirnet_edge.bench.page_parts import CSS_OF, drawn_twice, html_table, legend
+from mirnet_edge.bench.savings import HEADINGS, explained, savings
 from mirnet_edge.bench.shots import shots_card
 from mirnet_edge.runtime.measure import p50
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-_CSS_OF = {"bundle": "bundle", "rival": "rival", "baseline": "baseline", "random weights": "random"}
-_LEGEND = {
-    "bundle": "mirnet-edge", "rival": "other networks", "baseline": "classical methods",
-    "random weights": "full MIRNet, random weights",
-}  # fmt: skip
+    from mirnet_edge.bench.record import PairSet, Report
 
 
 def to_html(report: Report, folder: Path) -> str:
@@ -30,8 +28,7 @@ def to_html(report: Report, folder: Path) -> str:
         report: What was measured.
         folder: Where its crops lie; one that is missing is left out.
     """
-    web = resources.files("mirnet_edge.bench") / "web"
-    css, script = ((web / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    css, script = stylesheet("chart.css") + stylesheet("page.css"), stylesheet("page.js")
     pairs = report.pair_sets[0].name if report.pair_sets else None
     parts = [_head(report), _key_figures(report, pairs)]
     for size in report.sizes:
@@ -42,6 +39,8 @@ def to_html(report: Report, folder: Path) -> str:
         parts.append(shots_card(report, one, folder))
         parts.append(_quality_card(report, one))
     parts.append(_flicker_card(report))
+    parts += [_endurance_card(report, size) for size in report.sizes]
+    parts += [_savings_card(report, size) for size in report.sizes]
     parts += [_table_card(report, size) for size in report.sizes]
     parts.append(_facts_card(report))
     return (
@@ -87,13 +86,14 @@ def _key_figures(report: Report, pairs: str | None) -> str:
     if own is not None:
         figures.append((f"{own:.2f} <small>dB</small>", f"its PSNR on {pairs}"))
     others = [
-        row for row in report.rows if row.kind in ("rival", "random weights") and row.name in times
+        [row for row in report.rows if row.kind == kind and row.name in times]
+        for kind in ("rival", "random weights")
     ]
-    if others:
-        other = min(others, key=lambda row: times[row.name])
-        figures.append(
-            (f"{times[other.name] / times[best.name]:.1f}&times;", f"faster than {other.name}")
-        )
+    for found in others:
+        if found:
+            other = min(found, key=lambda row: times[row.name])
+            ratio = times[other.name] / times[best.name]
+            figures.append((f"{ratio:.3g}&times;", f"faster than {other.name}"))
     drop = statistics.drop_db(best, report.rows, pairs) if pairs else None
     if drop is not None:
         figures.append((f"{drop:+.3f} <small>dB</small>", "lost to fp32"))
@@ -107,7 +107,7 @@ def _key_figures(report: Report, pairs: str | None) -> str:
 def _pareto_card(report: Report, size: str, pairs: str) -> str:
     times = _medians(report, size)
     points = [
-        Point(row.name, _CSS_OF[row.kind], times[row.name], decibel)
+        Point(row.name, CSS_OF[row.kind], times[row.name], decibel)
         for row in report.rows
         if row.name in times and (decibel := statistics.psnr_of(row, pairs)) is not None
     ]
@@ -123,20 +123,22 @@ def _pareto_card(report: Report, size: str, pairs: str) -> str:
         "Up and left is better. The dotted line joins what no other row beats in both; every "
         "mirnet-edge row is on it."
     )  # fmt: skip
-    names = "".join(f"<li>{escape(one.name)}</li>" for one in points)
+    drawings = drawn_twice(
+        lambda narrow: pareto_chart(
+            points, *((360, 380) if narrow else (1040, 460)), numbered=narrow
+        ),
+        [one.name for one in points],
+    )
     return (
         f'<section class="card"><h2>Quality against time, {size}</h2>'
         f'<p class="hint">{escape(hint)} PSNR on {escape(pairs)}, p50 of '
-        f"one frame.</p>{_legend(report)}"
-        f'<div class="desktop">{pareto_chart(points, 1040, 460, numbered=False)}</div>'
-        f'<div class="phone">{pareto_chart(points, 360, 380, numbered=True)}'
-        f'<ol class="hint">{names}</ol></div></section>'
+        f"one frame.</p>{legend(report)}{drawings}</section>"
     )
 
 
 def _spread_card(report: Report, size: str) -> str:
     spreads = [
-        Spread(row.name, _CSS_OF[row.kind], timing.samples_ms)
+        Spread(row.name, CSS_OF[row.kind], timing.samples_ms)
         for row in report.rows
         for timing in row.timings
         if timing.size == size
@@ -147,37 +149,66 @@ def _spread_card(report: Report, size: str) -> str:
     return (
         f'<section class="card"><h2>Every run, {size}</h2><p class="hint">A dot is one frame; the '
         "box holds the middle half, the line is the median. Nothing was left out.</p>"
-        f'{_legend(report)}<div class="desktop">{spread_chart(spreads, 1040, narrow=False)}</div>'
+        f'{legend(report)}<div class="desktop">{spread_chart(spreads, 1040, narrow=False)}</div>'
         f'<div class="phone">{spread_chart(spreads, 360, narrow=True)}</div></section>'
     )
 
 
 def _quality_card(report: Report, pairs: PairSet) -> str:
-    rows = [row for row in report.rows if statistics.psnr_of(row, pairs.name) is not None]
-    if not rows:
+    bins = [(row, found) for row, found in bins_of(report, pairs.name) if found]
+    if not bins:
         return ""
-    bins = {
-        row.name: statistics.by_darkness(quality)
-        for row in rows
-        for quality in row.quality
-        if quality.pairs == pairs.name
-    }
-    labels = list(dict.fromkeys(label for found in bins.values() for label in found))
+    labels = list(dict.fromkeys(label for _, found in bins for label in found))
     heads = ["row", *(column.heading for column in table.QUALITY), *labels]
     lines = []
-    for row in rows:
+    for row, found in bins:
         cells = table.quality_cells(row, report.rows, pairs.name)
         texts = [table.shown(cells[one.key], one.digits) for one in table.QUALITY]
-        dark = [
-            bins[row.name][label].psnr_db if label in bins[row.name] else None for label in labels
-        ]
+        dark = [found[label].psnr_db if label in found else None for label in labels]
         lines.append([row.name, *texts, *(table.shown(one, 2) for one in dark)])
     unreadable = "".join(f"<li>{escape(line)}</li>" for line in pairs.unreadable)
+    drawings = drawn_twice(
+        lambda narrow: darkness_chart(report, pairs.name, CSS_OF, narrow=narrow),
+        [row.name for row, _ in bins],
+    )
     missing = f"<p>{len(pairs.unreadable)} could not be measured:</p><ul>{unreadable}</ul>"
     return (
         f'<section class="card"><h2>Quality, {escape(pairs.name)}</h2><p class="hint">'
         f"{pairs.pictures} pictures. The last columns: PSNR by the mean luma of what went in, "
-        f"darkest first.</p>{_html_table(heads, lines)}{missing if unreadable else ''}</section>"
+        f"darkest first.</p>{html_table(heads, lines)}{missing if unreadable else ''}</section>"
+        f'<section class="card"><h2>Quality by darkness, {escape(pairs.name)}</h2>'
+        f"{legend(report, judged=True)}{drawings}</section>"
+    )
+
+
+def _endurance_card(report: Report, size: str) -> str:
+    heads, lines = summary(report, size)
+    if not lines:
+        return ""
+    drawings = drawn_twice(
+        lambda narrow: endurance_chart(report, size, CSS_OF, narrow=narrow),
+        [str(line[0][0]) for line in lines],
+    )
+    whole, parts = (
+        html_table(one_heads, [[table.shown(*cell) for cell in line] for line in one_lines])
+        for one_heads, one_lines in ((heads, lines), details(report, size))
+    )
+    return (
+        f'<section class="card"><h2>Without pause, {size}</h2><p class="hint">'
+        f"{escape(EXPLAINED)}</p>{drawings}{whole}"
+        f"<details><summary>Every part</summary>{parts}</details></section>"
+    )
+
+
+def _savings_card(report: Report, size: str) -> str:
+    found = savings(report, size)
+    if not found:
+        return ""
+    lines = [[table.shown(*cell) for cell in one.cells] for one in found]
+    return (
+        f'<section class="card"><h2>What was saved, {size}</h2>'
+        f'<p class="hint">{escape(explained(report, size))}</p>'
+        f"{html_table(['row', *HEADINGS], lines)}</section>"
     )
 
 
@@ -190,22 +221,22 @@ def _flicker_card(report: Report) -> str:
     ]
     return (
         f'<section class="card"><h2>Flicker</h2><p class="hint">{escape(table.FLICKER)}</p>'
-        f"{_html_table(['row', *table.clip_headings(report)], lines)}</section>"
+        f"{html_table(['row', *table.clip_headings(report)], lines)}</section>"
     )
 
 
 def _table_card(report: Report, size: str) -> str:
-    columns = (*table.LATENCY, *table.MODEL)
+    columns = (*table.LATENCY, *table.MODEL, *table.energy_columns(report))
     lines = []
     for row in report.rows:
         timing = next((one for one in row.timings if one.size == size), None)
-        cells = table.latency_cells(timing) | table.model_cells(row)
+        cells = table.latency_cells(timing) | table.model_cells(row) | table.energy_cells(timing)
         star = " *" if timing is not None and not statistics.verdict(timing).stable else ""
         texts = [table.shown(cells[one.key], one.digits) for one in columns]
         lines.append([row.name + star, *texts])
     heads = ["row", *(column.heading for column in columns)]
     return (
-        f'<section class="card"><h2>All times, {size}</h2>{_html_table(heads, lines)}'
+        f'<section class="card"><h2>All times, {size}</h2>{html_table(heads, lines)}'
         '<p class="hint">* unstable: why, and what to do, stands below.</p></section>'
     )
 
@@ -220,32 +251,6 @@ def _facts_card(report: Report) -> str:
         f'<section class="card"><h2>What to know</h2><ul>{lines}</ul></section>' if lines else ""
     )
     return f'{notes}<section class="card"><h2>Machine and method</h2><dl>{facts}</dl></section>'
-
-
-def _html_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
-    body = "".join(
-        "<tr>"
-        + "".join(
-            f'<td class="none">{one}</td>' if one == NOT_MEASURED else f"<td>{escape(one)}</td>"
-            for one in line
-        )
-        + "</tr>"
-        for line in lines
-    )
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _legend(report: Report) -> str:
-    kinds = list(dict.fromkeys(row.kind for row in report.rows if row.timings))
-    return (
-        '<div class="legend">'
-        + "".join(f'<span><i class="{_CSS_OF[kind]}"></i>{_LEGEND[kind]}</span>' for kind in kinds)
-        + "</div>"
-    )
 
 
 def _medians(report: Report, size: str) -> dict[str, float]:

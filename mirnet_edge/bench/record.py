@@ -1,9 +1,11 @@
 """What a benchmark report says: its schema, and reading it without trusting it.
 
 A figure that was not measured is None, null in JSON: never zero, never a guess. Raw samples are
-kept, all of them; medians and verdicts are computed from them when a report is shown.
+kept, all of them; medians and verdicts are computed from them when a report is shown. Only of
+sustained runs, which have too many, each part's figures are kept.
 
-Schema history: 1 (2026-11) the first.
+Schema history: 1 (2026-11) the first; 2 (2026-11) sustained runs, energy and graphics cards'
+clocks, reports of schema 1 still read.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from mirnet_edge.manifest import Document, MachineFacts
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_READ = (1, 2)
 NOT_MEASURED = "not measured"
 
 Kind = Literal["bundle", "rival", "baseline", "random weights"]
 State = Literal["measured", "missing", "failed"]
+MeterKind = Literal["package", "gpu", "board"]
 
 
 class Stages(Document):
@@ -35,6 +39,36 @@ class Stages(Document):
     network_ms: float
     after_ms: float
     """Converting back and cutting off the padding."""
+
+
+class Conditions(Document):
+    """What the machine was like at one moment; None where it does not tell."""
+
+    load: float | None
+    """Runnable processes, mean of the last minute."""
+    clock_mhz: float | None
+    """Mean over the cores."""
+    celsius: float | None
+    """The hottest sensor of processor and board."""
+    gpu_clock_mhz: float | None = None
+    """Mean over the graphics cards."""
+    gpu_celsius: float | None = None
+    """The hottest card."""
+
+
+class Part(Document):
+    """A stretch of a row's run without pause."""
+
+    end_s: float
+    """Since the run began."""
+    seconds: float
+    """How long the part took, reading sensors included."""
+    runs: int
+    p50_ms: float
+    p95_ms: float
+    end: Conditions
+    joules: dict[MeterKind, float] = Field(default_factory=dict)
+    """What each meter counted during the part; idle is in it."""
 
 
 class Timing(Document):
@@ -53,6 +87,11 @@ class Timing(Document):
     """A fresh process: from opening to the first restored frame, the backend's import included."""
     peak_memory_mib: float | None = None
     """The most memory such a process held, Python and its libraries included."""
+    sustained: list[Part] = Field(default_factory=list)
+    """A run of minutes, in order; empty where none was asked for."""
+    loop: Part | None = None
+    """A run of seconds that energy was counted over; None where there was a longer one, or no
+    meter."""
 
     @property
     def size(self) -> str:
@@ -152,17 +191,6 @@ class Crop(Document):
     file: str
 
 
-class Conditions(Document):
-    """What the machine was like at one moment; None where it does not tell."""
-
-    load: float | None
-    """Runnable processes, mean of the last minute."""
-    clock_mhz: float | None
-    """Mean over the cores."""
-    celsius: float | None
-    """The hottest sensor."""
-
-
 class Settings(Document):
     """How the figures were taken."""
 
@@ -175,12 +203,14 @@ class Settings(Document):
     """None: each backend decides."""
     affinity: list[int] | None
     """The processors this process may use."""
+    sustained_minutes: float | None = None
+    """How long each chosen row ran without pause; None: not at all."""
 
 
 class Report(Document):
     """A whole benchmark."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     created: str
     """UTC, ISO 8601."""
     partial: bool
@@ -192,6 +222,10 @@ class Report(Document):
     settings: Settings
     before: Conditions
     after: Conditions
+    meters: dict[MeterKind, str] = Field(default_factory=dict)
+    """What counted energy, and what is in its figures, in words."""
+    sensor_notes: list[str] = Field(default_factory=list)
+    """Why a sensor could not be read, and what to do."""
     rows: list[Row]
     pair_sets: list[PairSet] = Field(default_factory=list)
     clips: list[ClipFacts] = Field(default_factory=list)
@@ -227,13 +261,15 @@ def read_report(path: Path) -> Report:
             f"{path} is not JSON ({error}); expected a report.json of mirnet-bench"
         ) from error
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in _READ or isinstance(version, bool):
+        known = " and ".join(map(str, _READ))
         raise DataError(
-            f"{path} has schema version {version!r}; this program reads {SCHEMA_VERSION}. "
+            f"{path} has schema version {version!r}; this program reads {known}. "
             "Measure again, or compare with the mirnet-edge that wrote it"
         )
     try:
-        return Report.model_validate(document)
+        # what came with 2 has defaults that say "not measured"
+        return Report.model_validate(document | {"schema_version": SCHEMA_VERSION})
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -39,6 +39,10 @@ class Suite(Document):
     rounds: int = Field(default=30, ge=1)
     row_seconds: float = Field(default=20.0, gt=0)
     threads: int | None = Field(default=None, ge=1)
+    sustained: float | None = Field(default=None, gt=0)
+    """Minutes that each bundle's row runs without pause, at each size; None: not at all."""
+    sustained_rows: tuple[str, ...] = ()
+    """Other rows that do: names of rivals and classical methods."""
     rivals: tuple[str, ...] = ()
     """ONNX files, looked up in --data."""
     baselines: tuple[str, ...] | None = None

@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
+from mirnet_edge.bench.meters import number_in
 from mirnet_edge.bench.record import Conditions
 
-_PROCESSORS = Path("/sys/devices/system/cpu")
-_SENSORS = Path("/sys/class/thermal")
 _TABLE = Path("/proc/cpuinfo")
+# A Jetson's graphics processor, by the names that its boards give it: Orin's and Xavier's chips
+# before JetPack 6, `gpu` since.
+_BOARD_GPU = re.compile(r".*\.(gpu|ga10b|gv11b|gp10b)")
 
 
-def conditions() -> Conditions:
-    """Return what the machine is like now; what it does not tell is None."""
+def conditions(system: Path) -> Conditions:
+    """Return what the machine is like now; what it does not tell is None.
+
+    Args:
+        system: Linux's /sys.
+    """
     clocks = [
-        khz / 1000.0 for path in _PROCESSORS.glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
-        if (khz := _number(path)) is not None
-    ] or _clocks_of_table()  # fmt: skip
+        khz / 1000.0
+        for path in system.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
+        if (khz := number_in(path)) is not None
+    ] or _clocks_of_table()
     warmth = [
-        millidegrees / 1000.0 for path in _SENSORS.glob("thermal_zone*/temp")
-        if (millidegrees := _number(path)) is not None
-    ]  # fmt: skip
+        millidegrees / 1000.0
+        for path in system.glob("class/thermal/thermal_zone*/temp")
+        if (millidegrees := number_in(path)) is not None
+    ]
     return Conditions(
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         clock_mhz=round(sum(clocks) / len(clocks), 1) if clocks else None,
         celsius=round(max(warmth), 1) if warmth else None,
     )
+
+
+def board_gpu_mhz(system: Path) -> float | None:
+    """Return the clock of a Jetson's graphics processor, None where there is none.
+
+    Args:
+        system: Linux's /sys.
+    """
+    for path in sorted(system.glob("class/devfreq/*/cur_freq")):
+        hertz = number_in(path) if _BOARD_GPU.fullmatch(path.parent.name) else None
+        if hertz is not None:
+            return round(hertz / 1e6, 1)
+    return None
 
 
 def affinity() -> list[int] | None:
@@ -68,10 +90,3 @@ def _clocks_of_table() -> list[float]:
     except OSError:
         return []
     return [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-
-
-def _number(path: Path) -> float | None:
-    try:
-        return float(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # sensors that exist and do not answer
-        return None

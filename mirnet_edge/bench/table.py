@@ -1,4 +1,4 @@
-"""A report as a table: CSV for programs, Markdown for people. What is not known is said so."""
+"""The figures of a report's tables and notes, and the CSV. What is not known is said so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirnet_edge.bench import statistics
-from mirnet_edge.bench.record import NOT_MEASURED, Conditions, Report, Row, Timing
+from mirnet_edge.bench.endurance import last_over_first
+from mirnet_edge.bench.energy import KINDS, heading, meter_line, mj_per_frame
+from mirnet_edge.bench.record import (
+    NOT_MEASURED,
+    Conditions,
+    MeterKind,
+    Report,
+    Row,
+    Timing,
+)
 from mirnet_edge.runtime.measure import percentile
 
 if TYPE_CHECKING:
@@ -41,7 +50,8 @@ QUALITY = (
     Column("mae", "MAE", 4), Column("worst_db", "worst dB", 2),
     Column("worst_picture", "worst picture"), Column("drop_db", "lost to fp32 dB", 3),
 )  # fmt: skip
-
+_NO_ENERGY = (Column("mj_per_frame", "mJ per frame"),)
+_LAST_TO_FIRST = "sustained_last_to_first"
 FLICKER = (
     "How much more the luma of what stands still varies over time than in the source, each frame "
     "restored by itself: 1 is as steady as the source, below 1 steadier."
@@ -84,6 +94,18 @@ def model_cells(row: Row) -> dict[str, Cell]:
     }
 
 
+def energy_columns(report: Report) -> tuple[Column, ...]:
+    """Return a column for each meter of the report, and one where there was none."""
+    kinds = [kind for kind in KINDS if kind in report.meters]
+    return tuple(Column(_energy_key(kind), heading(kind), 1) for kind in kinds) or _NO_ENERGY
+
+
+def energy_cells(timing: Timing | None) -> dict[str, Cell]:
+    """Return what a frame took at one size, by column key; None where not measured."""
+    cells: dict[str, Cell] = {_energy_key(kind): mj_per_frame(timing, kind) for kind in KINDS}
+    return cells | {column.key: None for column in _NO_ENERGY}
+
+
 def quality_cells(row: Row, rows: Sequence[Row], pairs: str) -> dict[str, Cell]:
     """Return a row's figures on one set, by column key; None where not measured."""
     for quality in row.quality:
@@ -109,6 +131,7 @@ def to_csv(report: Report) -> str:
     """Return one line for each row, size and set of pictures; an unknown figure says so."""
     text = io.StringIO()
     keys = [column.key for column in (*LATENCY, *MODEL, *QUALITY)]
+    keys += [*map(_energy_key, KINDS), _LAST_TO_FIRST]
     clips = [f"flicker_{clip.name}" for clip in report.clips]
     heads = ["row", "kind", "task", "backend", "precision", "state", "note", "sha256", "size"]
     writer = csv.writer(text, lineterminator="\n")
@@ -118,7 +141,8 @@ def to_csv(report: Report) -> str:
         for timing in known:
             sets: Sequence[str | None] = [quality.pairs for quality in row.quality] or [None]
             for pairs in sets:
-                cells = latency_cells(timing) | model_cells(row)
+                cells = latency_cells(timing) | model_cells(row) | energy_cells(timing)
+                cells[_LAST_TO_FIRST] = last_over_first(timing.sustained) if timing else None
                 cells |= quality_cells(row, report.rows, pairs or "")
                 facts = [
                     row.name, row.kind, row.task, row.backend, row.precision, row.state, row.note,
@@ -130,33 +154,6 @@ def to_csv(report: Report) -> str:
     return text.getvalue()
 
 
-def to_markdown(report: Report) -> str:
-    """Return the report as people read it: facts, a table for each size and set, verdicts."""
-    parts = [_facts(report)]
-    for size in report.sizes:
-        parts.append(f"## Latency at {size}\n\n{_latency_table(report, size)}")
-    for pairs in report.pair_sets:
-        note = f"{pairs.pictures} pictures measured"
-        if pairs.unreadable:
-            note += f", {len(pairs.unreadable)} not:\n" + "".join(
-                f"\n- {line}" for line in pairs.unreadable
-            )
-        parts.append(
-            f"## Quality on {pairs.name}\n\n{note}\n\n{_quality_table(report, pairs.name)}"
-        )
-        dark = _darkness_table(report, pairs.name)
-        if dark:
-            parts.append(f"### By how bright the pictures were that went in\n\n{dark}")
-    if report.clips:
-        parts.append(f"## Flicker\n\n{FLICKER}\n\n{_flicker_table(report)}")
-    lines = notes(report)
-    if lines:
-        parts.append(
-            "## What to know about these figures\n\n" + "\n".join(f"- {one}" for one in lines)
-        )
-    return "\n\n".join(parts) + "\n"
-
-
 def notes(report: Report) -> list[str]:
     """Return what a reader must know: what is missing, what cannot be believed, and why."""
     lines = [
@@ -164,6 +161,7 @@ def notes(report: Report) -> list[str]:
         for row in report.rows
         if row.note
     ]
+    lines += report.sensor_notes
     lines += [f"{clip.name}: {clip.note}" for clip in report.clips if clip.note]
     for row in report.rows:
         lines += [f"{row.name}, {one.clip}: {one.note}" for one in row.flicker if one.note]
@@ -185,6 +183,9 @@ def machine_lines(report: Report) -> list[tuple[str, str]]:
     affinity = NOT_MEASURED
     if settings.affinity is not None:
         affinity = ", ".join(map(str, settings.affinity))
+    method = f"{settings.rounds} rounds, rows in turns, {settings.row_seconds:g} s a row"
+    if settings.sustained_minutes is not None:
+        method += f"; then {settings.sustained_minutes:g} minutes of one row without pause"
     return [
         ("processor", f"{machine.processor}, {machine.cores} cores usable"),
         ("instructions", ", ".join(machine.instructions) or "none known"),
@@ -195,81 +196,23 @@ def machine_lines(report: Report) -> list[tuple[str, str]]:
         ("after", _told(report.after)),
         ("versions", tools),
         ("commit", report.revision or "unknown"),
-        ("method", f"{settings.rounds} rounds, rows in turns, {settings.row_seconds:g} s a row"),
+        ("method", method),
+        ("energy", meter_line(report)),
         ("command", settings.command),
     ]
 
 
-def _facts(report: Report) -> str:
-    partial = "\n\n**Partial: the run was interrupted; what is missing was not measured.**"
-    lines = [f"- {name}: {value}" for name, value in machine_lines(report)]
-    title = f"# Benchmark of {report.created}{partial if report.partial else ''}"
-    return f"{title}\n\n" + "\n".join(lines)
+def _energy_key(kind: MeterKind) -> str:
+    return f"mj_per_frame_{kind}"
 
 
 def _told(state: Conditions) -> str:
     figures = (("load", state.load, ""), ("clock", state.clock_mhz, " MHz"),
                ("temperature", state.celsius, " C"))  # fmt: skip
+    cards = (("graphics clock", state.gpu_clock_mhz, " MHz"),
+             ("graphics temperature", state.gpu_celsius, " C"))  # fmt: skip
+    known = (*figures, *(one for one in cards if one[1] is not None))
     return ", ".join(
         f"{name} {NOT_MEASURED if value is None else f'{value:g}{unit}'}"
-        for name, value, unit in figures
+        for name, value, unit in known
     )
-
-
-def _latency_table(report: Report, size: str) -> str:
-    columns = (*LATENCY, *MODEL)
-    lines = [
-        _line(["row", *(column.heading for column in columns)]),
-        _line(["---"] * (len(columns) + 1)),
-    ]
-    for row in report.rows:
-        timing = next((one for one in row.timings if one.size == size), None)
-        cells = latency_cells(timing) | model_cells(row)
-        mark = " *" if timing is not None and not statistics.verdict(timing).stable else ""
-        lines.append(
-            _line([row.name + mark, *(shown(cells[one.key], one.digits) for one in columns)])
-        )
-    return "\n".join(lines) + "\n\n\\* unstable; see below"
-
-
-def _quality_table(report: Report, pairs: str) -> str:
-    lines = [
-        _line(["row", *(column.heading for column in QUALITY)]),
-        _line(["---"] * (len(QUALITY) + 1)),
-    ]
-    for row in report.rows:
-        cells = quality_cells(row, report.rows, pairs)
-        lines.append(_line([row.name, *(shown(cells[one.key], one.digits) for one in QUALITY)]))
-    return "\n".join(lines)
-
-
-def _flicker_table(report: Report) -> str:
-    heads = ["row", *clip_headings(report)]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    for row in report.rows:
-        cells = flicker_cells(row, report)
-        lines.append(_line([row.name, *(shown(cell, 2) for cell in cells)]))
-    return "\n".join(lines)
-
-
-def _darkness_table(report: Report, pairs: str) -> str:
-    found = {
-        row.name: statistics.by_darkness(quality)
-        for row in report.rows
-        for quality in row.quality
-        if quality.pairs == pairs
-    }
-    labels = list(dict.fromkeys(label for bins in found.values() for label in bins))
-    if not labels:
-        return ""
-    counts = {label: bins[label].pictures for bins in found.values() for label in bins}
-    heads = ["row, PSNR dB", *(f"{label} ({counts[label]})" for label in labels)]
-    lines = [_line(heads), _line(["---"] * len(heads))]
-    for name, bins in found.items():
-        cells = [shown(bins[label].psnr_db if label in bins else None, 2) for label in labels]
-        lines.append(_line([name, *cells]))
-    return "\n".join(lines)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirnet_edge.bench.compare import Comparison
-    from mirnet_edge.bench.job import Bench, Order
+    from mirnet_edge.bench.job import Bench
+    from mirnet_edge.bench.lineup import Order
     from mirnet_edge.bench.record import Report
     from mirnet_edge.bench.steadiness import Clip
     from mirnet_edge.bench.suites import Suite
@@ -75,6 +76,10 @@ def bench(
     row_seconds: Annotated[
         float | None, typer.Option(help="What one row may take; slow rows run less often.")
     ] = None,
+    sustained: Annotated[
+        float | None,
+        typer.Option(help="Minutes that each bundle's row then runs without pause, at each size."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="How many each backend may use; its choice if left out.")
     ] = None,
@@ -108,6 +113,7 @@ def bench(
         "full_mirnet": full_mirnet or None,
         "rounds": rounds,
         "row_seconds": row_seconds,
+        "sustained": sustained,
         "threads": threads,
         "quality": quality,
         "frames": tuple(frames) if frames else None,
@@ -128,7 +134,7 @@ def bench(
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(help="The report.json that was.")],
+    old: Annotated[Path, typer.Argument(help="The report.json that was; an older version's too.")],
     new: Annotated[Path, typer.Argument(help="The report.json that is.")],
     tolerance: Annotated[
         float, typer.Option(help="How much slower, as a share, is still called noise.")
@@ -176,7 +182,7 @@ def _two(text: str) -> tuple[str, str]:
 
 
 def _order(suite: Suite, name: str | None, root: Path, out: Path) -> Order:
-    from mirnet_edge.bench.job import Order
+    from mirnet_edge.bench.lineup import Order
 
     sizes = tuple(parsed_size(size, "--size") for size in suite.sizes)
     if any(min(size) < 1 for size in sizes):
@@ -212,7 +218,7 @@ def _measured(order: Order) -> Report:
 
         def show(what: str) -> None:
             status.update(what)
-            if not console.is_terminal and "round" not in what and "picture" not in what:
+            if not console.is_terminal and not _often(what):
                 console.print(what, markup=False, highlight=False, soft_wrap=True)
 
         running = Bench(order, show)
@@ -226,6 +232,11 @@ def _measured(order: Order) -> Report:
     return report
 
 
+def _often(what: str) -> bool:
+    """Say whether a stage is one of many, which a log has no room for."""
+    return any(word in what for word in ("round ", "picture ", " done"))
+
+
 def _keep(running: Bench, order: Order) -> None:
     from mirnet_edge.bench.reports import write_report
 
@@ -237,6 +248,7 @@ def _show(report: Report, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mirnet_edge.bench.endurance import held_lines
     from mirnet_edge.bench.table import latency_cells, notes, quality_cells, shown
 
     console = Console()
@@ -255,7 +267,7 @@ def _show(report: Report, out: Path) -> None:
                     ("psnr_db", 2))  # fmt: skip
             table.add_row(row.name, *(shown(cells[key], digits) for key, digits in keys))
         console.print(table)
-    for line in notes(report):
+    for line in (*held_lines(report), *notes(report)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"Report: {out}/report.html", highlight=False, soft_wrap=True)
 

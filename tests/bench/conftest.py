@@ -8,6 +8,7 @@ import pytest
 from mirnet_edge.bench.record import (
     Conditions,
     PairSet,
+    Part,
     PictureFigures,
     Quality,
     Report,
@@ -48,6 +49,23 @@ def timing_of():
     def make(samples, settled=True, **changes):
         known = {"width": 640, "height": 480, "samples_ms": samples, "warmup_runs": 6}
         return Timing(**(known | {"settled": settled} | changes))
+
+    return make
+
+
+@pytest.fixture
+def parts_of():
+    """Return a sustained run in half minutes: parts_of([10.0, 12.0], joules={"package": 60.0})."""
+
+    def make(medians_ms, joules=None):
+        return [
+            Part(
+                end_s=30.0 * (place + 1), seconds=30.0, runs=int(30_000 / median), p50_ms=median,
+                p95_ms=1.1 * median, joules=joules or {},
+                end=Conditions(load=1.0, clock_mhz=3000.0 - 100 * place, celsius=None),
+            )
+            for place, median in enumerate(medians_ms)
+        ]  # fmt: skip
 
     return make
 

@@ -57,6 +57,14 @@ def test_a_slowdown_within_wild_noise_is_not_claimed(row_of, report_of, samples_
     assert compare(old, new).changes[0].outcome == "noise"
 
 
+def test_one_run_of_an_interrupted_benchmark_proves_nothing(row_of, report_of, timing_of):
+    old = report_of([row_of(_NAME, median_ms=10.0)])
+    few, enough = (
+        report_of([row_of(_NAME, timings=[timing_of([15.0] * count)])]) for count in (1, 3)
+    )
+    assert [compare(old, one).changes[0].outcome for one in (few, enough)] == ["noise", "slower"]
+
+
 def test_a_machine_that_became_slower_is_divided_out_where_asked(row_of, report_of):
     old, new = (
         report_of(

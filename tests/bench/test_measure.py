@@ -7,6 +7,7 @@ import contextlib
 import numpy as np
 import pytest
 
+from mirnet_edge.bench.cold import further_runs
 from mirnet_edge.bench.measure import (
     FEWEST_RUNS,
     FEWEST_WARMUPS,
@@ -80,6 +81,12 @@ def test_slow_rows_run_less_often(timed):
     progress, _ = timed(rounds=50, row_seconds=10.0, slow=lambda call: 4000, fast=lambda call: 1)
     assert len(progress["slow"].samples_ms) == FEWEST_RUNS
     assert len(progress["fast"].samples_ms) == 50
+
+
+def test_a_row_far_slower_than_its_time_runs_four_times_and_starts_once(timed):
+    progress, _ = timed(rounds=50, row_seconds=20.0, full=lambda call: 40_000)
+    assert (len(progress["full"].warmup_ms), len(progress["full"].samples_ms)) == (1, FEWEST_RUNS)
+    assert (further_runs(40_000.0), further_runs(2_000.0)) == (0, 2)
 
 
 def test_a_row_that_fails_says_why_and_the_others_go_on(timed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -11,8 +12,11 @@ from PIL import Image
 
 from mirnet_edge.bench import job
 from mirnet_edge.bench.classical import baseline_named
+from mirnet_edge.bench.energy import mj_per_frame
+from mirnet_edge.bench.lineup import Order
 from mirnet_edge.bench.record import read_report
-from mirnet_edge.bench.suites import read_suite
+from mirnet_edge.bench.sensors import MachineSensors
+from mirnet_edge.bench.suites import Suite, read_suite
 from mirnet_edge.cli.application import parsed_size
 from mirnet_edge.cli.bench import main
 
@@ -46,7 +50,7 @@ def test_a_bundle_gives_all_four_formats(ran, make_bundle, make_mode, pairs, tmp
     )
     assert done.code == 0
     assert {path.name for path in out.iterdir()} == {
-        "report.json", "report.csv", "report.md", "report.html", "crops"
+        "report.json", "report.csv", "report.md", "report.html", "crops", "charts"
     }  # fmt: skip
     rows = {row["name"]: row for row in json.loads(done.out)["rows"]}
     ours = rows["bundle onnxruntime:fp32"]
@@ -200,3 +204,57 @@ def test_compare_tells_a_slowdown_by_its_exit_code(ran, tmp_path):
     done = ran(main, "compare", old, slow)
     assert done.code == 2
     assert "different machines" in done.line
+
+
+def test_a_sustained_run_follows_the_rounds_for_bundles_and_the_named(
+    ran, make_bundle, make_mode, tmp_path
+):
+    suite = tmp_path / "long.toml"
+    suite.write_text('sustained_rows = ["gamma"]\nbaselines = ["gamma", "CLAHE"]\nquality = []\n')
+    modes = [make_mode("onnxruntime:fp32", p50_ms=1.0)]
+    done = ran(
+        main, "--suite", suite, "--bundle", make_bundle(modes=modes), "--out", tmp_path / "out",
+        *_FAST, "--sustained", 0.01, "--json",
+    )  # fmt: skip
+    assert done.code == 0
+    report = json.loads(done.out)
+    assert report["settings"]["sustained_minutes"] == 0.01
+    parts = {row["name"]: row["timings"][0]["sustained"] for row in report["rows"]}
+    assert list(parts) == ["bundle onnxruntime:fp32", "gamma", "CLAHE"]
+    # eight parts of a second; fewer where the machine stood still for longer than one
+    assert [0 < len(one) <= 8 for one in parts.values()] == [True, True, False]
+    assert all(one[-1]["end_s"] >= 0.6 for one in list(parts.values())[:2])
+    text = (tmp_path / "out/report.md").read_text()
+    assert "## Without pause at 48x32" in text
+    suite.write_text('sustained_rows = ["magic"]\nbaselines = ["gamma"]\nquality = []\n')
+    assert "sustained_rows names 'magic'; expected rows of this run: gamma" in ran(
+        main, "--suite", suite, "--sustained", 1
+    ).line  # fmt: skip
+    done = ran(main, "--baseline", "gamma", "--sustained", 0)
+    assert (done.code, "--sustained must be more than 0 minutes" in done.line) == (2, True)
+
+
+def test_where_there_is_a_meter_a_short_loop_counts_energy(tmp_path):
+    class Meter:
+        covers = "one joule a question"
+        asked = 0
+
+        def joules(self):
+            self.asked += 1
+            return float(self.asked)
+
+        def watching(self):
+            return contextlib.nullcontext()
+
+    suite = Suite(baselines=("gamma",), quality=(), rounds=5, row_seconds=0.05, cold=False)
+    order = Order(
+        suite=suite, suite_name=None, sizes=((32, 48),), root=tmp_path, out=tmp_path, command="",
+    )  # fmt: skip
+    bench = job.Bench(order, lambda what: None, MachineSensors(meters={"package": Meter()}))
+    bench.run()
+    report = bench.report(partial=False)
+    (timing,) = report.rows[0].timings
+    assert report.meters == {"package": "one joule a question"}
+    assert timing.loop.joules == {"package": 1.0}
+    assert timing.loop.seconds >= 0.05
+    assert mj_per_frame(timing, "package") == pytest.approx(1000.0 / timing.loop.runs)
