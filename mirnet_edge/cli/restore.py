@@ -28,8 +28,12 @@ def restore(
     ],
     bundle: Annotated[Path, typer.Option(help="A bundle's folder, made by mirnet-export.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; they keep their names.")],
-    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or torch.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto, openvino, onnxruntime, torch or tensorrt.")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16, fp16, int8, int8+bf16 or int8+fp16.")
+    ] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(

@@ -73,8 +73,12 @@ def webcam(
     stats: Annotated[
         Path | None, typer.Option(help="Write rates, ages and stage times to this file, as JSON.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, openvino, onnxruntime or torch.")] = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16, fp16 or int8.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="auto, openvino, onnxruntime, torch or tensorrt.")
+    ] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16, fp16, int8, int8+bf16 or int8+fp16.")
+    ] = "auto",
     threads: Annotated[
         int | None, typer.Option(help="How many to use; the backend decides if left out.")
     ] = None,
