@@ -14,14 +14,13 @@ import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
+from mirnet_edge.runtime.machine import rails_of_the_board
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 _INTERVAL_S = 0.1
-# What a whole Jetson draws, by the names that its boards give the rail; where there is none of
-# them, the rails together (as jetson-stats 7.2 counts it).
-_WHOLE_BOARD = ("VDD_IN", "POM_5V_IN")
 _INA3221 = "ina3221"
 _UNUSED_RAIL = "NC"
 _SUM_OF_SHUNTS = 7  # the chip's seventh "voltage" is no rail
@@ -192,9 +191,8 @@ def open_board(
     rails = _rails(system)
     if not rails:
         return None, ""
-    whole = [name for name in _WHOLE_BOARD if name in rails][:1]
-    chosen = whole or sorted(rails)
-    covers = f"board ({whole[0]})" if whole else f"board (sum of {', '.join(chosen)})"
+    chosen = rails_of_the_board(rails)
+    covers = f"board ({chosen[0]})" if len(chosen) == 1 else f"board (sum of {', '.join(chosen)})"
 
     def watts() -> float | None:
         drawn = [_watts(*rails[name]) for name in chosen]

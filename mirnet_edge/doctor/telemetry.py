@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mirnet_edge.errors import MirnetEdgeError
+from mirnet_edge.runtime.machine import rails_of_the_board
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +21,6 @@ _SENSOR = re.compile(r"([\w-]+)@(-?[\d.]+)C")
 _RAM = re.compile(r"RAM (\d+)/(\d+)MB")
 _SWAP = re.compile(r"SWAP (\d+)/(\d+)MB")
 _GPU = re.compile(r"GR3D_FREQ (\d+)%")
-# What the whole board draws, by the names that boards give it; where none is there, the sum.
-_WHOLE = ("VDD_IN", "POM_5V_IN", "VIN_SYS_5V0", "VIN")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +140,7 @@ def open_telemetry(interval_ms: int = 200) -> Telemetry:
 
 
 def _power(rails: dict[str, int]) -> int | None:
-    for name in _WHOLE:
-        if name in rails:
-            return rails[name]
-    return sum(rails.values()) if rails else None
+    return sum(rails[name] for name in rails_of_the_board(rails)) if rails else None
 
 
 def _jtop() -> Callable[..., Any]:

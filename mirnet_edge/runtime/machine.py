@@ -9,9 +9,13 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mirnet_edge.dependencies import available
 from mirnet_edge.manifest import MachineFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Those that decide how fast convolutions run, and in which precisions.
 _INSTRUCTIONS = (
@@ -23,6 +27,17 @@ _TOOLS = (
 )  # fmt: skip
 _PROCESSOR_FILE = Path("/proc/cpuinfo")
 _BOARD_FILE = Path("/proc/device-tree/model")
+_FEEDING_RAILS = ("VDD_IN", "POM_5V_IN")
+
+
+def rails_of_the_board(rails: Iterable[str]) -> list[str]:
+    """Return the power rails that together are what a whole Jetson draws, of those it tells.
+
+    The one that feeds all others, by the names that boards give it; where there is none, every
+    rail (as jetson-stats 7.2 counts it).
+    """
+    told = sorted(rails)
+    return next(([name] for name in _FEEDING_RAILS if name in told), told)
 
 
 def describe() -> MachineFacts:

@@ -42,6 +42,11 @@ def test_a_line_without_one_gives_the_sum():
     assert reading.swap_mib is None
 
 
+def test_a_rail_that_feeds_one_part_is_not_the_whole_board():
+    line = "RAM 1024/62840MB VDD_GPU_SOC 3000mW/1mW VDD_CPU_CV 800mW/1mW VIN_SYS_5V0 4000mW/1mW"
+    assert reading_from_tegrastats(line).power_mw == 7800
+
+
 def test_other_text_is_an_error():
     with pytest.raises(MirnetEdgeError, match="expected a line of tegrastats, found 'command not"):
         reading_from_tegrastats("command not found")
