@@ -6,6 +6,7 @@ With a scale the graph also repeats every pixel that often, both ways.
 from __future__ import annotations
 
 import shutil
+import signal
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GAIN = 1.5
+
+
+def pytest_configure():
+    """Take Ctrl-C, also for the programs that tests start and interrupt.
+
+    Shells ignore it in what they run in the background, and programs inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _graph(io, size, gain, scale):
