@@ -80,52 +80,54 @@ def old_photo(frame: Frame, settings: OldPhoto, generator: np.random.Generator) 
     pixels = _aged(pixels, settings)
     if settings.grain:
         grain = generator.standard_normal((*frame.shape[:2], 1), dtype=np.float32)
-        pixels = pixels + np.float32(settings.grain / 255.0) * grain
-    pixels = _damaged(pixels, settings, generator)
-    aged: Frame = np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
+        pixels += np.float32(settings.grain / 255.0) * grain
+    _damage(pixels, settings, generator)
+    np.clip(pixels, 0.0, 1.0, out=pixels)
+    pixels *= np.float32(255.0)
+    aged: Frame = np.rint(pixels, out=pixels).astype(np.uint8)
     return aged
 
 
 def _aged(pixels: Pixels, settings: OldPhoto) -> Pixels:
-    if settings.blur:
-        import cv2
+    import cv2
 
+    if settings.blur:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), settings.blur), np.float32)
     if settings.colour_loss:
-        grey = (pixels @ _LUMA)[..., None]
-        pixels = pixels + np.float32(settings.colour_loss) * (grey - pixels)
+        kept = np.float32(1.0 - settings.colour_loss) * np.eye(3, dtype=np.float32)
+        pixels = cv2.transform(pixels, kept + np.float32(settings.colour_loss) * _LUMA)
     if settings.sepia:
-        brown = np.minimum(pixels @ _SEPIA.T, 1.0)
-        pixels = pixels + np.float32(settings.sepia) * (brown - pixels)
-    if settings.fading:
-        faded = _FADED_BLACK + (_FADED_WHITE - _FADED_BLACK) * pixels
-        pixels = pixels + np.float32(settings.fading) * (faded - pixels)
-    return pixels
+        brown = np.minimum(cv2.transform(pixels, _SEPIA), 1.0)
+        pixels = cv2.addWeighted(pixels, 1.0 - settings.sepia, brown, settings.sepia, 0.0)
+    faded = 1.0 - settings.fading * (1.0 - _FADED_WHITE + _FADED_BLACK)
+    aged: Pixels = np.float32(faded) * pixels + np.float32(settings.fading * _FADED_BLACK)
+    return aged
 
 
-def _damaged(pixels: Pixels, settings: OldPhoto, generator: np.random.Generator) -> Pixels:
-    """Lay dust, scratches and creases over the print: how much they hide, and their colour."""
+def _damage(pixels: Pixels, settings: OldPhoto, generator: np.random.Generator) -> None:
+    """Lay dust, scratches and creases over the print, in place."""
     height, width = pixels.shape[:2]
     specks = round(settings.dust * height * width / 1e4)
     for _ in range(specks):
         window, cover = _speck(height, width, generator)
-        # in place and in its window alone: a print has hundreds of them
-        pixels[window] = _covered(pixels[window], cover, generator.uniform(0.75, 1.0))
+        _lay(pixels[window], cover, generator.uniform(0.75, 1.0))
     for _ in range(settings.scratches):
         top, bottom = generator.uniform(0, width), generator.normal(0.0, 0.01 * width)
         cover = _line(height, width, (top, 0.0), (top + bottom, float(height)), 0.7)
-        pixels = _covered(pixels, 0.8 * cover, generator.uniform(0.8, 1.0))
+        _lay(pixels, 0.8 * cover, generator.uniform(0.8, 1.0))
     for _ in range(settings.creases):
         one, two = generator.uniform(0, 1, (2, 2)) * (width, height)
         cover = _line(height, width, tuple(one), tuple(two), 1.2)
         shade = _line(height, width, tuple(one + 2.0), tuple(two + 2.0), 1.2)
-        pixels = _covered(_covered(pixels, 0.5 * shade, 0.15), 0.8 * cover, 0.95)
-    return pixels
+        _lay(pixels, 0.5 * shade, 0.15)
+        _lay(pixels, 0.8 * cover, 0.95)
 
 
-def _covered(pixels: Pixels, cover: Pixels, level: float) -> Pixels:
-    mixed: Pixels = pixels + cover[..., None] * (np.float32(level) - pixels)
-    return mixed
+def _lay(pixels: Pixels, cover: Pixels, level: float) -> None:
+    """Hide PIXELS under a grey LEVEL as far as COVER says, in place: damage hides few of them."""
+    hidden = np.nonzero(cover)
+    under = pixels[hidden]
+    pixels[hidden] = under + cover[hidden][:, None] * (np.float32(level) - under)
 
 
 def _speck(

@@ -16,6 +16,7 @@ import torch
 
 from mirnet_edge.errors import DataError
 from mirnet_edge.images import size_text
+from mirnet_edge.training.pairs import thumbnail_of_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -145,9 +146,17 @@ def _draw_pair(
     pairs: Pairs, index: int, drawing: Drawing, generator: np.random.Generator
 ) -> tuple[NDArray[np.float32], ...]:
     """Return a pair's pixels, (H, W, 3), and its thumbnail, (3, h, w), where asked for."""
-    high, scale = pairs.high[index], pairs.scale
-    low = high if pairs.degrade is not None else pairs.low[index]
-    low_scale = scale if pairs.degrade is None else 1  # of HIGH to LOW, as they are here
+    high, scale, degrade = pairs.high[index], pairs.scale, pairs.degrade
+    thumbnails = None
+    if degrade is None:
+        low = pairs.low[index]
+        thumbnails = pairs.thumbnails(index) if drawing.thumbnails else None
+    elif drawing.thumbnails:  # what a thumbnail shows is to befall the whole frame
+        low, degrade = degrade(high, generator), None
+        thumbnails = thumbnail_of_frame(low), thumbnail_of_frame(high)
+    else:
+        low = high
+    low_scale = scale if degrade is None else 1  # of HIGH to LOW, as they are here
     step = drawing.multiple * scale
     crop = drawing.crop
     height, width = ((crop or side) // step * step for side in high.shape[:2])
@@ -169,16 +178,16 @@ def _draw_pair(
     if turned:
         low, high = low.transpose(1, 0, 2), high.transpose(1, 0, 2)
     light = draw_light(drawing.lit_share, drawing.exposure_range, generator)
-    if pairs.degrade is not None:
-        low = pairs.degrade(np.ascontiguousarray(high), generator)
+    if degrade is not None:
+        low = degrade(np.ascontiguousarray(high), generator)
     good, bad = _unit(high), _unit(low)
     bad = light.on(bad, good)
     if not light.towards_reference:  # noise in a good picture would teach to smooth good pictures
         bad = _noisier(bad, drawing.extra_noise, generator)
-    if not drawing.thumbnails:
+    if thumbnails is None:
         return bad, good
     small_low, small_high = (
-        np.flip(side.numpy(), tuple(axis + 1 for axis in flips)) for side in pairs.thumbnails(index)
+        np.flip(side.numpy(), tuple(axis + 1 for axis in flips)) for side in thumbnails
     )
     return bad, good, light.on(small_low, small_high)
 

@@ -25,19 +25,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mirnet_edge.models.edge import ExposureBranch
-    from mirnet_edge.training.pairs import Pairs
     from mirnet_edge.training.recipe import Recipe
+
+    Thumbnails = Sequence[tuple[Tensor, Tensor]]
+    """Of bad and good frames, (3, h, w) each."""
 
 _WARMUP = 100
 _EMA = 0.995
 _WEIGHT_DECAY = 1e-4
-_LARGEST_SHARE = 0.5
 _STAGE = 1_000_000  # sets this stage's chance apart from that of the batches
 
 
 def train_exposure(
     branch: ExposureBranch,
-    pairs: Pairs,
+    thumbnails: Thumbnails,
     recipe: Recipe,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
@@ -48,7 +49,7 @@ def train_exposure(
 
     Args:
         branch: Any state.
-        pairs: Where thumbnails are drawn from.
+        thumbnails: Of bad and good frames, each (3, h, w) in [0, 1]; see `pairs.thumbnails_of`.
         recipe: Its `exposure_` values, light and seed count. The same seed gives the same weights.
         on_step: Told the steps done, of all branches, and the step's loss.
     """
@@ -56,10 +57,10 @@ def train_exposure(
     for number in range(recipe.exposure_teachers):
         teacher = _new_branch(branch, recipe.seed + number)
         done = number * recipe.exposure_steps
-        _train(teacher, pairs, recipe, number, [], partial(_told, on_step, done))
+        _train(teacher, thumbnails, recipe, number, [], partial(_told, on_step, done))
         teachers.append(teacher.requires_grad_(requires_grad=False))
     done = recipe.exposure_teachers * recipe.exposure_steps
-    _train(branch, pairs, recipe, len(teachers), teachers, partial(_told, on_step, done))
+    _train(branch, thumbnails, recipe, len(teachers), teachers, partial(_told, on_step, done))
 
 
 def _new_branch(branch: ExposureBranch, seed: int) -> ExposureBranch:
@@ -76,7 +77,7 @@ def _told(on_step: Callable[[int, float], None], done: int, step: int, loss: flo
 
 def _train(
     branch: ExposureBranch,
-    pairs: Pairs,
+    thumbnails: Thumbnails,
     recipe: Recipe,
     number: int,
     teachers: Sequence[ExposureBranch],
@@ -89,7 +90,7 @@ def _train(
     for step in range(recipe.exposure_steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * _rate(step, recipe.exposure_steps)
-        low, high = _drawn(pairs, recipe, number, step)
+        low, high = _drawn(thumbnails, recipe, number, step)
         low, high = low.to(device), high.to(device)
         if teachers:
             high = torch.stack([teacher(low, low) for teacher in teachers]).mean(0)
@@ -111,18 +112,18 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARMUP) * (0.001 + 0.999 * cosine)
 
 
-def _drawn(pairs: Pairs, recipe: Recipe, number: int, step: int) -> tuple[Tensor, Tensor]:
+def _drawn(thumbnails: Thumbnails, recipe: Recipe, number: int, step: int) -> tuple[Tensor, Tensor]:
     """Return dark and bright thumbnails, (N, 3, h, w): flipped, lit, mixed.
 
-    Dark ones are mixed with another of the batch by up to a half (Zhang et al., "mixup", ICLR
-    2018): a few hundred scenes are learned by heart otherwise.
+    Dark ones are mixed with another of the batch by up to `exposure_mixup` (Zhang et al., "mixup",
+    ICLR 2018): a few hundred scenes are learned by heart otherwise.
     """
     count = recipe.exposure_batch
     generator = np.random.default_rng((recipe.seed, step, _STAGE + number))
     rows, dark = [], []
-    for index in generator.integers(len(pairs), size=count).tolist():
+    for index in generator.integers(len(thumbnails), size=count).tolist():
         light = draw_light(recipe.lit_share, recipe.exposure_range, generator)
-        dim, bright = (side.numpy() for side in pairs.thumbnails(index))
+        dim, bright = (side.numpy() for side in thumbnails[index])
         rows.append((light.on(dim, bright), bright))
         dark.append(not light.towards_reference)
     low, high = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
@@ -133,6 +134,6 @@ def _drawn(pairs: Pairs, recipe: Recipe, number: int, step: int) -> tuple[Tensor
     # a lit and a dark picture make none that a camera would give
     both_dark = np.asarray(dark) & np.asarray(dark)[other]
     share = torch.from_numpy(
-        generator.random(count, np.float32) * np.float32(_LARGEST_SHARE) * both_dark
+        generator.random(count, np.float32) * np.float32(recipe.exposure_mixup) * both_dark
     ).view(-1, 1, 1, 1)
     return low.lerp(low[other], share), high.lerp(high[other], share)

@@ -16,7 +16,7 @@ from mirnet_edge.models.edge import MIRNetEdge
 from mirnet_edge.training import loss, record, state
 from mirnet_edge.training.batches import Drawing, batches
 from mirnet_edge.training.exposure import train_exposure
-from mirnet_edge.training.pairs import made_bad
+from mirnet_edge.training.pairs import thumbnails_of
 from mirnet_edge.training.parallel import Process
 from mirnet_edge.training.recipe import require_crops
 from mirnet_edge.training.record import Score
@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_BAD_COPIES = 4  # of each clean picture, for the first stage
 _LARGEST_WEIGHT = 1e4
 _ALONE = Process()
 _PROCESSOR = torch.device("cpu")
@@ -174,7 +173,8 @@ class Trainer:
         if branch is None:
             return
         branch.requires_grad_(requires_grad=True)
-        train_exposure(branch, made_bad(train, _BAD_COPIES), self.recipe, on_step)
+        thumbnails = thumbnails_of(train, self.recipe.exposure_copies)
+        train_exposure(branch, thumbnails, self.recipe, on_step)
         branch.requires_grad_(requires_grad=False)
         self.averaged.load_state_dict(self.model.state_dict())
 
@@ -190,9 +190,7 @@ class Trainer:
                 exposure_range=recipe.exposure_range,
                 extra_noise=recipe.extra_noise,
                 mixup=recipe.mixup,
-                # what a crop was made of is all there is of its frame
-                thumbnails=train.degrade is None
-                and any(has_exposure(one) for one in (self.model, self.teacher)),
+                thumbnails=any(has_exposure(one) for one in (self.model, self.teacher)),
             )
 
         return batches(

@@ -51,7 +51,7 @@ class Pairs:
     def thumbnails(self, index: int) -> tuple[Tensor, Tensor]:
         """Return a pair's thumbnails, (3, h, w) float32 in [0, 1]; kept once made."""
         if index not in self._thumbnails:
-            low, high = (_thumbnail(frames[index]) for frames in (self.low, self.high))
+            low, high = (thumbnail_of_frame(frames[index]) for frames in (self.low, self.high))
             self._thumbnails[index] = (low, high)
         return self._thumbnails[index]
 
@@ -111,18 +111,40 @@ def require_measurable(pairs: Pairs) -> None:
             )
 
 
-def made_bad(pairs: Pairs, copies: int = 1) -> Pairs:
-    """Return clean pictures with bad ones, so many COPIES of each; the same at every call.
+def made_bad(pairs: Pairs) -> Pairs:
+    """Return clean pictures with bad ones, the same at every call.
 
     Pairs that have bad pictures already come back as they are.
     """
     if pairs.degrade is None:
         return pairs
-    high = pairs.high * copies
     low = tuple(
-        pairs.degrade(frame, np.random.default_rng(index)) for index, frame in enumerate(high)
+        pairs.degrade(frame, np.random.default_rng(index)) for index, frame in enumerate(pairs.high)
     )
-    return replace(pairs, names=pairs.names * copies, low=low, high=high, degrade=None)
+    return replace(pairs, low=low, degrade=None)
+
+
+def thumbnail_of_frame(frame: Frame) -> Tensor:
+    """Return what the exposure of a frame is decided on, (3, h, w) float32 in [0, 1]."""
+    height, width = (side // 8 * 8 for side in frame.shape[:2])
+    return thumbnail_of(torch.from_numpy(batch_from_frames(frame[None, :height, :width])))[0]
+
+
+def thumbnails_of(pairs: Pairs, copies: int) -> list[tuple[Tensor, Tensor]]:
+    """Return thumbnails of bad and good pictures, (3, h, w) float32 in [0, 1].
+
+    Clean pictures are made bad in so many COPIES of each, the same at every call; nothing of the
+    bad pictures but their thumbnails is kept.
+    """
+    if pairs.degrade is None:
+        return [pairs.thumbnails(index) for index in range(len(pairs))]
+    made = []
+    for index, frame in enumerate(pairs.high):
+        good = thumbnail_of_frame(frame)
+        for copy in range(copies):
+            bad = pairs.degrade(frame, np.random.default_rng((index, copy)))
+            made.append((thumbnail_of_frame(bad), good))
+    return made
 
 
 def mixed(one: Pairs, two: Pairs) -> Pairs:
@@ -182,8 +204,3 @@ def _require_fit(pair: Pair, bad: Frame, good: Frame, scale: int) -> None:
             f"{pair.low} is {size_text(*bad.shape[:2])} and {pair.high} "
             f"{size_text(*good.shape[:2])}; expected {times}. Leave the pair out"
         )
-
-
-def _thumbnail(frame: Frame) -> Tensor:
-    height, width = (side // 8 * 8 for side in frame.shape[:2])
-    return thumbnail_of(torch.from_numpy(batch_from_frames(frame[None, :height, :width])))[0]

@@ -79,6 +79,10 @@ class Recipe:
     """How many branches are trained in the first stage before the one that is kept, which learns
     from their mean; see docs/decisions/005-exposure-first.md."""
     exposure_batch: int = 24
+    exposure_copies: int = 4
+    """How many bad thumbnails are made of each clean picture for the first stage."""
+    exposure_mixup: float = 0.5
+    """Up to such a share, two thumbnails of the first stage are mixed with each other."""
     exposure_learning_rate: float = 3e-3
     exposure_learns: bool = True
     """Whether the exposure branch, where it has no stage of its own, learns with the rest."""
@@ -124,7 +128,7 @@ class Recipe:
 
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
-        ("steps", "batch", "whole_batch", "validate_every", "exposure_batch"),
+        ("steps", "batch", "whole_batch", "validate_every", "exposure_batch", "exposure_copies"),
         "be at least 1",
         lambda value: value >= 1,
     ),
@@ -134,7 +138,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         lambda value: bool(value) and min(value) >= SSIM_WINDOW,
     ),
     (
-        ("whole_share", "mixup", "lit_share", "teacher_weight"),
+        ("whole_share", "mixup", "lit_share", "teacher_weight", "exposure_mixup"),
         "lie in [0, 1]",
         lambda value: 0.0 <= value <= 1.0,
     ),

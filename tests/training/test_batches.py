@@ -322,6 +322,23 @@ def test_the_thumbnail_shows_the_frame_and_not_the_crop():
         assert any(torch.allclose(found, one, atol=1e-6) for one in flipped)
 
 
+def _half_black(frame, generator):
+    """Blacken the left of a frame, or its right, whatever is cut out of it afterwards."""
+    bad = frame.copy()
+    half = frame.shape[1] // 2
+    bad[:, slice(0, half) if generator.integers(2) else slice(half, None)] = 0
+    return bad
+
+
+def test_the_thumbnail_of_a_picture_made_bad_shows_what_befell_the_whole_of_it():
+    pairs = _pairs((), (np.full((48, 72, 3), 200, np.uint8),), degrade=_half_black)
+    batch = draw_batch(pairs, _drawing(size=24, thumbnails=True), seed=0, step=0)
+    means = batch.thumbnail.mean((1, 2, 3)) * 255.0
+    assert means.tolist() == pytest.approx([100.0] * 24, abs=6.0)
+    crops = {round(float(low.mean()) * 255.0) for low in batch.low}
+    assert {0, 200} <= crops
+
+
 def test_the_thumbnail_is_in_the_light_of_its_crop():
     drawing = _drawing(size=40, thumbnails=True, lit_share=0.5, exposure_range=0.5)
     batch = draw_batch(_flat(), drawing, seed=0, step=0)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mirnet_edge.errors import DataError
 from mirnet_edge.training.listing import Pair, list_pairs
-from mirnet_edge.training.pairs import load_pairs, made_bad
+from mirnet_edge.training.pairs import load_pairs, made_bad, thumbnails_of
 
 
 def _flat(path, level, size=(32, 32)):
@@ -87,7 +88,7 @@ def test_pairs_of_scale_2_are_twice_as_large_on_the_good_side(tmp_path):
 def test_pairs_need_no_degradation_even_where_the_task_has_one(tmp_path):
     loaded = load_pairs(list_pairs(_folder(tmp_path)).train, degrade=_noised)
     assert loaded.degrade is None
-    assert made_bad(loaded, 3) is loaded
+    assert made_bad(loaded) is loaded
 
 
 @pytest.mark.parametrize(("scale", "size"), [(1, (33, 47)), (2, (32, 46))])
@@ -110,13 +111,21 @@ def test_clean_pictures_are_made_bad_the_same_at_every_call(make_pairs):
     assert not np.array_equal(once.low[0], once.high[0])
 
 
-def test_copies_of_a_clean_picture_are_bad_in_other_ways(make_pairs):
-    clean = make_pairs(2, degrade=_noised)
-    found = made_bad(clean, copies=3)
-    assert found.names == ("0", "1") * 3
-    for index, high in enumerate(found.high):
-        assert np.array_equal(high, clean.high[index % 2])
-    assert len({low.tobytes() for low in found.low}) == 6
+def test_a_clean_picture_has_thumbnails_that_are_bad_in_other_ways(make_pairs):
+    clean = make_pairs(2, (50, 70), degrade=_noised)
+    found, again = thumbnails_of(clean, 3), thumbnails_of(clean, 3)
+    assert len(found) == 6
+    assert len({low.numpy().tobytes() for low, _ in found}) == 6
+    for place, (low, high) in enumerate(found):
+        assert low.shape == high.shape == (3, 24, 36)
+        assert torch.equal(low, again[place][0])
+        assert float(high.mean()) == pytest.approx(clean.high[place // 3].mean() / 255, abs=0.02)
+
+
+def test_pairs_have_one_thumbnail_each_whatever_the_copies(make_pairs):
+    pairs = make_pairs(2, (50, 70))
+    found = thumbnails_of(pairs, 3)
+    assert [low is pairs.thumbnails(index)[0] for index, (low, _) in enumerate(found)] == [True] * 2
 
 
 def test_thumbnails_show_the_whole_pictures_and_are_made_once(make_pairs):
