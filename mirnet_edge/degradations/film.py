@@ -95,10 +95,11 @@ def _aged(pixels: Pixels, settings: OldPhoto) -> Pixels:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), settings.blur), np.float32)
     if settings.colour_loss:
         kept = np.float32(1.0 - settings.colour_loss) * np.eye(3, dtype=np.float32)
-        pixels = cv2.transform(pixels, kept + np.float32(settings.colour_loss) * _LUMA)
+        greyer = kept + np.float32(settings.colour_loss) * _LUMA
+        pixels = np.asarray(cv2.transform(pixels, greyer), np.float32)
     if settings.sepia:
         brown = np.minimum(cv2.transform(pixels, _SEPIA), 1.0)
-        pixels = cv2.addWeighted(pixels, 1.0 - settings.sepia, brown, settings.sepia, 0.0)
+        pixels = pixels + np.float32(settings.sepia) * (brown - pixels)
     faded = 1.0 - settings.fading * (1.0 - _FADED_WHITE + _FADED_BLACK)
     aged: Pixels = np.float32(faded) * pixels + np.float32(settings.fading * _FADED_BLACK)
     return aged

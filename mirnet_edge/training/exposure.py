@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mirnet_edge.models.edge import ExposureBranch
+    from mirnet_edge.training.pairs import Thumbnails
     from mirnet_edge.training.recipe import Recipe
-
-    Thumbnails = Sequence[tuple[Tensor, Tensor]]
-    """Of bad and good frames, (3, h, w) each."""
 
 _WARMUP = 100
 _EMA = 0.995
@@ -49,7 +47,7 @@ def train_exposure(
 
     Args:
         branch: Any state.
-        thumbnails: Of bad and good frames, each (3, h, w) in [0, 1]; see `pairs.thumbnails_of`.
+        thumbnails: Of bad and good frames.
         recipe: Its `exposure_` values, light and seed count. The same seed gives the same weights.
         on_step: Told the steps done, of all branches, and the step's loss.
     """

@@ -16,7 +16,7 @@ from mirnet_edge.models.edge import MIRNetEdge
 from mirnet_edge.training import loss, record, state
 from mirnet_edge.training.batches import Drawing, batches
 from mirnet_edge.training.exposure import train_exposure
-from mirnet_edge.training.pairs import thumbnails_of
+from mirnet_edge.training.pairs import Thumbnails
 from mirnet_edge.training.parallel import Process
 from mirnet_edge.training.recipe import require_crops
 from mirnet_edge.training.record import Score
@@ -173,7 +173,7 @@ class Trainer:
         if branch is None:
             return
         branch.requires_grad_(requires_grad=True)
-        thumbnails = thumbnails_of(train, self.recipe.exposure_copies)
+        thumbnails = Thumbnails(train, self.recipe.exposure_copies)
         train_exposure(branch, thumbnails, self.recipe, on_step)
         branch.requires_grad_(requires_grad=False)
         self.averaged.load_state_dict(self.model.state_dict())

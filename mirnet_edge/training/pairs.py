@@ -130,21 +130,33 @@ def thumbnail_of_frame(frame: Frame) -> Tensor:
     return thumbnail_of(torch.from_numpy(batch_from_frames(frame[None, :height, :width])))[0]
 
 
-def thumbnails_of(pairs: Pairs, copies: int) -> list[tuple[Tensor, Tensor]]:
-    """Return thumbnails of bad and good pictures, (3, h, w) float32 in [0, 1].
+class Thumbnails:
+    """What the exposure of bad and good pictures is decided on, of all pairs; kept once made."""
 
-    Clean pictures are made bad in so many COPIES of each, the same at every call; nothing of the
-    bad pictures but their thumbnails is kept.
-    """
-    if pairs.degrade is None:
-        return [pairs.thumbnails(index) for index in range(len(pairs))]
-    made = []
-    for index, frame in enumerate(pairs.high):
-        good = thumbnail_of_frame(frame)
-        for copy in range(copies):
-            bad = pairs.degrade(frame, np.random.default_rng((index, copy)))
-            made.append((thumbnail_of_frame(bad), good))
-    return made
+    def __init__(self, pairs: Pairs, copies: int) -> None:
+        """Show PAIRS; clean pictures are made bad in so many COPIES of each, always the same.
+
+        Nothing of the bad copies but their thumbnails is kept.
+        """
+        self._pairs = pairs
+        self._copies = copies if pairs.degrade is not None else 1
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._pairs) * self._copies
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
+        """Return a bad and a good thumbnail, (3, h, w) float32 in [0, 1]."""
+        index, copy = divmod(place, self._copies)
+        degrade = self._pairs.degrade
+        if degrade is None:
+            return self._pairs.thumbnails(index)
+        if place not in self._kept:
+            good = self._pairs.high[index]
+            bad = degrade(good, np.random.default_rng((index, copy)))
+            self._kept[place] = thumbnail_of_frame(bad), thumbnail_of_frame(good)
+        return self._kept[place]
 
 
 def mixed(one: Pairs, two: Pairs) -> Pairs:

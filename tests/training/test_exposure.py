@@ -8,7 +8,7 @@ import torch
 
 from mirnet_edge.models.edge import ExposureBranch
 from mirnet_edge.training.exposure import train_exposure
-from mirnet_edge.training.pairs import Pairs, thumbnails_of
+from mirnet_edge.training.pairs import Pairs, Thumbnails
 
 QUICK = {"exposure_batch": 8, "exposure_learning_rate": 1e-2, "lit_share": 0.0}
 
@@ -46,7 +46,7 @@ def _shown(branch, pairs):
 
 def _trained(pairs, make_recipe, branch=None, **values):
     branch = branch or _branch()
-    train_exposure(branch, thumbnails_of(pairs, 1), make_recipe(**QUICK, **values))
+    train_exposure(branch, Thumbnails(pairs, 1), make_recipe(**QUICK, **values))
     return branch
 
 
@@ -82,7 +82,7 @@ def test_every_step_of_every_branch_is_told(make_recipe, teachers):
     told = []
     recipe = make_recipe(**QUICK, exposure_steps=4, exposure_teachers=teachers)
     train_exposure(
-        _branch(), thumbnails_of(_scenes(), 1), recipe, lambda step, loss: told.append(step)
+        _branch(), Thumbnails(_scenes(), 1), recipe, lambda step, loss: told.append(step)
     )
     assert told == list(range(1, 4 * (teachers + 1) + 1))
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mirnet_edge.errors import DataError
 from mirnet_edge.training.listing import Pair, list_pairs
-from mirnet_edge.training.pairs import load_pairs, made_bad, thumbnails_of
+from mirnet_edge.training.pairs import Thumbnails, load_pairs, made_bad
 
 
 def _flat(path, level, size=(32, 32)):
@@ -113,10 +113,11 @@ def test_clean_pictures_are_made_bad_the_same_at_every_call(make_pairs):
 
 def test_a_clean_picture_has_thumbnails_that_are_bad_in_other_ways(make_pairs):
     clean = make_pairs(2, (50, 70), degrade=_noised)
-    found, again = thumbnails_of(clean, 3), thumbnails_of(clean, 3)
+    found, again = Thumbnails(clean, 3), Thumbnails(clean, 3)
     assert len(found) == 6
     assert len({low.numpy().tobytes() for low, _ in found}) == 6
     for place, (low, high) in enumerate(found):
+        assert found[place][0] is low
         assert low.shape == high.shape == (3, 24, 36)
         assert torch.equal(low, again[place][0])
         assert float(high.mean()) == pytest.approx(clean.high[place // 3].mean() / 255, abs=0.02)
@@ -124,7 +125,7 @@ def test_a_clean_picture_has_thumbnails_that_are_bad_in_other_ways(make_pairs):
 
 def test_pairs_have_one_thumbnail_each_whatever_the_copies(make_pairs):
     pairs = make_pairs(2, (50, 70))
-    found = thumbnails_of(pairs, 3)
+    found = Thumbnails(pairs, 3)
     assert [low is pairs.thumbnails(index)[0] for index, (low, _) in enumerate(found)] == [True] * 2
 
 
