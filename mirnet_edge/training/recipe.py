@@ -58,6 +58,8 @@ class Recipe:
     distance: Distance = "charbonnier"
     structure_weight: float = 0.0
     """Weight of structural dissimilarity beside the distance."""
+    scales_weight: float = 0.0
+    """Weight of multi-scale structural dissimilarity (MS-SSIM)."""
     edge_weight: float = 0.0
     """Weight of the distance of the Laplacians."""
     frequency_weight: float = 0.0
@@ -154,6 +156,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "weight_decay",
             "gradient_norm",
             "structure_weight",
+            "scales_weight",
             "edge_weight",
             "frequency_weight",
             "anchor_weight",

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import convolve
 
 from mirnet_edge.metrics import ssim
 from mirnet_edge.training.loss import (
@@ -14,6 +15,7 @@ from mirnet_edge.training.loss import (
     charbonnier,
     edges,
     frequencies,
+    multiscale_dissimilarity,
     structural_dissimilarity,
     total,
 )
@@ -109,7 +111,68 @@ def test_structural_dissimilarity_is_one_minus_the_metric():
     assert float(found) == pytest.approx(1.0 - np.mean(measured), abs=1e-5)
 
 
-@pytest.mark.parametrize("measure", [structural_dissimilarity, edges, frequencies, absolute])
+def _halved(picture):
+    """Return (H, W, 3) at half the size: the mean of every four pixels."""
+    height, width = (side // 2 for side in picture.shape[:2])
+    return picture[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).mean((1, 3))
+
+
+def _paper_ms_ssim(one, two, exponents):
+    """Wang et al., 2003, equation 7, of one channel each, by SciPy's convolution."""
+    place = np.arange(11) - 5
+    window = np.exp(-(place**2) / (2 * 1.5**2))
+    window = np.outer(window, window) / window.sum() ** 2
+
+    def under_window(picture):
+        return convolve(picture, window[..., None])[5:-5, 5:-5]
+
+    product = np.ones(3)
+    for scale, exponent in enumerate(exponents):
+        mean_1, mean_2 = under_window(one), under_window(two)
+        variance_1, variance_2 = (
+            under_window(picture**2) - mean**2 for picture, mean in ((one, mean_1), (two, mean_2))
+        )
+        covariance = under_window(one * two) - mean_1 * mean_2
+        alike = (2 * covariance + 0.03**2) / (variance_1 + variance_2 + 0.03**2)
+        if scale == len(exponents) - 1:
+            alike = alike * (2 * mean_1 * mean_2 + 1e-4) / (mean_1**2 + mean_2**2 + 1e-4)
+        product = product * alike.mean((0, 1)) ** exponent
+        one, two = _halved(one), _halved(two)
+    return product.mean()
+
+
+@pytest.mark.parametrize(
+    ("size", "exponents"),
+    [
+        ((176, 190), (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)),
+        ((175, 300), tuple(np.array([0.0448, 0.2856, 0.3001, 0.2363]) / 0.8668)),
+        ((21, 40), (1.0,)),
+    ],
+    ids=["five scales", "four", "one"],
+)
+def test_multiscale_dissimilarity_is_one_minus_the_paper_s(size, exponents):
+    restored, reference = (one[:1].double() for one in _pictures(size))
+    expected = _paper_ms_ssim(
+        *(one[0].permute(1, 2, 0).numpy() for one in (restored, reference)), exponents
+    )
+    assert 0.1 < expected < 0.999
+    found = multiscale_dissimilarity(restored, reference)
+    assert float(found) == pytest.approx(1.0 - expected, abs=1e-5)
+
+
+def test_structure_turned_upside_down_counts_as_none_and_still_teaches():
+    reference = _pictures((48, 48))[1]
+    restored = (1.0 - reference).requires_grad_()
+    found = multiscale_dissimilarity(restored, reference)
+    assert 0.99 < float(found.detach()) <= 1.0
+    found.backward()
+    assert torch.isfinite(restored.grad).all()
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [structural_dissimilarity, multiscale_dissimilarity, edges, frequencies, absolute],
+)
 def test_of_equals_nothing_is_left_and_others_have_a_gradient(measure):
     restored, reference = _pictures()
     assert float(measure(reference, reference)) == pytest.approx(0.0, abs=2e-3)
@@ -124,11 +187,16 @@ def test_the_total_is_the_weighted_sum(distance, measure):
     pair = _pictures()
     assert torch.equal(total(*pair, Recipe(distance=distance)), measure(*pair))
     recipe = Recipe(
-        distance=distance, structure_weight=0.1, edge_weight=0.05, frequency_weight=0.02
+        distance=distance,
+        structure_weight=0.1,
+        scales_weight=0.3,
+        edge_weight=0.05,
+        frequency_weight=0.02,
     )
     expected = (
         measure(*pair)
         + 0.1 * structural_dissimilarity(*pair)
+        + 0.3 * multiscale_dissimilarity(*pair)
         + 0.05 * edges(*pair)
         + 0.02 * frequencies(*pair)
     )
