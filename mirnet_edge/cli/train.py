@@ -47,6 +47,12 @@ def train(
     teacher: Annotated[
         str | None, typer.Option(help="Weights to learn from: a file or shipped:NAME.")
     ] = None,
+    unlabelled: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures without references: --teacher says what they become."
+        ),
+    ] = None,
     replay: Annotated[
         Path | None, typer.Option(help="Former training data, so that it is not forgotten.")
     ] = None,
@@ -112,6 +118,7 @@ def train(
         network=_given(channels=_channels(channels), blocks=blocks),
         init=init,
         teacher=teacher,
+        unlabelled=unlabelled,
         replay=replay,
         keep_db=keep,
         device=device,

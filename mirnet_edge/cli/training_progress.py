@@ -61,6 +61,14 @@ class Display:
         """Move it on."""
         self._progress.advance(self._bars["read"])
 
+    def labelling(self, total: int) -> None:
+        """Begin the bar of the pictures without references."""
+        self._bars["label"] = self._progress.add_task("label pictures", total=total)
+
+    def labelled(self) -> None:
+        """Move it on."""
+        self._progress.advance(self._bars["label"])
+
     def starting(self, recipe: Recipe, step: int) -> None:
         """Begin the bars of training, and say where a stopped run goes on."""
         if step and self.leads:

@@ -12,7 +12,7 @@ from mirnet_edge.compression.qat import plain_network, prepare_qat
 from mirnet_edge.training import state
 from mirnet_edge.training.card import card_of
 from mirnet_edge.training.keeping import Kept, kept
-from mirnet_edge.training.listing import list_pairs
+from mirnet_edge.training.listing import list_pairs, list_pictures
 from mirnet_edge.training.loop import Trainer
 from mirnet_edge.training.pairs import (
     Pairs,
@@ -32,6 +32,7 @@ from mirnet_edge.training.request import (
     teacher_of,
 )
 from mirnet_edge.training.tasks import task_of
+from mirnet_edge.training.unlabelled import labelled, require_pairs, together
 from mirnet_edge.training.validation import validate
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ class Observer(Protocol):
     def read(self) -> None:
         """One more picture was read."""
 
+    def labelling(self, total: int) -> None:
+        """The teacher is about to label so many pictures."""
+
+    def labelled(self) -> None:
+        """It labelled one more."""
+
     def starting(self, recipe: Recipe, step: int) -> None:
         """Training begins, or goes on, at this step."""
 
@@ -98,7 +105,9 @@ def train_weights(request: Request, observer: Observer) -> Trained:
         model, parent = started_from(request, network, task)
         fp32_self = request.init if request.qat else None
         teacher, taught_by = teacher_of(request.teacher or fp32_self, model)
-        data = _data(request, task, observer)
+        if teacher is not None:
+            teacher = teacher.to(device)
+        data = _data(request, task, teacher, observer)
         if request.qat:
             prepare_qat(model, first_batches(data.train, model.multiple))  # type: ignore[arg-type]
         trainer = Trainer(
@@ -143,12 +152,14 @@ class _Data:
     """Of `Request.replay`, those that validate; None where nothing is to be kept."""
 
 
-def _data(request: Request, task: Task, observer: Observer) -> _Data:
+def _data(request: Request, task: Task, teacher: nn.Module | None, observer: Observer) -> _Data:
     listing = list_pairs(request.data)
     replay = None if request.replay is None else list_pairs(request.replay)
     replayed = () if replay is None else replay.train
     former = () if replay is None or request.keep_db is None else replay.val
-    observer.reading(len(listing.train) + len(listing.val) + len(replayed) + len(former))
+    alone = () if request.unlabelled is None else list_pictures(request.unlabelled)
+    parts = (listing.train, listing.val, replayed, former, alone)
+    observer.reading(sum(len(part) for part in parts))
 
     def loaded(pairs: tuple[Pair, ...]) -> Pairs:
         return load_pairs(
@@ -157,6 +168,11 @@ def _data(request: Request, task: Task, observer: Observer) -> _Data:
 
     train, validation = loaded(listing.train), made_bad(loaded(listing.val))
     require_measurable(validation)
+    if alone and teacher is not None:
+        require_pairs(train)  # before the teacher takes its time
+        pictures = loaded(alone)
+        observer.labelling(len(pictures))
+        train = together(train, labelled(pictures, teacher, task.scale, observer.labelled))
     if replayed:
         train = mixed(train, loaded(replayed))
     kept = made_bad(loaded(former)) if former else None
@@ -177,13 +193,15 @@ def _finished(request: Request, trained: Trained, data: _Data, observer: Observe
 
 
 def _note(request: Request, found: Kept | None) -> str | None:
-    if request.replay is None:
-        return None
-    name = request.replay.resolve().name
-    note = f"half of the pictures were drawn from {name}"
-    if found is None:
-        return note
-    return (
-        f"{note}; {found.share:g} of the way from the parent to what was trained, which lost "
-        f"{found.lost_db:.2f} dB on the val pictures of {name}"
-    )
+    notes = []
+    if request.unlabelled is not None:
+        notes.append(f"the teacher labelled the pictures of {request.unlabelled.resolve().name}")
+    if request.replay is not None:
+        name = request.replay.resolve().name
+        notes.append(f"half of the pictures were drawn from {name}")
+        if found is not None:
+            notes.append(
+                f"{found.share:g} of the way from the parent to what was trained, which lost "
+                f"{found.lost_db:.2f} dB on the val pictures of {name}"
+            )
+    return "; ".join(notes) or None

@@ -77,6 +77,18 @@ def list_pairs(folder: Path) -> Listing:
     )
 
 
+def list_pictures(folder: Path) -> tuple[Pair, ...]:
+    """Return the pictures of FOLDER, which have no partners.
+
+    Raises:
+        DataError: There are none, or two have one name.
+    """
+    found = _pictures(folder) if folder.is_dir() else {}
+    if not found:
+        raise DataError(f"{folder} holds no pictures; expected a folder of some")
+    return tuple(Pair(None, found[stem], stem) for stem in sorted(found))
+
+
 def _split(pairs: list[Pair]) -> Listing:
     train = [pair for place, pair in enumerate(pairs) if place % _VALIDATION_SHARE]
     return Listing(tuple(train), tuple(pairs[::_VALIDATION_SHARE]))

@@ -52,6 +52,8 @@ class Request:
     """Weights to start from; their network is taken."""
     teacher: str | None = None
     """Weights of the same task whose pictures are aimed at too."""
+    unlabelled: Path | None = None
+    """A folder of pictures without references: what the teacher makes of them is aimed at."""
     replay: Path | None = None
     """Old pictures that half of the batches come from, so that they are not forgotten."""
     keep_db: float | None = None
@@ -75,6 +77,10 @@ def require_sense(request: Request) -> None:
     """
     if request.qat and request.init is None:
         raise OptionError("--qat trains weights that restore already; give them with --init")
+    if request.unlabelled is not None and request.teacher is None:
+        raise OptionError(
+            "--unlabelled pictures are labelled by a teacher; give one with --teacher"
+        )
     if request.keep_db is not None:
         if request.init is None or request.replay is None:
             raise OptionError(

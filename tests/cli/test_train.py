@@ -113,20 +113,22 @@ def test_mirnet_trains_by_the_paper_s_recipe(pairs, tmp_path, ran):
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_init_teacher_and_replay_are_taken_from_the_command_line(pairs, tmp_path, ran):
+def test_init_teacher_and_replay_are_taken_from_the_command_line(pairs, clean, tmp_path, ran):
     first = tmp_path / "first"
     assert ran(main, "--data", pairs, "--out", first, "--steps", 1, *SMALL).code == 0
     weights = first / "low-light.safetensors"
     found = ran(
         main, "--data", pairs, "--out", tmp_path / "second", "--init", weights, "--teacher",
-        weights, "--replay", pairs, "--steps", 1, "--batch", 1, "--crop", 32, "--device", "cpu",
-        "--exposure-steps", 0, "--learning-rate", 1e-5,
+        weights, "--replay", pairs, "--unlabelled", clean, "--steps", 1, "--batch", 1, "--crop", 32,
+        "--device", "cpu", "--exposure-steps", 0, "--learning-rate", 1e-5,
     )  # fmt: skip
     assert found.code == 0
     card = checkpoints.load(tmp_path / "second/low-light.safetensors").card
     assert card.parent == card.teacher == checkpoints.load(weights).sha256
     assert card.recipe["learning_rate"] == 1e-5
-    assert " 7/7 " in found.err  # four pairs, and the three of them that are trained on again
+    # four pairs, the three of them that are trained on again, and three without references
+    assert " 10/10 " in found.err
+    assert card.note.startswith(f"the teacher labelled the pictures of {clean.name}; half of")
 
 
 @pytest.mark.usefixtures("no_curves")
@@ -170,6 +172,7 @@ REFUSED = [
     Refused("workers", ["--workers", "-1"], "--workers must not be negative, found -1"),
     Refused("data", ["--data", "absent"], "absent holds neither"),
     Refused("replay", ["--replay", "absent"], "absent holds neither"),
+    Refused("unlabelled", ["--unlabelled", "."], "labelled by a teacher; give one with --teacher"),
     Refused("keep", ["--keep", "0.3"], "--keep measures what --init could do on the pictures of"),
     Refused(
         "keep less",

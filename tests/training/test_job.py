@@ -29,6 +29,8 @@ class Watched:
 
     total: int = 0
     done: int = 0
+    labels: int | None = None
+    """Pictures that the teacher has still to label; None where there is no such."""
     started: list = field(default_factory=list)
     exposure: list = field(default_factory=list)
     steps: list = field(default_factory=list)
@@ -40,6 +42,12 @@ class Watched:
 
     def read(self):
         self.done += 1
+
+    def labelling(self, total):
+        self.labels = total
+
+    def labelled(self):
+        self.labels -= 1
 
     def starting(self, recipe, step):
         self.started.append((recipe.steps, step))
@@ -178,6 +186,50 @@ def test_a_teacher_changes_the_weights_and_is_recorded(tmp_path, write_pairs, sa
     assert taught.card.teacher == sha256_of(teacher)
     assert taught.card.parent is None
     assert not torch.equal(taught.model.head.weight, alone.model.head.weight)
+
+
+def test_a_teacher_labels_pictures_that_have_no_reference(
+    tmp_path, write_pairs, write_clean, save_weights
+):
+    folder, teacher = write_pairs(tmp_path / "pairs"), str(save_weights("mirnet"))
+    night, watched = write_clean(tmp_path / "night", 5), Watched()
+    more = train_weights(
+        _request(folder, tmp_path / "more", teacher=teacher, unlabelled=night), watched
+    )
+    assert watched.labels == 0
+    assert watched.total == watched.done
+    loaded = checkpoints.load(more.weights)
+    assert loaded.card.note == "the teacher labelled the pictures of night"
+    fewer = _trained(folder, tmp_path / "fewer", teacher=teacher)
+    assert not torch.equal(loaded.model.head.weight, fewer.model.head.weight)
+    # what validates is what it was
+    assert loaded.card.trained_on == fewer.card.trained_on == "pairs"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({}, "--unlabelled pictures are labelled by a teacher; give one with --teacher"),
+        ({"teacher": "shipped:low-light", "unlabelled": "absent"}, "absent holds no pictures"),
+        ({"teacher": "shipped:low-light", "data": "clean"}, "found clean pictures in --data"),
+    ],
+    ids=["no teacher", "no folder", "clean data"],
+)
+def test_pictures_that_nobody_can_label_are_refused(
+    tmp_path, write_pairs, write_clean, values, says
+):
+    folders = {"data": write_pairs(tmp_path / "pairs"), "unlabelled": tmp_path / "clean"}
+    write_clean(tmp_path / "clean", 10)
+    for name in ("data", "unlabelled"):
+        if name in values:
+            folders[name] = tmp_path / values[name]
+    request = _request(
+        folders["data"], tmp_path / "out", unlabelled=folders["unlabelled"],
+        teacher=values.get("teacher"), network={},
+    )  # fmt: skip
+    with pytest.raises((OptionError, DataError), match=says):
+        train_weights(request, Watched())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_teacher_of_another_scale_or_multiple_is_refused(tmp_path, write_pairs, save_weights):
