@@ -45,10 +45,19 @@ def _way(one, two):
 def make_trainer(make_network, make_recipe):
     """Return a trainer: make_trainer(folder, "mirnet", teacher=None, precision="fp32", steps=3)."""
 
-    def make(folder, network="edge", *, teacher=None, precision="fp32", workers=0, **values):
+    def make(
+        folder,
+        network="edge",
+        *,
+        teacher=None,
+        precision="fp32",
+        workers=0,
+        compiled=False,
+        **values,
+    ):
         return Trainer(
             make_network(network), make_recipe(**values), folder, teacher=teacher,
-            precision=precision, workers=workers,
+            precision=precision, workers=workers, compiled=compiled,
         )  # fmt: skip
 
     return make
@@ -68,6 +77,32 @@ def test_training_on_dark_pictures_lowers_the_loss_and_raises_psnr(
     assert scores[-1].loss < scores[0].loss
     assert scores[-1].psnr_db > scores[0].psnr_db + 0.3
     assert scores[-1].psnr_gtmean_db >= scores[-1].psnr_db - 0.1
+
+
+def test_a_compiled_network_is_trained_alike_and_saved_as_what_it_was(
+    tmp_path, make_trainer, make_pairs, monkeypatch
+):
+    graphs = []
+
+    def traced(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    # what torch.compile traces, without the minute that its C++ takes
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda network: compiler(network, backend=traced))
+    trainers = [
+        make_trainer(tmp_path / str(compiled), compiled=compiled, steps=3, validate_every=3)
+        for compiled in (False, True)
+    ]
+    for trainer in trainers:
+        trainer.run(make_pairs(), make_pairs())
+    assert graphs
+    plain, compiled = (trainer.averaged.state_dict() for trainer in trainers)
+    assert all(torch.allclose(plain[key], compiled[key], atol=1e-5) for key in plain)
+    again = make_trainer(tmp_path / "True", steps=3, validate_every=3)
+    state.resume(again)  # a state knows nothing of compilers
+    assert again.step == 3
 
 
 def test_clean_pictures_are_made_bad_and_learned_from(tmp_path, make_trainer, make_pairs):
