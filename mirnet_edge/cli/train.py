@@ -53,6 +53,10 @@ def train(
             help="Folder of pictures without references: --teacher says what they become."
         ),
     ] = None,
+    overlays: Annotated[
+        Path | None,
+        typer.Option(help="Folder of damage with transparency, to lay over old photos."),
+    ] = None,
     replay: Annotated[
         Path | None, typer.Option(help="Former training data, so that it is not forgotten.")
     ] = None,
@@ -119,6 +123,7 @@ def train(
         init=init,
         teacher=teacher,
         unlabelled=unlabelled,
+        overlays=overlays,
         replay=replay,
         keep_db=keep,
         device=device,

@@ -8,6 +8,17 @@ it was.
 from mirnet_edge.degradations.film import OldPhoto, old_photo
 from mirnet_edge.degradations.light import LowLight, low_light
 from mirnet_edge.degradations.noise import Noise, noisy
+from mirnet_edge.degradations.overlay import Overlay, overlaid
 from mirnet_edge.degradations.size import downscaled
 
-__all__ = ["LowLight", "Noise", "OldPhoto", "downscaled", "low_light", "noisy", "old_photo"]
+__all__ = [
+    "LowLight",
+    "Noise",
+    "OldPhoto",
+    "Overlay",
+    "downscaled",
+    "low_light",
+    "noisy",
+    "old_photo",
+    "overlaid",
+]

@@ -11,17 +11,10 @@ from mirnet_edge import checkpoints
 from mirnet_edge.compression.qat import plain_network, prepare_qat
 from mirnet_edge.training import state
 from mirnet_edge.training.card import card_of
+from mirnet_edge.training.data import Data, Reader, read_data
 from mirnet_edge.training.keeping import Kept, kept
-from mirnet_edge.training.listing import list_pairs, list_pictures
 from mirnet_edge.training.loop import Trainer
-from mirnet_edge.training.pairs import (
-    Pairs,
-    first_batches,
-    load_pairs,
-    made_bad,
-    mixed,
-    require_measurable,
-)
+from mirnet_edge.training.pairs import first_batches
 from mirnet_edge.training.parallel import joined
 from mirnet_edge.training.request import (
     Request,
@@ -32,7 +25,6 @@ from mirnet_edge.training.request import (
     teacher_of,
 )
 from mirnet_edge.training.tasks import task_of
-from mirnet_edge.training.unlabelled import labelled, require_pairs, together
 from mirnet_edge.training.validation import validate
 
 if TYPE_CHECKING:
@@ -40,10 +32,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from mirnet_edge.training.listing import Pair
     from mirnet_edge.training.recipe import Recipe
     from mirnet_edge.training.record import Score
-    from mirnet_edge.training.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -58,20 +48,8 @@ class Trained:
     """With `keep_db`: how far the weights lie from `init`, and what that lost."""
 
 
-class Observer(Protocol):
+class Observer(Reader, Protocol):
     """Who is told how far the job is."""
-
-    def reading(self, total: int) -> None:
-        """So many pictures are about to be read."""
-
-    def read(self) -> None:
-        """One more picture was read."""
-
-    def labelling(self, total: int) -> None:
-        """The teacher is about to label so many pictures."""
-
-    def labelled(self) -> None:
-        """It labelled one more."""
 
     def starting(self, recipe: Recipe, step: int) -> None:
         """Training begins, or goes on, at this step."""
@@ -107,7 +85,7 @@ def train_weights(request: Request, observer: Observer) -> Trained:
         teacher, taught_by = teacher_of(request.teacher or fp32_self, model)
         if teacher is not None:
             teacher = teacher.to(device)
-        data = _data(request, task, teacher, observer)
+        data = read_data(request, task, teacher, observer)
         if request.qat:
             prepare_qat(model, first_batches(data.train, model.multiple))  # type: ignore[arg-type]
         trainer = Trainer(
@@ -144,44 +122,7 @@ def train_weights(request: Request, observer: Observer) -> Trained:
     return trained
 
 
-@dataclass(frozen=True)
-class _Data:
-    train: Pairs
-    validation: Pairs
-    former: Pairs | None
-    """Of `Request.replay`, those that validate; None where nothing is to be kept."""
-
-
-def _data(request: Request, task: Task, teacher: nn.Module | None, observer: Observer) -> _Data:
-    listing = list_pairs(request.data)
-    replay = None if request.replay is None else list_pairs(request.replay)
-    replayed = () if replay is None else replay.train
-    former = () if replay is None or request.keep_db is None else replay.val
-    alone = () if request.unlabelled is None else list_pictures(request.unlabelled)
-    parts = (listing.train, listing.val, replayed, former, alone)
-    observer.reading(sum(len(part) for part in parts))
-
-    def loaded(pairs: tuple[Pair, ...]) -> Pairs:
-        return load_pairs(
-            pairs, degrade=task.degrade, scale=task.scale, on_loaded=lambda _: observer.read()
-        )
-
-    train, validation = loaded(listing.train), made_bad(loaded(listing.val))
-    require_measurable(validation)
-    if alone and teacher is not None:
-        require_pairs(train)  # before the teacher takes its time
-        pictures = loaded(alone)
-        observer.labelling(len(pictures))
-        train = together(train, labelled(pictures, teacher, task.scale, observer.labelled))
-    if replayed:
-        train = mixed(train, loaded(replayed))
-    kept = made_bad(loaded(former)) if former else None
-    if kept is not None:
-        require_measurable(kept)
-    return _Data(train, validation, kept)
-
-
-def _finished(request: Request, trained: Trained, data: _Data, observer: Observer) -> Trained:
+def _finished(request: Request, trained: Trained, data: Data, observer: Observer) -> Trained:
     """Return what was trained, moved back towards `init` where that forgot too much of it."""
     if data.former is None or request.init is None or request.keep_db is None:
         return trained
@@ -196,6 +137,8 @@ def _note(request: Request, found: Kept | None) -> str | None:
     notes = []
     if request.unlabelled is not None:
         notes.append(f"the teacher labelled the pictures of {request.unlabelled.resolve().name}")
+    if request.overlays is not None:
+        notes.append(f"half of the pictures had damage of {request.overlays.resolve().name}")
     if request.replay is not None:
         name = request.replay.resolve().name
         notes.append(f"half of the pictures were drawn from {name}")

@@ -67,10 +67,10 @@ def list_pairs(folder: Path) -> Listing:
         splits = read_table(folder)
         return Listing(splits["train"], splits["val"])
     if (folder / _LOW).is_dir() and (folder / _HIGH).is_dir():
-        return _split(pairs_between(folder / _LOW, folder / _HIGH))
+        return split(pairs_between(folder / _LOW, folder / _HIGH))
     clean = _pictures(folder) if folder.is_dir() else {}
     if clean:
-        return _split([Pair(None, clean[stem], stem) for stem in sorted(clean)])
+        return split([Pair(None, clean[stem], stem) for stem in sorted(clean)])
     raise DataError(
         f"{folder} holds neither a {_TABLE} (columns low, high, scene, split) nor the folders "
         f"{_LOW}/ and {_HIGH}/ nor pictures; expected one of them"
@@ -89,7 +89,12 @@ def list_pictures(folder: Path) -> tuple[Pair, ...]:
     return tuple(Pair(None, found[stem], stem) for stem in sorted(found))
 
 
-def _split(pairs: list[Pair]) -> Listing:
+def split(pairs: list[Pair]) -> Listing:
+    """Return the pairs, of which every tenth validates.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
     train = [pair for place, pair in enumerate(pairs) if place % _VALIDATION_SHARE]
     return Listing(tuple(train), tuple(pairs[::_VALIDATION_SHARE]))
 

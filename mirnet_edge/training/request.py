@@ -54,6 +54,8 @@ class Request:
     """Weights of the same task whose pictures are aimed at too."""
     unlabelled: Path | None = None
     """A folder of pictures without references: what the teacher makes of them is aimed at."""
+    overlays: Path | None = None
+    """A folder of damage with transparency, to be laid over the clean pictures of `data`."""
     replay: Path | None = None
     """Old pictures that half of the batches come from, so that they are not forgotten."""
     keep_db: float | None = None

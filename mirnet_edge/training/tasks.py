@@ -7,7 +7,7 @@ trained on one strength are good at that strength alone.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirnet_edge.degradations import (
@@ -18,14 +18,16 @@ from mirnet_edge.degradations import (
     low_light,
     noisy,
     old_photo,
+    overlaid,
 )
 from mirnet_edge.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
+    from mirnet_edge.degradations import Overlay
     from mirnet_edge.images import Frame
 
     Degrade = Callable[[Frame, np.random.Generator], Frame]
@@ -53,6 +55,20 @@ def task_of(name: str) -> Task:
             return task
     known = ", ".join(task.name for task in TASKS)
     raise OptionError(f"expected the task {known}, found {name!r}; choose one of these")
+
+
+def with_overlays(task: Task, overlays: Sequence[Overlay]) -> Task:
+    """Return a task whose bad pictures also have one or two of the overlays, every second one."""
+
+    def degraded(frame: Frame, generator: np.random.Generator) -> Frame:
+        bad = task.degrade(frame, generator)
+        if generator.random() < 0.5:
+            for _ in range(generator.integers(1, 3)):
+                overlay = overlays[int(generator.integers(len(overlays)))]
+                bad = overlaid(bad, overlay, generator, strength=generator.uniform(0.5, 1.0))
+        return bad
+
+    return replace(task, degrade=degraded)
 
 
 def _darkened(frame: Frame, generator: np.random.Generator) -> Frame:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import Card
@@ -204,6 +205,26 @@ def test_a_teacher_labels_pictures_that_have_no_reference(
     assert not torch.equal(loaded.model.head.weight, fewer.model.head.weight)
     # what validates is what it was
     assert loaded.card.trained_on == fewer.card.trained_on == "pairs"
+
+
+def test_overlays_damage_clean_pictures_and_are_refused_for_pairs(
+    tmp_path, write_pairs, write_clean
+):
+    clean, overlays = write_clean(tmp_path / "clean"), tmp_path / "overlays"
+    overlays.mkdir()
+    for number in range(3):
+        pixels = np.full((24, 24, 4), 255, np.uint8)
+        Image.fromarray(pixels).save(overlays / f"{number}.png")
+    values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
+    damaged = _trained(clean, tmp_path / "damaged", overlays=overlays, **values)
+    assert damaged.card.note == "half of the pictures had damage of overlays"
+    alone = _trained(clean, tmp_path / "alone", **values)
+    assert not torch.equal(damaged.model.head.weight, alone.model.head.weight)
+    request = _request(
+        write_pairs(tmp_path / "pairs"), tmp_path / "out", overlays=overlays, **values
+    )
+    with pytest.raises(DataError, match="laid over clean pictures; found pairs in --data"):
+        train_weights(request, Watched())
 
 
 @pytest.mark.parametrize(

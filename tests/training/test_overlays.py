@@ -1,0 +1,67 @@
+"""A folder of overlays: laid over every second picture, those that validate over no other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mirnet_edge.errors import DataError, OptionError
+from mirnet_edge.training.overlays import overlaid_tasks
+from mirnet_edge.training.tasks import Task, task_of
+
+PLAIN = Task("old-photo", lambda frame, generator: frame)
+BLACK = np.zeros((40, 60, 3), np.uint8)
+
+
+def _folder(path, count=12, *, mode="RGBA"):
+    """Overlays that hide everything, of 20, 40, 60 ... levels of red."""
+    path.mkdir()
+    for number in range(count):
+        pixels = np.full((24, 24, len(mode)), 255, np.uint8)
+        pixels[..., 0] = 20 * (number + 1)
+        Image.fromarray(pixels).save(path / f"{number:02}.png")
+    return path
+
+
+def _reds(task, draws=200):
+    """Return the strongest red of each draw; at half strength of the weakest it is 10."""
+    return np.array(
+        [task.degrade(BLACK, np.random.default_rng(seed))[..., 0].max() for seed in range(draws)]
+    )
+
+
+def test_half_of_the_pictures_have_damage_and_all_overlays_are_used(tmp_path):
+    train, validation = overlaid_tasks(PLAIN, _folder(tmp_path / "overlays"))
+    reds = _reds(train)
+    assert (reds > 0).mean() == pytest.approx(0.5, abs=0.12)
+    assert reds.max() > 180
+    assert train.name == validation.name == "old-photo"
+
+
+def test_what_validates_is_not_trained_with(tmp_path):
+    # the first and the eleventh validate: the first alone is there with ten
+    train, validation = overlaid_tasks(PLAIN, _folder(tmp_path / "overlays", 10))
+    assert 0 < _reds(validation).max() <= 20
+    trained = _reds(train)
+    assert trained[trained > 0].min() >= 20  # the second's 40 at half strength
+
+
+def test_the_task_s_own_damage_is_under_it(tmp_path):
+    train, _ = overlaid_tasks(task_of("old-photo"), _folder(tmp_path / "overlays"))
+    clean = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    own = [task_of("old-photo").degrade(clean, np.random.default_rng(seed)) for seed in range(20)]
+    both = [train.degrade(clean, np.random.default_rng(seed)) for seed in range(20)]
+    same = sum(np.array_equal(one, other) for one, other in zip(own, both, strict=True))
+    assert 4 <= same <= 16
+
+
+def test_what_hides_nothing_other_tasks_and_too_few_are_refused(tmp_path):
+    opaque = _folder(tmp_path / "opaque", 2, mode="RGB")
+    with pytest.raises(DataError, match=r"0[01]\.png hides nothing; expected damage with transp"):
+        overlaid_tasks(PLAIN, opaque)
+    overlays = _folder(tmp_path / "overlays", 2)
+    with pytest.raises(OptionError, match="--task old-photo; found denoise"):
+        overlaid_tasks(task_of("denoise"), overlays)
+    with pytest.raises(DataError, match="no pair to train on"):
+        overlaid_tasks(PLAIN, _folder(tmp_path / "one", 1))
