@@ -2,6 +2,7 @@
 #   make export   a measured bundle of the shipped weights, and enhanced photos, in build/
 #   make test     the tests
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -15,7 +16,8 @@ export: $(STAMP)
 	$(BIN)/mirnet-restore build/dark.png --bundle build/lowlight --out build/enhanced --compare
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	@# by file: what the tests of one share is made once
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
