@@ -55,6 +55,12 @@ def restore(
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME.compare.png: before and after.")
     ] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing", help="Leave out what --out holds already, whatever made it."
+        ),
+    ] = False,
     engine: Annotated[
         str,
         typer.Option(
@@ -80,11 +86,22 @@ def restore(
         raise OptionError(f"--engine must be one of {', '.join(_ENGINES)}, found {engine!r}")
     from mirnet_edge.cli.restore_videos import by_ray, here, report_of, restored_videos
     from mirnet_edge.runtime.choice import RunnerChoice
-    from mirnet_edge.runtime.restore import pictures_in
+    from mirnet_edge.runtime.restore import check_outputs, is_restored, pictures_in
+    from mirnet_edge.video import outputs
     from mirnet_edge.video.restoring import is_video
 
     videos = [path for path in images if is_video(path) and not path.is_dir()]
     pictures = pictures_in([path for path in images if path not in videos])
+    skipped: list[Path] = []
+    if skip_existing:
+        check_outputs(pictures, out, compare=compare)  # an input is not its own result
+        asked = len(pictures) + len(videos)
+        skipped = [path for path in pictures if is_restored(path, out, compare=compare)]
+        skipped += [path for path in videos if outputs.is_restored(path, out)]
+        pictures = [path for path in pictures if path not in skipped]
+        videos = [path for path in videos if path not in skipped]
+        if skipped:
+            complain(_PROGRAM, f"{len(skipped)} of {asked} results are in {out} already")
     choice = RunnerChoice(
         bundle=bundle, backend=backend, precision=precision, threads=threads, tile=_tile(tile),
         max_memory_mib=max_memory,
@@ -95,6 +112,8 @@ def restore(
     films, failed_films = restored_videos(_PROGRAM, videos, work, out)
     if as_json:
         report = _report(runner, done, failed)
+        if skip_existing:
+            report["skipped"] = [str(path) for path in skipped]
         if videos:
             report |= report_of(films, failed_films)
         print(json.dumps(report, indent=1))

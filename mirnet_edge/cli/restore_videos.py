@@ -178,7 +178,7 @@ def restored_videos(
 
 def _kept(videos: list[Path], out: Path, told: Told) -> str:
     """Return in one line what a run that is interrupted leaves, and what to do."""
-    from mirnet_edge.video.restoring import has_parts
+    from mirnet_edge.video.outputs import has_parts
 
     over = {one.source for one in told.done} | {path for path, _ in told.failed}
     begun = [video for video in videos if video not in over and has_parts(video, out)]
@@ -188,7 +188,8 @@ def _kept(videos: list[Path], out: Path, told: Told) -> str:
     else:
         line = "no segment was finished; the same command begins again"
     if told.done:
-        line += f". {len(told.done)} of {len(videos)} videos are done: leave them out"
+        done = f"{len(told.done)} of {len(videos)} videos are done"
+        line += f". {done}: --skip-existing leaves them out"
     return f"interrupted; {line}"
 
 

@@ -134,6 +134,11 @@ def pictures_in(places: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
+def is_restored(image: Path, out: Path, *, compare: bool) -> bool:
+    """Say whether OUT holds all that restoring a picture writes, whatever made it."""
+    return all(target.is_file() for target in _targets(image, out, compare))
+
+
 def check_outputs(images: Sequence[Path], out: Path, *, compare: bool) -> None:
     """Refuse outputs that would replace each other or an input, before anything is written.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.video.decoding import RgbDecoder, VideoReader, colour_of
 from mirnet_edge.video.encoding import SUFFIXES, VideoWriter
 from mirnet_edge.video.joining import join
+from mirnet_edge.video.outputs import copied_streams, output_of, parts_of
 from mirnet_edge.video.segments import Segment, Segments
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from av import VideoFrame as Decoded
-    from av.stream import Stream
 
     from mirnet_edge.images import Frame
     from mirnet_edge.video.restorer import Restorer
@@ -34,7 +33,6 @@ VIDEO_SUFFIXES = (
     *SUFFIXES, ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp", ".y4m",
 )  # fmt: skip
 """By which a file is taken for a video."""
-_JOINED_SUFFIXES = (".mp4", ".mkv")  # of results whose source's own container cannot hold H.264
 SEGMENT_FRAMES = 250
 """After so many frames a segment is finished: where libx264 sets a key frame in any case."""
 
@@ -97,13 +95,13 @@ def restore_video(
     """
     started = time.monotonic()
     with VideoReader(source) as reader, restorer:
-        copied = _copied(reader)
+        copied = copied_streams(reader)
         others = [stream.index for stream in copied]
-        output = out / f"{source.stem}{_suffix(source, copied)}"
+        output = output_of(source, copied, out)
         if output.resolve() == source.resolve():
             raise OptionError(f"--out {out} would replace {source}; choose another folder")
         recipe = _recipe(source, restorer, made_by)
-        segments = Segments(_parts(output), recipe)
+        segments = Segments(parts_of(output), recipe)
         with _Job(reader, restorer, segments) as job:
             for packet in reader.packets():
                 for frame in reader.decoded(packet):
@@ -127,12 +125,6 @@ def restore_video(
         resumed=job.resumed,
         shortfall=shortfall,
     )
-
-
-def has_parts(source: Path, out: Path) -> bool:
-    """Say whether finished segments of a video lie in OUT, from which a run would go on."""
-    names = {f"{source.stem}{suffix}" for suffix in (source.suffix, *_JOINED_SUFFIXES)}
-    return any(Segments(_parts(out / name), {}).any() for name in names)
 
 
 class _Job:
@@ -243,10 +235,6 @@ class _Job:
         return pts
 
 
-def _parts(output: Path) -> Path:
-    return output.with_name(f".{output.name}.parts")
-
-
 def _time_base(reader: VideoReader) -> Fraction:
     return reader.stream.time_base or Fraction(1, 90_000)
 
@@ -261,34 +249,6 @@ def _recipe(source: Path, restorer: Restorer, made_by: str) -> dict[str, object]
         "frames": SEGMENT_FRAMES,
         "versions": [version("mirnet-edge"), av.__version__, av.library_versions],
     }
-
-
-def _copied(reader: VideoReader) -> list[Stream]:
-    """Return the streams beside the pictures that can be copied; tells of those that cannot."""
-    streams = reader.container.streams
-    copied: list[Stream] = list(streams.audio)
-    for stream in streams.subtitles:
-        same = reader.path.suffix.lower() in SUFFIXES
-        if same:
-            copied.append(stream)
-        else:
-            logger.warning("%s: its subtitles are not kept in another container", reader.path)
-    return copied
-
-
-def _suffix(source: Path, copied: list[Stream]) -> str:
-    """Return the result's suffix: its own where that holds H.264 with any timestamps."""
-    if source.suffix.lower() in SUFFIXES:
-        return source.suffix
-    codecs = {stream.codec_context.name for stream in copied}
-    usual, lenient = _JOINED_SUFFIXES
-    return usual if codecs <= _codecs_of("mp4") else lenient
-
-
-def _codecs_of(container: str) -> set[str]:
-    av = require("av", "writing video")
-    with av.open(io.BytesIO(), "w", format=container) as empty:
-        return set(empty.supported_codecs)
 
 
 def _total(reader: VideoReader) -> int | None:

@@ -57,6 +57,30 @@ def test_a_folder_is_restored_with_comparisons(ran, make_bundle, make_picture, o
     assert names == ["a.compare.png", "a.png", "b.compare.png", "b.jpg"]
 
 
+def test_what_is_there_already_is_left_out_when_asked(ran, make_bundle, make_picture, out):
+    images = [make_picture("in/a.png"), make_picture("in/b.png")]
+    options = ["--bundle", make_bundle(), "--out", out, "--skip-existing"]
+    assert ran(main, images[0], *options).code == 0
+    (out / "a.png").write_bytes(b"mine")
+    result = ran(main, *images, *options, "--json")
+    report = json.loads(result.out)
+    assert report["skipped"] == [str(images[0])]
+    assert [one["input"] for one in report["restored"]] == [str(images[1])]
+    assert (out / "a.png").read_bytes() == b"mine"
+    # the comparison of neither is there
+    result = ran(main, *images, *options, "--compare", "--json")
+    assert json.loads(result.out)["skipped"] == []
+    assert (out / "a.png").read_bytes() != b"mine"
+
+
+def test_a_picture_is_not_its_own_result(ran, make_bundle, make_picture):
+    image = make_picture("in/a.png")
+    options = ["--bundle", make_bundle(), "--out", image.parent, "--skip-existing"]
+    result = ran(main, image, *options)
+    assert result.code == 2
+    assert "would replace the input" in result.err
+
+
 @pytest.mark.parametrize("io", ["uint8", "float"])
 def test_a_bundle_that_enlarges_writes_larger_pictures(io, ran, make_bundle, make_picture, out):
     images = [make_picture("in/a.png", 5, 7), make_picture("in/b.png", 1, 1)]

@@ -20,8 +20,9 @@ from mirnet_edge.errors import EngineError, MirnetEdgeError, OptionError
 from mirnet_edge.runtime.choice import RunnerChoice
 from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.video import fleet
+from mirnet_edge.video.outputs import has_parts
 from mirnet_edge.video.restorer import single
-from mirnet_edge.video.restoring import has_parts, restore_video
+from mirnet_edge.video.restoring import restore_video
 
 pytest.importorskip("av")
 # not imported: the product tells it by its environment to listen on loopback

@@ -128,10 +128,33 @@ def test_ctrl_c_says_what_is_kept(at, ran, make_bundle, make_video, tmp_path, mo
         if at == 1
         else "the finished segments of a.mp4 are kept, and the same command goes on from there"
     )
-    assert line == (f"mirnet-restore: interrupted; {kept}. 1 of 2 videos are done: leave them out")
-    result = ran(main, video, "--bundle", bundle, "--out", out, "--json")
-    (told,) = json.loads(result.out)["videos"]
+    over = "1 of 2 videos are done: --skip-existing leaves them out"
+    assert line == f"mirnet-restore: interrupted; {kept}. {over}"
+    before = (out / "done.mp4").stat().st_mtime_ns
+    result = ran(main, done, video, "--bundle", bundle, "--out", out, "--skip-existing", "--json")
+    report = json.loads(result.out)
+    (told,) = report["videos"]
     assert (told["frames"], told["resumed"]) == (6, 0 if at == 1 else 2)
+    assert report["skipped"] == [str(done)]
+    assert (out / "done.mp4").stat().st_mtime_ns == before
+
+
+def test_a_result_in_another_container_is_found_too(ran, make_bundle, make_video, tmp_path):
+    video, out, bundle = make_video("a.avi"), tmp_path / "out", make_bundle()
+    options = ["--bundle", bundle, "--out", out, "--skip-existing"]
+    assert ran(main, video, *options).code == 0
+    (made,) = out.iterdir()
+    assert made.suffix != ".avi"
+    again = ran(main, video, *options)
+    assert (again.code, again.out) == (0, "")
+    assert again.err == f"mirnet-restore: 1 of 1 results are in {out} already\n"
+
+
+def test_a_video_is_not_its_own_result(ran, make_bundle, make_video):
+    video = make_video("a.mp4")
+    result = ran(main, video, "--bundle", make_bundle(), "--out", video.parent, "--skip-existing")
+    assert result.code == 2
+    assert "would replace" in result.err
 
 
 @pytest.mark.parametrize(
