@@ -31,21 +31,12 @@ from mirnet_edge.models import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 TINY = MIRNetConfig(channels=8, groups=1, blocks=1)
 TINY_V2 = MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(2,))
 TINY_EDGE = MIRNetEdgeConfig(channels=(8, 12, 16), blocks=1, exposure_channels=4)
 TINY_TWICE = MIRNetEdgeConfig(channels=(8, 12, 16), stem=2, exposure_channels=0, scale=2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Keep tiny networks off a busy second core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
