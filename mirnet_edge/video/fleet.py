@@ -38,7 +38,6 @@ _KNOCK_S = 5.0
 _CANCEL_S = 10.0  # for workers to close their files; a frame of a large network takes seconds
 _STORE_BYTES = 80 << 20  # results are a few numbers; Ray takes a third of the memory otherwise
 
-
 # for a cluster that is started here
 _ALONE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one way to have Ray 2.60 listen on loopback
@@ -215,13 +214,16 @@ def cluster(address: str | None) -> Iterator[ModuleType]:
         )
         _check_is_alone(ray)
     else:
+        advice = "start one with: ray start --head"
         try:
             _knock(address)
+            # somebody is there, and may want what `ray start` of 2.60 asks of those who join
+            advice = "set RAY_AUTH_MODE=token, if it asks for one"
             ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             raise OptionError(
                 f"--ray-address {address}: no Ray cluster can be joined there "
-                f"({' '.join(str(error).split())[:200]}); start one with: ray start --head"
+                f"({' '.join(str(error).split())[:200]}); {advice}"
             ) from error
     try:
         yield ray

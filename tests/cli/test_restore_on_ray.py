@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -100,20 +101,40 @@ class Told:
         }
 
 
-def test_an_address_where_nobody_is_ends_at_once(make_clip, make_bundle, tmp_path):
-    # a process of its own: importing Ray for another's cluster comes too early for one of ours
-    program = "import sys; from mirnet_edge.cli.restore import main; main(sys.argv[1:])"
-    options = ["--bundle", make_bundle(), "--out", tmp_path / "out", "--engine", "ray"]
+def _joining(address, video, bundle, out, before=""):
+    """Return the one line of a process of its own that joins a cluster in vain.
+
+    Importing Ray for another's cluster comes too early for one of ours.
+    """
+    program = f"{before}\nimport sys; from mirnet_edge.cli.restore import main; main(sys.argv[1:])"
     ran = subprocess.run(
-        [sys.executable, "-c", program, make_clip("a.avi"), *options],
+        [sys.executable, "-c", program, video, "--bundle", bundle, "--out", out, "--engine", "ray"],
         capture_output=True, text=True, timeout=60,
-        env={**os.environ, "RAY_ADDRESS": "127.0.0.1:1"},
+        env={**os.environ, "RAY_ADDRESS": address},
     )  # fmt: skip
     assert ran.returncode == 2
+    assert not out.exists()
     (line,) = ran.stderr.splitlines()
-    assert "--ray-address 127.0.0.1:1: no Ray cluster can be joined there (" in line
+    assert f"--ray-address {address}: no Ray cluster can be joined there (" in line
+    return line
+
+
+def test_an_address_where_nobody_is_ends_at_once(make_clip, make_bundle, tmp_path):
+    line = _joining("127.0.0.1:1", make_clip("a.avi"), make_bundle(), tmp_path / "out")
     assert "Connection refused" in line
-    assert not (tmp_path / "out").exists()
+    assert line.endswith("; start one with: ray start --head")
+
+
+def test_a_cluster_that_lets_nobody_in_may_want_a_token(make_clip, make_bundle, tmp_path):
+    refusing = (
+        "import ray\n"
+        "def init(**options): raise ConnectionError('Failed to connect to Ray cluster')\n"
+        "ray.init = init"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        line = _joining(address, make_clip("a.avi"), make_bundle(), tmp_path / "out", refusing)
+    assert "(Failed to connect to Ray cluster); set RAY_AUTH_MODE=token, if it asks for" in line
 
 
 def test_the_bytes_are_those_of_one_by_one(ran, cluster, make_clip, make_bundle, tmp_path):
