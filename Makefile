@@ -16,8 +16,8 @@ export: $(STAMP)
 	$(BIN)/mirnet-restore build/dark.png --bundle build/lowlight --out build/enhanced --compare
 
 test: $(STAMP)
-	@# by file: what the tests of one share is made once
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	@# by file, in our order: what the tests of one share is made once, and the longest begins
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
