@@ -55,6 +55,8 @@ class Condition:
     height: int = 480
     bad: bool = True
     """Whether the picture is also made bad in the way of the task."""
+    monochrome: bool = False
+    """Whether the photo that is to come out has no colours."""
 
 
 def conditions_of(task: str) -> list[Condition]:
@@ -98,6 +100,17 @@ def conditions_of(task: str) -> list[Condition]:
             Condition("colour", f"{name} light", replace(usual, white_balance=gains), noise)
             for name, gains in (("warm", WARM), ("cold", COLD))
         ),
+        # a print without colours turns brown too, and is not to be given any
+        *(
+            Condition(
+                "colour",
+                f"black and white{', clean' if clean else ''}",
+                bad=not clean,
+                monochrome=True,
+            )
+            for clean in (False, True)
+            if task == "old-photo"
+        ),
     ]
 
 
@@ -105,6 +118,8 @@ def made_bad(
     task: str, clean: np.ndarray, condition: Condition, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the picture that goes in and the one that is to come out."""
+    if condition.monochrome:
+        clean = old_photo(clean, OldPhoto(colour_loss=1.0), generator)
     lit = low_light(clean, condition.light, generator)
     truth = clean if task == "low-light" else lit
     if task == "super-resolution":

@@ -21,6 +21,9 @@ Frames: TypeAlias = NDArray[np.uint8]
 Batch: TypeAlias = NDArray[np.float32]
 """(N, 3, H, W) float32 RGB in [0, 1]."""
 
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Share of R, G and B in brightness: ITU-R BT.601, as OpenCV's RGB to grey."""
+
 
 def check_frames(frames: Frames) -> None:
     """Refuse what is not (N, H, W, 3) uint8 with at least one pixel.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirnet_edge.errors import ImageError
+from mirnet_edge.images import LUMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +26,6 @@ _Image: TypeAlias = NDArray[np.float64]
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 _STILL_BLOCK = 16  # pixels each way: pixels' own noise is mostly gone from its mean
 _LUMA_FLOOR = 1.0 / 255.0  # what is added to a block's mean, so that black ones do not count most
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, what OpenCV's RGB to gray uses
 
 
 def psnr(restored: Images, reference: Images) -> NDArray[np.float64]:
@@ -153,7 +153,7 @@ def _blocks(frames: Images, side: int) -> NDArray[np.float64]:
     found = []
     for frame in frames:
         height, width = (length // side * side for length in frame.shape[:2])
-        luma = _unit(frame[:height, :width]) @ _LUMA
+        luma = _unit(frame[:height, :width]) @ LUMA
         found.append(luma.reshape(height // side, side, width // side, side).mean((1, 3)).ravel())
     return np.stack(found)
 
@@ -164,9 +164,9 @@ def _psnr(restored: _Image, reference: _Image) -> float:
 
 
 def _psnr_gtmean(restored: _Image, reference: _Image) -> float:
-    mean = float(np.mean(restored @ _LUMA))
+    mean = float(np.mean(restored @ LUMA))
     if mean > 0.0:
-        restored = np.clip(restored * (float(np.mean(reference @ _LUMA)) / mean), 0.0, 1.0)
+        restored = np.clip(restored * (float(np.mean(reference @ LUMA)) / mean), 0.0, 1.0)
     return _psnr(restored, reference)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from mirnet_edge.bench.record import Crop, PairSet, PictureFigures, Quality
 from mirnet_edge.errors import ImageError, MirnetEdgeError
+from mirnet_edge.images import LUMA
 from mirnet_edge.metrics import SSIM_WINDOW, mae, psnr, psnr_gtmean, ssim
 from mirnet_edge.pictures import Picture, write_picture
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 BEFORE, REFERENCE = "before", "reference"
 _SHOWN_PICTURES = 3
 _CROP = (300, 400)  # height, width
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 @dataclass
@@ -98,7 +98,7 @@ def figures_of(name: str, low: Frame, output: Frame, high: Frame) -> PictureFigu
     large = min(high.shape[:2]) >= SSIM_WINDOW
     return PictureFigures(
         name=name,
-        brightness=round(float(np.mean(low @ _LUMA)) / 255.0, 5),
+        brightness=round(float(np.mean(low @ LUMA)) / 255.0, 5),
         psnr_db=_finite(float(psnr(one, two)[0])),
         psnr_gtmean_db=_finite(float(psnr_gtmean(one, two)[0])),
         ssim=round(float(ssim(one, two)[0]), 5) if large else None,

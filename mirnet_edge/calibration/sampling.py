@@ -19,7 +19,7 @@ from pydantic import Field
 from mirnet_edge.calibration.sets import MINIMUM_IMAGES, SET_FILE, picture_files
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.files import replaced_folder, write_atomically
-from mirnet_edge.images import size_text
+from mirnet_edge.images import LUMA, size_text
 from mirnet_edge.manifest import Document
 from mirnet_edge.pictures import Picture, read_picture, write_picture
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images import Frame
 
-_LUMA = np.array([0.299, 0.587, 0.114])
 # Two pictures whose 64-bit hashes differ in fewer bits show the same view. Six left only 6 of
 # the 468 frames of a slow flight over a bridge.
 NEAR_BITS = 3
@@ -242,7 +241,7 @@ def _different(frames: Iterator[Frame], most: int, seed: int) -> tuple[list[Cand
 
 def candidate_of(frame: Frame) -> Candidate:
     """Return a frame with what it is sorted by."""
-    luma = frame @ _LUMA / 255.0
+    luma = frame @ LUMA / 255.0
     detail = float(np.abs(np.diff(luma, axis=1)).mean()) if frame.shape[1] > 1 else 0.0
     return Candidate(frame, float(luma.mean()), detail, perceptual_hash(luma))
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import OptionError
+from mirnet_edge.images import LUMA
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.float32]
     """(H, W, 3) RGB, or (H, W), in [0, 1]."""
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 # A print toned with sulphide, as the matrix that image editors use for it: rows R, G, B.
 _SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], np.float32)
 _FADED_BLACK, _FADED_WHITE = 0.25, 0.80
@@ -95,7 +95,7 @@ def _aged(pixels: Pixels, settings: OldPhoto) -> Pixels:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), settings.blur), np.float32)
     if settings.colour_loss:
         kept = np.float32(1.0 - settings.colour_loss) * np.eye(3, dtype=np.float32)
-        greyer = kept + np.float32(settings.colour_loss) * _LUMA
+        greyer = kept + np.float32(settings.colour_loss) * LUMA.astype(np.float32)
         pixels = np.asarray(cv2.transform(pixels, greyer), np.float32)
     if settings.sepia:
         brown = np.minimum(cv2.transform(pixels, _SEPIA), 1.0)

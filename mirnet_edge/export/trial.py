@@ -11,6 +11,7 @@ import numpy as np
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.gate import compare
+from mirnet_edge.images import LUMA
 from mirnet_edge.runtime.measure import measure_interleaved, p50
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
@@ -28,7 +29,6 @@ TrialBackend = Literal["openvino", "onnxruntime", "tensorrt"]
 # Levels of the fp32 output's luma that part the picture: INT8's error sits in the dark, where the
 # eye sees it best.
 DARKNESS = {"dark": (0, 32), "middle": (32, 96), "bright": (96, 256)}
-_LUMA = np.array([0.299, 0.587, 0.114])
 _ROUNDS, _WARMUP = 9, 2
 # identical pictures have no PSNR that JSON can say
 _MOST_DB = 100.0
@@ -141,7 +141,7 @@ def darkness_db(
     """
     errors, counts = dict.fromkeys(DARKNESS, 0.0), dict.fromkeys(DARKNESS, 0)
     for one, two in zip(outputs, expected, strict=True):
-        luma = two @ _LUMA
+        luma = two @ LUMA
         squares = np.square(one.astype(np.float64) - two).mean(-1)
         for name, (low, high) in DARKNESS.items():
             inside = (luma >= low) & (luma < high)

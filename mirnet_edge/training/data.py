@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Protocol
 from mirnet_edge.errors import DataError
 from mirnet_edge.training.listing import list_pairs, list_pictures
 from mirnet_edge.training.overlays import overlaid_tasks
-from mirnet_edge.training.pairs import Pairs, load_pairs, made_bad, mixed, require_measurable
+from mirnet_edge.training.pairs import (
+    Pairs,
+    load_pairs,
+    made_bad,
+    mixed,
+    require_measurable,
+    with_monochrome,
+)
 from mirnet_edge.training.unlabelled import labelled, require_pairs, together
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mirnet_edge.training.listing import Pair
+    from mirnet_edge.training.recipe import Recipe
     from mirnet_edge.training.request import Request
     from mirnet_edge.training.tasks import Task
 
@@ -45,7 +53,9 @@ class Data:
     """Of `Request.replay`, those that validate; None where nothing is to be kept."""
 
 
-def read_data(request: Request, task: Task, teacher: nn.Module | None, reader: Reader) -> Data:
+def read_data(
+    request: Request, recipe: Recipe, task: Task, teacher: nn.Module | None, reader: Reader
+) -> Data:
     """Return the pictures that a request names.
 
     Raises:
@@ -81,6 +91,8 @@ def read_data(request: Request, task: Task, teacher: nn.Module | None, reader: R
         train = together(train, labelled(pictures, teacher, task.scale, reader.labelled))
     if replayed:
         train = mixed(train, loaded(replayed))
+    if recipe.monochrome_share:
+        train = with_monochrome(train, recipe.monochrome_share)
     kept = made_bad(loaded(former, validating)) if former else None
     if kept is not None:
         require_measurable(kept)

@@ -85,7 +85,7 @@ def train_weights(request: Request, observer: Observer) -> Trained:
         teacher, taught_by = teacher_of(request.teacher or fp32_self, model)
         if teacher is not None:
             teacher = teacher.to(device)
-        data = read_data(request, task, teacher, observer)
+        data = read_data(request, recipe, task, teacher, observer)
         if request.qat:
             prepare_qat(model, first_batches(data.train, model.multiple))  # type: ignore[arg-type]
         trainer = Trainer(

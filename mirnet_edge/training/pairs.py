@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mirnet_edge.degradations import OldPhoto, old_photo
 from mirnet_edge.errors import DataError, ImageError
 from mirnet_edge.images import batch_from_frames, pad_to_multiple, size_text
 from mirnet_edge.metrics import SSIM_WINDOW
@@ -124,6 +125,30 @@ def made_bad(pairs: Pairs) -> Pairs:
     return replace(pairs, low=low, degrade=None)
 
 
+def with_monochrome(pairs: Pairs, share: float) -> Pairs:
+    """Return clean pictures and grey copies of some of them, which make up SHARE of all.
+
+    Most old photographs never had colours: what is brown about them is to go, not to be enhanced.
+
+    Raises:
+        DataError: These have bad pictures already.
+    """
+    if pairs.degrade is None:
+        raise DataError(
+            "monochrome_share makes grey copies of clean pictures; found pairs in --data. Leave "
+            "it out of the recipe"
+        )
+    count = round(len(pairs) * share / (1.0 - share))
+    chosen = [place * len(pairs) // count for place in range(count)]
+    grey, chance = OldPhoto(colour_loss=1.0), np.random.default_rng(0)  # nothing is drawn from it
+    copies = {place: old_photo(pairs.high[place], grey, chance) for place in set(chosen)}
+    return replace(
+        pairs,
+        names=pairs.names + tuple(pairs.names[place] for place in chosen),
+        high=pairs.high + tuple(copies[place] for place in chosen),
+    )
+
+
 def thumbnail_of_frame(frame: Frame) -> Tensor:
     """Return what the exposure of a frame is decided on, (3, h, w) float32 in [0, 1]."""
     height, width = (side // 8 * 8 for side in frame.shape[:2])
@@ -136,7 +161,8 @@ class Thumbnails:
     def __init__(self, pairs: Pairs, copies: int) -> None:
         """Show PAIRS; clean pictures are made bad in so many COPIES of each, always the same.
 
-        Nothing of the bad copies but their thumbnails is kept.
+        Every second copy is of a part of the picture: other photos, as it were. Nothing of the bad
+        copies but their thumbnails is kept.
         """
         self._pairs = pairs
         self._copies = copies if pairs.degrade is not None else 1
@@ -153,8 +179,11 @@ class Thumbnails:
         if degrade is None:
             return self._pairs.thumbnails(index)
         if place not in self._kept:
+            generator = np.random.default_rng((index, copy))
             good = self._pairs.high[index]
-            bad = degrade(good, np.random.default_rng((index, copy)))
+            if copy % 2:
+                good = _part(good, self._pairs.scale, generator)
+            bad = degrade(good, generator)
             self._kept[place] = thumbnail_of_frame(bad), thumbnail_of_frame(good)
         return self._kept[place]
 
@@ -206,6 +235,17 @@ def _read(path: Path, digest: hashlib._Hash) -> Frame:
         raise DataError(str(error)) from error
     digest.update(path.read_bytes())
     return frame
+
+
+def _part(frame: Frame, scale: int, generator: np.random.Generator) -> Frame:
+    """Return a half to all of each side of a picture, anywhere in it."""
+    share = generator.uniform(0.5, 1.0)
+    sides = [max(1, int(side * share) // scale) * scale for side in frame.shape[:2]]
+    y, x = (
+        int(generator.integers((side - cut) // scale + 1)) * scale
+        for side, cut in zip(frame.shape[:2], sides, strict=True)
+    )
+    return np.ascontiguousarray(frame[y : y + sides[0], x : x + sides[1]])
 
 
 def _require_fit(pair: Pair, bad: Frame, good: Frame, scale: int) -> None:

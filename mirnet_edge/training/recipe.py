@@ -69,6 +69,8 @@ class Recipe:
     anchor_weight: float = 0.0
     """Weight of the squared way from the first weights (Li et al., "Explicit Inductive Bias for
     Transfer Learning", ICML 2018): fine-tuning that does not forget."""
+    monochrome_share: float = 0.0
+    """Share of the clean pictures that are grey ones, and are to come out grey."""
     mixup: float = 0.0
     lit_share: float = 0.0
     exposure_range: float = 0.0
@@ -144,7 +146,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         "lie in [0, 1]",
         lambda value: 0.0 <= value <= 1.0,
     ),
-    (("ema",), "lie in [0, 1)", lambda value: 0.0 <= value < 1.0),
+    (("ema", "monochrome_share"), "lie in [0, 1)", lambda value: 0.0 <= value < 1.0),
     (
         ("learning_rate", "exposure_learning_rate"),
         "be above 0",

@@ -48,7 +48,7 @@ def test_each_table_has_every_kind_of_condition_once(robustness, task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_well_lit_clean_photo_is_itself_what_is_to_come_out(robustness, photo, task):
-    (clean,) = (one for one in robustness.conditions_of(task) if not one.bad)
+    clean = next(one for one in robustness.conditions_of(task) if not one.bad)
     bad, truth = robustness.made_bad(task, photo, clean, np.random.default_rng(0))
     assert np.array_equal(truth, photo)
     assert np.array_equal(robustness.enlarged(bad, truth), photo) or task == "super-resolution"
@@ -69,6 +69,18 @@ def test_only_low_light_is_to_bring_the_light_back(robustness, photo):
     for task in TASKS:
         _, truth = robustness.made_bad(task, photo, dark, np.random.default_rng(0))
         assert np.array_equal(truth, photo) == (task == "low-light")
+
+
+def test_an_old_photo_without_colours_is_to_come_out_without(robustness, photo):
+    found = {
+        task: [one for one in robustness.conditions_of(task) if one.monochrome] for task in TASKS
+    }
+    assert {task for task, conditions in found.items() if conditions} == {"old-photo"}
+    for condition in found["old-photo"]:
+        bad, truth = robustness.made_bad("old-photo", photo, condition, np.random.default_rng(0))
+        assert np.ptp(truth, 2).max() == 0
+        assert np.array_equal(bad, truth) != condition.bad
+        assert np.ptp(bad, 2).max() > 20 or not condition.bad  # it turned brown
 
 
 def _pruned(distilled):

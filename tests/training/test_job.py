@@ -227,6 +227,20 @@ def test_overlays_damage_clean_pictures_and_are_refused_for_pairs(
         train_weights(request, Watched())
 
 
+def test_grey_pictures_are_learned_too_where_the_recipe_asks(tmp_path, write_clean, write_pairs):
+    clean = write_clean(tmp_path / "clean")
+    values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
+    grey = {"training": {"monochrome_share": 0.9}}
+    alone = _trained(clean, tmp_path / "alone", training={"monochrome_share": 0.0}, **values)
+    both = _trained(clean, tmp_path / "both", **grey, **values)
+    assert not torch.equal(both.model.head.weight, alone.model.head.weight)
+    assert both.card.recipe["monochrome_share"] == 0.9
+    request = _request(write_pairs(tmp_path / "pairs"), tmp_path / "out", **grey, **values)
+    with pytest.raises(DataError, match="found pairs in --data"):
+        train_weights(request, Watched())
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [

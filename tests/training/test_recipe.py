@@ -156,6 +156,7 @@ ABSURD = [
     Value("more than the teacher", {"teacher_weight": 1.01}),
     Value("a share that is no number", {"mixup": float("nan")}),
     Value("everlasting memory", {"ema": 1.0}),
+    Value("nothing but grey pictures", {"monochrome_share": 1.0}),
     Value("negative warm-up", {"warmup": -1}),
     Value("negative decay", {"weight_decay": -1e-4}),
     Value("negative norm", {"gradient_norm": -1.0}),
