@@ -16,7 +16,7 @@ import torch
 
 from mirnet_edge.errors import DataError
 from mirnet_edge.images import size_text
-from mirnet_edge.training.pairs import thumbnail_of_frame
+from mirnet_edge.training.thumbnails import thumbnail_of_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

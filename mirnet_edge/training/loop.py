@@ -16,10 +16,10 @@ from mirnet_edge.models.edge import MIRNetEdge
 from mirnet_edge.training import loss, record, state
 from mirnet_edge.training.batches import Drawing, batches
 from mirnet_edge.training.exposure import train_exposure
-from mirnet_edge.training.pairs import Thumbnails
 from mirnet_edge.training.parallel import Process
 from mirnet_edge.training.recipe import require_crops
 from mirnet_edge.training.record import Score
+from mirnet_edge.training.thumbnails import Thumbnails
 from mirnet_edge.training.validation import validate
 
 if TYPE_CHECKING:

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from mirnet_edge.errors import DataError
 from mirnet_edge.training.listing import Pair, list_pairs
-from mirnet_edge.training.pairs import (
-    Thumbnails,
-    load_pairs,
-    made_bad,
-    thumbnail_of_frame,
-    with_monochrome,
-)
+from mirnet_edge.training.pairs import load_pairs, made_bad, with_monochrome
 
 
 def _flat(path, level, size=(32, 32)):
@@ -117,41 +110,6 @@ def test_clean_pictures_are_made_bad_the_same_at_every_call(make_pairs):
     assert not np.array_equal(once.low[0], once.high[0])
 
 
-def test_a_clean_picture_has_thumbnails_that_are_bad_in_other_ways(make_pairs):
-    clean = make_pairs(2, (50, 70), degrade=_noised)
-    found, again = Thumbnails(clean, 3), Thumbnails(clean, 3)
-    assert len(found) == 6
-    assert len({low.numpy().tobytes() for low, _ in found}) == 6
-    for place, (low, high) in enumerate(found):
-        assert found[place][0] is low
-        assert low.shape == high.shape == (3, 24, 36)
-        assert torch.equal(low, again[place][0])
-        assert float(high.mean()) == pytest.approx(clean.high[place // 3].mean() / 255, abs=0.02)
-
-
-def test_every_second_thumbnail_is_of_a_part_of_the_picture(make_pairs):
-    found = Thumbnails(make_pairs(1, (48, 64), degrade=_noised), 6)
-    whole = thumbnail_of_frame(make_pairs(1, (48, 64)).high[0])
-    shows_all = [torch.equal(found[place][1], whole) for place in range(6)]
-    assert shows_all == [True, False] * 3
-    assert len({found[place][1].numpy().tobytes() for place in (1, 3, 5)}) == 3
-
-
-def test_the_bad_and_the_good_thumbnail_show_the_same_part_of_one_scale(make_pairs):
-    seen = []
-
-    def halved(frame, generator):
-        seen.append(frame.shape)
-        return frame[::2, ::2]
-
-    found = Thumbnails(make_pairs(1, (48, 64), scale=2, degrade=halved), 8)
-    for place in range(8):
-        low, high = found[place]
-        assert float(low.mean()) == pytest.approx(float(high.mean()), abs=0.05)
-    assert all(height % 2 == width % 2 == 0 for height, width, _ in seen)
-    assert all(24 <= height <= 48 for height, _, _ in seen)
-
-
 @pytest.mark.parametrize(("count", "share", "grey"), [(6, 0.25, 2), (3, 0.5, 3), (2, 0.8, 8)])
 def test_a_share_of_clean_pictures_has_grey_copies_of_pictures_spread_over_all(
     make_pairs, count, share, grey
@@ -171,18 +129,3 @@ def test_a_share_of_clean_pictures_has_grey_copies_of_pictures_spread_over_all(
 def test_pairs_have_no_grey_copies(make_pairs):
     with pytest.raises(DataError, match=r"monochrome_share makes .*; found pairs in --data"):
         with_monochrome(make_pairs(), 0.2)
-
-
-def test_pairs_have_one_thumbnail_each_whatever_the_copies(make_pairs):
-    pairs = make_pairs(2, (50, 70))
-    found = Thumbnails(pairs, 3)
-    assert [low is pairs.thumbnails(index)[0] for index, (low, _) in enumerate(found)] == [True] * 2
-
-
-def test_thumbnails_show_the_whole_pictures_and_are_made_once(make_pairs):
-    pairs = make_pairs(2, (50, 70))
-    low, high = pairs.thumbnails(1)
-    assert low.shape == high.shape == (3, 24, 36)
-    assert float(high.mean()) == pytest.approx(pairs.high[1].mean() / 255.0, abs=0.02)
-    assert float(low.mean()) == pytest.approx(pairs.low[1].mean() / 255.0, abs=0.02)
-    assert pairs.thumbnails(1)[0] is low
