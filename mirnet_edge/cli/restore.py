@@ -92,12 +92,12 @@ def restore(
 
     videos = [path for path in images if is_video(path) and not path.is_dir()]
     pictures = pictures_in([path for path in images if path not in videos])
-    skipped: list[Path] = []
+    skipped: set[Path] = set()
     if skip_existing:
         check_outputs(pictures, out, compare=compare)  # an input is not its own result
         asked = len(pictures) + len(videos)
-        skipped = [path for path in pictures if is_restored(path, out, compare=compare)]
-        skipped += [path for path in videos if outputs.is_restored(path, out)]
+        skipped = {path for path in pictures if is_restored(path, out, compare=compare)}
+        skipped |= {path for path in videos if outputs.is_restored(path, out)}
         pictures = [path for path in pictures if path not in skipped]
         videos = [path for path in videos if path not in skipped]
         if skipped:
@@ -113,7 +113,7 @@ def restore(
     if as_json:
         report = _report(runner, done, failed)
         if skip_existing:
-            report["skipped"] = [str(path) for path in skipped]
+            report["skipped"] = sorted(map(str, skipped))
         if videos:
             report |= report_of(films, failed_films)
         print(json.dumps(report, indent=1))

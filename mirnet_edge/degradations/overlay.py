@@ -53,7 +53,9 @@ def overlaid(
 
     if not 0.0 <= strength <= 1.0:
         raise OptionError(f"strength must lie in [0, 1], found {strength}")
-    laid = np.dstack([overlay.colours, overlay.cover])
+    cover = overlay.cover[..., None].astype(np.float32) / np.float32(255.0)
+    # colours count as far as they cover: where they do not, files hold any, mostly black
+    laid = np.dstack([overlay.colours * cover, cover])
     laid = np.rot90(laid, int(generator.integers(4)))
     if generator.integers(2):
         laid = laid[:, ::-1]
@@ -67,8 +69,8 @@ def overlaid(
     y, x = generator.integers(tall - height + 1), generator.integers(wide - width + 1)
     laid = laid[y : y + height, x : x + width]
     hidden = np.nonzero(laid[..., 3])
-    cover = np.float32(strength / 255.0) * laid[..., 3][hidden].astype(np.float32)[:, None]
-    under = frame[hidden].astype(np.float32)
+    colours, cover = laid[hidden][:, :3], laid[hidden][:, 3:]
     damaged: Frame = frame.copy()
-    damaged[hidden] = np.rint(under + cover * (laid[..., :3][hidden] - under)).astype(np.uint8)
+    under = frame[hidden] * (1.0 - np.float32(strength) * cover)
+    damaged[hidden] = np.rint(under + np.float32(strength) * colours).astype(np.uint8)
     return damaged

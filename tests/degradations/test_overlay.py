@@ -41,6 +41,14 @@ def test_a_half_transparent_overlay_hides_half():
     assert set(laid[..., 0].ravel()) == {160}  # 100 + 0.4 * (250 - 100)
 
 
+def test_colours_that_nothing_covers_with_are_not_seen_at_edges():
+    white = _overlay()
+    white.colours[:] = 0
+    white.colours[white.cover > 0] = 255
+    for seed in range(8):
+        assert _laid(white, seed).min() == 100
+
+
 def test_only_what_is_covered_changes_and_the_frame_is_left_alone():
     before = GREY.copy()
     changed = (_laid(_overlay()) != GREY).any(2)
