@@ -84,7 +84,8 @@ class Recipe:
     from their mean; see docs/decisions/005-exposure-first.md."""
     exposure_batch: int = 24
     exposure_copies: int = 4
-    """How many bad thumbnails are made of each clean picture for the first stage."""
+    """How many bad thumbnails are made of each clean picture for the first stage, every second
+    one of a part of it."""
     exposure_mixup: float = 0.5
     """Up to such a share, two thumbnails of the first stage are mixed with each other."""
     exposure_learning_rate: float = 3e-3
