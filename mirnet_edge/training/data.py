@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from mirnet_edge.errors import DataError
@@ -16,6 +16,7 @@ from mirnet_edge.training.pairs import (
     require_measurable,
     with_monochrome,
 )
+from mirnet_edge.training.tasks import with_capture
 from mirnet_edge.training.unlabelled import labelled, require_pairs, together
 
 if TYPE_CHECKING:
@@ -93,6 +94,13 @@ def read_data(
         train = mixed(train, loaded(replayed))
     if recipe.monochrome_share:
         train = with_monochrome(train, recipe.monochrome_share)
+    if recipe.capture_share:
+        if train.degrade is None:
+            raise DataError(
+                "capture_share makes clean pictures worse still; found pairs in --data. Leave it "
+                "out of the recipe"
+            )
+        train = replace(train, degrade=with_capture(train.degrade, recipe.capture_share))
     kept = made_bad(loaded(former, validating)) if former else None
     if kept is not None:
         require_measurable(kept)

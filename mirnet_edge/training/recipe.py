@@ -71,6 +71,9 @@ class Recipe:
     Transfer Learning", ICML 2018): fine-tuning that does not forget."""
     monochrome_share: float = 0.0
     """Share of the clean pictures that are grey ones, and are to come out grey."""
+    capture_share: float = 0.0
+    """Share of the pictures that are made bad in training which a camera or a scanner then took:
+    its noise and JPEG come on top of what the task does. Validation is as the task says."""
     mixup: float = 0.0
     lit_share: float = 0.0
     exposure_range: float = 0.0
@@ -143,7 +146,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         lambda value: bool(value) and min(value) >= SSIM_WINDOW,
     ),
     (
-        ("whole_share", "mixup", "lit_share", "teacher_weight", "exposure_mixup"),
+        ("whole_share", "mixup", "lit_share", "teacher_weight", "exposure_mixup", "capture_share"),
         "lie in [0, 1]",
         lambda value: 0.0 <= value <= 1.0,
     ),

@@ -71,6 +71,24 @@ def with_overlays(task: Task, overlays: Sequence[Overlay]) -> Task:
     return replace(task, degrade=degraded)
 
 
+def with_capture(degrade: Degrade, share: float) -> Degrade:
+    """Return DEGRADE, a SHARE of whose pictures a camera or a scanner then took: noise and JPEG."""
+
+    def captured(frame: Frame, generator: np.random.Generator) -> Frame:
+        bad = degrade(frame, generator)
+        if generator.random() >= share:
+            return bad
+        settings = Noise(
+            sigma=generator.uniform(0.0, 25.0) if generator.random() < 0.5 else 0.0,
+            spread=generator.uniform(0.0, 1.0),
+            alike=generator.uniform(0.0, 0.9),
+            jpeg_quality=int(generator.integers(30, 96)) if generator.random() < 0.7 else None,
+        )
+        return noisy(bad, settings, generator)
+
+    return captured
+
+
 def _darkened(frame: Frame, generator: np.random.Generator) -> Frame:
     """Between a half and a sixty-fourth of the light, at a lamp's colour, with sensor noise."""
     noise = 2.0 ** generator.uniform(-2.0, 2.0)

@@ -14,9 +14,11 @@ from mirnet_edge.checkpoints import Card
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.files import sha256_of
 from mirnet_edge.training import keeping, record
+from mirnet_edge.training.data import read_data
 from mirnet_edge.training.job import train_weights
-from mirnet_edge.training.pairs import mixed
-from mirnet_edge.training.request import Request, device_of
+from mirnet_edge.training.pairs import made_bad, mixed
+from mirnet_edge.training.request import Request, device_of, resolved
+from mirnet_edge.training.tasks import task_of
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -239,6 +241,35 @@ def test_grey_pictures_are_learned_too_where_the_recipe_asks(tmp_path, write_cle
     with pytest.raises(DataError, match="found pairs in --data"):
         train_weights(request, Watched())
     assert not (tmp_path / "out").exists()
+
+
+def test_captured_pictures_are_learned_from_where_the_recipe_asks(
+    tmp_path, write_clean, write_pairs
+):
+    clean = write_clean(tmp_path / "clean")
+    values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
+    captured = {"training": {"capture_share": 1.0}}
+    alone = _trained(clean, tmp_path / "alone", **values)
+    both = _trained(clean, tmp_path / "both", **captured, **values)
+    assert not torch.equal(both.model.head.weight, alone.model.head.weight)
+    assert both.card.recipe["capture_share"] == 1.0
+    request = _request(write_pairs(tmp_path / "pairs"), tmp_path / "out", **captured)
+    with pytest.raises(DataError, match=r"capture_share makes .*; found pairs in --data"):
+        train_weights(request, Watched())
+    assert not (tmp_path / "out").exists()
+
+
+def test_captured_pictures_do_not_validate(tmp_path, write_clean):
+    def read(share):
+        training = {"capture_share": share}
+        request = _request(write_clean(tmp_path / str(share)), tmp_path / "out", training=training)
+        return read_data(request, resolved(request)[0], task_of("old-photo"), None, Watched())
+
+    plain, captured = read(0.0), read(1.0)
+    for one, other in zip(plain.validation.low, captured.validation.low, strict=True):
+        assert np.array_equal(one, other)
+    trained = zip(made_bad(plain.train).low, made_bad(captured.train).low, strict=True)
+    assert not all(np.array_equal(one, other) for one, other in trained)
 
 
 @pytest.mark.parametrize(

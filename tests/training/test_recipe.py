@@ -157,6 +157,7 @@ ABSURD = [
     Value("a share that is no number", {"mixup": float("nan")}),
     Value("everlasting memory", {"ema": 1.0}),
     Value("nothing but grey pictures", {"monochrome_share": 1.0}),
+    Value("more than all captured", {"capture_share": 1.1}),
     Value("negative warm-up", {"warmup": -1}),
     Value("negative decay", {"weight_decay": -1e-4}),
     Value("negative norm", {"gradient_norm": -1.0}),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.training.tasks import TASKS, task_of
+from mirnet_edge.training.tasks import TASKS, task_of, with_capture
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
@@ -117,3 +117,37 @@ def test_an_old_photo_has_less_contrast_or_colour():
 def test_an_unknown_task_is_refused_and_the_known_ones_are_named():
     with pytest.raises(OptionError, match=r"expected the task low-light, denoise, .*, found 'fog'"):
         task_of("fog")
+
+
+def _same(frame, generator):
+    return frame
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_share_of_the_pictures_is_captured(share):
+    captured = with_capture(_same, share)
+    changed = [
+        not np.array_equal(captured(SCENE, np.random.default_rng(seed)), SCENE)
+        for seed in range(200)
+    ]
+    # half of them have no noise, three tenths no JPEG
+    assert np.mean(changed) == pytest.approx(0.85 * share, abs=0.1)
+
+
+def test_a_captured_picture_is_as_the_task_made_it_with_noise_or_jpeg_on_top():
+    def darker(frame, generator):
+        return (frame // 2).astype(np.uint8)
+
+    captured = with_capture(darker, 1.0)
+    errors = np.array(
+        [
+            np.abs(captured(SCENE, np.random.default_rng(seed)).astype(int) - SCENE // 2).mean()
+            for seed in range(100)
+        ]
+    )
+    assert errors.max() < 25.0
+    assert errors.max() > 12.0  # noise of 20 levels and more
+    assert ((errors > 0.0) & (errors < 8.0)).sum() > 20  # JPEG alone, or weak noise
+    assert np.array_equal(
+        captured(SCENE, np.random.default_rng(1)), captured(SCENE, np.random.default_rng(1))
+    )
