@@ -19,6 +19,7 @@ import numpy as np
 
 import mirnet_edge
 from mirnet_edge.bench.steadiness import still_clip
+from mirnet_edge.images import LUMA
 from mirnet_edge.metrics import flicker, psnr
 from mirnet_edge.pictures import read_picture
 from mirnet_edge.runtime.anchoring import steadied
@@ -31,8 +32,6 @@ from mirnet_edge.video.clips import read_clip
 if TYPE_CHECKING:
     from mirnet_edge.images import Frame, Frames
     from mirnet_edge.runtime.runner import AnchoredRunner, Runner
-
-_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 class WithoutVectors:
@@ -59,7 +58,7 @@ def seam_energy(tiles: Frame, whole: Frame, columns: list[int]) -> float:
 
     Of the difference to the whole frame, so that edges of the picture itself do not count.
     """
-    error = (tiles.astype(np.float64) - whole) @ _LUMA
+    error = (tiles.astype(np.float64) - whole) @ LUMA
     steps = [np.abs(error[:, at] - error[:, at - 1]).mean() for at in columns]
     return float(np.mean(steps)) if steps else 0.0  # a picture no wider than a tile has no seam
 
@@ -99,7 +98,7 @@ def seams(runner: AnchoredRunner, pictures: list[Frame], side: int) -> None:
 
 def breathing(restored: Frames) -> float:
     """Return how much the frames' mean luma jumps from each to the next, in 8-bit levels (RMS)."""
-    level = (restored @ _LUMA).mean((1, 2))
+    level = (restored @ LUMA).mean((1, 2))
     return float(np.sqrt(np.mean(np.diff(level) ** 2)))
 
 
