@@ -92,15 +92,11 @@ def read_data(
         train = together(train, labelled(pictures, teacher, task.scale, reader.labelled))
     if replayed:
         train = mixed(train, loaded(replayed))
-    if recipe.monochrome_share:
+    degrade = train.degrade
+    if degrade is not None and recipe.monochrome_share:
         train = with_monochrome(train, recipe.monochrome_share)
-    if recipe.capture_share:
-        if train.degrade is None:
-            raise DataError(
-                "capture_share makes clean pictures worse still; found pairs in --data. Leave it "
-                "out of the recipe"
-            )
-        train = replace(train, degrade=with_capture(train.degrade, recipe.capture_share))
+    if degrade is not None and recipe.capture_share:
+        train = replace(train, degrade=with_capture(degrade, recipe.capture_share))
     kept = made_bad(loaded(former, validating)) if former else None
     if kept is not None:
         require_measurable(kept)

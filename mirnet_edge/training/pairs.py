@@ -129,15 +129,7 @@ def with_monochrome(pairs: Pairs, share: float) -> Pairs:
     """Return clean pictures and grey copies of some of them, which make up SHARE of all.
 
     Most old photographs never had colours: what is brown about them is to go, not to be enhanced.
-
-    Raises:
-        DataError: These have bad pictures already.
     """
-    if pairs.degrade is None:
-        raise DataError(
-            "monochrome_share makes grey copies of clean pictures; found pairs in --data. Leave "
-            "it out of the recipe"
-        )
     count = round(len(pairs) * share / (1.0 - share))
     chosen = [place * len(pairs) // count for place in range(count)]
     grey, chance = OldPhoto(colour_loss=1.0), np.random.default_rng(0)  # nothing is drawn from it

@@ -70,10 +70,12 @@ class Recipe:
     """Weight of the squared way from the first weights (Li et al., "Explicit Inductive Bias for
     Transfer Learning", ICML 2018): fine-tuning that does not forget."""
     monochrome_share: float = 0.0
-    """Share of the clean pictures that are grey ones, and are to come out grey."""
+    """Share of the clean pictures that are grey ones, and are to come out grey; pairs,
+    which have bad pictures already, get none."""
     capture_share: float = 0.0
     """Share of the pictures that are made bad in training which a camera or a scanner then took:
-    its noise and JPEG come on top of what the task does. Validation is as the task says."""
+    its noise and JPEG come on top of what the task does. Pairs are left as they
+    are, and validation is as the task says."""
     mixup: float = 0.0
     lit_share: float = 0.0
     exposure_range: float = 0.0

@@ -229,7 +229,7 @@ def test_overlays_damage_clean_pictures_and_are_refused_for_pairs(
         train_weights(request, Watched())
 
 
-def test_grey_pictures_are_learned_too_where_the_recipe_asks(tmp_path, write_clean, write_pairs):
+def test_grey_pictures_are_learned_too_where_the_recipe_asks(tmp_path, write_clean):
     clean = write_clean(tmp_path / "clean")
     values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
     grey = {"training": {"monochrome_share": 0.9}}
@@ -237,26 +237,32 @@ def test_grey_pictures_are_learned_too_where_the_recipe_asks(tmp_path, write_cle
     both = _trained(clean, tmp_path / "both", **grey, **values)
     assert not torch.equal(both.model.head.weight, alone.model.head.weight)
     assert both.card.recipe["monochrome_share"] == 0.9
-    request = _request(write_pairs(tmp_path / "pairs"), tmp_path / "out", **grey, **values)
-    with pytest.raises(DataError, match="found pairs in --data"):
-        train_weights(request, Watched())
-    assert not (tmp_path / "out").exists()
 
 
-def test_captured_pictures_are_learned_from_where_the_recipe_asks(
-    tmp_path, write_clean, write_pairs
-):
+def test_captured_pictures_are_learned_from_where_the_recipe_asks(tmp_path, write_clean):
     clean = write_clean(tmp_path / "clean")
     values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
     captured = {"training": {"capture_share": 1.0}}
-    alone = _trained(clean, tmp_path / "alone", **values)
+    alone = _trained(clean, tmp_path / "alone", training={"capture_share": 0.0}, **values)
     both = _trained(clean, tmp_path / "both", **captured, **values)
     assert not torch.equal(both.model.head.weight, alone.model.head.weight)
     assert both.card.recipe["capture_share"] == 1.0
-    request = _request(write_pairs(tmp_path / "pairs"), tmp_path / "out", **captured)
-    with pytest.raises(DataError, match=r"capture_share makes .*; found pairs in --data"):
-        train_weights(request, Watched())
-    assert not (tmp_path / "out").exists()
+
+
+def test_old_photos_in_pairs_are_learned_from_as_they_are(tmp_path, write_pairs):
+    pairs = write_pairs(tmp_path / "pairs")
+
+    def read(training):
+        request = _request(pairs, tmp_path / "out", task="old-photo", training=training)
+        recipe, _ = resolved(request)
+        return recipe, read_data(request, recipe, task_of("old-photo"), None, Watched()).train
+
+    recipe, train = read({})
+    assert recipe.monochrome_share > 0.0 < recipe.capture_share  # the task's own recipe has both
+    _, plain = read({"monochrome_share": 0.0, "capture_share": 0.0})
+    assert train.names == plain.names
+    for one, other in zip(train.low, plain.low, strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_captured_pictures_do_not_validate(tmp_path, write_clean):

@@ -124,8 +124,3 @@ def test_a_share_of_clean_pictures_has_grey_copies_of_pictures_spread_over_all(
         original = clean.high[int(name)] @ [0.299, 0.587, 0.114]
         assert np.abs(frame[..., 0] - original).max() <= 1.0
     assert len(set(found.names[count:])) == min(count, grey)
-
-
-def test_pairs_have_no_grey_copies(make_pairs):
-    with pytest.raises(DataError, match=r"monochrome_share makes .*; found pairs in --data"):
-        with_monochrome(make_pairs(), 0.2)
