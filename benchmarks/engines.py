@@ -15,17 +15,16 @@ import time
 from pathlib import Path
 
 from mirnet_edge import checkpoints
-from mirnet_edge.calibration.builtin import builtin_set
+from mirnet_edge.calibration.sets import builtin_set
 from mirnet_edge.checkpoints.store import shipped_names
-from mirnet_edge.compression.inference_form import to_inference_form
-from mirnet_edge.compression.quantize import quantize_for_tensorrt
-from mirnet_edge.engines.build import Settings
-from mirnet_edge.engines.process import Order, build_apart
-from mirnet_edge.engines.profiles import profiles_for
 from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
 from mirnet_edge.manifest import ImageContract
+from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.models.mirnet import MIRNet
 from mirnet_edge.models.mirnet_v2 import MIRNetV2
+from mirnet_edge.quantization.ptq import quantize_for_tensorrt
+from mirnet_edge.runtime.tensorrt.build import Settings, profiles_for
+from mirnet_edge.runtime.tensorrt.build_process import Order, build_apart
 
 FULL = {"mirnet": MIRNet, "mirnet-v2": MIRNetV2}
 PRECISIONS = ("fp32", "fp16", "int8")

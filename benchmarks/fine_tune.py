@@ -21,12 +21,11 @@ import numpy as np
 
 from mirnet_edge import checkpoints
 from mirnet_edge.dependencies import require
-from mirnet_edge.pictures import Picture, read_picture, write_picture
-from mirnet_edge.training.job import train_weights
+from mirnet_edge.images.files import Picture, read_picture, write_picture
+from mirnet_edge.training.job import Request, train_weights
 from mirnet_edge.training.listing import Listing, Pair, list_pairs
+from mirnet_edge.training.loop import validate
 from mirnet_edge.training.pairs import Pairs, load_pairs
-from mirnet_edge.training.request import Request
-from mirnet_edge.training.validation import validate
 
 DAYLIGHT = ("astronaut.png", "coffee.png", "chelsea.png")  # scikit-image's
 GAINS = np.array([1.3, 1.0, 0.75], np.float32)

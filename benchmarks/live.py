@@ -29,21 +29,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mirnet_edge.runtime.anchoring import steadied
 from mirnet_edge.runtime.bundle import open_bundle
 from mirnet_edge.runtime.machine import describe
+from mirnet_edge.runtime.temporal_smoothing import steadied
 from mirnet_edge.video.clock import REAL_CLOCK
-from mirnet_edge.video.live import Live
+from mirnet_edge.video.live.pipeline import Live
+from mirnet_edge.video.live.sources import FileSource
 from mirnet_edge.video.restorer import single
-from mirnet_edge.video.streams import FileSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirnet_edge.images import Frame
+    from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.runner import Runner
     from mirnet_edge.video.frames import VideoFrame
-    from mirnet_edge.video.statistics import LiveStatistics
+    from mirnet_edge.video.live.pipeline import LiveStatistics
 
 _READY = 24
 """Frames that lie ready for the bare engine."""

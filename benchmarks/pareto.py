@@ -17,16 +17,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirnet_edge import checkpoints
-from mirnet_edge.compression.inference_form import to_inference_form
-from mirnet_edge.compression.quantize import ENGINES, Quantizing, quantize_for_tensorrt
-from mirnet_edge.export.graphs import graph_inputs
-from mirnet_edge.export.job import ExportOptions, image_contract, pictures_for
+from mirnet_edge.export.graphs import ExportOptions, graph_inputs, prepared, timing_frame
+from mirnet_edge.export.job import image_contract, pictures_for
 from mirnet_edge.export.onnx_graph import export_onnx
-from mirnet_edge.export.samples import prepared, timing_frame
-from mirnet_edge.export.search import Point, measure_ladder, pareto_front
-from mirnet_edge.export.sensitivity import measure_sensitivity, quantized_whole, started
-from mirnet_edge.export.trial import Judge, trial_backend
+from mirnet_edge.export.sensitivity import (
+    Judge,
+    Point,
+    measure_ladder,
+    measure_sensitivity,
+    pareto_front,
+    quantized_whole,
+    started,
+    trial_backend,
+)
 from mirnet_edge.files import write_atomically
+from mirnet_edge.models.inference_form import to_inference_form
+from mirnet_edge.quantization.ptq import ENGINES, Quantizing, quantize_for_tensorrt
 from mirnet_edge.runtime import machine
 
 if TYPE_CHECKING:

@@ -22,18 +22,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge import checkpoints
-from mirnet_edge.calibration.builtin import builtin_set
+from mirnet_edge.calibration.sets import builtin_set
 from mirnet_edge.cli.application import parsed_size
-from mirnet_edge.compression.inference_form import to_inference_form
-from mirnet_edge.compression.quantize import quantize_for_cpu
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
-from mirnet_edge.planning.cost import cost_of
-from mirnet_edge.planning.here import Probe
-from mirnet_edge.planning.roofline import predict
+from mirnet_edge.planning import Probe, cost_of, predict
+from mirnet_edge.quantization.ptq import quantize_for_cpu
 from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirnet_edge.cli.application import parsed_size
-from mirnet_edge.cli.training_progress import Display
-from mirnet_edge.pruning.job import prune_weights
-from mirnet_edge.pruning.request import Request, opened
+from mirnet_edge.cli.progress import Display
+from mirnet_edge.pruning.job import Request, opened, prune_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -30,9 +30,9 @@ from mirnet_edge.degradations import (
     noisy,
     old_photo,
 )
+from mirnet_edge.images.files import FORMAT_OF_SUFFIX, read_picture
 from mirnet_edge.manifest import read_manifest
 from mirnet_edge.metrics import psnr, psnr_gtmean, ssim
-from mirnet_edge.pictures import FORMAT_OF_SUFFIX, read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable

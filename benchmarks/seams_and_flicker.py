@@ -18,19 +18,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import mirnet_edge
-from mirnet_edge.bench.steadiness import still_clip
-from mirnet_edge.images import LUMA
+from mirnet_edge.bench.quality import still_clip
+from mirnet_edge.images.contract import LUMA
+from mirnet_edge.images.files import read_picture
 from mirnet_edge.metrics import flicker, psnr
-from mirnet_edge.pictures import read_picture
-from mirnet_edge.runtime.anchoring import steadied
 from mirnet_edge.runtime.measure import measure_interleaved, p50
 from mirnet_edge.runtime.restore import pictures_in
-from mirnet_edge.runtime.seams import Axis
-from mirnet_edge.runtime.tiling import tiled
-from mirnet_edge.video.clips import read_clip
+from mirnet_edge.runtime.temporal_smoothing import steadied
+from mirnet_edge.runtime.tiling import Axis, tiled
+from mirnet_edge.video.live.sources import read_clip
 
 if TYPE_CHECKING:
-    from mirnet_edge.images import Frame, Frames
+    from mirnet_edge.images.contract import Frame, Frames
     from mirnet_edge.runtime.runner import AnchoredRunner, Runner
 
 

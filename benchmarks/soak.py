@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mirnet_edge.runtime.null_runner import NullRunner
+from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.frames import VideoFrame
-from mirnet_edge.video.live import Live
+from mirnet_edge.video.live.pipeline import Live
+from mirnet_edge.video.live.sinks import Detached, Sink
+from mirnet_edge.video.live.sources import FileSource
 from mirnet_edge.video.restorer import single
-from mirnet_edge.video.sinks import Detached, Sink
-from mirnet_edge.video.streams import FileSource
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from mirnet_edge.video.frames import Shown
-    from mirnet_edge.video.statistics import LiveStatistics
+    from mirnet_edge.video.live.pipeline import LiveStatistics
 
 _GROWTH_MIB = 8.0
 

@@ -19,9 +19,9 @@ import av
 from mirnet_edge.files import sha256_of
 from mirnet_edge.manifest import FILE_NAME
 from mirnet_edge.runtime.bundle import open_bundle
-from mirnet_edge.video.decoding import VideoReader, colour_of
+from mirnet_edge.video.files.decoding import VideoReader, colour_of
+from mirnet_edge.video.files.restoring import restore_video
 from mirnet_edge.video.restorer import single
-from mirnet_edge.video.restoring import restore_video
 
 if TYPE_CHECKING:
     from fractions import Fraction

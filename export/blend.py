@@ -12,11 +12,11 @@ import argparse
 from pathlib import Path
 
 from mirnet_edge import checkpoints
-from mirnet_edge.checkpoints.blend import blended
+from mirnet_edge.checkpoints.store import blended
 from mirnet_edge.training.listing import list_pairs
+from mirnet_edge.training.loop import validate
 from mirnet_edge.training.pairs import load_pairs, made_bad
 from mirnet_edge.training.tasks import task_of
-from mirnet_edge.training.validation import validate
 
 
 def main() -> None:

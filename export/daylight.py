@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mirnet_edge.pictures import Picture, read_picture, write_picture
+from mirnet_edge.images.files import Picture, read_picture, write_picture
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.tasks import task_of
 

@@ -17,8 +17,8 @@ import skimage
 
 import mirnet_edge
 from mirnet_edge.degradations import LowLight, low_light
+from mirnet_edge.images.files import read_picture, write_picture
 from mirnet_edge.metrics import psnr, psnr_gtmean
-from mirnet_edge.pictures import read_picture, write_picture
 from mirnet_edge.runtime.restore import restore_picture
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mirnet_edge.runtime.bundle import open_bundle
-    from mirnet_edge.video.library import RestoringCapture, stream
+    from mirnet_edge.video.live.stream import RestoringCapture, stream
 
     __version__: str
 
@@ -29,9 +29,9 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401  # a module's attributes have
 
         return open_bundle
     if name in ("stream", "RestoringCapture"):
-        from mirnet_edge.video import library
+        from mirnet_edge.video.live import stream
 
-        return getattr(library, name)
+        return getattr(stream, name)
     if name == "__version__":
         from importlib.metadata import version
 

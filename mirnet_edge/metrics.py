@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirnet_edge.errors import ImageError
-from mirnet_edge.images import LUMA
+from mirnet_edge.images.contract import LUMA
 
 if TYPE_CHECKING:
     from collections.abc import Callable

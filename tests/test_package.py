@@ -40,7 +40,7 @@ def help_of(command):
         "import mirnet_edge",
         "import mirnet_edge.manifest",
         "import mirnet_edge.bench.classical",
-        "import mirnet_edge.calibration.builtin",
+        "import mirnet_edge.calibration.sets",
         *map(help_of, COMMANDS),
     ],
     ids=["import", "manifest", "baselines", "built-in sets", *COMMANDS],

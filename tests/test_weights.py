@@ -7,12 +7,11 @@ import pytest
 from PIL import Image
 
 from mirnet_edge import checkpoints
-from mirnet_edge.calibration.builtin import builtin_set
-from mirnet_edge.calibration.sets import fitted
+from mirnet_edge.calibration.sets import builtin_set, fitted
 from mirnet_edge.checkpoints.store import shipped_names
 from mirnet_edge.degradations import OldPhoto, old_photo
 from mirnet_edge.metrics import psnr
-from mirnet_edge.training.validation import restored
+from mirnet_edge.training.loop import restored
 
 NAMES = ("denoise", "low-light", "low-light-nano", "old-photo", "super-resolution")
 # Mean gain in dB over what goes in, on the built-in set; what was measured less a tenth or more.

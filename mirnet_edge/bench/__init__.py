@@ -1,1 +1,1 @@
-"""Measuring: what a network is held against."""
+"""Benchmarks: latency, quality, energy and memory of networks, and their reports."""

@@ -16,7 +16,7 @@ from mirnet_edge.errors import OptionError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mirnet_edge.images import Frame
+    from mirnet_edge.images.contract import Frame
 
 
 @dataclass(frozen=True)

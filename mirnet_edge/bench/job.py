@@ -1,34 +1,202 @@
-"""The whole benchmark: contestants → times in turns → cold starts → quality → report."""
+"""The benchmark job: suite, entries, latency, cold start, quality, report."""
 
 from __future__ import annotations
 
 import datetime
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from mirnet_edge.bench import surroundings
-from mirnet_edge.bench.cold import measure_cold
-from mirnet_edge.bench.lineup import clips_of, entries_of, sets_of, task_of
-from mirnet_edge.bench.measure import Method, Progress, time_in_turns, timing_frame
-from mirnet_edge.bench.quality import Findings, measure_quality
-from mirnet_edge.bench.record import Report, Settings
-from mirnet_edge.bench.sensors import MachineSensors, open_sensors
-from mirnet_edge.bench.steadiness import Seen, measure_flicker
-from mirnet_edge.bench.sustained import LOOP_S, Endured, Pace, endure, sustained_pace
-from mirnet_edge.errors import MirnetEdgeError
-from mirnet_edge.images import size_text
+from pydantic import Field
+
+from mirnet_edge.bench import entries, telemetry
+from mirnet_edge.bench.entries import NOTE, Contestant, full_macs
+from mirnet_edge.bench.measure import (
+    LOOP_S,
+    Endured,
+    Method,
+    Pace,
+    Progress,
+    endure,
+    measure_cold,
+    sustained_pace,
+    time_in_turns,
+    timing_frame,
+)
+from mirnet_edge.bench.quality import (
+    BUILT_IN,
+    STILL,
+    Findings,
+    Seen,
+    built_in_clip,
+    measure_flicker,
+    measure_quality,
+    sources_of,
+)
+from mirnet_edge.bench.record import Report, Row, Settings
+from mirnet_edge.bench.telemetry import MachineSensors, open_sensors
+from mirnet_edge.errors import EngineError, MirnetEdgeError, OptionError
+from mirnet_edge.files import read_toml
+from mirnet_edge.images.contract import size_text
+from mirnet_edge.manifest import Document, read_manifest
 from mirnet_edge.runtime import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mirnet_edge.bench.cold import Cold
-    from mirnet_edge.bench.contestants import Contestant
-    from mirnet_edge.bench.lineup import Order
-    from mirnet_edge.bench.record import Part, Row
-    from mirnet_edge.images import Frames
+    from mirnet_edge.bench.measure import Cold
+    from mirnet_edge.bench.quality import Clip, Source
+    from mirnet_edge.bench.record import Part
+    from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
+
+_FOLDER = Path("benchmarks/suites")
+_SUFFIX = ".toml"
+
+
+class PairsEntry(Document):
+    """Pictures to measure quality on."""
+
+    pairs: str
+    """LOW:HIGH, a folder, or `built-in`; folders are looked up in --data."""
+    task: str | None = None
+    """None: that of the first bundle."""
+    suffixes: tuple[str, str] | None = None
+    sigma: tuple[float, ...] = ()
+
+
+class Suite(Document):
+    """A benchmark to run."""
+
+    schema_version: Literal[1] = 1
+    title: str = ""
+    bundles: tuple[str, ...] = ()
+    """Folders, as seen from where the command runs; --bundle replaces them."""
+    backends: tuple[str, ...] = ()
+    """None: all that a bundle has modes for."""
+    sizes: tuple[str, ...] = ("640x480",)
+    rounds: int = Field(default=30, ge=1)
+    row_seconds: float = Field(default=20.0, gt=0)
+    threads: int | None = Field(default=None, ge=1)
+    sustained: float | None = Field(default=None, gt=0)
+    """Minutes that each bundle's row runs without pause, at each size; None: not at all."""
+    sustained_rows: tuple[str, ...] = ()
+    """Other rows that do: names of rivals and classical methods."""
+    rivals: tuple[str, ...] = ()
+    """ONNX files, looked up in --data."""
+    baselines: tuple[str, ...] | None = None
+    """Names; None: those of the task."""
+    full_mirnet: bool = False
+    """Time the full network too, with random weights."""
+    cold: bool = True
+    """Measure cold start and memory, each row in a process of its own."""
+    quality: tuple[PairsEntry, ...] = (PairsEntry(pairs=BUILT_IN),)
+    frames: tuple[str, ...] = ()
+    """Videos to measure flicker on, looked up in --data, or `still`: a camera at rest."""
+
+
+def read_suite(name_or_path: str) -> Suite:
+    """Return a suite of `benchmarks/suites`, by its name, or a file of the user's.
+
+    Raises:
+        OptionError: There is no such suite, or the file is not one.
+    """
+    named = _FOLDER / f"{name_or_path}{_SUFFIX}"
+    path = named if named.is_file() else Path(name_or_path)
+    known = ", ".join(sorted(one.stem for one in _FOLDER.glob(f"*{_SUFFIX}"))) or "none here"
+    absent = (
+        f"there is no suite {name_or_path}; expected a TOML file, or a name in {_FOLDER}: {known}"
+    )
+    return read_toml(path, Suite, absent=absent)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What to measure, and where its files lie."""
+
+    suite: Suite
+    suite_name: str | None
+    sizes: tuple[tuple[int, int], ...]
+    """(height, width) of the frames that are timed."""
+    root: Path
+    """The folder that rivals and pictures are looked up in."""
+    out: Path
+    command: str
+    clips: tuple[Clip, ...] = ()
+    """Videos that flicker is measured on."""
+
+
+def task_of(suite: Suite) -> str | None:
+    """Return what the first bundle does, else what the suite says, else nothing."""
+    for bundle in suite.bundles:
+        return read_manifest(Path(bundle)).model.task
+    return next((entry.task for entry in suite.quality if entry.task is not None), None)
+
+
+def entries_of(order: Order, task: str | None) -> list[tuple[Contestant, Row]]:
+    """Return who takes part, with the facts of each row.
+
+    Raises:
+        MirnetEdgeError: Someone is not there, or two have one name.
+        OptionError: Nobody takes part, or a row that is to run for minutes does not.
+    """
+    suite = order.suite
+    lineup = entries.of_bundles(
+        [Path(bundle) for bundle in suite.bundles], backends=suite.backends, threads=suite.threads
+    )
+    rivals = [order.root / rival for rival in suite.rivals]
+    lineup += entries.of_rivals(rivals, task, threads=suite.threads)
+    lineup += entries.of_baselines(suite.baselines, task)
+    if suite.full_mirnet:
+        row = Row(
+            name="full MIRNet",
+            kind="random weights",
+            task=task,
+            backend="torch",
+            precision="fp32",
+            state="measured",
+            note=NOTE,
+            macs_640x480=full_macs(),
+        )
+        lineup.append((Contestant(source="full mirnet", threads=suite.threads), row))
+    names = [row.name for _, row in lineup]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise EngineError(f"two rows are called {', '.join(twice)}; rename the file or the folder")
+    if not lineup:
+        raise OptionError("nothing to measure; give --bundle, --rival or --baseline")
+    for name in suite.sustained_rows:
+        if name not in names:
+            raise OptionError(
+                f"sustained_rows names {name!r}; expected rows of this run: {', '.join(names)}"
+            )
+    return lineup
+
+
+def sets_of(order: Order, task: str | None) -> list[Source]:
+    """Return the sets of pictures that quality is measured on.
+
+    Raises:
+        DataError: One is not there, or has pictures without a partner.
+    """
+    sources = []
+    for entry in order.suite.quality:
+        wanted = entry.task or task
+        if wanted is None:
+            continue
+        places = ":".join(
+            part if part == "built-in" else str(order.root / part)
+            for part in entry.pairs.split(":")
+        )
+        sources += sources_of(places, wanted, suffixes=entry.suffixes, sigmas=entry.sigma)
+    return sources
+
+
+def clips_of(order: Order, task: str | None) -> list[Clip]:
+    """Return the clips of the order, and the still one where the suite asks for it."""
+    still = STILL in order.suite.frames and task is not None
+    return [*([built_in_clip(str(task))] if still else []), *order.clips]
 
 
 @dataclass
@@ -82,7 +250,7 @@ class Bench:
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             partial=partial,
             machine=machine.describe(),
-            revision=surroundings.revision(),
+            revision=telemetry.revision(),
             tools=machine.tool_versions(),
             settings=Settings(
                 command=self.order.command,
@@ -90,7 +258,7 @@ class Bench:
                 rounds=suite.rounds,
                 row_seconds=suite.row_seconds,
                 threads=suite.threads,
-                affinity=surroundings.affinity(),
+                affinity=telemetry.affinity(),
                 sustained_minutes=suite.sustained,
             ),
             before=self._before,

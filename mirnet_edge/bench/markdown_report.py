@@ -1,35 +1,43 @@
-"""A report in Markdown, for people: facts, tables, verdicts, and drawings that lie beside it."""
+"""The Markdown report of a benchmark, and writing a report in its four formats."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from mirnet_edge.bench import statistics
-from mirnet_edge.bench.darkness import bins_of, darkness_chart
-from mirnet_edge.bench.drawing import standalone
-from mirnet_edge.bench.endurance import EXPLAINED, details, endurance_chart, summary
-from mirnet_edge.bench.energy import meter_line
-from mirnet_edge.bench.page_parts import CSS_OF
-from mirnet_edge.bench.savings import HEADINGS, explained, savings
-from mirnet_edge.bench.table import (
+from mirnet_edge.bench.charts import bins_of, darkness_chart, standalone
+from mirnet_edge.bench.page import CSS_OF, to_html
+from mirnet_edge.bench.record import to_json
+from mirnet_edge.bench.tables import (
+    EXPLAINED,
     FLICKER,
+    HEADINGS,
     LATENCY,
     MODEL,
     QUALITY,
     clip_headings,
+    details,
+    endurance_chart,
     energy_cells,
     energy_columns,
+    explained,
     flicker_cells,
     latency_cells,
     machine_lines,
+    meter_line,
     model_cells,
     notes,
     quality_cells,
+    savings,
     shown,
+    summary,
+    to_csv,
 )
+from mirnet_edge.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from mirnet_edge.bench.record import Report
 
@@ -173,3 +181,21 @@ def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write report.json, .csv, .md and .html, and the charts, each whole or not at all.
+
+    Args:
+        report: What was measured.
+        folder: Where they go; the report's crops lie in it.
+
+    Raises:
+        MirnetEdgeError: The folder cannot be written.
+    """
+    write_atomically(folder / "report.json", to_json(report))
+    write_atomically(folder / "report.csv", to_csv(report).encode())
+    write_atomically(folder / "report.md", to_markdown(report).encode())
+    for name, drawing in drawings(report).items():
+        write_atomically(folder / name, drawing)
+    write_atomically(folder / "report.html", to_html(report, folder).encode())

@@ -1,25 +1,36 @@
-"""Timing contestants: warm up until the times settle, then take turns, and keep every sample.
+"""Measure latency: interleaved timing, sustained runs, cold start and memory.
 
 What disturbs one row for a moment disturbs its neighbours too, so ratios within a report hold on
 a noisy machine where milliseconds do not.
+
+In the process that times all rows, everything is loaded and warm, and memory belongs to all of
+them. `python -m mirnet_edge.bench.measure CONTESTANT HEIGHT WIDTH` opens one and prints its
+figures.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from mirnet_edge.bench.record import Stages, Timing
+from mirnet_edge.bench.record import Part, Stages, Timing
 from mirnet_edge.errors import MirnetEdgeError, OptionError
-from mirnet_edge.runtime.measure import collector_resting, p50
+from mirnet_edge.runtime.measure import collector_resting, p50, p95
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mirnet_edge.images import Frames
+    from mirnet_edge.bench.entries import Contestant
+    from mirnet_edge.bench.telemetry import Sensors
+    from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
 
 FEWEST_RUNS = 3
@@ -187,3 +198,191 @@ def timed_run(
         progress.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         return None
     return 1e3 * elapsed
+
+
+# A part is half a minute, of short runs an eighth: enough parts to see where the rate falls.
+_PART_S, _FEWEST_PARTS = 30.0, 8
+# Counters of energy move about ten times a second: two percent of this.
+LOOP_S = 5.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a row runs, and in which parts.
+
+    Raises:
+        OptionError: No time.
+    """
+
+    seconds: float
+    part_s: float
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds, rising; replaced in tests."""
+
+    def __post_init__(self) -> None:
+        """Refuse what gives no figures."""
+        if not (0.0 < self.part_s <= self.seconds < math.inf):
+            raise OptionError(f"--sustained must be more than 0 minutes, found {self.seconds / 60}")
+
+
+def sustained_pace(minutes: float, clock: Callable[[], float] = time.perf_counter) -> Pace:
+    """Return the pace of a run of minutes.
+
+    Raises:
+        OptionError: Not more than 0 minutes.
+    """
+    seconds = 60.0 * minutes
+    return Pace(seconds, min(_PART_S, seconds / _FEWEST_PARTS), clock)
+
+
+@dataclass
+class Endured:
+    """What was measured so far of one row; complete or not."""
+
+    sustained: bool = False
+    """Whether minutes were asked for, not energy alone."""
+    parts: list[Part] = field(default_factory=list)
+    failure: str | None = None
+    """Why there is nothing more to come."""
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """Return the fields of the row's `Timing`."""
+        if self.sustained:
+            return {"sustained": self.parts}
+        return {"loop": self.parts[0]} if self.parts else {}
+
+
+def endure(
+    runner: Runner,
+    frame: Frames,
+    pace: Pace,
+    sensors: Sensors,
+    found: Endured,
+    on_part: Callable[[Part], None] = lambda part: None,
+) -> None:
+    """Let an open, warm runner restore a frame again and again, without pause.
+
+    When it fails or this is interrupted, `found` holds the parts that were whole.
+
+    Args:
+        runner: Open.
+        frame: (1, H, W, 3) uint8, given to every run.
+        pace: How long, with which clock.
+        sensors: Read at the end of each part.
+        found: Filled in.
+        on_part: Told each part.
+    """
+    clock = pace.clock
+    with sensors.watching():
+        began = started = clock()
+        count = sensors.joules()
+        while started - began < pace.seconds:
+            # the next edge ahead: a run that is longer than a part ends several
+            edge = began + pace.part_s * (math.floor((started - began) / pace.part_s + 1e-9) + 1)
+            samples: list[float] = []
+            now = started
+            while now < edge:
+                elapsed = timed_run(runner, frame, clock, found)
+                if elapsed is None:
+                    return
+                samples.append(elapsed)
+                now = clock()
+            former, count = count, sensors.joules()
+            used = {kind: count[kind] - former[kind] for kind in count if kind in former}
+            found.parts.append(
+                Part(
+                    end_s=round(now - began, 3),
+                    seconds=round(now - started, 3),
+                    runs=len(samples),
+                    p50_ms=round(p50(samples), 4),
+                    p95_ms=round(p95(samples), 4),
+                    end=sensors.conditions(),
+                    joules={kind: round(value, 4) for kind, value in used.items()},
+                )
+            )
+            on_part(found.parts[-1])
+            started = clock()
+
+
+_RUNS = 3
+# Full MIRNet takes minutes a frame at large sizes: its memory is that of one frame.
+_SLOW_MS = 20_000.0
+_STATUS = Path("/proc/self/status")
+_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class Cold:
+    """What a fresh process took."""
+
+    start_ms: float
+    """From opening to the first restored frame, the backend's import included."""
+    peak_memory_mib: float | None
+    """The most it held after three frames, after one where that took longer than 20 s; None where
+    the system does not tell."""
+
+
+def measure_cold(contestant: Contestant, height: int, width: int) -> Cold | None:
+    """Return a contestant's figures, None where it does not run; the timed rows say why.
+
+    Args:
+        contestant: Whom to start.
+        height: Of the frame, in pixels.
+        width: The same.
+    """
+    line = [
+        sys.executable,
+        "-m",
+        "mirnet_edge.bench.measure",
+        contestant.told(),
+        str(height),
+        str(width),
+    ]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return None
+    found = json.loads(done.stdout.splitlines()[-1])
+    return Cold(found["start_ms"], found["peak_memory_mib"])
+
+
+def peak_memory_mib() -> float | None:
+    """Return the most memory that this process ever held, None where the system does not tell.
+
+    Linux's VmHWM, and not getrusage's ru_maxrss: that one is inherited from the process that
+    started this one.
+    """
+    try:
+        lines = _STATUS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024.0
+    return None
+
+
+def further_runs(start_ms: float) -> int:
+    """Return how many frames follow the first, which took so long with all that it opened."""
+    return 0 if start_ms > _SLOW_MS else _RUNS - 1
+
+
+def _main() -> None:
+    from mirnet_edge.bench.entries import contestant_from
+
+    told, height, width = sys.argv[1:]
+    contestant = contestant_from(told)
+    frame = timing_frame(int(height), int(width))
+    started = time.perf_counter()
+    with contestant.runner() as runner:
+        runner.run(frame)
+        start_ms = 1e3 * (time.perf_counter() - started)
+        for _ in range(further_runs(start_ms)):
+            runner.run(frame)
+        figures = {"start_ms": round(start_ms, 2), "peak_memory_mib": peak_memory_mib()}
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,24 +1,164 @@
-"""A report as one page that holds all it shows: no network, light and dark, phone and desktop."""
+"""The HTML report of a benchmark: one self-contained page, light and dark."""
 
 from __future__ import annotations
 
+import base64
+import io
 from html import escape
 from typing import TYPE_CHECKING
 
-from mirnet_edge.bench import statistics, table
-from mirnet_edge.bench.charts import Point, Spread, pareto_chart, spread_chart
-from mirnet_edge.bench.darkness import bins_of, darkness_chart
-from mirnet_edge.bench.drawing import stylesheet
-from mirnet_edge.bench.endurance import EXPLAINED, details, endurance_chart, summary
-from mirnet_edge.bench.page_parts import CSS_OF, drawn_twice, html_table, legend
-from mirnet_edge.bench.savings import HEADINGS, explained, savings
-from mirnet_edge.bench.shots import shots_card
+from mirnet_edge.bench import statistics, tables
+from mirnet_edge.bench.charts import (
+    Point,
+    Spread,
+    bins_of,
+    darkness_chart,
+    pareto_chart,
+    spread_chart,
+    stylesheet,
+)
+from mirnet_edge.bench.quality import BEFORE
+from mirnet_edge.bench.record import NOT_MEASURED
+from mirnet_edge.bench.tables import (
+    EXPLAINED,
+    HEADINGS,
+    details,
+    endurance_chart,
+    explained,
+    savings,
+    summary,
+)
 from mirnet_edge.runtime.measure import p50
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mirnet_edge.bench.record import PairSet, Report
+    from mirnet_edge.bench.record import Crop, PairSet, Report
+
+CSS_OF = {
+    "bundle": "bundle", "rival": "rival", "baseline": "baseline", "random weights": "random",
+}  # fmt: skip
+"""The class that colours a kind of row."""
+_LEGEND = {
+    "bundle": "mirnet-edge", "rival": "other networks", "baseline": "classical methods",
+    "random weights": "full MIRNet, random weights",
+}  # fmt: skip
+
+
+def legend(report: Report, *, judged: bool = False) -> str:
+    """Return which colour is what.
+
+    Args:
+        report: What was measured.
+        judged: Only rows whose quality was measured.
+    """
+    rows = [row for row in report.rows if (row.quality if judged else row.timings)]
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    spans = "".join(f'<span><i class="{CSS_OF[kind]}"></i>{_LEGEND[kind]}</span>' for kind in kinds)
+    return f'<div class="legend">{spans}</div>'
+
+
+def html_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table that scrolls sideways where it is wider than the page."""
+    head = "".join(f"<th>{escape(one)}</th>" for one in heads)
+    body = "".join(
+        "<tr>"
+        + "".join(
+            f'<td class="none">{one}</td>' if one == NOT_MEASURED else f"<td>{escape(one)}</td>"
+            for one in line
+        )
+        + "</tr>"
+        for line in lines
+    )
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def drawn_twice(drawing: Callable[[bool], str], names: Sequence[str]) -> str:
+    """Return a drawing for desktops and one for phones, whose numbers the names explain.
+
+    Args:
+        drawing: Gives one; told whether it is the narrow one.
+        names: Of the rows, in the order of their numbers.
+    """
+    wide, narrow = (drawing(one) for one in (False, True))
+    listed = "".join(f"<li>{escape(name)}</li>" for name in names)
+    return (
+        f'<div class="desktop">{wide}</div>'
+        f'<div class="phone">{narrow}<ol class="hint">{listed}</ol></div>'
+    )
+
+
+def shots_card(report: Report, pairs: PairSet, folder: Path) -> str:
+    """Return a set's pictures, each two of its rows wide and a slider between them.
+
+    Args:
+        report: What was measured.
+        pairs: The set.
+        folder: Where the crops lie; one that is missing is left out.
+    """
+    crops = [
+        one for one in report.crops if one.pairs == pairs.name and (folder / one.file).is_file()
+    ]
+    if not crops:
+        return ""
+    names = list(dict.fromkeys(crop.picture for crop in crops))
+    shots = [
+        _shot([crop for crop in crops if crop.picture == name], folder, report, pairs.name)
+        for name in names
+    ]
+    return (
+        f'<section class="card"><h2>Before and after, {escape(pairs.name)}</h2>'
+        '<p class="hint">Drag across a picture. The lists choose what is on each side.</p>'
+        f'<div class="shots">{"".join(shots)}</div></section>'
+    )
+
+
+def _shot(crops: Sequence[Crop], folder: Path, report: Report, pairs: str) -> str:
+    pictures = {crop.row: _embedded(folder / crop.file) for crop in crops}
+    ours = [row for row in report.rows if row.name in pictures and row.kind == "bundle"]
+    ours.sort(key=lambda row: -(statistics.psnr_of(row, pairs) or 0.0))
+    chosen = {"left": BEFORE, "right": ours[0].name if ours else list(pictures)[-1]}
+    key = "".join(one if one.isalnum() else "-" for one in f"{pairs}-{crops[0].picture}")
+    store = "".join(
+        f'<img id="{key}-{place}" src="data:image/jpeg;base64,{code}" alt="">'
+        for place, code in enumerate(pictures.values())
+    )
+    lists = "".join(
+        f'<select class="{side}" aria-label="{side} picture">'
+        + "".join(
+            f'<option value="{key}-{place}"{" selected" if name == chosen[side] else ""}>'
+            f"{escape(name)}</option>"
+            for place, name in enumerate(pictures)
+        )
+        + "</select>"
+        for side in ("left", "right")
+    )
+    left, right = (
+        f'<img class="{side}{" after" if side == "right" else ""}" alt="{escape(name)}" '
+        f'src="data:image/jpeg;base64,{pictures[name]}">'
+        for side, name in chosen.items()
+    )
+    return (
+        f'<div class="shot"><div class="compare">{left}{right}<div class="bar"></div>'
+        f'<em class="left">{escape(chosen["left"])}</em>'
+        f'<em class="right">{escape(chosen["right"])}</em>'
+        f'<input type="range" min="0" max="100" value="50" aria-label="before or after"></div>'
+        f'<div class="picks">{lists}</div><div hidden>{store}</div></div>'
+    )
+
+
+def _embedded(path: Path) -> str:
+    """Return a crop for the page: at a quality that looks the same at a fifth of the bytes."""
+    from PIL import Image
+
+    text = io.BytesIO()
+    with Image.open(path) as image:
+        image.save(text, "JPEG", quality=80)
+    return base64.b64encode(text.getvalue()).decode()
 
 
 def to_html(report: Report, folder: Path) -> str:
@@ -159,13 +299,13 @@ def _quality_card(report: Report, pairs: PairSet) -> str:
     if not bins:
         return ""
     labels = list(dict.fromkeys(label for _, found in bins for label in found))
-    heads = ["row", *(column.heading for column in table.QUALITY), *labels]
+    heads = ["row", *(column.heading for column in tables.QUALITY), *labels]
     lines = []
     for row, found in bins:
-        cells = table.quality_cells(row, report.rows, pairs.name)
-        texts = [table.shown(cells[one.key], one.digits) for one in table.QUALITY]
+        cells = tables.quality_cells(row, report.rows, pairs.name)
+        texts = [tables.shown(cells[one.key], one.digits) for one in tables.QUALITY]
         dark = [found[label].psnr_db if label in found else None for label in labels]
-        lines.append([row.name, *texts, *(table.shown(one, 2) for one in dark)])
+        lines.append([row.name, *texts, *(tables.shown(one, 2) for one in dark)])
     unreadable = "".join(f"<li>{escape(line)}</li>" for line in pairs.unreadable)
     drawings = drawn_twice(
         lambda narrow: darkness_chart(report, pairs.name, CSS_OF, narrow=narrow),
@@ -190,7 +330,7 @@ def _endurance_card(report: Report, size: str) -> str:
         [str(line[0][0]) for line in lines],
     )
     whole, parts = (
-        html_table(one_heads, [[table.shown(*cell) for cell in line] for line in one_lines])
+        html_table(one_heads, [[tables.shown(*cell) for cell in line] for line in one_lines])
         for one_heads, one_lines in ((heads, lines), details(report, size))
     )
     return (
@@ -204,7 +344,7 @@ def _savings_card(report: Report, size: str) -> str:
     found = savings(report, size)
     if not found:
         return ""
-    lines = [[table.shown(*cell) for cell in one.cells] for one in found]
+    lines = [[tables.shown(*cell) for cell in one.cells] for one in found]
     return (
         f'<section class="card"><h2>What was saved, {size}</h2>'
         f'<p class="hint">{escape(explained(report, size))}</p>'
@@ -216,23 +356,23 @@ def _flicker_card(report: Report) -> str:
     if not report.clips:
         return ""
     lines = [
-        [row.name, *(table.shown(cell, 2) for cell in table.flicker_cells(row, report))]
+        [row.name, *(tables.shown(cell, 2) for cell in tables.flicker_cells(row, report))]
         for row in report.rows
     ]
     return (
-        f'<section class="card"><h2>Flicker</h2><p class="hint">{escape(table.FLICKER)}</p>'
-        f"{html_table(['row', *table.clip_headings(report)], lines)}</section>"
+        f'<section class="card"><h2>Flicker</h2><p class="hint">{escape(tables.FLICKER)}</p>'
+        f"{html_table(['row', *tables.clip_headings(report)], lines)}</section>"
     )
 
 
 def _table_card(report: Report, size: str) -> str:
-    columns = (*table.LATENCY, *table.MODEL, *table.energy_columns(report))
+    columns = (*tables.LATENCY, *tables.MODEL, *tables.energy_columns(report))
     lines = []
     for row in report.rows:
         timing = next((one for one in row.timings if one.size == size), None)
-        cells = table.latency_cells(timing) | table.model_cells(row) | table.energy_cells(timing)
+        cells = tables.latency_cells(timing) | tables.model_cells(row) | tables.energy_cells(timing)
         star = " *" if timing is not None and not statistics.verdict(timing).stable else ""
-        texts = [table.shown(cells[one.key], one.digits) for one in columns]
+        texts = [tables.shown(cells[one.key], one.digits) for one in columns]
         lines.append([row.name + star, *texts])
     heads = ["row", *(column.heading for column in columns)]
     return (
@@ -244,9 +384,9 @@ def _table_card(report: Report, size: str) -> str:
 def _facts_card(report: Report) -> str:
     facts = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>"
-        for name, value in table.machine_lines(report)
+        for name, value in tables.machine_lines(report)
     )
-    lines = "".join(f"<li>{escape(line)}</li>" for line in table.notes(report))
+    lines = "".join(f"<li>{escape(line)}</li>" for line in tables.notes(report))
     notes = (
         f'<section class="card"><h2>What to know</h2><ul>{lines}</ul></section>' if lines else ""
     )

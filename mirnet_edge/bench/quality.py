@@ -1,27 +1,156 @@
-"""What each row makes of pictures whose good version is known."""
+"""Measure quality: PSNR, SSIM and flicker of benchmark entries on image pairs and clips."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mirnet_edge.bench.record import Crop, PairSet, PictureFigures, Quality
-from mirnet_edge.errors import ImageError, MirnetEdgeError
-from mirnet_edge.images import LUMA
-from mirnet_edge.metrics import SSIM_WINDOW, mae, psnr, psnr_gtmean, ssim
-from mirnet_edge.pictures import Picture, write_picture
+from mirnet_edge.bench.record import ClipFacts, Crop, Flicker, PairSet, PictureFigures, Quality
+from mirnet_edge.calibration.sets import builtin_set
+from mirnet_edge.degradations import Noise, noisy
+from mirnet_edge.errors import DataError, ImageError, MirnetEdgeError
+from mirnet_edge.images.contract import LUMA, size_text
+from mirnet_edge.images.files import FORMAT_OF_SUFFIX, Picture, read_picture, write_picture
+from mirnet_edge.metrics import SSIM_WINDOW, flicker, mae, psnr, psnr_gtmean, ssim
+from mirnet_edge.training.listing import Pair, list_pairs, pairs_between, read_table
+from mirnet_edge.training.tasks import task_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
-    from mirnet_edge.bench.pairs import Source
-    from mirnet_edge.images import Frame
+    from mirnet_edge.images.contract import Frame, Frames
     from mirnet_edge.runtime.runner import Runner
+
+BUILT_IN = "built-in"
+_TABLE = "pairs.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A set of pairs."""
+
+    name: str
+    task: str
+    pairs: tuple[Pair, ...] = ()
+    """None where the set is the built-in one."""
+    sigma: float | None = None
+    """White noise, in 8-bit levels, that makes the good pictures bad; None: as the task does."""
+
+    def __len__(self) -> int:
+        """Return how many pictures there are, readable or not."""
+        return len(self.pairs) or len(builtin_set(self.task).judging)
+
+    def pictures(self) -> Iterator[tuple[str, Frame, Frame] | ImageError]:
+        """Yield each picture's name, what goes in and what is to come out, or why it cannot."""
+        if not self.pairs:
+            for sample in builtin_set(self.task).judging:
+                if sample.reference is not None:
+                    yield sample.name, sample.frame, sample.reference
+            return
+        for place, pair in enumerate(self.pairs):
+            try:
+                yield self._read(pair, place)
+            except ImageError as error:
+                yield error
+
+    def _read(self, pair: Pair, place: int) -> tuple[str, Frame, Frame]:
+        task = task_of(self.task)
+        high = read_picture(pair.high).frame
+        if pair.low is None:
+            height, width = (side // task.scale * task.scale for side in high.shape[:2])
+            high = high[:height, :width]
+            return pair.high.stem, self._made_bad(high, np.random.default_rng(place)), high
+        low = read_picture(pair.low).frame
+        expected = (low.shape[0] * task.scale, low.shape[1] * task.scale)
+        if high.shape[:2] != expected:
+            raise ImageError(
+                f"{pair.low} is {size_text(*low.shape[:2])} and {pair.high} "
+                f"{size_text(*high.shape[:2])}; expected {size_text(*expected)}. Leave the pair out"
+            )
+        return pair.low.stem, low, high
+
+    def _made_bad(self, clean: Frame, generator: np.random.Generator) -> Frame:
+        if self.sigma is None:
+            return task_of(self.task).degrade(clean, generator)
+        return noisy(clean, Noise(sigma=self.sigma), generator)
+
+
+def sources_of(
+    places: str,
+    task: str,
+    *,
+    suffixes: tuple[str, str] | None = None,
+    sigmas: tuple[float, ...] = (),
+) -> list[Source]:
+    """Return the sets that a --pairs value names.
+
+    Args:
+        places: LOW:HIGH (two folders whose files match by name), a folder (with a pairs.csv, of
+            which the `val` and `test` splits count; with low/ and high/; or of clean pictures,
+            made bad the task's way), or `built-in`.
+        task: What the networks do.
+        suffixes: How the names of bad and good pictures end, where one folder holds both.
+        sigmas: Clean pictures are made bad by white noise of these strengths, a set for each.
+
+    Raises:
+        DataError: Nothing there, or pictures without a partner.
+    """
+    if places == BUILT_IN:
+        return [Source(name=f"{BUILT_IN} {task}", task=task)]
+    low, colon, high = places.partition(":")
+    if colon:
+        name = f"{Path(low).name}:{Path(high).name}"
+        return [Source(name=name, task=task, pairs=tuple(pairs_between(Path(low), Path(high))))]
+    folder = Path(places)
+    name = folder.resolve().name
+    if suffixes is not None:
+        return [Source(name=name, task=task, pairs=_by_suffixes(folder, *suffixes))]
+    pairs = _of_folder(folder)
+    if not sigmas:
+        return [Source(name=name, task=task, pairs=pairs)]
+    clean = tuple(Pair(None, pair.high, pair.scene) for pair in pairs)
+    return [
+        Source(name=f"{name} sigma {sigma:g}", task=task, pairs=clean, sigma=sigma)
+        for sigma in sigmas
+    ]
+
+
+def _of_folder(folder: Path) -> tuple[Pair, ...]:
+    if (folder / _TABLE).is_file():
+        splits = read_table(folder)
+        pairs = splits["val"] + splits["test"]
+        if not pairs:
+            raise DataError(
+                f"{folder / _TABLE} has no row whose split is val or test; pictures that were "
+                "trained on prove nothing. Give some that were not"
+            )
+        return pairs
+    if (folder / "low").is_dir() and (folder / "high").is_dir():
+        return tuple(pairs_between(folder / "low", folder / "high"))
+    # clean pictures: every tenth, those that training leaves out too
+    return list_pairs(folder).val
+
+
+def _by_suffixes(folder: Path, bad: str, good: str) -> tuple[Pair, ...]:
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; expected one of pictures")
+    known = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in FORMAT_OF_SUFFIX]
+    low = [path for path in known if path.stem.endswith(bad)]
+    pairs = [(path, path.with_stem(path.stem.removesuffix(bad) + good)) for path in low]
+    missing = [high.name for _, high in pairs if not high.is_file()]
+    if missing or not pairs:
+        raise DataError(
+            f"{folder} holds {len(low)} pictures whose names end in {bad}, {len(missing)} of them "
+            f"without one that ends in {good} ({', '.join(missing[:3])}); mend the suffixes"
+        )
+    return tuple(Pair(one, two, one.stem) for one, two in pairs)
+
 
 BEFORE, REFERENCE = "before", "reference"
 _SHOWN_PICTURES = 3
@@ -168,3 +297,106 @@ def _shown(count: int) -> set[int]:
 
 def _finite(decibel: float) -> float | None:
     return None if math.isinf(decibel) else round(decibel, 4)
+
+
+STILL = "still"
+FRAMES = 24  # a second of film
+_WIDTH = 512
+_NOISE = Noise(photons=300, sigma=2)
+"""Of a small sensor at night."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A short video in memory."""
+
+    name: str
+    frames: Frames
+    """(N, H, W, 3) uint8 RGB, in order."""
+
+
+def still_clip(picture: Frame, count: int = FRAMES) -> Frames:
+    """Return what a camera at rest sees of a picture, (N, H, W, 3): its noise alone moves."""
+    import cv2
+
+    height = round(_WIDTH * picture.shape[0] / picture.shape[1])
+    small = np.asarray(
+        cv2.resize(picture, (_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8
+    )
+    generator = np.random.default_rng(0)
+    return np.stack([noisy(small, _NOISE, generator) for _ in range(count)])
+
+
+def built_in_clip(task: str) -> Clip:
+    """Return a clip that stands still, of the built-in pictures of a task."""
+    return Clip(STILL, still_clip(builtin_set(task).judging[0].frame))
+
+
+@dataclass
+class Seen:
+    """What was measured so far on one clip."""
+
+    clip: Clip
+    flicker: dict[str, Flicker] = field(default_factory=dict)
+    """By row."""
+    note: str = ""
+    """Why no row has a figure, where that is so."""
+
+    @property
+    def facts(self) -> ClipFacts:
+        """Return what the report says of the clip."""
+        count, height, width = self.clip.frames.shape[:3]
+        return ClipFacts(
+            name=self.clip.name,
+            frames=count,
+            width=width,
+            height=height,
+            note=self.note,
+            sha256=hashlib.sha256(np.ascontiguousarray(self.clip.frames).tobytes()).hexdigest(),
+        )
+
+
+def measure_flicker(
+    runners: Mapping[str, Runner],
+    seen: Seen,
+    row_seconds: float,
+    on_row: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Let every open runner restore a clip, one frame after the other; fill in `seen`.
+
+    A row that takes longer than ROW_SECONDS is left out and says so.
+    """
+    frames = seen.clip.frames
+    try:
+        flicker(frames, frames)
+    except ImageError as error:
+        seen.note = " ".join(str(error).split())
+        return
+    for row, runner in runners.items():
+        on_row(row)
+        try:
+            restored = _restored(runner, frames, row_seconds)
+        except MirnetEdgeError as error:
+            seen.flicker[row] = _without(seen.clip, " ".join(str(error).split()))
+            continue
+        if restored is None:
+            seen.flicker[row] = _without(seen.clip, f"takes longer than {row_seconds:g} s")
+            continue
+        ratio = flicker(restored, frames)
+        seen.flicker[row] = Flicker(
+            clip=seen.clip.name, ratio=round(ratio, 4) if math.isfinite(ratio) else None
+        )
+
+
+def _restored(runner: Runner, frames: Frames, row_seconds: float) -> Frames | None:
+    started = time.monotonic()
+    restored = []
+    for frame in frames:
+        if time.monotonic() - started > row_seconds:
+            return None
+        restored.append(runner.run(frame[None])[0])
+    return np.stack(restored)
+
+
+def _without(clip: Clip, note: str) -> Flicker:
+    return Flicker(clip=clip.name, ratio=None, note=note)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, ValidationError
 
 from mirnet_edge.errors import DataError
-from mirnet_edge.images import size_text
+from mirnet_edge.images.contract import size_text
 from mirnet_edge.manifest import Document, MachineFacts
 
 if TYPE_CHECKING:

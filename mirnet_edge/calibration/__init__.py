@@ -1,1 +1,1 @@
-"""Calibration sets: which pictures set the INT8 ranges, and which judge the result."""
+"""Calibration sets: the images that set INT8 ranges, and those that the quality gate uses."""

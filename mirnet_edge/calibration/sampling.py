@@ -19,16 +19,16 @@ from pydantic import Field
 from mirnet_edge.calibration.sets import MINIMUM_IMAGES, SET_FILE, picture_files
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.files import replaced_folder, write_atomically
-from mirnet_edge.images import LUMA, size_text
+from mirnet_edge.images.contract import LUMA, size_text
+from mirnet_edge.images.files import Picture, read_picture, write_picture
 from mirnet_edge.manifest import Document
-from mirnet_edge.pictures import Picture, read_picture, write_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from mirnet_edge.images import Frame
+    from mirnet_edge.images.contract import Frame
 
 # Two pictures whose 64-bit hashes differ in fewer bits show the same view. Six left only 6 of
 # the 468 frames of a slow flight over a bridge.

@@ -8,7 +8,7 @@ ever executed.
 
 from __future__ import annotations
 
-from mirnet_edge.checkpoints.card import Architecture, Card
+from mirnet_edge.checkpoints.reading import Architecture, Card
 from mirnet_edge.checkpoints.store import Loaded, load, resolve, save, shipped_names
 
 __all__ = ["Architecture", "Card", "Loaded", "load", "resolve", "save", "shipped_names"]

@@ -1,19 +1,30 @@
-"""Load and save weights: the public functions of `mirnet_edge.checkpoints`."""
+"""Load, save and interpolate weights: the public functions of `mirnet_edge.checkpoints`."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
 from torch import nn
 
 from mirnet_edge.checkpoints import families
-from mirnet_edge.checkpoints.card import Architecture, Card, json_from_card
-from mirnet_edge.checkpoints.reading import CARD_KEY, finite_float, read
-from mirnet_edge.errors import CheckpointError
+from mirnet_edge.checkpoints.reading import (
+    CARD_KEY,
+    Architecture,
+    Card,
+    finite_float,
+    json_from_card,
+    read,
+)
+from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.files import sha256_of, write_atomically
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SHIPPED_PREFIX = "shipped:"
 """Names weights of this package wherever a weights file is taken."""
@@ -161,3 +172,34 @@ def _notice(title: str) -> str:
         "The authors' weights are for academic and other non-commercial use only; "
         "ask them before any other use."
     )
+
+
+def blended(first: nn.Module, second: nn.Module, share: float) -> nn.Module:
+    """Return a network whose weights lie SHARE of the way from FIRST to SECOND.
+
+    The second is to be fine-tuned from the first: then the straight line between them holds
+    networks that do both tasks (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
+    2022).
+
+    Args:
+        first: A network.
+        second: One of the same shape.
+        share: 0 gives the first, 1 the second.
+
+    Raises:
+        CheckpointError: The two have other shapes.
+        OptionError: The share lies outside [0, 1].
+    """
+    if not 0.0 <= share <= 1.0:
+        raise OptionError(f"the share must lie in [0, 1], found {share}")
+    if first.config != second.config:  # a config's type tells the architecture
+        raise CheckpointError(
+            f"expected two networks of one shape, found {first.config} and {second.config}; blend "
+            "weights with those they were fine-tuned from"
+        )
+    model = copy.deepcopy(first)
+    others = second.state_dict()
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            weight.lerp_(others[name], share)
+    return model

@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirnet_edge.bench.compare import Comparison
-    from mirnet_edge.bench.job import Bench
-    from mirnet_edge.bench.lineup import Order
+    from mirnet_edge.bench.job import Bench, Order, Suite
+    from mirnet_edge.bench.quality import Clip
     from mirnet_edge.bench.record import Report
-    from mirnet_edge.bench.steadiness import Clip
-    from mirnet_edge.bench.suites import Suite
 
 _PROGRAM = "mirnet-bench"
 _INCOMPLETE, _REGRESSION = 3, 1
@@ -90,7 +88,7 @@ def bench(
     `mirnet-bench compare OLD NEW` compares two reports. Exit code 3: pictures could not be read;
     the rest was measured.
     """
-    from mirnet_edge.bench.suites import PairsEntry, Suite, read_suite
+    from mirnet_edge.bench.job import PairsEntry, Suite, read_suite
 
     if suite is None and not (bundle or rival or baseline):
         raise OptionError("nothing to measure; give --suite FILE or --bundle DIR")
@@ -182,7 +180,7 @@ def _two(text: str) -> tuple[str, str]:
 
 
 def _order(suite: Suite, name: str | None, root: Path, out: Path) -> Order:
-    from mirnet_edge.bench.lineup import Order
+    from mirnet_edge.bench.job import Order
 
     sizes = tuple(parsed_size(size, "--size") for size in suite.sizes)
     if any(min(size) < 1 for size in sizes):
@@ -196,12 +194,12 @@ def _order(suite: Suite, name: str | None, root: Path, out: Path) -> Order:
 
 def _clips(suite: Suite, root: Path) -> tuple[Clip, ...]:
     """Return the videos of a suite; the still clip is the job's."""
-    from mirnet_edge.bench.steadiness import FRAMES, STILL, Clip
+    from mirnet_edge.bench.quality import FRAMES, STILL, Clip
 
     named = [one for one in suite.frames if one != STILL]
     if not named:
         return ()
-    from mirnet_edge.video.clips import read_clip
+    from mirnet_edge.video.live.sources import read_clip
 
     return tuple(
         Clip(Path(one).stem, read_clip(root / one, FRAMES, widest=_WIDEST)) for one in named
@@ -211,7 +209,7 @@ def _clips(suite: Suite, root: Path) -> tuple[Clip, ...]:
 def _measured(order: Order) -> Report:
     """Return the report, written; of an interrupted run what there is, marked partial."""
     from mirnet_edge.bench.job import Bench
-    from mirnet_edge.bench.reports import write_report
+    from mirnet_edge.bench.markdown_report import write_report
 
     console = stderr()
     with console.status("start") as status:
@@ -238,7 +236,7 @@ def _often(what: str) -> bool:
 
 
 def _keep(running: Bench, order: Order) -> None:
-    from mirnet_edge.bench.reports import write_report
+    from mirnet_edge.bench.markdown_report import write_report
 
     write_report(running.report(partial=True), order.out)
     complain(_PROGRAM, f"what was measured is in {order.out}, marked partial")
@@ -248,8 +246,7 @@ def _show(report: Report, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mirnet_edge.bench.endurance import held_lines
-    from mirnet_edge.bench.table import latency_cells, notes, quality_cells, shown
+    from mirnet_edge.bench.tables import held_lines, latency_cells, notes, quality_cells, shown
 
     console = Console()
     pairs = report.pair_sets[0].name if report.pair_sets else ""

@@ -12,7 +12,7 @@ from mirnet_edge.cli.application import command, stderr
 
 if TYPE_CHECKING:
     from mirnet_edge.calibration.sampling import Sampled
-    from mirnet_edge.export.estimators import Compared
+    from mirnet_edge.export.analysis import Compared
 
 
 def calibrate(
@@ -36,7 +36,7 @@ def calibrate(
         sampled = sample_set(source, out, frames=frames, seed=seed, on_stage=status.update)
         compared = None
         if weights is not None:
-            from mirnet_edge.export.estimators import compare_estimators
+            from mirnet_edge.export.analysis import compare_estimators
 
             compared = compare_estimators(weights, out, status.update)
     if as_json:

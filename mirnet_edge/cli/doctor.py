@@ -21,7 +21,7 @@ def doctor(
 
     Exit code 2: something that this device needs is missing.
     """
-    from mirnet_edge.doctor.checks import examine
+    from mirnet_edge.doctor import examine
 
     findings = examine()
     if as_json:

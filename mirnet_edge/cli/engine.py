@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mirnet_edge.cli.application import command, stderr
-from mirnet_edge.cli.recipe import Recipe  # noqa: TC001  # typer reads the annotations
+from mirnet_edge.cli.preset import Recipe  # noqa: TC001  # typer reads the annotations
 
 if TYPE_CHECKING:
-    from mirnet_edge.engines.dla import DlaReport
+    from mirnet_edge.runtime.tensorrt.bundle_engines import DlaReport
 
 _LOW_MEMORY_WORKSPACE_MIB, _LOW_MEMORY_LEVEL = 512, 2
 
@@ -61,9 +61,8 @@ def engine(
 
     The bundle stays usable throughout: a plan that cannot be built leaves the former one.
     """
-    from mirnet_edge.engines.build import Settings
-    from mirnet_edge.engines.bundled import build_engines, dla_reports
-    from mirnet_edge.engines.profiles import sizes_from_text
+    from mirnet_edge.runtime.tensorrt.build import Settings, sizes_from_text
+    from mirnet_edge.runtime.tensorrt.bundle_engines import build_engines, dla_reports
 
     del recipe  # it has set what was not typed
     if dla_report:

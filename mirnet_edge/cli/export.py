@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirnet_edge.cli.application import command, parsed_size, stderr
-from mirnet_edge.cli.recipe import Recipe  # noqa: TC001  # typer reads the annotations
+from mirnet_edge.cli.preset import Recipe  # noqa: TC001  # typer reads the annotations
 from mirnet_edge.errors import OptionError, PrecisionRejected
 
 if TYPE_CHECKING:
-    from mirnet_edge.export.job import Exported, ExportOptions
+    from mirnet_edge.export.graphs import ExportOptions
+    from mirnet_edge.export.job import Exported
     from mirnet_edge.manifest import Manifest, Mode, Quality
 
 
@@ -72,7 +73,7 @@ def export(
     """
     if size is not None and dynamic:
         raise OptionError("--size and --dynamic exclude each other; give one of them")
-    from mirnet_edge.export.job import ExportOptions
+    from mirnet_edge.export.graphs import ExportOptions
 
     options = ExportOptions(
         weights=weights,
@@ -105,8 +106,7 @@ def export(
 def _write_formats(
     bundle: Path, triton: Path | None, openvino_ir: Path | None, ort: Path | None
 ) -> None:
-    from mirnet_edge.export.formats import write_openvino_ir, write_ort
-    from mirnet_edge.export.triton import write_repository
+    from mirnet_edge.export.formats import write_openvino_ir, write_ort, write_repository
 
     wanted = ((triton, write_repository), (openvino_ir, write_openvino_ir), (ort, write_ort))
     for folder, write in wanted:

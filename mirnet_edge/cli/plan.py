@@ -10,8 +10,7 @@ import typer
 from mirnet_edge.cli.application import command, parsed_size
 
 if TYPE_CHECKING:
-    from mirnet_edge.planning.cost import Cost
-    from mirnet_edge.planning.plan import Answer
+    from mirnet_edge.planning import Answer, Cost
 
 
 def plan(
@@ -32,7 +31,7 @@ def plan(
     All figures are predicted from the graph and a table of devices; none is measured, except the
     rates of this processor with --device here.
     """
-    from mirnet_edge.planning.plan import plan as predicted
+    from mirnet_edge.planning import plan as predicted
 
     height, width = parsed_size(size, "--size")
     cost, answers = predicted(weights, device or ["all"], height, width, fps)

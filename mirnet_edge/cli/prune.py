@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirnet_edge.cli.application import command, parsed_size
-from mirnet_edge.cli.training_progress import Display
+from mirnet_edge.cli.progress import Display
 
 if TYPE_CHECKING:
     from mirnet_edge.pruning.record import PruneRecord, Quality
@@ -67,8 +67,7 @@ def prune(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Cut a network to a measured speed, and let it learn from the unpruned one."""
-    from mirnet_edge.pruning.job import prune_weights
-    from mirnet_edge.pruning.request import Request, opened
+    from mirnet_edge.pruning.job import Request, opened, prune_weights
 
     training = {
         "steps": steps,

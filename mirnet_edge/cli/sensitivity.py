@@ -33,7 +33,7 @@ def sensitivity(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Quantize one block at a time; print what each loses and wins, dearest first."""
-    from mirnet_edge.export.blockwise import Request, sensitivity_of
+    from mirnet_edge.export.analysis import Request, sensitivity_of
 
     request = Request(
         weights=weights,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mirnet_edge.cli.application import command
-from mirnet_edge.cli.training_progress import Display
+from mirnet_edge.cli.progress import Display
 
 
 def train(
@@ -97,8 +97,7 @@ def train(
 ) -> None:
     """Train a network on pairs of pictures or clean ones. Stopped runs go on where they were."""
     from mirnet_edge.errors import OptionError
-    from mirnet_edge.training.job import train_weights
-    from mirnet_edge.training.request import Request
+    from mirnet_edge.training.job import Request, train_weights
 
     if max_minutes is not None and not max_minutes > 0:
         raise OptionError(f"--max-minutes must be above 0, found {max_minutes:g}")
@@ -140,7 +139,7 @@ def train(
         return
     graph = None
     if qat:
-        from mirnet_edge.export.qat_graph import write_int8
+        from mirnet_edge.export.onnx_graph import write_int8
 
         graph = write_int8(trained.network, trained.weights.with_name(f"{task}-int8.onnx"))
     score = trained.score

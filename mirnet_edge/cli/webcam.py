@@ -12,12 +12,11 @@ from mirnet_edge.cli.application import command, parsed_size, stderr
 from mirnet_edge.errors import OptionError
 
 if TYPE_CHECKING:
-    from mirnet_edge.video.controls import Controls
-    from mirnet_edge.video.live import Live
-    from mirnet_edge.video.publishing import Publisher
+    from mirnet_edge.video.live.controls import Controls
+    from mirnet_edge.video.live.pipeline import Live, LiveStatistics
+    from mirnet_edge.video.live.publishing import Publisher
+    from mirnet_edge.video.live.sinks import Sink
     from mirnet_edge.video.restorer import Restorer
-    from mirnet_edge.video.sinks import Sink
-    from mirnet_edge.video.statistics import LiveStatistics
     from mirnet_edge.video.web.camera import BrowserSource
 
 _DISPLAYS = ("window", "web", "none")
@@ -93,10 +92,9 @@ def webcam(
     """
     if display not in _DISPLAYS:
         raise OptionError(f"--display must be one of {', '.join(_DISPLAYS)}, found {display!r}")
-    from mirnet_edge.video.capture import Patience
-    from mirnet_edge.video.controls import Controls
-    from mirnet_edge.video.live import Live
-    from mirnet_edge.video.places import open_source
+    from mirnet_edge.video.live.controls import Controls
+    from mirnet_edge.video.live.pipeline import Live, Patience
+    from mirnet_edge.video.live.sources import open_source
 
     # a missing camera, display or file is told before the bundle is made
     controls = Controls(recording=record is not None)
@@ -130,10 +128,10 @@ def _sinks(
 ) -> list[Sink]:
     from pathlib import Path
 
-    from mirnet_edge.video.encoding import Recorder
-    from mirnet_edge.video.sinks import Detached
-    from mirnet_edge.video.snapshots import Snapshots
-    from mirnet_edge.video.window import Window, check_display
+    from mirnet_edge.video.files.muxing import Recorder
+    from mirnet_edge.video.live.controls import Snapshots
+    from mirnet_edge.video.live.sinks import Detached
+    from mirnet_edge.video.live.window import Window, check_display
 
     console = stderr()
     sinks: list[Sink] = []
@@ -149,14 +147,13 @@ def _sinks(
 
 
 def _virtual_camera(device: str) -> Sink:
-    from mirnet_edge.video.sinks import Detached
-    from mirnet_edge.video.virtual_camera import VirtualCamera
+    from mirnet_edge.video.live.sinks import Detached, VirtualCamera
 
     return Detached(VirtualCamera(device))
 
 
 def _publisher(url: str) -> Publisher:
-    from mirnet_edge.video.publishing import Publisher
+    from mirnet_edge.video.live.publishing import Publisher
 
     console = stderr()
     return Publisher(
@@ -180,7 +177,7 @@ def _page(
     certificate: Path | None,
     key: Path | None,
 ) -> Sink:
-    from mirnet_edge.video.web.sink import WebSink
+    from mirnet_edge.video.web.server import WebSink
 
     def tell(addresses: tuple[str, ...]) -> None:
         lines = [f"open {address}" for address in addresses]
@@ -203,8 +200,8 @@ def _restorer(
     threads: int | None,
     target_fps: float | None,
 ) -> Restorer:
+    from mirnet_edge.video.live.stream import shipped_bundle
     from mirnet_edge.video.restorer import bundle_restorer
-    from mirnet_edge.video.shipped import shipped_bundle
 
     if bundle is None:
         console = stderr()
@@ -212,7 +209,7 @@ def _restorer(
             on_stage=lambda what: console.print(what, highlight=False, soft_wrap=True)
         )
     if target_fps is not None:
-        from mirnet_edge.video.budget import budgeted_restorer
+        from mirnet_edge.video.live.budget import budgeted_restorer
 
         return budgeted_restorer(bundle, target_fps, backend, precision, threads=threads)
     return bundle_restorer(bundle, backend, precision, threads=threads)

@@ -5,11 +5,10 @@ the only source of chance. At strength zero, the default of every field, the fra
 it was.
 """
 
-from mirnet_edge.degradations.film import OldPhoto, old_photo
-from mirnet_edge.degradations.light import LowLight, low_light
+from mirnet_edge.degradations.downscaling import downscaled
+from mirnet_edge.degradations.low_light import LowLight, low_light
 from mirnet_edge.degradations.noise import Noise, noisy
-from mirnet_edge.degradations.overlay import Overlay, overlaid
-from mirnet_edge.degradations.size import downscaled
+from mirnet_edge.degradations.old_photo import OldPhoto, Overlay, old_photo, overlaid
 
 __all__ = [
     "LowLight",

@@ -14,7 +14,7 @@ from mirnet_edge.errors import OptionError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mirnet_edge.images import Frame
+    from mirnet_edge.images.contract import Frame
 
     Pixels = NDArray[np.float32]
     """(H, W, 3) RGB in [0, 1], or what is added to it."""

@@ -1,1 +1,1 @@
-"""From weights to a bundle: the ONNX graphs, the gate, the manifest, TensorRT plans."""
+"""Export: weights to a bundle with ONNX graphs, quality gate, manifest, TensorRT engines."""

@@ -1,24 +1,29 @@
-"""A bundle's graphs in the formats of other servers and runtimes, each bound to its ONNX file.
+"""Write a bundle's graphs for other runtimes: OpenVINO IR, ORT format, Triton repository.
 
 Beside what is written lies `identity.json`: which graph, of which sha256, by which tool's version.
 `check_identity` refuses files that a later export left behind.
+
+One model per backend: NAME_onnxruntime and NAME_openvino from the fp32 or INT8 graph for CPUs,
+NAME_tensorrt from each plan. All take and give what the bundle does: uint8 frames, NHWC, RGB. The
+sides must be multiples of what `parameters.multiple` says; the server does not pad.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING, Any
 
-from mirnet_edge.dependencies import require
-from mirnet_edge.errors import BundleError
+from mirnet_edge.dependencies import available, require
+from mirnet_edge.errors import BundleError, OptionError
 from mirnet_edge.files import replaced_folder, sha256_of, write_atomically
 from mirnet_edge.manifest import checked_path, read_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from mirnet_edge.manifest import Graph
+    from mirnet_edge.manifest import Graph, Manifest
 
 IDENTITY = "identity.json"
 
@@ -108,3 +113,102 @@ def _entry(graph: Graph, folder: Path, tool: str) -> dict[str, Any]:
         "graph": graph.name, "precision": graph.precision, "onnx_sha256": graph.onnx.sha256,
         "tool": tool, "files": files,
     }  # fmt: skip
+
+
+_BATCH = 8
+"""Most frames the server puts together; graphs for any size take 16."""
+_DELAY_US = 2000
+
+
+def write_repository(bundle: Path, out: Path, name: str | None = None) -> list[str]:
+    """Write a Triton model repository of a bundle.
+
+    Args:
+        bundle: Its folder.
+        out: The repository; replaced as a whole, so it must be empty or one of ours.
+        name: How the models are called; the task and its dashes as underscores by default.
+
+    Returns:
+        The models' names.
+
+    Raises:
+        OptionError: The folder holds something else.
+        BundleError: A file of the bundle has changed.
+    """
+    manifest = read_manifest(bundle)
+    if out.is_dir() and any(out.iterdir()) and not list(out.glob("*/config.pbtxt")):
+        raise OptionError(
+            f"--triton {out} holds files that are no model repository; choose another"
+        )
+    stem = name or manifest.model.task.replace("-", "_")
+    made = []
+    with replaced_folder(out) as folder:
+        graph = _fastest_for_cpu(manifest)
+        onnx = checked_path(bundle, graph.onnx)
+        made.append(_model(folder, f"{stem}_onnxruntime", "onnxruntime", manifest, graph))
+        shutil.copyfile(onnx, folder / made[-1] / "1" / "model.onnx")
+        if available("openvino"):
+            made.append(_model(folder, f"{stem}_openvino", "openvino", manifest, graph))
+            write_openvino_ir(bundle, folder / "ir")
+            for kind in ("xml", "bin"):
+                source = folder / "ir" / f"{onnx.stem}.{kind}"
+                shutil.move(source, folder / made[-1] / "1" / f"model.{kind}")
+            shutil.rmtree(folder / "ir")
+        for engine in manifest.engines:
+            if engine.flavour == "tensorrt":  # the server's backend opens no plans of RTX
+                plain = engine.graph.replace("-", "_")
+                source_graph = manifest.graph(engine.graph)
+                title = f"{stem}_tensorrt_{plain}"
+                made.append(_model(folder, title, "tensorrt", manifest, source_graph))
+                plan = checked_path(bundle, engine.plan)
+                shutil.copyfile(plan, folder / title / "1" / "model.plan")
+    return made
+
+
+def _fastest_for_cpu(manifest: Manifest) -> Graph:
+    timed = [
+        mode for mode in manifest.modes
+        if mode.adopted and mode.backend in ("onnxruntime", "openvino") and mode.latency
+    ]  # fmt: skip
+    if not timed:
+        return manifest.graph("fp32")
+    return manifest.graph(
+        min(timed, key=lambda one: one.latency.p50_ms if one.latency else 0).graph
+    )
+
+
+def _model(folder: Path, name: str, backend: str, manifest: Manifest, graph: Graph) -> str:
+    (folder / name / "1").mkdir(parents=True)
+    lines = "\n".join(_config(name, backend, manifest, graph)) + "\n"
+    write_atomically(folder / name / "config.pbtxt", lines.encode())
+    return name
+
+
+def _config(name: str, backend: str, manifest: Manifest, graph: Graph) -> Iterator[str]:
+    """Yield the lines of config.pbtxt."""
+    image = manifest.image
+    # plans hold one frame, and graphs of one size too: their batch is part of the shape
+    batches = image.size is None and backend != "tensorrt"
+    yield f"name: {json.dumps(name)}"
+    yield f"backend: {json.dumps(backend)}"
+    yield f"max_batch_size: {_BATCH if batches else 0}"
+    kind = "TYPE_UINT8" if image.io == "uint8" else "TYPE_FP32"
+    for place, tensor, scale in (("input", "frames", 1), ("output", "restored", image.scale)):
+        height, width = (scale * side for side in image.size) if image.size else (-1, -1)
+        sides = [height, width, 3] if image.io == "uint8" else [3, height, width]
+        dims = ", ".join(map(str, sides if batches else [1, *sides]))
+        yield f"{place} [ {{ name: {json.dumps(tensor)} data_type: {kind} dims: [ {dims} ] }} ]"
+    if batches:
+        yield f"dynamic_batching {{ max_queue_delay_microseconds: {_DELAY_US} }}"
+    processor = "KIND_GPU" if backend == "tensorrt" else "KIND_CPU"
+    yield f"instance_group [ {{ count: 1 kind: {processor} }} ]"
+    yield from _parameters({
+        "onnx_sha256": graph.onnx.sha256, "precision": graph.precision,
+        "multiple": str(image.multiple), "scale": str(image.scale),
+    })  # fmt: skip
+
+
+def _parameters(values: Mapping[str, str]) -> Iterator[str]:
+    for key, value in values.items():
+        text = f"{{ string_value: {json.dumps(value)} }}"
+        yield f"parameters {{ key: {json.dumps(key)} value: {text} }}"

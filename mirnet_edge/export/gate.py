@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mirnet_edge.calibration.sets import Sample
-    from mirnet_edge.images import Frames
+    from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
 
 # A mode that wins less than this over fp32 is not worth a second set of numbers: two runs of one

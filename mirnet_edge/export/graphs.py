@@ -1,24 +1,27 @@
-"""The ONNX files of a bundle: one per precision and target."""
+"""Make the ONNX graphs of a bundle: one for each precision and target."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mirnet_edge.compression.inference_form import to_inference_form
-from mirnet_edge.compression.quantize import (
+from mirnet_edge.calibration.sets import CalibrationSet, fitted
+from mirnet_edge.errors import CalibrationError, OptionError
+from mirnet_edge.export.onnx_graph import anchored_form, check_parity, export_onnx, to_fp16
+from mirnet_edge.export.sensitivity import Judge, trial_backend
+from mirnet_edge.images.contract import batch_from_frames, pad_to_multiple
+from mirnet_edge.models.inference_form import to_inference_form
+from mirnet_edge.quantization.legalizer import check_for_tensorrt
+from mirnet_edge.quantization.ptq import (
+    RANGES_FILE,
+    Binding,
     Quantizing,
+    preprocessing_of,
     quantize_for_cpu,
     quantize_for_tensorrt,
+    read_cache,
 )
-from mirnet_edge.compression.ranges import RANGES_FILE, Binding, preprocessing_of, read_cache
-from mirnet_edge.compression.tensorrt_rules import check_for_tensorrt
-from mirnet_edge.errors import CalibrationError
-from mirnet_edge.export.anchors import anchored_form
-from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
-from mirnet_edge.export.parity import check_parity
-from mirnet_edge.export.trial import Judge, trial_backend
-from mirnet_edge.images import batch_from_frames, pad_to_multiple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,10 +31,101 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirnet_edge.calibration.sets import CalibrationSet
-    from mirnet_edge.compression.ranges import Method
-    from mirnet_edge.export.job import ExportOptions
-    from mirnet_edge.images import Frames
+    from mirnet_edge.checkpoints import Loaded
+    from mirnet_edge.images.contract import Frames
     from mirnet_edge.manifest import ImageContract, Precision, Quantization
+    from mirnet_edge.quantization.ptq import Method
+
+Target = Literal["cpu", "tensorrt", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export and how to judge it.
+
+    Raises:
+        OptionError: A value makes no sense, or INT8 has nothing to calibrate on.
+    """
+
+    weights: str = "shipped:low-light"
+    out: Path
+    fp16: bool = False
+    int8: bool = False
+    size: tuple[int, int] | None = None
+    """(height, width) of a graph with fixed shape; None for any size."""
+    io: Literal["uint8", "float"] = "uint8"
+    calibration: Path | None = None
+    max_drop_db: float = 0.1
+    target: Target = "all"
+    anchored: bool = False
+    """Graphs that also take and give the frame's pooled vectors: `models.global_context`."""
+    mixed: bool = False
+    """Choose by measurement which blocks INT8 graphs quantize."""
+    target_fps: float | None = None
+    """With `mixed`: the least lossy choice that is so fast, not the fastest that may pass."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        if self.size is not None and min(self.size) < 1:
+            height, width = self.size
+            raise OptionError(f"--size must be positive, found {width}x{height}; try 640x480")
+        if not self.max_drop_db >= 0.0:
+            raise OptionError(f"--max-drop must be 0 dB or more, found {self.max_drop_db:g}")
+        if self.target not in ("cpu", "tensorrt", "all"):
+            raise OptionError(f"--target must be cpu, tensorrt or all, found {self.target!r}")
+        if self.io not in ("uint8", "float"):
+            raise OptionError(f"--io must be uint8 or float, found {self.io!r}")
+        if self.mixed and not self.int8:
+            raise OptionError("--mixed chooses what INT8 graphs quantize; add --int8")
+        if self.target_fps is not None and not (self.mixed and self.target_fps > 0.0):
+            raise OptionError(
+                f"--target-fps is a number above 0 and goes with --mixed, found {self.target_fps:g}"
+            )
+        if self.int8 and self.calibration is None and not self.weights.startswith("shipped:"):
+            raise OptionError(
+                f"--int8 needs pictures to set its ranges on, and {self.weights} has none: "
+                "give --calibration DIR with pictures as the camera takes them"
+            )
+
+
+_TIMING_SIZE = (480, 640)
+_LARGEST_SAMPLE = (960, 1280)
+# Pictures are judged and timed by a dozen modes. One of the full MIRNet costs 2.2 TMACs at
+# 640x480, half a minute on two cores: it is judged on smaller cuts, and the manifest says so.
+_AFFORDABLE_MACS = 128e9
+_SMALLEST_CUT = 128
+
+
+def prepared(pictures: CalibrationSet, image: ImageContract, loaded: Loaded) -> CalibrationSet:
+    """Bring the pictures to the graphs' fixed size, or to one that is not too large."""
+    largest = _affordable(_LARGEST_SAMPLE, loaded)
+    return replace(
+        pictures,
+        calibrating=tuple(fitted(one, image.size, largest) for one in pictures.calibrating),
+        judging=tuple(fitted(one, image.size, largest) for one in pictures.judging),
+    )
+
+
+def timing_frame(pictures: CalibrationSet, image: ImageContract, loaded: Loaded) -> Frames:
+    """Return the frame that modes are timed on, (1, H, W, 3), padded."""
+    size = image.size or _affordable(_TIMING_SIZE, loaded)
+    sample = fitted(pictures.judging[0], size, None)
+    return pad_to_multiple(sample.frame[None], image.multiple)
+
+
+def _affordable(size: tuple[int, int], loaded: Loaded) -> tuple[int, int]:
+    """Return the largest (height, width) of the same shape that the network can be judged on."""
+    from mirnet_edge.models.macs import count_macs
+
+    multiple = int(loaded.model.multiple)  # type: ignore[arg-type]  # every network states it
+    probe = 8 * multiple
+    macs_per_pixel = count_macs(loaded.model, probe, probe) / probe**2
+    height, width = size
+    scale = min(1.0, (_AFFORDABLE_MACS / (macs_per_pixel * height * width)) ** 0.5)
+    if scale == 1.0:
+        return size
+    height, width = (max(_SMALLEST_CUT, int(scale * side)) for side in size)
+    return height // multiple * multiple, width // multiple * multiple
 
 
 @dataclass(frozen=True)
@@ -173,7 +267,7 @@ def _searched(
     on_stage: Callable[[str], None],
     frame: Frames,
 ) -> GraphFile:
-    from mirnet_edge.export.search import search_graph
+    from mirnet_edge.export.sensitivity import search_graph
 
     samples = graph_inputs([sample.frame for sample in pictures.calibrating], image)
     backend = trial_backend("auto" if "cpu" in file.targets else "tensorrt")

@@ -1,20 +1,17 @@
-"""The main job: weights → ONNX → quantize → legalize → gate → bundle."""
+"""The export job: weights, ONNX graphs, quantization, quality gate, bundle."""
 
 from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from mirnet_edge.calibration.builtin import builtin_set
-from mirnet_edge.calibration.sets import CalibrationSet, read_set
-from mirnet_edge.dependencies import require
+from mirnet_edge.calibration.sets import CalibrationSet, builtin_set, read_set
+from mirnet_edge.dependencies import available, require
 from mirnet_edge.errors import CalibrationError, OptionError
-from mirnet_edge.export.gate import fastest, judge
-from mirnet_edge.export.graphs import GraphFile, make_graphs
-from mirnet_edge.export.modes import candidates_for, engines_for
-from mirnet_edge.export.samples import prepared, timing_frame
+from mirnet_edge.export.gate import Candidate, fastest, judge
+from mirnet_edge.export.graphs import ExportOptions, GraphFile, make_graphs, prepared, timing_frame
 from mirnet_edge.files import replaced_folder, write_atomically
 from mirnet_edge.manifest import (
     FILE_NAME,
@@ -28,64 +25,125 @@ from mirnet_edge.manifest import (
     bind,
     to_json,
 )
-from mirnet_edge.runtime import machine
+from mirnet_edge.runtime import machine, openvino_runner
+from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from mirnet_edge.runtime.tensorrt.build import profiles_for
+from mirnet_edge.runtime.tensorrt.build_process import Order, build_apart
+from mirnet_edge.runtime.tensorrt.library import FLAVOURS, HOW_TO_GET_ONE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from mirnet_edge.checkpoints import Loaded
+    from mirnet_edge.export.graphs import GraphFile, Target
+    from mirnet_edge.manifest import EngineFacts, Mode, Precision
 
-Target = Literal["cpu", "tensorrt", "all"]
-_WEIGHTS_FILE = "weights.safetensors"
 
+def candidates_for(
+    files: Sequence[GraphFile],
+    folder: Path,
+    image: ImageContract,
+    target: Target,
+    weights: Path,
+) -> list[Candidate]:
+    """Return the modes to judge, the reference (ONNX Runtime in fp32) first.
 
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What to export and how to judge it.
-
-    Raises:
-        OptionError: A value makes no sense, or INT8 has nothing to calibrate on.
+    The fp32 modes of the CPU backends are always among them, so that every bundle runs anywhere.
     """
+    found = list(_onnxruntime(files, folder, image))
+    if available("openvino"):
+        found += _openvino(files, folder, image)
+    found.append(_torch(weights, image))
+    if target in ("tensorrt", "all"):
+        found += _tensorrt(files, folder, image)
+    return found
 
-    weights: str = "shipped:low-light"
-    out: Path
-    fp16: bool = False
-    int8: bool = False
-    size: tuple[int, int] | None = None
-    """(height, width) of a graph with fixed shape; None for any size."""
-    io: Literal["uint8", "float"] = "uint8"
-    calibration: Path | None = None
-    max_drop_db: float = 0.1
-    target: Target = "all"
-    anchored: bool = False
-    """Graphs that also take and give the frame's pooled vectors: `models.anchoring`."""
-    mixed: bool = False
-    """Choose by measurement which blocks INT8 graphs quantize."""
-    target_fps: float | None = None
-    """With `mixed`: the least lossy choice that is so fast, not the fastest that may pass."""
 
-    def __post_init__(self) -> None:
-        """Refuse values that make no sense."""
-        if self.size is not None and min(self.size) < 1:
-            height, width = self.size
-            raise OptionError(f"--size must be positive, found {width}x{height}; try 640x480")
-        if not self.max_drop_db >= 0.0:
-            raise OptionError(f"--max-drop must be 0 dB or more, found {self.max_drop_db:g}")
-        if self.target not in ("cpu", "tensorrt", "all"):
-            raise OptionError(f"--target must be cpu, tensorrt or all, found {self.target!r}")
-        if self.io not in ("uint8", "float"):
-            raise OptionError(f"--io must be uint8 or float, found {self.io!r}")
-        if self.mixed and not self.int8:
-            raise OptionError("--mixed chooses what INT8 graphs quantize; add --int8")
-        if self.target_fps is not None and not (self.mixed and self.target_fps > 0.0):
-            raise OptionError(
-                f"--target-fps is a number above 0 and goes with --mixed, found {self.target_fps:g}"
+def _onnxruntime(
+    files: Sequence[GraphFile], folder: Path, image: ImageContract
+) -> Iterator[Candidate]:
+    for file in files:
+        if "cpu" in file.targets:
+            name = f"onnxruntime:{file.precision}"
+            runner = OnnxRuntimeRunner(
+                folder / file.file, image, name=name, precision=file.precision
             )
-        if self.int8 and self.calibration is None and not self.weights.startswith("shipped:"):
-            raise OptionError(
-                f"--int8 needs pictures to set its ranges on, and {self.weights} has none: "
-                "give --calibration DIR with pictures as the camera takes them"
+            yield Candidate("onnxruntime", file.precision, file.name, runner, timed=True)
+
+
+def _openvino(
+    files: Sequence[GraphFile], folder: Path, image: ImageContract
+) -> Iterator[Candidate]:
+    from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
+
+    for file in files:
+        if "cpu" not in file.targets:
+            continue
+        precisions: list[Precision] = [file.precision]
+        if file.precision == "fp32" and openvino_runner.supports("bf16"):
+            precisions.append("bf16")
+        if file.precision == "int8" and openvino_runner.supports("bf16"):
+            precisions.append("int8+bf16")  # what is not quantized in bf16
+        for precision in precisions:
+            runner = OpenVinoRunner(
+                folder / file.file, image, name=f"openvino:{precision}", precision=precision
             )
+            yield Candidate("openvino", precision, file.name, runner, timed=True)
+
+
+def _torch(weights: Path, image: ImageContract) -> Candidate:
+    from mirnet_edge.runtime.torch_runner import TorchRunner
+
+    runner = TorchRunner(weights, image, name="torch:fp32", precision="fp32")
+    return Candidate("torch", "fp32", "fp32", runner, timed=True)
+
+
+def _tensorrt(
+    files: Sequence[GraphFile], folder: Path, image: ImageContract
+) -> Iterator[Candidate]:
+    """Yield the TensorRT modes; ONNX Runtime stands in for their numbers, not for their time.
+
+    Unoptimised: while fusing, ONNX Runtime multiplies fp16 scales and loses 17 dB that the graph
+    does not lose.
+    """
+    for file in files:
+        if "tensorrt" in file.targets:
+            name = f"tensorrt:{file.precision}"
+            runner = OnnxRuntimeRunner(
+                folder / file.file, image, name=name, precision=file.precision, optimize=False
+            )
+            yield Candidate("tensorrt", file.precision, file.name, runner, timed=False)
+
+
+def engines_for(
+    graphs: Sequence[Graph],
+    modes: Sequence[Mode],
+    folder: Path,
+    image: ImageContract,
+    target: Target,
+    on_stage: Callable[[str], None],
+) -> list[EngineFacts]:
+    """Build a plan of every adopted TensorRT mode, where a TensorRT is installed."""
+    if target not in ("tensorrt", "all"):
+        return []
+    if not any(available(package) for package in FLAVOURS):
+        on_stage(f"no TensorRT here, so no plan: {HOW_TO_GET_ONE}")
+        return []
+    adopted = {mode.graph for mode in modes if mode.backend == "tensorrt" and mode.adopted}
+    engines = []
+    for graph in graphs:
+        if graph.name in adopted:
+            on_stage(f"build the TensorRT plan of {graph.name}")
+            source = folder / graph.onnx.file
+            order = Order(
+                onnx=source, plan=source.with_suffix(".plan"), profiles=profiles_for(image),
+                graph=graph.name, precision=graph.precision,
+            )  # fmt: skip
+            engines.append(build_apart(order, on_stage))
+    return engines
+
+
+_WEIGHTS_FILE = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -118,7 +176,7 @@ def export_bundle(
     require("torch", "exporting weights")
     require("onnx", "exporting weights")
     from mirnet_edge import checkpoints
-    from mirnet_edge.export.anchors import anchored_contract
+    from mirnet_edge.export.onnx_graph import anchored_contract
 
     _check_replaceable(options.out)
     on_stage(f"open {options.weights}")

@@ -1,27 +1,128 @@
-"""Write a network as ONNX: one file, opset 20, the same bytes for the same input."""
+"""Export a network to ONNX: fp32, fp16, QAT and context-anchored graphs, with a parity check."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
-from mirnet_edge.compression.frame_shapes import read_shapes_after_cast
-from mirnet_edge.compression.half_precision import to_half
+import numpy as np
+
 from mirnet_edge.errors import GraphError
+from mirnet_edge.images.contract import batch_from_frames, pad_to
 from mirnet_edge.onnx_files import (
     GIVEN_VECTORS,
     INPUT,
     MEMORY,
     OUTPUT,
     USED_VECTORS,
+    plain_feed,
     quiet,
     write_model,
 )
+from mirnet_edge.quantization.half_precision import to_half
+from mirnet_edge.quantization.legalizer import (
+    check_for_tensorrt,
+    legalize_for_tensorrt,
+    read_shapes_after_cast,
+)
+from mirnet_edge.quantization.qat import deployable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import onnx
+    import torch
     from torch import nn
+
+    from mirnet_edge.calibration.sets import CalibrationSet
+    from mirnet_edge.images.contract import Frames
+    from mirnet_edge.manifest import ImageContract
+    from mirnet_edge.models.global_context import Anchored
+
+MINIMUM_DB = 80.0
+
+
+def check_parity(network: nn.Module, graph: Path, frames: Frames, image: ImageContract) -> float:
+    """Return the PSNR of the graph's output against the network's, in dB, before rounding.
+
+    Args:
+        network: The network before any rewrite, in eval mode.
+        graph: Its fp32 ONNX file.
+        frames: (1, H, W, 3) uint8 RGB, H and W multiples of the network's multiple.
+        image: What the graph takes.
+
+    Raises:
+        GraphError: Less than `MINIMUM_DB`: the export changed what the network computes.
+    """
+    import torch
+
+    from mirnet_edge.images.contract import batch_from_frames
+
+    batch = batch_from_frames(frames)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(batch)).clamp(0.0, 1.0).numpy()
+    found = _unrounded(graph, frames if image.io == "uint8" else batch, image)
+    error = float(np.mean((found.astype(np.float64) - expected) ** 2))
+    parity_db = math.inf if error == 0.0 else -10.0 * math.log10(error)
+    if not parity_db >= MINIMUM_DB:
+        raise GraphError(
+            f"{graph.name} differs from the network: {parity_db:.1f} dB, expected at least "
+            f"{MINIMUM_DB:g}. This is a fault of the export; please report it with the card"
+        )
+    return parity_db
+
+
+def _unrounded(graph: Path, fed: np.ndarray, image: ImageContract) -> np.ndarray:
+    """Return (N, 3, H, W) float32 in [0, 1]: the graph's output before it is made 8 bits."""
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(graph)
+    name = model.graph.output[0].name
+    if image.io == "uint8":
+        rounds = [node for node in model.graph.node if node.op_type == "Round"]
+        if len(rounds) != 1:
+            raise GraphError(f"{graph.name} has {len(rounds)} Round nodes, expected one at its end")
+        name = rounds[0].input[0]
+        model.graph.output.append(onnx.ValueInfoProto(name=name))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    found: np.ndarray
+    (found,) = session.run([name], plain_feed(model, fed))
+    if image.io == "uint8":
+        found = found / np.float32(255.0)
+        if found.shape[-1] == 3 and found.shape[1] != 3:
+            found = found.transpose(0, 3, 1, 2)
+    return found
+
+
+def write_int8(network: nn.Module, path: Path, *, size: tuple[int, int] | None = None) -> Path:
+    """Write the int8 Q/DQ graph of a fake-quantized network, uint8 frames in and out.
+
+    Args:
+        network: As `prepare_qat` and training left it.
+        path: The file to write, whole or not at all.
+        size: (height, width) of a graph of fixed size; None for any.
+
+    Returns:
+        The path.
+
+    Raises:
+        GraphError: It cannot be exported, or TensorRT would refuse or misread it.
+    """
+    import onnx
+
+    multiple = int(network.multiple)  # type: ignore[arg-type]  # every network states it
+    export_onnx(deployable(network), path, io="uint8", size=size, multiple=multiple)
+    model = legalize_for_tensorrt(onnx.load(path))
+    check_for_tensorrt(model, path.name)
+    write_model(model, path)
+    return path
+
 
 OPSET = 20
 _LARGEST_SIDE = 8192
@@ -54,8 +155,8 @@ def export_onnx(
     """
     import torch
 
-    from mirnet_edge.models.anchoring import Anchored
-    from mirnet_edge.models.deployment import AnchoredFrameInterface, FrameInterface
+    from mirnet_edge.models.global_context import Anchored
+    from mirnet_edge.models.inference_form import AnchoredFrameInterface, FrameInterface
 
     # two frames of different sides: torch.export would take an example of one for a constant
     count, (height, width) = (2, (4 * multiple, 6 * multiple)) if size is None else (1, size)
@@ -137,3 +238,80 @@ def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.metadata_props[:]
     del graph.value_info[:]
     return model
+
+
+# A cut is seen where it changes the output by more: a fortieth of an 8-bit level.
+TOLERANCE = 1e-4
+_PICTURES = 4
+# Strips of this (height, width): 32768 pixels cost the full MIRNet 0.24 TMACs, seconds.
+_STRIP = (64, 512)
+_CUTS = (160, 256, 352)
+
+
+def anchored_form(network: nn.Module) -> Anchored:
+    """Return the anchored form of a network, in eval mode."""
+    from mirnet_edge.models.global_context import Anchored
+
+    return Anchored(network).eval()
+
+
+def anchored_contract(
+    image: ImageContract, network: nn.Module, pictures: CalibrationSet
+) -> ImageContract:
+    """Return the contract of the network's anchored graphs."""
+    anchored = anchored_form(network)
+    frames = [sample.frame[None] for sample in pictures.judging[:_PICTURES]]
+    return image.model_copy(
+        update={"vectors": anchored.layout, "reach": measured_reach(anchored, frames)}
+    )
+
+
+def measured_reach(network: Anchored, pictures: list[Frames]) -> int:
+    """Return how far from a cut, in pixels, the output differs from that of the uncut frame.
+
+    The frame's own vectors are given to both, so that what differs is what convolutions see
+    beyond the cut. How far that is in theory, a network's receptive field, is several times more
+    than matters.
+
+    Args:
+        network: In eval mode.
+        pictures: (1, H, W, 3) uint8 each; long strips are taken out of them both ways.
+
+    Returns:
+        The largest distance at which more than `TOLERANCE` was seen on either side; at most the
+        shortest side of a cut, 160.
+    """
+    import torch
+
+    reach = 0
+    with torch.inference_mode():
+        for strip in _strips(pictures, network.multiple):
+            batch = torch.from_numpy(batch_from_frames(strip))
+            nothing = torch.zeros(1, network.vector_length)
+            whole, vectors = network(batch, nothing, torch.zeros(1))
+            scale = whole.shape[-1] // batch.shape[-1]
+            for cut in _CUTS:
+                place = cut // network.multiple * network.multiple
+                for part in (slice(None, place), slice(place, None)):
+                    found, _ = network(batch[..., part], vectors, torch.ones(1))
+                    start, stop = part.start or 0, part.stop or batch.shape[-1]
+                    error = (found - whole[..., scale * start : scale * stop]).abs()
+                    reach = max(reach, -(-_distance(error, from_end=start == 0) // scale))
+    return reach
+
+
+def _distance(error: torch.Tensor, *, from_end: bool) -> int:
+    """Return how many columns from the cut the last one lies that exceeds the tolerance."""
+    columns = error.amax((0, 1, 2)).numpy()
+    if from_end:
+        columns = columns[::-1]
+    return int(np.max(np.nonzero(columns > TOLERANCE)[0], initial=-1)) + 1
+
+
+def _strips(pictures: list[Frames], multiple: int) -> Iterator[Frames]:
+    height, width = (-(-side // multiple) * multiple for side in _STRIP)
+    for picture in pictures:
+        for turned in (picture, picture.transpose(0, 2, 1, 3)):
+            strip = turned[:, :height, :width]
+            tall, wide = max(height, strip.shape[1]), max(width, strip.shape[2])
+            yield pad_to(strip, tall, wide)

@@ -1,32 +1,204 @@
-"""What each block costs in INT8: one at a time, in dB lost per millisecond won."""
+"""Sensitivity analysis and mixed-precision search: accuracy drop and speedup by block.
+
+Blocks are put in the order of their price, dB per millisecond, cheapest first; the graphs with
+the first one, two, three ... of them in INT8 are measured as wholes. What no other graph beats in
+both loss and time is the Pareto front, and a point of it is chosen.
+"""
 
 from __future__ import annotations
 
 import io
+import math
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
 from pydantic import Field, ValidationError
 
-from mirnet_edge.compression.blocks import Block, blocks_of
-from mirnet_edge.compression.partial import partly_quantized, quantized_convolutions
-from mirnet_edge.compression.quantize import Quantizing, quantize_for_cpu, quantize_for_tensorrt
+from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
-from mirnet_edge.export.trial import DARKNESS, Judge, TrialBackend
+from mirnet_edge.export.gate import compare
 from mirnet_edge.files import write_atomically
-from mirnet_edge.manifest import Document, MachineFacts
+from mirnet_edge.images.contract import LUMA
+from mirnet_edge.manifest import Document, MachineFacts, Precision, Quantization
 from mirnet_edge.onnx_files import write_model
-from mirnet_edge.runtime import machine
+from mirnet_edge.quantization.ptq import (
+    ENGINES,
+    Block,
+    Engine,
+    Quantizing,
+    blocks_of,
+    partly_quantized,
+    quantize_for_cpu,
+    quantize_for_tensorrt,
+    quantized_convolutions,
+)
+from mirnet_edge.runtime import machine, openvino_runner
+from mirnet_edge.runtime.measure import measure_interleaved, p50
+from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     import onnx
 
-    from mirnet_edge.export.trial import Trial
+    from mirnet_edge.calibration.sets import Sample
+    from mirnet_edge.images.contract import Frames
+    from mirnet_edge.manifest import ImageContract, Precision
+    from mirnet_edge.runtime.runner import Runner
+
+TrialBackend = Literal["openvino", "onnxruntime", "tensorrt"]
+
+# Levels of the fp32 output's luma that part the picture: INT8's error sits in the dark, where the
+# eye sees it best.
+DARKNESS = {"dark": (0, 32), "middle": (32, 96), "bright": (96, 256)}
+_ROUNDS, _WARMUP = 9, 2
+# identical pictures have no PSNR that JSON can say
+_MOST_DB = 100.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was measured."""
+
+    loss_db: float
+    """How much worse than fp32; see `gate.Figures`."""
+    against_fp32_db: float
+    darkness_db: dict[str, float | None]
+    """PSNR against fp32 over the pixels of each bin of `DARKNESS`; None for an empty bin."""
+    fp32_ms: float | None
+    """Median; None where the backend is not here and only its numbers are."""
+    ratio: float | None
+    """Median, round by round, of the time over that of fp32."""
+
+    @property
+    def won_ms(self) -> float | None:
+        """Return how much less time than fp32 it takes; negative where it takes more."""
+        if self.fp32_ms is None or self.ratio is None:
+            return None
+        return self.fp32_ms * (1.0 - self.ratio)
+
+
+class Judge:
+    """Tries graphs of one network on one backend. fp32 restores the pictures once."""
+
+    def __init__(
+        self,
+        fp32: Path,
+        image: ImageContract,
+        samples: Sequence[Sample],
+        frame: Frames,
+        backend: TrialBackend,
+        *,
+        rounds: int = _ROUNDS,
+    ) -> None:
+        """Restore the samples in fp32.
+
+        Args:
+            fp32: The graph that all others are compared with.
+            image: What the graphs take and give.
+            samples: What to judge on.
+            frame: (1, H, W, 3) uint8, what is timed.
+            backend: `tensorrt` is simulated by ONNX Runtime and not timed.
+            rounds: How often each of the two is timed, interleaved.
+        """
+        self.backend = backend
+        self._image, self._samples, self._frame, self._rounds = image, samples, frame, rounds
+        self._fp32 = self.runner(fp32, "fp32")
+        self._expected = self._restored(self._fp32)
+
+    def runner(self, graph: Path, precision: Precision) -> Runner:
+        """Return what runs a graph on this backend, or stands in for it."""
+        name = f"{self.backend}:{precision}"
+        if self.backend == "openvino":
+            from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
+
+            return OpenVinoRunner(graph, self._image, name=name, precision=precision)
+        return OnnxRuntimeRunner(
+            graph, self._image, name=name, precision=precision,
+            optimize=self.backend != "tensorrt",
+        )  # fmt: skip
+
+    def tried(self, graph: Path, precision: Precision = "int8") -> Trial:
+        """Return what a graph loses and wins.
+
+        Raises:
+            EngineError: The backend cannot run it.
+        """
+        runner = self.runner(graph, precision)
+        outputs = self._restored(runner)
+        figures = compare(outputs, self._expected, self._samples, None)
+        fp32_ms = ratio = None
+        if self.backend != "tensorrt":
+            taken = measure_interleaved(
+                {"fp32": self._fp32, precision: runner},
+                self._frame,
+                warmup=_WARMUP,
+                rounds=self._rounds,
+            )
+            fp32_ms = p50(taken["fp32"])
+            pairs = zip(taken[precision], taken["fp32"], strict=True)
+            ratio = p50([one / two for one, two in pairs])
+        mean_db = figures.against_fp32.mean_db
+        return Trial(
+            figures.loss_db,
+            _MOST_DB if mean_db is None else mean_db,
+            darkness_db(outputs, self._expected),
+            fp32_ms,
+            ratio,
+        )
+
+    def _restored(self, runner: Runner) -> list[np.ndarray]:
+        with runner:
+            return [runner.run(sample.frame[None]) for sample in self._samples]
+
+
+def darkness_db(
+    outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]
+) -> dict[str, float | None]:
+    """Return the PSNR over all pixels of each bin of `DARKNESS`, by the luma of what is expected.
+
+    Args:
+        outputs: (N, H, W, 3) uint8 arrays.
+        expected: The same shapes, by fp32.
+    """
+    errors, counts = dict.fromkeys(DARKNESS, 0.0), dict.fromkeys(DARKNESS, 0)
+    for one, two in zip(outputs, expected, strict=True):
+        luma = two @ LUMA
+        squares = np.square(one.astype(np.float64) - two).mean(-1)
+        for name, (low, high) in DARKNESS.items():
+            inside = (luma >= low) & (luma < high)
+            errors[name] += float(squares[inside].sum())
+            counts[name] += int(inside.sum())
+    return {name: _decibels(errors[name], counts[name]) for name in DARKNESS}
+
+
+def _decibels(error: float, count: int) -> float | None:
+    if not count:
+        return None
+    if not error:
+        return _MOST_DB
+    return min(_MOST_DB, -10.0 * math.log10(error / count / 255.0**2))
+
+
+def trial_backend(name: str) -> TrialBackend:
+    """Return the backend of that name; `auto` is the fastest CPU backend that is installed.
+
+    Raises:
+        OptionError: No such backend, or it is not installed.
+    """
+    if name == "auto":
+        return "openvino" if available("openvino") else "onnxruntime"
+    if name not in get_args(TrialBackend):
+        raise OptionError(
+            f"--backend must be auto or one of {', '.join(get_args(TrialBackend))}, found {name!r}"
+        )
+    if name == "openvino" and not available(name):
+        raise OptionError('--backend openvino is not installed: pip install "mirnet-edge[cpu]"')
+    return name  # type: ignore[return-value]  # one of them
+
 
 FILE_NAME, PICTURE_NAME = "sensitivity.json", "sensitivity.png"
 # Less than this share of fp32's time is within the noise of two runs of one graph: what a block
@@ -227,3 +399,183 @@ def draw(found: Sensitivity, path: Path) -> None:
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     write_atomically(path, stream.getvalue())
+
+
+_WHOLE_LADDER = 12
+"""Rungs that are measured at most; a network of more blocks gets them evenly."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One graph that was measured."""
+
+    blocks: tuple[str, ...]
+    """In INT8; none for the network in its base precision."""
+    engine: Engine | None
+    precision: Precision
+    loss_db: float
+    ms: float | None
+    """Median for one frame; None where the backend is not here."""
+    ratio: float | None
+    """To the time of fp32."""
+
+
+def search_graph(
+    fp32: Path,
+    target: Path,
+    samples: Sequence[np.ndarray],
+    judge: Judge,
+    *,
+    max_drop_db: float,
+    target_fps: float | None = None,
+    on_stage: Callable[[str], None] = lambda what: None,
+) -> Quantization:
+    """Write the graph of the best point and return how it was quantized.
+
+    Both quantizers are tried at that point, through the legalizer where it is for TensorRT; the
+    one that loses less is kept.
+
+    Raises:
+        OptionError: No graph is as fast as was asked for; names the fastest.
+    """
+    graphs = {
+        engine: quantized_whole(fp32, samples, judge.backend, Quantizing(engine=engine))
+        for engine in ENGINES
+    }
+    usual: Engine = "onnxruntime" if judge.backend == "tensorrt" else "nncf"
+    on_stage("search: one block at a time")
+    costs = measure_sensitivity(graphs[usual], judge, started("", "", ""), on_stage=on_stage)
+    points = measure_ladder(graphs[usual], usual, costs, judge, on_stage)
+    chosen = chosen_point(points, max_drop_db, target_fps)
+    other: Engine = next(engine for engine in ENGINES if engine != usual)
+    on_stage(f"the same blocks by {other}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "point.onnx"
+        rival = _measured(graphs[other], other, chosen.blocks, chosen.precision, judge, path)
+        if chosen.ms is not None and chosen.ratio and rival.ratio:  # times of one moment
+            rival = replace(rival, ms=chosen.ms / chosen.ratio * rival.ratio)
+        best = better(chosen, rival, max_drop_db, target_fps)
+        engine = best.engine or usual
+        write_atomically(target, graphs[engine].write(best.blocks, path).read_bytes())
+    return _described(best, engine, graphs[engine], rival if best is chosen else chosen)
+
+
+def measure_ladder(
+    graphs: Quantized,
+    engine: Engine,
+    costs: Sensitivity,
+    judge: Judge,
+    on_stage: Callable[[str], None] = lambda what: None,
+) -> list[Point]:
+    """Return the points of the ladder: fp32 (and bf16) first, then one block more at a time."""
+    order = cheapest_first(costs)
+    counts = sorted({round(share * len(order) / _WHOLE_LADDER) for share in range(1, 13)} - {0})
+    if len(order) <= _WHOLE_LADDER:
+        counts = list(range(1, len(order) + 1))
+    points = [Point((), None, "fp32", 0.0, None, 1.0)]
+    halves = judge.backend == "openvino" and openvino_runner.supports("bf16")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "point.onnx"
+        if halves:
+            points.append(_measured(graphs, None, (), "bf16", judge, path))
+        for count in counts:
+            on_stage(f"search: {count} of {len(order)} blocks in INT8")
+            blocks = tuple(order[:count])
+            for precision in ("int8", *(("int8+bf16",) if halves else ())):
+                points.append(_measured(graphs, engine, blocks, precision, judge, path))
+    return _with_times(points)
+
+
+def cheapest_first(costs: Sensitivity) -> list[str]:
+    """Return the blocks that may be quantized, in the order in which they should be."""
+    return [one.block for one in reversed(costs.worst_first()) if not one.decides_frame]
+
+
+def _measured(
+    graphs: Quantized,
+    engine: Engine | None,
+    blocks: tuple[str, ...],
+    precision: Precision,
+    judge: Judge,
+    path: Path,
+) -> Point:
+    trial = judge.tried(graphs.write(blocks, path), precision)
+    ms = None if trial.fp32_ms is None or trial.ratio is None else trial.fp32_ms * trial.ratio
+    return Point(blocks, engine, precision, trial.loss_db, ms, trial.ratio)
+
+
+def _with_times(points: list[Point]) -> list[Point]:
+    """Give fp32 its time, and all points times of one moment: ratios times one fp32."""
+    fp32 = [one.ms / one.ratio for one in points if one.ms is not None and one.ratio]
+    if not fp32:
+        return [replace(one, ratio=None) for one in points]
+    usual = sorted(fp32)[len(fp32) // 2]
+    return [replace(one, ms=usual * one.ratio) for one in points if one.ratio is not None]
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no other beats in both loss and time, least lossy first.
+
+    Where time was not measured, quantizing more blocks counts as faster.
+    """
+    front: list[Point] = []
+    for point in sorted(points, key=lambda one: (one.loss_db, _time(one))):
+        if not front or _time(point) < _time(front[-1]):
+            front.append(point)
+    return front
+
+
+def _time(point: Point) -> float:
+    return -float(len(point.blocks)) if point.ms is None else point.ms
+
+
+def chosen_point(
+    points: Sequence[Point], max_drop_db: float, target_fps: float | None = None
+) -> Point:
+    """Return the fastest point that loses no more, or the least lossy that is fast enough.
+
+    Where that would be a network without INT8, the least lossy one with it: the gate then says in
+    numbers why it is not adopted.
+
+    Raises:
+        OptionError: No point is as fast as was asked for.
+    """
+    front = pareto_front(points)
+    if target_fps is not None:
+        fast = [one for one in front if one.ms is not None and one.ms <= 1e3 / target_fps]
+        if front[-1].ms is not None and not fast:
+            raise OptionError(
+                f"no choice of blocks reaches {target_fps:g} frames per second here; the fastest "
+                f"has {1e3 / front[-1].ms:.1f} at {front[-1].loss_db:.3f} dB lost. Ask "
+                "for less, or for a smaller --size"
+            )
+        if fast and fast[0].blocks:
+            return fast[0]
+    passing = [one for one in front if one.loss_db <= max_drop_db]
+    if passing and passing[-1].blocks:
+        return passing[-1]
+    return min((one for one in points if one.blocks), key=lambda one: one.loss_db)
+
+
+def better(one: Point, two: Point, max_drop_db: float, target_fps: float | None) -> Point:
+    """Return the better of two graphs of the same blocks: what passes, then what loses less."""
+    limit = math.inf if target_fps is None else 1e3 / target_fps
+
+    def order(point: Point) -> tuple[bool, bool, float]:
+        slow = point.ms is not None and point.ms > limit
+        return slow, not point.loss_db <= max_drop_db, point.loss_db
+
+    return min((one, two), key=order)
+
+
+def _described(best: Point, engine: Engine, graphs: Quantized, rival: Point) -> Quantization:
+    left = [block for block in graphs.blocks if block.name not in best.blocks]
+    time = "" if best.ratio is None else f", {best.ratio:.2f}x the time of fp32"
+    names = ", ".join(block.name for block in left) or "none"
+    return Quantization(
+        engine=engine,
+        float_blocks=[block.name for block in left],
+        float_nodes=[node for block in left for node in block.convolutions],
+        reason=f"{len(best.blocks)} blocks in INT8 by {engine} ({best.loss_db:.3f} dB lost{time}; "
+        f"{rival.engine}: {rival.loss_db:.3f} dB); left in float: {names}",
+    )

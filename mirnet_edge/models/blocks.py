@@ -17,9 +17,9 @@ class GlobalPool(nn.Module):
     """Return each channel's mean over the frame.
 
     All attention in the three networks rests on such means. They are taken here and nowhere
-    else, so that a tile or a video frame can be given the vectors of another frame
-    ("anchored pooling", `models.anchoring`) by replacing this one module. MIRNetEdge's exposure
-    branch takes a maximum too; it is anchored as a whole, by the curve it decides on.
+    else, so that a tile or a video frame can be given the global context vectors of another frame
+    (`models.global_context`) by replacing this one module. MIRNetEdge's exposure branch takes a
+    maximum too; its context is the curve that it decides on.
     """
 
     def forward(self, features: Tensor) -> Tensor:

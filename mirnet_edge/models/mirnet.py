@@ -1,5 +1,8 @@
 """MIRNet (ECCV 2020), with the attribute names of the published checkpoints.
 
+Both ways are residual: a path with convolutions, and a plain one beside it. The attribute names
+are those of the published checkpoints, as in `models.mirnet`.
+
 Written from the paper: Zamir et al., "Learning Enriched Features for Real Image Restoration and
 Enhancement". Attribute names and their order are those of the authors' published
 checkpoints, so that these load key by key; class names are the paper's, in full.
@@ -7,7 +10,7 @@ checkpoints, so that these load key by key; class names are the paper's, in full
     image ─ 3x3 ─ RecursiveResidualGroup x groups ─ 3x3 ─ + image
                   └ MultiScaleResidualBlock x blocks ─ 3x3 ─ + input
 
-No layer has a bias. The ways between resolutions are in `models.mirnet_resizing`.
+No layer has a bias. The ways between resolutions are in `models.mirnet`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.blocks import (
@@ -28,7 +32,77 @@ from mirnet_edge.models.blocks import (
     inner_widths,
     require_batch,
 )
-from mirnet_edge.models.mirnet_resizing import ResidualDownsampling, ResidualUpsampling
+
+
+class BlurredHalving(nn.Module):
+    """Halve the resolution through a binomial low-pass, so that detail does not alias.
+
+    Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019: [1, 2, 1] in both
+    directions, then every second value. The kernel is fixed; it is in the state dict because
+    the published checkpoints hold it.
+    """
+
+    filt: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        row = torch.tensor([1.0, 2.0, 1.0])
+        kernel = torch.outer(row, row) / 16.0
+        self.register_buffer("filt", kernel.repeat(channels, 1, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, C, H/2, W/2) for (N, C, H, W) with even H and W."""
+        padded = functional.pad(features, (1, 1, 1, 1), mode="reflect")
+        return functional.conv2d(padded, self.filt, stride=2, groups=self.filt.shape[0])
+
+
+class ResidualDownsampling(nn.Module):
+    """Halve the resolution and double the channels (paper, 3.3)."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        """Take CHANNELS, with INNER in between (in the paper as many)."""
+        super().__init__()
+        self.top = nn.Sequential(
+            conv1x1(channels, inner),
+            nn.PReLU(),
+            conv3x3(inner, inner),
+            nn.PReLU(),
+            BlurredHalving(inner),
+            conv1x1(inner, 2 * channels),
+        )
+        self.bot = nn.Sequential(BlurredHalving(channels), conv1x1(channels, 2 * channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, 2C, H/2, W/2) for (N, C, H, W) with even H and W."""
+        top: Tensor = self.top(features)
+        bottom: Tensor = self.bot(features)
+        return top + bottom
+
+
+class ResidualUpsampling(nn.Module):
+    """Double the resolution and halve the channels (paper, 3.3)."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        """Take CHANNELS, with INNER in between (in the paper as many)."""
+        super().__init__()
+        self.top = nn.Sequential(
+            conv1x1(channels, inner),
+            nn.PReLU(),
+            nn.ConvTranspose2d(inner, inner, 3, stride=2, padding=1, output_padding=1, bias=False),
+            nn.PReLU(),
+            conv1x1(inner, channels // 2),
+        )
+        self.bot = nn.Sequential(
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+            conv1x1(channels, channels // 2),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, C/2, 2H, 2W) for (N, C, H, W)."""
+        top: Tensor = self.top(features)
+        bottom: Tensor = self.bot(features)
+        return top + bottom
+
 
 _ATTENTION_SQUEEZE = 8  # channel attention works on an eighth of the channels
 

@@ -1,1 +1,1 @@
-"""Pruning by measured latency: what can be narrower, what that wins here, what it costs."""
+"""Structured pruning by measured latency."""

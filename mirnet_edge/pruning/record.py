@@ -13,7 +13,7 @@ from pydantic import Field, FiniteFloat, JsonValue, PositiveFloat, ValidationErr
 from mirnet_edge.errors import OptionError
 from mirnet_edge.files import write_atomically
 from mirnet_edge.manifest import Document
-from mirnet_edge.pruning.table import Conditions  # noqa: TC001  # pydantic reads the annotations
+from mirnet_edge.pruning.timing import Conditions  # noqa: TC001  # pydantic reads the annotations
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""The latency table: what each narrower width saves on this machine, in one backend.
+"""The latency table: measured speedup of each narrower width on this machine.
 
 Each row is a graph as it is deployed, exported and timed in turn with the others and with the
 unpruned network, whose share it is written as. What lies inside
@@ -16,18 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, ValidationError
 
-from mirnet_edge.checkpoints.families import family_of
-from mirnet_edge.compression.inference_form import to_inference_form
+from mirnet_edge.checkpoints.families import family_of, plain_config
+from mirnet_edge.dependencies import require
+from mirnet_edge.errors import OptionError
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.files import write_atomically
-from mirnet_edge.manifest import ImageContract
-from mirnet_edge.models.mirnet import DualAttentionUnit
-from mirnet_edge.models.mirnet_resizing import ResidualDownsampling, ResidualUpsampling
+from mirnet_edge.images.contract import size_text
+from mirnet_edge.manifest import Document, ImageContract, MachineFacts
+from mirnet_edge.models.inference_form import to_inference_form
+from mirnet_edge.models.mirnet import DualAttentionUnit, ResidualDownsampling, ResidualUpsampling
 from mirnet_edge.models.mirnet_v2 import ResidualContextualBlock
-from mirnet_edge.pruning.choice import Base
-from mirnet_edge.pruning.table import LatencyTable
-from mirnet_edge.pruning.widths import Knob, bases_of, knobs_of, with_widths
+from mirnet_edge.pruning.widths import Base, Knob, bases_of, knobs_of, with_widths
+from mirnet_edge.runtime.machine import describe
 from mirnet_edge.runtime.measure import measure_interleaved, p50
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
@@ -37,9 +40,176 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from mirnet_edge.pruning.table import Conditions
-    from mirnet_edge.runtime.graph_runner import GraphRunner
-    from mirnet_edge.runtime.runner import Runner
+    from mirnet_edge.runtime.runner import GraphRunner, Runner
+
+_GIB = 2.0**30
+_MEMORY_FILE = Path("/proc/meminfo")
+# Of what the modules put out: sums and products between them are kept for the gradients too. What
+# a step of a MIRNet of 16 channels took, by its peak: 1.45 times (4 crops of 96), 1.42 (192).
+_TRAINING = 1.5
+# Of the largest of these: what a runtime holds for a whole network, which is several at once and,
+# in ONNX Runtime, an arena that grows in powers of two. A MIRNet of 16 channels took 5.0 times in
+# OpenVINO (640x480 and 256x192), 30 in ONNX Runtime (256x192).
+_RUNNING = {"openvino": 6.0, "onnxruntime": 32.0}
+_BLOCK = 8.0  # the same of a block alone; not measured
+_GRAPH = 90 * 2.0**20  # of each open graph, whatever the frame; 81 MiB were measured
+
+
+def require_memory(
+    network: nn.Module, *, backend: str, size: tuple[int, int], batch: int, crop: int
+) -> None:
+    """Refuse frames and crops for which there is no memory; does nothing where nobody tells it.
+
+    Nothing is computed: a copy of the network runs on the meta device.
+
+    Args:
+        network: What is to be timed and trained.
+        backend: What times it.
+        size: (height, width) of the frame that is timed.
+        batch: Crops in a training step.
+        crop: Their side.
+
+    Raises:
+        OptionError: It would not fit; says how much there is.
+    """
+    free = available_bytes()
+    if free is None:
+        return
+    step = batch * _TRAINING * sum(_outputs(network, (crop, crop)))
+    if step > free:
+        raise OptionError(
+            f"a step on {batch} crops of {crop} takes about {step / _GIB:.1f} GiB, "
+            f"{free / _GIB:.1f} GiB are free; choose a smaller --crop or --batch"
+        )
+    # whole networks of one trunk are the first two rows; of MIRNetEdge, all rows are
+    config: Any = network.config
+    whole = OPEN_GRAPHS if isinstance(config.channels, tuple) else 2
+    times = whole * _RUNNING[backend] + (OPEN_GRAPHS - whole) * _BLOCK
+    table = times * max(_outputs(network, size)) + OPEN_GRAPHS * _GRAPH
+    if table > free:
+        raise OptionError(
+            f"timing frames of {size_text(*size)} takes about {table / _GIB:.1f} GiB, "
+            f"{free / _GIB:.1f} GiB are free; choose a smaller --size: what is won is about the "
+            "same"
+        )
+
+
+def available_bytes(file: Path = _MEMORY_FILE) -> int | None:
+    """Return the memory that programs can still have; None where the system does not say."""
+    try:
+        lines = file.read_text(encoding="ascii").splitlines()
+    except OSError:  # another system than Linux
+        return None
+    for line in lines:
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    return None
+
+
+def _outputs(network: nn.Module, size: tuple[int, int]) -> list[int]:
+    """Return the bytes of what each module puts out for one frame, every time it runs."""
+    found: list[int] = []
+
+    def note(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401  # as modules have it
+        del module, inputs
+        if isinstance(output, torch.Tensor):
+            found.append(output.numel() * output.element_size())
+
+    blank = copy.deepcopy(network).to("meta")
+    for module in blank.modules():
+        if not list(module.children()):
+            module.register_forward_hook(note)
+    channels = getattr(network.config, "in_channels", 3)
+    with torch.no_grad():
+        blank(torch.empty(1, channels, *size, device="meta"))
+    return found
+
+
+BACKENDS = ("openvino", "onnxruntime")
+
+
+class Conditions(Document):
+    """What a table holds for, and nothing else."""
+
+    machine: MachineFacts
+    backend: str
+    backend_version: str
+    size: tuple[int, int]
+    """(height, width) of the frame."""
+    round_to: int
+    architecture: str
+    config: dict[str, Any]
+
+
+class LatencyTable(Document):
+    """What each row takes, by its name, beside the unpruned network.
+
+    Tables are measured minutes apart, and a machine's load changes in between: shares of a network
+    that took turns with every row can be compared, milliseconds cannot.
+
+    Schema history: 1 (2026-11) rows in milliseconds; 2 (2026-11) rows as shares.
+    """
+
+    schema_version: Literal[2] = 2
+    conditions: Conditions
+    rounds: int = Field(ge=1)
+    unpruned_ms: PositiveFloat
+    """The median of the unpruned network."""
+    rows: dict[str, PositiveFloat]
+    """The median share of the time that the unpruned network took in the same round."""
+
+
+def conditions_of(
+    network: nn.Module, backend: str, size: tuple[int, int], round_to: int
+) -> Conditions:
+    """Return what a table of this network would hold for, here and now.
+
+    Raises:
+        OptionError: No such backend, a size that is no frame of the network, or no rounding.
+        MissingDependencyError: The backend is not installed.
+    """
+    if backend not in BACKENDS:
+        raise OptionError(f"--backend must be {' or '.join(BACKENDS)}, found {backend!r}")
+    if round_to < 1:
+        raise OptionError(f"--round-to must be at least 1, found {round_to}")
+    multiple: int = network.multiple  # type: ignore[assignment]
+    if min(size) < 1 or any(side % multiple for side in size):
+        raise OptionError(
+            f"--size must be multiples of {multiple} for this network, found {size[1]}x{size[0]}"
+        )
+    return Conditions(
+        machine=describe(),
+        backend=backend,
+        backend_version=str(require(backend, f"the backend {backend}").__version__),
+        size=size,
+        round_to=round_to,
+        architecture=family_of(network).name,
+        config=plain_config(network.config),
+    )
+
+
+def read_table(path: Path, expected: Conditions) -> LatencyTable:
+    """Return the table of a file.
+
+    Raises:
+        OptionError: No table, or one that was measured under other conditions; names them.
+    """
+    try:
+        table = LatencyTable.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise OptionError(
+            f"{path} is not a latency table; expected one that mirnet-prune wrote. Remove it to "
+            "measure anew"
+        ) from error
+    found, wanted = (one.model_dump(mode="json") for one in (table.conditions, expected))
+    stale = [name for name in wanted if found[name] != wanted[name]]
+    if stale:
+        raise OptionError(
+            f"{path} was measured with another {', '.join(stale)}; remove it to measure anew, or "
+            "give another --out"
+        )
+    return table
+
 
 _RUNNERS: dict[str, type[OpenVinoRunner | OnnxRuntimeRunner]] = {
     "openvino": OpenVinoRunner,

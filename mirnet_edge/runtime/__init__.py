@@ -1,7 +1,9 @@
-"""Running a bundle: open it, restore frames and files, measure. Only the torch runner needs torch.
+"""Run a bundle: open it, restore frames and files, measure latency.
 
-    bundle ─ bundle.open_bundle ─► Runner ─ restore.restore_files ─► pictures
+Only `torch_runner` needs torch.
+
+    bundle ─ bundle.open_bundle ─► Runner ─ restore.restore_files ─► images
                                           └ measure.measure_interleaved ─► milliseconds
 
-One module per backend; what they share is in `runner`.
+One module for each backend; what they share is in `runner`.
 """

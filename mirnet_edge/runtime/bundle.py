@@ -1,11 +1,12 @@
-"""Opening a bundle: which of its modes runs here, and the runner for it."""
+"""Open a bundle: choose the configuration that runs here, and make its runner."""
 
 from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from mirnet_edge.dependencies import advice, available
 from mirnet_edge.errors import BundleError, MirnetEdgeError, OptionError
@@ -97,12 +98,12 @@ def _with_fitting_plans(
     manifest: Manifest, folder: Path, backend: str, *, rebuild: bool | None
 ) -> Manifest:
     """Return the manifest after building anew the plans that do not fit, where that is wanted."""
-    from mirnet_edge.engines import bundled, identity
+    from mirnet_edge.runtime.tensorrt import bundle_engines, library
 
-    if not manifest.engines or not (identity.is_device() if rebuild is None else rebuild):
+    if not manifest.engines or not (library.is_device() if rebuild is None else rebuild):
         return manifest
     try:
-        bundled.rebuild_misfits(folder, on_stage=logger.warning)
+        bundle_engines.rebuild_misfits(folder, on_stage=logger.warning)
     except MirnetEdgeError as error:
         if backend != AUTO:
             raise
@@ -132,9 +133,9 @@ def _obstacle(mode: Mode, manifest: Manifest, precision: str) -> str | None:
     if mode.backend != "torch" and not manifest.graph(mode.graph).kept:
         return f"its graph was not kept ({mode.reason})"
     if mode.backend == "tensorrt":
-        from mirnet_edge.runtime import tensorrt_runner
+        from mirnet_edge.runtime.tensorrt import runner
 
-        return tensorrt_runner.obstacle(mode, manifest)
+        return runner.obstacle(mode, manifest)
     if not available(mode.backend):
         return f"{mode.backend} is not installed: {advice(mode.backend)}"
     if not _supported(mode):
@@ -175,7 +176,7 @@ def _runner_of(mode: Mode, manifest: Manifest, folder: Path, threads: int | None
             weights, manifest.image, name=mode.name, precision=mode.precision, threads=threads
         )
     if mode.backend == "tensorrt":
-        from mirnet_edge.runtime.tensorrt_runner import TensorRtRunner
+        from mirnet_edge.runtime.tensorrt.runner import TensorRtRunner
 
         engine = manifest.engine(mode.graph)
         return TensorRtRunner(
@@ -198,3 +199,41 @@ def _runner_of(mode: Mode, manifest: Manifest, folder: Path, threads: int | None
     return OnnxRuntimeRunner(
         graph, manifest.image, name=mode.name, precision=mode.precision, threads=threads
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnerChoice:
+    """A bundle and how it is to be run. Can be pickled."""
+
+    bundle: Path
+    backend: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    """None leaves it to the backend."""
+    tile: tuple[int, int] | Literal["auto"] | None = None
+    """(height, width) of a tile; "auto" for the graph's size or what the memory allows; None for
+    whole frames, unless `max_memory_mib` is given."""
+    max_memory_mib: int | None = None
+    """What one run may take beside the frames."""
+
+    def runner(self) -> Runner:
+        """Return the runner, not opened yet.
+
+        Raises:
+            BundleError: No bundle, a changed file, or no mode that fits.
+            OptionError: A value that makes no sense.
+        """
+        from mirnet_edge.runtime.tiling import tiled
+
+        runner = open_bundle(self.bundle, self.backend, self.precision, threads=self.threads)
+        if self.tile is None and self.max_memory_mib is None:
+            return runner
+        size = None if self.tile == "auto" else self.tile
+        return tiled(runner, tile=size, max_memory_mib=self.max_memory_mib)
+
+    def fingerprint(self) -> str:
+        """Return what, beside the runner's mode, decides the pixels: the bundle's digest, tiles."""
+        from mirnet_edge.files import sha256_of
+        from mirnet_edge.manifest import FILE_NAME
+
+        return f"{sha256_of(self.bundle / FILE_NAME)} {self.tile} {self.max_memory_mib}"

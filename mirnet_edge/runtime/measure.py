@@ -13,7 +13,7 @@ from mirnet_edge.errors import EngineError, OptionError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mirnet_edge.images import Frames
+    from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mirnet_edge.dependencies import require
-from mirnet_edge.runtime.graph_runner import GraphRunner
 from mirnet_edge.runtime.machine import usable_cores
+from mirnet_edge.runtime.runner import GraphRunner
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ import numpy as np
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import EngineError
-from mirnet_edge.runtime.graph_runner import GraphRunner
+from mirnet_edge.runtime.runner import GraphRunner
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import ImageError, OptionError
-from mirnet_edge.pictures import (
+from mirnet_edge.images.files import (
     FORMAT_OF_SUFFIX,
     Picture,
     format_of,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mirnet_edge.images import Frame
+    from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.runner import Runner
 
 COMPARE_SUFFIX = ".compare.png"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import EngineError
-from mirnet_edge.runtime.graph_runner import GraphRunner
+from mirnet_edge.runtime.runner import GraphRunner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,8 +71,8 @@ class TorchRunner(GraphRunner):
     def _load(self) -> None:
         torch = require("torch", "the backend torch")
         from mirnet_edge import checkpoints
-        from mirnet_edge.models.anchoring import Anchored
-        from mirnet_edge.models.deployment import AnchoredFrameInterface, FrameInterface
+        from mirnet_edge.models.global_context import Anchored
+        from mirnet_edge.models.inference_form import AnchoredFrameInterface, FrameInterface
 
         network: nn.Module = checkpoints.load(self.path).model
         if self.vector_length:

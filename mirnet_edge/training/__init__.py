@@ -1,1 +1,1 @@
-"""Making weights: pairs of pictures, the loss, the loop."""
+"""Training: image pairs, data augmentation, loss, training loop."""

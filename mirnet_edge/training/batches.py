@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from mirnet_edge.errors import DataError
-from mirnet_edge.images import size_text
-from mirnet_edge.training.thumbnails import thumbnail_of_frame
+from mirnet_edge.images.contract import size_text
+from mirnet_edge.training.pairs import thumbnail_of_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

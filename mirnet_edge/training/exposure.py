@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mirnet_edge.models.edge import ExposureBranch
+    from mirnet_edge.training.pairs import Thumbnails
     from mirnet_edge.training.recipe import Recipe
-    from mirnet_edge.training.thumbnails import Thumbnails
 
 _WARMUP = 100
 _EMA = 0.995

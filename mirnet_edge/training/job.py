@@ -1,39 +1,447 @@
-"""Train weights: from a request to a file with its card."""
+"""Train weights: from a training request to a weights file with its model card.
+
+Nobody can take a bright picture of a street at night to train on, but what a large network makes of
+it can be aimed at (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+import dataclasses
+import hashlib
+import math
+import shutil
+import subprocess
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from mirnet_edge import checkpoints
-from mirnet_edge.compression.qat import plain_network, prepare_qat
-from mirnet_edge.training import state
-from mirnet_edge.training.card import card_of
-from mirnet_edge.training.data import Data, Reader, read_data
-from mirnet_edge.training.keeping import Kept, kept
-from mirnet_edge.training.loop import Trainer
-from mirnet_edge.training.pairs import first_batches
-from mirnet_edge.training.parallel import joined
-from mirnet_edge.training.request import (
-    Request,
-    device_of,
-    require_sense,
-    resolved,
-    started_from,
-    teacher_of,
+from mirnet_edge.checkpoints import Card
+from mirnet_edge.checkpoints.families import FAMILIES, plain_config
+from mirnet_edge.checkpoints.store import blended
+from mirnet_edge.dependencies import require
+from mirnet_edge.errors import DataError, OptionError
+from mirnet_edge.quantization.qat import plain_network, prepare_qat
+from mirnet_edge.training import loop
+from mirnet_edge.training.listing import list_pairs, list_pictures
+from mirnet_edge.training.loop import Trainer, joined, restored, validate
+from mirnet_edge.training.pairs import (
+    Pairs,
+    first_batches,
+    load_pairs,
+    made_bad,
+    mixed,
+    require_measurable,
+    with_monochrome,
 )
-from mirnet_edge.training.tasks import task_of
-from mirnet_edge.training.validation import validate
+from mirnet_edge.training.recipe import Recipe, read_recipe, recipe_from
+from mirnet_edge.training.tasks import overlaid_tasks, task_of, with_capture
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from torch import nn
 
+    from mirnet_edge.training.listing import Pair
+    from mirnet_edge.training.loop import Precision
+    from mirnet_edge.training.pairs import Pairs
     from mirnet_edge.training.recipe import Recipe
     from mirnet_edge.training.record import Score
+    from mirnet_edge.training.tasks import Task
+
+FINE_TUNING = "fine-tune"
+"""The recipe of a run that starts from weights."""
+QAT = "qat"
+"""The recipe of a run that teaches weights to bear INT8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be trained."""
+
+    data: Path
+    """A folder as `training.listing.list_pairs` reads it."""
+    out: Path
+    """Folder for the state, the history and the finished weights."""
+    task: str = "low-light"
+    recipe: str | None = None
+    """A recipe's name or file; None for the task's own or, from weights, `FINE_TUNING`."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Fields of the recipe that are to be other than it says."""
+    architecture: str | None = None
+    """None: as the recipe says."""
+    network: dict[str, Any] = field(default_factory=dict)
+    """Fields of the network's config that are to be other than the recipe says."""
+    init: str | None = None
+    """Weights to start from; their network is taken."""
+    teacher: str | None = None
+    """Weights of the same task whose pictures are aimed at too."""
+    unlabelled: Path | None = None
+    """A folder of pictures without references: what the teacher makes of them is aimed at."""
+    overlays: Path | None = None
+    """A folder of damage with transparency, to be laid over the clean pictures of `data`."""
+    replay: Path | None = None
+    """Old pictures that half of the batches come from, so that they are not forgotten."""
+    keep_db: float | None = None
+    """How much PSNR `replay`'s val pictures may lose against `init`; None: as much as they do."""
+    device: str = "auto"
+    precision: Precision = "fp32"
+    workers: int = 1
+    compiled: bool = False
+    tensorboard: bool = False
+    qat: bool = False
+    """Train `init` to bear INT8; without a teacher it learns from its fp32 self."""
+    max_seconds: float = math.inf
+
+
+def require_sense(request: Request) -> None:
+    """Refuse what cannot be meant, before anything is read.
+
+    Raises:
+        OptionError: Two wishes contradict each other, or one lacks another.
+        MissingDependencyError: What is asked for is not installed.
+    """
+    if request.qat and request.init is None:
+        raise OptionError("--qat trains weights that restore already; give them with --init")
+    if request.unlabelled is not None and request.teacher is None:
+        raise OptionError(
+            "--unlabelled pictures are labelled by a teacher; give one with --teacher"
+        )
+    if request.keep_db is not None:
+        if request.init is None or request.replay is None:
+            raise OptionError(
+                "--keep measures what --init could do on the pictures of --replay; give both"
+            )
+        if request.qat:
+            raise OptionError("--keep blends weights, --qat trains their INT8 form; choose one")
+        if not request.keep_db >= 0.0:
+            raise OptionError(f"--keep must be 0 dB or more, found {request.keep_db:g}")
+    if request.tensorboard:
+        require("tensorboard", "--tensorboard")  # now, not after the first interval
+
+
+def device_of(name: str, precision: Precision) -> torch.device:
+    """Return the device to train on.
+
+    Raises:
+        OptionError: It is not here, or cannot train in that precision.
+    """
+    available = torch.cuda.is_available()
+    if name not in ("auto", "cpu", "cuda"):
+        raise OptionError(f"--device must be auto, cpu or cuda, found {name!r}")
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise OptionError(f"--precision must be fp32, bf16 or fp16, found {precision!r}")
+    if name == "cuda" and not available:
+        raise OptionError(
+            "--device cuda needs an NVIDIA GPU and a torch built for it; found "
+            f"torch {torch.__version__} without. Use --device cpu"
+        )
+    chosen = "cuda" if available and name != "cpu" else "cpu"
+    if chosen == "cpu" and precision == "fp16":
+        raise OptionError("--precision fp16 needs a GPU, found none; use bf16 on a processor")
+    return torch.device(chosen)
+
+
+def resolved(request: Request) -> tuple[Recipe, tuple[str, dict[str, Any]]]:
+    """Return the recipe and the network: the task's own, the file's, what was asked for.
+
+    Raises:
+        OptionError: There is no such recipe, or a value in it makes no sense.
+    """
+    own = read_recipe(task_of(request.task).name)
+    given = own
+    if request.recipe is not None or request.init is not None:
+        given = read_recipe(request.recipe or (QAT if request.qat else FINE_TUNING))
+    architecture = request.architecture or given.architecture or own.architecture or "edge"
+    network: dict[str, Any] = {}
+    for file in (own, given):
+        # fields of one architecture mean nothing to another
+        if architecture == (file.architecture or own.architecture):
+            network |= file.network
+    training = {**given.training, **request.training}
+    origin = "options" if request.recipe is None else request.recipe
+    return recipe_from(training, origin), (architecture, {**network, **request.network})
+
+
+def started_from(
+    request: Request, network: tuple[str, dict[str, Any]], task: Task
+) -> tuple[nn.Module, str | None]:
+    """Return the network to train, and the hash of the weights it starts from.
+
+    Raises:
+        CheckpointError: The weights of `init` cannot be read.
+        OptionError: There is no such network, or it does not fit the task.
+    """
+    if request.init is not None:
+        if request.network or request.architecture:
+            raise OptionError(
+                "--init brings its network along; leave out --model, --channels and --blocks"
+            )
+        loaded = checkpoints.load(request.init)
+        _require_scale(loaded.model, task, request.init)
+        return loaded.model.requires_grad_().train(), loaded.sha256
+    architecture, fields = network
+    family = {family.name: family for family in FAMILIES}.get(architecture)  # type: ignore[call-overload]
+    if family is None:
+        names = ", ".join(family.name for family in FAMILIES)
+        raise OptionError(f"--model must be one of {names}, found {architecture!r}")
+    try:
+        model = family.network(family.config(**fields))
+    except (TypeError, ValueError) as error:
+        settings = ", ".join(field.name for field in dataclasses.fields(family.config))
+        raise OptionError(
+            f"{family.title} cannot be built with {fields} ({error}); its settings are {settings}"
+        ) from error
+    _require_scale(model, task, f"a {family.title} of these settings")
+    return model, None
+
+
+def _require_scale(model: nn.Module, task: Task, name: str) -> None:
+    scale = getattr(model.config, "scale", 1)
+    if scale != task.scale:
+        raise OptionError(
+            f"the task {task.name} needs a network of scale {task.scale}; {name} has scale "
+            f"{scale}. Choose other weights, or --model edge"
+        )
+
+
+def teacher_of(weights: str | None, model: nn.Module) -> tuple[nn.Module | None, str | None]:
+    """Return the network to learn from and the hash of its weights.
+
+    Raises:
+        CheckpointError: The weights cannot be read.
+        OptionError: What it makes does not fit what the student makes.
+    """
+    if weights is None:
+        return None, None
+    loaded = checkpoints.load(weights)
+    teacher = loaded.model
+    scales = [getattr(one.config, "scale", 1) for one in (teacher, model)]
+    if scales[0] != scales[1]:
+        raise OptionError(
+            f"the teacher {weights} has scale {scales[0]}, the student {scales[1]}; expected "
+            "the same"
+        )
+    if teacher.multiple > model.multiple:  # type: ignore[operator]
+        raise OptionError(
+            f"the teacher {weights} takes multiples of {teacher.multiple}, the student of "
+            f"{model.multiple}; choose a teacher with a smaller stem"
+        )
+    return teacher, loaded.sha256
+
+
+def labelled(
+    pictures: Pairs, teacher: nn.Module, scale: int, on_labelled: Callable[[], None]
+) -> Pairs:
+    """Return pairs of the pictures and of what the teacher makes of them, whole and in 8 bits.
+
+    Args:
+        pictures: Their good side is what is to be restored.
+        teacher: It sees each picture once, whole: its pools are those of the frame.
+        scale: How many times higher and wider the teacher makes them.
+        on_labelled: Told when one more is done.
+    """
+    made = []
+    teacher.eval()
+    for frame in pictures.high:
+        made.append(restored(teacher, frame[None], scale)[0])
+        on_labelled()
+    return replace(pictures, low=pictures.high, high=tuple(made), degrade=None, scale=scale)
+
+
+def require_pairs(pairs: Pairs) -> None:
+    """Refuse what labelled pictures cannot be put to.
+
+    Raises:
+        DataError: These are clean pictures, which have no bad ones yet.
+    """
+    if pairs.degrade is not None:
+        raise DataError(
+            "--unlabelled goes with pairs; found clean pictures in --data. Put pictures in its "
+            "folders low/ and high/"
+        )
+
+
+def together(pairs: Pairs, others: Pairs) -> Pairs:
+    """Return the pairs of both, each as often as it is there."""
+    digest = hashlib.sha256((pairs.sha256 + others.sha256).encode()).hexdigest()
+    return replace(
+        pairs,
+        names=pairs.names + others.names,
+        low=pairs.low + others.low,
+        high=pairs.high + others.high,
+        sha256=digest,
+    )
+
+
+class Reader(Protocol):
+    """Who is told how far the reading is."""
+
+    def reading(self, total: int) -> None:
+        """So many pictures are about to be read."""
+
+    def read(self) -> None:
+        """One more picture was read."""
+
+    def labelling(self, total: int) -> None:
+        """The teacher is about to label so many pictures."""
+
+    def labelled(self) -> None:
+        """It labelled one more."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from and is judged by."""
+
+    train: Pairs
+    validation: Pairs
+    former: Pairs | None
+    """Of `Request.replay`, those that validate; None where nothing is to be kept."""
+
+
+def read_data(
+    request: Request, recipe: Recipe, task: Task, teacher: nn.Module | None, reader: Reader
+) -> Data:
+    """Return the pictures that a request names.
+
+    Raises:
+        DataError: A folder holds something else, or pictures do not fit each other.
+        OptionError: The task has no use for what was asked for.
+    """
+    listing = list_pairs(request.data)
+    replay = None if request.replay is None else list_pairs(request.replay)
+    replayed = () if replay is None else replay.train
+    former = () if replay is None or request.keep_db is None else replay.val
+    alone = () if request.unlabelled is None else list_pictures(request.unlabelled)
+    training, validating = task, task
+    if request.overlays is not None:
+        training, validating = overlaid_tasks(task, request.overlays)
+    reader.reading(sum(map(len, (listing.train, listing.val, replayed, former, alone))))
+
+    def loaded(pairs: tuple[Pair, ...], task: Task = training) -> Pairs:
+        return load_pairs(
+            pairs, degrade=task.degrade, scale=task.scale, on_loaded=lambda _: reader.read()
+        )
+
+    train, validation = loaded(listing.train), made_bad(loaded(listing.val, validating))
+    require_measurable(validation)
+    if request.overlays is not None and train.degrade is None:
+        raise DataError(
+            "--overlays are laid over clean pictures; found pairs in --data. Give a folder of "
+            "clean pictures alone"
+        )
+    if alone and teacher is not None:
+        require_pairs(train)  # before the teacher takes its time
+        pictures = loaded(alone)
+        reader.labelling(len(pictures))
+        train = together(train, labelled(pictures, teacher, task.scale, reader.labelled))
+    if replayed:
+        train = mixed(train, loaded(replayed))
+    degrade = train.degrade
+    if degrade is not None and recipe.monochrome_share:
+        train = with_monochrome(train, recipe.monochrome_share)
+    if degrade is not None and recipe.capture_share:
+        train = replace(train, degrade=with_capture(degrade, recipe.capture_share))
+    kept = made_bad(loaded(former, validating)) if former else None
+    if kept is not None:
+        require_measurable(kept)
+    return Data(train, validation, kept)
+
+
+def card_of(task: str, trainer: Trainer, score: Score, train: Pairs, trained_on: str) -> Card:
+    """Return the card of a trainer's averaged weights; saving it adds the network's config."""
+    return Card(
+        task=task,
+        trained_on=trained_on,
+        figures={
+            "val_psnr_db": round(score.psnr_db, 4),
+            "val_psnr_gtmean_db": round(score.psnr_gtmean_db, 4),
+            "val_ssim": round(score.ssim, 5),
+            "val_mae": round(score.mae, 5),
+            "steps": score.step,
+        },
+        recipe=plain_config(trainer.recipe),
+        data_sha256=train.sha256,
+        revision=revision_of(Path(__file__).parents[2]),
+    )
+
+
+def revision_of(root: Path) -> str | None:
+    """Return the commit a source tree stands at, with `+` where it was changed since.
+
+    None for an installed package, which has no history.
+    """
+    git = shutil.which("git")
+    if git is None or not (root / ".git").exists():
+        return None
+    commit, changes = (
+        subprocess.run([git, "-C", root, *words], capture_output=True, text=True, check=False)
+        for words in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+    )
+    if commit.returncode or changes.returncode:
+        return None
+    return commit.stdout.strip() + ("+" if changes.stdout else "")
+
+
+_STEPS = 16  # places on the line; finer than one run repeats another
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A network between two, and what it has of each."""
+
+    network: nn.Module
+    share: float
+    """How far it lies from the former to the fine-tuned: 0 to 1."""
+    lost_db: float
+    """PSNR on the former pictures, against the former network; negative where that grew."""
+
+
+def kept(
+    former: nn.Module,
+    tuned: nn.Module,
+    pictures: Pairs,
+    most_lost_db: float,
+    on_tried: Callable[[float, float], None] = lambda share, lost_db: None,
+) -> Kept:
+    """Return the blend closest to TUNED that loses at most so much on the former's PICTURES.
+
+    By bisection, since the loss grows along the line between the two (Wortsman et al., "Robust
+    fine-tuning of zero-shot models", CVPR 2022, figure 1). Share 0 is FORMER, which loses nothing.
+
+    Args:
+        former: Before fine-tuning.
+        tuned: After it.
+        pictures: Bad and good ones of what FORMER was made for, none that trained.
+        most_lost_db: What may be lost of their mean PSNR.
+        on_tried: Gets each share that was measured, and its loss in dB.
+
+    Raises:
+        CheckpointError: The two networks have other shapes.
+    """
+    before_db = validate(former, pictures)[0]
+
+    def at(step: int) -> Kept:
+        share = step / _STEPS
+        network = blended(former, tuned, share)
+        lost_db = before_db - validate(network, pictures)[0]
+        on_tried(share, lost_db)
+        return Kept(network, share, lost_db)
+
+    best, good, bad = at(_STEPS), 0, _STEPS
+    if best.lost_db <= most_lost_db:
+        return best
+    best = Kept(former, 0.0, 0.0)
+    while bad - good > 1:
+        middle = at((good + bad) // 2)
+        if middle.lost_db <= most_lost_db:
+            best, good = middle, (good + bad) // 2
+        else:
+            bad = (good + bad) // 2
+    return best
 
 
 @dataclass(frozen=True)
@@ -94,7 +502,7 @@ def train_weights(request: Request, observer: Observer) -> Trained:
             compiled=request.compiled, tensorboard=request.tensorboard,
             start=" ".join(map(str, (parent, taught_by, data.train.sha256))),
         )  # fmt: skip
-        state.resume(trainer)
+        loop.resume(trainer)
         observer.starting(recipe, trainer.step)
         score = trainer.run(
             data.train,

@@ -1,26 +1,37 @@
-"""The training loop: the exposure branch on thumbnails, the rest on crops, then on whole frames."""
+"""The training loop, with validation, saved state and several processes (DDP).
+
+    torchrun --nproc-per-node 2 --no-python mirnet-train --task denoise --data photos
+
+Each process takes its places of every batch; gradients are averaged, so that the run is the one
+that a single process would have made.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import logging
 import math
+import os
 import time
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import distributed, nn
 
-from mirnet_edge.errors import TrainingError
+from mirnet_edge import metrics
+from mirnet_edge.errors import CheckpointError, OptionError, TrainingError
+from mirnet_edge.files import write_atomically
+from mirnet_edge.images import contract
 from mirnet_edge.models.edge import MIRNetEdge
-from mirnet_edge.training import loss, record, state
+from mirnet_edge.training import loss, record
 from mirnet_edge.training.batches import Drawing, batches
 from mirnet_edge.training.exposure import train_exposure
-from mirnet_edge.training.parallel import Process
+from mirnet_edge.training.pairs import Thumbnails
 from mirnet_edge.training.recipe import require_crops
 from mirnet_edge.training.record import Score
-from mirnet_edge.training.thumbnails import Thumbnails
-from mirnet_edge.training.validation import validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,12 +39,193 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from mirnet_edge.images.contract import Frames
     from mirnet_edge.models.edge import ExposureBranch
     from mirnet_edge.training.batches import Batch
     from mirnet_edge.training.pairs import Pairs
     from mirnet_edge.training.recipe import Recipe
 
+_FIGURES = (metrics.psnr, metrics.psnr_gtmean, metrics.ssim, metrics.mae)
+
+
+def validate(model: nn.Module, pairs: Pairs) -> tuple[float, float, float, float]:
+    """Return mean PSNR in dB, the same brightness-matched, SSIM, and absolute error on [0, 1].
+
+    The output is measured as it will be seen, in 8 bits. `pairs` holds bad pictures.
+    """
+    rows = []
+    for low, high in zip(pairs.low, pairs.high, strict=True):
+        output = restored(model, low[None], pairs.scale)
+        rows.append([float(figure(output, high[None])[0]) for figure in _FIGURES])
+    psnr_db, gtmean_db, ssim, mae = (
+        sum(column) / len(column) for column in zip(*rows, strict=True)
+    )
+    return psnr_db, gtmean_db, ssim, mae
+
+
+def restored(model: nn.Module, frames: Frames, scale: int = 1) -> Frames:
+    """Return what a network makes of whole frames, (N, H, W, 3) uint8, of any size."""
+    height, width = frames.shape[1:3]
+    padded = contract.pad_to_multiple(frames, model.multiple)  # type: ignore[arg-type]
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        batch = model(torch.from_numpy(contract.batch_from_frames(padded)).to(device))
+    return contract.crop_to(
+        contract.frames_from_batch(batch.cpu().numpy()), scale * height, scale * width
+    )
+
+
+# torchrun sets these
+_LAUNCHED, _LOCAL = "WORLD_SIZE", "LOCAL_RANK"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of the processes of a run."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def places(self) -> slice:
+        """Which places of a batch are this process's."""
+        return slice(self.rank, None, self.count)
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the one that validates, writes and prints."""
+        return self.rank == 0
+
+    def shared(self, model: nn.Module) -> nn.Module:
+        """Return the model as it is to be called in training: its gradients become means."""
+        if self.count == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model)
+
+    def mean(self, value: float) -> float:
+        """Return the mean of all processes' values; each must ask."""
+        if self.count == 1:
+            return value
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        held = torch.tensor([value], dtype=torch.float64, device=device)
+        distributed.all_reduce(held)
+        return float(held) / self.count
+
+    def any(self, here: bool) -> bool:
+        """Return whether it is so in any process; each must ask."""
+        return self.mean(math.inf if here else 0.0) > 0.0
+
+    def wait(self) -> None:
+        """Return when all processes are here."""
+        if self.count > 1:
+            distributed.barrier()
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[Process]:
+    """Yield this process's place among those that torchrun started; alone where it did not.
+
+    Raises:
+        OptionError: The group cannot be formed.
+    """
+    if _LAUNCHED not in os.environ:
+        yield Process()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get(_LOCAL, "0")))
+    try:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise OptionError(
+            f"the processes do not find each other ({str(error)[:120]}); start them with torchrun"
+        ) from error
+    try:
+        yield Process(distributed.get_rank(), distributed.get_world_size())
+    finally:
+        distributed.destroy_process_group()
+
+
 logger = logging.getLogger(__name__)
+
+_STATE_FILE = "state.pt"
+_KEYS = {"step", "recipe", "start", "model", "averaged", "optimizer", "scaler"}
+_FREE_TO_CHANGE = {"validate_every"}
+
+
+def save(trainer: Trainer) -> None:
+    """Write the state to the trainer's folder, whole or not at all.
+
+    Raises:
+        MirnetEdgeError: The folder cannot be written, or the disk is full; the former state is
+            kept.
+    """
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "step": trainer.step,
+            "recipe": asdict(trainer.recipe),
+            "model": trainer.model.state_dict(),
+            "averaged": trainer.averaged.state_dict(),
+            "optimizer": trainer.optimizer.state_dict(),
+            "scaler": trainer.scaler.state_dict(),
+            "start": trainer.start,
+        },
+        buffer,
+    )
+    write_atomically(trainer.folder / _STATE_FILE, buffer.getvalue())
+
+
+def exists(folder: Path) -> bool:
+    """Say whether a run left a state in FOLDER."""
+    return (folder / _STATE_FILE).is_file()
+
+
+def resume(trainer: Trainer) -> bool:
+    """Take up the last state of the trainer's folder; return whether there was one.
+
+    Raises:
+        CheckpointError: The state is damaged, or of another recipe or network.
+    """
+    path = trainer.folder / _STATE_FILE
+    if not path.is_file():
+        return False
+    state = _read(path)
+    different = sorted(
+        name
+        for name, value in asdict(trainer.recipe).items()
+        if name not in _FREE_TO_CHANGE and state["recipe"].get(name) != value
+    )
+    if state["start"] != trainer.start:
+        different.append("--init, --teacher, --replay or the data")
+    if different:
+        raise CheckpointError(
+            f"{path} was trained with other values of {', '.join(different)}; give the same "
+            "options, or another --out"
+        )
+    try:
+        trainer.model.load_state_dict(state["model"])
+        trainer.averaged.load_state_dict(state["averaged"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.scaler.load_state_dict(state["scaler"])
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} belongs to a network of another shape; give the same options, or another --out"
+        ) from error
+    trainer.step = int(state["step"])
+    logger.info("resumed %s at step %d", path, trainer.step)
+    return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds here, all of them mean "damaged"
+        # without its own words: they advise to unpickle what nobody vouches for
+        raise CheckpointError(f"{path} is damaged; remove it to start anew") from error
+    if not isinstance(state, dict) or _KEYS - set(state):
+        raise CheckpointError(f"{path} is not a training state; remove it to start anew")
+    return state
+
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -158,7 +350,7 @@ class Trainer:
                 score = self._score(losses, validation)
                 losses.clear()
                 if self.process.leads:
-                    state.save(self)
+                    save(self)
                     record.append(self.folder, score)
                     if self.tensorboard:
                         record.append_to_tensorboard(self.folder, score)
@@ -241,7 +433,7 @@ class Trainer:
 
     def _failure(self, what: str) -> TrainingError:
         kept = "nothing was saved yet"
-        if state.exists(self.folder):
+        if exists(self.folder):
             kept = f"what was last saved in {self.folder} is kept"
         return TrainingError(
             f"{what} at step {self.step}; {kept}. Train anew with a smaller --learning-rate"

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from pydantic import Field
 
 from mirnet_edge.errors import OptionError
+from mirnet_edge.files import read_toml
 from mirnet_edge.manifest import Document
 from mirnet_edge.metrics import SSIM_WINDOW
-from mirnet_edge.toml_files import read_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable

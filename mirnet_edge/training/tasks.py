@@ -1,4 +1,4 @@
-"""The tasks, and how each makes a clean picture bad where there are no pairs.
+"""The training tasks, and the degradation that each applies to clean images.
 
 Every draw is wide enough to hold what real cameras, scanners and encoders do: networks that are
 trained on one strength are good at that strength alone.
@@ -14,24 +14,29 @@ from mirnet_edge.degradations import (
     LowLight,
     Noise,
     OldPhoto,
+    Overlay,
     downscaled,
     low_light,
     noisy,
     old_photo,
     overlaid,
 )
-from mirnet_edge.errors import OptionError
+from mirnet_edge.errors import DataError, ImageError, OptionError
+from mirnet_edge.images.files import read_picture
+from mirnet_edge.training.listing import list_pictures, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy as np
 
-    from mirnet_edge.degradations import Overlay
-    from mirnet_edge.images import Frame
+    from mirnet_edge.images.contract import Frame
 
     Degrade = Callable[[Frame, np.random.Generator], Frame]
     """Return a bad picture of a clean one, (H, W, 3) uint8; chance comes from the generator."""
+    from pathlib import Path
+
+    from mirnet_edge.training.listing import Pair
 
 
 @dataclass(frozen=True)
@@ -157,3 +162,34 @@ TASKS = (
     Task("super-resolution", _halved, scale=2),
     Task("old-photo", _aged),
 )
+
+
+_TASK = "old-photo"
+
+
+def overlaid_tasks(task: Task, folder: Path) -> tuple[Task, Task]:
+    """Return the task with the folder's overlays: for training, and with others for validation.
+
+    Raises:
+        OptionError: The task is not that of old photographs.
+        DataError: There are fewer than two overlays, or one cannot be read or hides nothing.
+    """
+    if task.name != _TASK:
+        raise OptionError(f"--overlays damage the pictures of --task {_TASK}; found {task.name}")
+    parts = split(list(list_pictures(folder)))
+    train, validation = (
+        with_overlays(task, [_overlay(pair) for pair in part]) for part in (parts.train, parts.val)
+    )
+    return train, validation
+
+
+def _overlay(pair: Pair) -> Overlay:
+    try:
+        picture = read_picture(pair.high)
+    except ImageError as error:
+        raise DataError(str(error)) from error
+    if picture.alpha is None or not picture.alpha.any():
+        raise DataError(
+            f"{pair.high} hides nothing; expected damage with transparency around it. Leave it out"
+        )
+    return Overlay(picture.frame, picture.alpha)

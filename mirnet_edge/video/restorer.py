@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.runtime.anchoring import steadied
+from mirnet_edge.runtime.temporal_smoothing import steadied
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
-    from mirnet_edge.images import Frame
-    from mirnet_edge.runtime.anchoring import Past, Steadied
+    from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.runner import Runner
+    from mirnet_edge.runtime.temporal_smoothing import Past, Steadied
 
 
 class Restorer:

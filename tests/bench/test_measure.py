@@ -7,17 +7,17 @@ import contextlib
 import numpy as np
 import pytest
 
-from mirnet_edge.bench.cold import further_runs
 from mirnet_edge.bench.measure import (
     FEWEST_RUNS,
     FEWEST_WARMUPS,
     MOST_WARMUPS,
     Method,
+    further_runs,
     time_in_turns,
     timing_frame,
 )
 from mirnet_edge.errors import EngineError, OptionError
-from mirnet_edge.runtime.null_runner import NullRunner
+from mirnet_edge.testing.null_runner import NullRunner
 
 _FRAME = np.zeros((1, 4, 4, 3), np.uint8)
 

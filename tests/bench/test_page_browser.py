@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mirnet_edge.bench.markdown_report import write_report
 from mirnet_edge.bench.record import Crop
-from mirnet_edge.bench.reports import write_report
-from mirnet_edge.pictures import Picture, write_picture
+from mirnet_edge.images.files import Picture, write_picture
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

@@ -12,12 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirnet_edge.bench.charts import Point, Spread, pareto_chart, spread_chart
-from mirnet_edge.bench.line_charts import Axes, Line, line_chart
+from mirnet_edge.bench.charts import (
+    Axes,
+    Line,
+    Point,
+    Spread,
+    line_chart,
+    pareto_chart,
+    spread_chart,
+)
+from mirnet_edge.bench.markdown_report import write_report
 from mirnet_edge.bench.record import ClipFacts, Crop, Flicker, read_report, to_json
-from mirnet_edge.bench.reports import write_report
 from mirnet_edge.errors import DataError
-from mirnet_edge.pictures import Picture, write_picture
+from mirnet_edge.images.files import Picture, write_picture
 
 
 @pytest.fixture

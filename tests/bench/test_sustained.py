@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from mirnet_edge.bench.endurance import held, last_over_first
+from mirnet_edge.bench.measure import Endured, Pace, endure, sustained_pace
 from mirnet_edge.bench.record import Conditions
-from mirnet_edge.bench.sustained import Endured, Pace, endure, sustained_pace
+from mirnet_edge.bench.tables import held, last_over_first
 from mirnet_edge.errors import EngineError, OptionError
-from mirnet_edge.runtime.null_runner import NullRunner
+from mirnet_edge.testing.null_runner import NullRunner
 
 _FRAME = np.zeros((1, 4, 4, 3), np.uint8)
 

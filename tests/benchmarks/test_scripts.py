@@ -14,7 +14,7 @@ from mirnet_edge.checkpoints.families import plain_config
 from mirnet_edge.metrics import psnr
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.pruning.record import Asked, Attempt, Goal, PruneRecord, Quality, Round, Size
-from mirnet_edge.pruning.table import conditions_of
+from mirnet_edge.pruning.timing import conditions_of
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TASKS = ("low-light", "denoise", "super-resolution", "old-photo")

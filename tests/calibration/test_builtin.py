@@ -9,8 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from mirnet_edge.calibration.builtin import builtin_set
-from mirnet_edge.calibration.sets import MINIMUM_IMAGES
+from mirnet_edge.calibration.sets import MINIMUM_IMAGES, builtin_set
 from mirnet_edge.errors import CalibrationError, MissingDependencyError
 from mirnet_edge.metrics import psnr
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirnet_edge.checkpoints.blend import blended
+from mirnet_edge.checkpoints.store import blended
 from mirnet_edge.errors import CheckpointError, OptionError
 
 

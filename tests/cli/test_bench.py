@@ -12,11 +12,10 @@ from PIL import Image
 
 from mirnet_edge.bench import job
 from mirnet_edge.bench.classical import baseline_named
-from mirnet_edge.bench.energy import mj_per_frame
-from mirnet_edge.bench.lineup import Order
+from mirnet_edge.bench.job import Order, Suite, read_suite
 from mirnet_edge.bench.record import read_report
-from mirnet_edge.bench.sensors import MachineSensors
-from mirnet_edge.bench.suites import Suite, read_suite
+from mirnet_edge.bench.tables import mj_per_frame
+from mirnet_edge.bench.telemetry import MachineSensors
 from mirnet_edge.cli.application import parsed_size
 from mirnet_edge.cli.bench import main
 
@@ -172,8 +171,8 @@ def test_our_suites_are_suites_and_name_methods_that_exist(path):
 
 
 def test_cold_start_and_memory_come_from_a_process_of_its_own():
-    from mirnet_edge.bench.cold import measure_cold
-    from mirnet_edge.bench.contestants import Contestant
+    from mirnet_edge.bench.entries import Contestant
+    from mirnet_edge.bench.measure import measure_cold
 
     kept = np.ones(2**26, np.uint8)  # 64 MiB here are not the other's
     found = measure_cold(Contestant(source="baseline", path="gamma"), 32, 48)

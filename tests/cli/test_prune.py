@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from mirnet_edge import checkpoints
-from mirnet_edge.cli import training_progress
+from mirnet_edge.cli import progress
 from mirnet_edge.cli.prune import main
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.training import record
@@ -60,7 +60,7 @@ def test_a_run_is_interrupted_gone_on_with_and_told_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training_progress.Display, "stepped", interrupt)
+        patched.setattr(progress.Display, "stepped", interrupt)
         stopped = ran(main, *typed)
     assert stopped.code == 130
     assert "measure the latency table latency.json" in stopped.err

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from mirnet_edge.cli.restore import main
-from mirnet_edge.pictures import Picture, read_picture, write_picture
-from mirnet_edge.runtime.null_runner import NullRunner
+from mirnet_edge.images.files import Picture, read_picture, write_picture
+from mirnet_edge.testing.null_runner import NullRunner
 
 
 @pytest.fixture

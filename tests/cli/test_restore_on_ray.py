@@ -18,12 +18,12 @@ import pytest
 from mirnet_edge.cli.restore import main
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import EngineError, MirnetEdgeError, OptionError
-from mirnet_edge.runtime.choice import RunnerChoice
-from mirnet_edge.runtime.null_runner import NullRunner
-from mirnet_edge.video import fleet
-from mirnet_edge.video.outputs import has_parts
+from mirnet_edge.runtime.bundle import RunnerChoice
+from mirnet_edge.testing.null_runner import NullRunner
+from mirnet_edge.video.files import ray_cluster
+from mirnet_edge.video.files.muxing import has_parts
+from mirnet_edge.video.files.restoring import restore_video
 from mirnet_edge.video.restorer import single
-from mirnet_edge.video.restoring import restore_video
 
 pytest.importorskip("av")
 # not imported: the product tells it by its environment to listen on loopback
@@ -37,7 +37,7 @@ SEGMENT = 250
 @pytest.fixture(scope="module")
 def cluster():
     """What is started where no address is given, for all tests of this module."""
-    with fleet.cluster(None) as started:
+    with ray_cluster.cluster(None) as started:
         yield started
 
 
@@ -186,7 +186,7 @@ def test_a_killed_workers_file_is_begun_once_more_from_its_last_segment(
     bright, dark = make_clip("bright.avi", SEGMENT + 20, grey=200), make_clip("dark.avi")
     attempts, told = tmp_path / "attempts", Told()
     choice = dying(attempts, at=SEGMENT + 5, times=1)
-    fleet.restore_on_ray([bright, dark], choice, tmp_path / "out", **told.callbacks)
+    ray_cluster.restore_on_ray([bright, dark], choice, tmp_path / "out", **told.callbacks)
     assert told.failed == []
     assert len(set(attempts.read_text().splitlines())) == 2  # two processes
     done = {one.source: one for one, _ in told.done}
@@ -202,7 +202,7 @@ def test_a_file_whose_worker_dies_twice_is_told_in_one_line(
     bright, dark = make_clip("bright.avi", grey=200), make_clip("dark.avi")
     attempts, out = tmp_path / "attempts", tmp_path / "out"
     choice = dying(attempts, at=3, times=99)
-    monkeypatch.setattr("mirnet_edge.runtime.choice.RunnerChoice", lambda **options: choice)
+    monkeypatch.setattr("mirnet_edge.runtime.bundle.RunnerChoice", lambda **options: choice)
     result = ran(main, bright, dark, "--bundle", "any", "--out", out, "--engine", "ray", "--json")
     assert result.code == 2
     assert len(attempts.read_text().splitlines()) == 2
@@ -222,7 +222,7 @@ def test_what_a_worker_warns_of_is_told_here(cluster, make_clip, tmp_path, caplo
     def failing():
         return NullRunner(failure=EngineError("out of memory"), fails_at=9)
 
-    fleet.restore_on_ray(
+    ray_cluster.restore_on_ray(
         [make_clip("a.avi")], choice_of(failing), tmp_path / "out", **told.callbacks
     )
     ((one, mode),) = told.done
@@ -252,7 +252,7 @@ def test_ctrl_c_ends_the_others_and_keeps_their_segments(cluster, make_clip, tmp
 
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        fleet.restore_on_ray([bright, dark], choice_of(make_runner), out, on_done=interrupt)
+        ray_cluster.restore_on_ray([bright, dark], choice_of(make_runner), out, on_done=interrupt)
     assert time.monotonic() - started < 20
     assert has_parts(bright, out)
     assert sorted(path.name for path in out.iterdir()) == [".bright.mp4.parts", "dark.mp4"]
@@ -263,18 +263,18 @@ def test_ctrl_c_ends_the_others_and_keeps_their_segments(cluster, make_clip, tmp
 def test_more_threads_than_a_machine_has_are_refused(cluster, make_clip, make_bundle, tmp_path):
     choice = RunnerChoice(bundle=make_bundle(), threads=4096)
     with pytest.raises(OptionError, match=r"--threads 4096: no machine .* the largest has \d+"):
-        fleet.restore_on_ray([make_clip("a.avi")], choice, tmp_path / "out")
+        ray_cluster.restore_on_ray([make_clip("a.avi")], choice, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_worker_with_another_version_restores_nothing(
     cluster, make_clip, make_bundle, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(fleet, "version", lambda name: "0.0.0")
+    monkeypatch.setattr(ray_cluster, "version", lambda name: "0.0.0")
     with pytest.raises(
         MirnetEdgeError, match=r"mirnet-edge .*, this one 0\.0\.0; install the same"
     ):
-        fleet.restore_on_ray(
+        ray_cluster.restore_on_ray(
             [make_clip("a.avi")], RunnerChoice(bundle=make_bundle()), tmp_path / "out"
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.cli.restore import main
-from mirnet_edge.pictures import Picture, write_picture
+from mirnet_edge.images.files import Picture, write_picture
 
 av = pytest.importorskip("av")
 
@@ -78,7 +78,7 @@ def test_two_videos_of_one_stem_are_refused_before_anything_is_written(
 def test_the_same_command_goes_on_with_a_video_that_was_cut_off(
     ran, make_bundle, make_video, tmp_path, monkeypatch
 ):
-    from mirnet_edge.video import restoring
+    from mirnet_edge.video.files import restoring
 
     monkeypatch.setattr(restoring, "SEGMENT_FRAMES", 2)
     video, out, bundle = make_video("a.mp4"), tmp_path / "out", make_bundle()
@@ -104,7 +104,7 @@ def test_the_same_command_goes_on_with_a_video_that_was_cut_off(
 
 @pytest.mark.parametrize("at", [1, 3], ids=["in the first segment", "after it"])
 def test_ctrl_c_says_what_is_kept(at, ran, make_bundle, make_video, tmp_path, monkeypatch):
-    from mirnet_edge.video import restoring
+    from mirnet_edge.video.files import restoring
 
     monkeypatch.setattr(restoring, "SEGMENT_FRAMES", 2)
     done, video = make_video("done.mp4"), make_video("a.mp4", 6)

@@ -12,7 +12,7 @@ from PIL import Image
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import Card
 from mirnet_edge.cli.sensitivity import main
-from mirnet_edge.export import blockwise
+from mirnet_edge.export import analysis
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def measured(given, tmp_path_factory):
 def test_every_block_has_a_row_and_a_second_run_measures_nothing_again(
     given, measured, ran, monkeypatch
 ):
-    monkeypatch.setattr(blockwise, "quantized_whole", None)
+    monkeypatch.setattr(analysis, "quantized_whole", None)
     shown = ran(main, *given, "--out", measured)
     found = json.loads(ran(main, *given, "--out", measured, "--json").out)
     assert len(found["blocks"]) > 3

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mirnet_edge.degradations.light import LowLight, linear_from_srgb, low_light, srgb_from_linear
+from mirnet_edge.degradations.low_light import (
+    LowLight,
+    linear_from_srgb,
+    low_light,
+    srgb_from_linear,
+)
 from mirnet_edge.errors import OptionError
 
 

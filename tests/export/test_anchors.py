@@ -11,18 +11,17 @@ import pytest
 import mirnet_edge
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import Card
-from mirnet_edge.compression.whole_frame import whole_frame_convs
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import EngineError, OptionError
-from mirnet_edge.export.anchors import anchored_form, measured_reach
-from mirnet_edge.export.job import ExportOptions, export_bundle
-from mirnet_edge.export.onnx_graph import export_onnx
+from mirnet_edge.export.graphs import ExportOptions
+from mirnet_edge.export.job import export_bundle
+from mirnet_edge.export.onnx_graph import anchored_form, export_onnx, measured_reach
+from mirnet_edge.images.files import Picture, write_picture
 from mirnet_edge.manifest import read_manifest
-from mirnet_edge.pictures import Picture, write_picture
-from mirnet_edge.runtime.anchoring import steadied
-from mirnet_edge.runtime.frame_vectors import stand_in_for, thumbnail_of
-from mirnet_edge.runtime.null_runner import NullRunner
-from mirnet_edge.runtime.tiling import tiled
+from mirnet_edge.quantization.legalizer import whole_frame_convs
+from mirnet_edge.runtime.temporal_smoothing import steadied
+from mirnet_edge.runtime.tiling import stand_in_for, thumbnail_of, tiled
+from mirnet_edge.testing.null_runner import NullRunner
 
 _BACKENDS = [
     "onnxruntime",
@@ -103,8 +102,8 @@ def test_the_same_convolutions_stay_in_float(name, graph_of, network_of, tmp_pat
 def test_plain_runs_are_those_of_the_plain_network(backend, runner_of, network_of, picture):
     import torch
 
-    from mirnet_edge.images import crop_to, pad_to_multiple
-    from mirnet_edge.models.deployment import FrameInterface
+    from mirnet_edge.images.contract import crop_to, pad_to_multiple
+    from mirnet_edge.models.inference_form import FrameInterface
 
     padded = torch.from_numpy(pad_to_multiple(picture, 16))
     expected = FrameInterface(network_of("edge"), "uint8")(padded).numpy()

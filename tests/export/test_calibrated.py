@@ -8,11 +8,10 @@ from PIL import Image
 from mirnet_edge import checkpoints
 from mirnet_edge.calibration.sets import read_set
 from mirnet_edge.checkpoints import Card
-from mirnet_edge.compression.ranges import RANGES_FILE, RangeCache
-from mirnet_edge.export.estimators import compare_estimators
-from mirnet_edge.export.graphs import make_graphs
-from mirnet_edge.export.job import ExportOptions, image_contract
-from mirnet_edge.export.samples import prepared, timing_frame
+from mirnet_edge.export.analysis import compare_estimators
+from mirnet_edge.export.graphs import ExportOptions, make_graphs, prepared, timing_frame
+from mirnet_edge.export.job import image_contract
+from mirnet_edge.quantization.ptq import RANGES_FILE, RangeCache
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import Card
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.export import job
-from mirnet_edge.export.job import ExportOptions, export_bundle
-from mirnet_edge.images import batch_from_frames
+from mirnet_edge.export.graphs import ExportOptions
+from mirnet_edge.export.job import export_bundle
+from mirnet_edge.images.contract import batch_from_frames
 from mirnet_edge.manifest import ImageContract, read_manifest
 from mirnet_edge.metrics import psnr
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig

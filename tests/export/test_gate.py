@@ -12,7 +12,7 @@ from mirnet_edge.calibration.sets import Sample
 from mirnet_edge.errors import GraphError
 from mirnet_edge.export.gate import Candidate, Figures, estimated_loss_db, fastest, judge, verdict
 from mirnet_edge.manifest import Latency, Quality
-from mirnet_edge.runtime.null_runner import NullRunner
+from mirnet_edge.testing.null_runner import NullRunner
 
 _QUALITY = Quality(mean_db=45.0, worst_db=40.0, worst_image="a")
 

@@ -17,12 +17,13 @@ from PIL import Image
 
 import mirnet_edge
 from mirnet_edge import checkpoints
-from mirnet_edge.calibration.builtin import builtin_set
+from mirnet_edge.calibration.sets import builtin_set
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
-from mirnet_edge.export.job import ExportOptions, export_bundle
+from mirnet_edge.export.graphs import ExportOptions
+from mirnet_edge.export.job import export_bundle
 from mirnet_edge.files import sha256_of
-from mirnet_edge.images import batch_from_frames, pad_to_multiple
+from mirnet_edge.images.contract import batch_from_frames, pad_to_multiple
 from mirnet_edge.manifest import read_manifest
 from mirnet_edge.metrics import psnr, psnr_gtmean
 

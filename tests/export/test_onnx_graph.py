@@ -15,7 +15,7 @@ from torch import nn
 
 from mirnet_edge.errors import GraphError
 from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
-from mirnet_edge.images import batch_from_frames, frames_from_batch
+from mirnet_edge.images.contract import batch_from_frames, frames_from_batch
 
 _SIZE = (32, 48)
 

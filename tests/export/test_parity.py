@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from mirnet_edge.compression.inference_form import to_inference_form
 from mirnet_edge.errors import GraphError
-from mirnet_edge.export.parity import MINIMUM_DB, check_parity
+from mirnet_edge.export.onnx_graph import MINIMUM_DB, check_parity
 from mirnet_edge.manifest import ImageContract
+from mirnet_edge.models.inference_form import to_inference_form
 
 _SIZE = (32, 48)
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mirnet_edge.calibration.sets import CalibrationSet, Sample
 from mirnet_edge.checkpoints import Card, Loaded
-from mirnet_edge.export.samples import prepared, timing_frame
+from mirnet_edge.export.graphs import prepared, timing_frame
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet import MIRNet

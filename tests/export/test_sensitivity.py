@@ -11,29 +11,32 @@ import pytest
 import torch
 
 from mirnet_edge.calibration.sets import Sample
-from mirnet_edge.compression.blocks import blocks_of
-from mirnet_edge.compression.partial import partly_quantized, quantized_convolutions
-from mirnet_edge.compression.quantize import Quantizing
-from mirnet_edge.compression.whole_frame import whole_frame_convs
 from mirnet_edge.errors import GraphError, OptionError
 from mirnet_edge.export.onnx_graph import export_onnx
-from mirnet_edge.export.search import (
+from mirnet_edge.export.sensitivity import (
+    Judge,
     Point,
     better,
     cheapest_first,
     chosen_point,
-    pareto_front,
-    search_graph,
-)
-from mirnet_edge.export.sensitivity import (
+    darkness_db,
     draw,
     measure_sensitivity,
+    pareto_front,
     quantized_whole,
     resumed,
+    search_graph,
     started,
+    trial_backend,
 )
-from mirnet_edge.export.trial import Judge, darkness_db, trial_backend
 from mirnet_edge.manifest import ImageContract
+from mirnet_edge.quantization.legalizer import whole_frame_convs
+from mirnet_edge.quantization.ptq import (
+    Quantizing,
+    blocks_of,
+    partly_quantized,
+    quantized_convolutions,
+)
 
 SIZE = (32, 48)
 BAD = "blocks.0.top"
@@ -57,7 +60,7 @@ def _with_outlier(network):
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory, network_of):
-    from mirnet_edge.compression.inference_form import to_inference_form
+    from mirnet_edge.models.inference_form import to_inference_form
 
     path = tmp_path_factory.mktemp("planted") / "fp32.onnx"
     network = _with_outlier(network_of("edge"))

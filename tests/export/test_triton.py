@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from mirnet_edge.engines.fake import fake_plan
 from mirnet_edge.errors import BundleError, OptionError
-from mirnet_edge.export.formats import check_identity, write_openvino_ir, write_ort
-from mirnet_edge.export.triton import write_repository
+from mirnet_edge.export.formats import (
+    check_identity,
+    write_openvino_ir,
+    write_ort,
+    write_repository,
+)
 from mirnet_edge.manifest import FILE_NAME, EngineFacts, bind, read_manifest
+from mirnet_edge.testing.fake_tensorrt import fake_plan
 
 _TYPE_UINT8, _TYPE_FP32, _KIND_GPU, _KIND_CPU = 2, 11, 1, 2
 

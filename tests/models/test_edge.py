@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mirnet_edge.checkpoints.shapes import edge_config_from_tensors
-from mirnet_edge.compression.inference_form import to_inference_form
+from mirnet_edge.checkpoints.families import edge_config_from_tensors
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.models import edge
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.models.inference_form import to_inference_form
 
 _SMALL = MIRNetEdgeConfig(channels=(8, 12, 16), blocks=2, exposure_channels=4)
 

@@ -14,12 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mirnet_edge.checkpoints.shapes import mirnet_config_from_tensors
+from mirnet_edge.checkpoints.families import mirnet_config_from_tensors
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.models.blocks import GlobalPool
 from mirnet_edge.models.macs import count_parameters
-from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
-from mirnet_edge.models.mirnet_resizing import BlurredHalving
+from mirnet_edge.models.mirnet import BlurredHalving, MIRNet, MIRNetConfig
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
 TINY = MIRNetConfig(channels=8, groups=1, blocks=1)

@@ -14,16 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mirnet_edge.checkpoints.shapes import mirnet_v2_config_from_tensors
+from mirnet_edge.checkpoints.families import mirnet_v2_config_from_tensors
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.models.blocks import GlobalPool
 from mirnet_edge.models.macs import count_parameters
-from mirnet_edge.models.mirnet_v2 import (
-    DEFOCUS_TASK,
-    ContextModule,
-    MIRNetV2,
-    MIRNetV2Config,
-)
+from mirnet_edge.models.mirnet_v2 import DEFOCUS_TASK, ContextModule, MIRNetV2, MIRNetV2Config
 
 REFERENCE = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
 TINY = MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(2,))

@@ -5,13 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirnet_edge.compression.importance import magnitude
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.edge import MIRNetEdgeConfig
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2Config
-from mirnet_edge.pruning.choice import Base, choose, removed_importance
-from mirnet_edge.pruning.widths import bases_of, knobs_of, with_widths
+from mirnet_edge.pruning.importance import magnitude
+from mirnet_edge.pruning.widths import (
+    Base,
+    bases_of,
+    choose,
+    knobs_of,
+    removed_importance,
+    with_widths,
+)
 
 _FULL = MIRNetConfig(channels=16, groups=1, blocks=1)
 

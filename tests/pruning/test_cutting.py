@@ -6,15 +6,13 @@ import pytest
 import torch
 
 from mirnet_edge.checkpoints.families import plain_config
-from mirnet_edge.compression.importance import magnitude
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.macs import count_parameters
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
-from mirnet_edge.pruning.choice import Base, narrowest
-from mirnet_edge.pruning.cutting import Cuttable, cheapest, cut_to
+from mirnet_edge.pruning.cutting import Cuttable, all_blocks, cheapest, cut_to, shortened
+from mirnet_edge.pruning.importance import magnitude
 from mirnet_edge.pruning.record import Goal
-from mirnet_edge.pruning.shortening import all_blocks, shortened
-from mirnet_edge.pruning.widths import bases_of, knobs_of
+from mirnet_edge.pruning.widths import Base, bases_of, knobs_of, narrowest
 
 _CONFIG = MIRNetConfig(channels=16, groups=1, blocks=2, streams=2, columns=1)
 _UNPRUNED_MS = 100.0

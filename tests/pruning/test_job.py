@@ -16,8 +16,8 @@ from mirnet_edge.files import sha256_of
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
 from mirnet_edge.pruning import job
+from mirnet_edge.pruning.job import Request, opened
 from mirnet_edge.pruning.record import RECORD_FILE, TABLE_FILE, WEIGHTS_FILE, PruneRecord
-from mirnet_edge.pruning.request import Request, opened
 
 pytestmark = pytest.mark.usefixtures("made_up_times")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirnet_edge.compression.importance import magnitude
 from mirnet_edge.errors import MissingDependencyError, OptionError
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.pruning import timing
-from mirnet_edge.pruning.choice import choose
-from mirnet_edge.pruning.table import LatencyTable, conditions_of, read_table
+from mirnet_edge.pruning.importance import magnitude
+from mirnet_edge.pruning.timing import LatencyTable, conditions_of, read_table
+from mirnet_edge.pruning.widths import choose
 
 _SIZE = (16, 16)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mirnet_edge.errors import EngineError, ImageError, OptionError
 from mirnet_edge.runtime.measure import measure_interleaved, p50, p95, percentile
-from mirnet_edge.runtime.null_runner import NullRunner
+from mirnet_edge.testing.null_runner import NullRunner
 
 _FRAMES = np.zeros((1, 4, 4, 3), np.uint8)
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import EngineError, ImageError, MirnetEdgeError, OptionError
-from mirnet_edge.pictures import Picture, read_picture, write_picture
-from mirnet_edge.runtime.null_runner import NullRunner
+from mirnet_edge.images.files import Picture, read_picture, write_picture
 from mirnet_edge.runtime.restore import (
     check_outputs,
     pictures_in,
@@ -18,6 +17,7 @@ from mirnet_edge.runtime.restore import (
     restore_picture,
     side_by_side,
 )
+from mirnet_edge.testing.null_runner import NullRunner
 
 _TURN_RIGHT = 6
 

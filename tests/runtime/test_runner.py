@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirnet_edge.errors import BundleError, EngineError, ImageError, OptionError
-from mirnet_edge.images import padded_size
+from mirnet_edge.images.contract import padded_size
 from mirnet_edge.manifest import ImageContract
-from mirnet_edge.runtime.anchoring import steadied
-from mirnet_edge.runtime.graph_runner import GraphRunner
-from mirnet_edge.runtime.null_runner import NullRunner
+from mirnet_edge.runtime.runner import GraphRunner
+from mirnet_edge.runtime.temporal_smoothing import steadied
 from mirnet_edge.runtime.tiling import tiled
+from mirnet_edge.testing.null_runner import NullRunner
 
 
 class _Numpy(GraphRunner):
@@ -377,7 +377,7 @@ def test_the_null_runner_fails_from_the_call_it_was_told(frames_of):
 
 def test_the_null_runner_takes_its_time(monkeypatch, frames_of):
     waited = []
-    monkeypatch.setattr("mirnet_edge.runtime.null_runner.time.sleep", waited.append)
+    monkeypatch.setattr("mirnet_edge.testing.null_runner.time.sleep", waited.append)
     with NullRunner(delay_s=0.25) as runner:
         runner.run(frames_of(2, 2))
     assert waited == [0.25]

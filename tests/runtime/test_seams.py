@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.runtime.seams import Axis, lay, squares
+from mirnet_edge.runtime.tiling import Axis, lay, squares
 
 _axes = st.builds(
     lambda multiple, tile, overlap, length: (

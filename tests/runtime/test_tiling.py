@@ -10,9 +10,9 @@ import pytest
 from mirnet_edge.errors import OptionError
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.runtime import tiling
-from mirnet_edge.runtime.null_runner import NullRunner
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from mirnet_edge.runtime.tiling import tiled
+from mirnet_edge.testing.null_runner import NullRunner
 
 
 @pytest.mark.parametrize("scale", [1, 2])

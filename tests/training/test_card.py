@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from mirnet_edge.training.card import revision_of
+from mirnet_edge.training.job import revision_of
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 

@@ -8,8 +8,7 @@ import torch
 
 from mirnet_edge.models.edge import ExposureBranch
 from mirnet_edge.training.exposure import train_exposure
-from mirnet_edge.training.pairs import Pairs
-from mirnet_edge.training.thumbnails import Thumbnails
+from mirnet_edge.training.pairs import Pairs, Thumbnails
 
 QUICK = {"exposure_batch": 8, "exposure_learning_rate": 1e-2, "lit_share": 0.0}
 

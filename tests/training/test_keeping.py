@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirnet_edge.training import keeping
-from mirnet_edge.training.keeping import kept
+from mirnet_edge.training import job
+from mirnet_edge.training.job import kept
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def losing(ends, monkeypatch):
             share = float((network.head.weight - former).norm() / (tuned - former).norm())
             return 30.0 - loss_db(share), 30.0, 0.9, 0.1
 
-        monkeypatch.setattr(keeping, "validate", validate)
+        monkeypatch.setattr(job, "validate", validate)
 
     return use
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from mirnet_edge.errors import OptionError, TrainingError
-from mirnet_edge.training import record, state
-from mirnet_edge.training.loop import Trainer
+from mirnet_edge.training import loop, record
+from mirnet_edge.training.loop import Trainer, restored
 from mirnet_edge.training.pairs import made_bad
-from mirnet_edge.training.validation import restored
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -101,7 +100,7 @@ def test_a_compiled_network_is_trained_alike_and_saved_as_what_it_was(
     plain, compiled = (trainer.averaged.state_dict() for trainer in trainers)
     assert all(torch.allclose(plain[key], compiled[key], atol=1e-5) for key in plain)
     again = make_trainer(tmp_path / "True", steps=3, validate_every=3)
-    state.resume(again)  # a state knows nothing of compilers
+    loop.resume(again)  # a state knows nothing of compilers
     assert again.step == 3
 
 
@@ -136,7 +135,7 @@ def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(
     assert 0 < stopped.step < 8
     again = make_trainer(tmp_path / "stopped", network, workers=2, **values)
     torch.manual_seed(99)  # chance outside the loop must not matter
-    assert state.resume(again)
+    assert loop.resume(again)
     assert again.step == stopped.step
     again.run(make_pairs(), make_pairs())
     assert _equal(straight.averaged, again.averaged)
@@ -161,7 +160,7 @@ def test_every_score_is_in_the_history(tmp_path, make_trainer, make_pairs):
 def test_a_finished_run_is_validated_and_not_repeated(tmp_path, make_trainer, make_pairs):
     first = make_trainer(tmp_path).run(make_pairs(), make_pairs())
     again = make_trainer(tmp_path)
-    state.resume(again)
+    loop.resume(again)
     score = again.run(make_pairs(), make_pairs(), on_step=lambda step, loss: pytest.fail("trained"))
     assert (score.step, score.psnr_db) == (first.step, first.psnr_db)
 
@@ -328,7 +327,7 @@ def test_an_anchor_holds_at_the_first_weights_after_a_resume(tmp_path, make_trai
     stopped = make_trainer(tmp_path / "stopped", **values)
     stopped.run(make_pairs(), make_pairs(), clock=iter(range(100)).__next__, max_seconds=2.5)
     again = make_trainer(tmp_path / "stopped", **values)
-    state.resume(again)
+    loop.resume(again)
     again.run(make_pairs(), make_pairs())
     assert _equal(straight.model, again.model)
 
@@ -339,7 +338,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(
     make_trainer(tmp_path, steps=4).run(make_pairs(), make_pairs())
     before = (tmp_path / "state.pt").read_bytes()
     again = make_trainer(tmp_path, steps=4)
-    state.resume(again)
+    loop.resume(again)
     again.step = 2
     with torch.no_grad():
         again.model.head.bias.fill_(float("nan"))

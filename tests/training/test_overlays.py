@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from mirnet_edge.errors import DataError, OptionError
-from mirnet_edge.training.overlays import overlaid_tasks
-from mirnet_edge.training.tasks import Task, task_of
+from mirnet_edge.training.tasks import Task, overlaid_tasks, task_of
 
 PLAIN = Task("old-photo", lambda frame, generator: frame)
 BLACK = np.zeros((40, 60, 3), np.uint8)

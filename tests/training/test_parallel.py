@@ -14,7 +14,7 @@ from mirnet_edge import checkpoints
 from mirnet_edge.cli.train import main
 from mirnet_edge.errors import OptionError
 from mirnet_edge.training import record
-from mirnet_edge.training.parallel import Process, joined
+from mirnet_edge.training.loop import Process, joined
 
 RECIPE = """
 schema_version = 1

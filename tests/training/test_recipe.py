@@ -10,8 +10,8 @@ import torch
 
 from mirnet_edge.checkpoints.families import FAMILIES
 from mirnet_edge.errors import OptionError
+from mirnet_edge.training.job import FINE_TUNING
 from mirnet_edge.training.recipe import Recipe, read_recipe, recipe_from, shipped_recipes
-from mirnet_edge.training.request import FINE_TUNING
 from mirnet_edge.training.tasks import TASKS
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirnet_edge.training.thumbnails import Thumbnails, thumbnail_of_frame
+from mirnet_edge.training.pairs import Thumbnails, thumbnail_of_frame
 
 
 def _noised(frame, generator):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import DataError
-from mirnet_edge.training.unlabelled import labelled, require_pairs, together
-from mirnet_edge.training.validation import restored
+from mirnet_edge.training.job import labelled, require_pairs, together
+from mirnet_edge.training.loop import restored
 
 
 @pytest.mark.parametrize(("name", "scale"), [("edge", 1), ("doubling edge", 2)])

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.video.clock import REAL_CLOCK
-from mirnet_edge.video.frames import Colour, VideoFrame
-from mirnet_edge.video.mailbox import Mailbox, MailboxClosed
+from mirnet_edge.video.frames import Colour, Mailbox, MailboxClosed, VideoFrame
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from mirnet_edge.images import Frame
+    from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.clock import Clock
-    from mirnet_edge.video.controls import Controls
+    from mirnet_edge.video.live.controls import Controls
 
 _GLANCE_S = 0.1
 LONGEST_SIDE = 1920

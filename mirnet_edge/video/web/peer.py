@@ -19,7 +19,7 @@ from aiortc.mediastreams import MediaStreamError
 from av import Packet, VideoFrame
 
 from mirnet_edge.errors import VideoError
-from mirnet_edge.video.low_delay import CLOCK_RATE
+from mirnet_edge.video.live.publishing import CLOCK_RATE
 from mirnet_edge.video.web.broadcast import ViewerGone
 from mirnet_edge.video.web.camera import LONGEST_SIDE
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from av.stream import Stream
 
-    from mirnet_edge.images import Frame
+    from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.web.broadcast import Broadcast, Viewer
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from mirnet_edge.video.controls import Controls
 from mirnet_edge.video.frames import Figures, Shown, VideoFrame
+from mirnet_edge.video.live.controls import Controls
 
 pytest.importorskip("aiohttp", reason='needs pip install "mirnet-edge[web]"')
 pytest.importorskip("aiortc", reason='needs pip install "mirnet-edge[web]"')
@@ -41,7 +41,7 @@ def make_shown():
 @pytest.fixture
 def serving():
     """Serve a page: `with serving(token="secret") as (sink, controls):`."""
-    from mirnet_edge.video.web.sink import WebSink
+    from mirnet_edge.video.web.server import WebSink
 
     @contextmanager
     def serve(**options):

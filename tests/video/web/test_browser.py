@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mirnet_edge.runtime.null_runner import NullRunner
-from mirnet_edge.video.capture import Patience
+from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.clock import REAL_CLOCK
-from mirnet_edge.video.controls import Controls
 from mirnet_edge.video.frames import VideoFrame
-from mirnet_edge.video.live import Live
+from mirnet_edge.video.live.controls import Controls
+from mirnet_edge.video.live.pipeline import Live, Patience
 from mirnet_edge.video.restorer import Restorer
 from mirnet_edge.video.web.camera import BrowserSource
-from mirnet_edge.video.web.sink import WebSink
+from mirnet_edge.video.web.server import WebSink
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 

@@ -16,11 +16,10 @@ import aiohttp
 import pytest
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.video.controls import Controls
+from mirnet_edge.video.live.controls import Controls
 from mirnet_edge.video.web.camera import BrowserSource
-from mirnet_edge.video.web.certificate import openssl_command
-from mirnet_edge.video.web.sink import WebSink
-from mirnet_edge.video.web.studio import Limits
+from mirnet_edge.video.web.server import WebSink, openssl_command
+from mirnet_edge.video.web.sessions import Limits
 
 
 @pytest.fixture

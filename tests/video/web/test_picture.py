@@ -5,10 +5,19 @@ import asyncio
 import numpy as np
 import pytest
 
-from mirnet_edge.video.web.board import Board
-from mirnet_edge.video.web.broadcast import Broadcast, Viewer, ViewerGone
-from mirnet_edge.video.web.encoders import Encoded, JpegEncoder, Vp8Encoder
-from mirnet_edge.video.web.picture import INDEX_LIMIT, STRIP_HEIGHT, index_from_strip, side_by_side
+from mirnet_edge.video.web.broadcast import (
+    INDEX_LIMIT,
+    STRIP_HEIGHT,
+    Board,
+    Broadcast,
+    Encoded,
+    JpegEncoder,
+    Viewer,
+    ViewerGone,
+    Vp8Encoder,
+    index_from_strip,
+    side_by_side,
+)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (48, 64), (49, 65), (480, 640), (720, 2560)])

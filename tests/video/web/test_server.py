@@ -14,11 +14,10 @@ import pytest
 from PIL import Image
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.video.controls import Controls
+from mirnet_edge.video.live.controls import Controls
 from mirnet_edge.video.web.camera import BrowserSource
-from mirnet_edge.video.web.door import is_local
-from mirnet_edge.video.web.sink import WebSink
-from mirnet_edge.video.web.studio import Limits
+from mirnet_edge.video.web.server import WebSink
+from mirnet_edge.video.web.sessions import Limits, is_local
 
 ROUTES = [
     "", "page.css", "page.js", "picture.js", "streams.js", "chart.js", "icon.svg", "session",

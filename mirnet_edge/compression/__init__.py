@@ -1,1 +1,0 @@
-"""Making a network cheaper: exact rewrites, quantization, and what TensorRT allows of it."""

@@ -1,0 +1,192 @@
+"""Checks of a device, each with its finding and the command that puts it right."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mirnet_edge.errors import MirnetEdgeError
+from mirnet_edge.runtime import machine
+from mirnet_edge.runtime.tensorrt import rtx
+from mirnet_edge.runtime.tensorrt.cuda import Cuda
+from mirnet_edge.runtime.tensorrt.library import find_tensorrt, is_device, is_rtx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+State = Literal["ok", "note", "missing"]
+_DEVICES = Path("/dev")
+_MEMORY = Path("/proc/meminfo")
+_ENOUGH_MIB = 10 * 1024
+_TIMEOUT_S = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    subject: str
+    state: State
+    """`missing` keeps something from working; `note` makes it slower or less."""
+    found: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """Return the findings of all checks; none of them raises."""
+    found: list[Finding] = []
+    for check in (_processor, _cuda, _tensorrt, _opencv, _camera, _memory, _power_mode):
+        found += check()
+    return found
+
+
+def _processor() -> Iterator[Finding]:
+    facts = machine.describe()
+    known = set(facts.instructions)
+    sets = ", ".join(facts.instructions) or "none that matter"
+    what = f"{facts.processor}, {facts.cores} cores: {sets}"
+    if known & {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}:
+        yield Finding("processor", "ok", what)
+    else:
+        yield Finding(
+            "processor", "note", what,
+            "no INT8 dot product: INT8 may be slower than fp32 here; the gate of mirnet-export "
+            "decides by measuring",
+        )  # fmt: skip
+
+
+def _cuda() -> Iterator[Finding]:
+    try:
+        gpu = Cuda().gpu()
+    except MirnetEdgeError as error:
+        yield Finding(
+            "CUDA", "missing" if is_device() else "note", str(error),
+            "" if "pip install" in str(error) else "without a GPU: use the CPU modes of a bundle",
+        )  # fmt: skip
+        return
+    yield Finding("CUDA", "ok", f"{gpu.name}, compute capability {gpu.capability}, {gpu.cuda}")
+
+
+def _tensorrt() -> Iterator[Finding]:
+    try:
+        trt = find_tensorrt()
+    except MirnetEdgeError as error:
+        yield Finding("TensorRT", "missing" if is_device() else "note", str(error))
+        return
+    version = tuple(int(part) for part in re.findall(r"\d+", trt.__version__)[:2])
+    what = f"{trt.__name__} {trt.__version__}"
+    if not is_rtx(trt) and version < (10, 3):
+        yield Finding(
+            "TensorRT", "missing", f"{what}; plans need 10.3",
+            "update to JetPack 6.1 or later, or use the CPU modes",
+        )  # fmt: skip
+        return
+    try:
+        if is_rtx(trt):
+            rtx.require_support(Cuda().gpu().capability)
+    except MirnetEdgeError as error:
+        yield Finding("TensorRT", "note", f"{what} builds plans and cannot run them here: {error}")
+        return
+    yield Finding("TensorRT", "ok", what)
+
+
+def _opencv() -> Iterator[Finding]:
+    try:
+        cv2 = importlib.import_module("cv2")
+    except (ImportError, OSError) as error:
+        yield Finding(
+            "OpenCV", "missing", f"cannot be loaded: {error}",
+            "pip install opencv-python; on a board without screen opencv-python-headless",
+        )  # fmt: skip
+        return
+    yield from gstreamer_finding(cv2.__version__, cv2.getBuildInformation())
+
+
+def gstreamer_finding(version: str, build: str) -> Iterator[Finding]:
+    """Yield whether an OpenCV was built with GStreamer, which CSI cameras need."""
+    has = re.search(r"GStreamer:\s+YES", build) is not None
+    if has or not is_device():
+        yield Finding("OpenCV", "ok", f"{version}, GStreamer {'yes' if has else 'no'}")
+        return
+    yield Finding(
+        "OpenCV", "note", f"{version} without GStreamer: CSI cameras cannot be opened",
+        "pip uninstall opencv-python; then use JetPack's OpenCV: python3 -m venv "
+        "--system-site-packages .venv. USB cameras work through V4L2 as it is",
+    )  # fmt: skip
+
+
+def _camera() -> Iterator[Finding]:
+    cameras = sorted(_DEVICES.glob("video*"))
+    if not cameras:
+        yield Finding(
+            "camera", "note", "no /dev/video*",
+            "plug one in; a CSI camera is enabled in: sudo /opt/nvidia/jetson-io/jetson-io.py",
+        )  # fmt: skip
+        return
+    closed = [one for one in cameras if not _is_readable(one)]
+    names = ", ".join(map(str, cameras))
+    if closed:
+        yield Finding(
+            "camera", "missing", f"{names}, not readable by this user",
+            "sudo usermod -aG video $USER, and log in again",
+        )  # fmt: skip
+    else:
+        yield Finding("camera", "ok", names)
+
+
+def _is_readable(path: Path) -> bool:
+    import os
+
+    return os.access(path, os.R_OK | os.W_OK)
+
+
+def _memory() -> Iterator[Finding]:
+    table = _text(_MEMORY)
+    sizes = {name: int(kib) >> 10 for name, kib in re.findall(r"(\w+):\s+(\d+) kB", table)}
+    if "MemTotal" not in sizes:
+        yield Finding("memory", "note", "not told by this system")
+        return
+    total, swap = sizes["MemTotal"], sizes.get("SwapTotal", 0)
+    what = f"{total} MiB, {sizes.get('MemAvailable', 0)} available, swap {swap} MiB"
+    if total < _ENOUGH_MIB and swap < total // 2:
+        yield Finding(
+            "memory", "note", what,
+            "builds may run out: sudo fallocate -l 8G /swap && sudo chmod 600 /swap && sudo mkswap "
+            "/swap && sudo swapon /swap; and mirnet-engine --low-memory",
+        )  # fmt: skip
+    else:
+        yield Finding("memory", "ok", what)
+
+
+def _power_mode() -> Iterator[Finding]:
+    if not is_device():
+        return
+    said = _output(["nvpmodel", "-q"])
+    mode = re.search(r"NV Power Mode:\s*(\S+)", said)
+    if mode is None:
+        yield Finding("power mode", "note", "nvpmodel does not tell", "sudo nvpmodel -q")
+        return
+    fastest = mode[1].startswith("MAXN")
+    yield Finding(
+        "power mode", "ok" if fastest else "note", mode[1],
+        "" if fastest else "for the full rate choose MAXN in /etc/nvpmodel.conf with sudo nvpmodel "
+        "-m ID, then sudo jetson_clocks",
+    )  # fmt: skip
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _output(command: list[str], run: Callable[..., str] = subprocess.check_output) -> str:
+    try:
+        return run(command, text=True, stderr=subprocess.STDOUT, timeout=_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError):  # no such program, or it wants root
+        return ""

@@ -1,1 +1,0 @@
-"""What a device has and lacks (`checks`), and what its sensors say (`telemetry`)."""

@@ -1,0 +1,72 @@
+"""Recipes: what mirnet-export and mirnet-engine are to do for a device, in a TOML file.
+
+    [export]
+    fp16 = true
+    [engine]
+    profiles = "640x360,1280x720"
+
+Keys are the commands' long options with underscores. What is typed wins over the recipe.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from mirnet_edge.files import read_toml
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ExportTable(_Table):
+    """Options of mirnet-export."""
+
+    weights: str | None = None
+    fp16: bool | None = None
+    int8: bool | None = None
+    size: str | None = None
+    io: str | None = None
+    max_drop: float | None = None
+    target: str | None = None
+
+
+class EngineTable(_Table):
+    """Options of mirnet-engine."""
+
+    graph: list[str] | None = None
+    profiles: str | None = None
+    workspace: int | None = None
+    level: int | None = None
+    low_memory: bool | None = None
+    cards: str | None = None
+    flavour: str | None = None
+
+
+class Recipe(_Table):
+    """A recipe's file."""
+
+    device: str | None = None
+    """For people."""
+    export: ExportTable = ExportTable()
+    engine: EngineTable = EngineTable()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        OptionError: No such file, not TOML, or a key that no command has; named.
+    """
+    return read_toml(path, Recipe)
+
+
+def defaults_from(path: Path, command: str) -> dict[str, Any]:
+    """Return the defaults that a recipe gives a command: export or engine."""
+    table: BaseModel = getattr(read_recipe(path), command)
+    return table.model_dump(exclude_none=True)

@@ -1,0 +1,1 @@
+"""Images: the image contract of networks (`contract`) and image files (`files`)."""

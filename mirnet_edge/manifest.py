@@ -1,0 +1,367 @@
+"""The bundle manifest (`manifest.json`): its schema, and reading and writing a bundle folder.
+
+Schema history: 1 (2026-11) the first.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mirnet_edge.errors import BundleError
+from mirnet_edge.files import recover, sha256_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA_VERSION = 1
+
+Backend = Literal["openvino", "onnxruntime", "torch", "tensorrt"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "int8+fp16", "int8+bf16"]
+
+
+class Document(BaseModel):
+    """A part of a file on disk: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BoundFile(Document):
+    """A file of the bundle and its content."""
+
+    file: str
+    """Name relative to the bundle's folder."""
+    sha256: str
+    size_bytes: int = Field(ge=0)
+
+
+class ModelFacts(Document):
+    """Which network this is."""
+
+    architecture: str
+    config: dict[str, Any]
+    task: str
+    weights: BoundFile
+    source: str
+    """What the user named as weights."""
+    parameters: int
+    macs_640x480: int
+    """Multiply-accumulates for one 640x480 frame."""
+
+
+class Thumbnail(Document):
+    """How a network makes a frame small before it decides: box means, then bilinear sampling."""
+
+    factor: int = Field(ge=1)
+    """The side of the boxes, in pixels."""
+    size: tuple[int, int]
+    """(height, width) of what is sampled from them, half-pixel centres, not antialiased."""
+
+
+class PooledVector(Document):
+    """A vector about the whole frame that an anchored graph takes and gives."""
+
+    name: str
+    """The part of the network that pools it; `#2` where the part runs a second time."""
+    size: int = Field(ge=1)
+    thumbnail: Thumbnail | None = None
+    """What it is decided on; None for a mean over the frame, for which the mean of its tiles'
+    means can stand."""
+
+
+class ImageContract(Document):
+    """What the graphs take and give."""
+
+    io: Literal["uint8", "float"]
+    """`uint8`: (N, H, W, 3) RGB. `float`: (N, 3, H, W) RGB float32 in [0, 1]."""
+    multiple: int = Field(ge=1)
+    """Height and width must be multiples of this; the runtime pads by reflection and crops."""
+    size: tuple[int, int] | None
+    """(height, width) of a graph with fixed shape; None where any size goes."""
+    scale: int = Field(default=1, ge=1)
+    """How many times higher and wider what comes out is; above 1 for super-resolution."""
+    vectors: tuple[PooledVector, ...] = ()
+    """Those that follow each other in `globals_in` and `globals_out` of anchored graphs; empty
+    for graphs that take frames alone."""
+    reach: int | None = None
+    """How far from a cut, in pixels, a tile differs from its frame by more than a quarter of an
+    8-bit level, given the frame's vectors; measured at the export, None for graphs without."""
+
+    @property
+    def vector_length(self) -> int:
+        """How many numbers `globals_in` and `globals_out` hold for a frame."""
+        return sum(vector.size for vector in self.vectors)
+
+
+class CalibrationFacts(Document):
+    """What the INT8 ranges were taken from."""
+
+    source: str
+    images: int
+    sha256: str
+    """Over the sorted hashes of the images' pixels: the same set gives the same value."""
+    note: str
+
+
+class Quality(Document):
+    """PSNR over a set of images, in dB; None stands for infinity (identical images)."""
+
+    mean_db: float | None
+    worst_db: float | None
+    worst_image: str
+
+
+class Latency(Document):
+    """Time of one frame through the whole graph, input and output conversion included."""
+
+    p50_ms: float
+    p95_ms: float
+    ratio_to_fp32: float
+    """This mode's p50 over that of fp32 on the same backend, interleaved in one run."""
+    height: int
+    width: int
+    runs: int
+    samples_ms: list[float]
+
+
+class Quantization(Document):
+    """How a graph was quantized, where a search chose it."""
+
+    engine: Literal["onnxruntime", "nncf"]
+    """Whose quantizer: the better of the two."""
+    float_blocks: list[str]
+    float_nodes: list[str]
+    """Convolutions that see pixels and were left in float, beside those of the whole frame."""
+    reason: str
+
+
+class Graph(Document):
+    """One ONNX file: a precision made for a target."""
+
+    name: str
+    """Unique in the bundle: fp32, fp16, int8-cpu, int8-tensorrt, int8+fp16-tensorrt."""
+    precision: Precision
+    targets: list[Literal["cpu", "tensorrt"]]
+    onnx: BoundFile
+    kept: bool = True
+    """False where the quality was not enough: the figures stay, the file is gone."""
+    against_fp32: Quality | None
+    """None for fp32 itself."""
+    against_truth: Quality | None
+    """None where the gate's images have no reference."""
+    truth_drop_db: float | None
+    """How much lower the mean PSNR against the references is than that of fp32."""
+    quantization: Quantization | None = None
+    """None where every convolution that sees pixels is quantized, or none is."""
+    ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
+    """How the ranges of INT8 activations were taken (`quantization.ptq`)."""
+
+
+class Mode(Document):
+    """A graph as one backend runs it: what the gate decided, and on which figures."""
+
+    name: str
+    """`backend:precision`, for example `openvino:int8`."""
+    backend: Backend
+    precision: Precision
+    """What the backend computes in; bf16, for one, runs the fp32 graph."""
+    graph: str
+    """The name of the graph it runs."""
+    against_fp32: Quality | None
+    against_truth: Quality | None
+    truth_drop_db: float | None
+    latency: Latency | None
+    """None where this machine cannot measure it; `reason` then says so."""
+    adopted: bool
+    reason: str
+
+
+class EngineFacts(Document):
+    """A TensorRT plan beside the graph it was built from, and what it fits.
+
+    None stands for what was not known: built without a GPU, or by an older mirnet-edge.
+    """
+
+    plan: BoundFile
+    graph: str
+    flavour: str
+    """`tensorrt` or `tensorrt_rtx`."""
+    version: str
+    """Of TensorRT; a plan opens in this one only."""
+    profiles: list[dict[str, list[int]]] = []
+    """Input shapes `min`, `opt`, `max`; in this order in the plan."""
+    onnx_sha256: str | None = None
+    cuda: str | None = None
+    device: str | None = None
+    """The GPU's name."""
+    capabilities: list[str] = []
+    """Compute capabilities it was built for; empty for TensorRT-RTX's portable set."""
+    flags: dict[str, int | str] = {}
+    """Builder settings that were not left alone: workspace_mib, level."""
+    delivered: dict[str, int] | None = None
+    """How many convolutions compute in which precision, as the engine inspector tells."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_former_versions(cls, document: Any) -> Any:  # noqa: ANN401  # pydantic's
+        # until 2026-11 a plan had one profile
+        if isinstance(document, dict) and "profile" in document:
+            kept = {name: value for name, value in document.items() if name != "profile"}
+            return {**kept, "profiles": [document["profile"]]}
+        return document
+
+
+class TimingCache(Document):
+    """What TensorRT timed while it built the plans, kept for the next build."""
+
+    cache: BoundFile
+    origin: str
+    """Which TensorRT timed it on which GPU; no other may use it."""
+
+
+class MachineFacts(Document):
+    """Where the figures were taken."""
+
+    processor: str
+    cores: int
+    instructions: list[str]
+    system: str
+    python: str
+
+
+class GateFacts(Document):
+    """How precisions were judged."""
+
+    max_drop_db: float
+    images: int
+    references: int
+    """How many of the images have a reference."""
+    source: str
+
+
+class Manifest(Document):
+    """All that a bundle says of itself."""
+
+    schema_version: Literal[1]
+    created: str
+    """UTC, ISO 8601."""
+    model: ModelFacts
+    image: ImageContract
+    calibration: CalibrationFacts | None
+    gate: GateFacts
+    graphs: list[Graph]
+    modes: list[Mode]
+    default_mode: str
+    """The fastest mode that passed, among those measured on this machine."""
+    engines: list[EngineFacts] = []
+    timing_cache: TimingCache | None = None
+    machine: MachineFacts
+    tools: dict[str, str]
+    notice: str | None = None
+    """Terms that came with the weights."""
+
+    def graph(self, name: str) -> Graph:
+        """Return the graph of that name.
+
+        Raises:
+            BundleError: There is none.
+        """
+        for graph in self.graphs:
+            if graph.name == name:
+                return graph
+        names = ", ".join(graph.name for graph in self.graphs)
+        raise BundleError(f"the bundle has no graph {name!r}; it has {names}. Export again with it")
+
+    def engine(self, graph: str) -> EngineFacts:
+        """Return the plan of that graph.
+
+        Raises:
+            BundleError: There is none.
+        """
+        for engine in self.engines:
+            if engine.graph == graph:
+                return engine
+        raise BundleError(f"the bundle has no plan of {graph!r}; build one: mirnet-engine BUNDLE")
+
+    def mode(self, name: str) -> Mode:
+        """Return the mode of that name.
+
+        Raises:
+            BundleError: There is none.
+        """
+        for mode in self.modes:
+            if mode.name == name:
+                return mode
+        names = ", ".join(mode.name for mode in self.modes)
+        raise BundleError(f"the bundle has no mode {name!r}; it has {names}. Export again with it")
+
+
+FILE_NAME = "manifest.json"
+
+
+def bind(path: Path) -> BoundFile:
+    """Return the entry of a file that lies in a bundle's folder."""
+    return BoundFile(file=path.name, sha256=sha256_of(path), size_bytes=path.stat().st_size)
+
+
+def to_json(manifest: Manifest) -> bytes:
+    """Return the text of `manifest.json`."""
+    return (json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n").encode()
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read a bundle's manifest, after mending what a killed export left.
+
+    Raises:
+        BundleError: No bundle there, not a manifest, or of another schema.
+    """
+    recover(bundle)
+    path = bundle / FILE_NAME
+    if not path.is_file():
+        raise BundleError(
+            f"{bundle} is not a bundle: expected a folder with {FILE_NAME}. "
+            "Make one with mirnet-export --out DIR"
+        )
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise BundleError(
+            f"{path} is not readable JSON ({error}); export the bundle again"
+        ) from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema version {version!r}; this program reads {SCHEMA_VERSION}. "
+            "Export the bundle again, or use the mirnet-edge that made it"
+        )
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {where}: {first['msg']}; export the bundle again") from error
+
+
+def checked_path(bundle: Path, entry: BoundFile) -> Path:
+    """Return the path of a bundle's file after comparing its content with the manifest.
+
+    Raises:
+        BundleError: The file is missing, or its bytes are not those the manifest binds.
+    """
+    path = bundle / entry.file
+    # no file has a zero byte in its name, and asking for one is a ValueError
+    if "\0" in entry.file or path.resolve().parent != bundle.resolve():
+        raise BundleError(f"{entry.file!r} lies outside {bundle}; export the bundle again")
+    if not path.is_file():
+        raise BundleError(
+            f"{path} is missing though the manifest names it; export the bundle again"
+        )
+    found = sha256_of(path)
+    if found != entry.sha256:
+        raise BundleError(
+            f"{path} has changed since the export: sha256 {found[:12]} instead of "
+            f"{entry.sha256[:12]}. Export the bundle again"
+        )
+    return path

@@ -1,0 +1,193 @@
+"""Convert a network to its inference form: cheaper operations, the image contract inside.
+
+Each rewrite is exact but for rounding (1e-5 in fp32); the tests hold it to that.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mirnet_edge.models.edge import PixelHead, UnshuffledConv
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mirnet_edge.models.global_context import Anchored
+
+Io = Literal["uint8", "float"]
+
+
+class FrameInterface(nn.Module):
+    """A network that takes and gives frames as cameras and screens have them.
+
+    Cast, scale, transpose, clamp and round are part of the graph, so that every backend does
+    them alike and 8-bit frames cross the bus at a quarter of the size of float ones.
+    """
+
+    def __init__(self, network: nn.Module, io: Io) -> None:
+        """Wrap NETWORK; `io` says what the deployed graph takes and gives."""
+        super().__init__()
+        self.network = network
+        self.io = io
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Restore frames.
+
+        Args:
+            frames: For `uint8`: (N, H, W, 3) RGB uint8. For `float`: (N, 3, H, W) RGB float32
+                in [0, 1].
+
+        Returns:
+            The same shape, type and range.
+        """
+        restored: Tensor = self.network(_batch_of(frames, self.io))
+        return _frames_of(restored, self.io)
+
+
+class AnchoredFrameInterface(nn.Module):
+    """The same around an anchored network: its vectors go in and come out as they are."""
+
+    def __init__(self, network: Anchored, io: Io) -> None:
+        """Wrap NETWORK; `io` says what the deployed graph takes and gives."""
+        super().__init__()
+        self.network = network
+        self.io = io
+
+    def forward(self, frames: Tensor, given: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Restore frames with the vectors that are given, their own, or between the two.
+
+        Args:
+            frames: As `FrameInterface` takes them.
+            given: (N, G) float32; see `Anchored`.
+            memory: (1,) float32 in [0, 1].
+
+        Returns:
+            As `FrameInterface` gives them, and the vectors that were used, (N, G) float32.
+        """
+        restored, vectors = self.network(_batch_of(frames, self.io), given, memory)
+        return _frames_of(restored, self.io), vectors
+
+
+def _batch_of(frames: Tensor, io: Io) -> Tensor:
+    if io == "float":
+        return frames
+    # cast first: TensorRT moves no 8-bit tensors
+    return frames.float().permute(0, 3, 1, 2) * (1.0 / 255.0)
+
+
+def _frames_of(batch: Tensor, io: Io) -> Tensor:
+    clamped = batch.clamp(0.0, 1.0)
+    if io == "float":
+        return clamped
+    return (clamped * 255.0).round().permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def to_inference_form(network: nn.Module) -> nn.Module:
+    """Return a rewritten copy of NETWORK in eval mode; NETWORK itself is left as it is."""
+    rewritten = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+    for parent in list(rewritten.modules()):
+        # not named_children: it gives a module that has two names once
+        for name, child in list(parent._modules.items()):
+            cheaper = None if child is None else _cheaper(child)
+            if cheaper is not None:
+                setattr(parent, name, cheaper.eval())
+    return rewritten
+
+
+def _cheaper(module: nn.Module) -> nn.Module | None:
+    """Return what computes the same for less, None where there is nothing."""
+    if isinstance(module, UnshuffledConv):
+        return strided_from_unshuffled(module)
+    if isinstance(module, PixelHead):
+        return SplitHead(module)
+    if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+        return leaky_from_prelu(module)
+    if _resizes_then_mixes(module):
+        return nn.Sequential(module[1], module[0])  # type: ignore[index]
+    return None
+
+
+def leaky_from_prelu(activation: nn.PReLU) -> nn.LeakyReLU:
+    """Return the same function of a slope that is one constant for all channels.
+
+    Runtimes do a LeakyReLU inside the convolution before it, a PReLU in a step of its own: MIRNet
+    took 0.86x the time in ONNX Runtime, the same in OpenVINO (docs/decisions/015-rewrites.md).
+    """
+    slope = activation.weight.detach()
+    # a network on torch's meta device, whose cost alone is asked for, has no values
+    return nn.LeakyReLU(0.0 if slope.is_meta else float(slope))
+
+
+def strided_from_unshuffled(conv: UnshuffledConv) -> nn.Conv2d:
+    """Return one strided convolution that equals unshuffling and convolving.
+
+    A 3x3 kernel over cells of factor x factor pixels is a (3 factor)x(3 factor) kernel over
+    pixels. It spares ONNX Runtime a six-dimensional transpose of the whole frame: stem and
+    unshuffle together took 0.59x the time there, and the same as before in OpenVINO.
+    """
+    factor, channels = conv.factor, conv.out_channels
+    strided = nn.Conv2d(
+        3, channels, 3 * factor, stride=factor, padding=factor, bias=conv.bias is not None
+    )
+    cells = conv.weight.detach().view(channels, 3, factor, factor, 3, 3)
+    kernel = cells.permute(0, 1, 4, 2, 5, 3).reshape(channels, 3, 3 * factor, 3 * factor)
+    with torch.no_grad():
+        strided.weight.copy_(kernel)
+        if conv.bias is not None and strided.bias is not None:
+            strided.bias.copy_(conv.bias)
+    return strided.eval().requires_grad_(requires_grad=False)
+
+
+class SplitHead(nn.Module):
+    """A `PixelHead` as two convolutions, one for each thing it gives.
+
+    Cutting the full-size output in two is what this spares: OpenVINO copies it with a reference
+    kernel. In INT8 a 1280x720 frame took 0.77x the time, in ONNX Runtime 0.88x.
+    """
+
+    def __init__(self, head: PixelHead) -> None:
+        """Take the weights of HEAD."""
+        super().__init__()
+        self.factor = head.factor
+        inner = 3 * head.factor**2
+        self.added = _part(head, slice(0, inner))
+        self.kept = _part(head, slice(inner, None))
+
+    def parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what those of `PixelHead` are."""
+        return (
+            functional.pixel_shuffle(self.added(features), self.factor),
+            functional.pixel_shuffle(self.kept(features), self.factor),
+        )
+
+
+def _part(conv: nn.Conv2d, outputs: slice) -> nn.Conv2d:
+    """Return a convolution that gives some of the output channels of another."""
+    weight = conv.weight.detach()[outputs]
+    part = nn.Conv2d(conv.in_channels, weight.shape[0], 3, padding=1, bias=conv.bias is not None)
+    with torch.no_grad():
+        part.weight.copy_(weight)
+        if conv.bias is not None and part.bias is not None:
+            part.bias.copy_(conv.bias[outputs])
+    return part.requires_grad_(requires_grad=False)
+
+
+def _resizes_then_mixes(module: nn.Module) -> bool:
+    """Tell a bilinear resize that is followed by a 1x1 convolution without bias.
+
+    Interpolation weighs positions and the convolution weighs channels, so the two commute, and
+    on the small side the convolution costs a quarter.
+    """
+    return (
+        type(module) is nn.Sequential
+        and len(module) == 2
+        and isinstance(module[0], nn.Upsample)
+        and module[0].mode == "bilinear"
+        and isinstance(module[1], nn.Conv2d)
+        and module[1].kernel_size == (1, 1)
+    )

@@ -1,0 +1,1 @@
+"""Quantization: PTQ (`ptq`), QAT (`qat`), fp16 (`half_precision`), TensorRT rules (`legalizer`)."""

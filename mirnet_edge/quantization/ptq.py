@@ -1,0 +1,611 @@
+"""Post-training quantization (PTQ): calibration ranges, quantization schemes, mixed precision.
+
+Two passes over the pictures: the largest value of each tensor, then a histogram up to it. What is
+held is a few thousand counts per tensor, however many pictures there are and however large.
+
+Ranges are taken from the fp32 graph, so those of one convolution do not depend on whether another
+is quantized. A graph with fewer quantized convolutions is therefore made from the one with all of
+them, in milliseconds, and is the one that the quantizer would have made.
+
+Both leave in float what decides about the whole frame (the exposure branch, channel attention,
+stream fusion): it costs next to nothing, and one wrong step there changes every pixel. See
+docs/decisions/002-int8-recipes.md for what was tried.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+from pydantic import Field, ValidationError
+
+from mirnet_edge.dependencies import require
+from mirnet_edge.errors import CalibrationError, GraphError
+from mirnet_edge.files import sha256_of, write_atomically
+from mirnet_edge.manifest import Document
+from mirnet_edge.onnx_files import copied, plain_feed, quiet, write_model
+from mirnet_edge.quantization.legalizer import (
+    check_for_tensorrt,
+    legalize_for_tensorrt,
+    whole_frame_convs,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import onnx
+    from numpy.typing import NDArray
+
+    from mirnet_edge.manifest import ImageContract
+
+# `network.` is the deployed wrapper's; then lists and their places, then the block's own name.
+_BLOCK = re.compile(r"(?:network\.)?((?:\w+\.\d+\.)*\w+)\.(?:.*\.)?(?:weight|filt)")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some convolutions of a graph."""
+
+    name: str
+    """As the module tree has it: stem, blocks.0.top, head."""
+    convolutions: tuple[str, ...]
+    """The names of its nodes: those that see pixels, or, where it has none, all."""
+    decides_frame: bool
+    """Whether all of them decide about the whole frame, and so stay in float in every bundle."""
+
+
+def blocks_of(fp32: onnx.ModelProto) -> tuple[Block, ...]:
+    """Return a graph's blocks, in the order of the graph.
+
+    A module that serves in many places is one block: its weights are stored once.
+
+    Args:
+        fp32: As `export_onnx` writes it, its weights named by the module tree.
+
+    Raises:
+        GraphError: A convolution's weight has another name.
+    """
+    whole_frame = set(whole_frame_convs(fp32))
+    found: dict[str, list[str]] = {}
+    for node in fp32.graph.node:
+        if node.op_type == "Conv":
+            found.setdefault(_block_name(node), []).append(node.name)
+    blocks = []
+    for name, nodes in found.items():
+        pixelwise = tuple(node for node in nodes if node not in whole_frame)
+        blocks.append(Block(name, pixelwise or tuple(nodes), not pixelwise))
+    return tuple(blocks)
+
+
+def quantizable(blocks: Iterable[Block]) -> tuple[Block, ...]:
+    """Return the blocks that a bundle may hold in INT8."""
+    return tuple(block for block in blocks if not block.decides_frame)
+
+
+def convolutions_of(blocks: Iterable[Block]) -> frozenset[str]:
+    """Return the names of the nodes of all these blocks."""
+    return frozenset(node for block in blocks for node in block.convolutions)
+
+
+def _block_name(node: onnx.NodeProto) -> str:
+    found = _BLOCK.fullmatch(node.input[1])
+    if not found:
+        raise GraphError(
+            f"node {node.name!r} has the weight {node.input[1]!r}; expected one named by the "
+            "module tree, as blocks.0.top.body.0.weight. Give a graph that mirnet-export wrote"
+        )
+    return found[1]
+
+
+RANGES_FILE = "ranges.json"
+"""In a calibration set's folder."""
+Method = Literal["minmax", "percentile", "entropy"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+PERCENTILE = 99.99
+_BINS = 2048
+_LEVELS = 128
+_ENTROPY_STEP = 8
+_SMALLEST_RANGE = 1e-6
+# A tensor that is zero on all pictures still needs a scale: one that half precision can hold.
+_UNSEEN_RANGE = 1.0 / 128.0
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often a tensor's magnitudes were seen."""
+
+    largest: float
+    counts: NDArray[np.int64]
+    """Of |x| in equal bins from 0 to `largest`."""
+
+    def range(self, method: Method) -> float:
+        """Return the magnitude that is to be the largest INT8 step.
+
+        `minmax` is the largest that was seen; `percentile` leaves one of 10000 values above it;
+        `entropy` is the one at which the 8-bit histogram tells most of the float one
+        (Kullback-Leibler, as Migacz, "8-bit Inference with TensorRT", GTC 2017, describes it).
+        """
+        edge = _BINS
+        if method == "percentile":
+            share = np.cumsum(self.counts) / max(1, self.counts.sum())
+            edge = int(np.searchsorted(share, PERCENTILE / 100.0)) + 1
+        elif method == "entropy":
+            edge = _entropy_edge(self.counts)
+        found = self.largest * min(edge, _BINS) / _BINS
+        return found if found > _SMALLEST_RANGE else _UNSEEN_RANGE
+
+
+def _entropy_edge(counts: NDArray[np.int64]) -> int:
+    edges = range(_LEVELS, _BINS + 1, _ENTROPY_STEP)
+    return min(edges, key=lambda edge: _divergence(counts, edge))
+
+
+def _divergence(counts: NDArray[np.int64], edge: int) -> float:
+    """Return how much less the levels of a range tell than the bins, outliers clipped into it."""
+    kept = counts[:edge].astype(np.float64)
+    clipped = kept.copy()
+    clipped[-1] += counts[edge:].sum()
+    if not clipped.any():
+        return 0.0
+    level = np.arange(edge) * _LEVELS // edge
+    filled = kept > 0
+    sums = np.bincount(level, kept, _LEVELS)
+    places = np.maximum(np.bincount(level, filled, _LEVELS), 1)
+    coarse = np.where(filled, (sums / places)[level], 0.0)
+    one, two = clipped / clipped.sum(), coarse / max(coarse.sum(), 1.0)
+    seen = one > 0
+    return float(np.sum(one[seen] * np.log(one[seen] / np.maximum(two[seen], 1e-10))))
+
+
+def collect_histograms(
+    fp32: Path, samples: Sequence[np.ndarray], tensors: Sequence[str]
+) -> dict[str, Histogram]:
+    """Return the histograms of some of a graph's tensors over the samples.
+
+    Args:
+        fp32: The graph.
+        samples: What the graph takes.
+        tensors: Their names.
+
+    Raises:
+        CalibrationError: There are no samples, or a value is not a number.
+    """
+    if not samples:
+        raise CalibrationError("no picture to set INT8 ranges on; give a set with at least one")
+    names = list(tensors)
+    largest = dict.fromkeys(names, 0.0)
+    for values in _values(fp32, samples, names):
+        for name, value in values.items():
+            largest[name] = max(largest[name], float(np.abs(value).max(initial=0.0)))
+    broken = [name for name, value in largest.items() if not np.isfinite(value)]
+    if broken:
+        raise CalibrationError(
+            f"{broken[0]!r} is not a finite number on a calibration picture; expected weights that "
+            "restore. Train them again"
+        )
+    counts = {name: np.zeros(_BINS, np.int64) for name in names}
+    for values in _values(fp32, samples, names):
+        for name, value in values.items():
+            scale = _BINS / max(largest[name], _SMALLEST_RANGE)
+            bins = np.minimum((np.abs(value).ravel() * scale).astype(np.int64), _BINS - 1)
+            counts[name] += np.bincount(bins, minlength=_BINS)
+    return {name: Histogram(largest[name], counts[name]) for name in names}
+
+
+def _values(
+    fp32: Path, samples: Sequence[np.ndarray], names: list[str]
+) -> Iterator[Mapping[str, np.ndarray]]:
+    require("onnxruntime", "seeing the ranges of activations")
+    import onnx
+    import onnxruntime
+
+    model = onnx.load(fp32)
+    present = {value.name for value in model.graph.output}
+    model.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in names if name not in present
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    for sample in samples:
+        yield dict(zip(names, session.run(names, plain_feed(model, sample)), strict=True))
+
+
+class RangeCache(Document):
+    """Ranges on disk, bound to all that they depend on.
+
+    Schema history: 1 (2026-11) the first.
+    """
+
+    schema_version: Literal[1] = 1
+    data_sha256: str
+    """Of the calibrating pictures' pixels."""
+    preprocessing: str
+    """What is done to a picture before the graph sees it."""
+    model_sha256: str
+    """Of the fp32 graph."""
+    images: int = Field(ge=1)
+    ranges: dict[Method, dict[str, float]]
+    """The largest magnitude, by method and tensor."""
+    best: Method | None = None
+    """What came nearest to fp32 on the pictures that judge; None: not compared."""
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What ranges depend on."""
+
+    data_sha256: str
+    preprocessing: str
+    model_sha256: str
+
+    @classmethod
+    def of(cls, fp32: Path, data_sha256: str, preprocessing: str) -> Binding:
+        """Return the binding of a graph's file."""
+        return cls(data_sha256, preprocessing, sha256_of(fp32))
+
+
+def preprocessing_of(image: ImageContract) -> str:
+    """Return in words what is done to a picture before a graph sees it."""
+    size = "any size" if image.size is None else f"{image.size[1]}x{image.size[0]}"
+    return f"{image.io} RGB, cut to {size}, padded by reflection to multiples of {image.multiple}"
+
+
+def ranges_of(binding: Binding, images: int, histograms: Mapping[str, Histogram]) -> RangeCache:
+    """Return the ranges of every method."""
+    return RangeCache(
+        data_sha256=binding.data_sha256,
+        preprocessing=binding.preprocessing,
+        model_sha256=binding.model_sha256,
+        images=images,
+        ranges={
+            method: {name: histogram.range(method) for name, histogram in histograms.items()}
+            for method in METHODS
+        },
+    )
+
+
+def write_cache(path: Path, cache: RangeCache) -> None:
+    """Write ranges, whole or not at all."""
+    write_atomically(path, cache.model_dump_json(indent=1).encode() + b"\n")
+
+
+def read_cache(path: Path, binding: Binding) -> RangeCache:
+    """Return the ranges of a file after comparing what they were taken from.
+
+    Raises:
+        CalibrationError: Not such a file, or of other pictures, preprocessing or weights.
+    """
+    try:
+        cache = RangeCache.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CalibrationError(
+            f"{path} is not a file of calibrated ranges; delete it and run mirnet-calibrate again"
+        ) from error
+    for what, found, expected in (
+        ("pictures", cache.data_sha256, binding.data_sha256),
+        ("preprocessing", cache.preprocessing, binding.preprocessing),
+        ("graph", cache.model_sha256, binding.model_sha256),
+    ):
+        if found != expected:
+            raise CalibrationError(
+                f"{path} was calibrated on other {what}: expected {expected[:40]}, found "
+                f"{found[:40]}. Run mirnet-calibrate again, or delete it"
+            )
+    return cache
+
+
+_QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
+
+
+def partly_quantized(
+    int8: onnx.ModelProto, fp32: onnx.ModelProto, convolutions: Collection[str]
+) -> onnx.ModelProto:
+    """Return a copy in which only the named convolutions are quantized.
+
+    The others get their own weights and biases back, not the rounded ones, and read what stands
+    before the quantizer; so does whatever else read through it, unless a named one still does.
+
+    Args:
+        int8: What a quantizer made of `fp32`, with the same names.
+        fp32: The graph in float.
+        convolutions: Names of nodes that stay as they are in `int8`.
+
+    Raises:
+        GraphError: A name is not that of a quantized convolution.
+    """
+    partial = copied(int8)
+    producers = {name: node for node in partial.graph.node for name in node.output}
+    before = {node.name: node for node in fp32.graph.node if node.op_type == "Conv"}
+    own = _own_constants(partial, fp32)
+    kept_inputs: set[str] = set()
+    quantized = set()
+    for node in partial.graph.node:
+        if node.op_type != "Conv" or not _is_dequantized(node.input[1], producers):
+            continue
+        quantized.add(node.name)
+        if node.name in convolutions:
+            kept_inputs.update(node.input[:1])
+            continue
+        for place in range(1, len(node.input)):
+            name = before[node.name].input[place]
+            node.input[place] = own.get(name, name)
+    unknown = sorted(set(convolutions) - quantized)
+    if unknown:
+        raise GraphError(
+            f"{unknown[0]!r} is not quantized in this graph; expected one of "
+            f"{', '.join(sorted(quantized)) or 'none'}"
+        )
+    _read_float(partial, producers, kept_inputs)
+    _complete(partial, fp32)
+    return partial
+
+
+def _own_constants(partial: onnx.ModelProto, fp32: onnx.ModelProto) -> dict[str, str]:
+    """Add the constants that quantizing changed under new names; return those by the old ones.
+
+    NNCF corrects biases for what rounding shifts, and keeps their names.
+    """
+    changed = {one.name: one.SerializeToString() for one in partial.graph.initializer}
+    own = {}
+    for one in fp32.graph.initializer:
+        if changed.get(one.name, one.SerializeToString()) != one.SerializeToString():
+            own[one.name] = f"{one.name}.float"
+            partial.graph.initializer.append(one)
+            partial.graph.initializer[-1].name = own[one.name]
+    return own
+
+
+def quantized_convolutions(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the names of the convolutions whose weight is dequantized."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    return tuple(
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv" and _is_dequantized(node.input[1], producers)
+    )
+
+
+def _is_dequantized(tensor: str, producers: dict[str, onnx.NodeProto]) -> bool:
+    node = producers.get(tensor)
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def _read_float(
+    model: onnx.ModelProto, producers: dict[str, onnx.NodeProto], kept_inputs: set[str]
+) -> None:
+    """Make readers of a dequantized activation that no quantized convolution needs read float."""
+    weights = {one.name for one in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type in _QUANTIZERS:
+            continue
+        for place, name in enumerate(node.input):
+            if name in kept_inputs or not _is_dequantized(name, producers):
+                continue
+            quantizer = producers.get(producers[name].input[0])
+            if quantizer is not None and quantizer.input[0] not in weights:
+                node.input[place] = quantizer.input[0]
+
+
+def _complete(partial: onnx.ModelProto, fp32: onnx.ModelProto) -> None:
+    """Drop quantizers and constants that nobody reads, and bring back float ones that are read."""
+    wanted = {value.name for value in partial.graph.output}
+    nodes = []
+    for node in reversed(partial.graph.node):
+        if node.op_type in _QUANTIZERS and not wanted.intersection(node.output):
+            continue
+        wanted.update(node.input)
+        nodes.append(node)
+    initializers = {one.name: one for one in fp32.graph.initializer}
+    initializers |= {one.name: one for one in partial.graph.initializer}
+    kept = [one for name, one in initializers.items() if name in wanted]
+    # copies: clearing the lists below frees what they hold
+    nodes = [type(node).FromString(node.SerializeToString()) for node in reversed(nodes)]
+    kept = [type(one).FromString(one.SerializeToString()) for one in kept]
+    del partial.graph.node[:]
+    partial.graph.node.extend(nodes)
+    del partial.graph.initializer[:]
+    partial.graph.initializer.extend(kept)
+    del partial.graph.value_info[:]  # it holds tensors that are gone
+
+
+Engine = Literal["onnxruntime", "nncf"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
+# Only convolutions are worth it; quantizers elsewhere cost more memory traffic than they spare,
+# and near the picture they cost quality. NNCF refuses types that a graph does not have.
+_NEVER_QUANTIZED = (
+    "Add", "AveragePool", "Cast", "Clip", "Concat", "ConvTranspose", "DepthToSpace", "Div", "Exp",
+    "Gather", "LeakyRelu", "MatMul", "Mul", "PRelu", "Pad", "ReduceMax", "ReduceMean", "ReduceSum",
+    "Resize", "Round", "Sigmoid", "Slice", "Softmax", "Softplus", "Split", "Sub", "Transpose",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantizing:
+    """How a graph is quantized; what is left out suits the target."""
+
+    exclude: tuple[str, ...] = ()
+    """Names of further nodes to leave in float."""
+    method: Method = "minmax"
+    """How a range is taken from what was seen."""
+    engine: Engine | None = None
+    """Whose quantizer: ONNX Runtime's for TensorRT and NNCF for CPUs, unless told otherwise."""
+    ranges: Mapping[str, float] | None = None
+    """Magnitudes by tensor, from an earlier look at the same samples. For ONNX Runtime's."""
+    whole_frame: bool = False
+    """Whether what decides about the whole frame is quantized too: to measure what it costs."""
+
+    def left_alone(self, model: onnx.ModelProto) -> list[str]:
+        """Return the names of the convolutions to leave in float."""
+        return [*(() if self.whole_frame else whole_frame_convs(model)), *self.exclude]
+
+
+_AS_USUAL = Quantizing()
+
+
+def quantize_for_tensorrt(
+    fp32: Path, target: Path, samples: Sequence[np.ndarray], how: Quantizing = _AS_USUAL
+) -> None:
+    """Write an INT8 graph that TensorRT 10.3 to 11 and TensorRT-RTX read alike.
+
+    Symmetric signed Q/DQ at the inputs of convolutions, weights per channel, biases in float.
+    What else reads such an input reads it in 8 bits too: TensorRT then keeps one copy of it.
+
+    Args:
+        fp32: The graph to quantize.
+        target: The file to write, whole or not at all.
+        samples: What the graph takes: uint8 (1, H, W, 3) or float32 (1, 3, H, W).
+        how: Its `whole_frame` is not for TensorRT: the legalizer undoes it.
+
+    Raises:
+        CalibrationError: There are no samples.
+        GraphError: The result is not legal for TensorRT.
+    """
+    _need(samples)
+    if how.engine == "nncf":
+        model = _by_nncf(fp32, samples, how, seven_bits=False)
+    else:
+        model = _by_onnxruntime(fp32, samples, how, seven_bits=False)
+    _finish(legalize_for_tensorrt(model), target)
+
+
+def quantize_for_cpu(
+    fp32: Path, target: Path, samples: Sequence[np.ndarray], how: Quantizing = _AS_USUAL
+) -> None:
+    """Write an INT8 graph for OpenVINO and ONNX Runtime on CPUs.
+
+    Weights use seven of their eight bits: processors without VNNI add pairs of products in 16
+    bits, and full-range weights overflow there without a word.
+
+    Args:
+        fp32: The graph to quantize.
+        target: The file to write, whole or not at all.
+        samples: What the graph takes: uint8 (1, H, W, 3) or float32 (1, 3, H, W).
+        how: Its method is for ONNX Runtime's quantizer; NNCF takes the widest range.
+
+    Raises:
+        CalibrationError: There are no samples.
+        MissingDependencyError: NNCF is not installed.
+    """
+    _need(samples)
+    if how.engine == "onnxruntime":
+        model = _by_onnxruntime(fp32, samples, how, seven_bits=True)
+    else:
+        model = _by_nncf(fp32, samples, how, seven_bits=True)
+    _finish(model, target, for_tensorrt=False)
+
+
+def quantized_inputs(model: onnx.ModelProto, how: Quantizing = _AS_USUAL) -> list[str]:
+    """Return the names of the activations that are quantized, whose ranges are needed."""
+    alone = set(how.left_alone(model))
+    inputs = {
+        node.input[0]: None
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.name not in alone
+    }
+    return list(inputs)
+
+
+def _by_onnxruntime(
+    fp32: Path, samples: Sequence[np.ndarray], how: Quantizing, *, seven_bits: bool
+) -> onnx.ModelProto:
+    """Let ONNX Runtime place the quantizers; the ranges are our own, which need less memory."""
+    require("onnxruntime", "quantizing")
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    # a tensor whose type is not written down is passed over without a word
+    model = onnx.shape_inference.infer_shapes(onnx.load(fp32))
+    names = quantized_inputs(model, how)
+    if not names:
+        return model
+    found = how.ranges
+    if found is None:
+        histograms = collect_histograms(fp32, samples, names)
+        found = {name: one.range(how.method) for name, one in histograms.items()}
+    sides = {name: (np.float32(-found[name]), np.float32(found[name])) for name in names}
+    with quiet():
+        quantizer = QDQQuantizer(
+            model,
+            per_channel=True,
+            reduce_range=seven_bits,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QInt8,
+            tensors_range=TensorsData(
+                CalibrationMethod.MinMax,
+                {name: tuple(map(np.asarray, pair)) for name, pair in sides.items()},
+            ),
+            nodes_to_quantize=[],
+            nodes_to_exclude=how.left_alone(model),
+            op_types_to_quantize=["Conv"],
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,  # an int32 bias is refused by every TensorRT
+                "AddQDQPairToWeight": True,  # the form that torch exports and 10.3 documents
+                "OpTypesToExcludeOutputQuantization": ["Conv"],
+            },
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    quantized: onnx.ModelProto = quantizer.model.model
+    return quantized
+
+
+def _by_nncf(
+    fp32: Path, samples: Sequence[np.ndarray], how: Quantizing, *, seven_bits: bool
+) -> onnx.ModelProto:
+    # NNCF reports usage to its makers unless this stands before it is imported. Nothing leaves
+    # this machine.
+    os.environ["NNCF_CI"] = "1"
+    nncf = require("nncf", "quantizing for CPUs")
+    import onnx
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    model = onnx.load(fp32)
+    present = {node.op_type for node in model.graph.node}
+    scope = nncf.IgnoredScope(
+        names=how.left_alone(model),
+        types=[kind for kind in _NEVER_QUANTIZED if kind in present],
+    )
+    overflow = nncf.OverflowFix.ENABLE if seven_bits else nncf.OverflowFix.DISABLE
+    with quiet():
+        quantized: onnx.ModelProto = nncf.quantize(
+            model,
+            nncf.Dataset(list(samples), lambda sample: plain_feed(model, sample)),
+            subset_size=len(samples),
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            ignored_scope=scope,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=overflow,
+                # the widest range that was seen: NNCF's own mean of the maxima clips the brightest
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+            ),
+        )
+    return quantized
+
+
+def _need(samples: Sequence[np.ndarray]) -> None:
+    if not samples:
+        raise CalibrationError("no picture to set INT8 ranges on; give a set with at least one")
+
+
+def _finish(model: onnx.ModelProto, target: Path, *, for_tensorrt: bool = True) -> None:
+    quantizers = sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    if not quantizers:
+        raise GraphError(f"{target.name}: no convolution could be quantized; export without --int8")
+    for part in (*model.graph.node, *model.graph.initializer):
+        part.doc_string = ""
+    del model.metadata_props[:]
+    if for_tensorrt:
+        check_for_tensorrt(model, target.name)
+    write_model(model, target)

@@ -1,0 +1,299 @@
+"""Build a TensorRT engine in a process of its own (`python -m` this module is the worker).
+
+It takes one JSON request on stdin and gives one JSON event per line on stdout: progress, then
+done or error. It never imports torch, whose memory a small device needs for the build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from mirnet_edge import errors
+from mirnet_edge.errors import EngineError, MirnetEdgeError
+from mirnet_edge.manifest import EngineFacts
+from mirnet_edge.runtime.tensorrt.build import OutOfMemoryError, Profile, Settings, build_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mirnet_edge.manifest import Precision
+
+_HEARTBEAT_S = 10.0
+_GRACE_S = 2.0
+_WORKER = ("-m", "mirnet_edge.runtime.tensorrt.build_process")
+_DEFAULT_LEVEL = 3  # TensorRT's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A plan to be built."""
+
+    onnx: Path
+    plan: Path
+    profiles: tuple[Profile, ...]
+    graph: str
+    precision: Precision | None = None
+    settings: Settings = field(default_factory=Settings)
+    flavour: str | None = None
+    timing_cache: Path | None = None
+    cache_origin: str | None = None
+    """What the manifest says of that file; None where that does not hold."""
+
+
+def build_apart(
+    order: Order,
+    on_stage: Callable[[str], None] = lambda what: None,
+    *,
+    heartbeat_s: float = _HEARTBEAT_S,
+) -> EngineFacts:
+    """Build a plan in a process that never imports torch, and say what it is.
+
+    Where memory does not suffice it is tried again with a smaller workspace, then a lower level,
+    then a smaller profile; each step is told.
+
+    Args:
+        order: What to build.
+        on_stage: Told what is being done, and at least every heartbeat that it still is.
+        heartbeat_s: Seconds of silence after which the elapsed time is told.
+
+    Raises:
+        MissingDependencyError: There is no TensorRT.
+        EngineError: TensorRT refuses the graph, names the node; or memory never sufficed.
+    """
+    attempts = list(ladder(order))
+    for place, attempt in enumerate(attempts):
+        try:
+            return _built(attempt, on_stage, heartbeat_s)
+        except OutOfMemoryError as error:
+            if place + 1 == len(attempts):
+                raise EngineError(
+                    f"{error}. Tried {len(attempts)} times, last with {described(attempt)}. Close "
+                    "other programs (the desktop too), add swap, or give smaller --profiles"
+                ) from error
+            on_stage(
+                f"out of memory with {described(attempt)}; "
+                f"again with {described(attempts[place + 1])}"
+            )
+    raise AssertionError("the ladder has at least one rung")
+
+
+def ladder(order: Order) -> Iterator[Order]:
+    """Yield the attempts: as ordered, less workspace, a lower level, a smaller profile."""
+    yield order
+    given = order.settings
+    small = min(given.workspace_mib or 1024, 1024) // 2
+    less = replace(given, workspace_mib=max(64, small))
+    yield replace(order, settings=less)
+    level = _DEFAULT_LEVEL if given.level is None else given.level
+    lower = replace(less, workspace_mib=max(64, small // 2), level=max(0, min(level, 3) - 2))
+    yield replace(order, settings=lower)
+    smaller = _smaller(order.profiles)
+    if smaller != order.profiles:
+        yield replace(order, settings=lower, profiles=smaller)
+
+
+def described(order: Order) -> str:
+    """Return in a few words what an attempt may use."""
+    workspace, level = order.settings.workspace_mib, order.settings.level
+    parts = [
+        f"workspace {'unlimited' if workspace is None else f'{workspace} MiB'}",
+        f"level {_DEFAULT_LEVEL if level is None else level}",
+        f"{len(order.profiles)} profile{'s' if len(order.profiles) != 1 else ''} up to "
+        + "x".join(map(str, max(profile.maximum for profile in order.profiles))),
+    ]
+    return ", ".join(parts)
+
+
+def _smaller(profiles: tuple[Profile, ...]) -> tuple[Profile, ...]:
+    """Return profiles without the largest, or of a single one no more than the usual size."""
+    if len(profiles) > 1:
+        largest = max(profiles, key=lambda one: one.maximum)
+        return tuple(one for one in profiles if one is not largest)
+    only = profiles[0]
+    return (Profile(only.minimum, only.usual, only.usual),)
+
+
+def _built(order: Order, on_stage: Callable[[str], None], heartbeat_s: float) -> EngineFacts:
+    started = time.monotonic()
+    with _worker(order) as (events, ended):
+        while True:
+            try:
+                line = events.get(timeout=heartbeat_s)
+            except queue.Empty:
+                on_stage(f"{order.graph}: still building, {time.monotonic() - started:.0f} s")
+                continue
+            if line is None:
+                raise _died(order, *ended())
+            event = _event(line)
+            if event.get("event") == "progress":
+                elapsed = time.monotonic() - started
+                on_stage(f"{order.graph}: {event['text']}, {elapsed:.0f} s")
+            elif event.get("event") == "error":
+                raise _reported(event)
+            elif event.get("event") == "done":
+                return EngineFacts.model_validate(event["facts"])
+
+
+@contextlib.contextmanager
+def _worker(
+    order: Order,
+) -> Iterator[tuple[queue.Queue[str | None], Callable[[], tuple[int, str]]]]:
+    """Start the worker; give its lines, None after the last, and how it ended. Ends it."""
+    with subprocess.Popen(
+        [sys.executable, *_WORKER],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        lines: queue.Queue[str | None] = queue.Queue()
+        said: list[str] = []
+        readers = [
+            threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True),
+            threading.Thread(target=said.extend, args=(process.stderr,), daemon=True),
+        ]
+        for reader in readers:
+            reader.start()
+
+        def ended() -> tuple[int, str]:
+            code = process.wait()
+            readers[1].join()
+            return code, "".join(said).strip()
+
+        try:
+            with contextlib.suppress(BrokenPipeError), process.stdin:  # type: ignore[union-attr]
+                json.dump(_request(order), process.stdin)  # type: ignore[arg-type]  # PIPE was asked for
+            yield lines, ended
+        finally:
+            _end(process)
+            for reader in readers:
+                reader.join()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _pass_on(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)
+
+
+def _request(order: Order) -> dict[str, Any]:
+    return {
+        "onnx": str(order.onnx),
+        "plan": str(order.plan),
+        "profiles": [profile.to_document() for profile in order.profiles],
+        "graph": order.graph,
+        "precision": order.precision,
+        "workspace_mib": order.settings.workspace_mib,
+        "level": order.settings.level,
+        "capabilities": list(order.settings.capabilities),
+        "flavour": order.flavour,
+        "timing_cache": str(order.timing_cache) if order.timing_cache else None,
+        "cache_origin": order.cache_origin,
+    }
+
+
+def _event(line: str) -> dict[str, Any]:
+    """Return an event; what libraries print to stdout themselves is none."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _reported(event: dict[str, Any]) -> MirnetEdgeError:
+    if event["kind"] == "memory":
+        return OutOfMemoryError(event["text"])
+    kind = getattr(errors, event["kind"], EngineError)
+    error: MirnetEdgeError = kind(event["text"])
+    return error
+
+
+def _died(order: Order, code: int, said: str) -> MirnetEdgeError:
+    what = f"{order.onnx.name}: the process that built the plan"
+    if code == -signal.SIGKILL:  # nobody else kills it: the system was out of memory
+        return OutOfMemoryError(f"{what} was killed, as Linux does when memory runs out")
+    last = said.splitlines()[-1] if said else "it said nothing"
+    return EngineError(
+        f"{what} ended with code {code}: {last}. The bundle's other modes are not affected; "
+        "report it with TensorRT's version"
+    )
+
+
+_REPORT_EVERY_S = 0.5
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+class Events:
+    """Writes events to a stream; progress at most twice a second."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        """Take the stream."""
+        self._stream = stream
+        self._last_s = -_REPORT_EVERY_S
+
+    def progress(self, text: str) -> None:
+        """Say what is being done, unless that was said just now."""
+        now = time.monotonic()
+        if now - self._last_s >= _REPORT_EVERY_S:
+            self._last_s = now
+            self.send("progress", text=text)
+
+    def send(self, event: str, **content: Any) -> None:  # noqa: ANN401  # JSON
+        """Write one event."""
+        self._stream.write(json.dumps({"event": event, **content}) + "\n")
+        self._stream.flush()
+
+
+def main() -> None:
+    """Build what stdin asks for."""
+    # Ctrl-C reaches the whole group of processes; the parent decides, and ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    events = Events(sys.stdout)
+    request = json.load(sys.stdin)
+    try:
+        facts = build_engine(
+            Path(request["onnx"]),
+            Path(request["plan"]),
+            [Profile.from_document(profile) for profile in request["profiles"]],
+            graph=request["graph"],
+            precision=request["precision"],
+            settings=Settings(
+                workspace_mib=request["workspace_mib"],
+                level=request["level"],
+                capabilities=tuple(request["capabilities"]),
+            ),
+            flavour=request["flavour"],
+            timing_cache=Path(request["timing_cache"]) if request["timing_cache"] else None,
+            cache_origin=request["cache_origin"],
+            on_progress=events.progress,
+        )
+    except (OutOfMemoryError, MemoryError) as error:
+        events.send("error", kind="memory", text=str(error) or "out of memory")
+    except MirnetEdgeError as error:
+        events.send("error", kind=type(error).__name__, text=str(error))
+    else:
+        events.send("done", facts=facts.model_dump(mode="json"))
+
+
+if __name__ == "__main__":
+    main()

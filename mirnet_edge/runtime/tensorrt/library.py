@@ -1,0 +1,150 @@
+"""Find the installed TensorRT library, and check that an engine fits this machine.
+
+TensorRT itself says no more than `None` to a plan of another version or GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mirnet_edge.errors import EngineError, MissingDependencyError
+from mirnet_edge.runtime.tensorrt import rtx
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from mirnet_edge.manifest import EngineFacts, Graph
+    from mirnet_edge.runtime.tensorrt.cuda import Gpu
+
+FLAVOURS = ("tensorrt", "tensorrt_rtx")
+HOW_TO_GET_ONE = (
+    "on a Jetson it comes with JetPack (a virtual environment needs --system-site-packages), "
+    "elsewhere from NVIDIA's package index; for RTX cards "
+    'pip install "mirnet-edge[tensorrt-rtx]", whose builder works without a GPU'
+)
+
+
+def find_tensorrt(flavour: str | None = None) -> ModuleType:
+    """Return the TensorRT that is installed.
+
+    Args:
+        flavour: `tensorrt` or `tensorrt_rtx`; None for the first that can be loaded.
+
+    Raises:
+        MissingDependencyError: None can be; says of each why, and how to get one.
+    """
+    reasons = []
+    for name in (flavour,) if flavour else FLAVOURS:
+        try:
+            return importlib.import_module(name)
+        except (ImportError, OSError) as error:  # OSError: a driver library is missing
+            reasons.append(f"{name}: {error}")
+    raise MissingDependencyError(
+        f"a TensorRT plan needs TensorRT, and none could be loaded "
+        f"({'; '.join(reasons)}): {HOW_TO_GET_ONE}"
+    )
+
+
+def is_rtx(trt: ModuleType) -> bool:
+    """Say whether this is TensorRT-RTX, which compiles for the card when a plan is opened."""
+    return trt.__name__ == "tensorrt_rtx"
+
+
+def kept_logger(trt: ModuleType) -> Any:  # noqa: ANN401  # untyped library
+    """Return a logger that keeps in `records` what TensorRT says, instead of printing it."""
+
+    class Kept(trt.ILogger):  # type: ignore[misc,name-defined]  # untyped library
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.records: list[tuple[str, str]] = []
+
+        def log(self, severity: object, message: str) -> None:
+            self.records.append((str(severity).rpartition(".")[2], message))
+
+    return Kept()
+
+
+def first_error(logger: Any) -> str:  # noqa: ANN401  # untyped library
+    """Return the first error of a kept logger: later ones follow from it, or from no GPU."""
+    for severity, message in logger.records:
+        if "ERROR" in severity:
+            return str(message)
+    return "it gives no reason"
+
+
+_BOARD_FILE = Path("/proc/device-tree/model")
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a plan must fit."""
+
+    flavour: str
+    version: str
+    gpu: Gpu
+
+
+def host_of(trt: ModuleType, gpu: Gpu) -> Host:
+    """Return what this machine is to a plan."""
+    return Host(trt.__name__, trt.__version__, gpu)
+
+
+def differences(engine: EngineFacts, graph: Graph, host: Host) -> list[str]:
+    """Return what keeps a plan from running here, each as `what: of the plan, found here`.
+
+    Args:
+        engine: What the manifest says of the plan.
+        graph: The graph it was built from, as it is now.
+        host: This machine.
+
+    Returns:
+        Nothing where the plan fits.
+    """
+    pairs = [
+        ("TensorRT", f"{engine.flavour} {engine.version}", f"{host.flavour} {host.version}"),
+        ("the graph's sha256", _short(engine.onnx_sha256), _short(graph.onnx.sha256)),
+    ]
+    if engine.flavour == "tensorrt":
+        built_for = engine.capabilities[0] if engine.capabilities else "unknown"
+        pairs.append(("compute capability", built_for, host.gpu.capability))
+        # the same chip with fewer units has other fastest kernels: it runs, slower
+        pairs.append(("GPU", engine.device or "unknown", host.gpu.name))
+    elif engine.capabilities and host.gpu.capability not in engine.capabilities:
+        pairs.append(("compute capability", ", ".join(engine.capabilities), host.gpu.capability))
+    return [f"{what}: {built}, here {here}" for what, built, here in pairs if built != here]
+
+
+def require_fit(engine: EngineFacts, graph: Graph, host: Host) -> None:
+    """Refuse a plan that does not fit, naming what differs.
+
+    Raises:
+        EngineError: It does not fit; or TensorRT-RTX does not know this GPU.
+    """
+    if host.flavour == "tensorrt_rtx":
+        rtx.require_support(host.gpu.capability)
+    differing = differences(engine, graph, host)
+    if differing:
+        raise EngineError(
+            f"{engine.plan.file} was built for something else ({'; '.join(differing)}): build it "
+            "here with mirnet-engine BUNDLE, or use another --backend"
+        )
+
+
+def timing_origin(version: str, device: str | None, capability: str | None) -> str:
+    """Return what a timing cache of TensorRT is bound to, as the manifest says it."""
+    return f"TensorRT {version} on {device or 'no GPU'} ({capability or 'unknown capability'})"
+
+
+def is_device() -> bool:
+    """Say whether this is a board that a bundle is brought to: a Jetson."""
+    try:
+        return "jetson" in _BOARD_FILE.read_text(encoding="utf-8", errors="replace").lower()
+    except OSError:
+        return False
+
+
+def _short(sha256: str | None) -> str:
+    return "unknown" if sha256 is None else sha256[:12]

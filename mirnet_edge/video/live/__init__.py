@@ -1,0 +1,6 @@
+"""Live video: sources, the latest-frame pipeline, sinks.
+
+    Source ─ capture thread ─► latest-frame buffer ─ Live (main thread) ─► Restorer ─► Sinks
+
+Live video never queues: a frame that arrives while another is restored replaces the waiting one.
+"""

@@ -1,0 +1,255 @@
+"""Pruned networks are networks of their family, and keep what was worth most."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from mirnet_edge import checkpoints
+from mirnet_edge.errors import OptionError
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.models.macs import count_macs, count_parameters
+from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
+from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
+from mirnet_edge.pruning.channels import axes_of, spaces_of
+from mirnet_edge.pruning.importance import block_usefulness, magnitude, random_scores, taylor
+from mirnet_edge.pruning.widths import pruned, without_blocks
+
+_NETWORKS = {
+    "mirnet": lambda: MIRNet(MIRNetConfig(channels=16, groups=1, blocks=2)),
+    "mirnet-v2": lambda: MIRNetV2(
+        MIRNetV2Config(channels=32, groups=3, blocks=1, conv_groups=(1, 2, 4))
+    ),
+    "edge": lambda: MIRNetEdge(
+        MIRNetEdgeConfig(channels=(16, 24, 32), blocks=2, exposure_channels=4)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Narrower:
+    id: str
+    network: str
+    changes: dict = field(hash=False)
+
+
+_NARROWER = [
+    Narrower("mirnet base", "mirnet", {"channels": 8}),
+    Narrower(
+        "mirnet inner",
+        "mirnet",
+        {"unit_widths": (8, 16, 24), "down_widths": (8, 24), "up_widths": (16, 8)},
+    ),
+    Narrower("mirnet both", "mirnet", {"channels": 8, "unit_widths": (3, 8, 8)}),
+    Narrower("v2 base", "mirnet-v2", {"channels": 16}),
+    Narrower("v2 inner", "mirnet-v2", {"unit_widths": (16, 24, 40)}),
+    Narrower("edge", "edge", {"channels": (8, 24, 16)}),
+]
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Return a network to prune, with weights off their start: wide("mirnet")."""
+    made = {}
+    for name, build in _NETWORKS.items():
+        torch.manual_seed(1)
+        made[name] = build().eval()
+        with torch.no_grad():
+            for weight in made[name].parameters():
+                weight.add_(0.05 * torch.randn_like(weight))
+    return made.__getitem__
+
+
+def _picture(height=32, width=48):
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(3))
+
+
+def _loss(network):
+    return (network(_picture()) - 0.5).square().mean()
+
+
+def _narrowed(network, changes):
+    return dataclasses.replace(network.config, **changes)
+
+
+@pytest.mark.parametrize("case", _NARROWER, ids=lambda case: case.id)
+def test_a_pruned_network_is_smaller_and_loads_like_any_other(case, wide, tmp_path):
+    network = wide(case.network)
+    config = _narrowed(network, case.changes)
+    smaller = pruned(network, config, magnitude(network))
+    assert smaller.config == config
+    assert count_parameters(smaller) < count_parameters(network)
+    assert count_macs(smaller, 32, 48) < count_macs(network, 32, 48)
+    file = tmp_path / "pruned.safetensors"
+    checkpoints.save(smaller, file, checkpoints.Card())
+    loaded = checkpoints.load(file)
+    assert loaded.model.config == config
+    with torch.no_grad():
+        assert torch.equal(loaded.model(_picture()), smaller(_picture()))
+
+
+@pytest.mark.parametrize("name", _NETWORKS)
+def test_a_pruned_network_runs_at_every_multiple(name, wide):
+    network = wide(name)
+    case = next(case for case in _NARROWER if case.network == name)
+    smaller = pruned(network, _narrowed(network, case.changes), random_scores(network, 0))
+    for rows, columns in ((1, 1), (1, 3), (2, 5)):
+        size = (rows * smaller.multiple, columns * smaller.multiple)
+        with torch.no_grad():
+            assert smaller(_picture(*size)).shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize("name", _NETWORKS)
+def test_the_network_s_own_config_is_the_identity(name, wide):
+    network = wide(name)
+    same = pruned(network, network.config, random_scores(network, 0))
+    assert same is not network
+    for key, value in network.state_dict().items():
+        assert torch.equal(same.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("case", _NARROWER, ids=lambda case: case.id)
+def test_channels_that_do_nothing_go_without_a_trace(case, wide):
+    """Plant silent channels wherever some are to go: the picture must not change at all."""
+    network = pruned(wide(case.network), wide(case.network).config, magnitude(wide(case.network)))
+    config = _narrowed(network, case.changes)
+    axes = axes_of(network)
+    spaces = spaces_of(network.state_dict(), axes)
+    narrow = spaces_of(type(network)(config).state_dict(), axes)
+    generator = torch.Generator().manual_seed(5)
+    planted = {}
+    for name, space in spaces.items():
+        rows = torch.rand(space.parts, space.size // space.parts, generator=generator)
+        gone = rows.argsort(1)[:, narrow[name].size // space.parts :]
+        planted[name] = (gone + torch.arange(space.parts)[:, None] * rows.shape[1]).flatten()
+    _silence(network, axes, spaces, planted)
+    # the mean and the maximum over channels in MIRNet's spatial attention see how many there are
+    attention = [one for key, one in network.named_parameters() if "SA.spatial" in key]
+    with torch.no_grad():
+        for weight in attention:
+            weight.zero_()
+    for scores in (magnitude(network), taylor(network, [_loss])):
+        smaller = pruned(network, config, scores)
+        with torch.no_grad():
+            torch.testing.assert_close(smaller(_picture()), network(_picture()), rtol=0, atol=1e-5)
+    with torch.no_grad():
+        changed = pruned(network, config, random_scores(network, 3))(_picture())
+        assert (changed - network(_picture())).abs().max() > 1e-4, "any channels would have done"
+
+
+def _silence(network, axes, spaces, planted):
+    with torch.no_grad():
+        for key, weight in network.named_parameters():
+            for place, axis in enumerate(axes[key]):
+                if axis is None:
+                    continue
+                size = spaces[axis.space].size
+                for channel in planted[axis.space].tolist():
+                    if axis.parts > 1:
+                        group, within = divmod(channel, size // axis.parts)
+                        weight.chunk(axis.parts, 0)[group].select(1, within).zero_()
+                        continue
+                    for copy in range(axis.copies):
+                        weight.select(place, channel + copy * size).zero_()
+
+
+def test_what_mirnet_shares_stays_shared(wide):
+    smaller = pruned(wide("mirnet"), _narrowed(wide("mirnet"), {"channels": 8}),
+                     magnitude(wide("mirnet")))  # fmt: skip
+    block = smaller.body[0].body[0]
+    assert block.blocks[1][0] is block.blocks[1][1]
+    slopes = {id(unit.body[1]) for group in smaller.body[0].body[:2] for (unit, _) in group.blocks}
+    assert len(slopes) == 1
+
+
+@pytest.mark.parametrize("name", _NETWORKS)
+def test_every_tensor_s_axes_agree_with_another_config(name, wide):
+    network = wide(name)
+    spaces = spaces_of(network.state_dict(), axes_of(network))
+    assert all(space.size % space.parts == 0 for space in spaces.values())
+    assert spaces["trunk"].size == {"mirnet": 16, "mirnet-v2": 32, "edge": 16}[name]
+    scores = magnitude(network)
+    assert {space: row.numel() for space, row in scores.items()} == {
+        space: one.size for space, one in spaces.items()
+    }
+
+
+@dataclass(frozen=True)
+class Refused:
+    id: str
+    network: str
+    changes: dict = field(hash=False)
+    says: str = ""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Refused("wider", "mirnet", {"channels": 24}, "expected to keep between"),
+        Refused("wider inside", "mirnet", {"unit_widths": (16, 40, 64)}, "found 40"),
+        Refused("other blocks", "mirnet", {"blocks": 1}, "drop blocks first"),
+    ],
+    ids=lambda case: case.id,
+)
+def test_what_cannot_be_kept_is_refused(case, wide):
+    network = wide(case.network)
+    with pytest.raises(OptionError, match=case.says):
+        pruned(network, _narrowed(network, case.changes), magnitude(network))
+
+
+# --- blocks -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mirnet", "edge"])
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_dropped_block_lets_its_input_pass(name, kept, wide):
+    network = wide(name)
+    shorter = without_blocks(network, [[kept]])
+    assert shorter.config == dataclasses.replace(network.config, blocks=1)
+    skipped = pruned(network, network.config, magnitude(network))
+    blocks = skipped.blocks if name == "edge" else skipped.body[0].body
+    blocks[1 - kept] = torch.nn.Identity()
+    with torch.no_grad():
+        torch.testing.assert_close(shorter(_picture()), skipped(_picture()), rtol=0, atol=1e-6)
+
+
+def test_whole_groups_are_dropped_with_their_grouping(wide):
+    shorter = without_blocks(wide("mirnet-v2"), [[0], [], [0]])
+    assert (shorter.config.groups, shorter.config.conv_groups) == (2, (1, 4))
+
+
+@pytest.mark.parametrize("kept", [[[]], [[0], [], [0, 1]]], ids=["nothing", "unequal"])
+def test_blocks_that_make_no_network_are_refused(kept, wide):
+    with pytest.raises(OptionError, match="equally many blocks in each group"):
+        without_blocks(wide("mirnet"), kept)
+
+
+@pytest.mark.parametrize("name", ["mirnet", "mirnet-v2"])
+def test_a_block_that_adds_nothing_is_useless(name, wide):
+    network = pruned(wide(name), wide(name).config, magnitude(wide(name)))
+    silent = network.body[-1].body[network.config.blocks - 1]
+    with torch.no_grad():
+        silent.conv_out.weight.zero_()
+    usefulness = block_usefulness(network, [_loss])
+    assert [len(row) for row in usefulness] == [network.config.blocks] * network.config.groups
+    assert usefulness[-1][-1] == 0.0
+    assert any(value != 0.0 for row in usefulness for value in row)
+
+
+def test_the_blocks_of_the_edge_network_are_measured_each(wide):
+    network = wide("edge")
+    gains = []
+    for place in range(2):
+        with torch.no_grad():
+            gains.append(float(_loss(without_blocks(network, [[1 - place]])) - _loss(network)))
+    assert block_usefulness(network, [_loss])[0] == pytest.approx(gains, abs=1e-6)
+
+
+def test_importance_needs_a_batch(wide):
+    with pytest.raises(OptionError, match="at least one batch"):
+        taylor(wide("mirnet"), [])
+    with pytest.raises(OptionError, match="at least one batch"):
+        block_usefulness(wide("mirnet"), [])

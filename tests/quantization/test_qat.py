@@ -1,0 +1,151 @@
+"""Training that knows of INT8: gradients, and that what is exported is what was trained."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from mirnet_edge.dependencies import available
+from mirnet_edge.errors import OptionError
+from mirnet_edge.export.onnx_graph import write_int8
+from mirnet_edge.images import contract
+from mirnet_edge.quantization.legalizer import check_for_tensorrt
+from mirnet_edge.quantization.ptq import quantized_convolutions
+from mirnet_edge.quantization.qat import (
+    FakeQuantizer,
+    fake_quantized,
+    pixelwise_convolutions,
+    plain_network,
+    prepare_qat,
+)
+
+
+def _batch(pictures, count=1):
+    return torch.cat([torch.from_numpy(contract.batch_from_frames(one)) for one in pictures(count)])
+
+
+@pytest.fixture(scope="module")
+def faked(network_of, pictures):
+    """Two networks: in float, and fake-quantized."""
+    fp32 = copy.deepcopy(network_of("edge"))
+    network = copy.deepcopy(fp32).requires_grad_()
+    prepare_qat(network, [_batch(pictures, 3)])
+    return fp32, network
+
+
+@pytest.fixture(scope="module")
+def exported(faked, tmp_path_factory):
+    return write_int8(faked[1], tmp_path_factory.mktemp("qat") / "int8.onnx", size=(32, 48))
+
+
+def test_rounding_lets_gradients_through_and_the_edges_do_not():
+    value = torch.tensor([-300.0, -1.3, 0.2, 0.9, 300.0], requires_grad=True)
+    scale = torch.tensor(1.0, requires_grad=True)
+    given = fake_quantized(value, scale)
+    assert given.tolist() == [-128.0, -1.0, 0.0, 1.0, 127.0]
+    given.sum().backward()
+    assert value.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
+    # the rounding error inside, the edge itself outside
+    inside = (-1.0 + 1.3) + (0.0 - 0.2) + (1.0 - 0.9)
+    assert float(scale.grad) == pytest.approx(-128.0 + 127.0 + inside, abs=1e-4)
+
+
+def test_learning_a_scale_brings_it_to_the_values():
+    torch.manual_seed(0)
+    quantizer, values = FakeQuantizer(), torch.randn(4, 8, 8, 8)
+    weight = torch.randn(8, 8, 1, 1)
+    with torch.no_grad():
+        quantizer.scale.fill_(0.5)  # a step of half a standard deviation
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.02)
+    errors = []
+    for _ in range(60):
+        error = (quantizer(values, weight)[0] - values).square().mean()
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.05 * errors[0]
+
+
+def test_what_decides_about_the_frame_stays_in_float(faked, exported):
+    _, network = faked
+    chosen = {
+        name.removesuffix(".quantizer")
+        for name, module in network.named_modules()
+        if isinstance(module, FakeQuantizer)
+    }
+    assert "stem" in chosen
+    assert "blocks.0.top.body.0" in chosen
+    assert not [name for name in chosen if "exposure" in name or "channel" in name]
+    # the head is two convolutions once it is exported
+    assert len(quantized_convolutions(onnx.load(exported))) == len(chosen) + 1
+
+
+def test_the_mask_of_a_context_is_no_pixelwise_convolution(network_of):
+    names = pixelwise_convolutions(network_of("mirnet-v2"), torch.rand(1, 3, 32, 32))
+    assert names
+    assert not [name for name in names if "mask" in name]
+
+
+def test_it_differs_from_fp32_as_little_as_int8_does(faked, pictures, decibels):
+    fp32, network = faked
+    batch = _batch(pictures, 4)[3:]
+    with torch.no_grad():
+        found = decibels(network(batch).numpy(), fp32(batch).numpy(), 1)
+    assert 38 < found < 70
+
+
+def test_the_exported_graph_is_the_network_that_was_trained(
+    faked, exported, pictures, run_graph, decibels
+):
+    picture = pictures(5)[4]
+    with torch.no_grad():
+        trained = faked[1](torch.from_numpy(contract.batch_from_frames(picture)))
+    expected = contract.frames_from_batch(trained.numpy())
+    found = run_graph(onnx.load(exported), picture)
+    # a value on the border between two steps may fall to either side
+    assert np.abs(found.astype(int) - expected).max() <= 4
+    assert np.mean(found != expected) < 0.1
+    # and further from fp32 than from it
+    with torch.no_grad():
+        fp32 = faked[0](torch.from_numpy(contract.batch_from_frames(picture)))
+    assert decibels(found, expected, 255) > 3 + decibels(
+        found, contract.frames_from_batch(fp32.numpy()), 255
+    )
+
+
+def test_the_exported_graph_is_legal_for_tensorrt(exported):
+    model = onnx.load(exported)
+    check_for_tensorrt(model, "int8.onnx")
+    assert {node.domain for node in model.graph.node} == {""}
+
+
+@pytest.mark.skipif(not available("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
+def test_tensorrt_builds_a_plan_of_it(exported, tmp_path):
+    from mirnet_edge.runtime.tensorrt.build import Profile, build_engine
+
+    shape = (1, 32, 48, 3)
+    build_engine(exported, tmp_path / "int8.plan", [Profile(shape, shape, shape)])
+    assert (tmp_path / "int8.plan").stat().st_size > 1000
+
+
+def test_without_quantizers_the_network_is_the_one_it_was(faked, pictures):
+    fp32, network = faked
+    plain, batch = plain_network(network), _batch(pictures)
+    assert plain.state_dict().keys() == fp32.state_dict().keys()
+    assert [type(one) for one in plain.modules()] == [type(one) for one in fp32.modules()]
+    with torch.no_grad():
+        assert torch.equal(plain(batch), fp32(batch))
+    assert any(isinstance(one, FakeQuantizer) for one in network.modules()), "a copy was asked for"
+
+
+def test_a_network_or_a_start_that_cannot_be_quantized_is_refused(network_of):
+    with pytest.raises(OptionError, match="at least one picture"):
+        prepare_qat(copy.deepcopy(network_of("edge")), [])
+    with pytest.raises(OptionError, match="no convolution"):
+        prepare_qat(nn.Sequential(nn.ReLU()), [torch.rand(1, 3, 4, 4)])

@@ -1,0 +1,99 @@
+"""Ranges from histograms, and the file that keeps them for the same data, way and graph alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import pytest
+
+from mirnet_edge.errors import CalibrationError
+from mirnet_edge.quantization.ptq import (
+    METHODS,
+    Binding,
+    Histogram,
+    Quantizing,
+    collect_histograms,
+    quantize_for_tensorrt,
+    quantized_inputs,
+    ranges_of,
+    read_cache,
+    write_cache,
+)
+
+
+def _histogram(values):
+    largest = float(np.abs(values).max())
+    counts, _ = np.histogram(np.abs(values), 2048, (0.0, largest))
+    return Histogram(largest, counts)
+
+
+def test_estimators_differ_by_what_they_clip():
+    values = np.random.default_rng(0).normal(0, 1, 1_000_000)
+    values[0] = 50.0
+    found = _histogram(values)
+    assert found.range("minmax") == pytest.approx(50.0)
+    assert found.range("percentile") == pytest.approx(
+        np.percentile(np.abs(values), 99.99), abs=0.05
+    )
+    assert 3.0 < found.range("entropy") < 10.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_tensor_that_is_always_zero_has_a_scale_that_half_precision_holds(method):
+    silent = Histogram(0.0, np.zeros(2048, np.int64))
+    assert silent.range(method) / 127.0 >= np.finfo(np.float16).tiny
+
+
+@pytest.fixture(scope="module")
+def seen(graph_of, pictures):
+    names = quantized_inputs(onnx.load(graph_of("edge")))
+    return collect_histograms(graph_of("edge"), pictures(3), names)
+
+
+def test_every_value_is_counted_once(seen, graph_of):
+    assert set(seen) == set(quantized_inputs(onnx.load(graph_of("edge"))))
+    for one in seen.values():
+        assert one.counts.sum() > 0
+        assert one.counts[-1] > 0, "the largest is in the last bin"
+    assert len({int(one.counts.sum()) % 3 for one in seen.values()}) == 1  # of three pictures
+
+
+def test_kept_ranges_give_the_same_graph(seen, graph_of, pictures, tmp_path):
+    binding = Binding.of(graph_of("edge"), "data", "way")
+    write_cache(tmp_path / "ranges.json", ranges_of(binding, 3, seen))
+    kept = read_cache(tmp_path / "ranges.json", binding).ranges["minmax"]
+    for name, how in (("a", Quantizing()), ("b", Quantizing(ranges=kept))):
+        quantize_for_tensorrt(graph_of("edge"), tmp_path / name, pictures(3), how)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+@dataclass(frozen=True)
+class Other:
+    id: str
+    field: str
+    says: str
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Other("data", "data_sha256", "other pictures: expected other, found data"),
+        Other("preprocessing", "preprocessing", "other preprocessing"),
+        Other("model", "model_sha256", "other graph"),
+    ],
+    ids=lambda case: case.id,
+)
+def test_ranges_of_something_else_are_refused(case, tmp_path):
+    binding = Binding("data", "way", "model")
+    write_cache(tmp_path / "r.json", ranges_of(binding, 1, {"x": _histogram(np.arange(9.0))}))
+    assert read_cache(tmp_path / "r.json", binding).images == 1
+    with pytest.raises(CalibrationError, match=case.says):
+        read_cache(tmp_path / "r.json", replace(binding, **{case.field: "other"}))
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    (tmp_path / "r.json").write_text("{")
+    with pytest.raises(CalibrationError, match="delete it"):
+        read_cache(tmp_path / "r.json", Binding("data", "way", "model"))

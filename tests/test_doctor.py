@@ -1,0 +1,122 @@
+"""Findings on machines that lack this or that."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from types import ModuleType
+
+import pytest
+
+from mirnet_edge import doctor
+from mirnet_edge.doctor import examine, gstreamer_finding
+from mirnet_edge.runtime.tensorrt import cuda, library
+from mirnet_edge.testing.fake_tensorrt import FakeCudart
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Return a machine to take apart: a Jetson with all it needs."""
+    board, memory, devices = tmp_path / "model", tmp_path / "meminfo", tmp_path / "dev"
+    devices.mkdir()
+    (devices / "video0").write_text("")
+    board.write_text("NVIDIA Jetson Orin Nano Developer Kit")
+    memory.write_text("MemTotal: 7802000 kB\nMemAvailable: 5000000 kB\nSwapTotal: 8000000 kB\n")
+    monkeypatch.setattr(library, "_BOARD_FILE", board)
+    monkeypatch.setattr(doctor, "_DEVICES", devices)
+    monkeypatch.setattr(doctor, "_MEMORY", memory)
+    monkeypatch.setattr(cuda, "_runtime", lambda: FakeCudart(capability="8.7"))
+    monkeypatch.setattr(doctor, "_output", lambda command: "NV Power Mode: MAXN_SUPER\n2\n")
+    trt = ModuleType("tensorrt")
+    trt.__version__ = "10.3.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr(doctor, "gstreamer_finding", lambda version, build: iter(()))
+    return tmp_path
+
+
+def test_a_board_with_all_it_needs_is_well(machine):
+    findings = {one.subject: one for one in examine()}
+    for subject in ("CUDA", "TensorRT", "camera", "memory", "power mode"):
+        assert findings[subject].state == "ok", findings[subject]
+
+
+@dataclass(frozen=True)
+class Lack:
+    id: str
+    take: object
+    subject: str
+    state: str
+    says: str
+    fix: str = field(default="")
+
+
+def _no_gpu(machine, monkeypatch):
+    monkeypatch.setattr(cuda, "_runtime", lambda: FakeCudart(status=100))
+
+
+def _old(machine, monkeypatch):
+    sys.modules["tensorrt"].__version__ = "8.5.2"
+
+
+def _broken(machine, monkeypatch):
+    site = machine / "site"
+    site.mkdir()
+    for name in ("tensorrt", "tensorrt_rtx"):
+        (site / f"{name}.py").write_text("raise OSError('libnvdla_compiler.so: no such file')")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.syspath_prepend(site)
+
+
+def _no_camera(machine, monkeypatch):
+    (machine / "dev" / "video0").unlink()
+
+
+def _no_swap(machine, monkeypatch):
+    (machine / "meminfo").write_text("MemTotal: 7802000 kB\nSwapTotal: 0 kB\n")
+
+
+def _slow(machine, monkeypatch):
+    monkeypatch.setattr(doctor, "_output", lambda command: "NV Power Mode: 15W\n0\n")
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [
+        Lack("gpu", _no_gpu, "CUDA", "missing", "no CUDA-capable device"),
+        Lack("old TensorRT", _old, "TensorRT", "missing", "plans need 10.3", "JetPack 6.1"),
+        Lack("broken TensorRT", _broken, "TensorRT", "missing", "libnvdla_compiler.so"),
+        Lack("camera", _no_camera, "camera", "note", "no /dev/video", "jetson-io"),
+        Lack("swap", _no_swap, "memory", "note", "swap 0 MiB", "mkswap"),
+        Lack("power mode", _slow, "power mode", "note", "15W", "MAXN"),
+    ],
+    ids=lambda lack: lack.id,
+)
+def test_what_is_lacking_is_named_with_its_fix(lack, machine, monkeypatch):
+    lack.take(machine, monkeypatch)
+    (finding,) = [one for one in examine() if one.subject == lack.subject]
+    assert finding.state == lack.state
+    assert lack.says in finding.found
+    assert lack.fix in finding.fix
+
+
+@pytest.mark.parametrize(("built", "state"), [("YES (1.20.3)", "ok"), ("NO", "note")])
+def test_opencv_is_asked_for_gstreamer(built, state, machine):
+    (finding,) = gstreamer_finding(
+        "4.11", f"  Video I/O:\n    GStreamer:                   {built}"
+    )
+    assert finding.state == state
+
+
+def test_the_command_exits_with_2_where_something_is_missing(machine, monkeypatch, capsys):
+    from mirnet_edge.cli.doctor import main
+
+    with pytest.raises(SystemExit) as left:
+        main(["--json"])
+    assert left.value.code == 0
+    assert {one["subject"] for one in json.loads(capsys.readouterr().out)} >= {"CUDA", "camera"}
+    _no_gpu(machine, monkeypatch)
+    with pytest.raises(SystemExit) as left:
+        main([])
+    assert left.value.code == 2
+    assert "FIX  CUDA" in capsys.readouterr().out

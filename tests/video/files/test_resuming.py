@@ -1,0 +1,162 @@
+"""A run that is cut off goes on from its last finished segment, to the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from mirnet_edge.errors import EngineError, VideoError
+from mirnet_edge.testing.null_runner import NullRunner
+from mirnet_edge.video.files.restoring import restore_video
+from mirnet_edge.video.restorer import single
+
+av = pytest.importorskip("av")
+
+FRAMES = 35
+
+
+class Breathing(NullRunner):
+    """Brightens each frame by another factor, told from its pixels: smoothing has work to do."""
+
+    def run(self, frames):
+        factor = 1.2 + 0.3 * (frames.astype(float).mean() * 7 % 1)
+        return np.clip(super().run(frames) * factor, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _short_segments(monkeypatch):
+    monkeypatch.setattr("mirnet_edge.video.files.restoring.SEGMENT_FRAMES", 10)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A clip of one noisy scene, at uneven times, with sound."""
+    path = tmp_path / "in" / "a.mp4"
+    path.parent.mkdir()
+    generator = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=30)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        video.codec_context.time_base = video.time_base = Fraction(1, 600)
+        sound = container.add_stream("aac", rate=48_000, layout="mono")
+        for index in range(FRAMES):
+            pixels = np.clip(80 + generator.normal(0, 20, (48, 64, 3)), 0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = 20 * index + index % 3 * 7, Fraction(1, 600)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        tone = (8000 * np.sin(np.arange(1024) / 20)).astype(np.float32)[None] / 32768
+        for index in range(50):
+            frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
+            frame.sample_rate, frame.pts = 48_000, 1024 * index
+            container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    return path
+
+
+def restored(source, out, runner=None, stop_at=None, **options):
+    def interrupt(done, total):
+        if done == stop_at:
+            raise KeyboardInterrupt
+
+    return restore_video(source, single(runner or Breathing()), out, on_frame=interrupt, **options)
+
+
+def cut_off(source, out, at, **options):
+    with pytest.raises(KeyboardInterrupt):
+        restored(source, out, stop_at=at, **options)
+
+
+@pytest.mark.parametrize("at", [[10], [11], [29], [12, 23], [FRAMES]], ids=str)
+def test_an_interrupted_run_gives_the_same_bytes_as_one_that_was_not(at, source, tmp_path):
+    whole = restored(source, tmp_path / "whole")
+    for place in at:
+        cut_off(source, tmp_path / "out", place)
+    runner = Breathing()
+    done = restored(source, tmp_path / "out", runner)
+    assert done.resumed == at[-1] // 10 * 10
+    assert runner.calls == FRAMES - done.resumed
+    assert done.frames == whole.frames == FRAMES
+    assert done.output.read_bytes() == whole.output.read_bytes()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.mp4"]
+    assert whole.resumed == 0
+
+
+def test_smoothing_goes_on_where_it_was(source, tmp_path):
+    whole = restored(source, tmp_path / "whole")
+    cut_off(source, tmp_path / "out", 25)
+    (record,) = (tmp_path / "out").glob(".*/00001.npz")
+    forgetful = {key: value for key, value in np.load(record).items() if key != "seen"}
+    np.savez(record, **forgetful)
+    done = restored(source, tmp_path / "out")
+    assert done.resumed == 20
+    assert done.output.read_bytes() != whole.output.read_bytes()  # else it would not matter
+
+
+def test_what_fails_is_counted_over_all_runs(source, tmp_path):
+    failing = {"failure": EngineError("out of memory")}
+    with pytest.raises(KeyboardInterrupt):
+        restored(source, tmp_path, NullRunner(**failing, fails_at=8), stop_at=15)
+    done = restored(source, tmp_path, NullRunner(**failing, fails_at=21))
+    assert (done.resumed, done.failed) == (10, 3 + 5)
+
+
+@pytest.mark.parametrize("change", ["source", "bundle", "mode"])
+def test_what_was_made_otherwise_is_not_gone_on_from(change, source, tmp_path):
+    cut_off(source, tmp_path / "out", 25, made_by="one bundle")
+    if change == "source":
+        os.utime(source, ns=(0, 0))
+    runner = Breathing("another" if change == "mode" else "null")
+    made_by = "another" if change == "bundle" else "one bundle"
+    done = restored(source, tmp_path / "out", runner, made_by=made_by)
+    assert done.resumed == 0
+    assert runner.calls == FRAMES
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
+def test_what_is_cut_off_in_its_first_segment_leaves_nothing(source, tmp_path):
+    cut_off(source, tmp_path / "out", 9)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_source_that_is_gone_keeps_what_is_finished(source, tmp_path):
+    cut_off(source, tmp_path / "out", 25)
+    away = source.rename(source.with_name("away"))
+    with pytest.raises(VideoError, match="cannot be opened"):
+        restored(source, tmp_path / "out")
+    away.rename(source)
+    assert restored(source, tmp_path / "out").resumed == 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_killed_process_loses_its_last_segment_and_nothing_else(source, tmp_path):
+    whole = restored(source, tmp_path / "whole", NullRunner())
+    program = textwrap.dedent(f"""
+        from pathlib import Path
+        from mirnet_edge.testing.null_runner import NullRunner
+        from mirnet_edge.video.files import restoring
+        from mirnet_edge.video.restorer import single
+        restoring.SEGMENT_FRAMES = 10
+        runner = single(NullRunner(delay_s=0.05))
+        restoring.restore_video(Path({str(source)!r}), runner, Path({str(tmp_path / "out")!r}))
+    """)
+    second = tmp_path / "out" / ".a.mp4.parts" / "00001.npz"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        end = time.monotonic() + 60
+        while not second.is_file():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "out" / "a.mp4").exists()
+    done = restored(source, tmp_path / "out", NullRunner())
+    assert done.resumed in (20, 30)
+    assert done.output.read_bytes() == whole.output.read_bytes()

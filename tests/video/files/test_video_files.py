@@ -1,0 +1,253 @@
+"""Video files: tiny clips, written here with PyAV, and those at hand where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mirnet_edge.errors import EngineError, OptionError, VideoError
+from mirnet_edge.testing.null_runner import NullRunner
+from mirnet_edge.video.files.restoring import is_video, restore_video
+from mirnet_edge.video.restorer import single
+
+av = pytest.importorskip("av")
+
+CLIPS = Path(__file__).parents[4] / "shared" / "data" / "video"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """How a tiny clip is made."""
+
+    name: str
+    times: tuple[int, ...] = tuple(range(12))
+    time_base: Fraction = Fraction(1, 30)
+    codec: str = "libx264"
+    size: tuple[int, int] = (48, 64)
+    pix_fmt: str = "yuv420p"
+    sound: str | None = None
+    rotation: int = 0
+
+    def __str__(self):
+        return f"{self.name} {self.codec}"
+
+
+CASES = [
+    Clip("plain.mp4"),
+    Clip("ntsc.mp4", tuple(1001 * i for i in range(12)), Fraction(1, 30_000)),
+    Clip("variable.mp4", (0, 10, 11, 40, 41, 90, 200, 201, 350), Fraction(1, 600)),
+    Clip("variable.mkv", (0, 33, 50, 51, 400, 433, 900), Fraction(1, 1000)),
+    Clip("late.mkv", tuple(range(500, 900, 33)), Fraction(1, 1000)),
+    Clip("odd.mkv", size=(45, 63), pix_fmt="yuv444p"),
+    Clip("sound.mp4", sound="aac"),
+    Clip("sound.mkv", sound="flac"),
+    Clip("sound.mov", sound="pcm_s16le"),
+    Clip("turned.mp4", rotation=90),
+    Clip("turned.mov", rotation=-90),
+    Clip("old.avi", codec="mpeg4", sound="mp2"),
+]
+
+
+@pytest.fixture
+def make_clip(tmp_path):
+    def make(clip):
+        path = tmp_path / "in" / clip.name
+        path.parent.mkdir(exist_ok=True)
+        with av.open(str(path), "w") as container:
+            video = container.add_stream(clip.codec, rate=30)
+            video.height, video.width = clip.size
+            video.pix_fmt = clip.pix_fmt
+            video.codec_context.time_base = video.time_base = clip.time_base
+            if clip.rotation:
+                video.set_display_rotation(clip.rotation)
+            sound = (
+                container.add_stream(clip.sound, rate=48_000, layout="mono") if clip.sound else None
+            )
+            for index, pts in enumerate(clip.times):
+                # each frame another scene, so that nothing is carried over from the last
+                pixels = np.full((*clip.size, 3), 97 * index % 256, np.uint8)
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = pts, clip.time_base
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+            if sound:
+                write_sound(container, sound)
+        return path
+
+    return make
+
+
+def write_sound(container, stream):
+    wave = (8000 * np.sin(np.arange(19_200) / 20)).astype(np.int16)
+    resampler = av.AudioResampler(stream.format.name, "mono", 48_000)
+    for start in range(0, len(wave), 960):
+        frame = av.AudioFrame.from_ndarray(wave[None, start : start + 960], "s16", "mono")
+        frame.sample_rate, frame.pts = 48_000, start
+        for converted in resampler.resample(frame):
+            container.mux(stream.encode(converted))
+    container.mux(stream.encode(None))
+
+
+def told(path):
+    """Return (frame times, rotation, audio packets with their times) of a file."""
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        frames = list(container.decode(video))
+        times = [frame.pts * frame.time_base for frame in frames]
+        rotation = frames[0].rotation
+    with av.open(str(path)) as container:
+        sound = [
+            (float(packet.pts * packet.time_base), bytes(packet))
+            for stream in container.streams.audio
+            for packet in container.demux(stream)
+            if packet.size
+        ]
+    return times, rotation, sound
+
+
+@pytest.mark.parametrize("segment", [3, 250])
+@pytest.mark.parametrize("clip", CASES, ids=str)
+def test_frames_times_sound_and_rotation_are_kept(clip, segment, make_clip, tmp_path, monkeypatch):
+    monkeypatch.setattr("mirnet_edge.video.files.restoring.SEGMENT_FRAMES", segment)
+    source = make_clip(clip)
+    done = restore_video(source, single(NullRunner()), tmp_path / "out")
+    times, rotation, sound = told(source)
+    kept_times, kept_rotation, kept_sound = told(done.output)
+    assert done.frames == len(clip.times) == len(kept_times)
+    assert kept_times == times
+    assert kept_rotation == rotation == clip.rotation
+    assert [packet for _, packet in kept_sound] == [packet for _, packet in sound]
+    assert bool(sound) == bool(clip.sound)
+    for (kept_s, _), (time_s, _) in zip(kept_sound, sound, strict=True):
+        assert kept_s == pytest.approx(time_s, abs=2e-3)
+    assert (done.width, done.height) == clip.size[::-1]
+    assert done.shortfall == ""
+    assert done.output.stem == source.stem
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [done.output.name]
+    decoded_at, shown_at = packet_times(done.output)
+    assert decoded_at == sorted(set(decoded_at))
+    assert all(dts <= pts for dts, pts in zip(decoded_at, shown_at, strict=True))
+
+
+@pytest.mark.parametrize("segment", [5, 250])
+@pytest.mark.parametrize("name", ["plain.mp4", "ntsc.mp4"])
+def test_the_last_frame_lasts_as_long_as_the_others(
+    name, segment, make_clip, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mirnet_edge.video.files.restoring.SEGMENT_FRAMES", segment)
+    clip = next(clip for clip in CASES if clip.name == name)
+    done = restore_video(make_clip(clip), single(NullRunner()), tmp_path / "out")
+    with av.open(str(done.output)) as container:
+        video = container.streams.video[0]
+        assert video.duration * video.time_base == 12 * clip.times[1] * clip.time_base
+
+
+def packet_times(path):
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    # Matroska stores no DTS; what FFmpeg guesses at its beginning is none
+    known = [packet for packet in packets if packet.dts is not None]
+    return [packet.dts for packet in known], [packet.pts for packet in known]
+
+
+def test_every_frame_is_restored_in_its_place(make_clip, tmp_path):
+    class Inverting(NullRunner):
+        def run(self, frames):
+            return 255 - super().run(frames)
+
+    source = make_clip(Clip("a.mp4"))
+    done = restore_video(source, single(Inverting()), tmp_path / "out")
+    for before, after in zip(levels(source), levels(done.output), strict=True):
+        assert after == pytest.approx(255 - before, abs=4)
+
+
+def levels(path):
+    with av.open(str(path)) as container:
+        return [
+            frame.to_ndarray(format="rgb24")[20, 48].mean() for frame in container.decode(video=0)
+        ]
+
+
+def test_an_enlarging_network_gives_a_larger_video(make_clip, tmp_path):
+    done = restore_video(make_clip(Clip("a.mp4")), single(NullRunner(scale=2)), tmp_path / "out")
+    assert (done.width, done.height) == (128, 96)
+    assert len(told(done.output)[0]) == 12
+
+
+def test_a_frame_that_fails_is_there_as_it_came_and_counted(make_clip, tmp_path, caplog):
+    runner = NullRunner(scale=2, failure=EngineError("out of memory"), fails_at=9)
+    done = restore_video(make_clip(Clip("a.mp4")), single(runner), tmp_path / "out")
+    assert (done.frames, done.failed) == (12, 4)
+    assert len(told(done.output)[0]) == 12
+    assert "out of memory" in caplog.text
+
+
+def test_progress_is_told_frame_by_frame(make_clip, tmp_path):
+    seen = []
+    restore_video(
+        make_clip(Clip("a.mp4")), single(NullRunner()), tmp_path,
+        on_frame=lambda done, total: seen.append((done, total)),
+    )  # fmt: skip
+    assert seen == [(i, 12) for i in range(1, 13)]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError], ids=lambda e: e.__name__)
+def test_what_is_interrupted_leaves_nothing_and_keeps_what_was_there(error, make_clip, tmp_path):
+    source, out = make_clip(Clip("a.mp4")), tmp_path / "out"
+    out.mkdir()
+    (out / "a.mp4").write_text("former")
+
+    def interrupt(done, total):
+        if done == 5:
+            raise error
+
+    with pytest.raises(error):
+        restore_video(source, single(NullRunner()), out, on_frame=interrupt)
+    assert [path.read_text() for path in out.iterdir()] == ["former"]
+
+
+def test_a_file_that_was_cut_off_ends_where_it_ends(make_clip, tmp_path):
+    source = make_clip(Clip("a.mkv", tuple(range(0, 4000, 33)), Fraction(1, 1000)))
+    whole = source.read_bytes()
+    source.write_bytes(whole[: len(whole) // 2])
+    done = restore_video(source, single(NullRunner()), tmp_path / "out")
+    assert 0 < done.frames < 122
+    assert len(told(done.output)[0]) == done.frames
+
+
+def test_what_is_no_video_is_refused_in_one_line(make_clip, tmp_path):
+    text = tmp_path / "a.mp4"
+    text.write_text("no video")
+    with pytest.raises(VideoError, match=r"a\.mp4 cannot be opened as video: Invalid data"):
+        restore_video(text, single(NullRunner()), tmp_path / "out")
+    with pytest.raises(VideoError, match=r"b\.mp4 cannot be opened as video: No such file"):
+        restore_video(tmp_path / "b.mp4", single(NullRunner()), tmp_path / "out")
+    source = make_clip(Clip("a.mp4"))
+    with pytest.raises(OptionError, match="would replace"):
+        restore_video(source, single(NullRunner()), source.parent)
+    assert len(told(source)[0]) == 12
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_video_is_told_by_its_name():
+    assert is_video(Path("A.MP4"))
+    assert is_video(Path("a.webm"))
+    assert not is_video(Path("a.png"))
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the clips are not at hand")
+def test_a_broken_file_ends_with_what_decodes_and_says_so(tmp_path):
+    done = restore_video(CLIPS / "broken_tree.avi", single(NullRunner()), tmp_path)
+    assert done.frames == 68 == len(told(done.output)[0])
+    assert "the header promises 444 frames, 68 could be decoded" in done.shortfall
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="the clips are not at hand")
+@pytest.mark.parametrize("name", ["carphone_qcif.mp4", "gesture_night_vga.mkv"])
+def test_clips_at_hand_keep_their_times(name, tmp_path):
+    done = restore_video(CLIPS / name, single(NullRunner()), tmp_path)
+    assert told(done.output)[0] == told(CLIPS / name)[0]

@@ -1,0 +1,441 @@
+"""The live loop: on a virtual clock for age, order and counters; on real threads for its ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirnet_edge.errors import EngineError, SourceInterruptedError, VideoError
+from mirnet_edge.testing.null_runner import NullRunner
+from mirnet_edge.video.clock import VirtualClock
+from mirnet_edge.video.frames import VideoFrame
+from mirnet_edge.video.live.controls import Controls
+from mirnet_edge.video.live.pipeline import Durations, Live, Patience
+from mirnet_edge.video.live.sinks import Detached, MemorySink
+from mirnet_edge.video.live.sources import SyntheticSource
+from mirnet_edge.video.restorer import Restorer
+
+FRAME = "frame"
+LOST = SourceInterruptedError("the cable was pulled")
+
+
+class ScriptedSource:
+    """Does what a list says: a number of seconds to sleep, "lost", an exception, or a frame.
+
+    `script` is called at every opening with how often it was opened before.
+    """
+
+    name = "scripted"
+    paced = False
+    frame_time_s = None
+
+    def __init__(self, script):
+        self.script = script
+        self.opened = self.closed = 0
+        self.threads = set()
+        self._index = 0
+
+    def __enter__(self):
+        self.threads.add(threading.current_thread().name)
+        self._steps = iter(self.script(self.opened))
+        self.opened += 1
+        first = next(self._steps, None)
+        if isinstance(first, Exception):
+            raise first
+        return self
+
+    def __exit__(self, *_):
+        self.closed += 1
+
+    def read(self):
+        for step in self._steps:
+            if isinstance(step, BaseException):
+                raise step
+            if isinstance(step, threading.Event):
+                step.wait(20)
+            elif isinstance(step, (int, float)):
+                time.sleep(step)
+            else:
+                index, self._index = self._index, self._index + 1
+                return frame_of(index, captured_s=time.monotonic())
+        return None
+
+
+def frame_of(index, captured_s=0.0, height=4, width=6):
+    pixels = np.full((height, width, 3), index % 256, np.uint8)
+    return VideoFrame(pixels=pixels, index=index, captured_s=captured_s)
+
+
+class SlowRunner(NullRunner):
+    """Takes as long as it is told, on the virtual clock."""
+
+    def __init__(self, clock, delays):
+        super().__init__()
+        self.clock, self.delays = clock, delays
+
+    def run(self, frames):
+        self.clock.sleep(self.delays[self.calls % len(self.delays)])
+        return super().run(frames)
+
+
+class Scheduled:
+    """Stands for the capture thread: puts frames at their times on the virtual clock."""
+
+    reads = Durations()
+    reconnects = 0
+    trouble = ""
+
+    def __init__(self, times_s):
+        self.times_s = times_s
+
+    def __call__(self, source, mailbox, clock, patience):
+        for index, time_s in enumerate(self.times_s):
+            clock.at(time_s, lambda i=index, t=time_s: mailbox.put(frame_of(i, captured_s=t)))
+        clock.at(self.times_s[-1] + 0.01, mailbox.close)
+        return self
+
+    def check(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+def virtual(times_s, restore_s, show_s=(0.0,), **options):
+    """Run on the virtual clock; return the sink, its clock times and the statistics."""
+    clock = VirtualClock()
+    ends = []
+
+    def show(shown):
+        clock.sleep(show_s[len(ends) % len(show_s)])
+        ends.append(clock.now())
+
+    sink = MemorySink(show)
+    source = SyntheticSource(fps=1 / max(np.diff(times_s, prepend=-1e-3)))
+    restorer = Restorer({"slow": lambda: SlowRunner(clock, restore_s)}, "slow")
+    live = Live(
+        source, restorer, [sink], clock=clock, capturing=Scheduled(times_s), **options
+    )  # fmt: skip
+    return sink, ends, live.run()
+
+
+delays = st.lists(st.floats(0.0, 0.5), min_size=1, max_size=8)
+intervals = st.lists(st.floats(0.005, 0.1), min_size=1, max_size=60)
+
+
+@given(intervals, delays, delays)
+def test_age_order_and_counters_hold_whatever_the_consumer_does(steps, restore_s, show_s):
+    times_s = list(np.cumsum(steps))
+    sink, ends, statistics = virtual(times_s, restore_s, show_s)
+    assert sink.indices == sorted(set(sink.indices))
+    assert statistics.captured == len(times_s)
+    assert statistics.captured == statistics.shown + statistics.dropped
+    assert statistics.shown == len(sink.shown)
+    # within two of the longest frame times, plus its own restoring and showing
+    for place, (shown, end) in enumerate(zip(sink.shown, ends, strict=True)):
+        work_s = restore_s[place % len(restore_s)] + show_s[place % len(show_s)]
+        assert end - shown.before.captured_s <= 2.01 * max(*steps, 1e-3) + work_s + 1e-9
+
+
+def test_age_does_not_grow_with_a_consumer_ten_times_too_slow():
+    times_s = [i / 30 for i in range(3000)]
+    sink, _, statistics = virtual(times_s, [10 / 30])
+    ages = [shown.figures.age_ms for shown in sink.shown]
+    assert max(ages) <= 1e3 * 11 / 30 + 1e-6
+    assert max(ages[-100:]) <= max(ages[:100]) + 1e-6
+    assert statistics.shown == pytest.approx(300, abs=2)
+    assert statistics.fps == pytest.approx(3.0, rel=0.01)
+    assert statistics.dropped == 3000 - statistics.shown
+
+
+def test_a_consumer_that_keeps_up_loses_nothing():
+    times_s = [i / 30 for i in range(100)]
+    sink, _, statistics = virtual(times_s, [0.02])
+    assert sink.indices == list(range(100))
+    assert statistics.dropped == 0
+    assert statistics.fps == pytest.approx(30.0)
+    assert statistics.age.p95_ms == pytest.approx(20.0, rel=0.02)
+    assert statistics.stages["restore"].mean_ms == pytest.approx(20.0)
+    assert statistics.frame_time_ms == pytest.approx(1e3 / 30)
+
+
+def test_a_frame_becomes_pixels_once_if_it_is_shown_and_never_if_it_is_dropped():
+    made = []
+
+    def make(index):
+        made.append(index)
+        return np.full((4, 6, 3), index % 256, np.uint8)
+
+    class Lazy(Scheduled):
+        def __call__(self, source, mailbox, clock, patience):
+            for index, time_s in enumerate(self.times_s):
+                frame = VideoFrame(
+                    pixels=lambda i=index: make(i), index=index, captured_s=-1.0
+                ).captured_at(time_s)
+                clock.at(time_s, lambda f=frame: mailbox.put(f))
+            clock.at(self.times_s[-1] + 0.01, mailbox.close)
+            return self
+
+    clock = VirtualClock()
+    restorer = Restorer({"slow": lambda: SlowRunner(clock, [0.1])}, "slow")
+    sink = MemorySink()
+    times_s = [i / 30 for i in range(60)]
+    statistics = Live(
+        SyntheticSource(fps=30), restorer, [sink], clock=clock, capturing=Lazy(times_s)
+    ).run()  # fmt: skip
+    assert statistics.dropped > 30
+    assert made == sink.indices
+    assert [shown.before.pixels[0, 0, 0] for shown in sink.shown] == made
+    assert made == sink.indices  # looking again makes nothing anew
+    assert statistics.stages["convert"].count == statistics.shown
+
+
+def test_a_frame_that_waited_out_a_stall_is_not_shown():
+    # five frames, then silence while the consumer is busy for a second; then five more
+    times_s = [0.1, 0.2, 0.3, 0.4, 0.5, 2.0, 2.1, 2.2]
+    clock = VirtualClock()
+    sink = MemorySink()
+    restorer = Restorer({"slow": lambda: SlowRunner(clock, [0.0, 1.0, 0.0, 0.0, 0.0])}, "slow")
+    source = SyntheticSource(fps=10)
+    statistics = Live(
+        source, restorer, [sink], clock=clock, capturing=Scheduled(times_s)
+    ).run()  # fmt: skip
+    assert list(dict.fromkeys(sink.indices)) == [0, 1, 5, 6, 7]
+    assert statistics.dropped == 3
+
+
+def test_a_frozen_picture_stands_still_and_sinks_are_served():
+    controls = Controls()
+    times_s = [i / 10 for i in range(1, 21)]
+    clock = VirtualClock()
+    clock.at(0.55, controls.toggle_frozen)
+    clock.at(1.55, controls.toggle_frozen)
+    sink = MemorySink()
+    restorer = Restorer({"slow": lambda: SlowRunner(clock, [0.0])}, "slow")
+    statistics = Live(
+        SyntheticSource(fps=10), restorer, [sink],
+        clock=clock, capturing=Scheduled(times_s), controls=controls,
+    ).run()  # fmt: skip
+    assert sorted(set(sink.indices)) == [0, 1, 2, 3, 4, 15, 16, 17, 18, 19]
+    assert statistics.held == 10
+    assert statistics.captured == statistics.shown + statistics.dropped + statistics.held
+    frozen = [shown for shown in sink.shown if shown.figures.frozen]
+    assert len(frozen) >= 10
+    assert {shown.before.index for shown in frozen} == {4}
+
+
+# what is asked for
+
+
+def test_a_frame_that_cannot_be_restored_is_shown_as_it_came_and_counted(caplog):
+    failing = NullRunner(failure=EngineError("out of memory"), fails_at=3)
+    sink = MemorySink()
+    live = Live(SyntheticSource(width=8, height=6, fps=200, frames=6), _one(failing), [sink])
+    statistics = live.run()
+    assert statistics.failed == statistics.shown - 2 > 0
+    last = sink.shown[-1]
+    assert not last.restored
+    assert last.after is last.before.pixels
+    assert last.figures.note == "a frame was not restored: out of memory"
+    assert [record.message for record in caplog.records] == [last.figures.note]  # once
+
+
+def test_a_failed_frame_of_an_enlarging_network_has_the_size_of_a_restored_one():
+    sink = MemorySink()
+    failing = NullRunner(scale=2, failure=EngineError("no"), fails_at=1)
+    Live(SyntheticSource(width=8, height=6, fps=200, frames=2), _one(failing), [sink]).run()
+    assert sink.shown[0].after.shape == (12, 16, 3)
+
+
+def test_restoration_can_be_switched_off():
+    controls = Controls()
+    sink = MemorySink(lambda shown: controls.set_restoring(shown.before.index < 2))
+    runner = NullRunner()
+    source = SyntheticSource(width=8, height=6, fps=50, frames=6)
+    Live(source, _one(runner), [sink], controls=controls).run()
+    assert [shown.restored for shown in sink.shown][:4] == [True, True, True, False]
+    assert runner.calls == 3
+    assert not sink.shown[-1].figures.restoring
+
+
+def test_the_mode_changes_between_two_frames_and_one_that_fails_to_open_changes_nothing(caplog):
+    class Broken(NullRunner):
+        def _open(self):
+            raise EngineError("no such engine")
+
+    runners = {"a": NullRunner("a"), "b": NullRunner("b"), "broken": Broken()}
+    restorer = Restorer({name: lambda r=r: r for name, r in runners.items()}, "a")
+    controls = Controls()
+    asked = {1: "b", 3: "broken"}
+
+    def ask(shown):
+        if shown.before.index in asked:
+            controls.choose_mode(asked[shown.before.index])
+
+    sink = MemorySink(ask)
+    source = SyntheticSource(width=8, height=6, fps=50, frames=6)
+    Live(source, restorer, [sink], controls=controls).run()
+    assert [shown.figures.mode for shown in sink.shown] == ["a", "a", "b", "b", "b", "b"]
+    assert sink.shown[0].figures.modes == ("a", "b", "broken")
+    assert "no such engine" in sink.shown[-1].figures.note
+    assert not runners["a"].is_open
+    assert not runners["b"].is_open
+
+
+def test_stop_ends_it_with_everything_closed():
+    controls = Controls()
+    sink = MemorySink(lambda shown: controls.stop())
+    runner = NullRunner()
+    with _within(2.0):
+        Live(SyntheticSource(width=8, height=6), _one(runner), [sink], controls=controls).run()
+    assert len(sink.shown) == 1
+    assert not sink.is_open
+    assert not runner.is_open
+
+
+def test_leaving_the_loop_closes_everything():
+    sink, runner = MemorySink(), NullRunner()
+    with _within(2.0):
+        frames = iter(Live(SyntheticSource(width=8, height=6), _one(runner), [sink]))
+        assert next(frames).before.index == 0
+        frames.close()
+    assert not sink.is_open
+    assert not runner.is_open
+
+
+# real threads, each ending in time
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_what_a_sink_raises_ends_the_run(detached):
+    def fail(shown):
+        raise ValueError("the disk is full")
+
+    sink, others = MemorySink(fail), MemorySink()
+    sinks = [others, Detached(sink) if detached else sink]
+    with _within(1.0), pytest.raises(ValueError, match="the disk is full"):
+        Live(SyntheticSource(width=8, height=6), _one(NullRunner()), sinks).run()
+    assert not sink.is_open
+    assert not others.is_open
+
+
+def test_what_the_source_raises_ends_the_run():
+    source = ScriptedSource(lambda _: [None, FRAME, 0.05, ZeroDivisionError("a fault of ours")])
+    with _within(1.0), pytest.raises(ZeroDivisionError, match="a fault of ours"):
+        Live(source, _one(NullRunner()), [MemorySink()]).run()
+    assert source.closed == 1
+
+
+def test_a_frame_that_cannot_become_pixels_ends_the_run():
+    def broken():
+        raise VideoError("no such pixel format")
+
+    frame = VideoFrame(pixels=broken, index=0, captured_s=time.monotonic())
+
+    class OneFrame(ScriptedSource):
+        def read(self):
+            return frame
+
+    source = OneFrame(lambda _: [])
+    with _within(1.0), pytest.raises(VideoError, match="no such pixel format"):
+        Live(source, _one(NullRunner()), [MemorySink()]).run()
+    assert source.closed == 1
+
+
+def test_a_source_that_cannot_be_opened_ends_the_run_at_once():
+    source = ScriptedSource(lambda _: [VideoError("no camera 7")])
+    with _within(1.0), pytest.raises(VideoError, match="no camera 7"):
+        Live(source, _one(NullRunner())).run()
+
+
+def test_a_source_that_is_stuck_ends_the_run():
+    stuck = threading.Event()
+    source = ScriptedSource(lambda _: [None, FRAME, stuck])
+    sink = MemorySink()
+    with _within(1.5), pytest.raises(VideoError, match="has given nothing for"):
+        Live(source, _one(NullRunner()), [sink], patience=Patience(blocked_s=0.3)).run()
+    stuck.set()
+    assert not sink.is_open
+    assert len(sink.shown) > 1  # served while nothing came
+
+
+def test_a_sink_that_raises_while_the_source_is_stuck_ends_the_run():
+    stuck = threading.Event()
+    source = ScriptedSource(lambda _: [None, FRAME, stuck])
+
+    def fail(shown):
+        raise ValueError("closed by its user")
+
+    with _within(1.0), pytest.raises(ValueError, match="closed by its user"):
+        Live(source, _one(NullRunner()), [MemorySink(fail)]).run()
+    stuck.set()
+
+
+def test_a_camera_that_comes_back_goes_on():
+    scripts = [[None, FRAME, LOST], [VideoError("still not there")], [None, FRAME, 0.05]]
+    source = ScriptedSource(lambda opened: scripts[opened])
+    sink = MemorySink()
+    patience = Patience(first_pause_s=0.01)
+    statistics = Live(source, _one(NullRunner()), [sink], patience=patience).run()
+    assert statistics.reconnects == 1
+    assert source.opened == 3
+    assert sink.indices[-1] == 1
+    assert source.threads == {"capture"}
+
+
+def test_a_camera_that_stays_away_ends_the_run():
+    source = ScriptedSource(lambda opened: [LOST] if opened else [None, FRAME, LOST])
+    sink = MemorySink()
+    patience = Patience(first_pause_s=0.02, give_up_s=0.4)
+    with _within(2.5), pytest.raises(VideoError, match=r"did not come back .*cable was pulled"):
+        Live(source, _one(NullRunner()), [sink], patience=patience).run()
+    assert source.opened > 3  # it tried, and less often each time
+    assert source.opened < 20
+    assert sink.shown[-1].figures.note == "the cable was pulled; trying again"
+
+
+def test_an_interrupt_closes_everything():
+    def interrupt(shown):
+        raise KeyboardInterrupt
+
+    sink, runner = MemorySink(interrupt), NullRunner()
+    with _within(1.0), pytest.raises(KeyboardInterrupt):
+        Live(SyntheticSource(width=8, height=6), _one(runner), [sink]).run()
+    assert not sink.is_open
+    assert not runner.is_open
+
+
+def test_a_slow_detached_sink_slows_nobody():
+    slow = Detached(MemorySink(lambda shown: time.sleep(0.2)))
+    source = SyntheticSource(width=8, height=6, fps=100, frames=60)
+    with _within(3.0):
+        statistics = Live(source, _one(NullRunner()), [slow]).run()
+    assert statistics.shown > 30
+    assert slow.dropped > 20
+
+
+def test_a_paced_source_comes_at_its_own_rate():
+    source = SyntheticSource(width=8, height=6, fps=50, frames=26)
+    statistics = Live(source, _one(NullRunner()), [MemorySink()]).run()
+    assert statistics.seconds == pytest.approx(0.5, abs=0.1)
+    assert statistics.captured == 26
+
+
+def _one(runner):
+    return Restorer({runner.name: lambda: runner}, runner.name)
+
+
+@contextmanager
+def _within(seconds):
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds

@@ -1,0 +1,113 @@
+"""Live video from a program, and the bundle it runs where none is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mirnet_edge
+from mirnet_edge.errors import BundleError, MissingDependencyError
+from mirnet_edge.video.live import stream
+from mirnet_edge.video.live.sources import SyntheticSource
+
+
+def test_frames_come_restored_in_a_loop(make_bundle):
+    source = SyntheticSource(width=32, height=24, fps=50, frames=5)
+    frames = list(mirnet_edge.stream(source, make_bundle()))
+    assert frames
+    assert all(frame.restored for frame in frames)
+    before, after = frames[0].before.pixels, frames[0].after
+    assert np.abs(after - np.minimum(before * 1.5, 255)).max() <= 1
+    assert frames[-1].figures.mode == "onnxruntime:fp32"
+
+
+def test_a_place_is_a_source_too(make_bundle):
+    frames = mirnet_edge.stream("synthetic", make_bundle(), size=(24, 32))
+    assert next(frames).after.shape == (24, 32, 3)
+    frames.close()
+
+
+@pytest.fixture
+def clip(tmp_path):
+    import cv2
+
+    path = str(tmp_path / "a.avi")
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for level in range(10, 60, 10):
+        writer.write(np.full((48, 64, 3), (level, 0, 2 * level), np.uint8))  # BGR
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_it_takes_the_place_of_opencvs_capture(clip, scale, make_bundle):
+    import cv2
+
+    plain = cv2.VideoCapture(clip)
+    capture = mirnet_edge.RestoringCapture(clip, make_bundle(scale=scale))
+    assert capture.isOpened()
+    assert capture.get(cv2.CAP_PROP_FRAME_WIDTH) == 64 * scale
+    assert capture.get(cv2.CAP_PROP_FPS) == 25
+    count = 0
+    while True:
+        there, expected = plain.read()
+        ok, frame = capture.read()
+        assert ok == there
+        if not ok:
+            break
+        count += 1
+        assert frame.shape == (48 * scale, 64 * scale, 3)
+        # the same channels in the same order, brighter by half
+        found = frame.reshape(48, scale, 64, scale, 3)[:, 0, :, 0]
+        assert np.abs(found - np.minimum(expected * 1.5, 255)).max() <= 2
+    assert count == 5
+    assert frame is None
+    capture.release()
+    capture.release()
+    assert not capture.isOpened()
+
+
+@pytest.fixture
+def made(monkeypatch, make_bundle):
+    """The exports that were asked for; a small bundle comes of each."""
+    made = []
+
+    def export(options, on_stage):
+        made.append(options)
+        on_stage("export")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        make_bundle().rename(options.out)
+
+    monkeypatch.setattr("mirnet_edge.export.job.export_bundle", export)
+    return made
+
+
+def test_the_shipped_bundle_is_made_once(tmp_path, made):
+    told = []
+    first = stream.shipped_bundle(cache=tmp_path / "cache", on_stage=told.append)
+    again = stream.shipped_bundle(cache=tmp_path / "cache", on_stage=told.append)
+    assert first == again
+    assert len(made) == 1
+    assert made[0].weights == "shipped:low-light"
+    assert made[0].anchored
+    assert told == [f"making a bundle of shipped:low-light in {first}, once", "export"]
+
+
+def test_the_shipped_bundle_has_int8_as_soon_as_that_can_be_made(tmp_path, monkeypatch, made):
+    installed = {"torch", "onnx"}
+    monkeypatch.setattr(stream, "available", lambda name: name in installed)
+    without = stream.shipped_bundle(cache=tmp_path)
+    installed.add("nncf")
+    assert stream.shipped_bundle(cache=tmp_path) != without
+    assert [options.int8 for options in made] == [False, True]
+
+
+def test_without_what_makes_it_there_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(stream, "available", lambda name: False)
+    with pytest.raises(MissingDependencyError, match=r'--bundle DIR .* "mirnet-edge\[export\]"'):
+        stream.shipped_bundle(cache=tmp_path)
+
+
+def test_a_named_bundle_that_is_none_is_refused(tmp_path):
+    with pytest.raises(BundleError):
+        next(mirnet_edge.stream("synthetic", tmp_path))
