@@ -5,7 +5,7 @@
 Prints build time and plan size per network, precision and kind of card. It proves that the builder
 takes the graphs; how fast and how right a plan runs takes a GPU to tell. Graphs are for any size,
 in one profile from 64x64 over 640x480 to 1920x1088. Calibrated on corners of 64x64 pixels of four
-built-in pictures; the full networks have random weights.
+built-in images; the full networks have random weights.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.models.mirnet import MIRNet
 from mirnet_edge.models.mirnet_v2 import MIRNetV2
 from mirnet_edge.quantization.ptq import quantize_for_tensorrt
-from mirnet_edge.runtime.tensorrt.build import Settings, profiles_for
-from mirnet_edge.runtime.tensorrt.build_process import Order, build_apart
+from mirnet_edge.runtime.tensorrt.build import BuildSettings, profiles_for
+from mirnet_edge.runtime.tensorrt.build_process import BuildRequest, build_apart
 
 FULL = {"mirnet": MIRNet, "mirnet-v2": MIRNetV2}
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -53,9 +53,9 @@ def main() -> None:
 def built(path: Path, image: ImageContract, card: str) -> str:
     """Return seconds and MiB of one build; the plan itself is not kept."""
     plan = path.with_suffix(".plan")
-    order = Order(
+    order = BuildRequest(
         onnx=path, plan=plan, profiles=profiles_for(image), graph=path.stem,
-        settings=Settings(capabilities=(card,)), flavour="tensorrt_rtx",
+        settings=BuildSettings(capabilities=(card,)), flavor="tensorrt_rtx",
     )  # fmt: skip
     started = time.perf_counter()
     facts = build_apart(order)
@@ -76,8 +76,8 @@ def graph_of(name: str, precision: str, folder: Path) -> tuple[Path, ImageContra
     if precision == "fp16" and not path.exists():
         to_fp16(fp32, path)
     if precision == "int8" and not path.exists():
-        pictures = builtin_set("low-light").calibrating[:4]
-        quantize_for_tensorrt(fp32, path, [one.frame[None, :_SIDE, :_SIDE] for one in pictures])
+        images = builtin_set("low-light").calibrating[:4]
+        quantize_for_tensorrt(fp32, path, [one.frame[None, :_SIDE, :_SIDE] for one in images])
     return path, image
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/fine_tune.py shipped:low-light --data lol --out build/fine-tune
 
-The other camera is synthetic: a hundred training pairs of DATA whose dark pictures went through
+The other camera is synthetic: a hundred training pairs of DATA whose dark images went through
 another white balance and a higher gamma. Four rows: the weights as they are, fine-tuned on those
 pairs alone, on those pairs with DATA replayed, and the last one moved back until DATA loses no more
-than --keep dB; each measured on DATA's val pictures as they are and as the other camera sees them,
+than --keep dB; each measured on DATA's val images as they are and as the other camera sees them,
 and on photos in daylight, which are to come back as they were.
 """
 
@@ -21,9 +21,9 @@ import numpy as np
 
 from mirnet_edge import checkpoints
 from mirnet_edge.dependencies import require
-from mirnet_edge.images.files import Picture, read_picture, write_picture
-from mirnet_edge.training.job import Request, train_weights
-from mirnet_edge.training.listing import Listing, Pair, list_pairs
+from mirnet_edge.images.files import ImageFile, read_image, write_image
+from mirnet_edge.training.job import TrainingRequest, train_weights
+from mirnet_edge.training.listing import PairFiles, PairListing, list_pairs
 from mirnet_edge.training.loop import validate
 from mirnet_edge.training.pairs import Pairs, load_pairs
 
@@ -34,12 +34,12 @@ TRAINED = 100
 
 
 def other_camera(frame: np.ndarray) -> np.ndarray:
-    """Return what the other camera would have made of a dark picture."""
+    """Return what the other camera would have made of a dark image."""
     value = (frame.astype(np.float32) / 255.0) ** np.float32(GAMMA) * GAINS
     return np.rint(255.0 * np.clip(value, 0.0, 1.0)).astype(np.uint8)
 
 
-def made(listing: Listing, folder: Path) -> Path:
+def made(listing: PairListing, folder: Path) -> Path:
     """Write the other camera's pairs as a folder that mirnet-train takes."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -54,19 +54,19 @@ def made(listing: Listing, folder: Path) -> Path:
     return folder
 
 
-def taken(pair: Pair, split: str, folder: Path) -> dict[str, str]:
+def taken(pair: PairFiles, split: str, folder: Path) -> dict[str, str]:
     """Write one pair as the other camera took it; return its row of the table."""
     if pair.low is None:
-        raise SystemExit("the data must hold pairs, found clean pictures; give a paired set")
+        raise SystemExit("the data must hold pairs, found clean images; give a paired set")
     low = folder / f"{pair.low.stem}.png"
-    write_picture(low, Picture(frame=other_camera(read_picture(pair.low).frame)))
+    write_image(low, ImageFile(frame=other_camera(read_image(pair.low).frame)))
     return {"low": low.name, "high": str(pair.high.resolve()), "scene": pair.scene, "split": split}
 
 
 def daylight() -> Pairs:
     """Return well-lit photos as pairs with themselves."""
     folder = Path(str(require("skimage", "the photos in daylight").__file__)).parent / "data"
-    return load_pairs([Pair(folder / name, folder / name, name) for name in DAYLIGHT])
+    return load_pairs([PairFiles(folder / name, folder / name, name) for name in DAYLIGHT])
 
 
 class Silent:
@@ -114,7 +114,7 @@ def main() -> None:
         (f"and at most {arguments.keep:g} dB lost", "replayed", arguments.data, arguments.keep),
     ):
         started = time.monotonic()
-        request = Request(
+        request = TrainingRequest(
             data=camera,
             out=arguments.out / folder,
             init=arguments.weights,

@@ -6,8 +6,8 @@ Every round runs each of these for a few seconds:
 
     engine     the runner alone, on frames that lie ready
     + decoder  the same, while a thread decodes the video at its own rate: what shares the cores
-    steadied   the runner as video runs it, on frames that lie ready
-    live       the pipeline: decode, newest frame, pixels, steadied runner
+    smoothed   the runner as video runs it, on frames that lie ready
+    live       the pipeline: decode, newest frame, pixels, smoothed runner
     eager      the pipeline, when every frame is made pixels as it is decoded, dropped ones too
 
 "Own work" is the processor time of all threads per shown frame, less decoding, over that of the
@@ -31,11 +31,11 @@ import numpy as np
 
 from mirnet_edge.runtime.bundle import open_bundle
 from mirnet_edge.runtime.machine import describe
-from mirnet_edge.runtime.temporal_smoothing import steadied
+from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 from mirnet_edge.video.clock import REAL_CLOCK
 from mirnet_edge.video.live.pipeline import Live
 from mirnet_edge.video.live.sources import FileSource
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +60,7 @@ class Row:
     runs: list[LiveStatistics] = field(default_factory=list)
     ages_ms: list[float] = field(default_factory=list)
     waits_ms: list[float] = field(default_factory=list)
-    """Age without restoring: waiting in the mailbox, and becoming pixels."""
+    """Age without restoring: waiting in the latest-frame buffer, and becoming pixels."""
 
     def means(self) -> np.ndarray:
         """Return the mean of each round."""
@@ -105,15 +105,15 @@ def main() -> None:
     arguments = parser.parse_args()
     video, seconds = arguments.video, arguments.seconds
     ready = frames_of(video)
-    rows = {name: Row() for name in ("engine", "+ decoder", "steadied", "live", "eager")}
+    rows = {name: Row() for name in ("engine", "+ decoder", "smoothed", "live", "eager")}
     decode_ms: list[float] = []
     with open_bundle(arguments.bundle, arguments.backend, arguments.precision) as runner:
-        steady = steadied(runner)
+        steady = smooth_over_time(runner)
         steady.run(ready[0][None])
         turns: dict[str, Callable[[], None]] = {
             "engine": lambda: bare(runner, ready, seconds, rows["engine"]),
             "+ decoder": lambda: beside_decoder(runner, ready, seconds, rows["+ decoder"], video),
-            "steadied": lambda: bare(steady, ready, seconds, rows["steadied"]),
+            "smoothed": lambda: bare(steady, ready, seconds, rows["smoothed"]),
             "live": lambda: live(runner, FileSource(video), seconds, rows["live"]),
             "eager": lambda: live(runner, Eager(video), seconds, rows["eager"]),
         }
@@ -182,7 +182,7 @@ def beside_decoder(
 
 def live(runner: Runner, source: FileSource, seconds: float, row: Row) -> None:
     """Run the pipeline without a display."""
-    run = Live(source, single(runner))
+    run = Live(source, single_runner_restorer(runner))
     taken_ms: list[float] = []
     end = time.perf_counter() + seconds
     for shown in run:

@@ -1,4 +1,4 @@
-"""What INT8 costs and wins, block by block: the Pareto front of PSNR and time, and its picture.
+"""What INT8 costs and wins, block by block: the Pareto front of PSNR and time, and its image.
 
     python benchmarks/pareto.py shipped:low-light --data lol --out benchmarks/reports
     python benchmarks/pareto.py shipped:low-light --data lol --qat build/qat/low-light-int8.onnx
@@ -17,29 +17,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirnet_edge import checkpoints
-from mirnet_edge.export.graphs import ExportOptions, graph_inputs, prepared, timing_frame
-from mirnet_edge.export.job import image_contract, pictures_for
+from mirnet_edge.export.graphs import ExportOptions, fit_calibration_set, graph_inputs, timing_frame
+from mirnet_edge.export.job import calibration_set_for, image_contract
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
-    Judge,
-    Point,
+    GraphEvaluator,
+    MixedPrecisionChoice,
     measure_ladder,
     measure_sensitivity,
+    new_analysis,
     pareto_front,
-    quantized_whole,
-    started,
+    quantize_all_blocks,
     trial_backend,
 )
 from mirnet_edge.files import write_atomically
 from mirnet_edge.models.inference_form import to_inference_form
-from mirnet_edge.quantization.ptq import ENGINES, Quantizing, quantize_for_tensorrt
+from mirnet_edge.quantization.ptq import ENGINES, QuantizationScheme, quantize_for_tensorrt
 from mirnet_edge.runtime import machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def drawn(points: Sequence[Point], title: str) -> bytes:
+def drawn(points: Sequence[MixedPrecisionChoice], title: str) -> bytes:
     """Return a PNG of the points and their front."""
     from matplotlib.figure import Figure
 
@@ -47,14 +47,14 @@ def drawn(points: Sequence[Point], title: str) -> bytes:
     axes = figure.add_subplot()
     front = pareto_front(points)
     axes.step(
-        [one.ratio or 0.0 for one in front], [one.loss_db for one in front],
+        [one.ratio or 0.0 for one in front], [one.drop_db for one in front],
         where="post", color="tab:blue", label="Pareto front",
     )  # fmt: skip
-    axes.scatter([one.ratio or 0.0 for one in points], [one.loss_db for one in points], s=18)
+    axes.scatter([one.ratio or 0.0 for one in points], [one.drop_db for one in points], s=18)
     for one in points:
         axes.annotate(
             one.precision if not one.blocks else str(len(one.blocks)),
-            (one.ratio or 0.0, one.loss_db), xytext=(4, 4), textcoords="offset points", fontsize=8,
+            (one.ratio or 0.0, one.drop_db), xytext=(4, 4), textcoords="offset points", fontsize=8,
         )  # fmt: skip
     axes.set_xlabel("time of one frame, x fp32 (number: blocks in INT8)")
     axes.set_ylabel("dB lost against the references")
@@ -66,21 +66,21 @@ def drawn(points: Sequence[Point], title: str) -> bytes:
     return stream.getvalue()
 
 
-def simulated(judge: Judge, fp32: Path, samples: list, qat: Path, folder: Path) -> None:
+def simulated(judge: GraphEvaluator, fp32: Path, samples: list, qat: Path, folder: Path) -> None:
     """Print what TensorRT's INT8 form loses: after PTQ by each quantizer, and after QAT."""
     print("| graph | dB lost | dB to fp32 |")
     print("|---|---|---|")
     for engine in ENGINES:
         path = folder / f"{engine}.onnx"
-        quantize_for_tensorrt(fp32, path, samples, Quantizing(engine=engine))
+        quantize_for_tensorrt(fp32, path, samples, QuantizationScheme(engine=engine))
         trial = judge.tried(path)
-        print(f"| PTQ, {engine} | {trial.loss_db:+.3f} | {trial.against_fp32_db:.1f} |")
+        print(f"| PTQ, {engine} | {trial.drop_db:+.3f} | {trial.against_fp32_db:.1f} |")
     trial = judge.tried(qat)
-    print(f"| QAT | {trial.loss_db:+.3f} | {trial.against_fp32_db:.1f} |")
+    print(f"| QAT | {trial.drop_db:+.3f} | {trial.against_fp32_db:.1f} |")
 
 
 def main() -> None:
-    """Print the tables, and write the picture."""
+    """Print the tables, and write the image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights")
     parser.add_argument("--data", type=Path, default=None)
@@ -94,19 +94,19 @@ def main() -> None:
     )
     loaded = checkpoints.load(arguments.weights)
     image = image_contract(loaded, options)
-    pictures = prepared(pictures_for(options, loaded, image), image, loaded)
-    frame = timing_frame(pictures, image, loaded)
-    samples = graph_inputs([one.frame for one in pictures.calibrating], image)
+    images = fit_calibration_set(calibration_set_for(options, loaded, image), image, loaded)
+    frame = timing_frame(images, image, loaded)
+    samples = graph_inputs([one.frame for one in images.calibrating], image)
     with tempfile.TemporaryDirectory() as name:
         fp32 = Path(name) / "fp32.onnx"
         network = to_inference_form(loaded.model)
         export_onnx(network, fp32, io=image.io, size=None, multiple=image.multiple)
-        judge = Judge(fp32, image, pictures.judging, frame, backend)
+        judge = GraphEvaluator(fp32, image, images.judging, frame, backend)
         if arguments.qat:
             simulated(judge, fp32, samples, arguments.qat, Path(name))
             return
-        graphs = quantized_whole(fp32, samples, backend, Quantizing(engine="nncf"))
-        costs = measure_sensitivity(graphs, judge, started("", "", ""))
+        graphs = quantize_all_blocks(fp32, samples, backend, QuantizationScheme(engine="nncf"))
+        costs = measure_sensitivity(graphs, judge, new_analysis("", "", ""))
         print(
             "| block in INT8 | dB lost | ms won | dB per ms | dark, dB to fp32 | middle | bright |"
         )
@@ -116,7 +116,7 @@ def main() -> None:
                 "-" if value is None else f"{value:.1f}" for value in one.darkness_db.values()
             )
             print(
-                f"| {one.block} | {one.loss_db:+.4f} | {one.won_ms or 0.0:+.1f} "
+                f"| {one.block} | {one.drop_db:+.4f} | {one.saved_ms or 0.0:+.1f} "
                 f"| {one.db_per_ms:+.5f} | {bins} |"
             )
         points = measure_ladder(graphs, "nncf", costs, judge)
@@ -129,16 +129,16 @@ def main() -> None:
         rest = "bf16" if "bf16" in one.precision else "fp32"
         last = f" (+ {one.blocks[-1]})" if one.blocks else ""
         print(
-            f"| {len(one.blocks)}{last} | {rest} | {one.loss_db:+.4f} | {one.ratio or 0.0:.2f} "
+            f"| {len(one.blocks)}{last} | {rest} | {one.drop_db:+.4f} | {one.ratio or 0.0:.2f} "
             f"| {'yes' if one in front else ''} |"
         )
     here = machine.describe()
     print(f"\n{backend}; {frame.shape[2]}x{frame.shape[1]}; {here.processor}, {here.cores} cores, "
-          f"{', '.join(here.instructions)}; {len(pictures.judging)} pictures")  # fmt: skip
+          f"{', '.join(here.instructions)}; {len(images.judging)} images")  # fmt: skip
     short = arguments.weights.removeprefix("shipped:").rpartition("/")[2]
-    picture = arguments.out / f"pareto-{short}.png"
-    write_atomically(picture, drawn(points, f"{arguments.weights}, {backend}, {here.processor}"))
-    print(picture)
+    image = arguments.out / f"pareto-{short}.png"
+    write_atomically(image, drawn(points, f"{arguments.weights}, {backend}, {here.processor}"))
+    print(image)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from mirnet_edge.bench.measure import Method, Progress, time_in_turns, timing_frame
+from mirnet_edge.bench.measure import Progress, TimingMethod, time_in_turns, timing_frame
 from mirnet_edge.cli.application import parsed_size
 from mirnet_edge.manifest import checked_path, read_manifest
 from mirnet_edge.runtime.bundle import open_bundle
@@ -49,7 +49,7 @@ def main() -> None:
     progress: dict[str, Progress] = {}
     with open_bundle(arguments.bundle, "onnxruntime", "fp32", threads=usable_cores()) as runner:
         session.run(None, {name: frame})
-        method = Method(rounds=arguments.rounds, row_seconds=600.0)
+        method = TimingMethod(rounds=arguments.rounds, row_seconds=600.0)
         time_in_turns({"ours": runner}, frame, method, progress, plain)
     ours, theirs = np.median(progress["ours"].samples_ms), np.median(plain_ms)
     print(f"mirnet-bench {ours:.2f} ms, plain ONNX Runtime {theirs:.2f} ms: {ours / theirs:.3f}")

@@ -7,7 +7,7 @@ Each round takes the machine's two rates (a matrix product, a copy) and every ne
 so that what else the machine does disturbs all of them alike. With one thread the processor's time
 is taken rather than the clock's, so that waiting for a core does not count; with more, the clock's.
 Networks marked "calibrated" set the shares in planning/roofline.py, in fp32 with one thread; the
-others never did. OpenVINO, random or shipped weights; INT8 by NNCF on four built-in pictures.
+others never did. OpenVINO, random or shipped weights; INT8 by NNCF on four built-in images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
-from mirnet_edge.planning import Probe, cost_of, predict
+from mirnet_edge.planning import SpeedProbe, cost_of, predict
 from mirnet_edge.quantization.ptq import quantize_for_cpu
 from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
 
@@ -66,7 +66,7 @@ def main() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     networks = {name: make().eval() for name, make in {**CALIBRATED, **OTHERS}.items()}
     clock = time.process_time if arguments.threads == 1 else time.perf_counter
-    probe, samples = Probe(clock), {name: [] for name in networks}
+    probe, samples = SpeedProbe(clock), {name: [] for name in networks}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
         runners = {
             name: opened.enter_context(
@@ -110,9 +110,9 @@ def _runner(
     multiple = int(network.multiple)
     export_onnx(to_inference_form(network), path, io="uint8", size=size, multiple=multiple)
     if precision == "int8":
-        pictures = builtin_set("low-light").calibrating[:4]
+        images = builtin_set("low-light").calibrating[:4]
         fp32, path = path, path.with_suffix(".int8.onnx")
-        quantize_for_cpu(fp32, path, [one.frame[None, : size[0], : size[1]] for one in pictures])
+        quantize_for_cpu(fp32, path, [one.frame[None, : size[0], : size[1]] for one in images])
     scale = int(getattr(network.config, "scale", 1))
     image = ImageContract(io="uint8", multiple=multiple, size=size, scale=scale)
     return OpenVinoRunner(path, image, name=path.stem, precision=precision, threads=threads)

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirnet_edge.cli.application import parsed_size
-from mirnet_edge.cli.progress import Display
-from mirnet_edge.pruning.job import Request, opened, prune_weights
+from mirnet_edge.cli.progress import TrainingProgress
+from mirnet_edge.pruning.job import PruningRequest, load_pruning, prune_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mirnet_edge.pruning.record import PruneRecord, Quality, Round
+    from mirnet_edge.pruning.record import PruneRecord, PruningQuality, PruningRound
 
 CONTROLS = ("magnitude", "random")
 
 
-def requests_for(given: argparse.Namespace) -> dict[str, Request]:
+def requests_for(given: argparse.Namespace) -> dict[str, PruningRequest]:
     """Return the runs by name, each before those that take its widths."""
     found = {}
     for speedup in given.speedup:
@@ -35,10 +35,10 @@ def requests_for(given: argparse.Namespace) -> dict[str, Request]:
             "workers": 0,
         }  # fmt: skip
         first = f"{speedup:g}x-taylor"
-        found[first] = Request(**shared, out=given.out / first, speedup=speedup, blocks=True)
+        found[first] = PruningRequest(**shared, out=given.out / first, speedup=speedup, blocks=True)
         for importance in CONTROLS:
             name = f"{speedup:g}x-{importance}"
-            found[name] = Request(
+            found[name] = PruningRequest(
                 **shared, out=given.out / name, like=given.out / first, importance=importance
             )
     return found
@@ -63,7 +63,7 @@ def table_of(records: Mapping[str, PruneRecord]) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, last: Round, gmacs: float, whole: Quality) -> str:
+def _row(name: str, last: PruningRound, gmacs: float, whole: PruningQuality) -> str:
     row = [name, f"{gmacs:.2f}", f"{last.chosen.speedup:.2f}", f"{last.cut.psnr_db:.2f}"]
     learned = last.distilled
     if learned is None:
@@ -88,11 +88,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     records = {}
     for name, request in requests_for(parser.parse_args()).items():
-        given = opened(request)
+        given = load_pruning(request)
         if given.record.finished:
             records[name] = given.record
             continue
-        with Display.shown() as display:
+        with TrainingProgress.shown() as display:
             display.stage(name)
             records[name] = prune_weights(given, display)
     print(table_of(records))

@@ -1,4 +1,4 @@
-"""What a bundle makes of pictures darker, noisier, smaller, compressed and tinted.
+"""What a bundle makes of images darker, noisier, smaller, compressed and tinted.
 
     python benchmarks/robustness.py build/lowlight [--photos FOLDER] [--json]
 
@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import mirnet_edge
-from mirnet_edge.calibration.sets import Sample, fitted
+from mirnet_edge.calibration.sets import CalibrationSample, fit_sample
 from mirnet_edge.degradations import (
     LowLight,
     Noise,
     OldPhoto,
-    downscaled,
-    low_light,
-    noisy,
-    old_photo,
+    add_noise,
+    age_photo,
+    downscale,
+    reduce_light,
 )
-from mirnet_edge.images.files import FORMAT_OF_SUFFIX, read_picture
+from mirnet_edge.images.files import FORMAT_OF_SUFFIX, read_image
 from mirnet_edge.manifest import read_manifest
 from mirnet_edge.metrics import psnr, psnr_gtmean, ssim
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DARK = LowLight(exposure=0.06, shot_noise=3e-4, read_noise=8e-4)
-OLD = OldPhoto(fading=0.5, colour_loss=0.3, sepia=0.4, grain=10.0, dust=1.0, scratches=1)
+OLD = OldPhoto(fading=0.5, color_loss=0.3, sepia=0.4, grain=10.0, dust=1.0, scratches=1)
 AS_IT_IS = LowLight()
 CLEAN = Noise()
 WARM, COLD = (1.3, 1.0, 0.7), (0.7, 1.0, 1.3)
@@ -46,7 +46,7 @@ WARM, COLD = (1.3, 1.0, 0.7), (0.7, 1.0, 1.3)
 
 @dataclass(frozen=True)
 class Condition:
-    """One way in which a picture is bad."""
+    """One way in which an image is bad."""
 
     kind: str
     name: str
@@ -54,9 +54,9 @@ class Condition:
     noise: Noise = CLEAN
     height: int = 480
     bad: bool = True
-    """Whether the picture is also made bad in the way of the task."""
+    """Whether the image is also made bad in the way of the task."""
     monochrome: bool = False
-    """Whether the photo that is to come out has no colours."""
+    """Whether the photo that is to come out has no colors."""
 
 
 def conditions_of(task: str) -> list[Condition]:
@@ -97,13 +97,13 @@ def conditions_of(task: str) -> list[Condition]:
             for quality in (90, 60, 30)
         ),
         *(
-            Condition("colour", f"{name} light", replace(usual, white_balance=gains), noise)
+            Condition("color", f"{name} light", replace(usual, white_balance=gains), noise)
             for name, gains in (("warm", WARM), ("cold", COLD))
         ),
-        # a print without colours turns brown too, and is not to be given any
+        # a print without colors turns brown too, and is not to be given any
         *(
             Condition(
-                "colour",
+                "color",
                 f"black and white{', clean' if clean else ''}",
                 bad=not clean,
                 monochrome=True,
@@ -117,16 +117,16 @@ def conditions_of(task: str) -> list[Condition]:
 def made_bad(
     task: str, clean: np.ndarray, condition: Condition, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the picture that goes in and the one that is to come out."""
+    """Return the image that goes in and the one that is to come out."""
     if condition.monochrome:
-        clean = old_photo(clean, OldPhoto(colour_loss=1.0), generator)
-    lit = low_light(clean, condition.light, generator)
+        clean = age_photo(clean, OldPhoto(color_loss=1.0), generator)
+    lit = reduce_light(clean, condition.light, generator)
     truth = clean if task == "low-light" else lit
     if task == "super-resolution":
-        lit = downscaled(lit, 2)  # bad or not: it is what the network enlarges
+        lit = downscale(lit, 2)  # bad or not: it is what the network enlarges
     elif task == "old-photo" and condition.bad:
-        lit = old_photo(lit, OLD, generator)
-    return noisy(lit, condition.noise, generator), truth
+        lit = age_photo(lit, OLD, generator)
+    return add_noise(lit, condition.noise, generator), truth
 
 
 def enlarged(frame: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -149,8 +149,8 @@ def photos_of(folder: Path | None) -> list[np.ndarray]:
     else:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in FORMAT_OF_SUFFIX)
     if not paths:
-        sys.exit(f"{folder} holds no picture; expected PNG, JPEG, WebP or TIFF")
-    return [read_picture(path).frame for path in paths]
+        sys.exit(f"{folder} holds no image; expected PNG, JPEG, WebP or TIFF")
+    return [read_image(path).frame for path in paths]
 
 
 def measured(
@@ -166,7 +166,7 @@ def measured(
     for number, photo in enumerate(photos):
         width = round(photo.shape[1] * condition.height / photo.shape[0])
         clean = cv2.resize(photo, (width, condition.height), interpolation=cv2.INTER_AREA)
-        clean = fitted(Sample("", clean, None), None, (1080, 1920)).frame
+        clean = fit_sample(CalibrationSample("", clean, None), None, (1080, 1920)).frame
         clean = clean[: clean.shape[0] // 2 * 2, : clean.shape[1] // 2 * 2]
         bad, truth = made_bad(task, clean, condition, np.random.default_rng(number))
         good = restore(bad[None])

@@ -1,8 +1,8 @@
-"""What anchored pooling is worth: seams of tiles, flicker of video, ghosts at cuts, and its cost.
+"""What context anchoring is worth: seams of tiles, flicker of video, ghosts at cuts, and its cost.
 
-    python benchmarks/seams_and_flicker.py seams build/low-light --pictures night
+    python benchmarks/seams_and_flicker.py seams build/low-light --images night
     python benchmarks/seams_and_flicker.py flicker build/low-light --video night_bridge_720p.mp4
-    python benchmarks/seams_and_flicker.py still build/low-light --pictures night
+    python benchmarks/seams_and_flicker.py still build/low-light --images night
     python benchmarks/seams_and_flicker.py cost build/plain build/low-light
 
 Bundles are made with mirnet-export --anchored; `cost` takes one made without it first.
@@ -20,17 +20,17 @@ import numpy as np
 import mirnet_edge
 from mirnet_edge.bench.quality import still_clip
 from mirnet_edge.images.contract import LUMA
-from mirnet_edge.images.files import read_picture
+from mirnet_edge.images.files import read_image
 from mirnet_edge.metrics import flicker, psnr
 from mirnet_edge.runtime.measure import measure_interleaved, p50
-from mirnet_edge.runtime.restore import pictures_in
-from mirnet_edge.runtime.temporal_smoothing import steadied
-from mirnet_edge.runtime.tiling import Axis, tiled
+from mirnet_edge.runtime.restore import find_images
+from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
+from mirnet_edge.runtime.tiling import TileAxis, tile_runner
 from mirnet_edge.video.live.sources import read_clip
 
 if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frame, Frames
-    from mirnet_edge.runtime.runner import AnchoredRunner, Runner
+    from mirnet_edge.runtime.runner import ContextRunner, Runner
 
 
 class WithoutVectors:
@@ -55,14 +55,14 @@ class WithoutVectors:
 def seam_energy(tiles: Frame, whole: Frame, columns: list[int]) -> float:
     """Return the mean step, in 8-bit levels, that tiling adds between the columns of a cut.
 
-    Of the difference to the whole frame, so that edges of the picture itself do not count.
+    Of the difference to the whole frame, so that edges of the image itself do not count.
     """
     error = (tiles.astype(np.float64) - whole) @ LUMA
     steps = [np.abs(error[:, at] - error[:, at - 1]).mean() for at in columns]
-    return float(np.mean(steps)) if steps else 0.0  # a picture no wider than a tile has no seam
+    return float(np.mean(steps)) if steps else 0.0  # an image no wider than a tile has no seam
 
 
-def seams(runner: AnchoredRunner, pictures: list[Frame], side: int) -> None:
+def seams(runner: ContextRunner, images: list[Frame], side: int) -> None:
     """Print one line per overlap: PSNR to the whole frame, largest error and seam energy."""
     print("| overlap | own pools: dB | seam | frame's vectors: dB | worst level | seam |"
           " vectors by tiles: dB | worst level | seam |")  # fmt: skip
@@ -70,16 +70,16 @@ def seams(runner: AnchoredRunner, pictures: list[Frame], side: int) -> None:
     reach = runner.image.reach
     for overlap in sorted({0, 32, 64, 96, -(-2 * reach // runner.multiple) * runner.multiple}):
         rows = []
-        for picture in pictures:
-            frame = picture[None]
-            whole, own = runner.run_anchored(frame, None, 0.0)
-            anchored = tiled(runner, tile=(side, side), overlap=overlap)
+        for image in images:
+            frame = image[None]
+            whole, own = runner.run_with_context(frame, None, 0.0)
+            anchored = tile_runner(runner, tile=(side, side), overlap=overlap)
             found = (
-                tiled(WithoutVectors(runner), tile=(side, side), overlap=overlap).run(frame),
-                anchored.run_anchored(frame, own, 1.0)[0],
+                tile_runner(WithoutVectors(runner), tile=(side, side), overlap=overlap).run(frame),
+                anchored.run_with_context(frame, own, 1.0)[0],
                 anchored.run(frame),
             )
-            axis = Axis.of(picture.shape[1], side, overlap, runner.multiple)
+            axis = TileAxis.of(image.shape[1], side, overlap, runner.multiple)
             cuts = [(one + axis.tile + two) // 2 for one, two in pairwise(axis.origins)]
             rows.append([
                 figure for one in found for figure in (
@@ -101,26 +101,26 @@ def breathing(restored: Frames) -> float:
     return float(np.sqrt(np.mean(np.diff(level) ** 2)))
 
 
-def steadiness(runner: AnchoredRunner, name: str, frames: Frames) -> None:
+def steadiness(runner: ContextRunner, name: str, frames: Frames) -> None:
     """Print one line per way of steadying a clip."""
-    plain, own = runner.run_anchored(frames, None, 0.0)
+    plain, own = runner.run_with_context(frames, None, 0.0)
     fixed = np.repeat(own.mean(0, keepdims=True), len(frames), 0)
     ways = {
         "each frame by itself": plain,
-        "steadied": steadied(runner).run(frames),
-        "steadied, gains alone": steadied(WithoutVectors(runner)).run(frames),
-        "one set of vectors for all": runner.run_anchored(frames, fixed, 1.0)[0],
+        "smoothed": smooth_over_time(runner).run(frames),
+        "smoothed, gains alone": smooth_over_time(WithoutVectors(runner)).run(frames),
+        "one set of vectors for all": runner.run_with_context(frames, fixed, 1.0)[0],
     }
     for way, restored in ways.items():
         print(f"| {name} | {way} | {flicker(restored, frames):.3f} | {breathing(restored):.3f} |",
               flush=True)  # fmt: skip
 
 
-def cuts(runner: AnchoredRunner, clips: list[Frames]) -> None:
+def cuts(runner: ContextRunner, clips: list[Frames]) -> None:
     """Print what the frame after each cut has in common with the result without a past."""
     lit = np.minimum(clips[0][:8].astype(int) * 3, 255).astype(np.uint8)
     for name, after in {"another scene": clips[1][:8], "a light, three times": lit}.items():
-        video = steadied(runner)
+        video = smooth_over_time(runner)
         video.run(clips[0][:8])
         found, expected = video.run(after[:1])[0], runner.run(after[:1])[0]
         worst = int(np.abs(found.astype(int) - expected).max())
@@ -145,9 +145,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=("seams", "still", "flicker", "cost"))
     parser.add_argument("bundles", type=Path, nargs="+")
-    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--images", type=Path)
     parser.add_argument("--video", type=Path)
-    parser.add_argument("--count", type=int, default=3, help="pictures, or frames of the video")
+    parser.add_argument("--count", type=int, default=3, help="images, or frames of the video")
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--mode", default="onnxruntime:fp32", help="backend:precision")
@@ -162,12 +162,12 @@ def main() -> None:
             frames = read_clip(arguments.video, arguments.count, widest=640)
             steadiness(runner, arguments.video.stem, frames)
             return
-        paths = pictures_in([arguments.pictures])[: arguments.count]
-        pictures = [read_picture(path).frame for path in paths]
+        paths = find_images([arguments.images])[: arguments.count]
+        images = [read_image(path).frame for path in paths]
         if arguments.table == "seams":
-            seams(runner, pictures, arguments.tile)
+            seams(runner, images, arguments.tile)
             return
-        clips = [still_clip(picture) for picture in pictures]
+        clips = [still_clip(image) for image in images]
         for path, clip in zip(paths, clips, strict=True):
             steadiness(runner, path.stem, clip)
         cuts(runner, clips)

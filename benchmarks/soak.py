@@ -2,8 +2,9 @@
 
     python benchmarks/soak.py CLIP [--minutes 10] [--speed 4] [--restore-ms 12] [--json]
 
-The clip plays over and over, opened anew each time, through the capture thread, the mailbox, a
-runner that takes so long and copies, and a sink on a thread of its own. Exit code 1: the resident
+The clip plays over and over, opened anew each time, through the capture thread, the latest-frame
+buffer, a runner that takes so long and copies, and a sink on a thread of its own. Exit code 1: the
+resident
 memory at the end is more than 8 MiB above that after a fifth of the time, or the age of frames has
 grown by more than a frame time.
 """
@@ -26,12 +27,12 @@ from mirnet_edge.video.frames import VideoFrame
 from mirnet_edge.video.live.pipeline import Live
 from mirnet_edge.video.live.sinks import Detached, Sink
 from mirnet_edge.video.live.sources import FileSource
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from mirnet_edge.video.frames import Shown
+    from mirnet_edge.video.frames import DisplayedFrame
     from mirnet_edge.video.live.pipeline import LiveStatistics
 
 _GROWTH_MIB = 8.0
@@ -91,7 +92,7 @@ class Repeated:
             captured_s=frame.captured_s,
             pts=round(1e6 * self._last_s),
             time_base=Fraction(1, 1_000_000 * self._speed),
-            colour=frame.colour,
+            color=frame.color,
         )
 
 
@@ -104,8 +105,8 @@ class Glancing(Sink):
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, shown: Shown) -> None:
-        """Read the middle of both pictures."""
+    def show(self, shown: DisplayedFrame) -> None:
+        """Read the middle of both images."""
         for pixels in (shown.before.pixels, shown.after):
             _ = int(pixels[pixels.shape[0] // 2].sum())
 
@@ -136,7 +137,8 @@ def soak(
         restore_s: What the runner takes.
     """
     run = Live(
-        Repeated(clip, speed), single(NullRunner(delay_s=restore_s)), [Detached(Glancing())]
+        Repeated(clip, speed), single_runner_restorer(NullRunner(delay_s=restore_s)),
+        [Detached(Glancing())]
     )  # fmt: skip
     looks: list[Look] = []
     ages_ms: list[float] = []

@@ -19,14 +19,14 @@ import av
 from mirnet_edge.files import sha256_of
 from mirnet_edge.manifest import FILE_NAME
 from mirnet_edge.runtime.bundle import open_bundle
-from mirnet_edge.video.files.decoding import VideoReader, colour_of
+from mirnet_edge.video.files.decoding import VideoReader, color_of
 from mirnet_edge.video.files.restoring import restore_video
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    from mirnet_edge.video.frames import Colour
+    from mirnet_edge.video.frames import ColorTags
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Told:
     sound: list[bytes]
     size: str
     rotation: int
-    colour: Colour
+    color: ColorTags
     promised: int
 
     @property
@@ -66,7 +66,7 @@ def told(path: Path) -> Told:
         sound=sound,
         size=f"{first.width}x{first.height}",
         rotation=first.rotation,
-        colour=colour_of(first),
+        color=color_of(first),
         promised=promised,
     )
 
@@ -75,8 +75,8 @@ def row(clip: Path, before: Told, after: Told, rate: float) -> tuple[str, bool]:
     """Return a line of the table, and whether all is kept."""
     same = before.times == after.times
     heard = before.sound == after.sound
-    tags = (before.size, before.rotation, before.colour) == (
-        after.size, after.rotation, after.colour
+    tags = (before.size, before.rotation, before.color) == (
+        after.size, after.rotation, after.color
     )  # fmt: skip
     sound = f"{len(before.sound)} packets, {'the same bytes' if heard else 'NOT the same'}"
     line = (
@@ -95,13 +95,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     print("| clip | size | frames promised | that decode | written | ms between frames | times |"
-          " sound | size, rotation, colour | fps |")  # fmt: skip
+          " sound | size, rotation, color | fps |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     kept = True
     with open_bundle(arguments.bundle) as runner:
         for clip in arguments.clips:
             made_by = sha256_of(arguments.bundle / FILE_NAME)
-            done = restore_video(clip, single(runner), arguments.out, made_by=made_by)
+            done = restore_video(
+                clip, single_runner_restorer(runner), arguments.out, made_by=made_by
+            )
             line, same = row(clip, told(clip), told(done.output), done.frames / done.seconds)
             print(line, flush=True)
             if done.shortfall:

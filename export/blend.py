@@ -12,10 +12,10 @@ import argparse
 from pathlib import Path
 
 from mirnet_edge import checkpoints
-from mirnet_edge.checkpoints.store import blended
+from mirnet_edge.checkpoints.store import interpolate_weights
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.loop import validate
-from mirnet_edge.training.pairs import load_pairs, made_bad
+from mirnet_edge.training.pairs import degrade_images, load_pairs
 from mirnet_edge.training.tasks import task_of
 
 
@@ -29,11 +29,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     first, second = (checkpoints.load(one) for one in (arguments.first, arguments.second))
-    model = blended(first.model, second.model, arguments.share)
+    model = interpolate_weights(first.model, second.model, arguments.share)
     task = task_of(first.card.task)
     listed = load_pairs(list_pairs(arguments.data).val, degrade=task.degrade, scale=task.scale)
     names = ("val_psnr_db", "val_psnr_gtmean_db", "val_ssim", "val_mae")
-    figures = dict(zip(names, validate(model, made_bad(listed)), strict=True))
+    figures = dict(zip(names, validate(model, degrade_images(listed)), strict=True))
     notes = [
         f"{arguments.share:g} of the way from its parent to sha256 {second.sha256}",
         *([f"there {second.card.note}"] if second.card.note else []),

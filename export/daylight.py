@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mirnet_edge.images.files import Picture, read_picture, write_picture
+from mirnet_edge.images.files import ImageFile, read_image, write_image
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.tasks import task_of
 
 if TYPE_CHECKING:
-    from mirnet_edge.training.listing import Pair
+    from mirnet_edge.training.listing import PairFiles
 
 
 def main() -> None:
@@ -37,8 +37,8 @@ def main() -> None:
         rows.append(_row(pair, str(pair.high.resolve()), "train"))
         if index % 2 == 0:
             low = arguments.out / f"{pair.high.stem}-dark.png"
-            frame = darkened(read_picture(pair.high).frame, np.random.default_rng(index))
-            write_picture(low, Picture(frame=frame))
+            frame = darkened(read_image(pair.high).frame, np.random.default_rng(index))
+            write_image(low, ImageFile(frame=frame))
             rows.append(_row(pair, low.name, "train"))
     with (arguments.out / "pairs.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, ["low", "high", "scene", "split"])
@@ -47,7 +47,7 @@ def main() -> None:
     print(f"{arguments.out}: {len(rows)} pairs")
 
 
-def _row(pair: Pair, low: str, split: str) -> dict[str, str]:
+def _row(pair: PairFiles, low: str, split: str) -> dict[str, str]:
     return {"low": low, "high": str(pair.high.resolve()), "scene": pair.scene, "split": split}
 
 

@@ -21,12 +21,12 @@ LARGEST_MIB = 4
 # What the data are, by the name of the folder that was trained on.
 DATA = {
     "lol": "LOL-v1 (Wei et al., BMVC 2018), the pairs of 378 scenes; where the note says so, also "
-    "photos of BSDS500 (Arbelaez et al., TPAMI 2011); their pictures are not shipped",
+    "photos of BSDS500 (Arbelaez et al., TPAMI 2011); their images are not shipped",
     "bsds500": "180 clean photos of BSDS500 (Arbelaez et al., TPAMI 2011), none of them in CBSD68 "
     "or BSD100, made bad by `mirnet_edge.degradations`; the photos are not shipped",
 }
 VALIDATION = {
-    "lol": "22 whole pictures of 20 other scenes of the same set",
+    "lol": "22 whole images of 20 other scenes of the same set",
     "bsds500": "20 other photos of the same set, made bad alike",
 }
 
@@ -57,7 +57,7 @@ def page_of(weights: Path, name: str) -> str:
         "SSIM": f"{figures['val_ssim']:.3f}",
         "mean absolute error": f"{figures['val_mae']:.4f} on [0, 1]",
         "source tree": str(card.revision),
-        "licence": "Apache-2.0, as the rest of the package",
+        "license": "Apache-2.0, as the rest of the package",
     }
     recipe = ", ".join(
         f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"

@@ -4,7 +4,7 @@ Every message answers three questions: what was expected, what was found, what t
 
 MirnetEdgeError                 what a user can put right; the commands print one line, exit 2
 ├── CheckpointError             a weights file that cannot be opened, understood or trusted
-├── ImageError                  a picture or frame that does not decode or does not fit
+├── ImageError                  an image or frame that does not decode or does not fit
 ├── CalibrationError            a calibration set that is missing, empty, broken or too small
 ├── BundleError                 a bundle that is incomplete, changed, or from another schema
 ├── GraphError                  an ONNX graph that a target would refuse or misread; names the node
@@ -30,7 +30,7 @@ class CheckpointError(MirnetEdgeError):
 
 
 class ImageError(MirnetEdgeError):
-    """A picture or frame does not decode or does not fit."""
+    """An image or frame does not decode or does not fit."""
 
 
 class CalibrationError(MirnetEdgeError):

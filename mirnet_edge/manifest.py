@@ -1,12 +1,13 @@
 """The bundle manifest (`manifest.json`): its schema, and reading and writing a bundle folder.
 
-Schema history: 1 (2026-11) the first.
+Schema history: 1 (2026-11) the first; 2 (2026-11) `configurations` instead of `modes`, `accepted`
+instead of `adopted`, `flavor` instead of `flavour`. Version 1 is still read.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -14,21 +15,50 @@ from mirnet_edge.errors import BundleError
 from mirnet_edge.files import recover, sha256_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Backend = Literal["openvino", "onnxruntime", "torch", "tensorrt"]
+BackendName = Literal["openvino", "onnxruntime", "torch", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16", "int8", "int8+fp16", "int8+bf16"]
 
 
-class Document(BaseModel):
+class StrictDocument(BaseModel):
     """A part of a file on disk: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    former_keys: ClassVar[dict[str, str]] = {}
+    """Keys of older schema versions that are still read, with the names they have now."""
+    former_versions: ClassVar[tuple[int, ...]] = ()
+    """Schema versions that differ by such keys, or by fields that have a default, alone."""
 
-class BoundFile(Document):
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_schema(cls, document: object) -> object:
+        """Return the document as the present schema has it."""
+        if not isinstance(document, dict):
+            return document
+        document = rename_keys(document, cls.former_keys)
+        version = document.get("schema_version")
+        if type(version) is int and version in cls.former_versions:
+            (document["schema_version"],) = get_args(cls.model_fields["schema_version"].annotation)
+        return document
+
+
+def rename_keys(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return a document whose former keys have their present names.
+
+    A key whose present name is in the document too keeps its own, so that it is refused as unknown.
+    """
+    return {
+        names[key] if key in names and names[key] not in document else key: value
+        for key, value in document.items()
+    }
+
+
+class BoundFile(StrictDocument):
     """A file of the bundle and its content."""
 
     file: str
@@ -37,7 +67,7 @@ class BoundFile(Document):
     size_bytes: int = Field(ge=0)
 
 
-class ModelFacts(Document):
+class ModelFacts(StrictDocument):
     """Which network this is."""
 
     architecture: str
@@ -51,27 +81,27 @@ class ModelFacts(Document):
     """Multiply-accumulates for one 640x480 frame."""
 
 
-class Thumbnail(Document):
+class ThumbnailFacts(StrictDocument):
     """How a network makes a frame small before it decides: box means, then bilinear sampling."""
 
     factor: int = Field(ge=1)
     """The side of the boxes, in pixels."""
     size: tuple[int, int]
-    """(height, width) of what is sampled from them, half-pixel centres, not antialiased."""
+    """(height, width) of what is sampled from them, half-pixel centers, not antialiased."""
 
 
-class PooledVector(Document):
+class ContextVector(StrictDocument):
     """A vector about the whole frame that an anchored graph takes and gives."""
 
     name: str
     """The part of the network that pools it; `#2` where the part runs a second time."""
     size: int = Field(ge=1)
-    thumbnail: Thumbnail | None = None
+    thumbnail: ThumbnailFacts | None = None
     """What it is decided on; None for a mean over the frame, for which the mean of its tiles'
     means can stand."""
 
 
-class ImageContract(Document):
+class ImageContract(StrictDocument):
     """What the graphs take and give."""
 
     io: Literal["uint8", "float"]
@@ -82,7 +112,7 @@ class ImageContract(Document):
     """(height, width) of a graph with fixed shape; None where any size goes."""
     scale: int = Field(default=1, ge=1)
     """How many times higher and wider what comes out is; above 1 for super-resolution."""
-    vectors: tuple[PooledVector, ...] = ()
+    vectors: tuple[ContextVector, ...] = ()
     """Those that follow each other in `globals_in` and `globals_out` of anchored graphs; empty
     for graphs that take frames alone."""
     reach: int | None = None
@@ -95,7 +125,7 @@ class ImageContract(Document):
         return sum(vector.size for vector in self.vectors)
 
 
-class CalibrationFacts(Document):
+class CalibrationFacts(StrictDocument):
     """What the INT8 ranges were taken from."""
 
     source: str
@@ -105,7 +135,7 @@ class CalibrationFacts(Document):
     note: str
 
 
-class Quality(Document):
+class QualityFacts(StrictDocument):
     """PSNR over a set of images, in dB; None stands for infinity (identical images)."""
 
     mean_db: float | None
@@ -113,7 +143,7 @@ class Quality(Document):
     worst_image: str
 
 
-class Latency(Document):
+class LatencyFacts(StrictDocument):
     """Time of one frame through the whole graph, input and output conversion included."""
 
     p50_ms: float
@@ -126,7 +156,7 @@ class Latency(Document):
     samples_ms: list[float]
 
 
-class Quantization(Document):
+class QuantizationFacts(StrictDocument):
     """How a graph was quantized, where a search chose it."""
 
     engine: Literal["onnxruntime", "nncf"]
@@ -137,7 +167,7 @@ class Quantization(Document):
     reason: str
 
 
-class Graph(Document):
+class GraphFacts(StrictDocument):
     """One ONNX file: a precision made for a target."""
 
     name: str
@@ -147,46 +177,50 @@ class Graph(Document):
     onnx: BoundFile
     kept: bool = True
     """False where the quality was not enough: the figures stay, the file is gone."""
-    against_fp32: Quality | None
+    against_fp32: QualityFacts | None
     """None for fp32 itself."""
-    against_truth: Quality | None
+    against_truth: QualityFacts | None
     """None where the gate's images have no reference."""
     truth_drop_db: float | None
     """How much lower the mean PSNR against the references is than that of fp32."""
-    quantization: Quantization | None = None
+    quantization: QuantizationFacts | None = None
     """None where every convolution that sees pixels is quantized, or none is."""
     ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
     """How the ranges of INT8 activations were taken (`quantization.ptq`)."""
 
 
-class Mode(Document):
+class Configuration(StrictDocument):
     """A graph as one backend runs it: what the gate decided, and on which figures."""
+
+    former_keys: ClassVar[dict[str, str]] = {"adopted": "accepted"}
 
     name: str
     """`backend:precision`, for example `openvino:int8`."""
-    backend: Backend
+    backend: BackendName
     precision: Precision
     """What the backend computes in; bf16, for one, runs the fp32 graph."""
     graph: str
     """The name of the graph it runs."""
-    against_fp32: Quality | None
-    against_truth: Quality | None
+    against_fp32: QualityFacts | None
+    against_truth: QualityFacts | None
     truth_drop_db: float | None
-    latency: Latency | None
+    latency: LatencyFacts | None
     """None where this machine cannot measure it; `reason` then says so."""
-    adopted: bool
+    accepted: bool
     reason: str
 
 
-class EngineFacts(Document):
+class EngineFacts(StrictDocument):
     """A TensorRT plan beside the graph it was built from, and what it fits.
 
     None stands for what was not known: built without a GPU, or by an older mirnet-edge.
     """
 
+    former_keys: ClassVar[dict[str, str]] = {"flavour": "flavor"}
+
     plan: BoundFile
     graph: str
-    flavour: str
+    flavor: str
     """`tensorrt` or `tensorrt_rtx`."""
     version: str
     """Of TensorRT; a plan opens in this one only."""
@@ -213,7 +247,7 @@ class EngineFacts(Document):
         return document
 
 
-class TimingCache(Document):
+class TimingCache(StrictDocument):
     """What TensorRT timed while it built the plans, kept for the next build."""
 
     cache: BoundFile
@@ -221,7 +255,7 @@ class TimingCache(Document):
     """Which TensorRT timed it on which GPU; no other may use it."""
 
 
-class MachineFacts(Document):
+class MachineFacts(StrictDocument):
     """Where the figures were taken."""
 
     processor: str
@@ -231,7 +265,7 @@ class MachineFacts(Document):
     python: str
 
 
-class GateFacts(Document):
+class GateFacts(StrictDocument):
     """How precisions were judged."""
 
     max_drop_db: float
@@ -241,20 +275,26 @@ class GateFacts(Document):
     source: str
 
 
-class Manifest(Document):
+class Manifest(StrictDocument):
     """All that a bundle says of itself."""
 
-    schema_version: Literal[1]
+    former_keys: ClassVar[dict[str, str]] = {
+        "modes": "configurations",
+        "default_mode": "default_configuration",
+    }
+    former_versions: ClassVar[tuple[int, ...]] = (1,)
+
+    schema_version: Literal[2]
     created: str
     """UTC, ISO 8601."""
     model: ModelFacts
     image: ImageContract
     calibration: CalibrationFacts | None
     gate: GateFacts
-    graphs: list[Graph]
-    modes: list[Mode]
-    default_mode: str
-    """The fastest mode that passed, among those measured on this machine."""
+    graphs: list[GraphFacts]
+    configurations: list[Configuration]
+    default_configuration: str
+    """The fastest configuration that the quality gate accepted, as measured on this machine."""
     engines: list[EngineFacts] = []
     timing_cache: TimingCache | None = None
     machine: MachineFacts
@@ -262,7 +302,7 @@ class Manifest(Document):
     notice: str | None = None
     """Terms that came with the weights."""
 
-    def graph(self, name: str) -> Graph:
+    def graph(self, name: str) -> GraphFacts:
         """Return the graph of that name.
 
         Raises:
@@ -285,17 +325,19 @@ class Manifest(Document):
                 return engine
         raise BundleError(f"the bundle has no plan of {graph!r}; build one: mirnet-engine BUNDLE")
 
-    def mode(self, name: str) -> Mode:
-        """Return the mode of that name.
+    def configuration(self, name: str) -> Configuration:
+        """Return the configuration of that name.
 
         Raises:
             BundleError: There is none.
         """
-        for mode in self.modes:
-            if mode.name == name:
-                return mode
-        names = ", ".join(mode.name for mode in self.modes)
-        raise BundleError(f"the bundle has no mode {name!r}; it has {names}. Export again with it")
+        for configuration in self.configurations:
+            if configuration.name == name:
+                return configuration
+        names = ", ".join(configuration.name for configuration in self.configurations)
+        raise BundleError(
+            f"the bundle has no configuration {name!r}; it has {names}. Export again with it"
+        )
 
 
 FILE_NAME = "manifest.json"
@@ -331,9 +373,9 @@ def read_manifest(bundle: Path) -> Manifest:
             f"{path} is not readable JSON ({error}); export the bundle again"
         ) from error
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version not in (*Manifest.former_versions, SCHEMA_VERSION):
         raise BundleError(
-            f"{path} has schema version {version!r}; this program reads {SCHEMA_VERSION}. "
+            f"{path} has schema version {version!r}; this program reads 1 and {SCHEMA_VERSION}. "
             "Export the bundle again, or use the mirnet-edge that made it"
         )
     try:

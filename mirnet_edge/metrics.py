@@ -1,4 +1,4 @@
-"""How close restored pictures are to their references: functions, one value per image.
+"""How close restored images are to their references: functions, one value per image.
 
 All take (N, H, W, 3) RGB, uint8 or floating in [0, 1] (floats are clamped to it), cut nothing off
 the borders, and sum in float64.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
 
 INPUT, OUTPUT = "frames", "restored"
-GIVEN_VECTORS, MEMORY, USED_VECTORS = "globals_in", "memory", "globals_out"
+CONTEXT_IN, SMOOTHING_WEIGHT, CONTEXT_OUT = "globals_in", "memory", "globals_out"
 """What anchored graphs take and give beside frames."""
 
 
@@ -54,14 +54,14 @@ def constants_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return values
 
 
-def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy that shares nothing with the model."""
     copy: onnx.ModelProto = type(model).FromString(model.SerializeToString())
     return copy
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def suppress_library_output() -> Iterator[None]:
     """Keep the progress and warnings of exporters and quantizers off the terminal.
 
     Errors are raised by them, not printed, and pass.

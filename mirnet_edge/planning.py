@@ -54,7 +54,7 @@ _BARRIERS = ("mean", "amax", "max", "sum", "_softmax", "upsample_bilinear2d", "a
 
 
 @dataclass(frozen=True)
-class Step:
+class GraphStep:
     """One operation of the graph on one frame."""
 
     kind: str
@@ -66,10 +66,10 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Cost:
+class NetworkCost:
     """One frame through a network."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[GraphStep, ...]
     weights: int
     """How many numbers it learned."""
     height: int
@@ -90,7 +90,7 @@ class Cost:
         return 3 * max((step.values for step in self.steps), default=0)
 
 
-def cost_of(network: nn.Module, height: int, width: int) -> Cost:
+def cost_of(network: nn.Module, height: int, width: int) -> NetworkCost:
     """Return what one frame costs in a network's deployed form.
 
     Args:
@@ -106,7 +106,7 @@ def cost_of(network: nn.Module, height: int, width: int) -> Cost:
     with _Recorder() as recorder, torch.no_grad():
         deployed(torch.empty(1, 3, tall, wide, device="meta"))
     weights = sum(parameter.numel() for parameter in network.parameters())
-    return Cost(tuple(recorder.steps), weights, height, width)
+    return NetworkCost(tuple(recorder.steps), weights, height, width)
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
@@ -114,7 +114,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
-        self.steps: list[Step] = []
+        self.steps: list[GraphStep] = []
 
     def __torch_dispatch__(
         self,
@@ -129,7 +129,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
             tensors = [one for one in tree_leaves((args, given)) if isinstance(one, Tensor)]
             values = sum(one.numel() for one in tensors)
             is_barrier = kind == "convolution" or kind in _BARRIERS
-            self.steps.append(Step(kind, _macs(kind, args, given), values, not is_barrier))
+            self.steps.append(GraphStep(kind, _macs(kind, args, given), values, not is_barrier))
         return given
 
 
@@ -145,13 +145,13 @@ def _macs(kind: str, args: Sequence[Any], given: Any) -> int:  # noqa: ANN401  #
     return 0
 
 
-def tflops_for(cost: Cost, fps: float) -> float:
+def tflops_for(cost: NetworkCost, fps: float) -> float:
     """Return the rate that so many frames a second take, in TFLOP/s (a multiply-add is two)."""
     return 2e-12 * cost.macs * fps if math.isfinite(fps) else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
-class Device:
+class DeviceSpec:
     """A device's best rates."""
 
     name: str
@@ -197,8 +197,8 @@ _NO_RTX = "TensorRT-RTX does not run on it"
 def _row(  # the columns of the table below, in its order
     name: str, title: str, fp32: float, fp16: float, int8: float, bandwidth: float, memory: float,
     source: str, note: str = "", *, is_gpu: bool = True,
-) -> Device:  # fmt: skip
-    return Device(
+) -> DeviceSpec:  # fmt: skip
+    return DeviceSpec(
         name=name, title=title, fp32_tflops=fp32, fp16_tflops=fp16, int8_tops=int8,
         bandwidth_gbs=bandwidth, memory_gib=memory, source=source, note=note, is_gpu=is_gpu,
     )  # fmt: skip
@@ -248,7 +248,7 @@ _ALL = (
 DEVICES = {device.name: device for device in _ALL}
 
 
-def device_of(name: str) -> Device:
+def device_of(name: str) -> DeviceSpec:
     """Return the device of that name.
 
     Raises:
@@ -264,18 +264,18 @@ def device_of(name: str) -> Device:
 _SIDE, _COPIED_MIB, _ROUNDS = 768, 64, 7
 
 
-def device_here(clock: Callable[[], float] = time.perf_counter) -> Device:
+def device_here(clock: Callable[[], float] = time.perf_counter) -> DeviceSpec:
     """Return this machine: fp32 by a matrix product, bandwidth by a copy, medians of some rounds.
 
     INT8 and bf16 are put at the multiple of fp32 that the instruction sets allow.
     """
-    probe = Probe(clock)
+    probe = SpeedProbe(clock)
     for _ in range(_ROUNDS):
         probe.measure()
     return probe.device()
 
 
-class Probe:
+class SpeedProbe:
     """Measures the two rates, one round at a time, so that it can take turns with other work."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -298,13 +298,13 @@ class Probe:
         self.tflops.append(2e-12 * _SIDE**3 / (middle - begun))
         self.gigabytes.append(2e-9 * self._source.nbytes / (done - middle))
 
-    def device(self) -> Device:
+    def device(self) -> DeviceSpec:
         """Return the machine by the medians so far."""
         facts = machine.describe()
         fp32 = float(np.median(self.tflops))
         known = set(facts.instructions)
         has_amx, has_vnni = "amx_int8" in known, bool({"avx512_vnni", "avx_vnni"} & known)
-        return Device(
+        return DeviceSpec(
             name="here",
             title=f"{facts.processor}, {facts.cores} cores",
             fp32_tflops=fp32,
@@ -330,7 +330,7 @@ _RUNTIME_MIB = {True: 500, False: 150}
 
 
 @dataclass(frozen=True)
-class Shares:
+class EfficiencyShares:
     """Which parts of a device's best rates are reached."""
 
     arithmetic: float
@@ -340,20 +340,20 @@ class Shares:
     fuses: bool
 
 
-GPU_BEST = Shares(0.55, 0.85, 2.0, fuses=True)
-GPU_WORST = Shares(0.12, 0.45, 6.0, fuses=False)
-CPU_BEST = Shares(0.95, 1.0, 5.0, fuses=True)
-CPU_WORST = Shares(0.45, 0.5, 20.0, fuses=False)
+GPU_BEST = EfficiencyShares(0.55, 0.85, 2.0, fuses=True)
+GPU_WORST = EfficiencyShares(0.12, 0.45, 6.0, fuses=False)
+CPU_BEST = EfficiencyShares(0.95, 1.0, 5.0, fuses=True)
+CPU_WORST = EfficiencyShares(0.45, 0.5, 20.0, fuses=False)
 # Where the rates themselves were measured. Set so that the middle of the range is what OpenVINO
 # took for three networks that benchmarks/plan.py calls calibrated; six others are within 1.2.
-MEASURED_WORST = Shares(0.85, 0.95, 10.5, fuses=False)
+MEASURED_WORST = EfficiencyShares(0.85, 0.95, 10.5, fuses=False)
 
 
 @dataclass(frozen=True)
-class Prediction:
+class LatencyPrediction:
     """What a network likely does on a device. Predicted, not measured."""
 
-    device: Device
+    device: DeviceSpec
     precision: Precision
     best_ms: float
     worst_ms: float
@@ -388,14 +388,16 @@ class Prediction:
         return self.memory_mib < 768 * self.device.memory_gib
 
 
-def predict(cost: Cost, device: Device, precision: Precision, fps: float) -> Prediction:
+def predict(
+    cost: NetworkCost, device: DeviceSpec, precision: Precision, fps: float
+) -> LatencyPrediction:
     """Return the range for one frame on a device."""
     best, worst = (GPU_BEST, GPU_WORST) if device.is_gpu else (CPU_BEST, CPU_WORST)
     if device.is_measured:
         worst = MEASURED_WORST
     size = _BYTES_OF[precision]
     activations = max(size, 2 if device.is_gpu else 4) * cost.peak_values
-    return Prediction(
+    return LatencyPrediction(
         device=device,
         precision=precision,
         best_ms=time_ms(cost, device, precision, best),
@@ -406,7 +408,9 @@ def predict(cost: Cost, device: Device, precision: Precision, fps: float) -> Pre
     )
 
 
-def time_ms(cost: Cost, device: Device, precision: Precision, shares: Shares) -> float:
+def time_ms(
+    cost: NetworkCost, device: DeviceSpec, precision: Precision, shares: EfficiencyShares
+) -> float:
     """Return what one frame takes with certain shares of the device's rates."""
     flops = 1e12 * device.tflops(precision) * shares.arithmetic
     traffic = 1e9 * device.bandwidth_gbs * shares.bandwidth
@@ -416,7 +420,7 @@ def time_ms(cost: Cost, device: Device, precision: Precision, shares: Shares) ->
     return 1e3 * seconds + 1e-3 * shares.step_us * len(steps)
 
 
-def verdict(name: str, cost: Cost, prediction: Prediction) -> str:
+def describe_prediction(name: str, cost: NetworkCost, prediction: LatencyPrediction) -> str:
     """Return in one sentence whether a network can do what is asked on a device."""
     device, fps = prediction.device, prediction.fps
     what = f"{name} at {cost.width}x{cost.height}"
@@ -438,7 +442,7 @@ def verdict(name: str, cost: Cost, prediction: Prediction) -> str:
     return f"{what} {word} {fps:g} fps on {device.title}: likely {_range(prediction)} fps"
 
 
-def _range(prediction: Prediction) -> str:
+def _range(prediction: LatencyPrediction) -> str:
     return f"{rate_text(prediction.worst_fps)} to {rate_text(prediction.best_fps)}"
 
 
@@ -453,20 +457,20 @@ _FULL = ("mirnet", "mirnet-v2")
 
 
 @dataclass(frozen=True)
-class Answer:
+class DevicePlan:
     """One device: the prediction in every precision, and the sentence."""
 
-    device: Device
-    predictions: tuple[Prediction, ...]
-    best: Prediction
+    device: DeviceSpec
+    predictions: tuple[LatencyPrediction, ...]
+    best: LatencyPrediction
     sentence: str
     instead: str
     """What to take where it does not do; empty where it does."""
 
 
-def plan(
+def plan_network(
     weights: str, devices: Sequence[str], height: int, width: int, fps: float
-) -> tuple[Cost, list[Answer]]:
+) -> tuple[NetworkCost, list[DevicePlan]]:
     """Return what one frame costs and an answer per device. All of it is predicted.
 
     Args:
@@ -485,20 +489,20 @@ def plan(
     if min(height, width) < 1 or not fps > 0:
         raise OptionError(f"size and rate must be positive, found {width}x{height} at {fps:g} fps")
     require("torch", "predicting from weights")
-    chosen = _chosen(devices)
+    chosen = _choose_devices(devices)
     cost = _cost(weights, height, width)
     instead = _cost("shipped:low-light", height, width)
-    return cost, [_answer(weights, cost, device, fps, instead) for device in chosen]
+    return cost, [_plan_device(weights, cost, device, fps, instead) for device in chosen]
 
 
-def _chosen(names: Sequence[str]) -> list[Device]:
+def _choose_devices(names: Sequence[str]) -> list[DeviceSpec]:
 
     if list(names) == ["all"]:
         return list(DEVICES.values())
     return [device_here() if name == "here" else device_of(name) for name in names]
 
 
-def _cost(weights: str, height: int, width: int) -> Cost:
+def _cost(weights: str, height: int, width: int) -> NetworkCost:
 
     return cost_of(_network(weights), height, width)
 
@@ -520,7 +524,9 @@ def _network(weights: str) -> Any:  # noqa: ANN401  # networks have no type in c
     return checkpoints.load(weights).model
 
 
-def _answer(name: str, cost: Cost, device: Device, fps: float, instead: Cost) -> Answer:
+def _plan_device(
+    name: str, cost: NetworkCost, device: DeviceSpec, fps: float, instead: NetworkCost
+) -> DevicePlan:
     predictions = tuple(predict(cost, device, precision, fps) for precision in _PRECISIONS)
     # fp16 keeps the quality wherever a GPU is; INT8 is for those that need it
     usual = predictions[1 if device.is_gpu else 0]
@@ -537,4 +543,4 @@ def _answer(name: str, cost: Cost, device: Device, fps: float, instead: Cost) ->
         else:
             quarter = rate_text(best.best_fps * 4)
             advice = f"halve both sides: a quarter of the work, {quarter} fps at best"
-    return Answer(device, predictions, best, verdict(what, cost, best), advice)
+    return DevicePlan(device, predictions, best, describe_prediction(what, cost, best), advice)

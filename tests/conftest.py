@@ -48,7 +48,7 @@ def _graph(io, size, gain, scale):
     tall, wide = (scale * height, scale * width) if size else ("tall", "wide")
     enlarged = [count, 3, tall, wide] if floating else [count, tall, wide, 3]
     kind = TensorProto.FLOAT if floating else TensorProto.UINT8
-    # a 3x3 kernel, so that it has what real graphs have: neighbours and a border
+    # a 3x3 kernel, so that it has what real graphs have: neighbors and a border
     kernel = np.zeros((3, 3, 3, 3), np.float32)
     kernel[range(3), range(3), 1, 1] = gain
     constants = {"scale": np.float32(1 / 255), "full": np.float32(255), "kernel": kernel}
@@ -142,17 +142,18 @@ def make_graph():
 def make_mode():
     """Return a mode of a manifest: make_mode("openvino:fp32", p50_ms=3.0)."""
 
-    def make(name, *, p50_ms=None, adopted=True, reason="said the gate", graph="fp32"):
+    def make(name, *, p50_ms=None, accepted=True, reason="said the gate", graph="fp32"):
         backend, _, precision = name.partition(":")
         latency = None
         if p50_ms is not None:
-            latency = manifest.Latency(
+            latency = manifest.LatencyFacts(
                 p50_ms=p50_ms, p95_ms=p50_ms, ratio_to_fp32=1.0, height=8, width=8, runs=1,
                 samples_ms=[p50_ms],
             )  # fmt: skip
-        return manifest.Mode(
+        return manifest.Configuration(
             name=name, backend=backend, precision=precision, graph=graph, against_fp32=None,
-            against_truth=None, truth_drop_db=None, latency=latency, adopted=adopted, reason=reason,
+            against_truth=None, truth_drop_db=None, latency=latency, accepted=accepted,
+            reason=reason,
         )  # fmt: skip
 
     return make
@@ -185,13 +186,13 @@ def make_bundle(tmp_path, make_graph, make_mode):
             calibration=None,
             gate=manifest.GateFacts(max_drop_db=0.1, images=1, references=0, source="test"),
             graphs=[
-                manifest.Graph(
+                manifest.GraphFacts(
                     name="fp32", precision="fp32", targets=["cpu"], onnx=graph, kept=kept,
                     against_fp32=None, against_truth=None, truth_drop_db=None,
                 )
             ],
             modes=modes if modes is not None else [make_mode("onnxruntime:fp32", p50_ms=1.0)],
-            default_mode=default,
+            default_configuration=default,
             machine=manifest.MachineFacts(
                 processor="test", cores=1, instructions=[], system="test", python="3"
             ),

@@ -36,11 +36,11 @@ def change(make_bundle):
 def test_what_is_written_is_read_again(make_bundle, make_mode):
     modes = [
         make_mode("openvino:int8", p50_ms=1.25),
-        make_mode("torch:bf16", adopted=False, reason='lost "0.3" dB · naïve'),
+        make_mode("torch:bf16", accepted=False, reason='lost "0.3" dB · naïve'),
     ]
     folder = make_bundle(modes=modes, size=(8, 12))
     read = read_manifest(folder)
-    assert read.modes == modes
+    assert read.configurations == modes
     assert read.image.size == (8, 12)
     assert to_json(read) == (folder / FILE_NAME).read_bytes()
 
@@ -54,18 +54,20 @@ def test_the_same_manifest_gives_the_same_text_with_one_end(make_bundle):
 def test_a_manifest_is_not_changed_in_memory(make_bundle):
     read = read_manifest(make_bundle())
     with pytest.raises(ValidationError, match="frozen"):
-        read.default_mode = "another"
+        read.default_configuration = "another"
 
 
 def test_graphs_and_modes_are_found_by_name(make_bundle, make_mode):
     read = read_manifest(make_bundle(modes=[make_mode("openvino:int8"), make_mode("torch:fp32")]))
     assert read.graph("fp32") is read.graphs[0]
-    assert read.mode("torch:fp32") is read.modes[1]
+    assert read.configuration("torch:fp32") is read.configurations[1]
     with pytest.raises(BundleError, match=r"no graph 'int8'; it has fp32\. Export again with it"):
         read.graph("int8")
-    says = r"no mode 'openvino:fp16'; it has openvino:int8, torch:fp32\. Export again with it"
+    says = (
+        r"no configuration 'openvino:fp16'; it has openvino:int8, torch:fp32\. Export again with it"
+    )
     with pytest.raises(BundleError, match=says):
-        read.mode("openvino:fp16")
+        read.configuration("openvino:fp16")
 
 
 # reading
@@ -84,7 +86,7 @@ def test_a_folder_without_manifest_is_told_how_to_get_one(tmp_path):
 def test_what_a_killed_export_moved_aside_is_put_back(make_bundle):
     folder = make_bundle()
     folder.rename(folder.with_name(".bundle.former"))
-    assert read_manifest(folder).default_mode == "onnxruntime:fp32"
+    assert read_manifest(folder).default_configuration == "onnxruntime:fp32"
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def test_json_that_is_no_manifest_has_no_version(content, tmp_path):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None, [1]])
+@pytest.mark.parametrize("version", [0, 3, "1", True, None, [1]])
 def test_another_schema_is_refused_before_its_content_is_judged(version, change):
     def edit(document):
         document["schema_version"] = version
@@ -125,8 +127,33 @@ def test_another_schema_is_refused_before_its_content_is_judged(version, change)
 
     with pytest.raises(BundleError) as raised:
         read_manifest(change(edit))
-    assert f"has schema version {version!r}; this program reads 1. Export" in str(raised.value)
+    assert f"has schema version {version!r}; this program reads 1 and 2. Export" in str(
+        raised.value
+    )
     assert "or use the mirnet-edge that made it" in str(raised.value)
+
+
+def test_a_manifest_of_schema_1_is_read_as_one_of_today(change):
+    present = {}
+
+    def edit(document):
+        present.update(json.loads(json.dumps(document)))
+        document["schema_version"] = 1
+        document["modes"] = document.pop("configurations")
+        document["default_mode"] = document.pop("default_configuration")
+        for mode in document["modes"]:
+            mode["adopted"] = mode.pop("accepted")
+
+    read = read_manifest(change(edit))
+    assert json.loads(to_json(read)) == present
+
+
+def test_a_key_and_its_former_name_are_not_both_taken(change):
+    def edit(document):
+        document["modes"] = document["configurations"]
+
+    with pytest.raises(BundleError, match="modes: Extra inputs are not permitted"):
+        read_manifest(change(edit))
 
 
 @dataclass(frozen=True)
@@ -143,16 +170,26 @@ _GONE = object()
 @pytest.mark.parametrize(
     "case",
     [
-        Edited("unknown key", ["colour"], "red", "colour: Extra inputs are not permitted"),
-        Edited("unknown key inside", ["modes", 0, "speed"], 1, r"modes\.0\.speed: Extra inputs"),
+        Edited("unknown key", ["color"], "red", "color: Extra inputs are not permitted"),
+        Edited(
+            "unknown key inside",
+            ["configurations", 0, "speed"],
+            1,
+            r"configurations\.0\.speed: Extra inputs",
+        ),
         Edited("missing", ["model", "task"], _GONE, r"model\.task: Field required"),
-        Edited("backend", ["modes", 0, "backend"], "cuda", r"modes\.0\.backend: .*'openvino'"),
+        Edited(
+            "backend",
+            ["configurations", 0, "backend"],
+            "cuda",
+            r"configurations\.0\.backend: .*'openvino'",
+        ),
         Edited("precision", ["graphs", 0, "precision"], "int4", r"graphs\.0\.precision: .*'fp32'"),
         Edited("multiple", ["image", "multiple"], 0, r"image\.multiple: .*greater than or equal"),
         Edited("size", ["image", "size"], [8], r"image\.size"),
         Edited("io", ["image", "io"], "bgr", r"image\.io: .*'uint8'"),
         Edited("bytes", ["model", "weights", "size_bytes"], -1, r"model\.weights\.size_bytes"),
-        Edited("no list", ["modes"], None, "modes: Input should be a valid list"),
+        Edited("no list", ["configurations"], None, "configurations: Input should be a valid list"),
     ],
     ids=lambda case: case.id,
 )

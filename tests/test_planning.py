@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.planning import DEVICES, Probe, device_of, plan, predict
+from mirnet_edge.planning import DEVICES, SpeedProbe, device_of, plan_network, predict
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_a_faster_device_is_predicted_faster(cost):
 
 
 def test_full_mirnet_cannot_be_live_on_orin_nano_and_the_family_can():
-    cost, (answer,) = plan("mirnet", ["orin-nano"], 360, 640, 25)
+    cost, (answer,) = plan_network("mirnet", ["orin-nano"], 360, 640, 25)
     assert cost.macs == pytest.approx(1.65e12, rel=0.05)
     assert not answer.best.can
     assert "full mirnet (papers' width) at 640x360 cannot reach 25 fps on Orin Nano" in (
@@ -104,31 +104,31 @@ def test_full_mirnet_cannot_be_live_on_orin_nano_and_the_family_can():
     )
     assert re.search(r"needs 8\d\.\d TFLOP/s", answer.sentence)
     assert answer.instead.startswith("take shipped:low-light")
-    _, (family,) = plan("shipped:low-light", ["orin-nano"], 360, 640, 25)
+    _, (family,) = plan_network("shipped:low-light", ["orin-nano"], 360, 640, 25)
     assert family.best.can
     assert "reaches 25 fps" in family.sentence
     assert family.instead == ""
 
 
 def test_what_does_not_fit_or_has_no_tensorrt_says_so(cost):
-    from mirnet_edge.planning import verdict
+    from mirnet_edge.planning import describe_prediction
 
     small = replace(DEVICES["orin-nano"], memory_gib=0.1)
-    assert "does not fit" in verdict("net", cost, predict(cost, small, "fp16", 25))
+    assert "does not fit" in describe_prediction("net", cost, predict(cost, small, "fp16", 25))
     xavier = predict(cost, DEVICES["xavier-nx"], "fp16", 25)
-    assert "JetPack 5 ends at TensorRT 8.5" in verdict("net", cost, xavier)
+    assert "JetPack 5 ends at TensorRT 8.5" in describe_prediction("net", cost, xavier)
 
 
 def test_an_unknown_device_or_size_is_one_line():
     with pytest.raises(OptionError, match=r"--device must be one of orin-nano.*found 'tpu'"):
         device_of("tpu")
     with pytest.raises(OptionError, match="must be positive"):
-        plan("shipped:low-light", ["t4"], 0, 640, 25)
+        plan_network("shipped:low-light", ["t4"], 0, 640, 25)
 
 
 def test_this_machine_is_measured_with_the_clock_it_is_given():
     times = iter(range(100))
-    probe = Probe(clock=lambda: float(next(times)))
+    probe = SpeedProbe(clock=lambda: float(next(times)))
     probe.measure()
     device = probe.device()
     assert device.fp32_tflops == pytest.approx(2e-12 * 768**3)

@@ -37,14 +37,14 @@ def _photo(path, seed, side=64):
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder with what a reader would have: a photo, night pictures, pairs to train on."""
+    """A folder with what a reader would have: a photo, night images, pairs to train on."""
     folder = tmp_path_factory.mktemp("reader")
     _photo(folder / "photo.jpg", 0)
-    for name in ("night-pictures", "lol", "my-camera/low", "my-camera/high"):
+    for name in ("night-images", "lol", "my-camera/low", "my-camera/high"):
         (folder / name).mkdir(parents=True)
     rows = ["low,high,scene,split"]
     for number in range(8):
-        _photo(folder / "night-pictures" / f"{number}.png", number)
+        _photo(folder / "night-images" / f"{number}.png", number)
         _photo(folder / "lol" / f"{number}.png", number)
         _photo(folder / "my-camera/low" / f"{number}.png", number)
         _photo(folder / "my-camera/high" / f"{number}.png", number)
@@ -66,7 +66,7 @@ def test_commands_and_python_run_as_written(workplace):
             [program, *arguments, *SHORTER.get(name, [])],
             cwd=workplace, capture_output=True, text=True, check=False,
         )  # fmt: skip
-        # 3: noise in place of pictures may cost a precision its adoption
+        # 3: noise in place of images may cost a precision its adoption
         assert done.returncode in (0, 3), f"{line}\n{done.stderr}"
     assert (workplace / "enhanced" / "photo.compare.png").is_file()
     for script, arguments in SCRIPTS.items():
@@ -96,7 +96,7 @@ def test_extras_that_are_named_exist():
         assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE), extra
 
 
-def test_links_and_pictures_exist():
+def test_links_and_images_exist():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
 

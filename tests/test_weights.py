@@ -1,4 +1,4 @@
-"""The weights that the package ships: each does its task, and leaves good pictures alone."""
+"""The weights that the package ships: each does its task, and leaves good images alone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from mirnet_edge import checkpoints
-from mirnet_edge.calibration.sets import builtin_set, fitted
+from mirnet_edge.calibration.sets import builtin_set, fit_sample
 from mirnet_edge.checkpoints.store import shipped_names
-from mirnet_edge.degradations import OldPhoto, old_photo
+from mirnet_edge.degradations import OldPhoto, age_photo
 from mirnet_edge.metrics import psnr
-from mirnet_edge.training.loop import restored
+from mirnet_edge.training.loop import restore_frames
 
 NAMES = ("denoise", "low-light", "low-light-nano", "old-photo", "super-resolution")
 # Mean gain in dB over what goes in, on the built-in set; what was measured less a tenth or more.
@@ -45,14 +45,14 @@ def test_a_file_is_small_and_its_task_has_a_built_in_set(shipped, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_bad_pictures_of_its_task_get_better(shipped, name):
+def test_bad_images_of_its_task_get_better(shipped, name):
     loaded = shipped[name]
     gains = []
     for whole in builtin_set(loaded.card.task).judging[::2]:
-        sample = fitted(whole, None, CUT)
+        sample = fit_sample(whole, None, CUT)
         scale = len(sample.reference) // len(sample.frame)
         before = _enlarged(sample.frame, sample.reference.shape[:2])
-        after = restored(loaded.model, sample.frame[None], scale)[0]
+        after = restore_frames(loaded.model, sample.frame[None], scale)[0]
         gains.append(_db(after, sample.reference) - _db(before, sample.reference))
     assert np.mean(gains) > GAIN_DB[loaded.card.task], gains
 
@@ -64,28 +64,28 @@ def _clean_photos():
     }
 
 
-def _colour(frame):
+def _color(frame):
     """Return how far the channels are from their mean, in levels."""
-    grey = frame.mean(2, keepdims=True)
-    return np.abs(frame - grey).max(2).mean()
+    gray = frame.mean(2, keepdims=True)
+    return np.abs(frame - gray).max(2).mean()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("photo", ["coffee", "chelsea"])
-def test_a_brown_print_of_a_grey_photo_loses_brown(shipped, photo):
-    brown = OldPhoto(colour_loss=1.0, sepia=0.6, fading=0.5, grain=10.0)
-    print_ = old_photo(_clean_photos()[photo], brown, np.random.default_rng(0))
-    after = restored(shipped["old-photo"].model, print_[None])[0]
-    # 0.4 and 0.6 of it are left; weights that saw no grey photos made it 1.2 times as brown
-    assert _colour(after) < 0.8 * _colour(print_)
+def test_a_brown_print_of_a_gray_photo_loses_brown(shipped, photo):
+    brown = OldPhoto(color_loss=1.0, sepia=0.6, fading=0.5, grain=10.0)
+    print_ = age_photo(_clean_photos()[photo], brown, np.random.default_rng(0))
+    after = restore_frames(shipped["old-photo"].model, print_[None])[0]
+    # 0.4 and 0.6 of it are left; weights that saw no gray photos made it 1.2 times as brown
+    assert _color(after) < 0.8 * _color(print_)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["denoise", "low-light"])
-def test_clean_well_lit_pictures_come_back_nearly_as_they_were(shipped, name):
+def test_clean_well_lit_images_come_back_nearly_as_they_were(shipped, name):
     loaded = shipped[name]
     values = []
     for photo in ("coffee", "chelsea"):
         clean = _clean_photos()[photo]
-        values.append(_db(restored(loaded.model, clean[None])[0], clean))
+        values.append(_db(restore_frames(loaded.model, clean[None])[0], clean))
     assert np.mean(values) > 28.0, values

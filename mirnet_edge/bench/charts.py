@@ -8,20 +8,20 @@ from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from mirnet_edge.bench.statistics import Mean, by_darkness, pareto
+from mirnet_edge.bench.statistics import QualityMean, by_darkness, pareto
 from mirnet_edge.runtime.measure import percentile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mirnet_edge.bench.record import Report, Row
+    from mirnet_edge.bench.record import Report, ReportRow
 
 CHARACTER = 6.6
 """How wide a letter is, in the drawing's own units."""
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """Values to places."""
 
     low: float
@@ -46,7 +46,7 @@ def steps(low: float, high: float, most: int) -> list[float]:
 
 
 def svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
-    """Return a drawing; its colours come from the page."""
+    """Return a drawing; its colors come from the page."""
     head = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}">'
     return f"{head}{''.join(parts)}</svg>"
 
@@ -57,7 +57,7 @@ def stylesheet(name: str) -> str:
 
 
 def standalone(drawing: str) -> bytes:
-    """Return a drawing as a file of its own, with its colours, light and dark, and a ground."""
+    """Return a drawing as a file of its own, with its colors, light and dark, and a ground."""
     head, _, rest = drawing.partition(">")
     width, height = head.partition('viewBox="0 0 ')[2].partition('"')[0].split()
     return (
@@ -71,26 +71,26 @@ _LABEL_HEIGHT = 15.0
 
 
 @dataclass(frozen=True)
-class Point:
-    """A row in the picture of quality against time."""
+class ParetoPoint:
+    """A row in the image of quality against time."""
 
     name: str
     css: str
-    """The class that colours it."""
+    """The class that colors it."""
     p50_ms: float
     psnr_db: float
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A row in the picture of times."""
+class LatencySpread:
+    """A row in the image of times."""
 
     name: str
     css: str
     samples_ms: Sequence[float]
 
 
-def pareto_chart(points: Sequence[Point], width: int, height: int, *, numbered: bool) -> str:
+def pareto_chart(points: Sequence[ParetoPoint], width: int, height: int, *, numbered: bool) -> str:
     """Return dB against ms, the points that no other beats joined by a line.
 
     Args:
@@ -103,7 +103,7 @@ def pareto_chart(points: Sequence[Point], width: int, height: int, *, numbered: 
     across = _log_scale([one.p50_ms for one in points], left, width - right)
     levels = [one.psnr_db for one in points]
     edge = max(0.5, 0.08 * (max(levels) - min(levels)))
-    up = Scale(min(levels) - edge, max(levels) + edge, height - bottom, top)
+    up = AxisScale(min(levels) - edge, max(levels) + edge, height - bottom, top)
     parts = [_time_axis(across, height - bottom, top)]
     for level in steps(up.low, up.high, 6):
         parts.append(f'<path class="grid" d="M{left} {up(level):.1f}H{width - right}"/>')
@@ -136,7 +136,7 @@ def pareto_chart(points: Sequence[Point], width: int, height: int, *, numbered: 
     return svg(width, height, "Quality against time", parts)
 
 
-def spread_chart(spreads: Sequence[Spread], width: int, *, narrow: bool) -> str:
+def spread_chart(spreads: Sequence[LatencySpread], width: int, *, narrow: bool) -> str:
     """Return every run of every row as a dot on one scale of time, quartiles and median marked.
 
     Args:
@@ -173,13 +173,13 @@ def spread_chart(spreads: Sequence[Spread], width: int, *, narrow: bool) -> str:
     return svg(width, height, "Times of every run", parts)
 
 
-def _log_scale(values: Sequence[float], start: float, end: float) -> Scale:
+def _log_scale(values: Sequence[float], start: float, end: float) -> AxisScale:
     low, high = math.log10(min(values)), math.log10(max(values))
     edge = max(0.05, 0.04 * (high - low))
-    return Scale(low - edge, high + edge, start, end)
+    return AxisScale(low - edge, high + edge, start, end)
 
 
-def _time_axis(across: Scale, bottom: float, top: float) -> str:
+def _time_axis(across: AxisScale, bottom: float, top: float) -> str:
     parts = []
     marks = [
         digit * 10.0**power
@@ -235,12 +235,12 @@ _GAP = 14.0  # between two lines of text
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """A row."""
 
     name: str
     css: str
-    """The class that colours it."""
+    """The class that colors it."""
     points: Sequence[tuple[float, float]]
     """Of x and value, at least one, x rising."""
     note: str = ""
@@ -248,7 +248,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Axes:
+class ChartAxes:
     """What a drawing is of."""
 
     title: str
@@ -265,7 +265,7 @@ class Axes:
 
 
 def line_chart(
-    lines: Sequence[Line], axes: Axes, width: float, height: float, *, numbered: bool
+    lines: Sequence[ChartLine], axes: ChartAxes, width: float, height: float, *, numbered: bool
 ) -> str:
     """Return lines with their names at their right ends.
 
@@ -284,10 +284,10 @@ def line_chart(
     right = width - 30.0 - CHARACTER * min(max(map(len, names)), 52)
     first, last = axes.ticks[0][0], axes.ticks[-1][0]
     # one bin alone stands in the middle
-    across = Scale(first, last, _LEFT + 14, right) if last > first else None
+    across = AxisScale(first, last, _LEFT + 14, right) if last > first else None
     values = [value for one in lines for _, value in one.points]
     room = max(axes.edge, 0.08 * (max(values) - min(values)))
-    up = Scale(min(values) - room, max(values) + room, height - _BOTTOM, _TOP)
+    up = AxisScale(min(values) - room, max(values) + room, height - _BOTTOM, _TOP)
 
     def place_of(x: float, value: float) -> tuple[float, float]:
         return (across(x) if across else (_LEFT + right) / 2), up(value)
@@ -311,7 +311,7 @@ def line_chart(
     levels = _apart([y for _, y in ends], _TOP, height - _BOTTOM)
     # ours above the others
     order = sorted(range(len(lines)), key=lambda place: lines[place].css == "bundle")
-    parts += [_drawn(lines[place], axes, [place_of(*one) for one in lines[place].points])
+    parts += [_draw_lines(lines[place], axes, [place_of(*one) for one in lines[place].points])
               for place in order]  # fmt: skip
     for name, (x, y), level in zip(names, ends, levels, strict=True):
         parts.append(
@@ -321,7 +321,7 @@ def line_chart(
     return svg(width, height, axes.title, parts)
 
 
-def _drawn(line: Line, axes: Axes, places: Sequence[tuple[float, float]]) -> str:
+def _draw_lines(line: ChartLine, axes: ChartAxes, places: Sequence[tuple[float, float]]) -> str:
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     dots = "".join(
         f'<circle class="point {line.css}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>'
@@ -346,7 +346,7 @@ def _apart(wished: Sequence[float], top: float, bottom: float) -> list[float]:
     return found
 
 
-def bins_of(report: Report, pairs: str) -> list[tuple[Row, dict[str, Mean]]]:
+def bins_of(report: Report, pairs: str) -> list[tuple[ReportRow, dict[str, QualityMean]]]:
     """Return each row's means by darkness on one set, the darkest first."""
     return [
         (row, by_darkness(quality))
@@ -362,27 +362,27 @@ def darkness_chart(report: Report, pairs: str, css: dict[str, str], *, narrow: b
     Args:
         report: What was measured.
         pairs: The set.
-        css: The class that colours each kind of row.
+        css: The class that colors each kind of row.
         narrow: For phones: numbers where names have no room.
     """
     found = [(row, bins) for row, bins in bins_of(report, pairs) if bins]
     labels = list(dict.fromkeys(label for _, bins in found for label in bins))
     if not labels:
         return ""
-    counts = {label: bins[label].pictures for _, bins in found for label in bins}
+    counts = {label: bins[label].images for _, bins in found for label in bins}
     lines = [
-        Line(
+        ChartLine(
             row.name,
             css[row.kind],
             [(float(labels.index(label)), mean.psnr_db) for label, mean in bins.items()],
         )
         for row, bins in found
     ]
-    axes = Axes(
+    axes = ChartAxes(
         title=f"Quality by darkness, {pairs}",
         caption="PSNR in dB, higher is better",
         ticks=[
-            (float(place), label if narrow else f"{label}: {_pictures(counts[label])}")
+            (float(place), label if narrow else f"{label}: {_image_counts(counts[label])}")
             for place, label in enumerate(labels)
         ],
         below="mean luma of what went in",
@@ -394,5 +394,5 @@ def darkness_chart(report: Report, pairs: str, css: dict[str, str], *, narrow: b
     return line_chart(lines, axes, width, height, numbered=narrow)
 
 
-def _pictures(count: int) -> str:
-    return "1 picture" if count == 1 else f"{count} pictures"
+def _image_counts(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"

@@ -1,7 +1,7 @@
 """Classical restoration, a few lines each over a library: what a network must beat to be worth it.
 
 Each takes a frame, (H, W, 3) uint8 RGB, and gives one; parameters are those their papers or
-OpenCV's documentation recommend, not tuned to any picture.
+OpenCV's documentation recommend, not tuned to any image.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def gamma(frame: Frame) -> Frame:
     return brightened
 
 
-def equalised(frame: Frame) -> Frame:
-    """Equalise the histogram of the lightness, in YCrCb."""
+def equalize_histogram(frame: Frame) -> Frame:
+    """Equalize the histogram of the lightness, in YCrCb."""
     import cv2
 
     levels = cv2.cvtColor(frame, cv2.COLOR_RGB2YCrCb)
@@ -74,7 +74,7 @@ def equalised(frame: Frame) -> Frame:
 
 
 def clahe(frame: Frame) -> Frame:
-    """Equalise the lightness by tiles with limited contrast, in Lab (Zuiderveld, 1994)."""
+    """Equalize the lightness by tiles with limited contrast, in Lab (Zuiderveld, 1994)."""
     import cv2
 
     levels = cv2.cvtColor(frame, cv2.COLOR_RGB2LAB)
@@ -88,7 +88,7 @@ def single_scale_retinex(frame: Frame) -> Frame:
 
 
 def retinex(frame: Frame) -> Frame:
-    """Multi-scale Retinex with colour restoration left out (Jobson et al., IEEE TIP 1997)."""
+    """Multi-scale Retinex with color restoration left out (Jobson et al., IEEE TIP 1997)."""
     return _retinex(frame, (15.0, 80.0, 250.0))
 
 
@@ -106,14 +106,14 @@ def _retinex(frame: Frame, scales: tuple[float, ...]) -> Frame:
 
 
 def median(frame: Frame) -> Frame:
-    """Return the median of each 3x3 neighbourhood, by channel."""
+    """Return the median of each 3x3 neighborhood, by channel."""
     import cv2
 
     return np.asarray(cv2.medianBlur(np.ascontiguousarray(frame), 3), np.uint8)
 
 
 def adaptive_wiener(frame: Frame) -> Frame:
-    """Keep of each 5x5 neighbourhood what exceeds the noise (Lee, IEEE TPAMI 1980).
+    """Keep of each 5x5 neighborhood what exceeds the noise (Lee, IEEE TPAMI 1980).
 
     The local mean, plus the deviation from it times the share of the local variance that is not
     noise; the noise is estimated from the whole frame.
@@ -128,7 +128,7 @@ def adaptive_wiener(frame: Frame) -> Frame:
 
 
 def fuzzy_impulse(frame: Frame) -> Frame:
-    """Bring pixels to the median of their neighbours as far as they look like impulses.
+    """Bring pixels to the median of their neighbors as far as they look like impulses.
 
     The membership "impulse" rises from 0 to 1 over the distance to the median of 3x3, as in
     Toh and Isa, "Noise adaptive fuzzy switching median filter", IEEE SPL 2010 (T1 10, T2 30).
@@ -158,7 +158,7 @@ def underwater(frame: Frame) -> Frame:
 
 
 def bilateral(frame: Frame) -> Frame:
-    """Smooth across neighbours that are alike (Tomasi and Manduchi, ICCV 1998)."""
+    """Smooth across neighbors that are alike (Tomasi and Manduchi, ICCV 1998)."""
     import cv2
 
     return np.asarray(cv2.bilateralFilter(np.ascontiguousarray(frame), 7, 50, 3), np.uint8)
@@ -206,7 +206,7 @@ def noise_level(frame: Frame) -> float:
 
 BASELINES = (
     Baseline("gamma", ("low-light",), gamma),
-    Baseline("histogram equalisation", ("low-light",), equalised),
+    Baseline("histogram equalization", ("low-light",), equalize_histogram),
     Baseline("CLAHE", ("low-light", "old-photo"), clahe),
     Baseline("single-scale Retinex", ("low-light",), single_scale_retinex),
     Baseline("multi-scale Retinex", ("low-light",), retinex),

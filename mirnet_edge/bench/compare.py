@@ -16,25 +16,25 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mirnet_edge.bench.measure import FEWEST_RUNS
-from mirnet_edge.bench.statistics import mean_of
+from mirnet_edge.bench.statistics import mean_quality
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.runtime.measure import p50
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mirnet_edge.bench.record import Report, Row, Timing
+    from mirnet_edge.bench.record import LatencyTiming, Report, ReportRow
 
 TOLERANCE = 0.05
 TOLERATED_DROP_DB = 0.05
 _RESAMPLES, _CONFIDENCE, _SEED = 4000, 0.95, 0
-_YARDSTICKS = ("rival", "baseline")
+_YARDSTICKS = ("competitor", "baseline")
 
 Outcome = Literal["slower", "faster", "noise", "gone"]
 
 
 @dataclass(frozen=True)
-class Change:
+class LatencyChange:
     """One row at one size in both reports."""
 
     name: str
@@ -52,7 +52,7 @@ class Change:
 
 @dataclass(frozen=True)
 class QualityChange:
-    """One row on one set of pictures in both reports."""
+    """One row on one set of images in both reports."""
 
     name: str
     pairs: str
@@ -65,10 +65,10 @@ class QualityChange:
 class Comparison:
     """What two reports say of each other."""
 
-    changes: tuple[Change, ...]
+    changes: tuple[LatencyChange, ...]
     quality: tuple[QualityChange, ...]
     machine_ratio: float | None
-    """How much slower rows ran that no change of ours touches: classical methods, rivals with
+    """How much slower rows ran that no change of ours touches: classical methods, competitors with
     the same bytes. None where both reports have none."""
     relative: bool
     """Whether ratios were divided by it."""
@@ -114,7 +114,7 @@ def compare(
     machine_ratio = _machine_ratio(old, new)
     if relative and machine_ratio is None:
         raise OptionError(
-            "--relative needs rivals or classical methods that both reports measured; found none"
+            "--relative needs competitors or baselines that both reports measured; found none"
         )
     divisor = machine_ratio if relative and machine_ratio is not None else 1.0
     yet = {row.name: row for row in new.rows}
@@ -125,7 +125,7 @@ def compare(
         elif key[0] in yet and not new.partial and key[1] in new.sizes:
             nothing = float("nan")
             changes.append(
-                Change(*key, p50(timing.samples_ms), None, nothing, nothing, nothing, "gone")
+                LatencyChange(*key, p50(timing.samples_ms), None, nothing, nothing, nothing, "gone")
             )
     if not changes:
         raise DataError(
@@ -158,18 +158,18 @@ def ratio_interval(old: Sequence[float], new: Sequence[float]) -> tuple[float, f
 
 
 def _change(
-    key: tuple[str, str], old: Timing, new: Timing, tolerance: float, divisor: float
-) -> Change:
+    key: tuple[str, str], old: LatencyTiming, new: LatencyTiming, tolerance: float, divisor: float
+) -> LatencyChange:
     before, after = p50(old.samples_ms), p50(new.samples_ms)
     low, high = (edge / divisor for edge in ratio_interval(old.samples_ms, new.samples_ms))
     outcome: Outcome = "noise"
     if min(len(old.samples_ms), len(new.samples_ms)) < FEWEST_RUNS:
-        return Change(*key, before, after, after / before / divisor, low, high, outcome)
+        return LatencyChange(*key, before, after, after / before / divisor, low, high, outcome)
     if low > 1.0 + tolerance:
         outcome = "slower"
     elif high < 1.0 / (1.0 + tolerance):
         outcome = "faster"
-    return Change(*key, before, after, after / before / divisor, low, high, outcome)
+    return LatencyChange(*key, before, after, after / before / divisor, low, high, outcome)
 
 
 def _machine_ratio(old: Report, new: Report) -> float | None:
@@ -199,12 +199,12 @@ def _quality_changes(old: Report, new: Report) -> list[QualityChange]:
     ]
 
 
-def _decibels(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
+def _decibels(rows: Sequence[ReportRow]) -> dict[tuple[str, str], float]:
     return {
         (row.name, quality.pairs): mean.psnr_db
         for row in rows
         for quality in row.quality
-        if (mean := mean_of(quality)) is not None
+        if (mean := mean_quality(quality)) is not None
     }
 
 
@@ -227,7 +227,7 @@ def _require_comparable(old: Report, new: Report) -> None:
             )
 
 
-def _timings(report: Report) -> dict[tuple[str, str], Timing]:
+def _timings(report: Report) -> dict[tuple[str, str], LatencyTiming]:
     return {(row.name, timing.size): timing for row in report.rows for timing in row.timings}
 
 

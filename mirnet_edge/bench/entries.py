@@ -1,9 +1,9 @@
 """Benchmark entries: bundles, baselines, competitor models; how each one is opened.
 
-Known are networks with one picture in and one out, NCHW float in [0, 1] or NHWC uint8, and two
+Known are networks with one image in and one out, NCHW float in [0, 1] or NHWC uint8, and two
 that need more:
 
-- Zero-DCE (Guo et al., CVPR 2020) gives 24 maps; the picture is brightened eight times by
+- Zero-DCE (Guo et al., CVPR 2020) gives 24 maps; the image is brightened eight times by
   x + a (x^2 - x), three maps each.
 - Bread (Guo and Hu, IJCV 2023) also takes `gamma` and `strength`, one number each.
 """
@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mirnet_edge.bench.blocked_layout import DOMAIN, replace_blocked_operators
 from mirnet_edge.bench.classical import baseline_named, baselines_for
-from mirnet_edge.bench.record import Row
+from mirnet_edge.bench.record import ReportRow
 from mirnet_edge.dependencies import available, require
 from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.files import sha256_of
@@ -40,11 +41,11 @@ if TYPE_CHECKING:
 
     from mirnet_edge.bench.classical import Baseline
     from mirnet_edge.images.contract import Frames
-    from mirnet_edge.manifest import Manifest, Mode
+    from mirnet_edge.manifest import Configuration, Manifest
     from mirnet_edge.runtime.runner import Runner
 
 logger = logging.getLogger(__name__)
-_PICTURE_AXES = 4
+_IMAGE_AXES = 4
 
 
 def count_macs(path: Path, height: int, width: int) -> int | None:
@@ -55,7 +56,7 @@ def count_macs(path: Path, height: int, width: int) -> int | None:
     then the figure is not known, and not zero.
 
     Args:
-        path: An ONNX file whose first input with four axes is the picture.
+        path: An ONNX file whose first input with four axes is the image.
         height: Of the frame.
         width: The same.
     """
@@ -85,7 +86,7 @@ def count_macs(path: Path, height: int, width: int) -> int | None:
 
 def _fix(value: onnx.ValueInfoProto, height: int, width: int) -> None:
     axes = value.type.tensor_type.shape.dim
-    if len(axes) != _PICTURE_AXES:
+    if len(axes) != _IMAGE_AXES:
         return
     channels_first = axes[1].dim_value == 3
     shape = (1, 3, height, width) if channels_first else (1, height, width, 3)
@@ -125,13 +126,13 @@ class FullMirnetRunner(TorchRunner):
         require("torch", "the row of full MIRNet")
         import torch
 
-        from mirnet_edge.checkpoints import Card, save
+        from mirnet_edge.checkpoints import ModelCard, save
         from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 
         torch.manual_seed(0)
         with tempfile.TemporaryDirectory() as folder:
             self.path = Path(folder) / "mirnet-random.safetensors"
-            save(MIRNet(MIRNetConfig()), self.path, Card())
+            save(MIRNet(MIRNetConfig()), self.path, ModelCard())
             super()._load()
 
 
@@ -146,28 +147,28 @@ def full_macs() -> int | None:
 
 
 # Bread's brightness factor and denoising strength. Neither is written in the file: of gamma 0.5,
-# 1, 1.3, 2.2 and strength 0, 0.05, 1 these gave the best PSNR on a LOL picture (2026-11).
+# 1, 1.3, 2.2 and strength 0, 0.05, 1 these gave the best PSNR on a LOL image (2026-11).
 EXTRA_INPUTS = {"gamma": 1.0, "strength": 0.05}
 _CURVES, _CHANNELS = 8, 3
-# What networks that halve the picture up to three times need; Bread fails on other sizes.
+# What networks that halve the image up to three times need; Bread fails on other sizes.
 _MULTIPLE = 8
 _EXPECTED = (
-    "expected one picture, NCHW float or NHWC uint8 with 3 channels, and of other inputs only "
+    "expected one image, NCHW float or NHWC uint8 with 3 channels, and of other inputs only "
     f"{' and '.join(EXTRA_INPUTS)}"
 )
 
 
-def open_rival(path: Path, *, threads: int | None = None) -> RivalRunner:
+def open_competitor(path: Path, *, threads: int | None = None) -> CompetitorRunner:
     """Return a runner for an ONNX file; `with` opens it.
 
     Raises:
         EngineError: Not an ONNX file, or one with other inputs or outputs.
     """
-    return RivalRunner(path, _contract_of(path), threads=threads)
+    return CompetitorRunner(path, _contract_of(path), threads=threads)
 
 
-class RivalRunner(OnnxRuntimeRunner):
-    """A rival in ONNX Runtime on the processor."""
+class CompetitorRunner(OnnxRuntimeRunner):
+    """A competitor in ONNX Runtime on the processor."""
 
     def __init__(self, path: Path, image: ImageContract, *, threads: int | None = None) -> None:
         """Remember what to open.
@@ -182,22 +183,31 @@ class RivalRunner(OnnxRuntimeRunner):
 
     def _load(self) -> None:
         super()._load()
-        picture, *others = _sorted_inputs(self._session)
-        self._input = picture.name
+        image, *others = _sorted_inputs(self._session)
+        self._input = image.name
         self._extra = {
             one.name: np.full([1] * len(one.shape), EXTRA_INPUTS[one.name], np.float32)
             for one in others
         }
 
+    def _model(self) -> str | bytes:
+        content = self.path.read_bytes()
+        if DOMAIN.encode() not in content:
+            return str(self.path)
+        import onnx
+
+        model = onnx.load_from_string(content)
+        return model.SerializeToString() if replace_blocked_operators(model) else str(self.path)
+
     def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
         given = np.asarray(self._session.run(None, {self._input: fed, **self._extra})[0])
         if self.image.io == "float" and given.shape[1] == _CURVES * _CHANNELS:
-            return brightened(fed, given)
+            return apply_zero_dce_curves(fed, given)
         return given
 
 
-def brightened(batch: NDArray[Any], curves: NDArray[Any]) -> NDArray[Any]:
-    """Return what Zero-DCE's maps make of a picture.
+def apply_zero_dce_curves(batch: NDArray[Any], curves: NDArray[Any]) -> NDArray[Any]:
+    """Return what Zero-DCE's maps make of an image.
 
     Args:
         batch: (N, 3, H, W) float32 in [0, 1].
@@ -216,25 +226,25 @@ def brightened(batch: NDArray[Any], curves: NDArray[Any]) -> NDArray[Any]:
 def _contract_of(path: Path) -> ImageContract:
     """Return what a file takes, after refusing what we cannot feed or read."""
     session = _session(path)
-    picture, *others = _sorted_inputs(session)
+    image, *others = _sorted_inputs(session)
     known = {
         ("tensor(float)", 1): "float",
         ("tensor(uint8)", 3): "uint8",
     }
-    places = [place for place, side in enumerate(picture.shape) if side == _CHANNELS]
-    io = next((known[picture.type, one] for one in places if (picture.type, one) in known), None)
+    places = [place for place, side in enumerate(image.shape) if side == _CHANNELS]
+    io = next((known[image.type, one] for one in places if (image.type, one) in known), None)
     strange = [one.name for one in others if one.name not in EXTRA_INPUTS]
-    if io is None or len(picture.shape) != 4 or strange:
-        raise EngineError(f"{path.name} takes {_told(session.get_inputs())}; {_EXPECTED}")
+    if io is None or len(image.shape) != 4 or strange:
+        raise EngineError(f"{path.name} takes {_describe_error(session.get_inputs())}; {_EXPECTED}")
     output = session.get_outputs()[0]
     channels = output.shape[1 if io == "float" else 3] if len(output.shape) == 4 else None
     wrong = isinstance(channels, int) and channels not in (_CHANNELS, _CURVES * _CHANNELS)
-    if output.type != picture.type or wrong:
+    if output.type != image.type or wrong:
         raise EngineError(
-            f"{path.name} gives {_told([output])}; expected a picture like the one it takes, or "
+            f"{path.name} gives {_describe_error([output])}; expected an image like its input, or "
             f"{_CURVES * _CHANNELS} curve maps"
         )
-    sides = picture.shape[2:] if io == "float" else picture.shape[1:3]
+    sides = image.shape[2:] if io == "float" else image.shape[1:3]
     fixed = tuple(sides) if all(isinstance(side, int) for side in sides) else None
     return ImageContract(
         io="float" if io == "float" else "uint8",
@@ -244,7 +254,7 @@ def _contract_of(path: Path) -> ImageContract:
 
 
 def _session(path: Path) -> Any:  # noqa: ANN401  # ONNX Runtime has no types
-    require("onnxruntime", "an ONNX rival")
+    require("onnxruntime", "an ONNX competitor")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -262,21 +272,21 @@ def _session(path: Path) -> Any:  # noqa: ANN401  # ONNX Runtime has no types
 
 
 def _sorted_inputs(session: Any) -> list[Any]:  # noqa: ANN401  # ONNX Runtime has no types
-    """Return a session's inputs, the picture first."""
+    """Return a session's inputs, the image first."""
     return sorted(session.get_inputs(), key=lambda one: one.name in EXTRA_INPUTS)
 
 
-def _told(tensors: list[Any]) -> str:
+def _describe_error(tensors: list[Any]) -> str:
     return ", ".join(
         f"{one.name} {one.type.removeprefix('tensor')} {tuple(one.shape)}" for one in tensors
     )
 
 
-Source = Literal["bundle", "rival", "baseline", "full mirnet"]
+Source = Literal["bundle", "competitor", "baseline", "full mirnet"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contestant:
+class BenchmarkEntry:
     """Someone to measure; cheap to make, and small enough to be told to another process."""
 
     source: Source
@@ -294,8 +304,8 @@ class Contestant:
         """
         if self.source == "bundle":
             return open_bundle(self.path, self.backend, self.precision, threads=self.threads)
-        if self.source == "rival":
-            return open_rival(Path(self.path), threads=self.threads)
+        if self.source == "competitor":
+            return open_competitor(Path(self.path), threads=self.threads)
         if self.source == "baseline":
             return BaselineRunner(baseline_named(self.path))
 
@@ -306,9 +316,9 @@ class Contestant:
         return json.dumps(asdict(self))
 
 
-def contestant_from(text: str) -> Contestant:
-    """Return the contestant that `told` gave."""
-    return Contestant(**json.loads(text))
+def entry_from_json(text: str) -> BenchmarkEntry:
+    """Return the entry that `told` gave."""
+    return BenchmarkEntry(**json.loads(text))
 
 
 class BaselineRunner:
@@ -342,9 +352,9 @@ class BaselineRunner:
         return np.stack([self._baseline.restore(frame) for frame in frames])
 
 
-def of_bundles(
+def bundle_entries(
     bundles: Sequence[Path], *, backends: Sequence[str] = (), threads: int | None = None
-) -> list[tuple[Contestant, Row]]:
+) -> list[tuple[BenchmarkEntry, ReportRow]]:
     """Return every mode of the bundles, with the facts of its row.
 
     Args:
@@ -364,39 +374,41 @@ def of_bundles(
     found = []
     for bundle, name in zip(bundles, names, strict=True):
         manifest = read_manifest(bundle)
-        modes = [mode for mode in manifest.modes if not backends or mode.backend in backends]
+        modes = [
+            mode for mode in manifest.configurations if not backends or mode.backend in backends
+        ]
         for mode in modes:
-            contestant = Contestant(
+            entry = BenchmarkEntry(
                 source="bundle",
                 path=str(bundle),
                 backend=mode.backend,
                 precision=mode.precision,
                 threads=threads,
             )
-            found.append((contestant, _row_of(mode, manifest, name)))
+            found.append((entry, _row_of(mode, manifest, name)))
         for backend in backends:
             if backend not in {mode.backend for mode in modes}:
-                contestant = Contestant(
+                entry = BenchmarkEntry(
                     source="bundle", path=str(bundle), backend=backend, threads=threads
                 )
-                found.append((contestant, _absent(backend, manifest, name)))
+                found.append((entry, _absent(backend, manifest, name)))
     return found
 
 
-def of_rivals(
-    rivals: Sequence[Path], task: str | None, *, threads: int | None = None
-) -> list[tuple[Contestant, Row]]:
-    """Return rivals with the facts of their rows.
+def competitor_entries(
+    competitors: Sequence[Path], task: str | None, *, threads: int | None = None
+) -> list[tuple[BenchmarkEntry, ReportRow]]:
+    """Return competitors with the facts of their rows.
 
     Raises:
         EngineError: One is missing, or of a kind that we cannot feed; before anything is measured.
     """
     found = []
-    for path in rivals:
-        open_rival(path)
-        row = Row(
+    for path in competitors:
+        open_competitor(path)
+        row = ReportRow(
             name=path.stem,
-            kind="rival",
+            kind="competitor",
             task=task,
             backend="onnxruntime",
             precision="fp32",
@@ -406,14 +418,16 @@ def of_rivals(
             bytes_on_disk=path.stat().st_size,
             macs_640x480=count_macs(path, 480, 640),
         )
-        found.append((Contestant(source="rival", path=str(path), threads=threads), row))
+        found.append((BenchmarkEntry(source="competitor", path=str(path), threads=threads), row))
     names = [row.name for _, row in found]
     if len(set(names)) < len(names):
-        raise EngineError(f"two rivals have one name ({', '.join(names)}); rename one")
+        raise EngineError(f"two competitors have one name ({', '.join(names)}); rename one")
     return found
 
 
-def of_baselines(names: Sequence[str] | None, task: str | None) -> list[tuple[Contestant, Row]]:
+def baseline_entries(
+    names: Sequence[str] | None, task: str | None
+) -> list[tuple[BenchmarkEntry, ReportRow]]:
     """Return classical methods with the facts of their rows.
 
     Args:
@@ -429,8 +443,8 @@ def of_baselines(names: Sequence[str] | None, task: str | None) -> list[tuple[Co
         chosen = [baseline_named(name) for name in names]
     return [
         (
-            Contestant(source="baseline", path=one.name),
-            Row(
+            BenchmarkEntry(source="baseline", path=one.name),
+            ReportRow(
                 name=one.name,
                 kind="baseline",
                 task=task,
@@ -443,26 +457,26 @@ def of_baselines(names: Sequence[str] | None, task: str | None) -> list[tuple[Co
     ]
 
 
-def _row_of(mode: Mode, manifest: Manifest, name: str) -> Row:
+def _row_of(mode: Configuration, manifest: Manifest, name: str) -> ReportRow:
     file = manifest.model.weights if mode.backend == "torch" else manifest.graph(mode.graph).onnx
-    return Row(
+    return ReportRow(
         name=f"{name} {mode.name}",
         kind="bundle",
         task=manifest.model.task,
         backend=mode.backend,
         precision=mode.precision,
         state="measured",
-        note="" if mode.adopted else f"not adopted by the gate: {mode.reason}",
+        note="" if mode.accepted else f"not accepted by the gate: {mode.reason}",
         sha256=file.sha256,
         bytes_on_disk=file.size_bytes,
         macs_640x480=manifest.model.macs_640x480,
-        adopted=mode.adopted,
+        accepted=mode.accepted,
     )
 
 
-def _absent(backend: str, manifest: Manifest, name: str) -> Row:
-    known = ", ".join(mode.name for mode in manifest.modes)
-    return Row(
+def _absent(backend: str, manifest: Manifest, name: str) -> ReportRow:
+    known = ", ".join(mode.name for mode in manifest.configurations)
+    return ReportRow(
         name=f"{name} {backend}",
         kind="bundle",
         task=manifest.model.task,

@@ -6,48 +6,48 @@ import datetime
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from mirnet_edge.bench import entries, telemetry
-from mirnet_edge.bench.entries import NOTE, Contestant, full_macs
+from mirnet_edge.bench.entries import NOTE, BenchmarkEntry, full_macs
 from mirnet_edge.bench.measure import (
     LOOP_S,
-    Endured,
-    Method,
-    Pace,
     Progress,
-    endure,
+    SustainedRun,
+    SustainedSchedule,
+    TimingMethod,
     measure_cold,
-    sustained_pace,
+    run_sustained,
+    sustained_schedule,
     time_in_turns,
     timing_frame,
 )
 from mirnet_edge.bench.quality import (
     BUILT_IN,
     STILL,
-    Findings,
-    Seen,
+    FlickerMeasurement,
+    QualityMeasurement,
     built_in_clip,
+    find_pair_sources,
     measure_flicker,
     measure_quality,
-    sources_of,
 )
-from mirnet_edge.bench.record import Report, Row, Settings
+from mirnet_edge.bench.record import BenchmarkSettings, Report, ReportRow
 from mirnet_edge.bench.telemetry import MachineSensors, open_sensors
 from mirnet_edge.errors import EngineError, MirnetEdgeError, OptionError
 from mirnet_edge.files import read_toml
 from mirnet_edge.images.contract import size_text
-from mirnet_edge.manifest import Document, read_manifest
+from mirnet_edge.manifest import StrictDocument, read_manifest
 from mirnet_edge.runtime import machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mirnet_edge.bench.measure import Cold
-    from mirnet_edge.bench.quality import Clip, Source
-    from mirnet_edge.bench.record import Part
+    from mirnet_edge.bench.measure import ColdStart
+    from mirnet_edge.bench.quality import BenchmarkClip, PairSource
+    from mirnet_edge.bench.record import SustainedPart
     from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
 
@@ -55,8 +55,8 @@ _FOLDER = Path("benchmarks/suites")
 _SUFFIX = ".toml"
 
 
-class PairsEntry(Document):
-    """Pictures to measure quality on."""
+class PairSetEntry(StrictDocument):
+    """Images to measure quality on."""
 
     pairs: str
     """LOW:HIGH, a folder, or `built-in`; folders are looked up in --data."""
@@ -66,10 +66,13 @@ class PairsEntry(Document):
     sigma: tuple[float, ...] = ()
 
 
-class Suite(Document):
+class BenchmarkSuite(StrictDocument):
     """A benchmark to run."""
 
-    schema_version: Literal[1] = 1
+    former_keys: ClassVar[dict[str, str]] = {"rivals": "competitors"}
+    former_versions: ClassVar[tuple[int, ...]] = (1,)
+
+    schema_version: Literal[2] = 2
     title: str = ""
     bundles: tuple[str, ...] = ()
     """Folders, as seen from where the command runs; --bundle replaces them."""
@@ -82,8 +85,8 @@ class Suite(Document):
     sustained: float | None = Field(default=None, gt=0)
     """Minutes that each bundle's row runs without pause, at each size; None: not at all."""
     sustained_rows: tuple[str, ...] = ()
-    """Other rows that do: names of rivals and classical methods."""
-    rivals: tuple[str, ...] = ()
+    """Other rows that do: names of competitors and classical methods."""
+    competitors: tuple[str, ...] = ()
     """ONNX files, looked up in --data."""
     baselines: tuple[str, ...] | None = None
     """Names; None: those of the task."""
@@ -91,12 +94,12 @@ class Suite(Document):
     """Time the full network too, with random weights."""
     cold: bool = True
     """Measure cold start and memory, each row in a process of its own."""
-    quality: tuple[PairsEntry, ...] = (PairsEntry(pairs=BUILT_IN),)
+    quality: tuple[PairSetEntry, ...] = (PairSetEntry(pairs=BUILT_IN),)
     frames: tuple[str, ...] = ()
     """Videos to measure flicker on, looked up in --data, or `still`: a camera at rest."""
 
 
-def read_suite(name_or_path: str) -> Suite:
+def read_suite(name_or_path: str) -> BenchmarkSuite:
     """Return a suite of `benchmarks/suites`, by its name, or a file of the user's.
 
     Raises:
@@ -108,33 +111,35 @@ def read_suite(name_or_path: str) -> Suite:
     absent = (
         f"there is no suite {name_or_path}; expected a TOML file, or a name in {_FOLDER}: {known}"
     )
-    return read_toml(path, Suite, absent=absent)
+    return read_toml(path, BenchmarkSuite, absent=absent)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class BenchmarkRequest:
     """What to measure, and where its files lie."""
 
-    suite: Suite
+    suite: BenchmarkSuite
     suite_name: str | None
     sizes: tuple[tuple[int, int], ...]
     """(height, width) of the frames that are timed."""
     root: Path
-    """The folder that rivals and pictures are looked up in."""
+    """The folder that competitors and images are looked up in."""
     out: Path
     command: str
-    clips: tuple[Clip, ...] = ()
+    clips: tuple[BenchmarkClip, ...] = ()
     """Videos that flicker is measured on."""
 
 
-def task_of(suite: Suite) -> str | None:
+def task_of(suite: BenchmarkSuite) -> str | None:
     """Return what the first bundle does, else what the suite says, else nothing."""
     for bundle in suite.bundles:
         return read_manifest(Path(bundle)).model.task
     return next((entry.task for entry in suite.quality if entry.task is not None), None)
 
 
-def entries_of(order: Order, task: str | None) -> list[tuple[Contestant, Row]]:
+def load_entries(
+    order: BenchmarkRequest, task: str | None
+) -> list[tuple[BenchmarkEntry, ReportRow]]:
     """Return who takes part, with the facts of each row.
 
     Raises:
@@ -142,14 +147,14 @@ def entries_of(order: Order, task: str | None) -> list[tuple[Contestant, Row]]:
         OptionError: Nobody takes part, or a row that is to run for minutes does not.
     """
     suite = order.suite
-    lineup = entries.of_bundles(
+    lineup = entries.bundle_entries(
         [Path(bundle) for bundle in suite.bundles], backends=suite.backends, threads=suite.threads
     )
-    rivals = [order.root / rival for rival in suite.rivals]
-    lineup += entries.of_rivals(rivals, task, threads=suite.threads)
-    lineup += entries.of_baselines(suite.baselines, task)
+    competitors = [order.root / competitor for competitor in suite.competitors]
+    lineup += entries.competitor_entries(competitors, task, threads=suite.threads)
+    lineup += entries.baseline_entries(suite.baselines, task)
     if suite.full_mirnet:
-        row = Row(
+        row = ReportRow(
             name="full MIRNet",
             kind="random weights",
             task=task,
@@ -159,13 +164,13 @@ def entries_of(order: Order, task: str | None) -> list[tuple[Contestant, Row]]:
             note=NOTE,
             macs_640x480=full_macs(),
         )
-        lineup.append((Contestant(source="full mirnet", threads=suite.threads), row))
+        lineup.append((BenchmarkEntry(source="full mirnet", threads=suite.threads), row))
     names = [row.name for _, row in lineup]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise EngineError(f"two rows are called {', '.join(twice)}; rename the file or the folder")
     if not lineup:
-        raise OptionError("nothing to measure; give --bundle, --rival or --baseline")
+        raise OptionError("nothing to measure; give --bundle, --competitor or --baseline")
     for name in suite.sustained_rows:
         if name not in names:
             raise OptionError(
@@ -174,11 +179,11 @@ def entries_of(order: Order, task: str | None) -> list[tuple[Contestant, Row]]:
     return lineup
 
 
-def sets_of(order: Order, task: str | None) -> list[Source]:
-    """Return the sets of pictures that quality is measured on.
+def load_pair_sets(order: BenchmarkRequest, task: str | None) -> list[PairSource]:
+    """Return the sets of images that quality is measured on.
 
     Raises:
-        DataError: One is not there, or has pictures without a partner.
+        DataError: One is not there, or has images without a partner.
     """
     sources = []
     for entry in order.suite.quality:
@@ -189,30 +194,30 @@ def sets_of(order: Order, task: str | None) -> list[Source]:
             part if part == "built-in" else str(order.root / part)
             for part in entry.pairs.split(":")
         )
-        sources += sources_of(places, wanted, suffixes=entry.suffixes, sigmas=entry.sigma)
+        sources += find_pair_sources(places, wanted, suffixes=entry.suffixes, sigmas=entry.sigma)
     return sources
 
 
-def clips_of(order: Order, task: str | None) -> list[Clip]:
+def load_clips(order: BenchmarkRequest, task: str | None) -> list[BenchmarkClip]:
     """Return the clips of the order, and the still one where the suite asks for it."""
     still = STILL in order.suite.frames and task is not None
     return [*([built_in_clip(str(task))] if still else []), *order.clips]
 
 
 @dataclass
-class Bench:
+class BenchmarkJob:
     """A benchmark in progress: whatever happens, `report` says what was measured."""
 
-    order: Order
+    order: BenchmarkRequest
     on_stage: Callable[[str], None]
     sensors: MachineSensors = field(default_factory=open_sensors)
-    entries: list[tuple[Contestant, Row]] = field(init=False)
-    findings: list[Findings] = field(init=False)
-    seen: list[Seen] = field(init=False)
+    entries: list[tuple[BenchmarkEntry, ReportRow]] = field(init=False)
+    findings: list[QualityMeasurement] = field(init=False)
+    seen: list[FlickerMeasurement] = field(init=False)
     progress: dict[tuple[int, int], dict[str, Progress]] = field(default_factory=dict)
-    endured: dict[tuple[tuple[int, int], str], Endured] = field(default_factory=dict)
+    endured: dict[tuple[tuple[int, int], str], SustainedRun] = field(default_factory=dict)
     """Runs without pause, of minutes or only for energy, by size and row."""
-    cold: dict[tuple[tuple[int, int], str], Cold] = field(default_factory=dict)
+    cold: dict[tuple[tuple[int, int], str], ColdStart] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Why a row cannot run here, by row."""
 
@@ -220,20 +225,23 @@ class Bench:
         """Find out who takes part and on what.
 
         Raises:
-            MirnetEdgeError: A bundle, rival, method or set of pairs that is not there or not one.
+            MirnetEdgeError: A bundle, competitor, method or set of pairs that is not there or not
+                one.
         """
         self._before = self.sensors.conditions()
         suite = self.order.suite
-        self._minutes = None if suite.sustained is None else sustained_pace(suite.sustained)
+        self._minutes = None if suite.sustained is None else sustained_schedule(suite.sustained)
         self._task = task_of(suite)
-        self.entries = entries_of(self.order, self._task)
-        self.findings = [Findings(source) for source in sets_of(self.order, self._task)]
-        self.seen = [Seen(clip) for clip in clips_of(self.order, self._task)]
+        self.entries = load_entries(self.order, self._task)
+        self.findings = [
+            QualityMeasurement(source) for source in load_pair_sets(self.order, self._task)
+        ]
+        self.seen = [FlickerMeasurement(clip) for clip in load_clips(self.order, self._task)]
 
     def run(self) -> None:
         """Measure. When this is interrupted, `report` holds what there is until then."""
         suite = self.order.suite
-        method = Method(rounds=suite.rounds, row_seconds=suite.row_seconds)
+        method = TimingMethod(rounds=suite.rounds, row_seconds=suite.row_seconds)
         for size in self.order.sizes:
             self._time(size, method)
         if suite.cold:
@@ -252,7 +260,7 @@ class Bench:
             machine=machine.describe(),
             revision=telemetry.revision(),
             tools=machine.tool_versions(),
-            settings=Settings(
+            settings=BenchmarkSettings(
                 command=self.order.command,
                 suite=self.order.suite_name,
                 rounds=suite.rounds,
@@ -266,12 +274,12 @@ class Bench:
             meters=self.sensors.covers,
             sensor_notes=list(self.sensors.notes),
             rows=[self._finished(row) for _, row in self.entries],
-            pair_sets=[one.pair_set for one in self.findings if one.pictures or one.unreadable],
+            pair_sets=[one.pair_set for one in self.findings if one.images or one.unreadable],
             clips=[one.facts for one in self.seen if one.flicker or one.note],
             crops=[crop for one in self.findings for crop in one.crops],
         )
 
-    def _time(self, size: tuple[int, int], method: Method) -> None:
+    def _time(self, size: tuple[int, int], method: TimingMethod) -> None:
         text = size_text(*size)
         self.progress[size] = {}
         with ExitStack() as opened:
@@ -303,28 +311,33 @@ class Bench:
             stage = f"{size_text(*size)}: {row.name}: {what}"
             self.on_stage(stage)
 
-            def tell(part: Part, stage: str = stage) -> None:
+            def tell(part: SustainedPart, stage: str = stage) -> None:
                 self.on_stage(f"{stage}, {part.end_s / 60:.1f} done")
 
-            found = self.endured[size, row.name] = Endured(pace is not None)
-            endure(
-                runners[row.name], frame, pace or Pace(seconds, seconds), self.sensors, found, tell
+            found = self.endured[size, row.name] = SustainedRun(pace is not None)
+            run_sustained(
+                runners[row.name],
+                frame,
+                pace or SustainedSchedule(seconds, seconds),
+                self.sensors,
+                found,
+                tell,
             )
 
     def _start_cold(self) -> None:
         for size, progress in self.progress.items():
-            for contestant, row in self.entries:
+            for entry, row in self.entries:
                 if row.name in progress and progress[row.name].samples_ms:
                     self.on_stage(f"{size_text(*size)}: cold start of {row.name}")
-                    found = measure_cold(contestant, *size)
+                    found = measure_cold(entry, *size)
                     if found is not None:
                         self.cold[size, row.name] = found
 
-    def _judge(self, findings: Findings) -> None:
+    def _judge(self, findings: QualityMeasurement) -> None:
         source = findings.source
         entries = [
-            (contestant, row)
-            for contestant, row in self.entries
+            (entry, row)
+            for entry, row in self.entries
             if row.task == source.task and row.kind != "random weights"
         ]
         with ExitStack() as opened:
@@ -333,10 +346,10 @@ class Bench:
                 runners,
                 findings,
                 self.order.out,
-                lambda done: self.on_stage(f"{source.name}: picture {done} of {len(source)}"),
+                lambda done: self.on_stage(f"{source.name}: image {done} of {len(source)}"),
             )
 
-    def _watch(self, seen: Seen) -> None:
+    def _watch(self, seen: FlickerMeasurement) -> None:
         entries = [one for one in self.entries if one[1].kind != "random weights"]
         with ExitStack() as opened:
             measure_flicker(
@@ -347,20 +360,20 @@ class Bench:
             )
 
     def _opened(
-        self, entries: list[tuple[Contestant, Row]], opened: ExitStack
+        self, entries: list[tuple[BenchmarkEntry, ReportRow]], opened: ExitStack
     ) -> dict[str, Runner]:
         """Open what runs here; why the others do not is remembered for their rows."""
         runners: dict[str, Runner] = {}
-        for contestant, row in entries:
+        for entry, row in entries:
             if row.state == "missing" or row.name in self.missing:
                 continue
             try:
-                runners[row.name] = opened.enter_context(contestant.runner())
+                runners[row.name] = opened.enter_context(entry.runner())
             except MirnetEdgeError as error:
                 self.missing[row.name] = " ".join(str(error).split())
         return runners
 
-    def _finished(self, row: Row) -> Row:
+    def _finished(self, row: ReportRow) -> ReportRow:
         """Return a row with all that was measured of it."""
         reason = self.missing.get(row.name)
         if reason is not None:
@@ -370,7 +383,7 @@ class Bench:
             one = progress.get(row.name)
             if one is None:
                 continue
-            endured = self.endured.get((size, row.name), Endured())
+            endured = self.endured.get((size, row.name), SustainedRun())
             failures += [
                 f"{size_text(*size)}: {failure}"
                 for failure in (one.failure, endured.failure)

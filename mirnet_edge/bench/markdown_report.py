@@ -16,21 +16,21 @@ from mirnet_edge.bench.tables import (
     MODEL,
     QUALITY,
     clip_headings,
-    details,
-    endurance_chart,
+    describe_speedups,
     energy_cells,
     energy_columns,
-    explained,
     flicker_cells,
+    format_value,
     latency_cells,
     machine_lines,
     meter_line,
     model_cells,
     notes,
     quality_cells,
-    savings,
-    shown,
-    summary,
+    speedups,
+    sustained_chart,
+    sustained_details,
+    sustained_summary,
     to_csv,
 )
 from mirnet_edge.files import write_atomically
@@ -48,7 +48,7 @@ def to_markdown(report: Report) -> str:
     for size in report.sizes:
         parts.append(f"## Latency at {size}\n\n{_latency_table(report, size)}")
     for pairs in report.pair_sets:
-        note = f"{pairs.pictures} pictures measured"
+        note = f"{pairs.images} images measured"
         if pairs.unreadable:
             note += f", {len(pairs.unreadable)} not:\n" + "".join(
                 f"\n- {line}" for line in pairs.unreadable
@@ -58,13 +58,13 @@ def to_markdown(report: Report) -> str:
         )
         dark = _darkness_table(report, pairs.name)
         if dark:
-            parts.append(f"### By how bright the pictures were that went in\n\n{dark}")
-            parts.append(_picture("quality by darkness", darkness_file(report, pairs.name)))
+            parts.append(f"### By how bright the images were that went in\n\n{dark}")
+            parts.append(_image("quality by darkness", darkness_file(report, pairs.name)))
     if report.clips:
         parts.append(f"## Flicker\n\n{FLICKER}\n\n{_flicker_table(report)}")
     for size in report.sizes:
-        parts += _endurance(report, size)
-        parts += _savings(report, size)
+        parts += _sustained(report, size)
+        parts += _speedups(report, size)
     lines = notes(report)
     if lines:
         parts.append(
@@ -86,8 +86,10 @@ def _latency_table(report: Report, size: str) -> str:
     for row in report.rows:
         timing = next((one for one in row.timings if one.size == size), None)
         cells = latency_cells(timing) | model_cells(row) | energy_cells(timing)
-        mark = " *" if timing is not None and not statistics.verdict(timing).stable else ""
-        lines.append([row.name + mark, *(shown(cells[one.key], one.digits) for one in columns)])
+        mark = " *" if timing is not None and not statistics.assess_stability(timing).stable else ""
+        lines.append(
+            [row.name + mark, *(format_value(cells[one.key], one.digits) for one in columns)]
+        )
     heads = ["row", *(column.heading for column in columns)]
     note = f"\n\n\\* unstable; see below. Energy: {meter_line(report)}."
     return _table(heads, lines) + note
@@ -97,13 +99,14 @@ def _quality_table(report: Report, pairs: str) -> str:
     lines = []
     for row in report.rows:
         cells = quality_cells(row, report.rows, pairs)
-        lines.append([row.name, *(shown(cells[one.key], one.digits) for one in QUALITY)])
+        lines.append([row.name, *(format_value(cells[one.key], one.digits) for one in QUALITY)])
     return _table(["row", *(column.heading for column in QUALITY)], lines)
 
 
 def _flicker_table(report: Report) -> str:
     lines = [
-        [row.name, *(shown(cell, 2) for cell in flicker_cells(row, report))] for row in report.rows
+        [row.name, *(format_value(cell, 2) for cell in flicker_cells(row, report))]
+        for row in report.rows
     ]
     return _table(["row", *clip_headings(report)], lines)
 
@@ -113,10 +116,10 @@ def _darkness_table(report: Report, pairs: str) -> str:
     labels = list(dict.fromkeys(label for _, bins in found for label in bins))
     if not labels:
         return ""
-    counts = {label: bins[label].pictures for _, bins in found for label in bins}
+    counts = {label: bins[label].images for _, bins in found for label in bins}
     heads = ["row, PSNR dB", *(f"{label} ({counts[label]})" for label in labels)]
     lines = [
-        [row.name, *(shown(bins[one].psnr_db if one in bins else None, 2) for one in labels)]
+        [row.name, *(format_value(bins[one].psnr_db if one in bins else None, 2) for one in labels)]
         for row, bins in found
     ]
     return _table(heads, lines)
@@ -129,7 +132,7 @@ def drawings(report: Report) -> dict[str, bytes]:
         for pairs in report.pair_sets
     }
     found |= {
-        _endurance_file(size): endurance_chart(report, size, CSS_OF, narrow=False)
+        _sustained_file(size): sustained_chart(report, size, CSS_OF, narrow=False)
         for size in report.sizes
     }
     return {name: standalone(drawing) for name, drawing in found.items() if drawing}
@@ -142,36 +145,36 @@ def darkness_file(report: Report, pairs: str) -> str:
     return f"charts/darkness-{number}-{safe}.svg"
 
 
-def _endurance_file(size: str) -> str:
+def _sustained_file(size: str) -> str:
     return f"charts/sustained-{size}.svg"
 
 
-def _endurance(report: Report, size: str) -> list[str]:
-    heads, lines = summary(report, size)
+def _sustained(report: Report, size: str) -> list[str]:
+    heads, lines = sustained_summary(report, size)
     if not lines:
         return []
     whole, parts = (
-        _table(one_heads, [[shown(*cell) for cell in line] for line in one_lines])
-        for one_heads, one_lines in ((heads, lines), details(report, size))
+        _table(one_heads, [[format_value(*cell) for cell in line] for line in one_lines])
+        for one_heads, one_lines in ((heads, lines), sustained_details(report, size))
     )
     return [
         f"## Without pause at {size}\n\n{EXPLAINED}\n\n{whole}",
-        _picture("frame time over minutes", _endurance_file(size)),
+        _image("frame time over minutes", _sustained_file(size)),
         f"<details><summary>Every part</summary>\n\n{parts}\n\n</details>",
     ]
 
 
-def _savings(report: Report, size: str) -> list[str]:
-    lines = [[shown(*cell) for cell in one.cells] for one in savings(report, size)]
+def _speedups(report: Report, size: str) -> list[str]:
+    lines = [[format_value(*cell) for cell in one.cells] for one in speedups(report, size)]
     if not lines:
         return []
     return [
-        f"## What was saved at {size}\n\n{explained(report, size)}\n\n"
+        f"## What was saved at {size}\n\n{describe_speedups(report, size)}\n\n"
         f"{_table(['row', *HEADINGS], lines)}"
     ]
 
 
-def _picture(what: str, file: str) -> str:
+def _image(what: str, file: str) -> str:
     return f"![{what}]({file})"
 
 

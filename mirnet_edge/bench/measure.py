@@ -1,10 +1,10 @@
 """Measure latency: interleaved timing, sustained runs, cold start and memory.
 
-What disturbs one row for a moment disturbs its neighbours too, so ratios within a report hold on
+What disturbs one row for a moment disturbs its neighbors too, so ratios within a report hold on
 a noisy machine where milliseconds do not.
 
 In the process that times all rows, everything is loaded and warm, and memory belongs to all of
-them. `python -m mirnet_edge.bench.measure CONTESTANT HEIGHT WIDTH` opens one and prints its
+them. `python -m mirnet_edge.bench.measure ENTRY HEIGHT WIDTH` opens one and prints its
 figures.
 """
 
@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from mirnet_edge.bench.record import Part, Stages, Timing
+from mirnet_edge.bench.record import LatencyTiming, StageTimes, SustainedPart
 from mirnet_edge.errors import MirnetEdgeError, OptionError
-from mirnet_edge.runtime.measure import collector_resting, p50, p95
+from mirnet_edge.runtime.measure import p50, p95, pause_garbage_collection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mirnet_edge.bench.entries import Contestant
+    from mirnet_edge.bench.entries import BenchmarkEntry
     from mirnet_edge.bench.telemetry import Sensors
     from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
@@ -42,7 +42,7 @@ PAUSE_S = 0.01
 
 
 @dataclass(frozen=True)
-class Method:
+class TimingMethod:
     """How runs are timed.
 
     Raises:
@@ -65,7 +65,7 @@ class Method:
             )
 
 
-class Failing(Protocol):
+class FailureRecord(Protocol):
     """What was measured so far of a row that may fail."""
 
     failure: str | None
@@ -86,7 +86,7 @@ class Progress:
     """Why there is nothing more to come."""
 
     @property
-    def timing(self) -> Timing | None:
+    def timing(self) -> LatencyTiming | None:
         """Return what the report says of it, None where no run was timed."""
         if not self.samples_ms:
             return None
@@ -95,8 +95,8 @@ class Progress:
             before, network, after = (
                 round(float(value), 4) for value in np.median(self.stages_ms, axis=0)
             )
-            stages = Stages(before_ms=before, network_ms=network, after_ms=after)
-        return Timing(
+            stages = StageTimes(before_ms=before, network_ms=network, after_ms=after)
+        return LatencyTiming(
             width=self.width,
             height=self.height,
             samples_ms=[round(value, 4) for value in self.samples_ms],
@@ -109,7 +109,7 @@ class Progress:
 def timing_frame(height: int, width: int) -> Frames:
     """Return the frame that is timed, (1, H, W, 3): dim waves with noise, always the same.
 
-    Not one of the pictures, so that reports on other pictures can be compared.
+    Not one of the images, so that reports on other images can be compared.
     """
     down, across = np.mgrid[0:height, 0:width].astype(np.float32)
     waves = [np.sin(across / 40 + one) * np.cos(down / 30 + one) for one in range(3)]
@@ -121,7 +121,7 @@ def timing_frame(height: int, width: int) -> Frames:
 def time_in_turns(
     runners: Mapping[str, Runner],
     frame: Frames,
-    method: Method,
+    method: TimingMethod,
     progress: dict[str, Progress],
     on_round: Callable[[int, int], None] = lambda done, all_rounds: None,
 ) -> None:
@@ -149,7 +149,7 @@ def time_in_turns(
             if one.failure is not None or turn >= wanted[name]:
                 continue
             method.pause(PAUSE_S)
-            elapsed = timed_run(runner, frame, method.clock, one)
+            elapsed = time_run(runner, frame, method.clock, one)
             if elapsed is not None:
                 one.samples_ms.append(elapsed)
                 stages = getattr(runner, "stages_s", None)
@@ -158,12 +158,12 @@ def time_in_turns(
         on_round(turn + 1, method.rounds)
 
 
-def _warm_up(runner: Runner, frame: Frames, method: Method, progress: Progress) -> None:
+def _warm_up(runner: Runner, frame: Frames, method: TimingMethod, progress: Progress) -> None:
     """Run until two consecutive threes have about one median, or the row's time is up."""
     spent_ms = 0.0
     while len(progress.warmup_ms) < MOST_WARMUPS and not progress.settled:
         method.pause(PAUSE_S)
-        elapsed = timed_run(runner, frame, method.clock, progress)
+        elapsed = time_run(runner, frame, method.clock, progress)
         if elapsed is None:
             return
         progress.warmup_ms.append(elapsed)
@@ -175,19 +175,19 @@ def _warm_up(runner: Runner, frame: Frames, method: Method, progress: Progress) 
             return
 
 
-def _rounds_for(progress: Progress, method: Method) -> int:
+def _rounds_for(progress: Progress, method: TimingMethod) -> int:
     if not progress.warmup_ms:
         return 0
     typical_s = p50(progress.warmup_ms[-3:]) / 1e3
     return max(FEWEST_RUNS, min(method.rounds, int(method.row_seconds / max(typical_s, 1e-9))))
 
 
-def timed_run(
-    runner: Runner, frame: Frames, clock: Callable[[], float], progress: Failing
+def time_run(
+    runner: Runner, frame: Frames, clock: Callable[[], float], progress: FailureRecord
 ) -> float | None:
     """Return the milliseconds of one run, None where it failed; `progress` says why."""
     try:
-        with collector_resting():
+        with pause_garbage_collection():
             started = clock()
             runner.run(frame)
             elapsed = clock() - started
@@ -207,7 +207,7 @@ LOOP_S = 5.0
 
 
 @dataclass(frozen=True)
-class Pace:
+class SustainedSchedule:
     """How long a row runs, and in which parts.
 
     Raises:
@@ -225,41 +225,43 @@ class Pace:
             raise OptionError(f"--sustained must be more than 0 minutes, found {self.seconds / 60}")
 
 
-def sustained_pace(minutes: float, clock: Callable[[], float] = time.perf_counter) -> Pace:
+def sustained_schedule(
+    minutes: float, clock: Callable[[], float] = time.perf_counter
+) -> SustainedSchedule:
     """Return the pace of a run of minutes.
 
     Raises:
         OptionError: Not more than 0 minutes.
     """
     seconds = 60.0 * minutes
-    return Pace(seconds, min(_PART_S, seconds / _FEWEST_PARTS), clock)
+    return SustainedSchedule(seconds, min(_PART_S, seconds / _FEWEST_PARTS), clock)
 
 
 @dataclass
-class Endured:
+class SustainedRun:
     """What was measured so far of one row; complete or not."""
 
     sustained: bool = False
     """Whether minutes were asked for, not energy alone."""
-    parts: list[Part] = field(default_factory=list)
+    parts: list[SustainedPart] = field(default_factory=list)
     failure: str | None = None
     """Why there is nothing more to come."""
 
     @property
     def figures(self) -> dict[str, object]:
-        """Return the fields of the row's `Timing`."""
+        """Return the fields of the row's `LatencyTiming`."""
         if self.sustained:
             return {"sustained": self.parts}
         return {"loop": self.parts[0]} if self.parts else {}
 
 
-def endure(
+def run_sustained(
     runner: Runner,
     frame: Frames,
-    pace: Pace,
+    pace: SustainedSchedule,
     sensors: Sensors,
-    found: Endured,
-    on_part: Callable[[Part], None] = lambda part: None,
+    found: SustainedRun,
+    on_part: Callable[[SustainedPart], None] = lambda part: None,
 ) -> None:
     """Let an open, warm runner restore a frame again and again, without pause.
 
@@ -283,7 +285,7 @@ def endure(
             samples: list[float] = []
             now = started
             while now < edge:
-                elapsed = timed_run(runner, frame, clock, found)
+                elapsed = time_run(runner, frame, clock, found)
                 if elapsed is None:
                     return
                 samples.append(elapsed)
@@ -291,7 +293,7 @@ def endure(
             former, count = count, sensors.joules()
             used = {kind: count[kind] - former[kind] for kind in count if kind in former}
             found.parts.append(
-                Part(
+                SustainedPart(
                     end_s=round(now - began, 3),
                     seconds=round(now - started, 3),
                     runs=len(samples),
@@ -313,7 +315,7 @@ _TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
-class Cold:
+class ColdStart:
     """What a fresh process took."""
 
     start_ms: float
@@ -323,11 +325,11 @@ class Cold:
     the system does not tell."""
 
 
-def measure_cold(contestant: Contestant, height: int, width: int) -> Cold | None:
-    """Return a contestant's figures, None where it does not run; the timed rows say why.
+def measure_cold(entry: BenchmarkEntry, height: int, width: int) -> ColdStart | None:
+    """Return an entry's figures, None where it does not run; the timed rows say why.
 
     Args:
-        contestant: Whom to start.
+        entry: Whom to start.
         height: Of the frame, in pixels.
         width: The same.
     """
@@ -335,7 +337,7 @@ def measure_cold(contestant: Contestant, height: int, width: int) -> Cold | None
         sys.executable,
         "-m",
         "mirnet_edge.bench.measure",
-        contestant.told(),
+        entry.told(),
         str(height),
         str(width),
     ]
@@ -344,7 +346,7 @@ def measure_cold(contestant: Contestant, height: int, width: int) -> Cold | None
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return None
     found = json.loads(done.stdout.splitlines()[-1])
-    return Cold(found["start_ms"], found["peak_memory_mib"])
+    return ColdStart(found["start_ms"], found["peak_memory_mib"])
 
 
 def peak_memory_mib() -> float | None:
@@ -363,22 +365,22 @@ def peak_memory_mib() -> float | None:
     return None
 
 
-def further_runs(start_ms: float) -> int:
+def count_further_runs(start_ms: float) -> int:
     """Return how many frames follow the first, which took so long with all that it opened."""
     return 0 if start_ms > _SLOW_MS else _RUNS - 1
 
 
 def _main() -> None:
-    from mirnet_edge.bench.entries import contestant_from
+    from mirnet_edge.bench.entries import entry_from_json
 
     told, height, width = sys.argv[1:]
-    contestant = contestant_from(told)
+    entry = entry_from_json(told)
     frame = timing_frame(int(height), int(width))
     started = time.perf_counter()
-    with contestant.runner() as runner:
+    with entry.runner() as runner:
         runner.run(frame)
         start_ms = 1e3 * (time.perf_counter() - started)
-        for _ in range(further_runs(start_ms)):
+        for _ in range(count_further_runs(start_ms)):
             runner.run(frame)
         figures = {"start_ms": round(start_ms, 2), "peak_memory_mib": peak_memory_mib()}
     sys.stdout.write(json.dumps(figures) + "\n")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from mirnet_edge.bench import statistics, tables
 from mirnet_edge.bench.charts import (
-    Point,
-    Spread,
+    LatencySpread,
+    ParetoPoint,
     bins_of,
     darkness_chart,
     pareto_chart,
@@ -22,11 +22,11 @@ from mirnet_edge.bench.record import NOT_MEASURED
 from mirnet_edge.bench.tables import (
     EXPLAINED,
     HEADINGS,
-    details,
-    endurance_chart,
-    explained,
-    savings,
-    summary,
+    describe_speedups,
+    speedups,
+    sustained_chart,
+    sustained_details,
+    sustained_summary,
 )
 from mirnet_edge.runtime.measure import p50
 
@@ -34,20 +34,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mirnet_edge.bench.record import Crop, PairSet, Report
+    from mirnet_edge.bench.record import ImageCrop, PairSet, Report
 
 CSS_OF = {
-    "bundle": "bundle", "rival": "rival", "baseline": "baseline", "random weights": "random",
+    "bundle": "bundle", "competitor": "competitor", "baseline": "baseline",
+    "random weights": "random",
 }  # fmt: skip
-"""The class that colours a kind of row."""
+"""The class that colors a kind of row."""
 _LEGEND = {
-    "bundle": "mirnet-edge", "rival": "other networks", "baseline": "classical methods",
+    "bundle": "mirnet-edge", "competitor": "other networks", "baseline": "classical methods",
     "random weights": "full MIRNet, random weights",
 }  # fmt: skip
 
 
 def legend(report: Report, *, judged: bool = False) -> str:
-    """Return which colour is what.
+    """Return which color is what.
 
     Args:
         report: What was measured.
@@ -77,7 +78,7 @@ def html_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     )
 
 
-def drawn_twice(drawing: Callable[[bool], str], names: Sequence[str]) -> str:
+def responsive_chart(drawing: Callable[[bool], str], names: Sequence[str]) -> str:
     """Return a drawing for desktops and one for phones, whose numbers the names explain.
 
     Args:
@@ -92,8 +93,8 @@ def drawn_twice(drawing: Callable[[bool], str], names: Sequence[str]) -> str:
     )
 
 
-def shots_card(report: Report, pairs: PairSet, folder: Path) -> str:
-    """Return a set's pictures, each two of its rows wide and a slider between them.
+def crops_card(report: Report, pairs: PairSet, folder: Path) -> str:
+    """Return a set's images, each two of its rows wide and a slider between them.
 
     Args:
         report: What was measured.
@@ -105,41 +106,41 @@ def shots_card(report: Report, pairs: PairSet, folder: Path) -> str:
     ]
     if not crops:
         return ""
-    names = list(dict.fromkeys(crop.picture for crop in crops))
+    names = list(dict.fromkeys(crop.image for crop in crops))
     shots = [
-        _shot([crop for crop in crops if crop.picture == name], folder, report, pairs.name)
+        _crop([crop for crop in crops if crop.image == name], folder, report, pairs.name)
         for name in names
     ]
     return (
         f'<section class="card"><h2>Before and after, {escape(pairs.name)}</h2>'
-        '<p class="hint">Drag across a picture. The lists choose what is on each side.</p>'
+        '<p class="hint">Drag across an image. The lists choose what is on each side.</p>'
         f'<div class="shots">{"".join(shots)}</div></section>'
     )
 
 
-def _shot(crops: Sequence[Crop], folder: Path, report: Report, pairs: str) -> str:
-    pictures = {crop.row: _embedded(folder / crop.file) for crop in crops}
-    ours = [row for row in report.rows if row.name in pictures and row.kind == "bundle"]
+def _crop(crops: Sequence[ImageCrop], folder: Path, report: Report, pairs: str) -> str:
+    images = {crop.row: _embedded(folder / crop.file) for crop in crops}
+    ours = [row for row in report.rows if row.name in images and row.kind == "bundle"]
     ours.sort(key=lambda row: -(statistics.psnr_of(row, pairs) or 0.0))
-    chosen = {"left": BEFORE, "right": ours[0].name if ours else list(pictures)[-1]}
-    key = "".join(one if one.isalnum() else "-" for one in f"{pairs}-{crops[0].picture}")
+    chosen = {"left": BEFORE, "right": ours[0].name if ours else list(images)[-1]}
+    key = "".join(one if one.isalnum() else "-" for one in f"{pairs}-{crops[0].image}")
     store = "".join(
         f'<img id="{key}-{place}" src="data:image/jpeg;base64,{code}" alt="">'
-        for place, code in enumerate(pictures.values())
+        for place, code in enumerate(images.values())
     )
     lists = "".join(
-        f'<select class="{side}" aria-label="{side} picture">'
+        f'<select class="{side}" aria-label="{side} image">'
         + "".join(
             f'<option value="{key}-{place}"{" selected" if name == chosen[side] else ""}>'
             f"{escape(name)}</option>"
-            for place, name in enumerate(pictures)
+            for place, name in enumerate(images)
         )
         + "</select>"
         for side in ("left", "right")
     )
     left, right = (
         f'<img class="{side}{" after" if side == "right" else ""}" alt="{escape(name)}" '
-        f'src="data:image/jpeg;base64,{pictures[name]}">'
+        f'src="data:image/jpeg;base64,{images[name]}">'
         for side, name in chosen.items()
     )
     return (
@@ -176,11 +177,11 @@ def to_html(report: Report, folder: Path) -> str:
             parts.append(_pareto_card(report, size, pairs))
         parts.append(_spread_card(report, size))
     for one in report.pair_sets:
-        parts.append(shots_card(report, one, folder))
+        parts.append(crops_card(report, one, folder))
         parts.append(_quality_card(report, one))
     parts.append(_flicker_card(report))
-    parts += [_endurance_card(report, size) for size in report.sizes]
-    parts += [_savings_card(report, size) for size in report.sizes]
+    parts += [_sustained_card(report, size) for size in report.sizes]
+    parts += [_speedup_card(report, size) for size in report.sizes]
     parts += [_table_card(report, size) for size in report.sizes]
     parts.append(_facts_card(report))
     return (
@@ -210,13 +211,13 @@ def _head(report: Report) -> str:
 
 
 def _key_figures(report: Report, pairs: str | None) -> str:
-    """Return the fastest adopted mode, and what it is worth beside the others."""
+    """Return the fastest accepted mode, and what it is worth beside the others."""
     if not report.sizes:
         return ""
     size = report.sizes[0]
     times = _medians(report, size)
     ours = [
-        row for row in report.rows if row.name in times and row.kind == "bundle" and row.adopted
+        row for row in report.rows if row.name in times and row.kind == "bundle" and row.accepted
     ]
     if not ours:
         return ""
@@ -227,7 +228,7 @@ def _key_figures(report: Report, pairs: str | None) -> str:
         figures.append((f"{own:.2f} <small>dB</small>", f"its PSNR on {pairs}"))
     others = [
         [row for row in report.rows if row.kind == kind and row.name in times]
-        for kind in ("rival", "random weights")
+        for kind in ("competitor", "random weights")
     ]
     for found in others:
         if found:
@@ -247,7 +248,7 @@ def _key_figures(report: Report, pairs: str | None) -> str:
 def _pareto_card(report: Report, size: str, pairs: str) -> str:
     times = _medians(report, size)
     points = [
-        Point(row.name, CSS_OF[row.kind], times[row.name], decibel)
+        ParetoPoint(row.name, CSS_OF[row.kind], times[row.name], decibel)
         for row in report.rows
         if row.name in times and (decibel := statistics.psnr_of(row, pairs)) is not None
     ]
@@ -263,7 +264,7 @@ def _pareto_card(report: Report, size: str, pairs: str) -> str:
         "Up and left is better. The dotted line joins what no other row beats in both; every "
         "mirnet-edge row is on it."
     )  # fmt: skip
-    drawings = drawn_twice(
+    drawings = responsive_chart(
         lambda narrow: pareto_chart(
             points, *((360, 380) if narrow else (1040, 460)), numbered=narrow
         ),
@@ -278,7 +279,7 @@ def _pareto_card(report: Report, size: str, pairs: str) -> str:
 
 def _spread_card(report: Report, size: str) -> str:
     spreads = [
-        Spread(row.name, CSS_OF[row.kind], timing.samples_ms)
+        LatencySpread(row.name, CSS_OF[row.kind], timing.samples_ms)
         for row in report.rows
         for timing in row.timings
         if timing.size == size
@@ -303,35 +304,35 @@ def _quality_card(report: Report, pairs: PairSet) -> str:
     lines = []
     for row, found in bins:
         cells = tables.quality_cells(row, report.rows, pairs.name)
-        texts = [tables.shown(cells[one.key], one.digits) for one in tables.QUALITY]
+        texts = [tables.format_value(cells[one.key], one.digits) for one in tables.QUALITY]
         dark = [found[label].psnr_db if label in found else None for label in labels]
-        lines.append([row.name, *texts, *(tables.shown(one, 2) for one in dark)])
+        lines.append([row.name, *texts, *(tables.format_value(one, 2) for one in dark)])
     unreadable = "".join(f"<li>{escape(line)}</li>" for line in pairs.unreadable)
-    drawings = drawn_twice(
+    drawings = responsive_chart(
         lambda narrow: darkness_chart(report, pairs.name, CSS_OF, narrow=narrow),
         [row.name for row, _ in bins],
     )
     missing = f"<p>{len(pairs.unreadable)} could not be measured:</p><ul>{unreadable}</ul>"
     return (
         f'<section class="card"><h2>Quality, {escape(pairs.name)}</h2><p class="hint">'
-        f"{pairs.pictures} pictures. The last columns: PSNR by the mean luma of what went in, "
+        f"{pairs.images} images. The last columns: PSNR by the mean luma of what went in, "
         f"darkest first.</p>{html_table(heads, lines)}{missing if unreadable else ''}</section>"
         f'<section class="card"><h2>Quality by darkness, {escape(pairs.name)}</h2>'
         f"{legend(report, judged=True)}{drawings}</section>"
     )
 
 
-def _endurance_card(report: Report, size: str) -> str:
-    heads, lines = summary(report, size)
+def _sustained_card(report: Report, size: str) -> str:
+    heads, lines = sustained_summary(report, size)
     if not lines:
         return ""
-    drawings = drawn_twice(
-        lambda narrow: endurance_chart(report, size, CSS_OF, narrow=narrow),
+    drawings = responsive_chart(
+        lambda narrow: sustained_chart(report, size, CSS_OF, narrow=narrow),
         [str(line[0][0]) for line in lines],
     )
     whole, parts = (
-        html_table(one_heads, [[tables.shown(*cell) for cell in line] for line in one_lines])
-        for one_heads, one_lines in ((heads, lines), details(report, size))
+        html_table(one_heads, [[tables.format_value(*cell) for cell in line] for line in one_lines])
+        for one_heads, one_lines in ((heads, lines), sustained_details(report, size))
     )
     return (
         f'<section class="card"><h2>Without pause, {size}</h2><p class="hint">'
@@ -340,14 +341,14 @@ def _endurance_card(report: Report, size: str) -> str:
     )
 
 
-def _savings_card(report: Report, size: str) -> str:
-    found = savings(report, size)
+def _speedup_card(report: Report, size: str) -> str:
+    found = speedups(report, size)
     if not found:
         return ""
-    lines = [[tables.shown(*cell) for cell in one.cells] for one in found]
+    lines = [[tables.format_value(*cell) for cell in one.cells] for one in found]
     return (
         f'<section class="card"><h2>What was saved, {size}</h2>'
-        f'<p class="hint">{escape(explained(report, size))}</p>'
+        f'<p class="hint">{escape(describe_speedups(report, size))}</p>'
         f"{html_table(['row', *HEADINGS], lines)}</section>"
     )
 
@@ -356,7 +357,7 @@ def _flicker_card(report: Report) -> str:
     if not report.clips:
         return ""
     lines = [
-        [row.name, *(tables.shown(cell, 2) for cell in tables.flicker_cells(row, report))]
+        [row.name, *(tables.format_value(cell, 2) for cell in tables.flicker_cells(row, report))]
         for row in report.rows
     ]
     return (
@@ -371,8 +372,8 @@ def _table_card(report: Report, size: str) -> str:
     for row in report.rows:
         timing = next((one for one in row.timings if one.size == size), None)
         cells = tables.latency_cells(timing) | tables.model_cells(row) | tables.energy_cells(timing)
-        star = " *" if timing is not None and not statistics.verdict(timing).stable else ""
-        texts = [tables.shown(cells[one.key], one.digits) for one in columns]
+        star = " *" if timing is not None and not statistics.assess_stability(timing).stable else ""
+        texts = [tables.format_value(cells[one.key], one.digits) for one in columns]
         lines.append([row.name + star, *texts])
     heads = ["row", *(column.heading for column in columns)]
     return (

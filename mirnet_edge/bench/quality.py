@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mirnet_edge.bench.record import ClipFacts, Crop, Flicker, PairSet, PictureFigures, Quality
+from mirnet_edge.bench.record import (
+    ClipFacts,
+    ClipFlicker,
+    ImageCrop,
+    ImageQuality,
+    PairSet,
+    PairSetQuality,
+)
 from mirnet_edge.calibration.sets import builtin_set
-from mirnet_edge.degradations import Noise, noisy
+from mirnet_edge.degradations import Noise, add_noise
 from mirnet_edge.errors import DataError, ImageError, MirnetEdgeError
 from mirnet_edge.images.contract import LUMA, size_text
-from mirnet_edge.images.files import FORMAT_OF_SUFFIX, Picture, read_picture, write_picture
+from mirnet_edge.images.files import FORMAT_OF_SUFFIX, ImageFile, read_image, write_image
 from mirnet_edge.metrics import SSIM_WINDOW, flicker, mae, psnr, psnr_gtmean, ssim
-from mirnet_edge.training.listing import Pair, list_pairs, pairs_between, read_table
+from mirnet_edge.training.listing import PairFiles, list_pairs, pairs_between, read_table
 from mirnet_edge.training.tasks import task_of
 
 if TYPE_CHECKING:
@@ -32,22 +39,22 @@ _TABLE = "pairs.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PairSource:
     """A set of pairs."""
 
     name: str
     task: str
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[PairFiles, ...] = ()
     """None where the set is the built-in one."""
     sigma: float | None = None
-    """White noise, in 8-bit levels, that makes the good pictures bad; None: as the task does."""
+    """White noise, in 8-bit levels, that makes the good images bad; None: as the task does."""
 
     def __len__(self) -> int:
-        """Return how many pictures there are, readable or not."""
+        """Return how many images there are, readable or not."""
         return len(self.pairs) or len(builtin_set(self.task).judging)
 
-    def pictures(self) -> Iterator[tuple[str, Frame, Frame] | ImageError]:
-        """Yield each picture's name, what goes in and what is to come out, or why it cannot."""
+    def images(self) -> Iterator[tuple[str, Frame, Frame] | ImageError]:
+        """Yield each image's name, what goes in and what is to come out, or why it cannot."""
         if not self.pairs:
             for sample in builtin_set(self.task).judging:
                 if sample.reference is not None:
@@ -59,14 +66,14 @@ class Source:
             except ImageError as error:
                 yield error
 
-    def _read(self, pair: Pair, place: int) -> tuple[str, Frame, Frame]:
+    def _read(self, pair: PairFiles, place: int) -> tuple[str, Frame, Frame]:
         task = task_of(self.task)
-        high = read_picture(pair.high).frame
+        high = read_image(pair.high).frame
         if pair.low is None:
             height, width = (side // task.scale * task.scale for side in high.shape[:2])
             high = high[:height, :width]
             return pair.high.stem, self._made_bad(high, np.random.default_rng(place)), high
-        low = read_picture(pair.low).frame
+        low = read_image(pair.low).frame
         expected = (low.shape[0] * task.scale, low.shape[1] * task.scale)
         if high.shape[:2] != expected:
             raise ImageError(
@@ -78,97 +85,97 @@ class Source:
     def _made_bad(self, clean: Frame, generator: np.random.Generator) -> Frame:
         if self.sigma is None:
             return task_of(self.task).degrade(clean, generator)
-        return noisy(clean, Noise(sigma=self.sigma), generator)
+        return add_noise(clean, Noise(sigma=self.sigma), generator)
 
 
-def sources_of(
+def find_pair_sources(
     places: str,
     task: str,
     *,
     suffixes: tuple[str, str] | None = None,
     sigmas: tuple[float, ...] = (),
-) -> list[Source]:
+) -> list[PairSource]:
     """Return the sets that a --pairs value names.
 
     Args:
         places: LOW:HIGH (two folders whose files match by name), a folder (with a pairs.csv, of
-            which the `val` and `test` splits count; with low/ and high/; or of clean pictures,
+            which the `val` and `test` splits count; with low/ and high/; or of clean images,
             made bad the task's way), or `built-in`.
         task: What the networks do.
-        suffixes: How the names of bad and good pictures end, where one folder holds both.
-        sigmas: Clean pictures are made bad by white noise of these strengths, a set for each.
+        suffixes: How the names of bad and good images end, where one folder holds both.
+        sigmas: Clean images are made bad by white noise of these strengths, a set for each.
 
     Raises:
-        DataError: Nothing there, or pictures without a partner.
+        DataError: Nothing there, or images without a partner.
     """
     if places == BUILT_IN:
-        return [Source(name=f"{BUILT_IN} {task}", task=task)]
+        return [PairSource(name=f"{BUILT_IN} {task}", task=task)]
     low, colon, high = places.partition(":")
     if colon:
         name = f"{Path(low).name}:{Path(high).name}"
-        return [Source(name=name, task=task, pairs=tuple(pairs_between(Path(low), Path(high))))]
+        return [PairSource(name=name, task=task, pairs=tuple(pairs_between(Path(low), Path(high))))]
     folder = Path(places)
     name = folder.resolve().name
     if suffixes is not None:
-        return [Source(name=name, task=task, pairs=_by_suffixes(folder, *suffixes))]
+        return [PairSource(name=name, task=task, pairs=_by_suffixes(folder, *suffixes))]
     pairs = _of_folder(folder)
     if not sigmas:
-        return [Source(name=name, task=task, pairs=pairs)]
-    clean = tuple(Pair(None, pair.high, pair.scene) for pair in pairs)
+        return [PairSource(name=name, task=task, pairs=pairs)]
+    clean = tuple(PairFiles(None, pair.high, pair.scene) for pair in pairs)
     return [
-        Source(name=f"{name} sigma {sigma:g}", task=task, pairs=clean, sigma=sigma)
+        PairSource(name=f"{name} sigma {sigma:g}", task=task, pairs=clean, sigma=sigma)
         for sigma in sigmas
     ]
 
 
-def _of_folder(folder: Path) -> tuple[Pair, ...]:
+def _of_folder(folder: Path) -> tuple[PairFiles, ...]:
     if (folder / _TABLE).is_file():
         splits = read_table(folder)
         pairs = splits["val"] + splits["test"]
         if not pairs:
             raise DataError(
-                f"{folder / _TABLE} has no row whose split is val or test; pictures that were "
+                f"{folder / _TABLE} has no row whose split is val or test; images that were "
                 "trained on prove nothing. Give some that were not"
             )
         return pairs
     if (folder / "low").is_dir() and (folder / "high").is_dir():
         return tuple(pairs_between(folder / "low", folder / "high"))
-    # clean pictures: every tenth, those that training leaves out too
+    # clean images: every tenth, those that training leaves out too
     return list_pairs(folder).val
 
 
-def _by_suffixes(folder: Path, bad: str, good: str) -> tuple[Pair, ...]:
+def _by_suffixes(folder: Path, bad: str, good: str) -> tuple[PairFiles, ...]:
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; expected one of pictures")
+        raise DataError(f"{folder} is not a folder; expected one of images")
     known = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in FORMAT_OF_SUFFIX]
     low = [path for path in known if path.stem.endswith(bad)]
     pairs = [(path, path.with_stem(path.stem.removesuffix(bad) + good)) for path in low]
     missing = [high.name for _, high in pairs if not high.is_file()]
     if missing or not pairs:
         raise DataError(
-            f"{folder} holds {len(low)} pictures whose names end in {bad}, {len(missing)} of them "
+            f"{folder} holds {len(low)} images whose names end in {bad}, {len(missing)} of them "
             f"without one that ends in {good} ({', '.join(missing[:3])}); mend the suffixes"
         )
-    return tuple(Pair(one, two, one.stem) for one, two in pairs)
+    return tuple(PairFiles(one, two, one.stem) for one, two in pairs)
 
 
 BEFORE, REFERENCE = "before", "reference"
-_SHOWN_PICTURES = 3
+_SHOWN_IMAGES = 3
 _CROP = (300, 400)  # height, width
 
 
 @dataclass
-class Findings:
+class QualityMeasurement:
     """What was measured so far on one set; complete or not."""
 
-    source: Source
-    figures: dict[str, list[PictureFigures]] = field(default_factory=dict)
+    source: PairSource
+    figures: dict[str, list[ImageQuality]] = field(default_factory=dict)
     """By row."""
     failures: dict[str, str] = field(default_factory=dict)
     """Why a row has no figures, by row."""
     unreadable: list[str] = field(default_factory=list)
-    crops: list[Crop] = field(default_factory=list)
-    pictures: int = 0
+    crops: list[ImageCrop] = field(default_factory=list)
+    images: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
 
     @property
@@ -177,55 +184,55 @@ class Findings:
         return PairSet(
             name=self.source.name,
             task=self.source.task,
-            pictures=self.pictures,
+            images=self.images,
             unreadable=self.unreadable,
             sha256=self.digest.hexdigest(),
         )
 
-    def quality(self, row: str) -> Quality | None:
+    def quality(self, row: str) -> PairSetQuality | None:
         """Return a row's figures, None where it has none."""
         found = self.figures.get(row)
-        return Quality(pairs=self.source.name, pictures=found) if found else None
+        return PairSetQuality(pairs=self.source.name, images=found) if found else None
 
 
 def measure_quality(
     runners: Mapping[str, Runner],
-    findings: Findings,
+    findings: QualityMeasurement,
     folder: Path,
-    on_picture: Callable[[int], None] = lambda done: None,
+    on_image: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Let every open runner restore every picture of a set, and hold the results to the good ones.
+    """Let every open runner restore every image of a set, and hold the results to the good ones.
 
-    A picture that cannot be read is named and left out; a row that fails is left out of what
+    An image that cannot be read is named and left out; a row that fails is left out of what
     follows. When this is interrupted, `findings` holds what had been measured.
 
     Args:
         runners: By row, all open.
         findings: Filled in.
         folder: Where crops are written to, in its own `crops` folder.
-        on_picture: Told how many pictures are done.
+        on_image: Told how many images are done.
     """
     shown = _shown(len(findings.source))
-    for place, picture in enumerate(findings.source.pictures()):
-        if isinstance(picture, ImageError):
-            findings.unreadable.append(" ".join(str(picture).split()))
+    for place, image in enumerate(findings.source.images()):
+        if isinstance(image, ImageError):
+            findings.unreadable.append(" ".join(str(image).split()))
         else:
-            _measure_picture(runners, findings, picture, folder if place in shown else None)
-        on_picture(place + 1)
+            _measure_image(runners, findings, image, folder if place in shown else None)
+        on_image(place + 1)
 
 
-def figures_of(name: str, low: Frame, output: Frame, high: Frame) -> PictureFigures:
-    """Return the figures of one restored picture.
+def measure_image(name: str, low: Frame, output: Frame, high: Frame) -> ImageQuality:
+    """Return the figures of one restored image.
 
     Args:
-        name: Of the picture.
+        name: Of the image.
         low: What went in.
         output: What came out.
         high: What was to come out, of the same size.
     """
     one, two = output[None], high[None]
     large = min(high.shape[:2]) >= SSIM_WINDOW
-    return PictureFigures(
+    return ImageQuality(
         name=name,
         brightness=round(float(np.mean(low @ LUMA)) / 255.0, 5),
         psnr_db=_finite(float(psnr(one, two)[0])),
@@ -235,14 +242,14 @@ def figures_of(name: str, low: Frame, output: Frame, high: Frame) -> PictureFigu
     )
 
 
-def _measure_picture(
+def _measure_image(
     runners: Mapping[str, Runner],
-    findings: Findings,
-    picture: tuple[str, Frame, Frame],
+    findings: QualityMeasurement,
+    image: tuple[str, Frame, Frame],
     folder: Path | None,
 ) -> None:
-    name, low, high = picture
-    findings.pictures += 1
+    name, low, high = image
+    findings.images += 1
     for frame in (low, high):
         findings.digest.update(np.ascontiguousarray(frame).tobytes())
     outputs: dict[str, Frame] = {}
@@ -251,7 +258,7 @@ def _measure_picture(
             continue
         try:
             output = runner.run(low[None])[0]
-            figures = figures_of(name, low, output, high)
+            figures = measure_image(name, low, output, high)
         except MirnetEdgeError as error:
             findings.failures[row] = " ".join(str(error).split())
             continue
@@ -261,18 +268,20 @@ def _measure_picture(
         _write_crops(findings, name, {BEFORE: low, **outputs, REFERENCE: high}, folder)
 
 
-def _write_crops(findings: Findings, name: str, frames: dict[str, Frame], folder: Path) -> None:
+def _write_crops(
+    findings: QualityMeasurement, name: str, frames: dict[str, Frame], folder: Path
+) -> None:
     target = frames[REFERENCE].shape[:2]
     for number, (row, frame) in enumerate(frames.items()):
         enlarged = _enlarged(frame, target)
         safe = "".join(one if one.isalnum() else "-" for one in f"{findings.source.name}-{name}")
         file = f"crops/{safe}-{number:02d}.jpg"
-        write_picture(folder / file, Picture(frame=_middle(enlarged), format="JPEG"))
-        findings.crops.append(Crop(pairs=findings.source.name, picture=name, row=row, file=file))
+        write_image(folder / file, ImageFile(frame=_middle(enlarged), format="JPEG"))
+        findings.crops.append(ImageCrop(pairs=findings.source.name, image=name, row=row, file=file))
 
 
 def _enlarged(frame: Frame, size: tuple[int, ...]) -> Frame:
-    """Return a small picture, what super-resolution takes, at the size of its reference."""
+    """Return a small image, what super-resolution takes, at the size of its reference."""
     if frame.shape[:2] == size:
         return frame
     import cv2
@@ -289,9 +298,9 @@ def _middle(frame: Frame) -> Frame:
 
 
 def _shown(count: int) -> set[int]:
-    """Return which pictures are shown: a few, evenly spread."""
+    """Return which images are shown: a few, evenly spread."""
     return {
-        round((count - 1) * place / max(1, _SHOWN_PICTURES - 1)) for place in range(_SHOWN_PICTURES)
+        round((count - 1) * place / max(1, _SHOWN_IMAGES - 1)) for place in range(_SHOWN_IMAGES)
     }
 
 
@@ -307,7 +316,7 @@ _NOISE = Noise(photons=300, sigma=2)
 
 
 @dataclass(frozen=True)
-class Clip:
+class BenchmarkClip:
     """A short video in memory."""
 
     name: str
@@ -315,29 +324,27 @@ class Clip:
     """(N, H, W, 3) uint8 RGB, in order."""
 
 
-def still_clip(picture: Frame, count: int = FRAMES) -> Frames:
-    """Return what a camera at rest sees of a picture, (N, H, W, 3): its noise alone moves."""
+def still_clip(image: Frame, count: int = FRAMES) -> Frames:
+    """Return what a camera at rest sees of an image, (N, H, W, 3): its noise alone moves."""
     import cv2
 
-    height = round(_WIDTH * picture.shape[0] / picture.shape[1])
-    small = np.asarray(
-        cv2.resize(picture, (_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8
-    )
+    height = round(_WIDTH * image.shape[0] / image.shape[1])
+    small = np.asarray(cv2.resize(image, (_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
     generator = np.random.default_rng(0)
-    return np.stack([noisy(small, _NOISE, generator) for _ in range(count)])
+    return np.stack([add_noise(small, _NOISE, generator) for _ in range(count)])
 
 
-def built_in_clip(task: str) -> Clip:
-    """Return a clip that stands still, of the built-in pictures of a task."""
-    return Clip(STILL, still_clip(builtin_set(task).judging[0].frame))
+def built_in_clip(task: str) -> BenchmarkClip:
+    """Return a clip that stands still, of the built-in images of a task."""
+    return BenchmarkClip(STILL, still_clip(builtin_set(task).judging[0].frame))
 
 
 @dataclass
-class Seen:
+class FlickerMeasurement:
     """What was measured so far on one clip."""
 
-    clip: Clip
-    flicker: dict[str, Flicker] = field(default_factory=dict)
+    clip: BenchmarkClip
+    flicker: dict[str, ClipFlicker] = field(default_factory=dict)
     """By row."""
     note: str = ""
     """Why no row has a figure, where that is so."""
@@ -358,7 +365,7 @@ class Seen:
 
 def measure_flicker(
     runners: Mapping[str, Runner],
-    seen: Seen,
+    seen: FlickerMeasurement,
     row_seconds: float,
     on_row: Callable[[str], None] = lambda name: None,
 ) -> None:
@@ -383,7 +390,7 @@ def measure_flicker(
             seen.flicker[row] = _without(seen.clip, f"takes longer than {row_seconds:g} s")
             continue
         ratio = flicker(restored, frames)
-        seen.flicker[row] = Flicker(
+        seen.flicker[row] = ClipFlicker(
             clip=seen.clip.name, ratio=round(ratio, 4) if math.isfinite(ratio) else None
         )
 
@@ -398,5 +405,5 @@ def _restored(runner: Runner, frames: Frames, row_seconds: float) -> Frames | No
     return np.stack(restored)
 
 
-def _without(clip: Clip, note: str) -> Flicker:
-    return Flicker(clip=clip.name, ratio=None, note=note)
+def _without(clip: BenchmarkClip, note: str) -> ClipFlicker:
+    return ClipFlicker(clip=clip.name, ratio=None, note=note)

@@ -11,27 +11,27 @@ clocks, reports of schema 1 still read.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
 from mirnet_edge.errors import DataError
 from mirnet_edge.images.contract import size_text
-from mirnet_edge.manifest import Document, MachineFacts
+from mirnet_edge.manifest import MachineFacts, StrictDocument
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SCHEMA_VERSION = 2
-_READ = (1, 2)
+SCHEMA_VERSION = 3
+_READ = (1, 2, 3)
 NOT_MEASURED = "not measured"
 
-Kind = Literal["bundle", "rival", "baseline", "random weights"]
+Kind = Literal["bundle", "competitor", "baseline", "random weights"]
 State = Literal["measured", "missing", "failed"]
 MeterKind = Literal["package", "gpu", "board"]
 
 
-class Stages(Document):
+class StageTimes(StrictDocument):
     """Median times of the parts of a frame's way, in ms, over the timed runs."""
 
     before_ms: float
@@ -41,7 +41,7 @@ class Stages(Document):
     """Converting back and cutting off the padding."""
 
 
-class Conditions(Document):
+class MachineConditions(StrictDocument):
     """What the machine was like at one moment; None where it does not tell."""
 
     load: float | None
@@ -56,7 +56,7 @@ class Conditions(Document):
     """The hottest card."""
 
 
-class Part(Document):
+class SustainedPart(StrictDocument):
     """A stretch of a row's run without pause."""
 
     end_s: float
@@ -66,12 +66,12 @@ class Part(Document):
     runs: int
     p50_ms: float
     p95_ms: float
-    end: Conditions
+    end: MachineConditions
     joules: dict[MeterKind, float] = Field(default_factory=dict)
     """What each meter counted during the part; idle is in it."""
 
 
-class Timing(Document):
+class LatencyTiming(StrictDocument):
     """One row at one frame size."""
 
     width: int
@@ -81,15 +81,15 @@ class Timing(Document):
     warmup_runs: int
     settled: bool
     """Whether the warm-up ended because the times had settled, not because it was long enough."""
-    stages: Stages | None = None
+    stages: StageTimes | None = None
     """None where the row cannot tell."""
     cold_start_ms: float | None = None
     """A fresh process: from opening to the first restored frame, the backend's import included."""
     peak_memory_mib: float | None = None
     """The most memory such a process held, Python and its libraries included."""
-    sustained: list[Part] = Field(default_factory=list)
+    sustained: list[SustainedPart] = Field(default_factory=list)
     """A run of minutes, in order; empty where none was asked for."""
-    loop: Part | None = None
+    loop: SustainedPart | None = None
     """A run of seconds that energy was counted over; None where there was a longer one, or no
     meter."""
 
@@ -99,29 +99,31 @@ class Timing(Document):
         return size_text(self.height, self.width)
 
 
-class PictureFigures(Document):
-    """What a row made of one picture."""
+class ImageQuality(StrictDocument):
+    """What a row made of one image."""
 
     name: str
     brightness: float
     """Mean luma of what went in, from 0 to 1."""
     psnr_db: float | None
-    """None: the picture came back exactly."""
+    """None: the image came back exactly."""
     psnr_gtmean_db: float | None
     ssim: float | None
-    """None: the picture is smaller than the window of SSIM."""
+    """None: the image is smaller than the window of SSIM."""
     mae: float
 
 
-class Quality(Document):
+class PairSetQuality(StrictDocument):
     """What a row made of one set of pairs."""
+
+    former_keys: ClassVar[dict[str, str]] = {"pictures": "images"}
 
     pairs: str
     """The name of the set, as in `Report.pair_sets`."""
-    pictures: list[PictureFigures]
+    images: list[ImageQuality]
 
 
-class Flicker(Document):
+class ClipFlicker(StrictDocument):
     """What a row made of one clip."""
 
     clip: str
@@ -132,8 +134,10 @@ class Flicker(Document):
     """Why it was not measured."""
 
 
-class Row(Document):
-    """One contestant: a mode of a bundle, a rival, or a classical method."""
+class ReportRow(StrictDocument):
+    """One entry: a mode of a bundle, a competitor, or a classical method."""
+
+    former_keys: ClassVar[dict[str, str]] = {"adopted": "accepted"}
 
     name: str
     """Unique in the report."""
@@ -148,27 +152,29 @@ class Row(Document):
     """Of the file that computes: the graph, the weights."""
     bytes_on_disk: int | None = None
     macs_640x480: int | None = None
-    adopted: bool | None = None
+    accepted: bool | None = None
     """What the bundle's gate said; None where there was no gate."""
-    timings: list[Timing] = Field(default_factory=list)
-    quality: list[Quality] = Field(default_factory=list)
-    flicker: list[Flicker] = Field(default_factory=list)
+    timings: list[LatencyTiming] = Field(default_factory=list)
+    quality: list[PairSetQuality] = Field(default_factory=list)
+    flicker: list[ClipFlicker] = Field(default_factory=list)
 
 
-class PairSet(Document):
-    """Pictures that quality was measured on."""
+class PairSet(StrictDocument):
+    """Images that quality was measured on."""
+
+    former_keys: ClassVar[dict[str, str]] = {"pictures": "images"}
 
     name: str
     task: str
-    pictures: int
+    images: int
     """How many were measured."""
     unreadable: list[str]
-    """One line for each picture that could not be measured."""
+    """One line for each image that could not be measured."""
     sha256: str
-    """Over the pixels of all pictures, in order."""
+    """Over the pixels of all images, in order."""
 
 
-class ClipFacts(Document):
+class ClipFacts(StrictDocument):
     """A video that flicker was measured on."""
 
     name: str
@@ -181,17 +187,19 @@ class ClipFacts(Document):
     """Over the pixels of all frames, in order."""
 
 
-class Crop(Document):
-    """A piece of a picture, before or after a row, in a file beside the report."""
+class ImageCrop(StrictDocument):
+    """A piece of an image, before or after a row, in a file beside the report."""
+
+    former_keys: ClassVar[dict[str, str]] = {"picture": "image"}
 
     pairs: str
-    picture: str
+    image: str
     row: str
     """A row's name, or `before` or `reference`."""
     file: str
 
 
-class Settings(Document):
+class BenchmarkSettings(StrictDocument):
     """How the figures were taken."""
 
     command: str
@@ -207,10 +215,12 @@ class Settings(Document):
     """How long each chosen row ran without pause; None: not at all."""
 
 
-class Report(Document):
+class Report(StrictDocument):
     """A whole benchmark."""
 
-    schema_version: Literal[2] = 2
+    former_versions: ClassVar[tuple[int, ...]] = (1, 2)
+
+    schema_version: Literal[3] = 3
     created: str
     """UTC, ISO 8601."""
     partial: bool
@@ -219,17 +229,17 @@ class Report(Document):
     revision: str | None
     """The git commit of mirnet-edge, with "+changes" where files differed; None outside git."""
     tools: dict[str, str]
-    settings: Settings
-    before: Conditions
-    after: Conditions
+    settings: BenchmarkSettings
+    before: MachineConditions
+    after: MachineConditions
     meters: dict[MeterKind, str] = Field(default_factory=dict)
     """What counted energy, and what is in its figures, in words."""
     sensor_notes: list[str] = Field(default_factory=list)
     """Why a sensor could not be read, and what to do."""
-    rows: list[Row]
+    rows: list[ReportRow]
     pair_sets: list[PairSet] = Field(default_factory=list)
     clips: list[ClipFacts] = Field(default_factory=list)
-    crops: list[Crop] = Field(default_factory=list)
+    crops: list[ImageCrop] = Field(default_factory=list)
 
     @property
     def sizes(self) -> list[str]:
@@ -269,7 +279,7 @@ def read_report(path: Path) -> Report:
         )
     try:
         # what came with 2 has defaults that say "not measured"
-        return Report.model_validate(document | {"schema_version": SCHEMA_VERSION})
+        return Report.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

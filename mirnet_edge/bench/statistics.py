@@ -1,4 +1,4 @@
-"""What raw samples say: percentiles, whether they can be believed, means over pictures.
+"""What raw samples say: percentiles, whether they can be believed, means over images.
 
 Pure functions of recorded figures, so that they are tested without timing anything.
 """
@@ -14,19 +14,19 @@ from mirnet_edge.runtime.measure import p50, percentile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mirnet_edge.bench.record import PictureFigures, Quality, Row, Timing
+    from mirnet_edge.bench.record import ImageQuality, LatencyTiming, PairSetQuality, ReportRow
 
 # torch.utils.benchmark warns from 10 % on, and calls 25 % gross
 SPREAD_LIMIT, DRIFT_LIMIT = 0.10, 0.05
 FEWEST_SAMPLES = 5
-# identical pictures count so many dB beside others, as in the gate
+# identical images count so many dB beside others, as in the gate
 IDENTICAL_DB = 100.0
 # upper edges of the mean luma of what goes in, from 0 to 1: each about twice the one before
 DARKNESS_EDGES = (0.03, 0.06, 0.12, 0.25, 1.0)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class StabilityVerdict:
     """Whether a row's times can be believed."""
 
     reasons: tuple[str, ...]
@@ -41,23 +41,23 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Mean:
-    """Figures over a set of pictures."""
+class QualityMean:
+    """Figures over a set of images."""
 
-    pictures: int
+    images: int
     psnr_db: float
     psnr_gtmean_db: float
     ssim: float | None
     mae: float
     worst_db: float
-    worst_picture: str
+    worst_image: str
 
 
-def verdict(timing: Timing) -> Verdict:
+def assess_stability(timing: LatencyTiming) -> StabilityVerdict:
     """Say whether times can be believed, why not, and what to do."""
     samples = timing.samples_ms
     if len(samples) < FEWEST_SAMPLES:
-        return Verdict(
+        return StabilityVerdict(
             (f"only {len(samples)} runs, expected at least {FEWEST_SAMPLES}",),
             "raise --rounds, or --row-seconds for slow rows",
         )
@@ -80,27 +80,27 @@ def verdict(timing: Timing) -> Verdict:
     if not timing.settled:
         reasons.append(f"times had not settled after {timing.warmup_runs} warm-up runs")
     if not reasons:
-        return Verdict(())
-    return Verdict(
+        return StabilityVerdict(())
+    return StabilityVerdict(
         tuple(reasons),
         "close other programs, let the machine cool, fix its clock, or raise --rounds; "
         "ratios within this report still hold, for its rows took turns",
     )
 
 
-def mean_of(quality: Quality) -> Mean | None:
-    """Return the means over a set's pictures, None where no picture was measured."""
-    return _mean(quality.pictures)
+def mean_quality(quality: PairSetQuality) -> QualityMean | None:
+    """Return the means over a set's images, None where no image was measured."""
+    return _mean(quality.images)
 
 
-def by_darkness(quality: Quality) -> dict[str, Mean]:
-    """Return means by how dark the pictures were that went in; only ranges that hold some."""
+def by_darkness(quality: PairSetQuality) -> dict[str, QualityMean]:
+    """Return means by how dark the images were that went in; only ranges that hold some."""
     found, low = {}, 0.0
     for high in DARKNESS_EDGES:
         last = high == DARKNESS_EDGES[-1]
         inside = [
             one
-            for one in quality.pictures
+            for one in quality.images
             if low <= one.brightness and (one.brightness < high or last)
         ]
         label = f"{100 * low:.0f}-{100 * high:.0f} %"
@@ -111,7 +111,7 @@ def by_darkness(quality: Quality) -> dict[str, Mean]:
     return found
 
 
-def drop_db(row: Row, rows: Sequence[Row], pairs: str) -> float | None:
+def drop_db(row: ReportRow, rows: Sequence[ReportRow], pairs: str) -> float | None:
     """Return how much lower a bundle's mean PSNR is than that of its fp32 rows.
 
     The same backend's where it was measured, else any backend's; None where there is none, or
@@ -131,10 +131,10 @@ def drop_db(row: Row, rows: Sequence[Row], pairs: str) -> float | None:
     return known[0] - own if known and own is not None else None
 
 
-def psnr_of(row: Row, pairs: str) -> float | None:
+def psnr_of(row: ReportRow, pairs: str) -> float | None:
     """Return a row's mean PSNR on a set, None where it was not measured."""
     for quality in row.quality:
-        if quality.pairs == pairs and (mean := mean_of(quality)) is not None:
+        if quality.pairs == pairs and (mean := mean_quality(quality)) is not None:
             return mean.psnr_db
     return None
 
@@ -150,19 +150,19 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def _mean(pictures: Sequence[PictureFigures]) -> Mean | None:
-    if not pictures:
+def _mean(images: Sequence[ImageQuality]) -> QualityMean | None:
+    if not images:
         return None
-    worst = min(pictures, key=lambda one: _finite(one.psnr_db))
-    similar = [one.ssim for one in pictures if one.ssim is not None]
-    return Mean(
-        pictures=len(pictures),
-        psnr_db=statistics.fmean(_finite(one.psnr_db) for one in pictures),
-        psnr_gtmean_db=statistics.fmean(_finite(one.psnr_gtmean_db) for one in pictures),
+    worst = min(images, key=lambda one: _finite(one.psnr_db))
+    similar = [one.ssim for one in images if one.ssim is not None]
+    return QualityMean(
+        images=len(images),
+        psnr_db=statistics.fmean(_finite(one.psnr_db) for one in images),
+        psnr_gtmean_db=statistics.fmean(_finite(one.psnr_gtmean_db) for one in images),
         ssim=statistics.fmean(similar) if similar else None,
-        mae=statistics.fmean(one.mae for one in pictures),
+        mae=statistics.fmean(one.mae for one in images),
         worst_db=_finite(worst.psnr_db),
-        worst_picture=worst.name,
+        worst_image=worst.name,
     )
 
 

@@ -8,21 +8,28 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirnet_edge.bench import statistics
-from mirnet_edge.bench.charts import Axes, Line, line_chart
-from mirnet_edge.bench.record import NOT_MEASURED, Conditions, MeterKind, Report, Row, Timing
+from mirnet_edge.bench.charts import ChartAxes, ChartLine, line_chart
+from mirnet_edge.bench.record import (
+    NOT_MEASURED,
+    LatencyTiming,
+    MachineConditions,
+    MeterKind,
+    Report,
+    ReportRow,
+)
 from mirnet_edge.bench.statistics import DRIFT_LIMIT, FEWEST_SAMPLES
 from mirnet_edge.runtime.measure import p50, percentile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mirnet_edge.bench.record import MeterKind, Part, Report, Row, Timing
+    from mirnet_edge.bench.record import LatencyTiming, MeterKind, Report, ReportRow, SustainedPart
 
 KINDS: tuple[MeterKind, ...] = ("package", "gpu", "board")
 _WORDS = {"package": "processor package", "gpu": "graphics card", "board": "board"}
 
 
-def mj_per_frame(timing: Timing | None, kind: MeterKind) -> float | None:
+def mj_per_frame(timing: LatencyTiming | None, kind: MeterKind) -> float | None:
     """Return the millijoules that one frame took, None where they were not measured.
 
     Over the sustained run where there is one, else over the loop that was run for it.
@@ -33,14 +40,14 @@ def mj_per_frame(timing: Timing | None, kind: MeterKind) -> float | None:
     return 1e3 * sum(one.joules[kind] for one in parts) / sum(one.runs for one in parts)
 
 
-def parts_of(timing: Timing | None) -> list[Part]:
+def parts_of(timing: LatencyTiming | None) -> list[SustainedPart]:
     """Return the parts that energy was counted over."""
     if timing is None:
         return []
     return timing.sustained or ([timing.loop] if timing.loop else [])
 
 
-def watts(part: Part, kind: MeterKind) -> float | None:
+def watts(part: SustainedPart, kind: MeterKind) -> float | None:
     """Return the mean power of a part, None where it was not measured."""
     used = part.joules.get(kind)
     return None if used is None else used / part.seconds
@@ -68,7 +75,7 @@ HEADINGS = ("times faster", "times fewer MACs")
 
 
 @dataclass(frozen=True)
-class Saving:
+class Speedup:
     """One of our rows beside the full network at one size."""
 
     name: str
@@ -83,14 +90,14 @@ class Saving:
         return [(self.name, 0), (self.times_faster, 1), (self.times_fewer_macs, 0)]
 
 
-def savings(report: Report, size: str) -> list[Saving]:
+def speedups(report: Report, size: str) -> list[Speedup]:
     """Return each of our rows beside the full network; none where that was not timed."""
     full = [row for row in report.rows if row.kind == "random weights"]
     if not full or (whole := _median(full[0], size)) is None:
         return []
     macs = full[0].macs_640x480
     return [
-        Saving(
+        Speedup(
             row.name,
             whole / own,
             macs / row.macs_640x480 if macs and row.macs_640x480 else None,
@@ -100,7 +107,7 @@ def savings(report: Report, size: str) -> list[Saving]:
     ]
 
 
-def explained(report: Report, size: str) -> str:
+def describe_speedups(report: Report, size: str) -> str:
     """Return what the ratios are against."""
     full = next(row for row in report.rows if row.kind == "random weights")
     timing = next(one for one in full.timings if one.size == size)
@@ -112,7 +119,7 @@ def explained(report: Report, size: str) -> str:
     )
 
 
-def _median(row: Row, size: str) -> float | None:
+def _median(row: ReportRow, size: str) -> float | None:
     return next((p50(one.samples_ms) for one in row.timings if one.size == size), None)
 
 
@@ -120,7 +127,7 @@ Cell = str | int | float | None
 
 
 @dataclass(frozen=True)
-class Column:
+class TableColumn:
     """One figure of the table."""
 
     key: str
@@ -130,20 +137,24 @@ class Column:
 
 
 LATENCY = (
-    Column("p50_ms", "p50 ms", 1), Column("p90_ms", "p90 ms", 1), Column("p95_ms", "p95 ms", 1),
-    Column("p99_ms", "p99 ms", 1), Column("fps", "FPS", 1), Column("runs", "runs"),
-    Column("before_ms", "before ms", 2), Column("network_ms", "network ms", 1),
-    Column("after_ms", "after ms", 2), Column("cold_start_ms", "cold start ms"),
-    Column("peak_memory_mib", "memory MiB"),
+    TableColumn("p50_ms", "p50 ms", 1),
+    TableColumn("p90_ms", "p90 ms", 1), TableColumn("p95_ms", "p95 ms", 1),
+    TableColumn("p99_ms", "p99 ms", 1), TableColumn("fps", "FPS", 1), TableColumn("runs", "runs"),
+    TableColumn("before_ms", "before ms", 2), TableColumn("network_ms", "network ms", 1),
+    TableColumn("after_ms", "after ms", 2), TableColumn("cold_start_ms", "cold start ms"),
+    TableColumn("peak_memory_mib", "memory MiB"),
 )  # fmt: skip
-MODEL = (Column("mib_on_disk", "on disk MiB", 2), Column("gmacs_640x480", "GMACs at 640x480", 2))
+MODEL = (
+    TableColumn("mib_on_disk", "on disk MiB", 2),
+    TableColumn("gmacs_640x480", "GMACs at 640x480", 2),
+)
 QUALITY = (
-    Column("pictures", "pictures"), Column("psnr_db", "PSNR dB", 2),
-    Column("psnr_gtmean_db", "at equal brightness dB", 2), Column("ssim", "SSIM", 3),
-    Column("mae", "MAE", 4), Column("worst_db", "worst dB", 2),
-    Column("worst_picture", "worst picture"), Column("drop_db", "lost to fp32 dB", 3),
+    TableColumn("images", "images"), TableColumn("psnr_db", "PSNR dB", 2),
+    TableColumn("psnr_gtmean_db", "at equal brightness dB", 2), TableColumn("ssim", "SSIM", 3),
+    TableColumn("mae", "MAE", 4), TableColumn("worst_db", "worst dB", 2),
+    TableColumn("worst_image", "worst image"), TableColumn("drop_db", "lost to fp32 dB", 3),
 )  # fmt: skip
-_NO_ENERGY = (Column("mj_per_frame", "mJ per frame"),)
+_NO_ENERGY = (TableColumn("mj_per_frame", "mJ per frame"),)
 _LAST_TO_FIRST = "sustained_last_to_first"
 FLICKER = (
     "How much more the luma of what stands still varies over time than in the source, each frame "
@@ -151,7 +162,7 @@ FLICKER = (
 )
 
 
-def flicker_cells(row: Row, report: Report) -> list[Cell]:
+def flicker_cells(row: ReportRow, report: Report) -> list[Cell]:
     """Return a row's flicker on each clip of the report; None where not measured."""
     known = {one.clip: one.ratio for one in row.flicker}
     return [known.get(clip.name) for clip in report.clips]
@@ -162,7 +173,7 @@ def clip_headings(report: Report) -> list[str]:
     return [f"{one.name} ({one.frames} of {one.width}x{one.height})" for one in report.clips]
 
 
-def latency_cells(timing: Timing | None) -> dict[str, Cell]:
+def latency_cells(timing: LatencyTiming | None) -> dict[str, Cell]:
     """Return a row's times at one size, by column key; None where not measured."""
     if timing is None:
         return dict.fromkeys((column.key for column in LATENCY), None)
@@ -179,7 +190,7 @@ def latency_cells(timing: Timing | None) -> dict[str, Cell]:
     }
 
 
-def model_cells(row: Row) -> dict[str, Cell]:
+def model_cells(row: ReportRow) -> dict[str, Cell]:
     """Return the size of a row's model, by column key; None where it has none."""
     return {
         "mib_on_disk": None if row.bytes_on_disk is None else row.bytes_on_disk / 2**20,
@@ -187,22 +198,22 @@ def model_cells(row: Row) -> dict[str, Cell]:
     }
 
 
-def energy_columns(report: Report) -> tuple[Column, ...]:
+def energy_columns(report: Report) -> tuple[TableColumn, ...]:
     """Return a column for each meter of the report, and one where there was none."""
     kinds = [kind for kind in KINDS if kind in report.meters]
-    return tuple(Column(_energy_key(kind), heading(kind), 1) for kind in kinds) or _NO_ENERGY
+    return tuple(TableColumn(_energy_key(kind), heading(kind), 1) for kind in kinds) or _NO_ENERGY
 
 
-def energy_cells(timing: Timing | None) -> dict[str, Cell]:
+def energy_cells(timing: LatencyTiming | None) -> dict[str, Cell]:
     """Return what a frame took at one size, by column key; None where not measured."""
     cells: dict[str, Cell] = {_energy_key(kind): mj_per_frame(timing, kind) for kind in KINDS}
     return cells | {column.key: None for column in _NO_ENERGY}
 
 
-def quality_cells(row: Row, rows: Sequence[Row], pairs: str) -> dict[str, Cell]:
+def quality_cells(row: ReportRow, rows: Sequence[ReportRow], pairs: str) -> dict[str, Cell]:
     """Return a row's figures on one set, by column key; None where not measured."""
     for quality in row.quality:
-        mean = statistics.mean_of(quality)
+        mean = statistics.mean_quality(quality)
         if quality.pairs == pairs and mean is not None:
             cells: dict[str, Cell] = {
                 column.key: getattr(mean, column.key)
@@ -213,7 +224,7 @@ def quality_cells(row: Row, rows: Sequence[Row], pairs: str) -> dict[str, Cell]:
     return dict.fromkeys((column.key for column in QUALITY), None)
 
 
-def shown(value: Cell, digits: int = 0) -> str:
+def format_value(value: Cell, digits: int = 0) -> str:
     """Return a figure as people read it."""
     if value is None:
         return NOT_MEASURED
@@ -221,7 +232,7 @@ def shown(value: Cell, digits: int = 0) -> str:
 
 
 def to_csv(report: Report) -> str:
-    """Return one line for each row, size and set of pictures; an unknown figure says so."""
+    """Return one line for each row, size and set of images; an unknown figure says so."""
     text = io.StringIO()
     keys = [column.key for column in (*LATENCY, *MODEL, *QUALITY)]
     keys += [*map(_energy_key, KINDS), _LAST_TO_FIRST]
@@ -230,7 +241,7 @@ def to_csv(report: Report) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*heads, "stable", "pairs", *keys, *clips])
     for row in report.rows:
-        known: Sequence[Timing | None] = row.timings or [None]
+        known: Sequence[LatencyTiming | None] = row.timings or [None]
         for timing in known:
             sets: Sequence[str | None] = [quality.pairs for quality in row.quality] or [None]
             for pairs in sets:
@@ -240,7 +251,7 @@ def to_csv(report: Report) -> str:
                 facts = [
                     row.name, row.kind, row.task, row.backend, row.precision, row.state, row.note,
                     row.sha256, timing.size if timing else None,
-                    statistics.verdict(timing).stable if timing else None, pairs,
+                    statistics.assess_stability(timing).stable if timing else None, pairs,
                 ]  # fmt: skip
                 everything = [*facts, *(cells[key] for key in keys), *flicker_cells(row, report)]
                 writer.writerow([NOT_MEASURED if one is None else one for one in everything])
@@ -259,7 +270,7 @@ def notes(report: Report) -> list[str]:
     for row in report.rows:
         lines += [f"{row.name}, {one.clip}: {one.note}" for one in row.flicker if one.note]
         for timing in row.timings:
-            found = statistics.verdict(timing)
+            found = statistics.assess_stability(timing)
             if not found.stable:
                 lines.append(
                     f"{row.name} {timing.size}: unstable: {'; '.join(found.reasons)}. "
@@ -285,8 +296,8 @@ def machine_lines(report: Report) -> list[tuple[str, str]]:
         ("system", f"{machine.system}, Python {machine.python}"),
         ("threads", threads),
         ("processors allowed", affinity),
-        ("before", _told(report.before)),
-        ("after", _told(report.after)),
+        ("before", _format_reason(report.before)),
+        ("after", _format_reason(report.after)),
         ("versions", tools),
         ("commit", report.revision or "unknown"),
         ("method", method),
@@ -299,7 +310,7 @@ def _energy_key(kind: MeterKind) -> str:
     return f"mj_per_frame_{kind}"
 
 
-def _told(state: Conditions) -> str:
+def _format_reason(state: MachineConditions) -> str:
     figures = (("load", state.load, ""), ("clock", state.clock_mhz, " MHz"),
                ("temperature", state.celsius, " C"))  # fmt: skip
     cards = (("graphics clock", state.gpu_clock_mhz, " MHz"),
@@ -321,12 +332,12 @@ Cells = list[tuple[str | float | None, int]]
 """Values of a line, and how many digits each is shown with."""
 
 
-def last_over_first(parts: Sequence[Part]) -> float | None:
+def last_over_first(parts: Sequence[SustainedPart]) -> float | None:
     """Return how much longer the last part's frames took than the first's, as a ratio."""
     return parts[-1].p50_ms / parts[0].p50_ms if len(parts) > 1 else None
 
 
-def held(parts: Sequence[Part]) -> str:
+def describe_sustained_rate(parts: Sequence[SustainedPart]) -> str:
     """Return a line that says whether the rate was held."""
     ratio = last_over_first(parts)
     if ratio is None:
@@ -348,18 +359,18 @@ def held(parts: Sequence[Part]) -> str:
     return "holds its rate"
 
 
-def held_lines(report: Report) -> list[str]:
+def sustained_rate_lines(report: Report) -> list[str]:
     """Return the verdict of each sustained run."""
     return [
         f"{row.name} {timing.size}, {_minutes(timing.sustained[-1])} without pause: "
-        f"{held(timing.sustained)}"
+        f"{describe_sustained_rate(timing.sustained)}"
         for row in report.rows
         for timing in row.timings
         if timing.sustained
     ]
 
 
-def summary(report: Report, size: str) -> tuple[list[str], list[Cells]]:
+def sustained_summary(report: Report, size: str) -> tuple[list[str], list[Cells]]:
     """Return headings and, for each row that ran, cells with their digits."""
     heads = [
         "row", "minutes", "first part p50 ms", "last part p50 ms", "last to first",
@@ -378,13 +389,13 @@ def summary(report: Report, size: str) -> tuple[list[str], list[Cells]]:
                 (last_over_first(parts), 3),
                 (_fps(first), 1),
                 (_fps(last), 1),
-                (held(parts), 0),
+                (describe_sustained_rate(parts), 0),
             ]
         )
     return heads, lines
 
 
-def details(report: Report, size: str) -> tuple[list[str], list[Cells]]:
+def sustained_details(report: Report, size: str) -> tuple[list[str], list[Cells]]:
     """Return headings and, for each part of each run, cells with their digits."""
     runs = _runs(report, size)
     kinds = [kind for kind in KINDS if kind in report.meters]
@@ -411,17 +422,17 @@ def details(report: Report, size: str) -> tuple[list[str], list[Cells]]:
     return heads, lines
 
 
-def endurance_chart(report: Report, size: str, css: dict[str, str], *, narrow: bool) -> str:
+def sustained_chart(report: Report, size: str, css: dict[str, str], *, narrow: bool) -> str:
     """Return each row's frame time over minutes, in percent of its first part; "" where none ran.
 
     Args:
         report: What was measured.
         size: Of the frames.
-        css: The class that colours each kind of row.
+        css: The class that colors each kind of row.
         narrow: For phones: numbers where names have no room.
     """
     lines = [
-        Line(
+        ChartLine(
             row.name,
             css[row.kind],
             [
@@ -436,7 +447,7 @@ def endurance_chart(report: Report, size: str, css: dict[str, str], *, narrow: b
         return ""
     end = max(x for line in lines for x, _ in line.points)
     ticks = [0.0, *(end * quarter / 4 for quarter in range(1, 5))]
-    axes = Axes(
+    axes = ChartAxes(
         title=f"Frame time over minutes, {size}",
         caption="frame time, % of the row's first part; lower is better",
         ticks=[(one, f"{one:.3g}") for one in ticks],
@@ -449,7 +460,7 @@ def endurance_chart(report: Report, size: str, css: dict[str, str], *, narrow: b
     return line_chart(lines, axes, width, height, numbered=narrow)
 
 
-def _runs(report: Report, size: str) -> list[tuple[Row, Timing]]:
+def _runs(report: Report, size: str) -> list[tuple[ReportRow, LatencyTiming]]:
     return [
         (row, timing)
         for row in report.rows
@@ -458,11 +469,11 @@ def _runs(report: Report, size: str) -> list[tuple[Row, Timing]]:
     ]
 
 
-def _fps(part: Part) -> float:
+def _fps(part: SustainedPart) -> float:
     return part.runs / part.seconds
 
 
-def _minutes(part: Part) -> str:
+def _minutes(part: SustainedPart) -> str:
     if part.end_s < 60.0:
         return f"{part.end_s:.0f} s"
     return f"{part.end_s / 60.0:.1f} minutes"

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mirnet_edge.bench.record import Conditions
+from mirnet_edge.bench.record import MachineConditions
 from mirnet_edge.dependencies import available, require
 from mirnet_edge.runtime.machine import rails_of_the_board
 
@@ -35,7 +35,7 @@ _UNUSED_RAIL = "NC"
 _SUM_OF_SHUNTS = 7  # the chip's seventh "voltage" is no rail
 
 
-class Meter(Protocol):
+class EnergyMeter(Protocol):
     """Something that counts energy."""
 
     covers: str
@@ -264,7 +264,7 @@ class NvidiaCards:
         """Find the cards.
 
         Args:
-            nvml: The module `pynvml`, initialised, or what stands for it in tests.
+            nvml: The module `pynvml`, initialized, or what stands for it in tests.
         """
         self._nvml = nvml
         count = nvml.nvmlDeviceGetCount()
@@ -284,7 +284,7 @@ class NvidiaCards:
         found = self._asked(self._nvml.nvmlDeviceGetTemperature, self._nvml.NVML_TEMPERATURE_GPU)
         return max(found) if found else None
 
-    def meter(self) -> Meter | None:
+    def meter(self) -> EnergyMeter | None:
         """Return what counts their energy, None where they tell neither energy nor power."""
         covers = "graphics card (NVML)" if len(self) == 1 else f"all {len(self)} cards (NVML)"
         if self._asked(self._nvml.nvmlDeviceGetTotalEnergyConsumption):
@@ -354,7 +354,7 @@ class Sensors(Protocol):
     def covers(self) -> dict[MeterKind, str]:
         """Return what each meter counts, in words; none where energy cannot be read."""
 
-    def conditions(self) -> Conditions:
+    def conditions(self) -> MachineConditions:
         """Return clocks, temperatures and load now."""
 
     def joules(self) -> dict[MeterKind, float]:
@@ -370,7 +370,7 @@ class MachineSensors:
     """The sensors of this machine."""
 
     system: Path = _SYSTEM
-    meters: Mapping[MeterKind, Meter] = field(default_factory=dict)
+    meters: Mapping[MeterKind, EnergyMeter] = field(default_factory=dict)
     cards: NvidiaCards | None = None
     notes: tuple[str, ...] = ()
     """Why one could not be read, and what to do."""
@@ -380,7 +380,7 @@ class MachineSensors:
         """Return what each meter counts, in words."""
         return {kind: meter.covers for kind, meter in self.meters.items()}
 
-    def conditions(self) -> Conditions:
+    def conditions(self) -> MachineConditions:
         """Return clocks, temperatures and load now; a Jetson's graphics clock too."""
         cards = self.cards
         return conditions(self.system).model_copy(
@@ -414,7 +414,7 @@ def open_sensors(system: Path = _SYSTEM) -> MachineSensors:
     board, board_note = open_board(system)
     cards, cards_note = open_cards(driver_loaded=(system / "module/nvidia").is_dir())
     gpu = None if cards is None else cards.meter()
-    found: dict[MeterKind, Meter | None] = {"package": package, "gpu": gpu, "board": board}
+    found: dict[MeterKind, EnergyMeter | None] = {"package": package, "gpu": gpu, "board": board}
     meters = {kind: meter for kind, meter in found.items() if meter is not None}
     notes = [note for note in (package_note, board_note, cards_note) if note]
     if not meters and not notes:
@@ -428,7 +428,7 @@ _TABLE = Path("/proc/cpuinfo")
 _BOARD_GPU = re.compile(r".*\.(gpu|ga10b|gv11b|gp10b)")
 
 
-def conditions(system: Path) -> Conditions:
+def conditions(system: Path) -> MachineConditions:
     """Return what the machine is like now; what it does not tell is None.
 
     Args:
@@ -444,7 +444,7 @@ def conditions(system: Path) -> Conditions:
         for path in system.glob("class/thermal/thermal_zone*/temp")
         if (millidegrees := number_in(path)) is not None
     ]
-    return Conditions(
+    return MachineConditions(
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         clock_mhz=round(sum(clocks) / len(clocks), 1) if clocks else None,
         celsius=round(max(warmth), 1) if warmth else None,
@@ -477,14 +477,14 @@ def revision() -> str | None:
     git = shutil.which("git")
     if git is None or not (folder / ".git").exists():
         return None
-    commit = _asked(git, folder, "rev-parse", "HEAD")
+    commit = _query(git, folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    changed = _asked(git, folder, "status", "--porcelain", "--untracked-files=no")
+    changed = _query(git, folder, "status", "--porcelain", "--untracked-files=no")
     return commit + ("+changes" if changed else "")
 
 
-def _asked(git: str, folder: Path, *arguments: str) -> str | None:
+def _query(git: str, folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
             [git, "-C", str(folder), *arguments],

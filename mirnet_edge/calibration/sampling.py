@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from mirnet_edge.calibration.sets import MINIMUM_IMAGES, SET_FILE, picture_files
+from mirnet_edge.calibration.sets import MINIMUM_IMAGES, SET_FILE, image_files
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.files import replaced_folder, write_atomically
 from mirnet_edge.images.contract import LUMA, size_text
-from mirnet_edge.images.files import Picture, read_picture, write_picture
-from mirnet_edge.manifest import Document
+from mirnet_edge.images.files import ImageFile, read_image, write_image
+from mirnet_edge.manifest import StrictDocument
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
 
-# Two pictures whose 64-bit hashes differ in fewer bits show the same view. Six left only 6 of
+# Two images whose 64-bit hashes differ in fewer bits show the same view. Six left only 6 of
 # the 468 frames of a slow flight over a bridge.
 NEAR_BITS = 3
 _HASH_SIDE = 8
@@ -43,7 +43,7 @@ _CAMERA_STRIDE = 15
 _STRATA = 4
 
 
-class SetFile(Document):
+class CalibrationSetFile(StrictDocument):
     """`set.toml`: what a sampled set holds.
 
     Schema history: 1 (2026-11) the first.
@@ -59,28 +59,28 @@ class SetFile(Document):
     near_duplicates: int
     """Of those that were looked at, how many were dropped."""
     files: dict[str, str]
-    """The SHA-256 of every picture's bytes, by name."""
+    """The SHA-256 of every image's bytes, by name."""
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateFrame:
     """A frame that may be sampled."""
 
     frame: Frame
     light: float
     """Mean luma, in [0, 1]."""
     detail: float
-    """Mean absolute difference of neighbouring lumas."""
+    """Mean absolute difference of neighboring lumas."""
     bits: NDArray[np.bool_]
     """The perceptual hash."""
 
 
 @dataclass(frozen=True)
-class Sampled:
+class SamplingResult:
     """A set that was written."""
 
     folder: Path
-    described: SetFile
+    described: CalibrationSetFile
 
 
 def sample_set(
@@ -90,11 +90,11 @@ def sample_set(
     frames: int = 200,
     seed: int = 0,
     on_stage: Callable[[str], None] = lambda what: None,
-) -> Sampled:
+) -> SamplingResult:
     """Write a set of a source's frames: as many, as different as it has.
 
     Args:
-        source: A camera's number, a video or a folder of pictures.
+        source: A camera's number, a video or a folder of images.
         out: The set's folder; a former set is replaced as a whole.
         frames: How many to keep at most.
         seed: Of what is drawn within a stratum.
@@ -115,22 +115,24 @@ def sample_set(
             "new folder. Choose another"
         )
     on_stage(f"look at {source}")
-    candidates, seen, near = _different(_opened(source, frames), frames * _CANDIDATES, seed)
+    candidates, seen, near = _drop_near_duplicates(
+        _open_source(source, frames), frames * _CANDIDATES, seed
+    )
     kept = stratified(candidates, frames, seed)
     if len(kept) < MINIMUM_IMAGES:
         raise CalibrationError(
             f"{source} gave {seen} frames, {len(kept)} of them different; expected at least "
             f"{MINIMUM_IMAGES}. Let the camera see more, or take a longer video"
         )
-    on_stage(f"write {len(kept)} pictures")
+    on_stage(f"write {len(kept)} images")
     height, width = kept[0].frame.shape[:2]
     with replaced_folder(out) as folder:
         files = {}
         for place, one in enumerate(kept):
             name = f"{place:04}.png"
-            write_picture(folder / name, Picture(frame=one.frame))
+            write_image(folder / name, ImageFile(frame=one.frame))
             files[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        described = SetFile(
+        described = CalibrationSetFile(
             source=source if source.isdigit() else Path(source).name,
             width=width,
             height=height,
@@ -139,10 +141,10 @@ def sample_set(
             files=files,
         )
         write_atomically(folder / SET_FILE, _toml(described).encode())
-    return Sampled(out, described)
+    return SamplingResult(out, described)
 
 
-def _toml(described: SetFile) -> str:
+def _toml(described: CalibrationSetFile) -> str:
     import json
 
     lines = [
@@ -158,20 +160,22 @@ def _toml(described: SetFile) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _opened(source: str, wanted: int) -> Iterator[Frame]:
+def _open_source(source: str, wanted: int) -> Iterator[Frame]:
     path = Path(source)
     if source.isdigit():
-        return _captured(int(source), f"camera {source}", _CAMERA_STRIDE, wanted * _CAMERA_STRIDE)
+        return _read_capture(
+            int(source), f"camera {source}", _CAMERA_STRIDE, wanted * _CAMERA_STRIDE
+        )
     if path.is_dir():
-        return (read_picture(file).frame for file in picture_files(path))
+        return (read_image(file).frame for file in image_files(path))
     if not path.is_file():
         raise CalibrationError(
             f"there is no source {source}; expected a camera's number, a video or a folder"
         )
-    return _captured(source, path.name, 1, None)
+    return _read_capture(source, path.name, 1, None)
 
 
-def _captured(source: int | str, name: str, stride: int, most: int | None) -> Iterator[Frame]:
+def _read_capture(source: int | str, name: str, stride: int, most: int | None) -> Iterator[Frame]:
     """Yield every STRIDE-th frame of a camera or video, RGB."""
     import cv2
 
@@ -209,13 +213,15 @@ def _quiet_opencv() -> Iterator[None]:
         cv2.utils.logging.setLogLevel(before)
 
 
-def _different(frames: Iterator[Frame], most: int, seed: int) -> tuple[list[Candidate], int, int]:
+def _drop_near_duplicates(
+    frames: Iterator[Frame], most: int, seed: int
+) -> tuple[list[CandidateFrame], int, int]:
     """Return candidates that differ, drawn evenly from all; how many were seen and dropped.
 
     A reservoir (Vitter, 1985): a video of an hour needs no more memory than one of a minute.
     """
     chance = random.Random(seed)
-    kept: list[Candidate] = []
+    kept: list[CandidateFrame] = []
     seen = near = different = 0
     size: tuple[int, ...] | None = None
     for frame in frames:
@@ -227,7 +233,7 @@ def _different(frames: Iterator[Frame], most: int, seed: int) -> tuple[list[Cand
                 f"{size_text(*size)}; expected frames of one size, as a camera gives them. Part "
                 "the folder by size"
             )
-        one = candidate_of(frame)
+        one = describe_frame(frame)
         if any(_is_near(one, other) for other in kept):
             near += 1
             continue
@@ -239,15 +245,15 @@ def _different(frames: Iterator[Frame], most: int, seed: int) -> tuple[list[Cand
     return kept, seen, near
 
 
-def candidate_of(frame: Frame) -> Candidate:
+def describe_frame(frame: Frame) -> CandidateFrame:
     """Return a frame with what it is sorted by."""
     luma = frame @ LUMA / 255.0
     detail = float(np.abs(np.diff(luma, axis=1)).mean()) if frame.shape[1] > 1 else 0.0
-    return Candidate(frame, float(luma.mean()), detail, perceptual_hash(luma))
+    return CandidateFrame(frame, float(luma.mean()), detail, perceptual_hash(luma))
 
 
 def perceptual_hash(luma: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return 64 bits: where the picture, made 9x8, grows brighter to the right ("dHash")."""
+    """Return 64 bits: where the image, made 9x8, grows brighter to the right ("dHash")."""
     import cv2
 
     small = cv2.resize(luma, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA)
@@ -255,25 +261,27 @@ def perceptual_hash(luma: NDArray[np.float64]) -> NDArray[np.bool_]:
     return bits
 
 
-def _is_near(one: Candidate, two: Candidate) -> bool:
+def _is_near(one: CandidateFrame, two: CandidateFrame) -> bool:
     return (
         abs(one.light - two.light) < _SAME_LIGHT and int((one.bits != two.bits).sum()) < NEAR_BITS
     )
 
 
-def stratified(candidates: Sequence[Candidate], count: int, seed: int = 0) -> list[Candidate]:
+def stratified(
+    candidates: Sequence[CandidateFrame], count: int, seed: int = 0
+) -> list[CandidateFrame]:
     """Return COUNT candidates, as many of each stratum of light and detail as there are.
 
     Four strata of light, each with as many candidates, and in each four of detail: sixteen cells
     that are drawn from in turn, so that what is rare in the source is not rare in the set.
     """
     chance = random.Random(seed)
-    cells: list[list[Candidate]] = []
+    cells: list[list[CandidateFrame]] = []
     for rung in _quarters(sorted(candidates, key=lambda one: one.light)):
         cells += _quarters(sorted(rung, key=lambda one: one.detail))
     for cell in cells:
         chance.shuffle(cell)
-    kept: list[Candidate] = []
+    kept: list[CandidateFrame] = []
     while len(kept) < count and any(cells):
         for cell in cells:
             if cell and len(kept) < count:
@@ -281,7 +289,7 @@ def stratified(candidates: Sequence[Candidate], count: int, seed: int = 0) -> li
     return kept
 
 
-def _quarters(ordered: list[Candidate]) -> list[list[Candidate]]:
+def _quarters(ordered: list[CandidateFrame]) -> list[list[CandidateFrame]]:
     """Cut a list into four parts of equal length, but for one."""
     ends = [round(len(ordered) * part / _STRATA) for part in range(_STRATA + 1)]
     return [ordered[low:high] for low, high in itertools.pairwise(ends)]

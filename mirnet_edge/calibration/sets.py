@@ -17,16 +17,16 @@ from mirnet_edge.degradations import (
     LowLight,
     Noise,
     OldPhoto,
-    downscaled,
-    low_light,
-    noisy,
-    old_photo,
+    add_noise,
+    age_photo,
+    downscale,
+    reduce_light,
 )
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import CalibrationError, ImageError, OptionError
 from mirnet_edge.files import read_toml, sha256_of
 from mirnet_edge.images.contract import size_text
-from mirnet_edge.images.files import read_picture
+from mirnet_edge.images.files import read_image
 
 if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frame
@@ -35,10 +35,10 @@ MINIMUM_IMAGES = 8
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 _PAIR_TABLE = "pairs.csv"
 SET_FILE = "set.toml"
-"""Lists the pictures of a sampled set, and their hashes."""
+"""Lists the images of a sampled set, and their hashes."""
 
 
-class _Listed(BaseModel):
+class _ListedFiles(BaseModel):
     """What is read of `SET_FILE`; the rest is for people."""
 
     files: dict[str, str]
@@ -46,25 +46,25 @@ class _Listed(BaseModel):
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One picture of a set."""
+class CalibrationSample:
+    """One image of a set."""
 
     name: str
     frame: Frame
     """(H, W, 3) uint8 RGB, as the network will see it."""
     reference: Frame | None
-    """The picture as it should look, where known; of a super-resolution set, larger."""
+    """The image as it should look, where known; of a super-resolution set, larger."""
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Pictures that set the INT8 ranges, and others that judge what came of it."""
+    """Images that set the INT8 ranges, and others that judge what came of it."""
 
-    calibrating: tuple[Sample, ...]
-    judging: tuple[Sample, ...]
+    calibrating: tuple[CalibrationSample, ...]
+    judging: tuple[CalibrationSample, ...]
     source: str
     sha256: str
-    """Over the sorted hashes of the pixels of the calibrating pictures."""
+    """Over the sorted hashes of the pixels of the calibrating images."""
     note: str
 
 
@@ -73,31 +73,31 @@ def read_set(
 ) -> CalibrationSet:
     """Return the set of a folder.
 
-    A folder with a pairs.csv (columns low, high, split) calibrates on the low pictures of its
+    A folder with a pairs.csv (columns low, high, split) calibrates on the low images of its
     `train` split and judges on its `val` split, with references. In any other folder every
-    fourth picture judges.
+    fourth image judges.
 
     Args:
-        source: A folder of pictures as the network will see them.
+        source: A folder of images as the network will see them.
         scale: How many times higher and wider the references are.
-        calibrating: At most so many pictures set ranges, taken evenly.
+        calibrating: At most so many images set ranges, taken evenly.
         judging: At most so many judge, taken evenly.
 
     Raises:
-        CalibrationError: The folder is missing, holds too few pictures, or one does not decode.
+        CalibrationError: The folder is missing, holds too few images, or one does not decode.
     """
     if source.name == SET_FILE:
         source = source.parent
     if not source.is_dir():
         raise CalibrationError(
-            f"{source} is not a folder; give one with at least {MINIMUM_IMAGES} pictures as your "
+            f"{source} is not a folder; give one with at least {MINIMUM_IMAGES} images as your "
             "camera takes them"
         )
     if (source / _PAIR_TABLE).is_file():
-        first, second, note = _paired(source)
+        first, second, note = _pair_files(source)
     else:
         first, second, note = _plain(source)
-    return collected(
+    return make_set(
         [_read(path, None, scale) for path, _ in _evenly(first, calibrating)],
         [_read(path, reference, scale) for path, reference in _evenly(second, judging)],
         source.resolve().name,  # not its path: a bundle that travels tells nothing of the disk
@@ -106,10 +106,10 @@ def read_set(
 
 
 _Entry = tuple[Path, Path | None]
-"""A picture and its reference."""
+"""An image and its reference."""
 
 
-def _paired(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
+def _pair_files(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
     with (folder / _PAIR_TABLE).open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if not rows or {"low", "high", "split"} - set(rows[0]):
@@ -125,7 +125,7 @@ def _paired(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
 
 
 def _plain(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
-    paths = picture_files(folder)
+    paths = image_files(folder)
     if (folder / SET_FILE).is_file():
         _check_listed(folder, paths)
     judging = paths[3::4]
@@ -134,19 +134,19 @@ def _plain(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
     return (
         [(path, None) for path in calibrating],
         [(path, None) for path in judging],
-        "every fourth picture judges; without references quality is measured against fp32 alone",
+        "every fourth image judges; without references quality is measured against fp32 alone",
     )
 
 
-def picture_files(folder: Path) -> list[Path]:
-    """Return the pictures of a folder and its folders, sorted."""
+def image_files(folder: Path) -> list[Path]:
+    """Return the images of a folder and its folders, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
 
 
 def _check_listed(folder: Path, paths: list[Path]) -> None:
-    """Refuse a sampled set whose pictures are not those that its file lists."""
+    """Refuse a sampled set whose images are not those that its file lists."""
     try:
-        listed = read_toml(folder / SET_FILE, _Listed).files
+        listed = read_toml(folder / SET_FILE, _ListedFiles).files
     except OptionError as error:
         raise CalibrationError(f"{error}. Sample the set again with mirnet-calibrate") from error
     found = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
@@ -162,7 +162,7 @@ def _check_count(folder: Path, calibrating: int, judging: int) -> None:
     found = calibrating + judging
     if found < MINIMUM_IMAGES or not calibrating or not judging:
         raise CalibrationError(
-            f"{folder} holds {found} picture{'' if found == 1 else 's'}; expected at least "
+            f"{folder} holds {found} image{'' if found == 1 else 's'}; expected at least "
             f"{MINIMUM_IMAGES} (PNG, JPEG, WebP, TIFF): some set the ranges, others judge. Add more"
         )
 
@@ -174,10 +174,10 @@ def _evenly(entries: list[_Entry], count: int) -> list[_Entry]:
     return [entries[place] for place in places]
 
 
-def _read(path: Path, reference: Path | None, scale: int) -> Sample:
+def _read(path: Path, reference: Path | None, scale: int) -> CalibrationSample:
     try:
-        frame = read_picture(path).frame
-        good = read_picture(reference).frame if reference else None
+        frame = read_image(path).frame
+        good = read_image(reference).frame if reference else None
     except ImageError as error:
         raise CalibrationError(f"{error} (while reading the calibration set)") from error
     expected = tuple(scale * side for side in frame.shape[:2])
@@ -186,16 +186,16 @@ def _read(path: Path, reference: Path | None, scale: int) -> Sample:
             f"{path} is {size_text(*frame.shape[:2])} and its reference "
             f"{size_text(*good.shape[:2])}; expected {size_text(*expected)}. Leave the pair out"
         )
-    return Sample(path.stem, frame, good)
+    return CalibrationSample(path.stem, frame, good)
 
 
-def collected(
-    calibrating: list[Sample], judging: list[Sample], source: str, note: str
+def make_set(
+    calibrating: list[CalibrationSample], judging: list[CalibrationSample], source: str, note: str
 ) -> CalibrationSet:
     """Return the set of these samples.
 
     Raises:
-        CalibrationError: A picture is in both.
+        CalibrationError: An image is in both.
     """
     hashes = [hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in calibrating]
     both = set(hashes) & {hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in judging}
@@ -212,7 +212,9 @@ def collected(
     return CalibrationSet(tuple(calibrating), tuple(judging), source, digest, note)
 
 
-def fitted(sample: Sample, size: tuple[int, int] | None, largest: tuple[int, int] | None) -> Sample:
+def fit_sample(
+    sample: CalibrationSample, size: tuple[int, int] | None, largest: tuple[int, int] | None
+) -> CalibrationSample:
     """Return a sample of exactly SIZE, or at most LARGEST, cut from the middle.
 
     Cutting keeps the noise as the camera made it, where scaling would not. What is smaller than
@@ -232,7 +234,7 @@ def fitted(sample: Sample, size: tuple[int, int] | None, largest: tuple[int, int
     if sample.reference is not None:
         scale = sample.reference.shape[0] // height
         reference = _cut(sample.reference, (scale * wanted[0], scale * wanted[1]), scale)
-    return Sample(sample.name, _cut(sample.frame, wanted, 1), reference)
+    return CalibrationSample(sample.name, _cut(sample.frame, wanted, 1), reference)
 
 
 def _cut(frame: Frame, wanted: tuple[int, int], scale: int) -> Frame:
@@ -258,22 +260,22 @@ _CALIBRATING_PHOTOS = (
 _JUDGING_PHOTOS = ("astronaut.png", "rocket.jpg", "coins.png", "brick.png")
 
 
-def _applied(
+def _apply(
     degrade: Callable[..., Frame], settings: object, frame: Frame, generator: np.random.Generator
 ) -> Frame:
     return degrade(frame, settings, generator)
 
 
-def _halved(frame: Frame, generator: np.random.Generator) -> Frame:
+def _halve(frame: Frame, generator: np.random.Generator) -> Frame:
     del generator  # nothing is left to chance
-    return downscaled(frame, 2)
+    return downscale(frame, 2)
 
 
 # By task, then by what the sample's name says of the condition.
 _CONDITIONS: dict[str, dict[str, Condition]] = {
     # share of light, shot noise, read noise: from dusk to the darkest that still shows something
     "low-light": {
-        f"{settings.exposure:g}": partial(_applied, low_light, settings)
+        f"{settings.exposure:g}": partial(_apply, reduce_light, settings)
         for settings in (
             LowLight(exposure=0.12, shot_noise=2e-4, read_noise=4e-4),
             LowLight(
@@ -285,18 +287,18 @@ _CONDITIONS: dict[str, dict[str, Condition]] = {
         )
     },
     "denoise": {
-        name: partial(_applied, noisy, settings)
+        name: partial(_apply, add_noise, settings)
         for name, settings in (
             ("sigma15", Noise(sigma=15.0)),
             ("sigma40", Noise(sigma=40.0)),
             ("camera", Noise(sigma=6.0, photons=500.0, spread=0.8, alike=0.6, jpeg_quality=95)),
         )
     },
-    "super-resolution": {"half": _halved},
+    "super-resolution": {"half": _halve},
     "old-photo": {
-        name: partial(_applied, old_photo, settings)
+        name: partial(_apply, age_photo, settings)
         for name, settings in (
-            ("faded", OldPhoto(fading=0.6, colour_loss=0.4, grain=8.0, dust=1.0)),
+            ("faded", OldPhoto(fading=0.6, color_loss=0.4, grain=8.0, dust=1.0)),
             ("brown", OldPhoto(sepia=0.6, blur=0.7, grain=12.0, scratches=2)),
             ("worn", OldPhoto(fading=0.3, grain=16.0, dust=3.0, scratches=3, creases=1)),
         )
@@ -314,27 +316,29 @@ def builtin_set(task: str) -> CalibrationSet:
     if task not in _CONDITIONS:
         raise CalibrationError(
             f"there is no built-in set for the task {task!r}; expected one of "
-            f"{', '.join(_CONDITIONS)}. Give pictures of your own: --calibration DIR"
+            f"{', '.join(_CONDITIONS)}. Give images of your own: --calibration DIR"
         )
     module = require("skimage", "the built-in calibration set")
     folder = Path(str(module.__file__)).parent / "data"
     conditions = _CONDITIONS[task]
-    return collected(
-        _made_bad(folder, _CALIBRATING_PHOTOS, conditions),
-        _made_bad(folder, _JUDGING_PHOTOS, conditions),
+    return make_set(
+        _degrade(folder, _CALIBRATING_PHOTOS, conditions),
+        _degrade(folder, _JUDGING_PHOTOS, conditions),
         f"built-in: scikit-image photos, {task}",
         f"synthetic ({', '.join(conditions)}); a set from your own camera is better: "
         "--calibration DIR",
     )
 
 
-def _made_bad(folder: Path, names: Sequence[str], conditions: dict[str, Condition]) -> list[Sample]:
+def _degrade(
+    folder: Path, names: Sequence[str], conditions: dict[str, Condition]
+) -> list[CalibrationSample]:
     samples = []
     for index, name in enumerate(names):
-        clean = read_picture(folder / name).frame
+        clean = read_image(folder / name).frame
         height, width = (side // 2 * 2 for side in clean.shape[:2])
         clean = clean[:height, :width]  # super-resolution halves it
         for number, (condition, degrade) in enumerate(conditions.items()):
             bad = degrade(clean, np.random.default_rng([index, number]))
-            samples.append(Sample(f"{name.partition('.')[0]}-{condition}", bad, clean))
+            samples.append(CalibrationSample(f"{name.partition('.')[0]}-{condition}", bad, clean))
     return samples

@@ -1,4 +1,4 @@
-"""Open weights nobody vouches for, and save our own with a card that says what they are.
+"""Open untrusted checkpoints, and save our own with a card that says what they are.
 
     path ─ resolve ─► file ─ read ─► tensors ─ identify ─► family ─ check, build ─► Loaded
 
@@ -8,7 +8,15 @@ ever executed.
 
 from __future__ import annotations
 
-from mirnet_edge.checkpoints.reading import Architecture, Card
-from mirnet_edge.checkpoints.store import Loaded, load, resolve, save, shipped_names
+from mirnet_edge.checkpoints.reading import Architecture, ModelCard
+from mirnet_edge.checkpoints.store import LoadedCheckpoint, load, resolve, save, shipped_names
 
-__all__ = ["Architecture", "Card", "Loaded", "load", "resolve", "save", "shipped_names"]
+__all__ = [
+    "Architecture",
+    "LoadedCheckpoint",
+    "ModelCard",
+    "load",
+    "resolve",
+    "save",
+    "shipped_names",
+]

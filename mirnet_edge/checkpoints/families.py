@@ -17,7 +17,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from mirnet_edge.checkpoints.reading import shown
+from mirnet_edge.checkpoints.reading import printable
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.models import edge, mirnet, mirnet_v2
 from mirnet_edge.models.edge import MIRNetEdgeConfig
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mirnet_edge.checkpoints.reading import Architecture, Card
+    from mirnet_edge.checkpoints.reading import Architecture, ModelCard
 
 
 def mirnet_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetConfig:
@@ -152,7 +152,7 @@ def _channel_factor(top: int, middle: int, bottom: int) -> float:
 def _decimals_from(low: float) -> Iterator[float]:
     """Yield, digit by digit, the decimals next to the smallest factor that could do."""
     for digits in range(1, 10):
-        # both neighbours: rounding can put `low` itself on the wrong side of a short decimal
+        # both neighbors: rounding can put `low` itself on the wrong side of a short decimal
         for numerator in (math.floor(low * 10**digits), math.ceil(low * 10**digits)):
             yield numerator / 10**digits
 
@@ -162,7 +162,7 @@ _NAMED = 3  # how many keys a message names
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class NetworkFamily:
     """One of our networks, as its state dict shows it."""
 
     name: Architecture
@@ -181,7 +181,7 @@ class Family:
 
 
 FAMILIES = (
-    Family(
+    NetworkFamily(
         name="mirnet",
         title="MIRNet",
         network=mirnet.MIRNet,
@@ -191,7 +191,7 @@ FAMILIES = (
         unseen=("columns",),
         published=True,
     ),
-    Family(
+    NetworkFamily(
         name="mirnet-v2",
         title="MIRNet-v2",
         network=mirnet_v2.MIRNetV2,
@@ -201,7 +201,7 @@ FAMILIES = (
         unseen=("channel_factor", "task"),
         published=True,
     ),
-    Family(
+    NetworkFamily(
         name="edge",
         title="MIRNetEdge",
         network=edge.MIRNetEdge,
@@ -214,7 +214,7 @@ FAMILIES = (
 )
 
 
-def identify(tensors: Mapping[str, Tensor], origin: str) -> Family:
+def identify(tensors: Mapping[str, Tensor], origin: str) -> NetworkFamily:
     """Return the family whose state dict this is; ORIGIN names the file in messages.
 
     Raises:
@@ -226,11 +226,12 @@ def identify(tensors: Mapping[str, Tensor], origin: str) -> Family:
     raise CheckpointError(
         f"{origin} is not a MIRNet, MIRNet-v2 or MIRNetEdge checkpoint: expected keys with "
         f"{' or '.join(repr(family.markers[0]) for family in FAMILIES)} in them, found "
-        f"{len(tensors)} tensors: {_named(list(tensors))}. Give weights of one of these networks"
+        f"{len(tensors)} tensors: {_list_names(list(tensors))}. Give weights of one of "
+        "these networks"
     )
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: nn.Module) -> NetworkFamily:
     """Return the family of one of our networks.
 
     Raises:
@@ -246,16 +247,16 @@ def family_of(model: nn.Module) -> Family:
 
 
 def config_of(  # the families' configs have no type in common, hence Any
-    family: Family, tensors: Mapping[str, Tensor], card: Card | None, origin: str
+    family: NetworkFamily, tensors: Mapping[str, Tensor], card: ModelCard | None, origin: str
 ) -> Any:  # noqa: ANN401
     """Return the family's config, told from the tensors and, where these are silent, the card.
 
     Raises:
         CheckpointError: The tensors make no such network, or the card contradicts them.
     """
-    config = _told_by_tensors(family, tensors, origin)
+    config = _identify_by_tensors(family, tensors, origin)
     if card is not None:
-        config = _told_by_card(family, config, card.config, origin)
+        config = _identify_by_card(family, config, card.config, origin)
     # before anything is built: a file of so few tensors cannot have such depths
     for name in ("groups", "blocks", "streams", "columns"):
         if getattr(config, name, 0) > len(tensors):
@@ -266,7 +267,7 @@ def config_of(  # the families' configs have no type in common, hence Any
     return config
 
 
-def _told_by_tensors(family: Family, tensors: Mapping[str, Tensor], origin: str) -> Any:  # noqa: ANN401
+def _identify_by_tensors(family: NetworkFamily, tensors: Mapping[str, Tensor], origin: str) -> Any:  # noqa: ANN401
     try:
         return family.config_from_tensors(tensors)
     except KeyError as error:
@@ -281,15 +282,21 @@ def _told_by_tensors(family: Family, tensors: Mapping[str, Tensor], origin: str)
         ) from error
 
 
-def _told_by_card(family: Family, config: Any, stated: Mapping[str, Any], origin: str) -> Any:  # noqa: ANN401
+def _identify_by_card(
+    family: NetworkFamily,
+    config: Any,  # noqa: ANN401
+    stated: Mapping[str, Any],
+    origin: str,
+) -> Any:  # noqa: ANN401
     told = plain_config(config)
     told |= {name: stated[name] for name in family.unseen if name in stated}
     for name, value in stated.items():
         if name not in told or told[name] != value:
             found = repr(told[name]) if name in told else "there is no such setting"
             raise CheckpointError(
-                f"{origin}: the card says {shown(name)} is {shown(str(value))}, its {family.title} "
-                f"tensors say {found}. Save the weights again with the card of their own network"
+                f"{origin}: the card says {printable(name)} is {printable(str(value))}, "
+                f"its {family.title} tensors say {found}. Save the weights again with the "
+                "card of their own network"
             )
     try:
         return TypeAdapter(type(config)).validate_python(told)
@@ -308,7 +315,7 @@ def plain_config(config: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class StateDictLayout:
     """The state dict that a network has, without values."""
 
     shapes: dict[str, tuple[int, ...]]
@@ -321,7 +328,7 @@ class Layout:
         return [key for key, first in self.first_key.items() if key == first]
 
 
-def layout_of(family: Family, config: Any, origin: str) -> Layout:  # noqa: ANN401
+def layout_of(family: NetworkFamily, config: Any, origin: str) -> StateDictLayout:  # noqa: ANN401
     """Return the layout that a config makes. Nothing is allocated, however large it is.
 
     Raises:
@@ -337,13 +344,15 @@ def layout_of(family: Family, config: Any, origin: str) -> Layout:  # noqa: ANN4
         ) from error
     tensors = blank.state_dict(keep_vars=True)
     first: dict[int, str] = {}
-    return Layout(
+    return StateDictLayout(
         shapes={key: tuple(tensor.shape) for key, tensor in tensors.items()},
         first_key={key: first.setdefault(id(tensor), key) for key, tensor in tensors.items()},
     )
 
 
-def completed(tensors: Mapping[str, Tensor], layout: Layout, origin: str) -> dict[str, Tensor]:
+def complete_tensors(
+    tensors: Mapping[str, Tensor], layout: StateDictLayout, origin: str
+) -> dict[str, Tensor]:
     """Return the tensors with those filled in that the file stores under a sharing key.
 
     Raises:
@@ -357,9 +366,9 @@ def completed(tensors: Mapping[str, Tensor], layout: Layout, origin: str) -> dic
         other = holder.setdefault(first, key)
         if other != key and not torch.equal(tensors[key], tensors[other]):
             raise CheckpointError(
-                f"{origin}: {shown(other)} and {shown(key)} differ; expected equal values, because "
-                "the network has one tensor for both. The file was changed key by key (averaged, "
-                "pruned or patched): go back to the file it was made from"
+                f"{origin}: {printable(other)} and {printable(key)} differ; expected equal values, "
+                "because the network has one tensor for both. The file was changed key by key "
+                "(averaged, pruned or patched): go back to the file it was made from"
             )
     for key, first in layout.first_key.items():
         if first in holder:
@@ -367,7 +376,9 @@ def completed(tensors: Mapping[str, Tensor], layout: Layout, origin: str) -> dic
     return complete
 
 
-def require_fit(tensors: Mapping[str, Tensor], layout: Layout, title: str, origin: str) -> None:
+def require_fit(
+    tensors: Mapping[str, Tensor], layout: StateDictLayout, title: str, origin: str
+) -> None:
     """Refuse tensors that are not exactly those of the layout; blur kernels may be absent.
 
     Raises:
@@ -376,15 +387,15 @@ def require_fit(tensors: Mapping[str, Tensor], layout: Layout, title: str, origi
     missing = [key for key in layout.shapes if key not in tensors and not key.endswith(_FIXED)]
     unexpected = [key for key in tensors if key not in layout.shapes]
     misshapen = [
-        f"{shown(key)} (expected {shape}, found {tuple(tensors[key].shape)})"
+        f"{printable(key)} (expected {shape}, found {tuple(tensors[key].shape)})"
         for key, shape in layout.shapes.items()
         if key in tensors and tuple(tensors[key].shape) != shape
     ]
     faults = []
     if missing:
-        faults.append(f"{len(missing)} missing: {_named(missing)}")
+        faults.append(f"{len(missing)} missing: {_list_names(missing)}")
     if unexpected:
-        faults.append(f"{len(unexpected)} unexpected: {_named(unexpected)}")
+        faults.append(f"{len(unexpected)} unexpected: {_list_names(unexpected)}")
     if misshapen:
         listed = ", ".join(misshapen[:_NAMED]) + (", ..." if len(misshapen) > _NAMED else "")
         faults.append(f"{len(misshapen)} of another shape: {listed}")
@@ -395,7 +406,7 @@ def require_fit(tensors: Mapping[str, Tensor], layout: Layout, title: str, origi
         )
 
 
-def filled(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> nn.Module:
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> nn.Module:
     """Return the model with the tensors as its weights, for inference.
 
     Raises:
@@ -405,13 +416,13 @@ def filled(model: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> nn.M
     for key, tensor in tensors.items():
         if key.endswith(_FIXED) and not torch.equal(tensor, values[key]):
             raise CheckpointError(
-                f"{origin}: {shown(key)} is not the blur kernel [1, 2, 1] x [1, 2, 1] / 16; "
+                f"{origin}: {printable(key)} is not the blur kernel [1, 2, 1] x [1, 2, 1] / 16; "
                 "expected exactly that, or no such key. Leave the '.filt' entries out of the file"
             )
     model.load_state_dict({**values, **tensors})
     return model.eval()
 
 
-def _named(keys: list[str]) -> str:
-    listed = ", ".join(shown(key) for key in keys[:_NAMED])
+def _list_names(keys: list[str]) -> str:
+    listed = ", ".join(printable(key) for key in keys[:_NAMED])
     return listed + (", ..." if len(keys) > _NAMED else "")

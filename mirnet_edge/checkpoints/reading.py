@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import torch
 from pydantic import Field, FiniteFloat, JsonValue, ValidationError
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mirnet_edge.errors import CheckpointError
-from mirnet_edge.manifest import Document
+from mirnet_edge.manifest import StrictDocument
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 Architecture: TypeAlias = Literal["mirnet", "mirnet-v2", "edge"]
 
 
-class Card(Document):
+class ModelCard(StrictDocument):
     """Where weights come from, what they are for and how good they are."""
 
-    schema_version: Literal[1] = 1
+    former_keys: ClassVar[dict[str, str]] = {"licence": "license"}
+    former_versions: ClassVar[tuple[int, ...]] = (1,)
+
+    schema_version: Literal[2] = 2
     task: str = "unknown"
     """What the weights do: low-light, denoise, ...; `unknown` where nobody said."""
     architecture: Architecture | None = None
@@ -47,14 +50,14 @@ class Card(Document):
     parent: str | None = None
     """SHA-256 of the weights they were trained from; None for a random start."""
     teacher: str | None = None
-    """SHA-256 of the weights whose pictures they learned from, beside the references."""
+    """SHA-256 of the weights whose images they learned from, beside the references."""
     revision: str | None = None
     """Of the source tree that trained them."""
-    licence: str | None = None
+    license: str | None = None
     note: str | None = None
 
 
-def json_from_card(card: Card) -> str:
+def json_from_card(card: ModelCard) -> str:
     """Return the card's text; the same card always gives the same.
 
     Raises:
@@ -69,19 +72,19 @@ def json_from_card(card: Card) -> str:
         ) from error
 
 
-def card_from_json(text: str, origin: str) -> Card:
+def card_from_json(text: str, origin: str) -> ModelCard:
     """Return the card written in a file's metadata; ORIGIN names the file in messages.
 
     Raises:
         CheckpointError: Not JSON, another schema, an unknown key or a value of the wrong type.
     """
     try:
-        return Card.model_validate_json(text)
+        return ModelCard.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(repr(part)[:60] for part in first["loc"]) or "the text"
         raise CheckpointError(
-            f"{origin}: the card does not follow schema version 1: {where}: {first['msg'][:120]}. "
+            f"{origin}: the card does not follow schema version 2: {where}: {first['msg'][:120]}. "
             "Save the weights again, or use the mirnet-edge that saved them"
         ) from error
 
@@ -99,16 +102,16 @@ _DEEPEST = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
+class CheckpointContents:
     """What a weights file holds."""
 
     tensors: dict[str, Tensor]
     """float32, finite, under the keys of the network's own state dict."""
-    card: Card | None
+    card: ModelCard | None
     """None in files that are not ours."""
 
 
-def read(path: Path) -> Contents:
+def read_checkpoint(path: Path) -> CheckpointContents:
     """Return a weights file's tensors and card. Nothing in the file is executed.
 
     Raises:
@@ -118,10 +121,10 @@ def read(path: Path) -> Contents:
     _require_file(path)
     card = None
     if path.suffix.lower() in _PICKLED:
-        tensors = _state_dict(path, _unwrapped(_unpickled(path)))
+        tensors = _state_dict(path, _unwrap(_unpickle_tensors(path)))
     else:
         tensors, card = _read_safetensors(path)
-    return Contents(
+    return CheckpointContents(
         tensors={key: finite_float(tensor, key, str(path)) for key, tensor in tensors.items()},
         card=card,
     )
@@ -140,20 +143,21 @@ def finite_float(tensor: Tensor, key: str, origin: str) -> Tensor:
     """
     if not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_meta:
         raise CheckpointError(
-            f"{origin}: {shown(key)} is {tensor.dtype} ({tensor.layout}, {tensor.device}); "
+            f"{origin}: {printable(key)} is {tensor.dtype} ({tensor.layout}, {tensor.device}); "
             "expected a dense tensor of floats. Save the float weights, before any quantization"
         )
     values = tensor.detach().to("cpu", torch.float32)
     if not bool(torch.isfinite(values).all()):
         count = int((~torch.isfinite(values)).sum())
         raise CheckpointError(
-            f"{origin}: {shown(key)} holds {count} values that are NaN or infinite; expected "
-            "finite weights. Training diverged or the file is damaged: take an earlier checkpoint"
+            f"{origin}: {printable(key)} holds {count} values that are NaN or "
+            "infinite; expected finite weights. Training diverged or the file is damaged: take an "
+            "earlier checkpoint"
         )
     return values
 
 
-def shown(key: str) -> str:
+def printable(key: str) -> str:
     """Return a key from an untrusted file as it may stand in a one-line message."""
     return repr(key if len(key) <= 80 else key[:77] + "...")
 
@@ -172,7 +176,7 @@ def _require_file(path: Path) -> None:
         raise CheckpointError(f"{path} is empty; {expected}. Copy or download it again")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Card | None]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], ModelCard | None]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata: dict[str, str] = file.metadata() or {}
@@ -187,7 +191,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Card | None]:
     return tensors, None if text is None else card_from_json(text, str(path))
 
 
-def _unpickled(path: Path) -> object:
+def _unpickle_tensors(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             # torch warns of pickle protocols it did not write; the file opens, or it does not
@@ -217,7 +221,7 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _unwrapped(document: object) -> object:
+def _unwrap(document: object) -> object:
     """Return the state dict inside what a training program saved.
 
     Bounded, because a pickle can hold a dictionary that contains itself.
@@ -244,14 +248,14 @@ def _state_dict(path: Path, document: object) -> dict[str, Tensor]:
     for name, tensor in document.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(
-                f"{path}: entry {shown(str(name))} is a {type(tensor).__name__}; expected a state "
-                f"dict (names with tensors), at most inside {', '.join(_WRAPPERS)}. "
+                f"{path}: entry {printable(str(name))} is a {type(tensor).__name__}; expected a "
+                f"state dict (names with tensors), at most inside {', '.join(_WRAPPERS)}. "
                 "Save model.state_dict()"
             )
         key = _PREFIXES.sub("", name)
         if key in tensors:
             raise CheckpointError(
-                f"{path}: {shown(key)} is there with and without a prefix such as 'module.'; "
+                f"{path}: {printable(key)} is there with and without a prefix such as 'module.'; "
                 "expected one of them. Save model.state_dict() of one network"
             )
         tensors[key] = tensor

@@ -15,10 +15,10 @@ from mirnet_edge.checkpoints import families
 from mirnet_edge.checkpoints.reading import (
     CARD_KEY,
     Architecture,
-    Card,
+    ModelCard,
     finite_float,
     json_from_card,
-    read,
+    read_checkpoint,
 )
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.files import sha256_of, write_atomically
@@ -31,18 +31,18 @@ SHIPPED_PREFIX = "shipped:"
 
 _SHIPPED_FOLDER = Path(__file__).resolve().parent.parent / "weights"
 _SUFFIX = ".safetensors"
-_AUTHORS_LICENCE = (
+_AUTHORS_LICENSE = (
     "unknown; if published by the authors of MIRNet: academic and other non-commercial use only"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
+class LoadedCheckpoint:
     """A network with its weights and what is known of them."""
 
     model: nn.Module
     """In evaluation mode, float32, on the processor."""
-    card: Card
+    card: ModelCard
     """The file's own, or what its tensors tell."""
     architecture: Architecture
     sha256: str
@@ -51,7 +51,7 @@ class Loaded:
     """Terms to tell the user; None for weights saved by us."""
 
 
-def load(path: str | Path) -> Loaded:
+def load(path: str | Path) -> LoadedCheckpoint:
     """Load weights of a MIRNet, MIRNet-v2 or MIRNetEdge. Nothing in the file is executed.
 
     Args:
@@ -63,7 +63,7 @@ def load(path: str | Path) -> Loaded:
     """
     file = resolve(str(path))
     origin = str(file)
-    contents = read(file)
+    contents = read_checkpoint(file)
     family = families.identify(contents.tensors, origin)
     card = contents.card
     if card is not None and card.architecture not in (None, family.name):
@@ -73,24 +73,24 @@ def load(path: str | Path) -> Loaded:
         )
     config = families.config_of(family, contents.tensors, card, origin)
     layout = families.layout_of(family, config, origin)
-    tensors = families.completed(contents.tensors, layout, origin)
+    tensors = families.complete_tensors(contents.tensors, layout, origin)
     families.require_fit(tensors, layout, family.title, origin)
     # the random weights that are about to be replaced must not move the caller's random numbers
     with torch.random.fork_rng(devices=[]):
         blank = family.network(config)
     borrowed = card is None and family.published
-    return Loaded(
-        model=families.filled(blank, tensors, origin),
-        card=_told(family.name, config, _AUTHORS_LICENCE if borrowed else None)
+    return LoadedCheckpoint(
+        model=families.load_tensors(blank, tensors, origin),
+        card=_card_without_metadata(family.name, config, _AUTHORS_LICENSE if borrowed else None)
         if card is None
-        else _completed(card, family.name, config),
+        else _complete_card(card, family.name, config),
         architecture=family.name,
         sha256=sha256_of(file),
         notice=_notice(family.title) if borrowed else None,
     )
 
 
-def save(model: nn.Module, path: str | Path, card: Card) -> None:
+def save(model: nn.Module, path: str | Path, card: ModelCard) -> None:
     """Write a network's weights and card to a .safetensors file, whole or not at all.
 
     Shared tensors are stored once. The same weights and card give the same bytes.
@@ -110,7 +110,7 @@ def save(model: nn.Module, path: str | Path, card: Card) -> None:
         raise CheckpointError(f"{target} must end in {_SUFFIX}, found {target.suffix!r}. Rename it")
     family = families.family_of(model)
     config = model.config
-    completed = _completed(card, family.name, config)
+    completed = _complete_card(card, family.name, config)
     for name in ("architecture", "config"):
         stated, own = getattr(card, name), getattr(completed, name)
         if stated and stated != own:
@@ -155,15 +155,17 @@ def shipped_names() -> list[str]:
     return sorted(file.stem for file in _SHIPPED_FOLDER.glob(f"*{_SUFFIX}"))
 
 
-def _completed(card: Card, architecture: Architecture, config: object) -> Card:
+def _complete_card(card: ModelCard, architecture: Architecture, config: object) -> ModelCard:
     own = {"architecture": architecture, "config": families.plain_config(config)}
     return card.model_copy(update=own)
 
 
-def _told(architecture: Architecture, config: object, licence: str | None) -> Card:
+def _card_without_metadata(
+    architecture: Architecture, config: object, license: str | None
+) -> ModelCard:
     """Return the card of a file that has none."""
     task = getattr(config, "task", None) or "unknown"
-    return _completed(Card(task=task, licence=licence), architecture, config)
+    return _complete_card(ModelCard(task=task, license=license), architecture, config)
 
 
 def _notice(title: str) -> str:
@@ -174,7 +176,7 @@ def _notice(title: str) -> str:
     )
 
 
-def blended(first: nn.Module, second: nn.Module, share: float) -> nn.Module:
+def interpolate_weights(first: nn.Module, second: nn.Module, share: float) -> nn.Module:
     """Return a network whose weights lie SHARE of the way from FIRST to SECOND.
 
     The second is to be fine-tuned from the first: then the straight line between them holds

@@ -26,7 +26,7 @@ _USER_ERROR, _REJECTED, _INTERRUPTED = 2, 3, 130
 _LOG_HANDLER = "mirnet-edge command"
 
 
-class Main(Protocol):
+class CommandProgram(Protocol):
     """A console script."""
 
     def __call__(self, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -40,7 +40,7 @@ class Main(Protocol):
         """
 
 
-def command(function: Callable[..., None], name: str | None = None) -> Main:
+def command(function: Callable[..., None], name: str | None = None) -> CommandProgram:
     """Return the console script `mirnet-NAME` of a function called NAME.
 
     Args:
@@ -61,7 +61,7 @@ def command(function: Callable[..., None], name: str | None = None) -> Main:
     return main
 
 
-def complain(program: str, error: BaseException | str) -> None:
+def print_error(program: str, error: BaseException | str) -> None:
     """Print one line on stderr, whatever the message holds."""
     print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
 
@@ -102,14 +102,14 @@ def _guarded(function: Callable[..., None], program: str) -> Callable[..., None]
         try:
             function(**options)
         except MirnetEdgeError as error:
-            complain(program, error)
+            print_error(program, error)
             raise typer.Exit(_USER_ERROR) from error
         except PrecisionRejected as error:
-            complain(program, error)
+            print_error(program, error)
             raise typer.Exit(_REJECTED) from error
         except KeyboardInterrupt as error:
             # who was interrupted may know better what is kept
-            complain(program, str(error) or "interrupted; what was finished is kept")
+            print_error(program, str(error) or "interrupted; what was finished is kept")
             raise typer.Exit(_INTERRUPTED) from error
 
     shared = {

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from mirnet_edge.cli.application import command, complain, parsed_size, stderr
+from mirnet_edge.cli.application import command, parsed_size, print_error, stderr
 from mirnet_edge.errors import OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirnet_edge.bench.compare import Comparison
-    from mirnet_edge.bench.job import Bench, Order, Suite
-    from mirnet_edge.bench.quality import Clip
+    from mirnet_edge.bench.job import BenchmarkJob, BenchmarkRequest, BenchmarkSuite
+    from mirnet_edge.bench.quality import BenchmarkClip
     from mirnet_edge.bench.record import Report
 
 _PROGRAM = "mirnet-bench"
@@ -37,7 +37,7 @@ def bench(
     pairs: Annotated[
         list[str] | None,
         typer.Option(
-            help="LOW:HIGH, a folder with pairs.csv or of clean pictures, built-in, or none."
+            help="LOW:HIGH, a folder with pairs.csv or of clean images, built-in, or none."
         ),
     ] = None,
     suffixes: Annotated[
@@ -52,7 +52,7 @@ def bench(
     backend: Annotated[
         list[str] | None, typer.Option(help="Only this backend's modes. Repeatable.")
     ] = None,
-    rival: Annotated[
+    competitor: Annotated[
         list[str] | None, typer.Option(help="Another network as an ONNX file. Repeatable.")
     ] = None,
     baseline: Annotated[
@@ -67,7 +67,7 @@ def bench(
         typer.Option(help="A video to measure flicker on, or still, a camera at rest. Repeatable."),
     ] = None,
     root: Annotated[
-        Path, typer.Option("--data", help="Where rivals, pictures and videos are looked up.")
+        Path, typer.Option("--data", help="Where competitors, images and videos are looked up.")
     ] = Path(),
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("build/bench"),
     rounds: Annotated[int | None, typer.Option(help="How often each row is timed.")] = None,
@@ -83,21 +83,21 @@ def bench(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Measure bundles beside rivals and classical methods; write JSON, CSV, Markdown and a page.
+    """Measure bundles beside competitors and baselines; write JSON, CSV, Markdown and a page.
 
-    `mirnet-bench compare OLD NEW` compares two reports. Exit code 3: pictures could not be read;
+    `mirnet-bench compare OLD NEW` compares two reports. Exit code 3: images could not be read;
     the rest was measured.
     """
-    from mirnet_edge.bench.job import PairsEntry, Suite, read_suite
+    from mirnet_edge.bench.job import BenchmarkSuite, PairSetEntry, read_suite
 
-    if suite is None and not (bundle or rival or baseline):
+    if suite is None and not (bundle or competitor or baseline):
         raise OptionError("nothing to measure; give --suite FILE or --bundle DIR")
-    chosen = Suite() if suite is None else read_suite(suite)
+    chosen = BenchmarkSuite() if suite is None else read_suite(suite)
     quality = None
     if pairs is not None:
         ends = None if suffixes is None else _two(suffixes)
         quality = tuple(
-            PairsEntry(pairs=one, suffixes=ends, sigma=tuple(sigma or ()))
+            PairSetEntry(pairs=one, suffixes=ends, sigma=tuple(sigma or ()))
             for one in pairs
             if one != "none"
         )
@@ -106,7 +106,7 @@ def bench(
         "bundles": tuple(map(str, bundle)) if bundle else None,
         "backends": tuple(backend) if backend else None,
         "sizes": tuple(size.split(",")) if size else None,
-        "rivals": tuple(rival) if rival else None,
+        "competitors": tuple(competitor) if competitor else None,
         "baselines": names,
         "full_mirnet": full_mirnet or None,
         "rounds": rounds,
@@ -126,8 +126,8 @@ def bench(
     unreadable = [line for pairs_set in report.pair_sets for line in pairs_set.unreadable]
     if unreadable:
         for line in unreadable:
-            complain(_PROGRAM, line)
-        complain(_PROGRAM, f"{len(unreadable)} pictures could not be measured; the rest was")
+            print_error(_PROGRAM, line)
+        print_error(_PROGRAM, f"{len(unreadable)} images could not be measured; the rest was")
         raise typer.Exit(_INCOMPLETE)
 
 
@@ -139,7 +139,9 @@ def compare(
     ] = 0.05,
     relative: Annotated[
         bool,
-        typer.Option("--relative", help="Measure against rivals and classical methods of the run."),
+        typer.Option(
+            "--relative", help="Measure against competitors and classical methods of the run."
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.")] = False,
 ) -> None:
@@ -160,7 +162,7 @@ def compare(
         _show_comparison(found)
     if found.regressions:
         for line in found.regressions:
-            complain(f"{_PROGRAM} {_COMPARE}", line)
+            print_error(f"{_PROGRAM} {_COMPARE}", line)
         raise typer.Exit(_REGRESSION)
 
 
@@ -179,22 +181,22 @@ def _two(text: str) -> tuple[str, str]:
     return bad, good
 
 
-def _order(suite: Suite, name: str | None, root: Path, out: Path) -> Order:
-    from mirnet_edge.bench.job import Order
+def _order(suite: BenchmarkSuite, name: str | None, root: Path, out: Path) -> BenchmarkRequest:
+    from mirnet_edge.bench.job import BenchmarkRequest
 
     sizes = tuple(parsed_size(size, "--size") for size in suite.sizes)
     if any(min(size) < 1 for size in sizes):
         raise OptionError(f"--size must be positive, found {', '.join(suite.sizes)}")
     words = shlex.join([_PROGRAM, *sys.argv[1:]])
-    return Order(
+    return BenchmarkRequest(
         suite=suite, suite_name=name, sizes=sizes, root=root, out=out, command=words,
         clips=_clips(suite, root),
     )  # fmt: skip
 
 
-def _clips(suite: Suite, root: Path) -> tuple[Clip, ...]:
+def _clips(suite: BenchmarkSuite, root: Path) -> tuple[BenchmarkClip, ...]:
     """Return the videos of a suite; the still clip is the job's."""
-    from mirnet_edge.bench.quality import FRAMES, STILL, Clip
+    from mirnet_edge.bench.quality import FRAMES, STILL, BenchmarkClip
 
     named = [one for one in suite.frames if one != STILL]
     if not named:
@@ -202,13 +204,14 @@ def _clips(suite: Suite, root: Path) -> tuple[Clip, ...]:
     from mirnet_edge.video.live.sources import read_clip
 
     return tuple(
-        Clip(Path(one).stem, read_clip(root / one, FRAMES, widest=_WIDEST)) for one in named
+        BenchmarkClip(Path(one).stem, read_clip(root / one, FRAMES, widest=_WIDEST))
+        for one in named
     )
 
 
-def _measured(order: Order) -> Report:
+def _measured(order: BenchmarkRequest) -> Report:
     """Return the report, written; of an interrupted run what there is, marked partial."""
-    from mirnet_edge.bench.job import Bench
+    from mirnet_edge.bench.job import BenchmarkJob
     from mirnet_edge.bench.markdown_report import write_report
 
     console = stderr()
@@ -219,7 +222,7 @@ def _measured(order: Order) -> Report:
             if not console.is_terminal and not _often(what):
                 console.print(what, markup=False, highlight=False, soft_wrap=True)
 
-        running = Bench(order, show)
+        running = BenchmarkJob(order, show)
         try:
             running.run()
         except KeyboardInterrupt:
@@ -232,21 +235,27 @@ def _measured(order: Order) -> Report:
 
 def _often(what: str) -> bool:
     """Say whether a stage is one of many, which a log has no room for."""
-    return any(word in what for word in ("round ", "picture ", " done"))
+    return any(word in what for word in ("round ", "image ", " done"))
 
 
-def _keep(running: Bench, order: Order) -> None:
+def _keep(running: BenchmarkJob, order: BenchmarkRequest) -> None:
     from mirnet_edge.bench.markdown_report import write_report
 
     write_report(running.report(partial=True), order.out)
-    complain(_PROGRAM, f"what was measured is in {order.out}, marked partial")
+    print_error(_PROGRAM, f"what was measured is in {order.out}, marked partial")
 
 
 def _show(report: Report, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mirnet_edge.bench.tables import held_lines, latency_cells, notes, quality_cells, shown
+    from mirnet_edge.bench.tables import (
+        format_value,
+        latency_cells,
+        notes,
+        quality_cells,
+        sustained_rate_lines,
+    )
 
     console = Console()
     pairs = report.pair_sets[0].name if report.pair_sets else ""
@@ -262,9 +271,9 @@ def _show(report: Report, out: Path) -> None:
             cells = latency_cells(timing) | quality_cells(row, report.rows, pairs)
             keys = (("p50_ms", 1), ("p95_ms", 1), ("cold_start_ms", 0),
                     ("psnr_db", 2))  # fmt: skip
-            table.add_row(row.name, *(shown(cells[key], digits) for key, digits in keys))
+            table.add_row(row.name, *(format_value(cells[key], digits) for key, digits in keys))
         console.print(table)
-    for line in (*held_lines(report), *notes(report)):
+    for line in (*sustained_rate_lines(report), *notes(report)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"Report: {out}/report.html", highlight=False, soft_wrap=True)
 

@@ -11,8 +11,8 @@ import typer
 from mirnet_edge.cli.application import command, stderr
 
 if TYPE_CHECKING:
-    from mirnet_edge.calibration.sampling import Sampled
-    from mirnet_edge.export.analysis import Compared
+    from mirnet_edge.calibration.sampling import SamplingResult
+    from mirnet_edge.export.analysis import EstimatorComparison
 
 
 def calibrate(
@@ -20,7 +20,7 @@ def calibrate(
         str, typer.Option(help="A camera's number (0 is the first), a video, or a folder.")
     ],
     out: Annotated[Path, typer.Option(help="The set's folder; a former set is replaced.")],
-    frames: Annotated[int, typer.Option(help="How many pictures to keep at most.")] = 200,
+    frames: Annotated[int, typer.Option(help="How many images to keep at most.")] = 200,
     seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
     weights: Annotated[
         str | None,
@@ -28,7 +28,7 @@ def calibrate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Sample a calibration set: dark and bright, plain and detailed, no picture twice."""
+    """Sample a calibration set: dark and bright, plain and detailed, no image twice."""
     from mirnet_edge.calibration.sampling import sample_set
 
     console = stderr()
@@ -45,11 +45,11 @@ def calibrate(
         _show(sampled, compared)
 
 
-def _figures(sampled: Sampled, compared: Compared | None) -> dict[str, object]:
+def _figures(sampled: SamplingResult, compared: EstimatorComparison | None) -> dict[str, object]:
     found = sampled.described
     figures: dict[str, object] = {
         "set": str(sampled.folder),
-        "pictures": len(found.files),
+        "images": len(found.files),
         "seen": found.seen,
         "near_duplicates": found.near_duplicates,
     }
@@ -61,10 +61,10 @@ def _figures(sampled: Sampled, compared: Compared | None) -> dict[str, object]:
     return figures
 
 
-def _show(sampled: Sampled, compared: Compared | None) -> None:
+def _show(sampled: SamplingResult, compared: EstimatorComparison | None) -> None:
     found = sampled.described
     print(
-        f"{sampled.folder}: {len(found.files)} pictures of {found.width}x{found.height} from "
+        f"{sampled.folder}: {len(found.files)} images of {found.width}x{found.height} from "
         f"{found.seen} frames, {found.near_duplicates} near-duplicates dropped"
     )
     for method, trial in () if compared is None else compared.trials.items():

@@ -44,7 +44,7 @@ def engine(
         str | None,
         typer.Option(help="TensorRT-RTX: build for these compute capabilities, as 8.6,8.9."),
     ] = None,
-    flavour: Annotated[
+    flavor: Annotated[
         str | None, typer.Option(help="tensorrt or tensorrt_rtx; the first found if left out.")
     ] = None,
     dla_report: Annotated[
@@ -61,7 +61,7 @@ def engine(
 
     The bundle stays usable throughout: a plan that cannot be built leaves the former one.
     """
-    from mirnet_edge.runtime.tensorrt.build import Settings, sizes_from_text
+    from mirnet_edge.runtime.tensorrt.build import BuildSettings, sizes_from_text
     from mirnet_edge.runtime.tensorrt.bundle_engines import build_engines, dla_reports
 
     del recipe  # it has set what was not typed
@@ -75,7 +75,7 @@ def engine(
     if low_memory:
         workspace = workspace or _LOW_MEMORY_WORKSPACE_MIB
         level = _LOW_MEMORY_LEVEL if level is None else level
-    settings = Settings(
+    settings = BuildSettings(
         workspace_mib=workspace,
         level=level,
         capabilities=tuple(cards.split(",")) if cards else (),
@@ -91,7 +91,7 @@ def engine(
         graphs=graph or (),
         sizes=None if profiles is None else sizes_from_text(profiles),
         settings=settings,
-        flavour=flavour,
+        flavor=flavor,
         on_stage=show,
     )
     if as_json:
@@ -101,7 +101,7 @@ def engine(
         where = facts.device or ", ".join(facts.capabilities) or "Ampere and later"
         print(
             f"{bundle / facts.plan.file}  {facts.plan.size_bytes / 2**20:.1f} MiB  "
-            f"{facts.flavour} {facts.version}  for {where}"
+            f"{facts.flavor} {facts.version}  for {where}"
         )
 
 

@@ -14,8 +14,8 @@ from mirnet_edge.errors import OptionError, PrecisionRejected
 
 if TYPE_CHECKING:
     from mirnet_edge.export.graphs import ExportOptions
-    from mirnet_edge.export.job import Exported
-    from mirnet_edge.manifest import Manifest, Mode, Quality
+    from mirnet_edge.export.job import ExportResult
+    from mirnet_edge.manifest import Configuration, Manifest, QualityFacts
 
 
 def export(
@@ -38,7 +38,7 @@ def export(
     ] = "uint8",
     calibration: Annotated[
         Path | None,
-        typer.Option(help="Pictures as your camera takes them, or a folder with pairs.csv."),
+        typer.Option(help="Images as your camera takes them, or a folder with pairs.csv."),
     ] = None,
     max_drop: Annotated[
         float, typer.Option(help="Quality a precision may lose against fp32, in dB.")
@@ -54,7 +54,7 @@ def export(
         bool,
         typer.Option(
             "--anchored",
-            help="Graphs that also take and give the frame's pooled vectors: for tiles without "
+            help="Graphs with global context vectors as inputs and outputs: for tiles without "
             "seams and video without flicker.",
         ),
     ] = False,
@@ -99,7 +99,7 @@ def export(
     if exported.rejected:
         raise PrecisionRejected(
             f"rejected: {', '.join(exported.rejected)}; the bundle in {exported.bundle} is usable, "
-            f"its default is {exported.manifest.default_mode}"
+            f"its default is {exported.manifest.default_configuration}"
         )
 
 
@@ -114,7 +114,7 @@ def _write_formats(
             write(bundle, folder)
 
 
-def _with_progress(options: ExportOptions) -> Exported:
+def _with_progress(options: ExportOptions) -> ExportResult:
     import time
 
     from mirnet_edge.export.job import export_bundle
@@ -130,7 +130,7 @@ def _with_progress(options: ExportOptions) -> Exported:
         return export_bundle(options, on_stage=show)
 
 
-def _show(exported: Exported) -> None:
+def _show(exported: ExportResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -149,43 +149,43 @@ def _show(exported: Exported) -> None:
     ):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
-    for mode in manifest.modes:
+    for mode in manifest.configurations:
         table.add_row(*_row(mode, manifest))
     console.print(table)
     for line in _notes(exported):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _row(mode: Mode, manifest: Manifest) -> list[str]:
+def _row(mode: Configuration, manifest: Manifest) -> list[str]:
     time = mode.latency
     return [
-        f"{mode.name} *" if mode.name == manifest.default_mode else mode.name,
+        f"{mode.name} *" if mode.name == manifest.default_configuration else mode.name,
         _decibel(mode.against_fp32),
         _decibel(mode.against_truth),
         "-" if mode.truth_drop_db is None else f"{round(mode.truth_drop_db, 3) + 0.0:+.3f}",
         f"{time.p50_ms:.1f}" if time else "-",
         f"{time.p95_ms:.1f}" if time else "-",
         f"{time.ratio_to_fp32:.2f}" if time else "-",
-        "[green]adopted[/]" if mode.adopted else "[yellow]rejected[/]",
+        "[green]accepted[/]" if mode.accepted else "[yellow]rejected[/]",
     ]
 
 
-def _decibel(quality: Quality | None) -> str:
+def _decibel(quality: QualityFacts | None) -> str:
     if quality is None:
         return "-"
     return "same" if quality.mean_db is None else f"{quality.mean_db:.2f}"
 
 
-def _notes(exported: Exported) -> list[str]:
+def _notes(exported: ExportResult) -> list[str]:
     manifest = exported.manifest
-    frame = next(mode.latency for mode in manifest.modes if mode.latency)
-    lines = [f"{mode.name} {mode.reason}" for mode in manifest.modes if not mode.adopted]
-    if any(mode.latency is None for mode in manifest.modes):
+    frame = next(mode.latency for mode in manifest.configurations if mode.latency)
+    lines = [f"{mode.name} {mode.reason}" for mode in manifest.configurations if not mode.accepted]
+    if any(mode.latency is None for mode in manifest.configurations):
         lines.append("- not measured: needs the device")
     lines += [
         f"* default. Times: one {frame.width}x{frame.height} frame, {manifest.machine.processor}, "
         f"{manifest.machine.cores} cores, {frame.runs} interleaved runs",
-        f"Judged on {manifest.gate.images} pictures ({manifest.gate.source}), "
+        f"Judged on {manifest.gate.images} images ({manifest.gate.source}), "
         f"{manifest.gate.references} with a reference; graph against network "
         f"{exported.parity_db:.0f} dB",
     ]
@@ -196,7 +196,7 @@ def _notes(exported: Exported) -> list[str]:
     ]
     if manifest.calibration:
         lines.append(
-            f"Calibrated on {manifest.calibration.images} pictures: {manifest.calibration.note}"
+            f"Calibrated on {manifest.calibration.images} images: {manifest.calibration.note}"
         )
     if manifest.notice:
         lines.append(manifest.notice)

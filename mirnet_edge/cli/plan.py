@@ -10,7 +10,7 @@ import typer
 from mirnet_edge.cli.application import command, parsed_size
 
 if TYPE_CHECKING:
-    from mirnet_edge.planning import Answer, Cost
+    from mirnet_edge.planning import DevicePlan, NetworkCost
 
 
 def plan(
@@ -31,7 +31,7 @@ def plan(
     All figures are predicted from the graph and a table of devices; none is measured, except the
     rates of this processor with --device here.
     """
-    from mirnet_edge.planning import plan as predicted
+    from mirnet_edge.planning import plan_network as predicted
 
     height, width = parsed_size(size, "--size")
     cost, answers = predicted(weights, device or ["all"], height, width, fps)
@@ -49,7 +49,9 @@ def plan(
             print(f"           {answer.instead}")
 
 
-def _document(weights: str, cost: Cost, answers: list[Answer], fps: float) -> dict[str, Any]:
+def _document(
+    weights: str, cost: NetworkCost, answers: list[DevicePlan], fps: float
+) -> dict[str, Any]:
     return {
         "predicted": True,
         "weights": weights,

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress, TaskID
 
-    from mirnet_edge.training.recipe import Recipe
-    from mirnet_edge.training.record import Score
+    from mirnet_edge.training.recipe import TrainingRecipe
+    from mirnet_edge.training.record import ValidationScore
 
 
-class Display:
+class TrainingProgress:
     """Shows a job's progress on stderr; of several processes the first one does."""
 
     def __init__(self, progress: Progress) -> None:
@@ -28,7 +28,7 @@ class Display:
 
     @classmethod
     @contextlib.contextmanager
-    def shown(cls) -> Iterator[Display]:
+    def shown(cls) -> Iterator[TrainingProgress]:
         """Yield a display while its bars are on the screen."""
         from rich.progress import (
             BarColumn,
@@ -54,22 +54,22 @@ class Display:
         self._progress.console.print(what, markup=False, highlight=False, soft_wrap=True)
 
     def reading(self, total: int) -> None:
-        """Begin the bar of the pictures."""
-        self._bars["read"] = self._progress.add_task("read pictures", total=total)
+        """Begin the bar of the images."""
+        self._bars["read"] = self._progress.add_task("read images", total=total)
 
     def read(self) -> None:
         """Move it on."""
         self._progress.advance(self._bars["read"])
 
-    def labelling(self, total: int) -> None:
-        """Begin the bar of the pictures without references."""
-        self._bars["label"] = self._progress.add_task("label pictures", total=total)
+    def labeling(self, total: int) -> None:
+        """Begin the bar of the images without references."""
+        self._bars["label"] = self._progress.add_task("label images", total=total)
 
-    def labelled(self) -> None:
+    def labeled(self) -> None:
         """Move it on."""
         self._progress.advance(self._bars["label"])
 
-    def starting(self, recipe: Recipe, step: int) -> None:
+    def starting(self, recipe: TrainingRecipe, step: int) -> None:
         """Begin the bars of training, and say where a stopped run goes on."""
         if step and self.leads:
             self._progress.console.print(
@@ -91,7 +91,7 @@ class Display:
         """Move the bar on."""
         self._update("train", step, f"loss {loss:.4f}")
 
-    def scored(self, score: Score) -> None:
+    def scored(self, score: ValidationScore) -> None:
         """Say what validation found."""
         if not self.leads:
             return
@@ -103,11 +103,11 @@ class Display:
             soft_wrap=True,
         )
 
-    def blended(self, share: float, lost_db: float) -> None:
+    def blended(self, share: float, accuracy_drop_db: float) -> None:
         """Say how far the weights went."""
         if self.leads:
             self._progress.console.print(
-                f"{share:.0%} of what was learned loses {lost_db:.2f} dB of the former pictures",
+                f"interpolation {share:.0%}: accuracy drop {accuracy_drop_db:.2f} dB on replay",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirnet_edge.cli.application import command, parsed_size
-from mirnet_edge.cli.progress import Display
+from mirnet_edge.cli.progress import TrainingProgress
 
 if TYPE_CHECKING:
-    from mirnet_edge.pruning.record import PruneRecord, Quality
+    from mirnet_edge.pruning.record import PruneRecord, PruningQuality
 
 
 def prune(
-    data: Annotated[Path, typer.Option(help="Pictures, as mirnet-train --data takes them.")],
+    data: Annotated[Path, typer.Option(help="Images, as mirnet-train --data takes them.")],
     weights: Annotated[
         str, typer.Option(help="A .safetensors, .pth or .pt file, or shipped:low-light.")
     ] = "shipped:low-light",
@@ -67,7 +67,7 @@ def prune(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Cut a network to a measured speed, and let it learn from the unpruned one."""
-    from mirnet_edge.pruning.job import Request, opened, prune_weights
+    from mirnet_edge.pruning.job import PruningRequest, load_pruning, prune_weights
 
     training = {
         "steps": steps,
@@ -75,7 +75,7 @@ def prune(
         "crops": None if crop is None else (crop,),
         "learning_rate": learning_rate,
     }
-    request = Request(
+    request = PruningRequest(
         weights=weights,
         data=data,
         out=out,
@@ -96,8 +96,8 @@ def prune(
         workers=workers,
         max_seconds=math.inf if max_minutes is None else 60.0 * max_minutes,
     )
-    given = opened(request)
-    with Display.shown() as display:
+    given = load_pruning(request)
+    with TrainingProgress.shown() as display:
         record = prune_weights(given, display)
     if as_json:
         sys.stdout.write(record.model_dump_json(indent=1) + "\n")
@@ -117,7 +117,7 @@ def _show(record: PruneRecord, out: Path) -> None:
         first = record.rounds[-1].chosen.unpruned_ms
         table.add_row("unpruned", f"{first:.2f}", "1.00", *_figures(record.unpruned))
     for number, one in enumerate(record.rounds, 1):
-        name = f"round {number} " if record.asked.rounds > 1 else ""
+        name = f"round {number} " if record.options.rounds > 1 else ""
         times = (f"{one.chosen.pruned_ms:.2f}", f"{one.chosen.speedup:.2f}")
         table.add_row(f"{name}cut", *times, *_figures(one.cut))
         if one.distilled is not None:
@@ -128,7 +128,7 @@ def _show(record: PruneRecord, out: Path) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _figures(quality: Quality) -> tuple[str, ...]:
+def _figures(quality: PruningQuality) -> tuple[str, ...]:
     return (
         f"{quality.psnr_db:.2f}",
         f"{quality.psnr_gtmean_db:.2f}",
@@ -138,7 +138,7 @@ def _figures(quality: Quality) -> tuple[str, ...]:
 
 
 def _lines(record: PruneRecord, out: Path) -> list[str]:
-    asked, facts = record.asked, record.conditions.machine
+    asked, facts = record.options, record.conditions.machine
     height, width = asked.size
     lines = [f"{asked.backend}, {width}x{height}; {facts.processor}, {facts.cores} cores"]
     if record.pruned_size is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
 
-from mirnet_edge.cli.application import command, complain, parsed_size, stderr
+from mirnet_edge.cli.application import command, parsed_size, print_error, stderr
 from mirnet_edge.errors import OptionError, VideoError
 
 if TYPE_CHECKING:
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
     from mirnet_edge.errors import ImageError
     from mirnet_edge.runtime.bundle import RunnerChoice
-    from mirnet_edge.runtime.restore import Restored
+    from mirnet_edge.runtime.restore import RestoredImage
     from mirnet_edge.runtime.runner import Runner
     from mirnet_edge.video.files.restoring import RestoredVideo
 
 logger = logging.getLogger(__name__)
 
 
-class Work(Protocol):
+class VideoWork(Protocol):
     """Restores videos into a folder, one after the other or many at once, and tells each."""
 
-    def __call__(self, videos: list[Path], out: Path, told: Told) -> None: ...  # noqa: D102
+    def __call__(self, videos: list[Path], out: Path, told: VideoReport) -> None: ...  # noqa: D102
 
 
 @dataclass
-class Told:
+class VideoReport:
     """What came of the videos so far; tells it as it comes."""
 
     program: str
@@ -56,10 +56,10 @@ class Told:
     def lost(self, video: Path, error: VideoError) -> None:
         """Take a video that cannot be read or written."""
         self.failed.append((video, error))
-        complain(self.program, error)
+        print_error(self.program, error)
 
 
-def here(runner: Runner, choice: RunnerChoice) -> Work:
+def restore_in_process(runner: Runner, choice: RunnerChoice) -> VideoWork:
     """Return what restores videos one after the other, with a bar each.
 
     Args:
@@ -68,9 +68,9 @@ def here(runner: Runner, choice: RunnerChoice) -> Work:
             same.
     """
 
-    def work(videos: list[Path], out: Path, told: Told) -> None:
+    def work(videos: list[Path], out: Path, told: VideoReport) -> None:
         from mirnet_edge.video.files.restoring import restore_video
-        from mirnet_edge.video.restorer import single
+        from mirnet_edge.video.restorer import single_runner_restorer
 
         made_by = choice.fingerprint()
         with runner:
@@ -83,7 +83,11 @@ def here(runner: Runner, choice: RunnerChoice) -> Work:
 
                 try:
                     one = restore_video(
-                        video, single(runner), out, made_by=made_by, on_frame=advance
+                        video,
+                        single_runner_restorer(runner),
+                        out,
+                        made_by=made_by,
+                        on_frame=advance,
                     )
                 except VideoError as error:
                     told.lost(video, error)
@@ -94,7 +98,7 @@ def here(runner: Runner, choice: RunnerChoice) -> Work:
     return work
 
 
-def by_ray(choice: RunnerChoice, address: str | None) -> Work:
+def restore_with_ray(choice: RunnerChoice, address: str | None) -> VideoWork:
     """Return what spreads videos over a Ray cluster, with one bar that counts them.
 
     Args:
@@ -102,7 +106,7 @@ def by_ray(choice: RunnerChoice, address: str | None) -> Work:
         address: Of a cluster; None for one that is started here.
     """
 
-    def work(videos: list[Path], out: Path, told: Told) -> None:
+    def work(videos: list[Path], out: Path, told: VideoReport) -> None:
         from mirnet_edge.video.files.ray_cluster import restore_on_ray
 
         bar = told.progress.add_task("videos", total=len(videos))
@@ -130,8 +134,8 @@ class _Aside(io.TextIOBase):
         return len(text)
 
 
-def restored_videos(
-    program: str, videos: list[Path], work: Work, out: Path
+def restore_videos(
+    program: str, videos: list[Path], work: VideoWork, out: Path
 ) -> tuple[list[RestoredVideo], list[tuple[Path, VideoError]]]:
     """Restore videos, with a bar where somebody looks.
 
@@ -170,18 +174,18 @@ def restored_videos(
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        told = Told(program, progress)
+        told = VideoReport(program, progress)
         try:
             work(videos, out, told)
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(_kept(videos, out, told)) from error
+            raise KeyboardInterrupt(_skip_existing(videos, out, told)) from error
     turn = {video: place for place, video in enumerate(videos)}
     told.done.sort(key=lambda one: turn[one.source])
     told.failed.sort(key=lambda one: turn[one[0]])
     return told.done, told.failed
 
 
-def _kept(videos: list[Path], out: Path, told: Told) -> str:
+def _skip_existing(videos: list[Path], out: Path, told: VideoReport) -> str:
     """Return in one line what a run that is interrupted leaves, and what to do."""
     from mirnet_edge.video.files.muxing import has_parts
 
@@ -253,7 +257,7 @@ _ENGINES = ("local", "ray")
 def restore(
     images: Annotated[
         list[Path],
-        typer.Argument(help="Pictures (PNG, JPEG, WebP, TIFF), folders of them, or videos."),
+        typer.Argument(help="Images (PNG, JPEG, WebP, TIFF), folders of them, or videos."),
     ],
     bundle: Annotated[Path, typer.Option(help="A bundle's folder, made by mirnet-export.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; they keep their names.")],
@@ -273,13 +277,13 @@ def restore(
     tile: Annotated[
         str | None,
         typer.Option(
-            help="Restore large pictures in tiles: WIDTHxHEIGHT, or auto: the size of the "
+            help="Restore large images in tiles: WIDTHxHEIGHT, or auto: the size of the "
             "bundle's graphs, or what --max-memory allows."
         ),
     ] = None,
     max_memory: Annotated[
         int | None,
-        typer.Option(help="MiB that restoring may take beside the picture; sets the tiles' size."),
+        typer.Option(help="MiB that restoring may take beside the image; sets the tiles' size."),
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Also write NAME.compare.png: before and after.")
@@ -306,7 +310,7 @@ def restore(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
-    """Restore pictures and videos with a bundle.
+    """Restore images and videos with a bundle.
 
     What cannot be read is named; the others are restored, and the exit code is 2. Videos keep
     every frame, its time, and the sound; the same command goes on with one that was cut off.
@@ -314,30 +318,34 @@ def restore(
     if engine not in _ENGINES:
         raise OptionError(f"--engine must be one of {', '.join(_ENGINES)}, found {engine!r}")
     from mirnet_edge.runtime.bundle import RunnerChoice
-    from mirnet_edge.runtime.restore import check_outputs, is_restored, pictures_in
+    from mirnet_edge.runtime.restore import check_outputs, find_images, is_restored
     from mirnet_edge.video.files import muxing
     from mirnet_edge.video.files.restoring import is_video
 
     videos = [path for path in images if is_video(path) and not path.is_dir()]
-    pictures = pictures_in([path for path in images if path not in videos])
+    images = find_images([path for path in images if path not in videos])
     skipped: set[Path] = set()
     if skip_existing:
-        check_outputs(pictures, out, compare=compare)  # an input is not its own result
-        asked = len(pictures) + len(videos)
-        skipped = {path for path in pictures if is_restored(path, out, compare=compare)}
+        check_outputs(images, out, compare=compare)  # an input is not its own result
+        asked = len(images) + len(videos)
+        skipped = {path for path in images if is_restored(path, out, compare=compare)}
         skipped |= {path for path in videos if muxing.is_restored(path, out)}
-        pictures = [path for path in pictures if path not in skipped]
+        images = [path for path in images if path not in skipped]
         videos = [path for path in videos if path not in skipped]
         if skipped:
-            complain(_PROGRAM, f"{len(skipped)} of {asked} results are in {out} already")
+            print_error(_PROGRAM, f"{len(skipped)} of {asked} results are in {out} already")
     choice = RunnerChoice(
         bundle=bundle, backend=backend, precision=precision, threads=threads, tile=_tile(tile),
         max_memory_mib=max_memory,
     )  # fmt: skip
     runner = choice.runner()
-    work = by_ray(choice, ray_address) if engine == "ray" else here(runner, choice)
-    done, failed = _restored(pictures, runner, out, compare=compare) if pictures else ([], [])
-    films, failed_films = restored_videos(_PROGRAM, videos, work, out)
+    work = (
+        restore_with_ray(choice, ray_address)
+        if engine == "ray"
+        else restore_in_process(runner, choice)
+    )
+    done, failed = _restored(images, runner, out, compare=compare) if images else ([], [])
+    films, failed_films = restore_videos(_PROGRAM, videos, work, out)
     if as_json:
         report = _report(runner, done, failed)
         if skip_existing:
@@ -346,11 +354,11 @@ def restore(
             report |= report_of(films, failed_films)
         print(json.dumps(report, indent=1))
     for kind, lost, asked in (
-        ("pictures", len(failed), len(pictures)),
+        ("images", len(failed), len(images)),
         ("videos", len(failed_films), len(videos)),
     ):
         if lost and asked > 1:
-            complain(_PROGRAM, f"{lost} of {asked} {kind} were not restored")
+            print_error(_PROGRAM, f"{lost} of {asked} {kind} were not restored")
     if failed or failed_films:
         raise typer.Exit(_INCOMPLETE)
 
@@ -362,8 +370,8 @@ def _tile(text: str | None) -> tuple[int, int] | Literal["auto"] | None:
 
 
 def _restored(
-    pictures: list[Path], runner: Runner, out: Path, *, compare: bool
-) -> tuple[list[Restored], list[tuple[Path, ImageError]]]:
+    images: list[Path], runner: Runner, out: Path, *, compare: bool
+) -> tuple[list[RestoredImage], list[tuple[Path, ImageError]]]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -381,7 +389,7 @@ def _restored(
     )  # fmt: skip
     shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     with runner, shown as progress:
-        bar = progress.add_task(runner.name, total=len(pictures))
+        bar = progress.add_task(runner.name, total=len(images))
 
         def show(line: str) -> None:
             progress.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -392,7 +400,7 @@ def _restored(
             show(f"{_PROGRAM}: {' '.join(str(error).split())}")
 
         done = restore_files(
-            pictures,
+            images,
             runner,
             out,
             compare=compare,
@@ -405,7 +413,7 @@ def _restored(
 
 
 def _report(
-    runner: Runner, done: list[Restored], failed: list[tuple[Path, ImageError]]
+    runner: Runner, done: list[RestoredImage], failed: list[tuple[Path, ImageError]]
 ) -> dict[str, Any]:
     return {
         "runner": runner.name,

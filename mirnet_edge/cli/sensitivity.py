@@ -11,7 +11,7 @@ import typer
 from mirnet_edge.cli.application import command, parsed_size, stderr
 
 if TYPE_CHECKING:
-    from mirnet_edge.export.sensitivity import BlockCost, Sensitivity
+    from mirnet_edge.export.sensitivity import BlockSensitivity, Sensitivity
 
 
 def sensitivity(
@@ -19,10 +19,10 @@ def sensitivity(
         str, typer.Option(help="A .safetensors, .pth or .pt file, or shipped:low-light.")
     ] = "shipped:low-light",
     calibration: Annotated[
-        Path | None, typer.Option(help="Pictures, as mirnet-export --calibration takes them.")
+        Path | None, typer.Option(help="Images, as mirnet-export --calibration takes them.")
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for the figures and the picture; a stopped run goes on.")
+        Path, typer.Option(help="Folder for the figures and the image; a stopped run goes on.")
     ] = Path("build/sensitivity"),
     size: Annotated[
         str | None, typer.Option(help="WIDTHxHEIGHT of the frame that is timed; else 640x480.")
@@ -33,9 +33,9 @@ def sensitivity(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Quantize one block at a time; print what each loses and wins, dearest first."""
-    from mirnet_edge.export.analysis import Request, sensitivity_of
+    from mirnet_edge.export.analysis import SensitivityRequest, analyze_sensitivity
 
-    request = Request(
+    request = SensitivityRequest(
         weights=weights,
         out=out,
         calibration=calibration,
@@ -50,7 +50,7 @@ def sensitivity(
             if not console.is_terminal:
                 console.print(what, highlight=False, soft_wrap=True)
 
-        found = sensitivity_of(request, show)
+        found = analyze_sensitivity(request, show)
     if as_json:
         sys.stdout.write(found.model_dump_json(indent=1) + "\n")
     else:
@@ -73,16 +73,16 @@ def _show(found: Sensitivity, out: Path) -> None:
     for line in (
         "* decides about the whole frame: bundles keep it in float",
         f"{found.recipe}; {found.machine.processor}, {found.machine.cores} cores",
-        f"Figures and picture: {out}",
+        f"Figures and image: {out}",
     ):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _row(cost: BlockCost) -> list[str]:
+def _row(cost: BlockSensitivity) -> list[str]:
     return [
         f"{cost.block} *" if cost.decides_frame else cost.block,
-        f"{cost.loss_db:+.3f}",
-        "-" if cost.won_ms is None else f"{cost.won_ms:+.2f}",
+        f"{cost.drop_db:+.3f}",
+        "-" if cost.saved_ms is None else f"{cost.saved_ms:+.2f}",
         f"{cost.db_per_ms:+.4f}",
         *("-" if value is None else f"{value:.1f}" for value in cost.darkness_db.values()),
     ]

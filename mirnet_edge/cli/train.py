@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mirnet_edge.cli.application import command
-from mirnet_edge.cli.progress import Display
+from mirnet_edge.cli.progress import TrainingProgress
 
 
 def train(
@@ -18,7 +18,7 @@ def train(
         Path,
         typer.Option(
             help="Folder with pairs.csv (low, high, scene, split), or with low/ and high/, or of "
-            "clean pictures, which the task makes bad."
+            "clean images, which the task makes bad."
         ),
     ],
     out: Annotated[
@@ -47,11 +47,9 @@ def train(
     teacher: Annotated[
         str | None, typer.Option(help="Weights to learn from: a file or shipped:NAME.")
     ] = None,
-    unlabelled: Annotated[
+    unlabeled: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder of pictures without references: --teacher says what they become."
-        ),
+        typer.Option(help="Folder of images without references: --teacher says what they become."),
     ] = None,
     overlays: Annotated[
         Path | None,
@@ -95,9 +93,9 @@ def train(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Train a network on pairs of pictures or clean ones. Stopped runs go on where they were."""
+    """Train a network on pairs of images or clean ones. Stopped runs go on where they were."""
     from mirnet_edge.errors import OptionError
-    from mirnet_edge.training.job import Request, train_weights
+    from mirnet_edge.training.job import TrainingRequest, train_weights
 
     if max_minutes is not None and not max_minutes > 0:
         raise OptionError(f"--max-minutes must be above 0, found {max_minutes:g}")
@@ -111,7 +109,7 @@ def train(
         learning_rate=learning_rate,
         seed=seed,
     )
-    request = Request(
+    request = TrainingRequest(
         data=data,
         out=out,
         task=task,
@@ -121,7 +119,7 @@ def train(
         network=_given(channels=_channels(channels), blocks=blocks),
         init=init,
         teacher=teacher,
-        unlabelled=unlabelled,
+        unlabeled=unlabeled,
         overlays=overlays,
         replay=replay,
         keep_db=keep,
@@ -133,7 +131,7 @@ def train(
         qat=qat,
         max_seconds=math.inf if max_minutes is None else 60.0 * max_minutes,
     )
-    with Display.shown() as display:
+    with TrainingProgress.shown() as display:
         trained = train_weights(request, display)
     if not display.leads:
         return
@@ -147,14 +145,16 @@ def train(
     named = {} if graph is None else {"int8": str(graph)}
     kept = trained.kept
     if as_json:
-        blend = {} if kept is None else {"share": kept.share, "lost_db": kept.lost_db}
+        blend = (
+            {} if kept is None else {"share": kept.share, "accuracy_drop_db": kept.accuracy_drop_db}
+        )
         print(json.dumps({"weights": str(trained.weights), **named, **figures, **blend}))
         return
     print(f"{trained.weights}: {score.psnr_db:.2f} dB, SSIM {score.ssim:.3f} on the val split")
     if kept is not None:
         print(
-            f"{kept.share:.0%} of the way from {init} to what was trained; {kept.lost_db:.2f} dB "
-            f"lost on {replay}"
+            f"interpolated {kept.share:.0%} of the way from {init} to the fine-tuned weights; "
+            f"accuracy drop {kept.accuracy_drop_db:.2f} dB on {replay}"
         )
 
 

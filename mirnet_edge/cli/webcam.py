@@ -85,7 +85,7 @@ def webcam(
         Path | None, typer.Option(help="Folder for saved frames; this one if left out.")
     ] = None,
 ) -> None:
-    """Restore a camera's picture live: the newest frame, never a queue.
+    """Restore a camera's image live: the newest frame, never a queue.
 
     Without a camera try --source synthetic. Ctrl-C, q or the end of a file end it; files are
     closed and playable then.
@@ -93,7 +93,7 @@ def webcam(
     if display not in _DISPLAYS:
         raise OptionError(f"--display must be one of {', '.join(_DISPLAYS)}, found {display!r}")
     from mirnet_edge.video.live.controls import Controls
-    from mirnet_edge.video.live.pipeline import Live, Patience
+    from mirnet_edge.video.live.pipeline import Live, ReconnectPolicy
     from mirnet_edge.video.live.sources import open_source
 
     # a missing camera, display or file is told before the bundle is made
@@ -110,8 +110,10 @@ def webcam(
     if display == "web":
         sinks.insert(0, _page(controls, host, port, camera, certificate, key))
     restorer = _restorer(bundle, backend, precision, threads, target_fps)
-    patience = Patience(blocked_s=math.inf) if camera else None  # until somebody opens the page
-    live = Live(opened, restorer, sinks, controls=controls, patience=patience)
+    reconnect_policy = (
+        ReconnectPolicy(blocked_s=math.inf) if camera else None
+    )  # until somebody opens the page
+    live = Live(opened, restorer, sinks, controls=controls, reconnect_policy=reconnect_policy)
     try:
         _run(live, quiet=display != "none")
     finally:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 FACTORS = (1, 2, 3, 4)
 
 
-def downscaled(frame: Frame, factor: int) -> Frame:
+def downscale(frame: Frame, factor: int) -> Frame:
     """Return FRAME with each side divided by FACTOR: bicubic (a = -0.5), antialiased.
 
     The kernel is as wide as the factor, as in MATLAB's imresize, which super-resolution papers

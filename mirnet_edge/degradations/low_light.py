@@ -1,6 +1,6 @@
 """Low light: less light, the sensor's noise, white balance.
 
-It follows the order in which light becomes a picture (Brooks et al., "Unprocessing
+It follows the order in which light becomes an image (Brooks et al., "Unprocessing
 Images for Learned Raw Denoising", CVPR 2019; Foi et al., "Practical Poissonian-Gaussian Noise
 Modeling and Fitting for Single-Image Raw-Data", IEEE TIP 2008): linear light, less of it, shot
 and read noise, white balance, the display curve, 8 bits.
@@ -28,7 +28,7 @@ class LowLight:
     """
 
     exposure: float = 1.0
-    """Share of the light that is left, in (0, 1]; 1 is the picture as it was."""
+    """Share of the light that is left, in (0, 1]; 1 is the image as it was."""
     shot_noise: float = 0.0
     """Variance per unit of linear signal (photon noise), in units of full scale; 1e-4 to 1e-2."""
     read_noise: float = 0.0
@@ -47,7 +47,7 @@ class LowLight:
             )
 
 
-def low_light(frame: Frame, settings: LowLight, generator: np.random.Generator) -> Frame:
+def reduce_light(frame: Frame, settings: LowLight, generator: np.random.Generator) -> Frame:
     """Return FRAME as a camera would have taken it with less light.
 
     The noise has variance `shot_noise * signal + read_noise**2` in linear light, before the
@@ -56,7 +56,7 @@ def low_light(frame: Frame, settings: LowLight, generator: np.random.Generator) 
     Args:
         frame: (H, W, 3) uint8 RGB.
         settings: How dark and how noisy. With exposure 1, no noise and white balance 1 the
-            picture comes back unchanged.
+            image comes back unchanged.
         generator: The only source of chance.
 
     Returns:

@@ -34,10 +34,10 @@ class Noise:
     """Photons that a white pixel collects; the fewer, the noisier. None for no photon noise."""
     spread: float = 0.0
     """Standard deviation, in pixels, of the blur that a camera's demosaicing gives its noise.
-    What a pixel's noise measures stays; neighbours come to share it."""
+    What a pixel's noise measures stays; neighbors come to share it."""
     alike: float = 0.0
     """From 0 to 1: the share of the Gaussian noise's variance that the three channels have in
-    common; a camera's colour conversion mixes them."""
+    common; a camera's color conversion mixes them."""
     jpeg_quality: int | None = None
     """From 1 to 100, as libjpeg counts; None for no compression."""
 
@@ -56,7 +56,7 @@ class Noise:
             raise OptionError(f"jpeg_quality must lie in [1, 100], found {self.jpeg_quality}")
 
 
-def noisy(frame: Frame, settings: Noise, generator: np.random.Generator) -> Frame:
+def add_noise(frame: Frame, settings: Noise, generator: np.random.Generator) -> Frame:
     """Return FRAME with noise, then compressed.
 
     Before clipping and rounding, a value v in [0, 1] has the variance v / photons (Poisson) plus
@@ -75,10 +75,10 @@ def noisy(frame: Frame, settings: Noise, generator: np.random.Generator) -> Fram
         clean = frame.astype(np.float32) / np.float32(255.0)
         value = clean + _spread(_noise(clean, settings, generator), settings.spread)
         frame = np.rint(np.clip(value, 0.0, 1.0) * 255.0).astype(np.uint8)
-    return frame if settings.jpeg_quality is None else _compressed(frame, settings.jpeg_quality)
+    return frame if settings.jpeg_quality is None else _compress(frame, settings.jpeg_quality)
 
 
-def _compressed(frame: Frame, quality: int) -> Frame:
+def _compress(frame: Frame, quality: int) -> Frame:
     from PIL import Image
 
     stream = io.BytesIO()

@@ -1,9 +1,9 @@
 """Old-photo degradation: fading, color loss, sepia, blur, grain, scratches, damage overlays.
 
-The order is that of a print's life: the lens blurs, the print fades and loses its colours, then
+The order is that of a print's life: the lens blurs, the print fades and loses its colors, then
 its surface is damaged; grain lies under the damage.
 
-What formulas draw (`film`) is regular; damage is not. A picture with transparency holds some, and
+What formulas draw (`film`) is regular; damage is not. An image with transparency holds some, and
 as it may lie on a print any way round, one of them stands for many.
 """
 
@@ -43,8 +43,8 @@ class OldPhoto:
     """Standard deviation of the blur, in pixels."""
     fading: float = 0.0
     """From 0 to 1: how far black and white have come together."""
-    colour_loss: float = 0.0
-    """From 0 to 1: how far the colours have gone grey."""
+    color_loss: float = 0.0
+    """From 0 to 1: how far the colors have gone gray."""
     sepia: float = 0.0
     """From 0 to 1: how far the print has turned brown."""
     grain: float = 0.0
@@ -58,7 +58,7 @@ class OldPhoto:
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
-        for name in ("fading", "colour_loss", "sepia"):
+        for name in ("fading", "color_loss", "sepia"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise OptionError(f"{name} must lie in [0, 1], found {getattr(self, name)}")
         for name in ("blur", "grain", "dust", "scratches", "creases"):
@@ -66,7 +66,7 @@ class OldPhoto:
                 raise OptionError(f"{name} must not be negative, found {getattr(self, name)}")
 
 
-def old_photo(frame: Frame, settings: OldPhoto, generator: np.random.Generator) -> Frame:
+def age_photo(frame: Frame, settings: OldPhoto, generator: np.random.Generator) -> Frame:
     """Return FRAME as an old print of it.
 
     Args:
@@ -80,7 +80,7 @@ def old_photo(frame: Frame, settings: OldPhoto, generator: np.random.Generator) 
     if all(not getattr(settings, field.name) for field in fields(settings)):
         return frame
     pixels = frame.astype(np.float32) / np.float32(255.0)
-    pixels = _aged(pixels, settings)
+    pixels = _fade(pixels, settings)
     if settings.grain:
         grain = generator.standard_normal((*frame.shape[:2], 1), dtype=np.float32)
         pixels += np.float32(settings.grain / 255.0) * grain
@@ -91,15 +91,15 @@ def old_photo(frame: Frame, settings: OldPhoto, generator: np.random.Generator) 
     return aged
 
 
-def _aged(pixels: Pixels, settings: OldPhoto) -> Pixels:
+def _fade(pixels: Pixels, settings: OldPhoto) -> Pixels:
     import cv2
 
     if settings.blur:
         pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), settings.blur), np.float32)
-    if settings.colour_loss:
-        kept = np.float32(1.0 - settings.colour_loss) * np.eye(3, dtype=np.float32)
-        greyer = kept + np.float32(settings.colour_loss) * LUMA.astype(np.float32)
-        pixels = np.asarray(cv2.transform(pixels, greyer), np.float32)
+    if settings.color_loss:
+        kept = np.float32(1.0 - settings.color_loss) * np.eye(3, dtype=np.float32)
+        grayer = kept + np.float32(settings.color_loss) * LUMA.astype(np.float32)
+        pixels = np.asarray(cv2.transform(pixels, grayer), np.float32)
     if settings.sepia:
         brown = np.minimum(cv2.transform(pixels, _SEPIA), 1.0)
         pixels = pixels + np.float32(settings.sepia) * (brown - pixels)
@@ -128,7 +128,7 @@ def _damage(pixels: Pixels, settings: OldPhoto, generator: np.random.Generator) 
 
 
 def _lay(pixels: Pixels, cover: Pixels, level: float) -> None:
-    """Hide PIXELS under a grey LEVEL as far as COVER says, in place: damage hides few of them."""
+    """Hide PIXELS under a gray LEVEL as far as COVER says, in place: damage hides few of them."""
     hidden = np.nonzero(cover)
     under = pixels[hidden]
     pixels[hidden] = under + cover[hidden][:, None] * (np.float32(level) - under)
@@ -170,15 +170,15 @@ _LARGEST_ZOOM = 1.5
 
 @dataclass(frozen=True)
 class Overlay:
-    """Damage, as a picture with transparency holds it."""
+    """Damage, as an image with transparency holds it."""
 
-    colours: Frame
+    colors: Frame
     """(H, W, 3) uint8 RGB."""
     cover: NDArray[np.uint8]
     """(H, W): 255 where nothing of the photo shows."""
 
 
-def overlaid(
+def overlay_damage(
     frame: Frame, overlay: Overlay, generator: np.random.Generator, *, strength: float = 1.0
 ) -> Frame:
     """Return FRAME under the overlay, which is turned, enlarged to cover it, and placed by chance.
@@ -201,8 +201,8 @@ def overlaid(
     if not 0.0 <= strength <= 1.0:
         raise OptionError(f"strength must lie in [0, 1], found {strength}")
     cover = overlay.cover[..., None].astype(np.float32) / np.float32(255.0)
-    # colours count as far as they cover: where they do not, files hold any, mostly black
-    laid = np.dstack([overlay.colours * cover, cover])
+    # colors count as far as they cover: where they do not, files hold any, mostly black
+    laid = np.dstack([overlay.colors * cover, cover])
     laid = np.rot90(laid, int(generator.integers(4)))
     if generator.integers(2):
         laid = laid[:, ::-1]
@@ -216,8 +216,8 @@ def overlaid(
     y, x = generator.integers(tall - height + 1), generator.integers(wide - width + 1)
     laid = laid[y : y + height, x : x + width]
     hidden = np.nonzero(laid[..., 3])
-    colours, cover = laid[hidden][:, :3], laid[hidden][:, 3:]
+    colors, cover = laid[hidden][:, :3], laid[hidden][:, 3:]
     damaged: Frame = frame.copy()
     under = frame[hidden] * (1.0 - np.float32(strength) * cover)
-    damaged[hidden] = np.rint(under + np.float32(strength) * colours).astype(np.uint8)
+    damaged[hidden] = np.rint(under + np.float32(strength) * colors).astype(np.uint8)
     return damaged

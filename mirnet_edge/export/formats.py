@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from mirnet_edge.manifest import Graph, Manifest
+    from mirnet_edge.manifest import GraphFacts, Manifest
 
 IDENTITY = "identity.json"
 
@@ -106,7 +106,7 @@ def _written(
     return [out / f"{graph.onnx.file.removesuffix('.onnx')}{suffix}" for graph in graphs]
 
 
-def _entry(graph: Graph, folder: Path, tool: str) -> dict[str, Any]:
+def _entry(graph: GraphFacts, folder: Path, tool: str) -> dict[str, Any]:
     stem = graph.onnx.file.removesuffix(".onnx")
     files = {one.name: sha256_of(one) for one in sorted(folder.glob(f"{stem}.*"))}
     return {
@@ -155,7 +155,7 @@ def write_repository(bundle: Path, out: Path, name: str | None = None) -> list[s
                 shutil.move(source, folder / made[-1] / "1" / f"model.{kind}")
             shutil.rmtree(folder / "ir")
         for engine in manifest.engines:
-            if engine.flavour == "tensorrt":  # the server's backend opens no plans of RTX
+            if engine.flavor == "tensorrt":  # the server's backend opens no plans of RTX
                 plain = engine.graph.replace("-", "_")
                 source_graph = manifest.graph(engine.graph)
                 title = f"{stem}_tensorrt_{plain}"
@@ -165,10 +165,10 @@ def write_repository(bundle: Path, out: Path, name: str | None = None) -> list[s
     return made
 
 
-def _fastest_for_cpu(manifest: Manifest) -> Graph:
+def _fastest_for_cpu(manifest: Manifest) -> GraphFacts:
     timed = [
-        mode for mode in manifest.modes
-        if mode.adopted and mode.backend in ("onnxruntime", "openvino") and mode.latency
+        mode for mode in manifest.configurations
+        if mode.accepted and mode.backend in ("onnxruntime", "openvino") and mode.latency
     ]  # fmt: skip
     if not timed:
         return manifest.graph("fp32")
@@ -177,14 +177,14 @@ def _fastest_for_cpu(manifest: Manifest) -> Graph:
     )
 
 
-def _model(folder: Path, name: str, backend: str, manifest: Manifest, graph: Graph) -> str:
+def _model(folder: Path, name: str, backend: str, manifest: Manifest, graph: GraphFacts) -> str:
     (folder / name / "1").mkdir(parents=True)
     lines = "\n".join(_config(name, backend, manifest, graph)) + "\n"
     write_atomically(folder / name / "config.pbtxt", lines.encode())
     return name
 
 
-def _config(name: str, backend: str, manifest: Manifest, graph: Graph) -> Iterator[str]:
+def _config(name: str, backend: str, manifest: Manifest, graph: GraphFacts) -> Iterator[str]:
     """Yield the lines of config.pbtxt."""
     image = manifest.image
     # plans hold one frame, and graphs of one size too: their batch is part of the shape

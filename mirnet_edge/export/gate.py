@@ -1,6 +1,6 @@
 """The gate: which precisions may be used, decided by measured dB and milliseconds.
 
-A mode is a graph as one backend runs it. Each is compared with fp32, picture by picture, and
+A mode is a graph as one backend runs it. Each is compared with fp32, image by image, and
 timed against fp32 on the same backend in interleaved runs. The verdict is a pure function of
 those figures, so it can be read, and tested, without measuring anything.
 """
@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirnet_edge.errors import GraphError
-from mirnet_edge.manifest import Backend, Latency, Mode, Precision, Quality
+from mirnet_edge.manifest import BackendName, Configuration, LatencyFacts, Precision, QualityFacts
 from mirnet_edge.metrics import psnr
 from mirnet_edge.runtime.measure import measure_interleaved, percentile
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mirnet_edge.calibration.sets import Sample
+    from mirnet_edge.calibration.sets import CalibrationSample
     from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
 
 # A mode that wins less than this over fp32 is not worth a second set of numbers: two runs of one
 # graph differ by as much.
 FASTER_AT_MOST = 0.97
-# Where no reference exists, the loss is what independent errors would cost a picture that fp32
+# Where no reference exists, the loss is what independent errors would cost an image that fp32
 # restores at this PSNR.
 ASSUMED_TRUTH_DB = 30.0
 
@@ -35,14 +35,14 @@ Measure = Callable[[Mapping[str, "Runner"], "Frames"], dict[str, list[float]]]
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A mode that asks to be adopted."""
+class GateCandidate:
+    """A mode that asks to be accepted."""
 
-    backend: Backend
+    backend: BackendName
     precision: Precision
     graph: str
     runner: Runner
-    """Runs the graph; where the backend is not here, ONNX Runtime does, unoptimised."""
+    """Runs the graph; where the backend is not here, ONNX Runtime does, unoptimized."""
     timed: bool
     """Whether `runner` is the backend itself, so that its time means something."""
 
@@ -53,27 +53,27 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Figures:
+class GateResult:
     """What was found out about one mode."""
 
-    against_fp32: Quality
-    against_truth: Quality | None
-    loss_db: float
+    against_fp32: QualityFacts
+    against_truth: QualityFacts | None
+    drop_db: float
     """How much worse than fp32, in dB: of the mean PSNR against the references, or estimated
     from the mean PSNR against fp32 where there are none."""
-    latency: Latency | None
+    latency: LatencyFacts | None
 
 
-def judge(
-    candidates: Sequence[Candidate],
-    samples: Sequence[Sample],
+def run_gate(
+    candidates: Sequence[GateCandidate],
+    samples: Sequence[CalibrationSample],
     *,
     max_drop_db: float,
     timing_frame: Frames,
     measure: Measure = measure_interleaved,
     on_progress: Callable[[str], None] = lambda what: None,
-) -> list[Mode]:
-    """Measure every candidate and say which are adopted.
+) -> list[Configuration]:
+    """Measure every candidate and say which are accepted.
 
     Args:
         candidates: The first one is the reference: fp32 on a backend that is present.
@@ -87,43 +87,43 @@ def judge(
         One mode per candidate, in their order.
 
     Raises:
-        GraphError: A graph's output is constant, which no restored picture is.
+        GraphError: A graph's output is constant, which no restored image is.
     """
     outputs: list[list[np.ndarray]] = []
     for candidate in candidates:
-        on_progress(f"{candidate.name}: quality on {len(samples)} pictures")
-        outputs.append(_restored(candidate, samples))
+        on_progress(f"{candidate.name}: quality on {len(samples)} images")
+        outputs.append(_restore_all(candidate, samples))
     timed = {one.name: one.runner for one in candidates if one.timed}
     on_progress(f"latency: {', '.join(timed)}")
     latencies = _latencies(timed, timing_frame, measure)
     modes = []
     for candidate, output in zip(candidates, outputs, strict=True):
-        figures = compare(output, outputs[0], samples, latencies.get(candidate.name))
-        adopted, reason = verdict(candidate.precision, figures, max_drop_db)
+        figures = compare_outputs(output, outputs[0], samples, latencies.get(candidate.name))
+        accepted, reason = decide(candidate.precision, figures, max_drop_db)
         modes.append(
-            Mode(
+            Configuration(
                 name=candidate.name,
                 backend=candidate.backend,
                 precision=candidate.precision,
                 graph=candidate.graph,
                 against_fp32=figures.against_fp32,
                 against_truth=figures.against_truth,
-                truth_drop_db=figures.loss_db if figures.against_truth else None,
+                truth_drop_db=figures.drop_db if figures.against_truth else None,
                 latency=figures.latency,
-                adopted=adopted,
+                accepted=accepted,
                 reason=reason,
             )
         )
     return modes
 
 
-def compare(
+def compare_outputs(
     outputs: Sequence[np.ndarray],
     fp32_outputs: Sequence[np.ndarray],
-    samples: Sequence[Sample],
-    latency: Latency | None,
-) -> Figures:
-    """Return the figures of one mode from what it and fp32 made of the same pictures.
+    samples: Sequence[CalibrationSample],
+    latency: LatencyFacts | None,
+) -> GateResult:
+    """Return the figures of one mode from what it and fp32 made of the same images.
 
     Args:
         outputs: One (1, H, W, 3) uint8 array per sample.
@@ -136,11 +136,11 @@ def compare(
     known = [place for place, sample in enumerate(samples) if sample.reference is not None]
     if not known:
         loss = estimated_loss_db(_mean(against_fp32))
-        return Figures(_quality(against_fp32, names), None, loss, latency)
+        return GateResult(_quality(against_fp32, names), None, loss, latency)
     references = {place: _reference(samples[place]) for place in known}
     mode_db = [_psnr(outputs[place], references[place]) for place in known]
     fp32_db = [_psnr(fp32_outputs[place], references[place]) for place in known]
-    return Figures(
+    return GateResult(
         _quality(against_fp32, names),
         _quality(mode_db, [names[place] for place in known]),
         _mean(fp32_db) - _mean(mode_db),
@@ -148,35 +148,35 @@ def compare(
     )
 
 
-def verdict(precision: Precision, figures: Figures, max_drop_db: float) -> tuple[bool, str]:
-    """Say whether a mode is adopted, and why, in numbers."""
+def decide(precision: Precision, figures: GateResult, max_drop_db: float) -> tuple[bool, str]:
+    """Say whether a mode is accepted, and why, in numbers."""
     if precision == "fp32":
         return True, "the reference precision"
-    loss = f"{figures.loss_db:.3f} dB lost (limit {max_drop_db:g})"
-    if not figures.loss_db <= max_drop_db:  # written so that NaN is refused
+    loss = f"{figures.drop_db:.3f} dB lost (limit {max_drop_db:g})"
+    if not figures.drop_db <= max_drop_db:  # written so that NaN is refused
         return False, f"rejected: {loss}"
     if figures.latency is None:
-        return True, f"adopted on quality alone: {loss}; latency not measured"
+        return True, f"accepted on quality alone: {loss}; latency not measured"
     time = f"{figures.latency.ratio_to_fp32:.2f}x the time of fp32"
     if figures.latency.ratio_to_fp32 > FASTER_AT_MOST:
         return False, f"rejected: not faster here: {time} (limit {FASTER_AT_MOST:g}); {loss}"
-    return True, f"adopted: {time}; {loss}"
+    return True, f"accepted: {time}; {loss}"
 
 
-def fastest(modes: Sequence[Mode]) -> Mode:
-    """Return the adopted mode with the smallest median time.
+def fastest(modes: Sequence[Configuration]) -> Configuration:
+    """Return the accepted mode with the smallest median time.
 
     Raises:
         ValueError: No mode was timed; there is always fp32 on a CPU backend.
     """
     return min(
-        (mode for mode in modes if mode.adopted and mode.latency is not None),
+        (mode for mode in modes if mode.accepted and mode.latency is not None),
         key=lambda mode: mode.latency.p50_ms if mode.latency else math.inf,
     )
 
 
 def estimated_loss_db(against_fp32_db: float) -> float:
-    """Return what an error of this PSNR against fp32 costs a picture, where no reference exists.
+    """Return what an error of this PSNR against fp32 costs an image, where no reference exists.
 
     Independent errors add up in the mean square: 10 log10(1 + e_mode / e_fp32), with e_fp32 that
     of `ASSUMED_TRUTH_DB`.
@@ -186,13 +186,15 @@ def estimated_loss_db(against_fp32_db: float) -> float:
     return 10.0 * math.log10(1.0 + 10.0 ** ((ASSUMED_TRUTH_DB - against_fp32_db) / 10.0))
 
 
-def _restored(candidate: Candidate, samples: Sequence[Sample]) -> list[np.ndarray]:
+def _restore_all(
+    candidate: GateCandidate, samples: Sequence[CalibrationSample]
+) -> list[np.ndarray]:
     with candidate.runner as runner:
         outputs = [runner.run(sample.frame[None]) for sample in samples]
     if samples and all(output.min() == output.max() for output in outputs):
         # what NaN and overflow look like once they are 8 bits
         raise GraphError(
-            f"{candidate.name} gives constant pictures; expected restored ones. Its graph "
+            f"{candidate.name} gives constant images; expected restored ones. Its graph "
             f"{candidate.graph} is broken: export without this precision and report it"
         )
     return outputs
@@ -200,14 +202,14 @@ def _restored(candidate: Candidate, samples: Sequence[Sample]) -> list[np.ndarra
 
 def _latencies(
     runners: Mapping[str, Runner], frame: Frames, measure: Measure
-) -> dict[str, Latency]:
+) -> dict[str, LatencyFacts]:
     samples = measure(runners, frame)
     latencies = {}
     for name, values in samples.items():
         reference = samples[f"{name.partition(':')[0]}:fp32"]
         # round by round: both saw the same moment of a noisy machine
         ratios = [one / two for one, two in zip(values, reference, strict=True)]
-        latencies[name] = Latency(
+        latencies[name] = LatencyFacts(
             p50_ms=percentile(values, 50.0),
             p95_ms=percentile(values, 95.0),
             ratio_to_fp32=percentile(ratios, 50.0),
@@ -219,7 +221,7 @@ def _latencies(
     return latencies
 
 
-def _reference(sample: Sample) -> np.ndarray:
+def _reference(sample: CalibrationSample) -> np.ndarray:
     if sample.reference is None:
         raise ValueError(f"{sample.name} has no reference")
     return sample.reference[None]
@@ -230,15 +232,15 @@ def _psnr(one: np.ndarray, two: np.ndarray) -> float:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Return the mean PSNR; identical pictures count as 100 dB beside others, or it is infinite."""
+    """Return the mean PSNR; identical images count as 100 dB beside others, or it is infinite."""
     if all(math.isinf(value) for value in values):
         return math.inf
     return sum(min(value, 100.0) for value in values) / len(values)
 
 
-def _quality(values: Sequence[float], names: Sequence[str]) -> Quality:
+def _quality(values: Sequence[float], names: Sequence[str]) -> QualityFacts:
     worst = min(range(len(values)), key=lambda place: values[place])
-    return Quality(
+    return QualityFacts(
         mean_db=_finite(_mean(values)),
         worst_db=_finite(values[worst]),
         worst_image=names[worst],

@@ -6,17 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mirnet_edge.calibration.sets import CalibrationSet, fitted
+from mirnet_edge.calibration.sets import CalibrationSet, fit_sample
 from mirnet_edge.errors import CalibrationError, OptionError
-from mirnet_edge.export.onnx_graph import anchored_form, check_parity, export_onnx, to_fp16
-from mirnet_edge.export.sensitivity import Judge, trial_backend
+from mirnet_edge.export.onnx_graph import check_parity, context_anchored_form, export_onnx, to_fp16
+from mirnet_edge.export.sensitivity import GraphEvaluator, trial_backend
 from mirnet_edge.images.contract import batch_from_frames, pad_to_multiple
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.quantization.legalizer import check_for_tensorrt
 from mirnet_edge.quantization.ptq import (
     RANGES_FILE,
-    Binding,
-    Quantizing,
+    QuantizationScheme,
+    RangeKey,
     preprocessing_of,
     quantize_for_cpu,
     quantize_for_tensorrt,
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mirnet_edge.calibration.sets import CalibrationSet
-    from mirnet_edge.checkpoints import Loaded
+    from mirnet_edge.checkpoints import LoadedCheckpoint
     from mirnet_edge.images.contract import Frames
-    from mirnet_edge.manifest import ImageContract, Precision, Quantization
+    from mirnet_edge.manifest import ImageContract, Precision, QuantizationFacts
     from mirnet_edge.quantization.ptq import Method
 
 Target = Literal["cpu", "tensorrt", "all"]
@@ -58,7 +58,7 @@ class ExportOptions:
     max_drop_db: float = 0.1
     target: Target = "all"
     anchored: bool = False
-    """Graphs that also take and give the frame's pooled vectors: `models.global_context`."""
+    """Graphs with global context vectors as inputs and outputs: `models.global_context`."""
     mixed: bool = False
     """Choose by measurement which blocks INT8 graphs quantize."""
     target_fps: float | None = None
@@ -83,37 +83,39 @@ class ExportOptions:
             )
         if self.int8 and self.calibration is None and not self.weights.startswith("shipped:"):
             raise OptionError(
-                f"--int8 needs pictures to set its ranges on, and {self.weights} has none: "
-                "give --calibration DIR with pictures as the camera takes them"
+                f"--int8 needs images to set its ranges on, and {self.weights} has none: "
+                "give --calibration DIR with images as the camera takes them"
             )
 
 
 _TIMING_SIZE = (480, 640)
 _LARGEST_SAMPLE = (960, 1280)
-# Pictures are judged and timed by a dozen modes. One of the full MIRNet costs 2.2 TMACs at
+# Images are judged and timed by a dozen modes. One of the full MIRNet costs 2.2 TMACs at
 # 640x480, half a minute on two cores: it is judged on smaller cuts, and the manifest says so.
 _AFFORDABLE_MACS = 128e9
 _SMALLEST_CUT = 128
 
 
-def prepared(pictures: CalibrationSet, image: ImageContract, loaded: Loaded) -> CalibrationSet:
-    """Bring the pictures to the graphs' fixed size, or to one that is not too large."""
-    largest = _affordable(_LARGEST_SAMPLE, loaded)
+def fit_calibration_set(
+    images: CalibrationSet, image: ImageContract, loaded: LoadedCheckpoint
+) -> CalibrationSet:
+    """Bring the images to the graphs' fixed size, or to one that is not too large."""
+    largest = _largest_affordable_size(_LARGEST_SAMPLE, loaded)
     return replace(
-        pictures,
-        calibrating=tuple(fitted(one, image.size, largest) for one in pictures.calibrating),
-        judging=tuple(fitted(one, image.size, largest) for one in pictures.judging),
+        images,
+        calibrating=tuple(fit_sample(one, image.size, largest) for one in images.calibrating),
+        judging=tuple(fit_sample(one, image.size, largest) for one in images.judging),
     )
 
 
-def timing_frame(pictures: CalibrationSet, image: ImageContract, loaded: Loaded) -> Frames:
+def timing_frame(images: CalibrationSet, image: ImageContract, loaded: LoadedCheckpoint) -> Frames:
     """Return the frame that modes are timed on, (1, H, W, 3), padded."""
-    size = image.size or _affordable(_TIMING_SIZE, loaded)
-    sample = fitted(pictures.judging[0], size, None)
+    size = image.size or _largest_affordable_size(_TIMING_SIZE, loaded)
+    sample = fit_sample(images.judging[0], size, None)
     return pad_to_multiple(sample.frame[None], image.multiple)
 
 
-def _affordable(size: tuple[int, int], loaded: Loaded) -> tuple[int, int]:
+def _largest_affordable_size(size: tuple[int, int], loaded: LoadedCheckpoint) -> tuple[int, int]:
     """Return the largest (height, width) of the same shape that the network can be judged on."""
     from mirnet_edge.models.macs import count_macs
 
@@ -135,7 +137,7 @@ class GraphFile:
     name: str
     precision: Precision
     targets: tuple[Literal["cpu", "tensorrt"], ...]
-    quantization: Quantization | None = None
+    quantization: QuantizationFacts | None = None
     ranges: Method = "minmax"
     """How the ranges of activations were taken."""
 
@@ -156,7 +158,7 @@ def make_graphs(
     network: nn.Module,
     folder: Path,
     image: ImageContract,
-    pictures: CalibrationSet,
+    images: CalibrationSet,
     options: ExportOptions,
     on_stage: Callable[[str], None],
     frame: Frames,
@@ -167,7 +169,7 @@ def make_graphs(
         network: The weights to export; left as it is.
         folder: Where the files go.
         image: What the graphs take and give.
-        pictures: Those that calibrate and those that judge.
+        images: Those that calibrate and those that judge.
         options: Which precisions, for which targets, and whether blocks are chosen by measurement.
         on_stage: Told in a few words what is being done.
         frame: (1, H, W, 3) uint8; what a search for blocks is timed on.
@@ -181,13 +183,13 @@ def make_graphs(
     on_stage("export fp32")
     deployed = to_inference_form(network)
     export_onnx(
-        anchored_form(deployed) if image.vectors else deployed,
+        context_anchored_form(deployed) if image.vectors else deployed,
         folder / _FP32.file,
         io=image.io,
         size=image.size,
         multiple=image.multiple,
     )
-    parity_frames = pad_to_multiple(pictures.judging[0].frame[None], image.multiple)
+    parity_frames = pad_to_multiple(images.judging[0].frame[None], image.multiple)
     parity_db = check_parity(network, folder / _FP32.file, parity_frames, image)
     made = [_FP32]
     if options.fp16:
@@ -195,35 +197,37 @@ def make_graphs(
         to_fp16(folder / _FP32.file, folder / _FP16.file)
         made.append(_FP16)
     if options.int8:
-        made += _quantized(folder, image, pictures, options, on_stage, frame)
+        made += _quantize(folder, image, images, options, on_stage, frame)
     return made, parity_db
 
 
-def _quantized(
+def _quantize(
     folder: Path,
     image: ImageContract,
-    pictures: CalibrationSet,
+    images: CalibrationSet,
     options: ExportOptions,
     on_stage: Callable[[str], None],
     frame: Frames,
 ) -> list[GraphFile]:
     fp32 = folder / _FP32.file
-    samples = graph_inputs([sample.frame for sample in pictures.calibrating], image)
+    samples = graph_inputs([sample.frame for sample in images.calibrating], image)
     made = []
     if options.target in ("cpu", "all"):
-        on_stage(f"quantize for CPUs on {len(samples)} pictures")
+        on_stage(f"quantize for CPUs on {len(samples)} images")
         made.append(_INT8_CPU)
         if options.mixed:
-            made[-1] = _searched(_INT8_CPU, folder, image, pictures, options, on_stage, frame)
+            made[-1] = _search_mixed(_INT8_CPU, folder, image, images, options, on_stage, frame)
         else:
             quantize_for_cpu(fp32, folder / _INT8_CPU.file, samples)
     if options.target in ("tensorrt", "all"):
-        on_stage(f"quantize for TensorRT on {len(samples)} pictures")
+        on_stage(f"quantize for TensorRT on {len(samples)} images")
         made.append(_INT8_TENSORRT)
         if options.mixed:
-            made[-1] = _searched(_INT8_TENSORRT, folder, image, pictures, options, on_stage, frame)
+            made[-1] = _search_mixed(
+                _INT8_TENSORRT, folder, image, images, options, on_stage, frame
+            )
         else:
-            how = _estimated(fp32, image, pictures, options.calibration, on_stage)
+            how = _estimate_ranges(fp32, image, images, options.calibration, on_stage)
             quantize_for_tensorrt(fp32, folder / _INT8_TENSORRT.file, samples, how)
             made[-1] = replace(_INT8_TENSORRT, ranges=how.method)
         if options.fp16:
@@ -236,42 +240,42 @@ def _quantized(
     return made
 
 
-def _estimated(
+def _estimate_ranges(
     fp32: Path,
     image: ImageContract,
-    pictures: CalibrationSet,
+    images: CalibrationSet,
     folder: Path | None,
     on_stage: Callable[[str], None],
-) -> Quantizing:
+) -> QuantizationScheme:
     """Return the ranges that mirnet-calibrate found best on this set; else the widest are seen."""
     file = None if folder is None else folder / RANGES_FILE
     if file is None or not file.is_file():
-        return Quantizing()
+        return QuantizationScheme()
     try:
-        known = read_cache(file, Binding.of(fp32, pictures.sha256, preprocessing_of(image)))
+        known = read_cache(file, RangeKey.of(fp32, images.sha256, preprocessing_of(image)))
     except CalibrationError as error:
         on_stage(f"the widest ranges are seen anew: {error}")
-        return Quantizing()
+        return QuantizationScheme()
     if known.best is None:
-        return Quantizing()
+        return QuantizationScheme()
     on_stage(f"use the {known.best} ranges of {file}")
-    return Quantizing(method=known.best, ranges=known.ranges[known.best])
+    return QuantizationScheme(method=known.best, ranges=known.ranges[known.best])
 
 
-def _searched(
+def _search_mixed(
     file: GraphFile,
     folder: Path,
     image: ImageContract,
-    pictures: CalibrationSet,
+    images: CalibrationSet,
     options: ExportOptions,
     on_stage: Callable[[str], None],
     frame: Frames,
 ) -> GraphFile:
     from mirnet_edge.export.sensitivity import search_graph
 
-    samples = graph_inputs([sample.frame for sample in pictures.calibrating], image)
+    samples = graph_inputs([sample.frame for sample in images.calibrating], image)
     backend = trial_backend("auto" if "cpu" in file.targets else "tensorrt")
-    judge = Judge(folder / _FP32.file, image, pictures.judging, frame, backend)
+    judge = GraphEvaluator(folder / _FP32.file, image, images.judging, frame, backend)
     facts = search_graph(
         folder / _FP32.file, folder / file.file, samples, judge,
         max_drop_db=options.max_drop_db, target_fps=options.target_fps, on_stage=on_stage,

@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING
 from mirnet_edge.calibration.sets import CalibrationSet, builtin_set, read_set
 from mirnet_edge.dependencies import available, require
 from mirnet_edge.errors import CalibrationError, OptionError
-from mirnet_edge.export.gate import Candidate, fastest, judge
-from mirnet_edge.export.graphs import ExportOptions, GraphFile, make_graphs, prepared, timing_frame
+from mirnet_edge.export.gate import GateCandidate, fastest, run_gate
+from mirnet_edge.export.graphs import (
+    ExportOptions,
+    GraphFile,
+    fit_calibration_set,
+    make_graphs,
+    timing_frame,
+)
 from mirnet_edge.files import replaced_folder, write_atomically
 from mirnet_edge.manifest import (
     FILE_NAME,
     CalibrationFacts,
+    Configuration,
     GateFacts,
-    Graph,
+    GraphFacts,
     ImageContract,
     Manifest,
-    Mode,
     ModelFacts,
     bind,
     to_json,
@@ -28,15 +34,15 @@ from mirnet_edge.manifest import (
 from mirnet_edge.runtime import machine, openvino_runner
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from mirnet_edge.runtime.tensorrt.build import profiles_for
-from mirnet_edge.runtime.tensorrt.build_process import Order, build_apart
-from mirnet_edge.runtime.tensorrt.library import FLAVOURS, HOW_TO_GET_ONE
+from mirnet_edge.runtime.tensorrt.build_process import BuildRequest, build_apart
+from mirnet_edge.runtime.tensorrt.library import FLAVORS, HOW_TO_GET_ONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mirnet_edge.checkpoints import Loaded
+    from mirnet_edge.checkpoints import LoadedCheckpoint
     from mirnet_edge.export.graphs import GraphFile, Target
-    from mirnet_edge.manifest import EngineFacts, Mode, Precision
+    from mirnet_edge.manifest import Configuration, EngineFacts, Precision
 
 
 def candidates_for(
@@ -45,7 +51,7 @@ def candidates_for(
     image: ImageContract,
     target: Target,
     weights: Path,
-) -> list[Candidate]:
+) -> list[GateCandidate]:
     """Return the modes to judge, the reference (ONNX Runtime in fp32) first.
 
     The fp32 modes of the CPU backends are always among them, so that every bundle runs anywhere.
@@ -61,19 +67,19 @@ def candidates_for(
 
 def _onnxruntime(
     files: Sequence[GraphFile], folder: Path, image: ImageContract
-) -> Iterator[Candidate]:
+) -> Iterator[GateCandidate]:
     for file in files:
         if "cpu" in file.targets:
             name = f"onnxruntime:{file.precision}"
             runner = OnnxRuntimeRunner(
                 folder / file.file, image, name=name, precision=file.precision
             )
-            yield Candidate("onnxruntime", file.precision, file.name, runner, timed=True)
+            yield GateCandidate("onnxruntime", file.precision, file.name, runner, timed=True)
 
 
 def _openvino(
     files: Sequence[GraphFile], folder: Path, image: ImageContract
-) -> Iterator[Candidate]:
+) -> Iterator[GateCandidate]:
     from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
 
     for file in files:
@@ -88,22 +94,22 @@ def _openvino(
             runner = OpenVinoRunner(
                 folder / file.file, image, name=f"openvino:{precision}", precision=precision
             )
-            yield Candidate("openvino", precision, file.name, runner, timed=True)
+            yield GateCandidate("openvino", precision, file.name, runner, timed=True)
 
 
-def _torch(weights: Path, image: ImageContract) -> Candidate:
+def _torch(weights: Path, image: ImageContract) -> GateCandidate:
     from mirnet_edge.runtime.torch_runner import TorchRunner
 
     runner = TorchRunner(weights, image, name="torch:fp32", precision="fp32")
-    return Candidate("torch", "fp32", "fp32", runner, timed=True)
+    return GateCandidate("torch", "fp32", "fp32", runner, timed=True)
 
 
 def _tensorrt(
     files: Sequence[GraphFile], folder: Path, image: ImageContract
-) -> Iterator[Candidate]:
+) -> Iterator[GateCandidate]:
     """Yield the TensorRT modes; ONNX Runtime stands in for their numbers, not for their time.
 
-    Unoptimised: while fusing, ONNX Runtime multiplies fp16 scales and loses 17 dB that the graph
+    Unoptimized: while fusing, ONNX Runtime multiplies fp16 scales and loses 17 dB that the graph
     does not lose.
     """
     for file in files:
@@ -112,30 +118,30 @@ def _tensorrt(
             runner = OnnxRuntimeRunner(
                 folder / file.file, image, name=name, precision=file.precision, optimize=False
             )
-            yield Candidate("tensorrt", file.precision, file.name, runner, timed=False)
+            yield GateCandidate("tensorrt", file.precision, file.name, runner, timed=False)
 
 
 def engines_for(
-    graphs: Sequence[Graph],
-    modes: Sequence[Mode],
+    graphs: Sequence[GraphFacts],
+    modes: Sequence[Configuration],
     folder: Path,
     image: ImageContract,
     target: Target,
     on_stage: Callable[[str], None],
 ) -> list[EngineFacts]:
-    """Build a plan of every adopted TensorRT mode, where a TensorRT is installed."""
+    """Build a plan of every accepted TensorRT mode, where a TensorRT is installed."""
     if target not in ("tensorrt", "all"):
         return []
-    if not any(available(package) for package in FLAVOURS):
+    if not any(available(package) for package in FLAVORS):
         on_stage(f"no TensorRT here, so no plan: {HOW_TO_GET_ONE}")
         return []
-    adopted = {mode.graph for mode in modes if mode.backend == "tensorrt" and mode.adopted}
+    accepted = {mode.graph for mode in modes if mode.backend == "tensorrt" and mode.accepted}
     engines = []
     for graph in graphs:
-        if graph.name in adopted:
+        if graph.name in accepted:
             on_stage(f"build the TensorRT plan of {graph.name}")
             source = folder / graph.onnx.file
-            order = Order(
+            order = BuildRequest(
                 onnx=source, plan=source.with_suffix(".plan"), profiles=profiles_for(image),
                 graph=graph.name, precision=graph.precision,
             )  # fmt: skip
@@ -147,7 +153,7 @@ _WEIGHTS_FILE = "weights.safetensors"
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What an export came to."""
 
     bundle: Path
@@ -155,12 +161,12 @@ class Exported:
     parity_db: float
     """Of the fp32 graph against the network, before rounding."""
     rejected: tuple[str, ...]
-    """The precisions that were asked for and adopted by no backend of their target."""
+    """The precisions that were asked for and accepted by no backend of their target."""
 
 
 def export_bundle(
     options: ExportOptions, on_stage: Callable[[str], None] = lambda what: None
-) -> Exported:
+) -> ExportResult:
     """Make a bundle: open the weights, export, quantize, legalize, judge, write.
 
     Until everything is there nothing of a former bundle in `options.out` is touched; a kill at
@@ -176,54 +182,56 @@ def export_bundle(
     require("torch", "exporting weights")
     require("onnx", "exporting weights")
     from mirnet_edge import checkpoints
-    from mirnet_edge.export.onnx_graph import anchored_contract
+    from mirnet_edge.export.onnx_graph import context_anchored_contract
 
     _check_replaceable(options.out)
     on_stage(f"open {options.weights}")
     loaded = checkpoints.load(options.weights)
     image = image_contract(loaded, options)
-    on_stage("read the calibration and gate pictures")
-    pictures = prepared(pictures_for(options, loaded, image), image, loaded)
+    on_stage("read the calibration and gate images")
+    images = fit_calibration_set(calibration_set_for(options, loaded, image), image, loaded)
     with replaced_folder(options.out) as folder:
         checkpoints.save(loaded.model, folder / _WEIGHTS_FILE, loaded.card)
         if options.anchored:
             on_stage("anchor the network and measure how far a cut reaches")
-            image = anchored_contract(image, loaded.model, pictures)
-        timed = timing_frame(pictures, image, loaded)
+            image = context_anchored_contract(image, loaded.model, images)
+        timed = timing_frame(images, image, loaded)
         files, parity_db = make_graphs(
-            loaded.model, folder, image, pictures, options, on_stage, timed
+            loaded.model, folder, image, images, options, on_stage, timed
         )
         candidates = candidates_for(files, folder, image, options.target, folder / _WEIGHTS_FILE)
-        modes = judge(
+        modes = run_gate(
             candidates,
-            pictures.judging,
+            images.judging,
             max_drop_db=options.max_drop_db,
             timing_frame=timed,
             on_progress=on_stage,
         )
-        graphs = [_described(file, modes, folder) for file in files]
+        graphs = [_graph_entry(file, modes, folder) for file in files]
         engines = engines_for(graphs, modes, folder, image, options.target, on_stage)
         manifest = Manifest(
-            schema_version=1,
+            schema_version=2,
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             model=_model_facts(loaded, folder, options.weights),
             image=image,
-            calibration=_calibration_facts(pictures) if options.int8 else None,
-            gate=_gate_facts(pictures, options.max_drop_db),
+            calibration=_calibration_facts(images) if options.int8 else None,
+            gate=_gate_facts(images, options.max_drop_db),
             graphs=graphs,
-            modes=modes,
-            default_mode=fastest(modes).name,
+            configurations=modes,
+            default_configuration=fastest(modes).name,
             engines=engines,
             machine=machine.describe(),
             tools=machine.tool_versions(),
             notice=loaded.notice,
         )
         write_atomically(folder / FILE_NAME, to_json(manifest))
-    return Exported(options.out, manifest, parity_db, _rejected(graphs, modes))
+    return ExportResult(options.out, manifest, parity_db, _rejected_precisions(graphs, modes))
 
 
-def pictures_for(options: ExportOptions, loaded: Loaded, image: ImageContract) -> CalibrationSet:
-    """Return the pictures that calibrate and judge: the user's, or those of the weights' task."""
+def calibration_set_for(
+    options: ExportOptions, loaded: LoadedCheckpoint, image: ImageContract
+) -> CalibrationSet:
+    """Return the images that calibrate and judge: the user's, or those of the weights' task."""
     if options.calibration is not None:
         return read_set(options.calibration, scale=image.scale)
     # weights that nobody gave a task are judged as what this package is for first
@@ -233,7 +241,7 @@ def pictures_for(options: ExportOptions, loaded: Loaded, image: ImageContract) -
     if first.reference is not None and len(first.reference) != image.scale * len(first.frame):
         raise CalibrationError(
             f"the built-in set for {task} does not fit a network that enlarges {image.scale} "
-            "times; give pictures of your own with references of that size: --calibration DIR"
+            "times; give images of your own with references of that size: --calibration DIR"
         )
     return found
 
@@ -247,7 +255,7 @@ def _check_replaceable(out: Path) -> None:
         )
 
 
-def image_contract(loaded: Loaded, options: ExportOptions) -> ImageContract:
+def image_contract(loaded: LoadedCheckpoint, options: ExportOptions) -> ImageContract:
     """Return what the graphs of an export will take and give."""
     multiple = int(loaded.model.multiple)  # type: ignore[arg-type]  # every network states it
     size = options.size
@@ -257,16 +265,16 @@ def image_contract(loaded: Loaded, options: ExportOptions) -> ImageContract:
     return ImageContract(io=options.io, multiple=multiple, size=size, scale=scale)
 
 
-def _described(file: GraphFile, modes: list[Mode], folder: Path) -> Graph:
+def _graph_entry(file: GraphFile, modes: list[Configuration], folder: Path) -> GraphFacts:
     """Return the manifest's entry of a graph, and delete its file where no mode may use it."""
     mine = [mode for mode in modes if mode.graph == file.name]
-    best = max(mine, key=lambda mode: mode.adopted)
+    best = max(mine, key=lambda mode: mode.accepted)
     entry = bind(folder / file.file)
     # slower here may be faster on another processor; not good enough is so everywhere
-    kept = any(mode.adopted or "not faster" in mode.reason for mode in mine)
+    kept = any(mode.accepted or "not faster" in mode.reason for mode in mine)
     if not kept:
         (folder / file.file).unlink()
-    return Graph(
+    return GraphFacts(
         name=file.name,
         precision=file.precision,
         targets=list(file.targets),
@@ -280,15 +288,15 @@ def _described(file: GraphFile, modes: list[Mode], folder: Path) -> Graph:
     )
 
 
-def _rejected(graphs: list[Graph], modes: list[Mode]) -> tuple[str, ...]:
+def _rejected_precisions(graphs: list[GraphFacts], modes: list[Configuration]) -> tuple[str, ...]:
     return tuple(
         graph.name
         for graph in graphs
-        if not any(mode.adopted for mode in modes if mode.graph == graph.name)
+        if not any(mode.accepted for mode in modes if mode.graph == graph.name)
     )
 
 
-def _model_facts(loaded: Loaded, folder: Path, source: str) -> ModelFacts:
+def _model_facts(loaded: LoadedCheckpoint, folder: Path, source: str) -> ModelFacts:
     from mirnet_edge.models.macs import count_macs, count_parameters
 
     return ModelFacts(
@@ -303,19 +311,19 @@ def _model_facts(loaded: Loaded, folder: Path, source: str) -> ModelFacts:
     )
 
 
-def _calibration_facts(pictures: CalibrationSet) -> CalibrationFacts:
+def _calibration_facts(images: CalibrationSet) -> CalibrationFacts:
     return CalibrationFacts(
-        source=pictures.source,
-        images=len(pictures.calibrating),
-        sha256=pictures.sha256,
-        note=pictures.note,
+        source=images.source,
+        images=len(images.calibrating),
+        sha256=images.sha256,
+        note=images.note,
     )
 
 
-def _gate_facts(pictures: CalibrationSet, max_drop_db: float) -> GateFacts:
+def _gate_facts(images: CalibrationSet, max_drop_db: float) -> GateFacts:
     return GateFacts(
         max_drop_db=max_drop_db,
-        images=len(pictures.judging),
-        source=pictures.source,
-        references=sum(sample.reference is not None for sample in pictures.judging),
+        images=len(images.judging),
+        source=images.source,
+        references=sum(sample.reference is not None for sample in images.judging),
     )

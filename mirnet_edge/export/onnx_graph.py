@@ -10,22 +10,23 @@ import numpy as np
 from mirnet_edge.errors import GraphError
 from mirnet_edge.images.contract import batch_from_frames, pad_to
 from mirnet_edge.onnx_files import (
-    GIVEN_VECTORS,
+    CONTEXT_IN,
+    CONTEXT_OUT,
     INPUT,
-    MEMORY,
     OUTPUT,
-    USED_VECTORS,
+    SMOOTHING_WEIGHT,
     plain_feed,
-    quiet,
+    suppress_library_output,
     write_model,
 )
-from mirnet_edge.quantization.half_precision import to_half
+from mirnet_edge.onnx_sessions import OnnxSession
+from mirnet_edge.quantization.half_precision import to_half_precision
 from mirnet_edge.quantization.legalizer import (
     check_for_tensorrt,
     legalize_for_tensorrt,
     read_shapes_after_cast,
 )
-from mirnet_edge.quantization.qat import deployable
+from mirnet_edge.quantization.qat import deployable_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from mirnet_edge.calibration.sets import CalibrationSet
     from mirnet_edge.images.contract import Frames
     from mirnet_edge.manifest import ImageContract
-    from mirnet_edge.models.global_context import Anchored
+    from mirnet_edge.models.global_context import ContextAnchoredNetwork
 
 MINIMUM_DB = 80.0
 
@@ -62,7 +63,7 @@ def check_parity(network: nn.Module, graph: Path, frames: Frames, image: ImageCo
     batch = batch_from_frames(frames)
     with torch.inference_mode():
         expected = network(torch.from_numpy(batch)).clamp(0.0, 1.0).numpy()
-    found = _unrounded(graph, frames if image.io == "uint8" else batch, image)
+    found = _without_rounding(graph, frames if image.io == "uint8" else batch, image)
     error = float(np.mean((found.astype(np.float64) - expected) ** 2))
     parity_db = math.inf if error == 0.0 else -10.0 * math.log10(error)
     if not parity_db >= MINIMUM_DB:
@@ -73,7 +74,7 @@ def check_parity(network: nn.Module, graph: Path, frames: Frames, image: ImageCo
     return parity_db
 
 
-def _unrounded(graph: Path, fed: np.ndarray, image: ImageContract) -> np.ndarray:
+def _without_rounding(graph: Path, fed: np.ndarray, image: ImageContract) -> np.ndarray:
     """Return (N, 3, H, W) float32 in [0, 1]: the graph's output before it is made 8 bits."""
     import onnx
     import onnxruntime
@@ -87,10 +88,7 @@ def _unrounded(graph: Path, fed: np.ndarray, image: ImageContract) -> np.ndarray
         name = rounds[0].input[0]
         model.graph.output.append(onnx.ValueInfoProto(name=name))
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = OnnxSession(model.SerializeToString(), options, name=graph.name)
     found: np.ndarray
     (found,) = session.run([name], plain_feed(model, fed))
     if image.io == "uint8":
@@ -117,7 +115,7 @@ def write_int8(network: nn.Module, path: Path, *, size: tuple[int, int] | None =
     import onnx
 
     multiple = int(network.multiple)  # type: ignore[arg-type]  # every network states it
-    export_onnx(deployable(network), path, io="uint8", size=size, multiple=multiple)
+    export_onnx(deployable_network(network), path, io="uint8", size=size, multiple=multiple)
     model = legalize_for_tensorrt(onnx.load(path))
     check_for_tensorrt(model, path.name)
     write_model(model, path)
@@ -141,22 +139,23 @@ def export_onnx(
     """Write a network, with the image contract around it, as an fp32 ONNX file.
 
     Args:
-        network: Takes and gives (N, 3, H, W) float32 RGB in [0, 1]. One that is `Anchored` makes
+        network: Takes and gives (N, 3, H, W) float32 RGB in [0, 1]. One that is
+            `ContextAnchoredNetwork` makes
             a graph with `globals_in`, `memory` and `globals_out`.
         path: The file to write, whole or not at all.
         io: What the graph takes and gives; see `FrameInterface`.
         size: (height, width) of a graph for one frame of one size; None for up to 16 frames of
             any size that is a multiple.
         multiple: Height and width are multiples of this.
-        channels: What a part of a network takes instead of colours, with `io="float"`.
+        channels: What a part of a network takes instead of colors, with `io="float"`.
 
     Raises:
         GraphError: The network cannot be exported.
     """
     import torch
 
-    from mirnet_edge.models.global_context import Anchored
-    from mirnet_edge.models.inference_form import AnchoredFrameInterface, FrameInterface
+    from mirnet_edge.models.global_context import ContextAnchoredNetwork
+    from mirnet_edge.models.inference_form import ContextFrameInterface, FrameInterface
 
     # two frames of different sides: torch.export would take an example of one for a constant
     count, (height, width) = (2, (4 * multiple, 6 * multiple)) if size is None else (1, size)
@@ -167,11 +166,11 @@ def export_onnx(
     )
     deployed: nn.Module = FrameInterface(network, io)
     examples, inputs, outputs = [example], [INPUT], [OUTPUT]
-    if isinstance(network, Anchored):
-        deployed = AnchoredFrameInterface(network, io)
+    if isinstance(network, ContextAnchoredNetwork):
+        deployed = ContextFrameInterface(network, io)
         examples += [torch.zeros(count, network.vector_length), torch.zeros(1)]
-        inputs, outputs = [INPUT, GIVEN_VECTORS, MEMORY], [OUTPUT, USED_VECTORS]
-    with quiet(), torch.inference_mode():
+        inputs, outputs = [INPUT, CONTEXT_IN, SMOOTHING_WEIGHT], [OUTPUT, CONTEXT_OUT]
+    with suppress_library_output(), torch.inference_mode():
         try:
             program = torch.onnx.export(
                 deployed.eval(),
@@ -191,7 +190,7 @@ def export_onnx(
             ) from error
     if program is None:
         raise GraphError("torch gave no ONNX program; please report it with torch's version")
-    model = _stripped(program.model_proto)
+    model = _strip(program.model_proto)
     read_shapes_after_cast(model)
     write_model(model, path)
 
@@ -211,8 +210,8 @@ def _dynamic_shapes(
             first: multiple * Dim("h", min=1, max=most),
             first + 1: multiple * Dim("w", min=1, max=most),
         },
-        GIVEN_VECTORS: {0: count},
-        MEMORY: {},
+        CONTEXT_IN: {0: count},
+        SMOOTHING_WEIGHT: {},
     }
     return tuple(shapes[name] for name in inputs)
 
@@ -225,10 +224,10 @@ def to_fp16(source: Path, target: Path) -> None:
     """
     import onnx
 
-    write_model(to_half(onnx.load(source)), target)
+    write_model(to_half_precision(onnx.load(source)), target)
 
 
-def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+def _strip(model: onnx.ModelProto) -> onnx.ModelProto:
     """Remove what torch adds for debugging: it holds paths of this machine and changes each run."""
     graph = model.graph
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
@@ -242,31 +241,31 @@ def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
 
 # A cut is seen where it changes the output by more: a fortieth of an 8-bit level.
 TOLERANCE = 1e-4
-_PICTURES = 4
+_IMAGES = 4
 # Strips of this (height, width): 32768 pixels cost the full MIRNet 0.24 TMACs, seconds.
 _STRIP = (64, 512)
 _CUTS = (160, 256, 352)
 
 
-def anchored_form(network: nn.Module) -> Anchored:
+def context_anchored_form(network: nn.Module) -> ContextAnchoredNetwork:
     """Return the anchored form of a network, in eval mode."""
-    from mirnet_edge.models.global_context import Anchored
+    from mirnet_edge.models.global_context import ContextAnchoredNetwork
 
-    return Anchored(network).eval()
+    return ContextAnchoredNetwork(network).eval()
 
 
-def anchored_contract(
-    image: ImageContract, network: nn.Module, pictures: CalibrationSet
+def context_anchored_contract(
+    image: ImageContract, network: nn.Module, images: CalibrationSet
 ) -> ImageContract:
     """Return the contract of the network's anchored graphs."""
-    anchored = anchored_form(network)
-    frames = [sample.frame[None] for sample in pictures.judging[:_PICTURES]]
+    anchored = context_anchored_form(network)
+    frames = [sample.frame[None] for sample in images.judging[:_IMAGES]]
     return image.model_copy(
         update={"vectors": anchored.layout, "reach": measured_reach(anchored, frames)}
     )
 
 
-def measured_reach(network: Anchored, pictures: list[Frames]) -> int:
+def measured_reach(network: ContextAnchoredNetwork, images: list[Frames]) -> int:
     """Return how far from a cut, in pixels, the output differs from that of the uncut frame.
 
     The frame's own vectors are given to both, so that what differs is what convolutions see
@@ -275,7 +274,7 @@ def measured_reach(network: Anchored, pictures: list[Frames]) -> int:
 
     Args:
         network: In eval mode.
-        pictures: (1, H, W, 3) uint8 each; long strips are taken out of them both ways.
+        images: (1, H, W, 3) uint8 each; long strips are taken out of them both ways.
 
     Returns:
         The largest distance at which more than `TOLERANCE` was seen on either side; at most the
@@ -285,7 +284,7 @@ def measured_reach(network: Anchored, pictures: list[Frames]) -> int:
 
     reach = 0
     with torch.inference_mode():
-        for strip in _strips(pictures, network.multiple):
+        for strip in _strips(images, network.multiple):
             batch = torch.from_numpy(batch_from_frames(strip))
             nothing = torch.zeros(1, network.vector_length)
             whole, vectors = network(batch, nothing, torch.zeros(1))
@@ -308,10 +307,10 @@ def _distance(error: torch.Tensor, *, from_end: bool) -> int:
     return int(np.max(np.nonzero(columns > TOLERANCE)[0], initial=-1)) + 1
 
 
-def _strips(pictures: list[Frames], multiple: int) -> Iterator[Frames]:
+def _strips(images: list[Frames], multiple: int) -> Iterator[Frames]:
     height, width = (-(-side // multiple) * multiple for side in _STRIP)
-    for picture in pictures:
-        for turned in (picture, picture.transpose(0, 2, 1, 3)):
+    for image in images:
+        for turned in (image, image.transpose(0, 2, 1, 3)):
             strip = turned[:, :height, :width]
             tall, wide = max(height, strip.shape[1]), max(width, strip.shape[2])
             yield pad_to(strip, tall, wide)

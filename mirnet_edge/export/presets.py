@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class _Table(BaseModel):
+class _PresetTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class ExportTable(_Table):
+class ExportTable(_PresetTable):
     """Options of mirnet-export."""
 
     weights: str | None = None
@@ -36,7 +36,7 @@ class ExportTable(_Table):
     target: str | None = None
 
 
-class EngineTable(_Table):
+class EngineTable(_PresetTable):
     """Options of mirnet-engine."""
 
     graph: list[str] | None = None
@@ -45,10 +45,10 @@ class EngineTable(_Table):
     level: int | None = None
     low_memory: bool | None = None
     cards: str | None = None
-    flavour: str | None = None
+    flavor: str | None = None
 
 
-class Recipe(_Table):
+class DevicePreset(_PresetTable):
     """A recipe's file."""
 
     device: str | None = None
@@ -57,16 +57,16 @@ class Recipe(_Table):
     engine: EngineTable = EngineTable()
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_preset(path: Path) -> DevicePreset:
     """Read a recipe.
 
     Raises:
         OptionError: No such file, not TOML, or a key that no command has; named.
     """
-    return read_toml(path, Recipe)
+    return read_toml(path, DevicePreset)
 
 
 def defaults_from(path: Path, command: str) -> dict[str, Any]:
     """Return the defaults that a recipe gives a command: export or engine."""
-    table: BaseModel = getattr(read_recipe(path), command)
+    table: BaseModel = getattr(read_preset(path), command)
     return table.model_dump(exclude_none=True)

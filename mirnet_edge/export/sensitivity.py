@@ -12,27 +12,27 @@ import math
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 from pydantic import Field, ValidationError
 
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
-from mirnet_edge.export.gate import compare
+from mirnet_edge.export.gate import compare_outputs
 from mirnet_edge.files import write_atomically
 from mirnet_edge.images.contract import LUMA
-from mirnet_edge.manifest import Document, MachineFacts, Precision, Quantization
+from mirnet_edge.manifest import MachineFacts, Precision, QuantizationFacts, StrictDocument
 from mirnet_edge.onnx_files import write_model
 from mirnet_edge.quantization.ptq import (
     ENGINES,
-    Block,
     Engine,
-    Quantizing,
+    GraphBlock,
+    QuantizationScheme,
     blocks_of,
-    partly_quantized,
     quantize_for_cpu,
     quantize_for_tensorrt,
+    quantize_partly,
     quantized_convolutions,
 )
 from mirnet_edge.runtime import machine, openvino_runner
@@ -44,26 +44,26 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from mirnet_edge.calibration.sets import Sample
+    from mirnet_edge.calibration.sets import CalibrationSample
     from mirnet_edge.images.contract import Frames
     from mirnet_edge.manifest import ImageContract, Precision
     from mirnet_edge.runtime.runner import Runner
 
 TrialBackend = Literal["openvino", "onnxruntime", "tensorrt"]
 
-# Levels of the fp32 output's luma that part the picture: INT8's error sits in the dark, where the
+# Levels of the fp32 output's luma that part the image: INT8's error sits in the dark, where the
 # eye sees it best.
 DARKNESS = {"dark": (0, 32), "middle": (32, 96), "bright": (96, 256)}
 _ROUNDS, _WARMUP = 9, 2
-# identical pictures have no PSNR that JSON can say
+# identical images have no PSNR that JSON can say
 _MOST_DB = 100.0
 
 
 @dataclass(frozen=True)
-class Trial:
+class GraphTrial:
     """What was measured."""
 
-    loss_db: float
+    drop_db: float
     """How much worse than fp32; see `gate.Figures`."""
     against_fp32_db: float
     darkness_db: dict[str, float | None]
@@ -74,21 +74,21 @@ class Trial:
     """Median, round by round, of the time over that of fp32."""
 
     @property
-    def won_ms(self) -> float | None:
+    def saved_ms(self) -> float | None:
         """Return how much less time than fp32 it takes; negative where it takes more."""
         if self.fp32_ms is None or self.ratio is None:
             return None
         return self.fp32_ms * (1.0 - self.ratio)
 
 
-class Judge:
-    """Tries graphs of one network on one backend. fp32 restores the pictures once."""
+class GraphEvaluator:
+    """Tries graphs of one network on one backend. fp32 restores the images once."""
 
     def __init__(
         self,
         fp32: Path,
         image: ImageContract,
-        samples: Sequence[Sample],
+        samples: Sequence[CalibrationSample],
         frame: Frames,
         backend: TrialBackend,
         *,
@@ -121,7 +121,7 @@ class Judge:
             optimize=self.backend != "tensorrt",
         )  # fmt: skip
 
-    def tried(self, graph: Path, precision: Precision = "int8") -> Trial:
+    def tried(self, graph: Path, precision: Precision = "int8") -> GraphTrial:
         """Return what a graph loses and wins.
 
         Raises:
@@ -129,7 +129,7 @@ class Judge:
         """
         runner = self.runner(graph, precision)
         outputs = self._restored(runner)
-        figures = compare(outputs, self._expected, self._samples, None)
+        figures = compare_outputs(outputs, self._expected, self._samples, None)
         fp32_ms = ratio = None
         if self.backend != "tensorrt":
             taken = measure_interleaved(
@@ -142,8 +142,8 @@ class Judge:
             pairs = zip(taken[precision], taken["fp32"], strict=True)
             ratio = p50([one / two for one, two in pairs])
         mean_db = figures.against_fp32.mean_db
-        return Trial(
-            figures.loss_db,
+        return GraphTrial(
+            figures.drop_db,
             _MOST_DB if mean_db is None else mean_db,
             darkness_db(outputs, self._expected),
             fp32_ms,
@@ -200,58 +200,62 @@ def trial_backend(name: str) -> TrialBackend:
     return name  # type: ignore[return-value]  # one of them
 
 
-FILE_NAME, PICTURE_NAME = "sensitivity.json", "sensitivity.png"
+FILE_NAME, IMAGE_NAME = "sensitivity.json", "sensitivity.png"
 # Less than this share of fp32's time is within the noise of two runs of one graph: what a block
 # wins counts as at least so much, or a block that wins nothing would cost infinitely much.
 NOISE = 0.01
 
 
-class BlockCost(Document):
+class BlockSensitivity(StrictDocument):
     """One block in INT8, the others in float."""
+
+    former_keys: ClassVar[dict[str, str]] = {"loss_db": "drop_db", "won_ms": "saved_ms"}
 
     block: str
     decides_frame: bool
     """True: bundles keep it in float, whatever stands here."""
-    loss_db: float
+    drop_db: float
     against_fp32_db: float
     darkness_db: dict[str, float | None]
-    won_ms: float | None
+    saved_ms: float | None
     """None for a backend that is not here."""
     db_per_ms: float
-    """`loss_db` over what is won; over 1 ms where time was not measured."""
+    """`drop_db` over what is won; over 1 ms where time was not measured."""
 
 
-class Sensitivity(Document):
+class Sensitivity(StrictDocument):
     """What was measured of a network, and on what.
 
     Schema history: 1 (2026-11) the first.
     """
 
-    schema_version: Literal[1] = 1
+    former_versions: ClassVar[tuple[int, ...]] = (1,)
+
+    schema_version: Literal[2] = 2
     weights_sha256: str
     calibration_sha256: str
     recipe: str
     """Backend, quantizer, frame: what else the figures depend on."""
     machine: MachineFacts
-    blocks: list[BlockCost] = Field(default_factory=list)
+    blocks: list[BlockSensitivity] = Field(default_factory=list)
     """Those that are done, in the order of the graph."""
     complete: bool = False
     """Whether these are all there are."""
 
-    def worst_first(self) -> list[BlockCost]:
+    def worst_first(self) -> list[BlockSensitivity]:
         """Return the blocks by what a millisecond costs in dB, dearest first."""
         return sorted(self.blocks, key=lambda one: one.db_per_ms, reverse=True)
 
 
 @dataclass(frozen=True)
-class Quantized:
+class QuantizedGraph:
     """A graph in float and with all its convolutions in INT8."""
 
     fp32: onnx.ModelProto
     int8: onnx.ModelProto
 
     @property
-    def blocks(self) -> tuple[Block, ...]:
+    def blocks(self) -> tuple[GraphBlock, ...]:
         """Return the blocks that are quantized in `int8`."""
         quantized = set(quantized_convolutions(self.int8))
         return tuple(one for one in blocks_of(self.fp32) if quantized.issuperset(one.convolutions))
@@ -260,13 +264,13 @@ class Quantized:
         """Write the graph in which the blocks of these names are in INT8, and return its path."""
         chosen = [one for one in self.blocks if one.name in names]
         nodes = frozenset(node for one in chosen for node in one.convolutions)
-        write_model(partly_quantized(self.int8, self.fp32, nodes), path)
+        write_model(quantize_partly(self.int8, self.fp32, nodes), path)
         return path
 
 
-def quantized_whole(
-    fp32: Path, samples: Sequence[np.ndarray], backend: TrialBackend, how: Quantizing
-) -> Quantized:
+def quantize_all_blocks(
+    fp32: Path, samples: Sequence[np.ndarray], backend: TrialBackend, how: QuantizationScheme
+) -> QuantizedGraph:
     """Return a graph with all that the backend's recipe can quantize in INT8."""
     import onnx
 
@@ -274,12 +278,12 @@ def quantized_whole(
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
         quantize(fp32, target, samples, how)
-        return Quantized(onnx.load(fp32), onnx.load(target))
+        return QuantizedGraph(onnx.load(fp32), onnx.load(target))
 
 
 def measure_sensitivity(
-    graphs: Quantized,
-    judge: Judge,
+    graphs: QuantizedGraph,
+    judge: GraphEvaluator,
     known: Sensitivity,
     file: Path | None = None,
     on_stage: Callable[[str], None] = lambda what: None,
@@ -313,23 +317,23 @@ def _keep(known: Sensitivity, file: Path | None) -> None:
         write_atomically(file, known.model_dump_json(indent=1).encode() + b"\n")
 
 
-def _cost(block: Block, trial: Trial) -> BlockCost:
-    won = trial.won_ms
+def _cost(block: GraphBlock, trial: GraphTrial) -> BlockSensitivity:
+    won = trial.saved_ms
     counted = 1.0
     if won is not None and trial.fp32_ms is not None:
         counted = max(won, NOISE * trial.fp32_ms)
-    return BlockCost(
+    return BlockSensitivity(
         block=block.name,
         decides_frame=block.decides_frame,
-        loss_db=trial.loss_db,
+        drop_db=trial.drop_db,
         against_fp32_db=trial.against_fp32_db,
         darkness_db=trial.darkness_db,
-        won_ms=won,
-        db_per_ms=trial.loss_db / counted,
+        saved_ms=won,
+        db_per_ms=trial.drop_db / counted,
     )
 
 
-def started(weights_sha256: str, calibration_sha256: str, recipe: str) -> Sensitivity:
+def new_analysis(weights_sha256: str, calibration_sha256: str, recipe: str) -> Sensitivity:
     """Return a measurement of nothing yet, bound to what it will be of."""
     return Sensitivity(
         weights_sha256=weights_sha256,
@@ -339,11 +343,11 @@ def started(weights_sha256: str, calibration_sha256: str, recipe: str) -> Sensit
     )
 
 
-def resumed(file: Path, fresh: Sensitivity) -> Sensitivity:
+def resume_analysis(file: Path, fresh: Sensitivity) -> Sensitivity:
     """Return what an earlier run left in FILE, or FRESH where there is none.
 
     Raises:
-        OptionError: The file is damaged, or of other weights, pictures, recipe or machine.
+        OptionError: The file is damaged, or of other weights, images, recipe or machine.
     """
     if not file.is_file():
         return fresh
@@ -355,7 +359,7 @@ def resumed(file: Path, fresh: Sensitivity) -> Sensitivity:
         ) from error
     for what, name in (
         ("weights", "weights_sha256"),
-        ("calibration pictures", "calibration_sha256"),
+        ("calibration images", "calibration_sha256"),
         ("recipe", "recipe"),
         ("machine", "machine"),
     ):
@@ -372,7 +376,7 @@ def _short(value: str | MachineFacts) -> str:
     return value[:60] if isinstance(value, str) else f"{value.processor}, {value.cores} cores"
 
 
-def draw(found: Sensitivity, path: Path) -> None:
+def draw_sensitivity(found: Sensitivity, path: Path) -> None:
     """Write a PNG: dB lost and milliseconds won by block, and the error by darkness."""
     from matplotlib.figure import Figure
 
@@ -380,16 +384,16 @@ def draw(found: Sensitivity, path: Path) -> None:
     names = [f"{one.block} (stays float)" if one.decides_frame else one.block for one in rows]
     figure = Figure(figsize=(12, 1.5 + 0.36 * len(rows)), layout="constrained")
     left, middle, right = figure.subplots(1, 3, sharey=True)
-    left.barh(names, [one.loss_db for one in rows], color="tab:red")
+    left.barh(names, [one.drop_db for one in rows], color="tab:red")
     left.set_xlabel("dB lost (log above 0.01)")
     left.set_xscale("symlog", linthresh=0.01)
-    middle.barh(names, [one.won_ms or 0.0 for one in rows], color="tab:green")
+    middle.barh(names, [one.saved_ms or 0.0 for one in rows], color="tab:green")
     middle.set_xlabel("ms won")
-    for bin_name, colour in zip(DARKNESS, ("black", "tab:gray", "goldenrod"), strict=True):
+    for bin_name, color in zip(DARKNESS, ("black", "tab:gray", "goldenrod"), strict=True):
         values = [one.darkness_db.get(bin_name) for one in rows]
         right.plot(
             [float("nan") if value is None else value for value in values], names,
-            marker="o", linestyle="", color=colour, label=f"{bin_name} pixels",
+            marker="o", linestyle="", color=color, label=f"{bin_name} pixels",
         )  # fmt: skip
     right.set_xlabel("PSNR to fp32, dB")
     right.legend(fontsize="small")
@@ -406,14 +410,14 @@ _WHOLE_LADDER = 12
 
 
 @dataclass(frozen=True)
-class Point:
+class MixedPrecisionChoice:
     """One graph that was measured."""
 
     blocks: tuple[str, ...]
     """In INT8; none for the network in its base precision."""
     engine: Engine | None
     precision: Precision
-    loss_db: float
+    drop_db: float
     ms: float | None
     """Median for one frame; None where the backend is not here."""
     ratio: float | None
@@ -424,12 +428,12 @@ def search_graph(
     fp32: Path,
     target: Path,
     samples: Sequence[np.ndarray],
-    judge: Judge,
+    judge: GraphEvaluator,
     *,
     max_drop_db: float,
     target_fps: float | None = None,
     on_stage: Callable[[str], None] = lambda what: None,
-) -> Quantization:
+) -> QuantizationFacts:
     """Write the graph of the best point and return how it was quantized.
 
     Both quantizers are tried at that point, through the legalizer where it is for TensorRT; the
@@ -439,72 +443,74 @@ def search_graph(
         OptionError: No graph is as fast as was asked for; names the fastest.
     """
     graphs = {
-        engine: quantized_whole(fp32, samples, judge.backend, Quantizing(engine=engine))
+        engine: quantize_all_blocks(fp32, samples, judge.backend, QuantizationScheme(engine=engine))
         for engine in ENGINES
     }
     usual: Engine = "onnxruntime" if judge.backend == "tensorrt" else "nncf"
     on_stage("search: one block at a time")
-    costs = measure_sensitivity(graphs[usual], judge, started("", "", ""), on_stage=on_stage)
+    costs = measure_sensitivity(graphs[usual], judge, new_analysis("", "", ""), on_stage=on_stage)
     points = measure_ladder(graphs[usual], usual, costs, judge, on_stage)
-    chosen = chosen_point(points, max_drop_db, target_fps)
+    chosen = choose_fastest_accepted(points, max_drop_db, target_fps)
     other: Engine = next(engine for engine in ENGINES if engine != usual)
     on_stage(f"the same blocks by {other}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "point.onnx"
-        rival = _measured(graphs[other], other, chosen.blocks, chosen.precision, judge, path)
-        if chosen.ms is not None and chosen.ratio and rival.ratio:  # times of one moment
-            rival = replace(rival, ms=chosen.ms / chosen.ratio * rival.ratio)
-        best = better(chosen, rival, max_drop_db, target_fps)
+        competitor = _measure_choice(
+            graphs[other], other, chosen.blocks, chosen.precision, judge, path
+        )
+        if chosen.ms is not None and chosen.ratio and competitor.ratio:  # times of one moment
+            competitor = replace(competitor, ms=chosen.ms / chosen.ratio * competitor.ratio)
+        best = better_choice(chosen, competitor, max_drop_db, target_fps)
         engine = best.engine or usual
         write_atomically(target, graphs[engine].write(best.blocks, path).read_bytes())
-    return _described(best, engine, graphs[engine], rival if best is chosen else chosen)
+    return _describe_choice(best, engine, graphs[engine], competitor if best is chosen else chosen)
 
 
 def measure_ladder(
-    graphs: Quantized,
+    graphs: QuantizedGraph,
     engine: Engine,
     costs: Sensitivity,
-    judge: Judge,
+    judge: GraphEvaluator,
     on_stage: Callable[[str], None] = lambda what: None,
-) -> list[Point]:
+) -> list[MixedPrecisionChoice]:
     """Return the points of the ladder: fp32 (and bf16) first, then one block more at a time."""
-    order = cheapest_first(costs)
+    order = order_by_sensitivity(costs)
     counts = sorted({round(share * len(order) / _WHOLE_LADDER) for share in range(1, 13)} - {0})
     if len(order) <= _WHOLE_LADDER:
         counts = list(range(1, len(order) + 1))
-    points = [Point((), None, "fp32", 0.0, None, 1.0)]
+    points = [MixedPrecisionChoice((), None, "fp32", 0.0, None, 1.0)]
     halves = judge.backend == "openvino" and openvino_runner.supports("bf16")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "point.onnx"
         if halves:
-            points.append(_measured(graphs, None, (), "bf16", judge, path))
+            points.append(_measure_choice(graphs, None, (), "bf16", judge, path))
         for count in counts:
             on_stage(f"search: {count} of {len(order)} blocks in INT8")
             blocks = tuple(order[:count])
             for precision in ("int8", *(("int8+bf16",) if halves else ())):
-                points.append(_measured(graphs, engine, blocks, precision, judge, path))
+                points.append(_measure_choice(graphs, engine, blocks, precision, judge, path))
     return _with_times(points)
 
 
-def cheapest_first(costs: Sensitivity) -> list[str]:
+def order_by_sensitivity(costs: Sensitivity) -> list[str]:
     """Return the blocks that may be quantized, in the order in which they should be."""
     return [one.block for one in reversed(costs.worst_first()) if not one.decides_frame]
 
 
-def _measured(
-    graphs: Quantized,
+def _measure_choice(
+    graphs: QuantizedGraph,
     engine: Engine | None,
     blocks: tuple[str, ...],
     precision: Precision,
-    judge: Judge,
+    judge: GraphEvaluator,
     path: Path,
-) -> Point:
+) -> MixedPrecisionChoice:
     trial = judge.tried(graphs.write(blocks, path), precision)
     ms = None if trial.fp32_ms is None or trial.ratio is None else trial.fp32_ms * trial.ratio
-    return Point(blocks, engine, precision, trial.loss_db, ms, trial.ratio)
+    return MixedPrecisionChoice(blocks, engine, precision, trial.drop_db, ms, trial.ratio)
 
 
-def _with_times(points: list[Point]) -> list[Point]:
+def _with_times(points: list[MixedPrecisionChoice]) -> list[MixedPrecisionChoice]:
     """Give fp32 its time, and all points times of one moment: ratios times one fp32."""
     fp32 = [one.ms / one.ratio for one in points if one.ms is not None and one.ratio]
     if not fp32:
@@ -513,29 +519,29 @@ def _with_times(points: list[Point]) -> list[Point]:
     return [replace(one, ms=usual * one.ratio) for one in points if one.ratio is not None]
 
 
-def pareto_front(points: Sequence[Point]) -> list[Point]:
+def pareto_front(points: Sequence[MixedPrecisionChoice]) -> list[MixedPrecisionChoice]:
     """Return the points that no other beats in both loss and time, least lossy first.
 
     Where time was not measured, quantizing more blocks counts as faster.
     """
-    front: list[Point] = []
-    for point in sorted(points, key=lambda one: (one.loss_db, _time(one))):
+    front: list[MixedPrecisionChoice] = []
+    for point in sorted(points, key=lambda one: (one.drop_db, _time(one))):
         if not front or _time(point) < _time(front[-1]):
             front.append(point)
     return front
 
 
-def _time(point: Point) -> float:
+def _time(point: MixedPrecisionChoice) -> float:
     return -float(len(point.blocks)) if point.ms is None else point.ms
 
 
-def chosen_point(
-    points: Sequence[Point], max_drop_db: float, target_fps: float | None = None
-) -> Point:
+def choose_fastest_accepted(
+    points: Sequence[MixedPrecisionChoice], max_drop_db: float, target_fps: float | None = None
+) -> MixedPrecisionChoice:
     """Return the fastest point that loses no more, or the least lossy that is fast enough.
 
     Where that would be a network without INT8, the least lossy one with it: the gate then says in
-    numbers why it is not adopted.
+    numbers why it is not accepted.
 
     Raises:
         OptionError: No point is as fast as was asked for.
@@ -546,36 +552,46 @@ def chosen_point(
         if front[-1].ms is not None and not fast:
             raise OptionError(
                 f"no choice of blocks reaches {target_fps:g} frames per second here; the fastest "
-                f"has {1e3 / front[-1].ms:.1f} at {front[-1].loss_db:.3f} dB lost. Ask "
+                f"has {1e3 / front[-1].ms:.1f} at {front[-1].drop_db:.3f} dB lost. Ask "
                 "for less, or for a smaller --size"
             )
         if fast and fast[0].blocks:
             return fast[0]
-    passing = [one for one in front if one.loss_db <= max_drop_db]
+    passing = [one for one in front if one.drop_db <= max_drop_db]
     if passing and passing[-1].blocks:
         return passing[-1]
-    return min((one for one in points if one.blocks), key=lambda one: one.loss_db)
+    return min((one for one in points if one.blocks), key=lambda one: one.drop_db)
 
 
-def better(one: Point, two: Point, max_drop_db: float, target_fps: float | None) -> Point:
+def better_choice(
+    one: MixedPrecisionChoice,
+    two: MixedPrecisionChoice,
+    max_drop_db: float,
+    target_fps: float | None,
+) -> MixedPrecisionChoice:
     """Return the better of two graphs of the same blocks: what passes, then what loses less."""
     limit = math.inf if target_fps is None else 1e3 / target_fps
 
-    def order(point: Point) -> tuple[bool, bool, float]:
+    def order(point: MixedPrecisionChoice) -> tuple[bool, bool, float]:
         slow = point.ms is not None and point.ms > limit
-        return slow, not point.loss_db <= max_drop_db, point.loss_db
+        return slow, not point.drop_db <= max_drop_db, point.drop_db
 
     return min((one, two), key=order)
 
 
-def _described(best: Point, engine: Engine, graphs: Quantized, rival: Point) -> Quantization:
+def _describe_choice(
+    best: MixedPrecisionChoice,
+    engine: Engine,
+    graphs: QuantizedGraph,
+    competitor: MixedPrecisionChoice,
+) -> QuantizationFacts:
     left = [block for block in graphs.blocks if block.name not in best.blocks]
     time = "" if best.ratio is None else f", {best.ratio:.2f}x the time of fp32"
     names = ", ".join(block.name for block in left) or "none"
-    return Quantization(
+    return QuantizationFacts(
         engine=engine,
         float_blocks=[block.name for block in left],
         float_nodes=[node for block in left for node in block.convolutions],
-        reason=f"{len(best.blocks)} blocks in INT8 by {engine} ({best.loss_db:.3f} dB lost{time}; "
-        f"{rival.engine}: {rival.loss_db:.3f} dB); left in float: {names}",
+        reason=f"{len(best.blocks)} blocks in INT8 by {engine} ({best.drop_db:.3f} dB lost{time}; "
+        f"{competitor.engine}: {competitor.drop_db:.3f} dB); left in float: {names}",
     )

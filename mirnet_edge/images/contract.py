@@ -22,7 +22,7 @@ Batch: TypeAlias = NDArray[np.float32]
 """(N, 3, H, W) float32 RGB in [0, 1]."""
 
 LUMA = np.array([0.299, 0.587, 0.114])
-"""Share of R, G and B in brightness: ITU-R BT.601, as OpenCV's RGB to grey."""
+"""Share of R, G and B in brightness: ITU-R BT.601, as OpenCV's RGB to gray."""
 
 
 def check_frames(frames: Frames) -> None:
@@ -47,7 +47,7 @@ def check_frames(frames: Frames) -> None:
     if frames.shape[3] != 3:
         raise ImageError(
             f"frames must have 3 channels (R, G, B) on their last axis, found {frames.shape[3]} in "
-            f"shape {frames.shape}; convert gray or RGBA pictures to RGB first"
+            f"shape {frames.shape}; convert gray or RGBA images to RGB first"
         )
     if frames.size == 0:
         raise ImageError(f"frames must hold at least one pixel, found shape {frames.shape}")

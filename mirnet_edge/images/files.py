@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frame
 
 ORIENTATION = 0x0112
-"""The tag that says how a picture is turned before it is shown."""
+"""The tag that says how an image is turned before it is shown."""
 
 _EXIF_PREFIX = b"Exif\0\0"
-# A TIFF's EXIF is its own directory. These tags describe the picture, the others its storage:
+# A TIFF's EXIF is its own directory. These tags describe the image, the others its storage:
 # description, maker, model, orientation, resolution (3), software, date, artist, copyright.
 _TIFF_TAGS = (
     0x010E, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298,
@@ -52,7 +52,7 @@ def exif_of(image: Image.Image) -> bytes | None:
     if block is None:
         tags = image.getexif()
         if image.format == "TIFF":
-            tags = _described(tags)
+            tags = _describe_tags(tags)
         # tags without a block: ImageMagick hides it in a text chunk, which Pillow understands
         block = tags.tobytes() if len(tags) else None
     return block.removeprefix(_EXIF_PREFIX) if block else None
@@ -76,7 +76,7 @@ def orientation_of(exif: bytes) -> object:
     return _tags_of(exif).get(ORIENTATION)
 
 
-def as_seen(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
+def to_display_orientation(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
     """Turn pixels from the way they are stored to the way they are seen."""
     unturned = (False, 1, 1)
     known = _TURNS.get(orientation, unturned) if isinstance(orientation, int) else unturned
@@ -84,12 +84,12 @@ def as_seen(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
     return (pixels.swapaxes(0, 1) if swapped else pixels)[::rows, ::columns]
 
 
-def as_stored(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
-    """Turn pixels from the way they are seen to the way they are stored: `as_seen` undone."""
+def to_stored_orientation(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
+    """Turn pixels from the way they are seen to the way they are stored."""
     inverse = {6: 8, 8: 6}  # all others undo themselves
     if isinstance(orientation, int):
         orientation = inverse.get(orientation, orientation)
-    return np.ascontiguousarray(as_seen(pixels, orientation))
+    return np.ascontiguousarray(to_display_orientation(pixels, orientation))
 
 
 def _tags_of(exif: bytes) -> dict[int, Any]:
@@ -106,7 +106,7 @@ def _tags_of(exif: bytes) -> dict[int, Any]:
             return {}
 
 
-def _described(tags: Image.Exif) -> Image.Exif:
+def _describe_tags(tags: Image.Exif) -> Image.Exif:
     from PIL import Image
 
     kept = Image.Exif()
@@ -157,17 +157,17 @@ def pixels_of_16_bits(
     levels = decoded.reshape(*decoded.shape[:2], -1).astype(np.uint32)
     channels = levels.shape[2]
     alpha = levels[..., -1:] if channels in (2, 4) else None
-    colours = levels[..., 2::-1] if channels > 2 else levels[..., :1].repeat(3, axis=2)  # BGR
+    colors = levels[..., 2::-1] if channels > 2 else levels[..., :1].repeat(3, axis=2)  # BGR
     # what OpenCV leaves as the file has it
     tags = getattr(image, "tag_v2", {})
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        colours = 65535 - colours
+        colors = 65535 - colors
     if alpha is not None and tags.get(_EXTRA_SAMPLES, (0,))[0] == _ASSOCIATED_ALPHA:
         # at most 65535 * 65535 + 32767, which 32 bits hold
-        colours = np.minimum((colours * 65535 + alpha // 2) // np.maximum(alpha, 1), 65535)
+        colors = np.minimum((colors * 65535 + alpha // 2) // np.maximum(alpha, 1), 65535)
     if channels == 1 and "transparency" in image.info:  # a PNG's one transparent level
         alpha = np.where(levels == image.info["transparency"], np.uint32(0), np.uint32(65535))
-    return _eight_bits(colours), None if alpha is None else _eight_bits(alpha[..., 0])
+    return _eight_bits(colors), None if alpha is None else _eight_bits(alpha[..., 0])
 
 
 def _eight_bits(levels: NDArray[np.uint32]) -> NDArray[np.uint8]:
@@ -184,25 +184,25 @@ FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-_EXPECTED = "expected a PNG, JPEG, WebP or TIFF picture"
+_EXPECTED = "expected a PNG, JPEG, WebP or TIFF image"
 _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4
-    "WEBP": {"quality": 95, "exact": True},  # exact: colours under full transparency stay
+    "WEBP": {"quality": 95, "exact": True},  # exact: colors under full transparency stay
     "TIFF": {"compression": "tiff_lzw"},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A decoded picture file."""
+class ImageFile:
+    """A decoded image file."""
 
     frame: Frame
     """(H, W, 3) uint8 RGB, as stored: not turned by the orientation tag."""
     alpha: NDArray[np.uint8] | None = None
     """(H, W), 0 transparent to 255 opaque; None where the file has no transparency."""
     icc: bytes | None = None
-    """RGB colour profile."""
+    """RGB color profile."""
     exif: bytes | None = None
     """A TIFF block, without the "Exif" marker some formats put before it."""
     format: Format = "PNG"
@@ -211,53 +211,53 @@ class Picture:
     """Bits per channel of that file; `frame` has 8 in any case."""
 
 
-def read_picture(path: Path) -> Picture:
-    """Read a picture file: 8 or 16 bits; gray, palette, RGB, CMYK; with or without transparency.
+def read_image(path: Path) -> ImageFile:
+    """Read an image file: 8 or 16 bits; gray, palette, RGB, CMYK; with or without transparency.
 
-    16 bits are rounded to 8. Colours of a CMYK or gray profile are brought to sRGB.
+    16 bits are rounded to 8. Colors of a CMYK or gray profile are brought to sRGB.
 
     Raises:
-        ImageError: Missing, empty, no picture, truncated, too large, animated or of several
+        ImageError: Missing, empty, no image, truncated, too large, animated or of several
             pages, or of a kind that is not supported.
     """
     payload = _payload(path)
     # Pillow warns about odd metadata; what matters of it is checked here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _decoded(payload, path)
+        return _decode(payload, path)
 
 
-def write_picture(path: Path, picture: Picture) -> None:
-    """Write a picture in the format of the path's suffix, whole or not at all, 8 bits a channel.
+def write_image(path: Path, image: ImageFile) -> None:
+    """Write an image in the format of the path's suffix, whole or not at all, 8 bits a channel.
 
     JPEG and WebP are written at quality 95, JPEG without chroma subsampling.
 
     Raises:
-        ImageError: The suffix names no format we write, or the format cannot hold the picture.
+        ImageError: The suffix names no format we write, or the format cannot hold the image.
         MirnetEdgeError: The folder cannot be written.
     """
     from PIL import Image
 
     kind = format_of(path)
-    if picture.alpha is not None and kind == "JPEG":
+    if image.alpha is not None and kind == "JPEG":
         raise ImageError(
-            f"{path}: the picture has transparency, JPEG cannot hold it; write .png, .webp or .tif"
+            f"{path}: the image has transparency, JPEG cannot hold it; write .png, .webp or .tif"
         )
-    pixels: NDArray[np.uint8] = picture.frame
-    if picture.alpha is not None:
-        pixels = np.dstack([picture.frame, picture.alpha])
+    pixels: NDArray[np.uint8] = image.frame
+    if image.alpha is not None:
+        pixels = np.dstack([image.frame, image.alpha])
     options = dict(_SAVE_OPTIONS[kind])
-    if picture.icc:
-        options["icc_profile"] = picture.icc
-    if picture.exif:
-        options |= exif_options(picture.exif, kind)
+    if image.icc:
+        options["icc_profile"] = image.icc
+    if image.exif:
+        options |= exif_options(image.exif, kind)
     buffer = io.BytesIO()
     try:
         Image.fromarray(pixels).save(buffer, kind, **options)
     # sides beyond what the format can count, for example; encoders raise RuntimeError
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(
-            f"{path}: {kind} cannot hold this picture ({error}); write another format"
+            f"{path}: {kind} cannot hold this image ({error}); write another format"
         ) from error
     write_atomically(path, buffer.getvalue())
 
@@ -271,18 +271,18 @@ def format_of(path: Path) -> Format:
     found = FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if found is None:
         raise ImageError(
-            f"{path} has the suffix {path.suffix!r}; pictures are written as "
+            f"{path} has the suffix {path.suffix!r}; images are written as "
             f"{', '.join(FORMAT_OF_SUFFIX)}. Rename it"
         )
     return found
 
 
-def oriented(picture: Picture) -> Frame:
+def apply_orientation(image: ImageFile) -> Frame:
     """Return the frame as a viewer shows it: turned as the EXIF orientation says."""
-    if picture.exif is None:
-        return picture.frame
+    if image.exif is None:
+        return image.frame
     # a damaged block of metadata turns nothing
-    return np.ascontiguousarray(as_seen(picture.frame, orientation_of(picture.exif)))
+    return np.ascontiguousarray(to_display_orientation(image.frame, orientation_of(image.exif)))
 
 
 def _payload(path: Path) -> bytes:
@@ -299,12 +299,12 @@ def _payload(path: Path) -> bytes:
     return payload
 
 
-def _decoded(payload: bytes, path: Path) -> Picture:
+def _decode(payload: bytes, path: Path) -> ImageFile:
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(payload), formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
-            return _picture(image, payload, path)
+            return _image_file(image, payload, path)
     except MirnetEdgeError:
         raise
     except UnidentifiedImageError as error:
@@ -313,7 +313,7 @@ def _decoded(payload: bytes, path: Path) -> Picture:
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{path} is too large to be decoded safely ({error}); cut it into smaller pictures"
+            f"{path} is too large to be decoded safely ({error}); cut it into smaller images"
         ) from error
     except Exception as error:  # decoders raise many kinds here, all of them mean "damaged"
         raise ImageError(
@@ -321,12 +321,12 @@ def _decoded(payload: bytes, path: Path) -> Picture:
         ) from error
 
 
-def _picture(image: Image.Image, payload: bytes, path: Path) -> Picture:
+def _image_file(image: Image.Image, payload: bytes, path: Path) -> ImageFile:
     frames = getattr(image, "n_frames", 1)
-    # a phone's MPO is a JPEG whose first picture is the photo, with a depth map or preview behind
+    # a phone's MPO is a JPEG whose first image is the photo, with a depth map or preview behind
     if frames > 1 and image.format != "MPO":
         raise ImageError(
-            f"{path} holds {frames} pictures (animated or several pages); expected one. Split it"
+            f"{path} holds {frames} images (animated or several pages); expected one. Split it"
         )
     kind: Format = "JPEG" if image.format == "MPO" else image.format  # type: ignore[assignment]
     exif = exif_of(image)
@@ -336,14 +336,14 @@ def _picture(image: Image.Image, payload: bytes, path: Path) -> Picture:
     bits = bits_of(image, payload, path)
     image.load()  # before OpenCV sees it: Pillow says what is wrong with a truncated file
     if bits == 16:
-        colours, alpha = pixels_of_16_bits(image, payload, path)
-        if icc is not None and _colour_space(icc) != b"RGB ":
+        colors, alpha = pixels_of_16_bits(image, payload, path)
+        if icc is not None and _color_space(icc) != b"RGB ":
             icc = None  # a gray profile: its curve is close to sRGB's, and our pixels are RGB
     else:
-        colours, alpha, icc = _pixels(image, icc, path)
-    return Picture(
-        frame=as_stored(colours, turn),
-        alpha=None if alpha is None else as_stored(alpha, turn),
+        colors, alpha, icc = _pixels(image, icc, path)
+    return ImageFile(
+        frame=to_stored_orientation(colors, turn),
+        alpha=None if alpha is None else to_stored_orientation(alpha, turn),
         icc=icc,
         exif=exif,
         format=kind,
@@ -360,17 +360,17 @@ def _pixels(
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
-    if icc is not None and _colour_space(icc) != b"RGB ":
+    if icc is not None and _color_space(icc) != b"RGB ":
         image, icc = _in_srgb(image, icc), None
     if image.mode in ("LAB", "HSV"):
         raise ImageError(
-            f"{path} is in {image.mode} colours; expected gray, RGB or CMYK. Convert it"
+            f"{path} is in {image.mode} colors; expected gray, RGB or CMYK. Convert it"
         )
     return np.asarray(image.convert("RGB")), alpha, icc
 
 
 def _in_srgb(image: Image.Image, icc: bytes) -> Image.Image:
-    """Bring a picture with a CMYK or gray profile to sRGB; where that fails, leave it to Pillow."""
+    """Bring an image with a CMYK or gray profile to sRGB; where that fails, leave it to Pillow."""
     from PIL import ImageCms
 
     if image.mode not in ("CMYK", "L"):
@@ -385,5 +385,5 @@ def _in_srgb(image: Image.Image, icc: bytes) -> Image.Image:
     return image if converted is None else converted
 
 
-def _colour_space(icc: bytes) -> bytes:
+def _color_space(icc: bytes) -> bytes:
     return icc[16:20]  # ICC.1:2022, table 17

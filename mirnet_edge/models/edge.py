@@ -7,7 +7,7 @@ Two decisions make it fast enough for a camera, and a third makes it right:
 - Attention costs two small vectors and one map: the global mean decides per channel, a 1x1
   convolution decides per position, and the two are added before they multiply.
 - Exposure is one decision about the whole frame. A small branch looks at a thumbnail and
-  chooses a tone curve and a colour matrix; the streams then work on the brightened picture,
+  chooses a tone curve and a color matrix; the streams then work on the brightened image,
   where detail, noise and INT8 steps have their usual size. A network for noise or resolution
   alone does without.
 """
@@ -26,7 +26,7 @@ from mirnet_edge.models.blocks import GlobalPool, SelectiveKernelFusion
 THUMBNAIL_FACTOR = 8
 # Rows and columns of what the exposure is decided on, whatever the frame's size and shape.
 THUMBNAIL_SIZE = (24, 36)
-# Log gain (3), shoulder (3), colour matrix less identity (9), black point (3).
+# Log gain (3), shoulder (3), color matrix less identity (9), black point (3).
 _CURVE_PARAMETERS = 18
 
 
@@ -67,10 +67,10 @@ class MIRNetEdgeConfig:
 
 
 class ExposureBranch(nn.Module):
-    """Choose the tone curve and the colours of the whole frame from a thumbnail.
+    """Choose the tone curve and the colors of the whole frame from a thumbnail.
 
     The curve is y = M · (a x / (1 + b x)) + k per pixel, with a gain `a` and a shoulder `b` for
-    each channel, a colour matrix M and a black point `k`: one division in the graph. The black
+    each channel, a color matrix M and a black point `k`: one division in the graph. The black
     point is worth 1.5 dB: sensors and stray light lift black, and a gain of ten lifts it tenfold.
     """
 
@@ -110,9 +110,9 @@ class ExposureBranch(nn.Module):
         shoulder = functional.softplus(curve[:, 3:6] - 4.0)
         toned = batch * gain / (1.0 + batch * shoulder)
         mixed: Tensor = toned
-        for colour in range(3):
-            weights = curve[:, 6 + 3 * colour : 9 + 3 * colour]
-            mixed = mixed + weights * toned[:, colour : colour + 1]
+        for color in range(3):
+            weights = curve[:, 6 + 3 * color : 9 + 3 * color]
+            mixed = mixed + weights * toned[:, color : color + 1]
         exposed: Tensor = mixed + curve[:, 15:18]
         return exposed
 
@@ -184,7 +184,7 @@ class UnshuffledConv(nn.Conv2d):
     """A 3x3 convolution of the pixel-unshuffled frame."""
 
     def __init__(self, factor: int, channels: int) -> None:
-        """Take 3 colours at full resolution, give CHANNELS at 1/FACTOR of it."""
+        """Take 3 colors at full resolution, give CHANNELS at 1/FACTOR of it."""
         super().__init__(3 * factor**2, channels, 3, padding=1)
         self.factor = factor
 
@@ -194,7 +194,7 @@ class UnshuffledConv(nn.Conv2d):
 
 
 class PixelHead(nn.Conv2d):
-    """What is to be done to each pixel: three colours to add, and how much of it to keep."""
+    """What is to be done to each pixel: three colors to add, and how much of it to keep."""
 
     def __init__(self, factor: int, channels: int) -> None:
         """Take CHANNELS at 1/FACTOR of the output's resolution; first guess: keep nearly all."""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mirnet_edge.manifest import PooledVector, Thumbnail
+from mirnet_edge.manifest import ContextVector, ThumbnailFacts
 from mirnet_edge.models.blocks import GlobalPool
 from mirnet_edge.models.edge import THUMBNAIL_FACTOR, THUMBNAIL_SIZE, ExposureBranch
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 # Large enough for every network: two of its multiples each way.
 _PROBE_MULTIPLES = 2
-_THUMBNAIL = Thumbnail(factor=THUMBNAIL_FACTOR, size=THUMBNAIL_SIZE)
+_THUMBNAIL = ThumbnailFacts(factor=THUMBNAIL_FACTOR, size=THUMBNAIL_SIZE)
 
 
 @dataclass
-class _Ledger:
+class _ContextLedger:
     """What the parts of an anchored network hand each other during one pass."""
 
     fresh: Tensor | None = None
@@ -44,9 +44,9 @@ class _Ledger:
     """memory · given, one (N, C, 1, 1) for each vector in the order they are met."""
     used: list[Tensor] = field(default_factory=list)
     """The vectors of this pass, in that order."""
-    layout: list[PooledVector] = field(default_factory=list)
+    layout: list[ContextVector] = field(default_factory=list)
 
-    def anchored(self, measured: Tensor, source: _Anchor) -> Tensor:
+    def anchored(self, measured: Tensor, source: _ContextSlot) -> Tensor:
         """Return the vector to use in place of the measured one."""
         if self.fresh is None:
             self.layout.append(source.described(measured.shape[1], self.layout))
@@ -56,11 +56,15 @@ class _Ledger:
         return vector
 
 
-class _Anchor(nn.Module):
+class _ContextSlot(nn.Module):
     """Stands where a vector about the whole frame is known, and anchors it."""
 
     def __init__(
-        self, measure: nn.Module, ledger: _Ledger, name: str, thumbnail: Thumbnail | None = None
+        self,
+        measure: nn.Module,
+        ledger: _ContextLedger,
+        name: str,
+        thumbnail: ThumbnailFacts | None = None,
     ) -> None:
         """MEASURE gives (N, C, 1, 1), and is a mean unless it looks at a THUMBNAIL."""
         super().__init__()
@@ -73,14 +77,14 @@ class _Anchor(nn.Module):
         """Return (N, C, 1, 1)."""
         return self.ledger.anchored(self.measure(features), self)
 
-    def described(self, size: int, before: list[PooledVector]) -> PooledVector:
+    def described(self, size: int, before: list[ContextVector]) -> ContextVector:
         """Return the entry of the next vector from here; modules that run twice give two."""
         turn = 1 + sum(one.name.partition("#")[0] == self.name for one in before)
         name = self.name if turn == 1 else f"{self.name}#{turn}"
-        return PooledVector(name=name, size=size, thumbnail=self.thumbnail)
+        return ContextVector(name=name, size=size, thumbnail=self.thumbnail)
 
 
-class Anchored(nn.Module):
+class ContextAnchoredNetwork(nn.Module):
     """A network with its vectors as input and output; see the module's docstring.
 
     The exposure branch of MIRNetEdge is anchored as a whole, by the curve it decides on: what it
@@ -91,15 +95,15 @@ class Anchored(nn.Module):
         """Anchor a copy of NETWORK, which is left as it is: one of ours, rewritten or not."""
         super().__init__()
         self.network = copy.deepcopy(network)
-        self._ledger = _Ledger()
+        self._ledger = _ContextLedger()
         for name, module in list(self.network.named_modules()):
             if isinstance(module, ExposureBranch):
-                curve = _Anchor(module.decide, self._ledger, name, _THUMBNAIL)
+                curve = _ContextSlot(module.decide, self._ledger, name, _THUMBNAIL)
                 module.decide = curve  # type: ignore[assignment]  # it is called alike
                 continue
             for place, pool in list(module.named_children()):
                 if isinstance(pool, GlobalPool):
-                    setattr(module, place, _Anchor(pool, self._ledger, name))
+                    setattr(module, place, _ContextSlot(pool, self._ledger, name))
         self.train(network.training)
         self.layout = self._found_layout()
         """The vectors in the order in which they are met, which is that of `globals_in`."""
@@ -138,7 +142,7 @@ class Anchored(nn.Module):
             self._ledger.used = []
         return restored, vectors
 
-    def _found_layout(self) -> tuple[PooledVector, ...]:
+    def _found_layout(self) -> tuple[ContextVector, ...]:
         """Run the network once on a small frame and note which vectors it meets."""
         weight = next(self.network.parameters())
         side = _PROBE_MULTIPLES * self.multiple

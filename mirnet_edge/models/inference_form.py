@@ -17,7 +17,7 @@ from mirnet_edge.models.edge import PixelHead, UnshuffledConv
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mirnet_edge.models.global_context import Anchored
+    from mirnet_edge.models.global_context import ContextAnchoredNetwork
 
 Io = Literal["uint8", "float"]
 
@@ -49,10 +49,10 @@ class FrameInterface(nn.Module):
         return _frames_of(restored, self.io)
 
 
-class AnchoredFrameInterface(nn.Module):
+class ContextFrameInterface(nn.Module):
     """The same around an anchored network: its vectors go in and come out as they are."""
 
-    def __init__(self, network: Anchored, io: Io) -> None:
+    def __init__(self, network: ContextAnchoredNetwork, io: Io) -> None:
         """Wrap NETWORK; `io` says what the deployed graph takes and gives."""
         super().__init__()
         self.network = network
@@ -63,7 +63,7 @@ class AnchoredFrameInterface(nn.Module):
 
         Args:
             frames: As `FrameInterface` takes them.
-            given: (N, G) float32; see `Anchored`.
+            given: (N, G) float32; see `ContextAnchoredNetwork`.
             memory: (1,) float32 in [0, 1].
 
         Returns:
@@ -93,13 +93,13 @@ def to_inference_form(network: nn.Module) -> nn.Module:
     for parent in list(rewritten.modules()):
         # not named_children: it gives a module that has two names once
         for name, child in list(parent._modules.items()):
-            cheaper = None if child is None else _cheaper(child)
+            cheaper = None if child is None else _replace_by_cheaper(child)
             if cheaper is not None:
                 setattr(parent, name, cheaper.eval())
     return rewritten
 
 
-def _cheaper(module: nn.Module) -> nn.Module | None:
+def _replace_by_cheaper(module: nn.Module) -> nn.Module | None:
     """Return what computes the same for less, None where there is nothing."""
     if isinstance(module, UnshuffledConv):
         return strided_from_unshuffled(module)

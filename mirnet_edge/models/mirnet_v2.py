@@ -144,7 +144,7 @@ class ResidualContextualBlock(nn.Module):
         return refined + features
 
 
-class MultiScaleResidualBlock(nn.Module):
+class MultiScaleResidualBlockV2(nn.Module):
     """Three streams that are fused from the bottom up, twice ("MRB in the paper", 3.1).
 
     The second pass has ups of its own and the first pass's blocks and fusions.
@@ -180,14 +180,14 @@ class MultiScaleResidualBlock(nn.Module):
         return merged + features
 
 
-class RecursiveResidualGroup(nn.Module):
+class RecursiveResidualGroupV2(nn.Module):
     """Multi-scale residual blocks and a convolution, plus the input ("RRG in the paper")."""
 
     def __init__(self, config: MIRNetV2Config, conv_groups: int) -> None:
         """CONV_GROUPS is that of the blocks; the group's own convolution has none."""
         super().__init__()
         self.body = nn.Sequential(
-            *(MultiScaleResidualBlock(config, conv_groups) for _ in range(config.blocks)),
+            *(MultiScaleResidualBlockV2(config, conv_groups) for _ in range(config.blocks)),
             conv3x3(config.channels, config.channels),
         )
 
@@ -206,7 +206,7 @@ class MIRNetV2(nn.Module):
         self.config = config or MIRNetV2Config()
         self.conv_in = conv3x3(self.config.in_channels, self.config.channels)
         self.body = nn.Sequential(
-            *(RecursiveResidualGroup(self.config, number) for number in self.config.conv_groups)
+            *(RecursiveResidualGroupV2(self.config, number) for number in self.config.conv_groups)
         )
         self.conv_out = conv3x3(self.config.channels, self.config.out_channels)
 

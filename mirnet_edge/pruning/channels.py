@@ -6,7 +6,7 @@ together. "trunk" is what all residual additions share.
 
 A **space** is a set of channels that are kept or removed as one: the trunk that all residual
 additions share, a stream inside a block, what lies between two convolutions. Each axis of each
-tensor is in one space or in none (colours, kernels, maps). Which space an axis is in follows from
+tensor is in one space or in none (colors, kernels, maps). Which space an axis is in follows from
 how the families are wired; how many channels each keeps follows from the config of the network
 that is wanted, so what comes out is always a network of the same family.
 
@@ -213,7 +213,7 @@ _FIXED = ".filt"  # blur kernels: as many as there are channels, all alike
 
 
 @dataclass(frozen=True)
-class Axis:
+class ChannelAxis:
     """One axis of a tensor."""
 
     space: str
@@ -224,11 +224,11 @@ class Axis:
     one group; output channels of group g read those of part g."""
 
 
-Axes = tuple["Axis | None", ...]
+Axes = tuple["ChannelAxis | None", ...]
 
 
 @dataclass(frozen=True)
-class Space:
+class ChannelGroup:
     """How many channels a space has, and how evenly they must lie."""
 
     size: int
@@ -236,7 +236,7 @@ class Space:
     """Grouped convolutions need as many kept channels in each of so many equal parts."""
 
 
-def axes_of(network: nn.Module) -> dict[str, Axes]:
+def channel_axes(network: nn.Module) -> dict[str, Axes]:
     """Return the axes of every tensor in the state dict but the blur kernels.
 
     Raises:
@@ -247,12 +247,14 @@ def axes_of(network: nn.Module) -> dict[str, Axes]:
     for key, tensor in network.state_dict().items():
         if not key.endswith(_FIXED):
             named = rules(key, network)
-            axes = [None if name is None else Axis(name) for name in named]
-            found[key] = _completed(axes, tensor, network, key)
+            axes = [None if name is None else ChannelAxis(name) for name in named]
+            found[key] = _complete_axes(axes, tensor, network, key)
     return found
 
 
-def spaces_of(tensors: Mapping[str, Tensor], axes: Mapping[str, Axes]) -> dict[str, Space]:
+def channel_groups(
+    tensors: Mapping[str, Tensor], axes: Mapping[str, Axes]
+) -> dict[str, ChannelGroup]:
     """Return the spaces that the axes name, with their sizes in these tensors.
 
     Keys may differ (a narrower MIRNet names its resizers by its widths); their order may not.
@@ -261,23 +263,23 @@ def spaces_of(tensors: Mapping[str, Tensor], axes: Mapping[str, Axes]) -> dict[s
         OptionError: Two tensors disagree on a space.
     """
     values = [tensor for key, tensor in tensors.items() if not key.endswith(_FIXED)]
-    found: dict[str, Space] = {}
+    found: dict[str, ChannelGroup] = {}
     for (key, row), tensor in zip(axes.items(), values, strict=True):
         for axis, length in zip(row, tensor.shape, strict=False):
             if axis is None:
                 continue
             size = length * axis.parts // axis.copies
-            former = found.get(axis.space, Space(size))
+            former = found.get(axis.space, ChannelGroup(size))
             if former.size != size:
                 raise OptionError(
                     f"{key} has {size} channels of {axis.space}, others have {former.size}; "
                     "expected one number. Please report it with the config"
                 )
-            found[axis.space] = Space(size, math.lcm(former.parts, axis.parts))
+            found[axis.space] = ChannelGroup(size, math.lcm(former.parts, axis.parts))
     return _even(found, axes)
 
 
-def _even(spaces: dict[str, Space], axes: Mapping[str, Axes]) -> dict[str, Space]:
+def _even(spaces: dict[str, ChannelGroup], axes: Mapping[str, Axes]) -> dict[str, ChannelGroup]:
     """Let the outputs of grouped convolutions lie as evenly as their inputs."""
     even = dict(spaces)
     for row in axes.values():
@@ -285,16 +287,18 @@ def _even(spaces: dict[str, Space], axes: Mapping[str, Axes]) -> dict[str, Space
         out = row[0]
         if out is not None:
             former = even[out.space]
-            even[out.space] = Space(former.size, math.lcm(former.parts, parts))
+            even[out.space] = ChannelGroup(former.size, math.lcm(former.parts, parts))
     return even
 
 
-def _completed(axes: list[Axis | None], tensor: Tensor, network: nn.Module, key: str) -> Axes:
+def _complete_axes(
+    axes: list[ChannelAxis | None], tensor: Tensor, network: nn.Module, key: str
+) -> Axes:
     """Add what only the module tells: groups, and concatenated inputs."""
     module = network.get_submodule(key.rpartition(".")[0])
     groups = getattr(module, "groups", 1)
     axes = axes[: tensor.ndim]
     if len(axes) > 1 and axes[1] is not None:
         doubled = key.endswith(".conv1x1.weight")  # both attentions of MIRNet's units
-        axes[1] = Axis(axes[1].space, copies=2 if doubled else 1, parts=groups)
+        axes[1] = ChannelAxis(axes[1].space, copies=2 if doubled else 1, parts=groups)
     return tuple(axes)

@@ -8,8 +8,14 @@ from typing import TYPE_CHECKING, Any
 from mirnet_edge.checkpoints.families import plain_config
 from mirnet_edge.errors import OptionError
 from mirnet_edge.pruning.importance import block_usefulness, mean_loss
-from mirnet_edge.pruning.record import Attempt, Candidate, Goal
-from mirnet_edge.pruning.widths import Choice, choose, narrowest, pruned, without_blocks
+from mirnet_edge.pruning.record import LatencyGoal, PruningAttempt, PruningCandidate
+from mirnet_edge.pruning.widths import (
+    WidthChoice,
+    choose,
+    fastest_config,
+    prune_channels,
+    without_blocks,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mirnet_edge.pruning.widths import Base
+    from mirnet_edge.pruning.widths import BaseTiming
 
     Timed = Callable[[nn.Module], tuple[float, float]]
     """Return milliseconds per frame of the unpruned network and of this one, in one run."""
@@ -38,7 +44,7 @@ def all_blocks(network: nn.Module) -> Kept:
     return [list(range(config.blocks)) for _ in range(getattr(config, "groups", 1))]
 
 
-def shortened(network: nn.Module, losses: Sequence[Loss]) -> Iterator[tuple[Kept, nn.Module]]:
+def drop_blocks(network: nn.Module, losses: Sequence[Loss]) -> Iterator[tuple[Kept, nn.Module]]:
     """Yield the network, then ever shorter ones, with the blocks that stay.
 
     Each time the least useful block of every group goes, or the least useful group: whichever adds
@@ -95,30 +101,33 @@ _DOUBT = 1.05
 
 
 @dataclass(frozen=True)
-class Cuttable:
+class PrunableNetwork:
     """A network to cut, and what its widths cost and are worth."""
 
     network: nn.Module
     kept: Kept
     """Which blocks of the network before are in it."""
     scores: Mapping[str, Tensor]
-    bases: Sequence[Base]
+    bases: Sequence[BaseTiming]
 
 
 @dataclass(frozen=True)
-class Cut:
+class PrunedNetwork:
     """A network that was cut and timed."""
 
     network: nn.Module
     kept: Kept
-    attempts: list[Attempt]
+    attempts: list[PruningAttempt]
     best: int
     reached: bool
 
 
-def cut_to(
-    find: Callable[[Target], Cuttable], goal: Goal, table_unpruned_ms: float, timed: Timed
-) -> Cut:
+def prune_to_target(
+    find: Callable[[Target], PrunableNetwork],
+    goal: LatencyGoal,
+    table_unpruned_ms: float,
+    timed: Timed,
+) -> PrunedNetwork:
     """Return the network at the goal, as measured.
 
     Where one is measured to be slower than the table promised, the table is asked for as much less
@@ -143,10 +152,10 @@ def cut_to(
     source = find(target)
     choice = choose(source.network, source.scores, source.bases, first)
     made: list[tuple[nn.Module, Kept]] = []
-    attempts: list[Attempt] = []
+    attempts: list[PruningAttempt] = []
     while True:
-        made.append((pruned(source.network, choice.config, source.scores), source.kept))
-        attempts.append(attempt(made[-1][0], choice.predicted_ms, timed))
+        made.append((prune_channels(source.network, choice.config, source.scores), source.kept))
+        attempts.append(try_pruning(made[-1][0], choice.predicted_ms, timed))
         allowed = goal.ms(attempts[-1].unpruned_ms)
         reached = attempts[-1].pruned_ms <= allowed
         if reached or len(attempts) == _ATTEMPTS:
@@ -159,20 +168,20 @@ def cut_to(
     best = len(attempts) - 1
     if not reached:
         best = max(range(len(attempts)), key=lambda place: attempts[place].speedup)
-    return Cut(*made[best], attempts, best, reached)
+    return PrunedNetwork(*made[best], attempts, best, reached)
 
 
-def first_target_ms(goal: Goal, table_unpruned_ms: float) -> float:
+def first_target_ms(goal: LatencyGoal, table_unpruned_ms: float) -> float:
     """Return what the table is asked for at first, in milliseconds: always less than it has."""
     wanted = goal.ms(table_unpruned_ms)
     return min(_DOUBT * wanted, (wanted + table_unpruned_ms) / 2.0)
 
 
-def attempt(network: nn.Module, predicted_ms: float | None, timed: Timed) -> Attempt:
+def try_pruning(network: nn.Module, predicted_ms: float | None, timed: Timed) -> PruningAttempt:
     """Time a network and return what is recorded of it."""
     unpruned_ms, pruned_ms = timed(network)
     config: Any = network.config
-    return Attempt(
+    return PruningAttempt(
         config=plain_config(config),
         predicted_ms=predicted_ms,
         unpruned_ms=unpruned_ms,
@@ -180,12 +189,12 @@ def attempt(network: nn.Module, predicted_ms: float | None, timed: Timed) -> Att
     )
 
 
-def cheapest(
+def fastest_choice(
     depths: Iterable[tuple[Kept, nn.Module]],
     losses: Sequence[Loss],
     target: Target,
-    cuttable: Callable[[Kept, nn.Module], Cuttable],
-) -> tuple[Cuttable, list[Candidate]]:
+    cuttable: Callable[[Kept, nn.Module], PrunableNetwork],
+) -> tuple[PrunableNetwork, list[PruningCandidate]]:
     """Return the depth whose network at the target has the smallest loss, untrained.
 
     A depth whose loss is above that before anything else is cut is not cut: narrowing it does not
@@ -194,8 +203,8 @@ def cheapest(
     Raises:
         OptionError: No depth can be made that fast.
     """
-    candidates: list[Candidate] = []
-    best: tuple[float, Cuttable] | None = None
+    candidates: list[PruningCandidate] = []
+    best: tuple[float, PrunableNetwork] | None = None
     slow: OptionError | None = None
     for kept, network in depths:
         loss = mean_loss(network, losses)
@@ -207,22 +216,22 @@ def cheapest(
             except OptionError as error:
                 slow = error
             else:
-                cut_loss = mean_loss(pruned(network, choice.config, source.scores), losses)
+                cut_loss = mean_loss(prune_channels(network, choice.config, source.scores), losses)
                 if best is None or cut_loss < best[0]:
                     best = (cut_loss, source)
-        candidates.append(Candidate(kept=kept, loss=loss, cut_loss=cut_loss))
+        candidates.append(PruningCandidate(kept=kept, loss=loss, cut_loss=cut_loss))
     if best is None:
         raise slow or OptionError("there is no block; expected a network with blocks")
     return best[1], candidates
 
 
 def _again(
-    find: Callable[[Target], Cuttable], target: Target, last: Cuttable
-) -> tuple[Cuttable, Choice]:
+    find: Callable[[Target], PrunableNetwork], target: Target, last: PrunableNetwork
+) -> tuple[PrunableNetwork, WidthChoice]:
     """Return the choice at the targets, else the narrowest of the last depth."""
     try:
         source = find(target)
         choice = choose(source.network, source.scores, source.bases, target(source.kept))
     except OptionError:
-        return last, narrowest(last.network, last.scores, last.bases)
+        return last, fastest_config(last.network, last.scores, last.bases)
     return source, choice

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.pruning.channels import axes_of, spaces_of
-from mirnet_edge.training.batches import Batch, Drawing, draw_batch
+from mirnet_edge.pruning.channels import channel_axes, channel_groups
+from mirnet_edge.training.batches import Batch, BatchSampling, sample_batch
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.loop import has_exposure
 from mirnet_edge.training.loss import charbonnier
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mirnet_edge.pruning.channels import Axes, Space
+    from mirnet_edge.pruning.channels import Axes, ChannelGroup
 
     Loss = Callable[[nn.Module], Tensor]
     """Return a network's loss on one batch, a scalar."""
@@ -58,7 +58,7 @@ def taylor(network: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
         OptionError: No batch.
     """
     measured = copy.deepcopy(network).requires_grad_(requires_grad=True)
-    axes = axes_of(measured)
+    axes = channel_axes(measured)
     total: dict[str, Tensor] = {}
     count = 0
     for loss in losses:
@@ -69,7 +69,7 @@ def taylor(network: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
             for key, weight in _once(measured).items()
             if weight.grad is not None
         }
-        for name, row in _summed(products, axes, _spaces(measured, axes)).items():
+        for name, row in _sum_by_group(products, axes, _groups(measured, axes)).items():
             total[name] = total.get(name, torch.zeros_like(row)) + row.square()
         count += 1
     if not count:
@@ -80,10 +80,10 @@ def taylor(network: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
 def random_scores(network: nn.Module, seed: int) -> dict[str, Tensor]:
     """Return chance, as a share of each space: what the others must beat."""
     generator = torch.Generator().manual_seed(seed)
-    return _normalised(
+    return _normalize(
         {
             name: torch.rand(space.size, generator=generator)
-            for name, space in _spaces(network, axes_of(network)).items()
+            for name, space in _groups(network, channel_axes(network)).items()
         }
     )
 
@@ -131,22 +131,22 @@ def _once(network: nn.Module) -> dict[str, nn.Parameter]:
     return dict(network.named_parameters())
 
 
-def _spaces(network: nn.Module, axes: Mapping[str, Axes]) -> dict[str, Space]:
-    return spaces_of(network.state_dict(), axes)
+def _groups(network: nn.Module, axes: Mapping[str, Axes]) -> dict[str, ChannelGroup]:
+    return channel_groups(network.state_dict(), axes)
 
 
 def _shares(network: nn.Module, value: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    axes = axes_of(network)
+    axes = channel_axes(network)
     values = {key: value(weight.detach()) for key, weight in _once(network).items()}
-    return _normalised(_summed(values, axes, _spaces(network, axes)))
+    return _normalize(_sum_by_group(values, axes, _groups(network, axes)))
 
 
-def _normalised(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _normalize(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: row / row.sum().clamp_min(1e-30) for name, row in scores.items()}
 
 
-def _summed(
-    values: Mapping[str, Tensor], axes: Mapping[str, Axes], spaces: Mapping[str, Space]
+def _sum_by_group(
+    values: Mapping[str, Tensor], axes: Mapping[str, Axes], spaces: Mapping[str, ChannelGroup]
 ) -> dict[str, Tensor]:
     """Sum tensors over all that touches each channel of each space."""
     total = {name: torch.zeros(space.size) for name, space in spaces.items()}
@@ -164,29 +164,29 @@ def _summed(
     return total
 
 
-_PICTURES = 64  # of the training set, taken evenly
+_IMAGES = 64  # of the training set, taken evenly
 _BATCHES = 8
 
 
 def losses_on(
     data: Path, task: Task, network: nn.Module, *, batch: int, crop: int, seed: int
 ) -> list[Loss]:
-    """Return the loss on each of some batches of training pictures, drawn by SEED.
+    """Return the loss on each of some batches of training images, drawn by SEED.
 
     Raises:
-        DataError: The pictures cannot be read, or are smaller than the crop.
+        DataError: The images cannot be read, or are smaller than the crop.
     """
     train = list_pairs(data).train
-    places = np.linspace(0, len(train) - 1, min(_PICTURES, len(train))).round().astype(int)
+    places = np.linspace(0, len(train) - 1, min(_IMAGES, len(train))).round().astype(int)
     pairs = load_pairs([train[place] for place in places], degrade=task.degrade, scale=task.scale)
-    drawing = Drawing(
+    drawing = BatchSampling(
         size=batch,
         crop=crop,
         multiple=network.multiple,  # type: ignore[arg-type]
         thumbnails=pairs.degrade is None and has_exposure(network),
     )
     return [
-        functools.partial(_loss, draw_batch(pairs, drawing, seed=seed, step=step))
+        functools.partial(_loss, sample_batch(pairs, drawing, seed=seed, step=step))
         for step in range(_BATCHES)
     ]
 

@@ -17,44 +17,44 @@ from mirnet_edge import checkpoints
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.macs import count_macs, count_parameters
 from mirnet_edge.pruning.cutting import (
-    Cut,
-    Cuttable,
+    PrunableNetwork,
+    PrunedNetwork,
     all_blocks,
-    attempt,
-    cheapest,
-    cut_to,
-    shortened,
+    drop_blocks,
+    fastest_choice,
+    prune_to_target,
+    try_pruning,
 )
 from mirnet_edge.pruning.importance import losses_on, require_importance, scores_of
 from mirnet_edge.pruning.record import (
     RECORD_FILE,
     TABLE_FILE,
     WEIGHTS_FILE,
-    Asked,
+    NetworkSize,
     PruneRecord,
-    Quality,
-    Round,
-    Size,
-    begun,
+    PruningOptions,
+    PruningQuality,
+    PruningRound,
     read_record,
+    resume_record,
 )
 from mirnet_edge.pruning.timing import (
     bases_from,
-    conditions_of,
     measure_table,
     read_table,
     require_memory,
     time_networks,
+    timing_conditions,
 )
-from mirnet_edge.pruning.widths import pruned, without_blocks
+from mirnet_edge.pruning.widths import prune_channels, without_blocks
 from mirnet_edge.runtime.measure import p50
-from mirnet_edge.training.job import Observer as TrainingObserver
-from mirnet_edge.training.job import Request as TrainingRequest
+from mirnet_edge.training.job import TrainingObserver as TrainingObserver
+from mirnet_edge.training.job import TrainingRequest as TrainingRequest
 from mirnet_edge.training.job import device_of, train_weights
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.loop import validate
-from mirnet_edge.training.pairs import load_pairs, made_bad, require_measurable
-from mirnet_edge.training.recipe import Recipe, read_recipe, recipe_from, require_crops
+from mirnet_edge.training.pairs import degrade_images, load_pairs, require_measurable
+from mirnet_edge.training.recipe import TrainingRecipe, read_recipe, recipe_from, require_crops
 from mirnet_edge.training.tasks import task_of
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from mirnet_edge.checkpoints.reading import Card
+    from mirnet_edge.checkpoints.reading import ModelCard
     from mirnet_edge.pruning.cutting import Kept, Target
     from mirnet_edge.pruning.importance import Loss
-    from mirnet_edge.pruning.record import Candidate
+    from mirnet_edge.pruning.record import PruningCandidate
     from mirnet_edge.pruning.timing import LatencyTable
     from mirnet_edge.training.pairs import Pairs
     from mirnet_edge.training.tasks import Task
@@ -75,7 +75,7 @@ PRUNE = "prune"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class PruningRequest:
     """What is to be pruned. One of `speedup`, `latency_ms` and `like` is given."""
 
     weights: str
@@ -107,22 +107,22 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
+class LoadedPruning:
     """A request whose parts were found and fit each other, and what an earlier run did of it."""
 
-    request: Request
+    request: PruningRequest
     network: nn.Module
     """The unpruned one."""
-    card: Card
+    card: ModelCard
     sha256: str
     task: Task
-    recipe: Recipe
+    recipe: TrainingRecipe
     record: PruneRecord
 
     @property
     def like(self) -> dict[str, Any] | None:
         """Return what another run kept, where it decides."""
-        return self.record.asked.like
+        return self.record.options.like
 
     def require_needed(self, target_ms: float, unpruned_ms: float) -> None:
         """Refuse a target that the unpruned network reaches.
@@ -137,11 +137,11 @@ class Opened:
             )
 
 
-def opened(request: Request) -> Opened:
+def load_pruning(request: PruningRequest) -> LoadedPruning:
     """Return the request with its weights, task, recipe and record; writes nothing.
 
     Raises:
-        MirnetEdgeError: An option makes no sense, a backend is not here, or weights, pictures or
+        MirnetEdgeError: An option makes no sense, a backend is not here, or weights, images or
             the folder's record cannot be read or are of something else.
     """
     _require_sane(request)
@@ -152,15 +152,15 @@ def opened(request: Request) -> Opened:
     recipe = recipe_from({**read_recipe(request.recipe).training, **training}, request.recipe)
     network: Any = loaded.model
     require_crops(recipe, network.multiple * task.scale)
-    conditions = conditions_of(network, request.backend, request.size, request.round_to)
+    conditions = timing_conditions(network, request.backend, request.size, request.round_to)
     list_pairs(request.data)
-    asked = Asked(
+    options = PruningOptions(
         weights_sha256=loaded.sha256,
         data=str(request.data.resolve()),
         task=task.name,
         speedup=request.speedup,
         latency_ms=request.latency_ms,
-        like=None if request.like is None else _kept_by(request.like, conditions.config),
+        like=None if request.like is None else _kept_blocks(request.like, conditions.config),
         backend=request.backend,
         size=request.size,
         importance=request.importance,
@@ -175,8 +175,8 @@ def opened(request: Request) -> Opened:
         seed=request.seed,
     )
     whole = size_of(network, request.size)
-    fresh = PruneRecord(asked=asked, conditions=conditions, unpruned_size=whole)
-    record = begun(request.out, fresh)
+    fresh = PruneRecord(options=options, conditions=conditions, unpruned_size=whole)
+    record = resume_record(request.out, fresh)
     if not record.finished:
         require_memory(
             network,
@@ -185,13 +185,13 @@ def opened(request: Request) -> Opened:
             batch=recipe.batch,
             crop=recipe.crops[0],
         )
-    return Opened(
+    return LoadedPruning(
         request=request, network=network, card=loaded.card, sha256=loaded.sha256, task=task,
         recipe=recipe, record=record,
     )  # fmt: skip
 
 
-def config_like(given: Opened) -> tuple[Kept, Any]:
+def config_like(given: LoadedPruning) -> tuple[Kept, Any]:
     """Return the blocks and the config that another run kept.
 
     Raises:
@@ -208,12 +208,12 @@ def config_like(given: Opened) -> tuple[Kept, Any]:
     return like["kept"], config
 
 
-def size_of(network: nn.Module, size: tuple[int, int]) -> Size:
+def size_of(network: nn.Module, size: tuple[int, int]) -> NetworkSize:
     """Return how large a network is, for frames of (height, width)."""
-    return Size(gmacs=count_macs(network, *size) / 1e9, parameters=count_parameters(network))
+    return NetworkSize(gmacs=count_macs(network, *size) / 1e9, parameters=count_parameters(network))
 
 
-def _kept_by(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _kept_blocks(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     path = folder / RECORD_FILE
     record = read_record(path)
     if len(record.rounds) != 1:
@@ -229,7 +229,7 @@ def _kept_by(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     return {"kept": only.kept, "config": only.chosen.config}
 
 
-def _require_sane(request: Request) -> None:
+def _require_sane(request: PruningRequest) -> None:
     targets = (request.speedup, request.latency_ms, request.like)
     given = sum(one is not None for one in targets)
     if given != 1:
@@ -251,7 +251,7 @@ def _require_sane(request: Request) -> None:
     require_importance(request.importance)
 
 
-def _task(request: Request, card: Card) -> Task:
+def _task(request: PruningRequest, card: ModelCard) -> Task:
     if request.task is None and card.task == "unknown":
         raise OptionError(
             f"{request.weights} does not say what it restores; give --task, for example low-light"
@@ -259,7 +259,7 @@ def _task(request: Request, card: Card) -> Task:
     return task_of(request.task or card.task)
 
 
-class Observer(TrainingObserver, Protocol):
+class PruningObserver(TrainingObserver, Protocol):
     """Who is told how far the job is."""
 
     def stage(self, what: str) -> None:
@@ -267,7 +267,7 @@ class Observer(TrainingObserver, Protocol):
 
 
 def prune_weights(
-    given: Opened, observer: Observer, clock: Callable[[], float] = time.monotonic
+    given: LoadedPruning, observer: PruningObserver, clock: Callable[[], float] = time.monotonic
 ) -> PruneRecord:
     """Prune, or go on pruning, and write `OUT/pruned.safetensors` and `OUT/prune.json`.
 
@@ -277,7 +277,7 @@ def prune_weights(
         clock: Seconds, rising; replaced in tests.
 
     Raises:
-        MirnetEdgeError: The target cannot be reached, or pictures or an earlier run's files
+        MirnetEdgeError: The target cannot be reached, or images or an earlier run's files
             cannot be read.
         TrainingError: The loss is no longer a number; the last state is kept.
     """
@@ -293,8 +293,8 @@ def prune_weights(
 class _Run:
     """One run of the command: what it has, and what is done of it."""
 
-    given: Opened
-    observer: Observer
+    given: LoadedPruning
+    observer: PruningObserver
     clock: Callable[[], float]
     record: PruneRecord = field(init=False)
 
@@ -315,7 +315,7 @@ class _Run:
         else:
             self._cut(len(rounds) + 1)
 
-    def _is_trained(self, done: Round) -> bool:
+    def _is_trained(self, done: PruningRound) -> bool:
         return done.distilled is not None and done.distilled.steps == self.given.recipe.steps
 
     def _folder(self, number: int) -> Path:
@@ -333,12 +333,12 @@ class _Run:
         unpruned = self.record.unpruned or self._quality(self.given.network)
         self._keep(unpruned=unpruned)  # before the round's folder is there
         target = self._folder(number) / "cut.safetensors"
-        card = checkpoints.Card(
-            task=self.given.task.name, parent=self.given.sha256, licence=self.given.card.licence
+        card = checkpoints.ModelCard(
+            task=self.given.task.name, parent=self.given.sha256, license=self.given.card.license
         )
         checkpoints.save(cut.network, target, card)
-        done = Round(
-            goal=self.record.asked.goal(number), kept=cut.kept, attempts=cut.attempts,
+        done = PruningRound(
+            goal=self.record.options.goal(number), kept=cut.kept, attempts=cut.attempts,
             best=cut.best, reached=cut.reached, cut=self._quality(cut.network), **found,
         )  # fmt: skip
         self._keep(
@@ -346,57 +346,62 @@ class _Run:
             pruned_size=size_of(cut.network, self.record.conditions.size),
         )
 
-    def _chosen(self, parent: nn.Module, number: int) -> tuple[Cut, dict[str, Any]]:
-        asked = self.record.asked
+    def _chosen(self, parent: nn.Module, number: int) -> tuple[PrunedNetwork, dict[str, Any]]:
+        options = self.record.options
         losses = self._losses(parent)
         unpruned_ms = self._unpruned_ms(parent, number)
 
-        def cuttable(kept: Kept, network: nn.Module) -> Cuttable:
-            scores = scores_of(network, asked.importance, losses, asked.seed)
+        def cuttable(kept: Kept, network: nn.Module) -> PrunableNetwork:
+            scores = scores_of(network, options.importance, losses, options.seed)
             bases = bases_from(self._table(network, number), network, unpruned_ms)
-            return Cuttable(network, kept, scores, bases)
+            return PrunableNetwork(network, kept, scores, bases)
 
         whole = cuttable(all_blocks(parent), parent)
-        goal = asked.goal(number)
+        goal = options.goal(number)
         self.given.require_needed(goal.ms(unpruned_ms), unpruned_ms)
-        candidates: list[Candidate] = []
+        candidates: list[PruningCandidate] = []
         depths: list[tuple[Kept, nn.Module]] = []
-        if asked.blocks:
+        if options.blocks:
             self.observer.stage("measure what blocks are worth")
-            depths = list(shortened(parent, losses))
+            depths = list(drop_blocks(parent, losses))
         known = {str(whole.kept): whole}  # scores and tables are taken once for each depth
 
-        def remembered(kept: Kept, network: nn.Module) -> Cuttable:
+        def remembered(kept: Kept, network: nn.Module) -> PrunableNetwork:
             if str(kept) not in known:
                 known[str(kept)] = cuttable(kept, network)
             return known[str(kept)]
 
-        def find(target: Target) -> Cuttable:
+        def find(target: Target) -> PrunableNetwork:
             if not depths:
                 return whole
-            source, candidates[:] = cheapest(depths, losses, target, remembered)
+            source, candidates[:] = fastest_choice(depths, losses, target, remembered)
             return source
 
-        cut = cut_to(find, goal, unpruned_ms, self._timed)
+        cut = prune_to_target(find, goal, unpruned_ms, self._timed)
         return cut, {"candidates": candidates, "table_unpruned_ms": unpruned_ms}
 
-    def _like(self, parent: nn.Module) -> tuple[Cut, dict[str, Any]]:
+    def _like(self, parent: nn.Module) -> tuple[PrunedNetwork, dict[str, Any]]:
         """Cut to the widths of another run; only which channels go is decided here."""
-        asked = self.record.asked
+        options = self.record.options
         kept, config = config_like(self.given)
         losses = self._losses(parent)
         short = without_blocks(parent, kept)
-        small = pruned(short, config, scores_of(short, asked.importance, losses, asked.seed))
-        only = attempt(small, None, self._timed)
+        small = prune_channels(
+            short, config, scores_of(short, options.importance, losses, options.seed)
+        )
+        only = try_pruning(small, None, self._timed)
         reached = only.pruned_ms <= only.unpruned_ms
-        return Cut(small, kept, [only], 0, reached), {"candidates": [], "table_unpruned_ms": None}
+        return PrunedNetwork(small, kept, [only], 0, reached), {
+            "candidates": [],
+            "table_unpruned_ms": None,
+        }
 
     def _losses(self, network: nn.Module) -> list[Loss]:
         self.observer.stage("measure what channels are worth")
         recipe = self.given.recipe
         return losses_on(
             self.given.request.data, self.given.task, network,
-            batch=recipe.batch, crop=recipe.crops[0], seed=self.record.asked.seed,
+            batch=recipe.batch, crop=recipe.crops[0], seed=self.record.options.seed,
         )  # fmt: skip
 
     def _unpruned_ms(self, parent: nn.Module, number: int) -> float:
@@ -406,7 +411,7 @@ class _Run:
 
     def _table(self, network: nn.Module, number: int) -> LatencyTable:
         wanted = self.record.conditions
-        conditions = conditions_of(network, wanted.backend, wanted.size, wanted.round_to)
+        conditions = timing_conditions(network, wanted.backend, wanted.size, wanted.round_to)
         path = table_file(self.given.request.out, self.given.network, network, number)
         if path.exists():
             return read_table(path, conditions)
@@ -421,47 +426,47 @@ class _Run:
         samples = time_networks(pair, self.record.conditions)
         return p50(samples["unpruned"]), p50(samples["pruned"])
 
-    def _quality(self, network: nn.Module) -> Quality:
+    def _quality(self, network: nn.Module) -> PruningQuality:
         task = self.given.task
         if self._pairs is None:
             listed = list_pairs(self.given.request.data).val
-            self._pairs = made_bad(load_pairs(listed, degrade=task.degrade, scale=task.scale))
+            self._pairs = degrade_images(load_pairs(listed, degrade=task.degrade, scale=task.scale))
             require_measurable(self._pairs)
         psnr_db, gtmean_db, ssim, _ = validate(network.eval(), self._pairs)
-        return Quality(psnr_db=psnr_db, psnr_gtmean_db=gtmean_db, ssim=ssim)
+        return PruningQuality(psnr_db=psnr_db, psnr_gtmean_db=gtmean_db, ssim=ssim)
 
     def _train(self, number: int) -> None:
-        request, asked = self.given.request, self.record.asked
-        self.observer.stage(f"learn from the unpruned (round {number} of {asked.rounds})")
+        request, options = self.given.request, self.record.options
+        self.observer.stage(f"learn from the unpruned (round {number} of {options.rounds})")
         score = train_weights(
             TrainingRequest(
-                data=request.data, out=self._folder(number) / "training", task=asked.task,
-                recipe=asked.recipe, init=str(self._folder(number) / "cut.safetensors"),
-                teacher=request.weights, training={**asked.training, "seed": asked.seed},
+                data=request.data, out=self._folder(number) / "training", task=options.task,
+                recipe=options.recipe, init=str(self._folder(number) / "cut.safetensors"),
+                teacher=request.weights, training={**options.training, "seed": options.seed},
                 device=request.device, workers=request.workers, max_seconds=self.seconds_left,
             ),
             self.observer,
         ).score  # fmt: skip
-        learned = Quality(
+        learned = PruningQuality(
             psnr_db=score.psnr_db, psnr_gtmean_db=score.psnr_gtmean_db, ssim=score.ssim,
             steps=score.step,
         )  # fmt: skip
         done = self.record.rounds[-1].model_copy(update={"distilled": learned})
         self._write_weights(number, done)
-        finished = number == asked.rounds and self._is_trained(done)
+        finished = number == options.rounds and self._is_trained(done)
         self._keep(rounds=[*self.record.rounds[:-1], done], finished=finished)
 
-    def _write_weights(self, number: int, done: Round) -> None:
+    def _write_weights(self, number: int, done: PruningRound) -> None:
         trained = checkpoints.load(self._trained_file(number))
-        fast, asked = done.chosen, self.record.asked
-        height, width = asked.size
+        fast, options = done.chosen, self.record.options
+        height, width = options.size
         card = trained.card.model_copy(
             update={
                 "parent": self.given.sha256,
-                "licence": self.given.card.licence,
+                "license": self.given.card.license,
                 "figures": {**trained.card.figures, "speedup": round(fast.speedup, 3)},
-                "note": f"pruned by {asked.importance}; {fast.pruned_ms:.2f} ms where the unpruned "
-                f"takes {fast.unpruned_ms:.2f} ms ({asked.backend}, {width}x{height})",
+                "note": f"pruned by {options.importance}; {fast.pruned_ms:.2f} ms where the "
+                f"unpruned takes {fast.unpruned_ms:.2f} ms ({options.backend}, {width}x{height})",
             }
         )
         checkpoints.save(trained.model, self.given.request.out / WEIGHTS_FILE, card)

@@ -6,14 +6,14 @@ Written after every stage, so that a run that was stopped goes on after the last
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, FiniteFloat, JsonValue, PositiveFloat, ValidationError
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.files import write_atomically
-from mirnet_edge.manifest import Document
-from mirnet_edge.pruning.timing import Conditions  # noqa: TC001  # pydantic reads the annotations
+from mirnet_edge.manifest import StrictDocument
+from mirnet_edge.pruning.timing import TimingConditions  # noqa: TC001  # pydantic reads the annotations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ RECORD_FILE, TABLE_FILE, WEIGHTS_FILE = "prune.json", "latency.json", "pruned.sa
 _TABLES = "latency"  # how their files' names begin
 
 
-class Goal(Document):
+class LatencyGoal(StrictDocument):
     """How fast the network is to become; one of the first two is given."""
 
     speedup: float | None = None
@@ -47,12 +47,12 @@ class Goal(Document):
         return "as another run" if self.speedup is None else f"{self.speedup:g}x"
 
 
-class Asked(Document):
+class PruningOptions(StrictDocument):
     """What decides the outcome; a run of other values is another run."""
 
     weights_sha256: str
     data: str
-    """Where the pictures lie; training itself refuses other pictures in the same place."""
+    """Where the images lie; training itself refuses other images in the same place."""
     task: str
     speedup: float | None
     latency_ms: float | None
@@ -70,12 +70,14 @@ class Asked(Document):
     """Fields of the recipe that were given by hand."""
     seed: int
 
-    def goal(self, number: int) -> Goal:
+    def goal(self, number: int) -> LatencyGoal:
         """Return what a round, counted from 1, is to reach."""
-        return Goal(speedup=self.speedup, latency_ms=self.latency_ms, share=number / self.rounds)
+        return LatencyGoal(
+            speedup=self.speedup, latency_ms=self.latency_ms, share=number / self.rounds
+        )
 
 
-class Quality(Document):
+class PruningQuality(StrictDocument):
     """Means over whole validation frames."""
 
     psnr_db: FiniteFloat
@@ -85,7 +87,7 @@ class Quality(Document):
     """Of training since the cut."""
 
 
-class Attempt(Document):
+class PruningAttempt(StrictDocument):
     """A config that was chosen, cut and timed; times are medians of one interleaved run."""
 
     config: dict[str, JsonValue]
@@ -100,7 +102,7 @@ class Attempt(Document):
         return self.unpruned_ms / self.pruned_ms
 
 
-class Candidate(Document):
+class PruningCandidate(StrictDocument):
     """A depth that was tried with --blocks."""
 
     kept: list[list[int]]
@@ -112,29 +114,29 @@ class Candidate(Document):
     was above the best already."""
 
 
-class Round(Document):
+class PruningRound(StrictDocument):
     """One cut, and what training made of it."""
 
-    goal: Goal
-    candidates: list[Candidate]
+    goal: LatencyGoal
+    candidates: list[PruningCandidate]
     """Empty without --blocks."""
     kept: list[list[int]]
-    attempts: list[Attempt]
+    attempts: list[PruningAttempt]
     best: int = Field(ge=0)
     """Which of the attempts was cut."""
     table_unpruned_ms: PositiveFloat | None
     """The unpruned network in the latency table's terms; None where there is no table."""
     reached: bool
-    cut: Quality
-    distilled: Quality | None = None
+    cut: PruningQuality
+    distilled: PruningQuality | None = None
 
     @property
-    def chosen(self) -> Attempt:
+    def chosen(self) -> PruningAttempt:
         """Return the attempt that was cut."""
         return self.attempts[self.best]
 
 
-class Size(Document):
+class NetworkSize(StrictDocument):
     """How large a network is."""
 
     gmacs: float
@@ -142,20 +144,23 @@ class Size(Document):
     parameters: int
 
 
-class PruneRecord(Document):
+class PruneRecord(StrictDocument):
     """All of it.
 
     Schema history: 1 (2026-11) the first.
     """
 
-    schema_version: Literal[1] = 1
-    asked: Asked
-    conditions: Conditions
+    former_keys: ClassVar[dict[str, str]] = {"asked": "options"}
+    former_versions: ClassVar[tuple[int, ...]] = (1,)
+
+    schema_version: Literal[2] = 2
+    options: PruningOptions
+    conditions: TimingConditions
     """Of the latency table: machine, backend, frame."""
-    unpruned: Quality | None = None
-    unpruned_size: Size
-    pruned_size: Size | None = None
-    rounds: list[Round] = Field(default_factory=list)
+    unpruned: PruningQuality | None = None
+    unpruned_size: NetworkSize
+    pruned_size: NetworkSize | None = None
+    rounds: list[PruningRound] = Field(default_factory=list)
     finished: bool = False
     """Whether all rounds were trained to their last step."""
 
@@ -185,7 +190,7 @@ def read_record(path: Path) -> PruneRecord:
         ) from error
 
 
-def begun(out: Path, fresh: PruneRecord) -> PruneRecord:
+def resume_record(out: Path, fresh: PruneRecord) -> PruneRecord:
     """Return what an earlier run left in OUT, or FRESH where there is none.
 
     Raises:
@@ -202,7 +207,7 @@ def begun(out: Path, fresh: PruneRecord) -> PruneRecord:
             )
         return fresh
     found = read_record(path)
-    different = _different(found.asked, fresh.asked)
+    different = _describe_differences(found.options, fresh.options)
     if different:
         raise OptionError(
             f"{out} was begun with another {', '.join(different)}; give the same options, or "
@@ -211,6 +216,6 @@ def begun(out: Path, fresh: PruneRecord) -> PruneRecord:
     return found
 
 
-def _different(one: Asked, two: Asked) -> list[str]:
+def _describe_differences(one: PruningOptions, two: PruningOptions) -> list[str]:
     values: tuple[dict[str, Any], dict[str, Any]] = (one.model_dump(), two.model_dump())
     return [name for name in values[0] if values[0][name] != values[1][name]]

@@ -25,11 +25,11 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.files import write_atomically
 from mirnet_edge.images.contract import size_text
-from mirnet_edge.manifest import Document, ImageContract, MachineFacts
+from mirnet_edge.manifest import ImageContract, MachineFacts, StrictDocument
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.models.mirnet import DualAttentionUnit, ResidualDownsampling, ResidualUpsampling
 from mirnet_edge.models.mirnet_v2 import ResidualContextualBlock
-from mirnet_edge.pruning.widths import Base, Knob, bases_of, knobs_of, with_widths
+from mirnet_edge.pruning.widths import BaseTiming, FreeWidth, base_configs, free_widths, with_widths
 from mirnet_edge.runtime.machine import describe
 from mirnet_edge.runtime.measure import measure_interleaved, p50
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
@@ -128,7 +128,7 @@ def _outputs(network: nn.Module, size: tuple[int, int]) -> list[int]:
 BACKENDS = ("openvino", "onnxruntime")
 
 
-class Conditions(Document):
+class TimingConditions(StrictDocument):
     """What a table holds for, and nothing else."""
 
     machine: MachineFacts
@@ -141,7 +141,7 @@ class Conditions(Document):
     config: dict[str, Any]
 
 
-class LatencyTable(Document):
+class LatencyTable(StrictDocument):
     """What each row takes, by its name, beside the unpruned network.
 
     Tables are measured minutes apart, and a machine's load changes in between: shares of a network
@@ -151,7 +151,7 @@ class LatencyTable(Document):
     """
 
     schema_version: Literal[2] = 2
-    conditions: Conditions
+    conditions: TimingConditions
     rounds: int = Field(ge=1)
     unpruned_ms: PositiveFloat
     """The median of the unpruned network."""
@@ -159,9 +159,9 @@ class LatencyTable(Document):
     """The median share of the time that the unpruned network took in the same round."""
 
 
-def conditions_of(
+def timing_conditions(
     network: nn.Module, backend: str, size: tuple[int, int], round_to: int
-) -> Conditions:
+) -> TimingConditions:
     """Return what a table of this network would hold for, here and now.
 
     Raises:
@@ -177,7 +177,7 @@ def conditions_of(
         raise OptionError(
             f"--size must be multiples of {multiple} for this network, found {size[1]}x{size[0]}"
         )
-    return Conditions(
+    return TimingConditions(
         machine=describe(),
         backend=backend,
         backend_version=str(require(backend, f"the backend {backend}").__version__),
@@ -188,7 +188,7 @@ def conditions_of(
     )
 
 
-def read_table(path: Path, expected: Conditions) -> LatencyTable:
+def read_table(path: Path, expected: TimingConditions) -> LatencyTable:
     """Return the table of a file.
 
     Raises:
@@ -227,7 +227,7 @@ Graph = tuple["nn.Module", tuple[int, int, int]]
 def measure_table(
     network: nn.Module,
     unpruned: nn.Module,
-    conditions: Conditions,
+    conditions: TimingConditions,
     path: Path,
     *,
     rounds: int = 15,
@@ -247,7 +247,7 @@ def measure_table(
         MirnetEdgeError: A graph cannot be exported, run or written.
     """
     graphs: dict[str, Graph] = {}
-    for base in bases_of(network.config, conditions.round_to):
+    for base in base_configs(network.config, conditions.round_to):
         for name, graph in _rows(network, base, conditions).items():
             graphs.setdefault(name, graph)
     reference: Graph = (unpruned, (getattr(unpruned.config, "in_channels", 3), *conditions.size))
@@ -268,7 +268,7 @@ def measure_table(
     return table
 
 
-def bases_from(table: LatencyTable, network: nn.Module, unpruned_ms: float) -> list[Base]:
+def bases_from(table: LatencyTable, network: nn.Module, unpruned_ms: float) -> list[BaseTiming]:
     """Return what `choice.choose` takes.
 
     Args:
@@ -282,10 +282,10 @@ def bases_from(table: LatencyTable, network: nn.Module, unpruned_ms: float) -> l
     conditions = table.conditions
     rows = {name: share * unpruned_ms for name, share in table.rows.items()}
     found = []
-    for config in bases_of(network.config, conditions.round_to):
+    for config in base_configs(network.config, conditions.round_to):
         whole = rows[_row(config, _WHOLE, 0)]
-        saved: dict[tuple[Knob, int], float] = {}
-        knobs = [knob for knob in knobs_of(config, conditions.round_to) if knob.values[1:]]
+        saved: dict[tuple[FreeWidth, int], float] = {}
+        knobs = [knob for knob in free_widths(config, conditions.round_to) if knob.values[1:]]
         for knob in knobs:
             if knob.field == "channels":
                 calls, full = 1, whole
@@ -297,12 +297,12 @@ def bases_from(table: LatencyTable, network: nn.Module, unpruned_ms: float) -> l
         alone = sum(saved.get((knob, knob.values[-1]), 0.0) for knob in knobs)
         together = max(0.0, whole - rows[_row(config, _NARROWEST, 0)]) if knobs else 0.0
         scale = together / alone if alone > 0.0 else 1.0
-        found.append(Base(config, whole, {key: scale * ms for key, ms in saved.items()}))
+        found.append(BaseTiming(config, whole, {key: scale * ms for key, ms in saved.items()}))
     return found
 
 
 def time_networks(
-    networks: Mapping[str, nn.Module], conditions: Conditions, *, rounds: int = 15
+    networks: Mapping[str, nn.Module], conditions: TimingConditions, *, rounds: int = 15
 ) -> dict[str, list[float]]:
     """Return milliseconds per run of whole networks as they are deployed, interleaved."""
     with tempfile.TemporaryDirectory() as folder:
@@ -328,13 +328,13 @@ def _row(config: Any, knob: str, value: int) -> str:  # noqa: ANN401  # the fami
 def _rows(
     network: nn.Module,
     base: Any,  # noqa: ANN401  # as above
-    conditions: Conditions,
+    conditions: TimingConditions,
 ) -> dict[str, Graph]:
     """Return the graphs of one trunk."""
     build = family_of(network).network
     shape = (getattr(base, "in_channels", 3), *conditions.size)
     found = {_row(base, _WHOLE, 0): (build(base).eval(), shape)}
-    knobs = knobs_of(base, conditions.round_to)
+    knobs = free_widths(base, conditions.round_to)
     narrowest = {knob: knob.values[-1] for knob in knobs if knob.values[1:]}
     if narrowest:
         found[_row(base, _NARROWEST, 0)] = (build(with_widths(base, narrowest)).eval(), shape)
@@ -352,7 +352,7 @@ def _rows(
 def _part(
     network: nn.Module,
     config: Any,  # noqa: ANN401  # as above
-    knob: Knob,
+    knob: FreeWidth,
     size: tuple[int, int],
 ) -> tuple[nn.Module, tuple[int, int, int], int]:
     """Return a block that has this width inside, what it takes, and how often such blocks run."""
@@ -375,7 +375,7 @@ def _part(
     return narrow.get_submodule(path), seen[0], len(seen)
 
 
-def _has(module: nn.Module, knob: Knob, config: Any) -> bool:  # noqa: ANN401  # as above
+def _has(module: nn.Module, knob: FreeWidth, config: Any) -> bool:  # noqa: ANN401  # as above
     """Say whether this is a block whose inner width the knob is."""
     widths: tuple[int, ...] = config.widths
     if knob.field == "unit_widths":
@@ -395,7 +395,7 @@ def _has(module: nn.Module, knob: Knob, config: Any) -> bool:  # noqa: ANN401  #
 
 
 def _timed(
-    graphs: Mapping[str, Graph], conditions: Conditions, rounds: int
+    graphs: Mapping[str, Graph], conditions: TimingConditions, rounds: int
 ) -> dict[str, list[float]]:
     """Return milliseconds per run of each graph, interleaved."""
     with tempfile.TemporaryDirectory() as folder:
@@ -404,7 +404,7 @@ def _timed(
             file = Path(folder) / f"{number}.onnx"
             image = _export(module, file, shape[1:], "float", shape[0])
             runner = _RUNNERS[conditions.backend](file, image, name=name, precision="fp32")
-            runners[name] = _Fed(runner, shape)
+            runners[name] = _NoiseFedRunner(runner, shape)
         nothing = np.zeros((1, 1, 1, 3), np.uint8)
         return measure_interleaved(runners, nothing, rounds=rounds)
 
@@ -420,7 +420,7 @@ def _export(
     return ImageContract(io=io, multiple=1, size=size)
 
 
-class _Fed:
+class _NoiseFedRunner:
     """Runs a part of a network on noise of its own shape, whatever frames it is given."""
 
     multiple = scale = 1
@@ -430,7 +430,7 @@ class _Fed:
         self._runner = runner
         self._noise = np.random.default_rng(0).random((1, *shape), dtype=np.float32)
 
-    def __enter__(self) -> _Fed:
+    def __enter__(self) -> _NoiseFedRunner:
         self._runner.__enter__()
         return self
 

@@ -15,19 +15,19 @@ import torch
 
 from mirnet_edge.checkpoints.families import family_of
 from mirnet_edge.errors import OptionError
-from mirnet_edge.pruning.channels import axes_of, spaces_of
+from mirnet_edge.pruning.channels import channel_axes, channel_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
 
-    from mirnet_edge.pruning.channels import Axes, Space
+    from mirnet_edge.pruning.channels import Axes, ChannelGroup
 
 _FIXED = ".filt"
 
 
-def pruned(network: nn.Module, config: Any, scores: Mapping[str, Tensor]) -> nn.Module:  # noqa: ANN401  # the families' configs have no type in common
+def prune_channels(network: nn.Module, config: Any, scores: Mapping[str, Tensor]) -> nn.Module:  # noqa: ANN401  # the families' configs have no type in common
     """Return a network of CONFIG with the channels of NETWORK that score highest, in their order.
 
     Shared tensors stay shared. With NETWORK's own config it is a copy.
@@ -42,20 +42,20 @@ def pruned(network: nn.Module, config: Any, scores: Mapping[str, Tensor]) -> nn.
         OptionError: The config asks for more channels than there are, or for other blocks, or
             for a number that grouped convolutions cannot have.
     """
-    axes = axes_of(network)
+    axes = channel_axes(network)
     narrow = family_of(network).network(config)
     if len(narrow.state_dict()) != len(network.state_dict()):
         raise OptionError(
             f"expected a config with the blocks of {network.config}, found {config}; drop blocks "
             "first"
         )
-    old = spaces_of(network.state_dict(), axes)
-    new = spaces_of(narrow.state_dict(), axes)
+    old = channel_groups(network.state_dict(), axes)
+    new = channel_groups(narrow.state_dict(), axes)
     kept = {name: _best(name, old[name], new[name].size, scores[name]) for name in old}
     values = narrow.state_dict()
     for (key, tensor), target in zip(network.state_dict().items(), values, strict=True):
         if not key.endswith(_FIXED):
-            values[target] = _cut(tensor, axes[key], kept, old)
+            values[target] = _cut_axis(tensor, axes[key], kept, old)
     narrow.load_state_dict(values)
     return narrow.train(network.training)
 
@@ -106,7 +106,7 @@ def _former_key(key: str, kept: Sequence[Sequence[int]], groups: Sequence[int], 
     return f"body.{group}.body.{former}.{key[found.end() :]}"
 
 
-def _best(name: str, space: Space, count: int, scores: Tensor) -> Tensor:
+def _best(name: str, space: ChannelGroup, count: int, scores: Tensor) -> Tensor:
     """Return the indices of the channels to keep, rising; as many in each part of the space."""
     parts = space.parts
     if not 0 < count <= space.size or count % parts:
@@ -121,8 +121,8 @@ def _best(name: str, space: Space, count: int, scores: Tensor) -> Tensor:
     return (best + offsets).flatten().sort().values
 
 
-def _cut(
-    tensor: Tensor, axes: Axes, kept: Mapping[str, Tensor], old: Mapping[str, Space]
+def _cut_axis(
+    tensor: Tensor, axes: Axes, kept: Mapping[str, Tensor], old: Mapping[str, ChannelGroup]
 ) -> Tensor:
     for place, axis in enumerate(axes):
         if axis is None:
@@ -148,7 +148,7 @@ _SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)  # of a width; each costs one measuremen
 
 
 @dataclass(frozen=True)
-class Knob:
+class FreeWidth:
     """One width that can be chosen on its own."""
 
     field: str
@@ -162,7 +162,7 @@ class Knob:
         return f"{self.field}.{self.index}"
 
 
-def bases_of(config: Any, round_to: int) -> list[Any]:  # noqa: ANN401  # the families' configs have no type in common
+def base_configs(config: Any, round_to: int) -> list[Any]:  # noqa: ANN401  # the families' configs have no type in common
     """Return the configs of every width of the trunk, the given one first.
 
     The three streams of a MIRNetEdge are free of each other and are knobs; there it is one.
@@ -179,7 +179,7 @@ def bases_of(config: Any, round_to: int) -> list[Any]:  # noqa: ANN401  # the fa
     return bases
 
 
-def knobs_of(config: Any, round_to: int) -> list[Knob]:  # noqa: ANN401  # as above
+def free_widths(config: Any, round_to: int) -> list[FreeWidth]:  # noqa: ANN401  # as above
     """Return the widths that are free in networks of that trunk."""
     named = {field: _inner(config, field) for field in _fields(config)}
     if isinstance(config.channels, tuple):
@@ -191,12 +191,14 @@ def knobs_of(config: Any, round_to: int) -> list[Knob]:  # noqa: ANN401  # as ab
                 max(round_to, int(width * share) // round_to * round_to) for share in _SHARES
             }
             values = [value for value in rounded if value < width]
-            kept = [value for value in values if _is_legal(config, Knob(field, index, ()), value)]
-            knobs.append(Knob(field, index, (width, *sorted(kept, reverse=True))))
+            kept = [
+                value for value in values if _is_legal(config, FreeWidth(field, index, ()), value)
+            ]
+            knobs.append(FreeWidth(field, index, (width, *sorted(kept, reverse=True))))
     return knobs
 
 
-def with_widths(config: Any, chosen: Mapping[Knob, int]) -> Any:  # noqa: ANN401  # as above
+def with_widths(config: Any, chosen: Mapping[FreeWidth, int]) -> Any:  # noqa: ANN401  # as above
     """Return the config with those widths instead of its own.
 
     Raises:
@@ -211,7 +213,7 @@ def with_widths(config: Any, chosen: Mapping[Knob, int]) -> Any:  # noqa: ANN401
     )
 
 
-def _is_legal(config: Any, knob: Knob, value: int) -> bool:  # noqa: ANN401  # as above
+def _is_legal(config: Any, knob: FreeWidth, value: int) -> bool:  # noqa: ANN401  # as above
     try:
         with_widths(config, {knob: value})
     except OptionError:
@@ -242,18 +244,18 @@ def _as_narrow(plain: Any, config: Any) -> Any:  # noqa: ANN401  # as above
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseTiming:
     """A width of the trunk, and what each free width does to it."""
 
     config: Any
     ms: float
     """Of the whole network, with all widths as they are."""
-    saved_ms: Mapping[tuple[Knob, int], float]
+    saved_ms: Mapping[tuple[FreeWidth, int], float]
     """What each narrower width saves, alone."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class WidthChoice:
     """A config, and what the table promises."""
 
     config: Any
@@ -263,8 +265,8 @@ class Choice:
 
 
 def choose(
-    network: nn.Module, scores: Mapping[str, Tensor], bases: Sequence[Base], target_ms: float
-) -> Choice:
+    network: nn.Module, scores: Mapping[str, Tensor], bases: Sequence[BaseTiming], target_ms: float
+) -> WidthChoice:
     """Return the config that the table puts at the target with the least importance removed.
 
     For each trunk the widths are narrowed one at a time, always the one that removes least
@@ -273,7 +275,7 @@ def choose(
     Raises:
         OptionError: No width of the table is that fast.
     """
-    choices = [_narrowed(network, scores, base, target_ms) for base in bases]
+    choices = [_narrow(network, scores, base, target_ms) for base in bases]
     reached = [choice for choice in choices if choice.predicted_ms <= target_ms]
     if not reached:
         least = min(choice.predicted_ms for choice in choices)
@@ -285,9 +287,11 @@ def choose(
     return min(reached, key=lambda choice: choice.removed)
 
 
-def narrowest(network: nn.Module, scores: Mapping[str, Tensor], bases: Sequence[Base]) -> Choice:
+def fastest_config(
+    network: nn.Module, scores: Mapping[str, Tensor], bases: Sequence[BaseTiming]
+) -> WidthChoice:
     """Return the fastest config of the table."""
-    choices = [_narrowed(network, scores, base, 0.0) for base in bases]
+    choices = [_narrow(network, scores, base, 0.0) for base in bases]
     return min(choices, key=lambda choice: choice.predicted_ms)
 
 
@@ -295,23 +299,23 @@ def removed_importance(network: nn.Module, config: Any, scores: Mapping[str, Ten
     """Return the summed scores of the channels that a config has no place for."""
     with torch.device("meta"):
         narrow = family_of(network).network(config)
-    spaces = spaces_of(narrow.state_dict(), axes_of(network))
+    spaces = channel_groups(narrow.state_dict(), channel_axes(network))
     total = 0.0
     for name, row in scores.items():
         total += float(row.sort().values[: row.numel() - spaces[name].size].sum())
     return total
 
 
-def _narrowed(
-    network: nn.Module, scores: Mapping[str, Tensor], base: Base, target_ms: float
-) -> Choice:
+def _narrow(
+    network: nn.Module, scores: Mapping[str, Tensor], base: BaseTiming, target_ms: float
+) -> WidthChoice:
     whole = removed_importance(network, base.config, scores)
     removed = {
         (knob, value): removed_importance(network, with_widths(base.config, {knob: value}), scores)
         - whole
         for knob, value in base.saved_ms
     }
-    chosen: dict[Knob, int] = {}
+    chosen: dict[FreeWidth, int] = {}
     now, lost = base.ms, whole
     while now > target_ms:
         steps = []
@@ -328,4 +332,4 @@ def _narrowed(
         _, knob, value, won, price = min(steps, key=lambda step: step[0])
         chosen[knob] = value
         now, lost = now - won, lost + price
-    return Choice(with_widths(base.config, chosen), now, lost)
+    return WidthChoice(with_widths(base.config, chosen), now, lost)

@@ -1,6 +1,6 @@
 """Write half precision into a graph: strongly typed, with the casts where they must be.
 
-Half is what lies between the first and the last convolution. Outside, a picture is scaled,
+Half is what lies between the first and the last convolution. Outside, an image is scaled,
 rounded and added to, and half precision has coarser steps near 1 than 8 bits need; inside, sums
 over a frame stay in float32, where half precision overflows or loses its small terms.
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import GraphError
-from mirnet_edge.onnx_files import constants_of, copied
+from mirnet_edge.onnx_files import constants_of, copy_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ _FLOAT, _HALF = 1, 10
 _FLOATS = (_FLOAT, _HALF)
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 _CONVOLUTIONS = {"Conv", "ConvTranspose"}
-# A NaN in one of these blackens the whole picture.
+# A NaN in one of these blackens the whole image.
 _KEPT_FLOAT = {
     "GlobalAveragePool", "Gemm", "MatMul", "ReduceMean", "ReduceSum", "ReduceMax", "Softmax",
     "Round",
@@ -38,7 +38,7 @@ _FIXED_FLOAT = {"Resize": (1, 2)}
 _LARGEST_HALF = 65504.0
 
 
-def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
+def to_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy that computes in float16; what it takes and gives stays as it is.
 
     Args:
@@ -48,11 +48,11 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         GraphError: The graph has no convolution, or a scale is too small for half precision.
     """
-    halved = copied(model)
+    halved = copy_model(model)
     inside = _between_convolutions(halved)
     if not inside:
         raise GraphError(f"no convolution in {model.graph.name!r}; expected a network's graph")
-    _Halving(halved, inside).run()
+    _HalfPrecisionPass(halved, inside).run()
     return halved
 
 
@@ -72,13 +72,13 @@ def _between_convolutions(model: onnx.ModelProto) -> set[int]:
         if node.op_type in _CONVOLUTIONS or needed.intersection(node.output):
             feeding.add(place)
             needed.update(node.input)
-    # what feeds convolutions without being fed by one: quantizers of weights and of the picture
+    # what feeds convolutions without being fed by one: quantizers of weights and of the image
     quantizers = {place for place in feeding - fed if nodes[place].op_type in _QUANTIZERS}
     return (fed & feeding) | quantizers
 
 
 @dataclass
-class _Halving:
+class _HalfPrecisionPass:
     """One walk through the nodes, in which every float tensor gets its type."""
 
     model: onnx.ModelProto

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import GraphError
-from mirnet_edge.onnx_files import constants_of, copied
+from mirnet_edge.onnx_files import constants_of, copy_model
 
 if TYPE_CHECKING:
     import onnx
@@ -33,8 +33,8 @@ _FRAME_AXES = 4
 def whole_frame_convs(model: onnx.ModelProto) -> list[str]:
     """Return the names of the convolutions that only feed, or are only fed by, a frame's means.
 
-    Two kinds: those that see nothing but pooled vectors (channel attention, stream fusion, the
-    second half of the exposure branch), and those from which every path to the output goes
+    Two kinds: those that see nothing but global context vectors (channel attention, stream fusion,
+    the second half of the exposure branch), and those from which every path to the output goes
     through a pool (the first half of it, the mask of MIRNet-v2's context).
     """
     axes = _reduction_axes(model)
@@ -310,7 +310,7 @@ def legalize_for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
     back to float; quantizers that nothing needs any more are dropped.
     What remains wrong is for `tensorrt_rules` to refuse.
     """
-    repaired = copied(model)
+    repaired = copy_model(model)
     read_shapes_after_cast(repaired)
     _drop_idle_clips(repaired)
     _write_zero_points(repaired)
@@ -424,12 +424,12 @@ def _float_source(model: onnx.ModelProto, view: GraphView, tensor: str) -> str:
         return tensor
     name = f"{tensor}.float"
     if all(one.name != name for one in model.graph.initializer):
-        value = _dequantized(node, view)
+        value = _dequantize(node, view)
         model.graph.initializer.append(numpy_helper.from_array(value, name))
     return name
 
 
-def _dequantized(node: onnx.NodeProto, view: GraphView) -> np.ndarray:
+def _dequantize(node: onnx.NodeProto, view: GraphView) -> np.ndarray:
     stored, scale = view.constants[node.input[0]], view.constants[node.input[1]]
     zero = view.constants[node.input[2]].astype(np.int64) if len(node.input) > 2 else np.int64(0)
     if scale.size > 1:

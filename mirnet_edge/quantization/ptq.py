@@ -1,7 +1,7 @@
 """Post-training quantization (PTQ): calibration ranges, quantization schemes, mixed precision.
 
-Two passes over the pictures: the largest value of each tensor, then a histogram up to it. What is
-held is a few thousand counts per tensor, however many pictures there are and however large.
+Two passes over the images: the largest value of each tensor, then a histogram up to it. What is
+held is a few thousand counts per tensor, however many images there are and however large.
 
 Ranges are taken from the fp32 graph, so those of one convolution do not depend on whether another
 is quantized. A graph with fewer quantized convolutions is therefore made from the one with all of
@@ -25,8 +25,9 @@ from pydantic import Field, ValidationError
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import CalibrationError, GraphError
 from mirnet_edge.files import sha256_of, write_atomically
-from mirnet_edge.manifest import Document
-from mirnet_edge.onnx_files import copied, plain_feed, quiet, write_model
+from mirnet_edge.manifest import StrictDocument
+from mirnet_edge.onnx_files import copy_model, plain_feed, suppress_library_output, write_model
+from mirnet_edge.onnx_sessions import OnnxSession
 from mirnet_edge.quantization.legalizer import (
     check_for_tensorrt,
     legalize_for_tensorrt,
@@ -47,7 +48,7 @@ _BLOCK = re.compile(r"(?:network\.)?((?:\w+\.\d+\.)*\w+)\.(?:.*\.)?(?:weight|fil
 
 
 @dataclass(frozen=True)
-class Block:
+class GraphBlock:
     """Some convolutions of a graph."""
 
     name: str
@@ -58,7 +59,7 @@ class Block:
     """Whether all of them decide about the whole frame, and so stay in float in every bundle."""
 
 
-def blocks_of(fp32: onnx.ModelProto) -> tuple[Block, ...]:
+def blocks_of(fp32: onnx.ModelProto) -> tuple[GraphBlock, ...]:
     """Return a graph's blocks, in the order of the graph.
 
     A module that serves in many places is one block: its weights are stored once.
@@ -77,16 +78,16 @@ def blocks_of(fp32: onnx.ModelProto) -> tuple[Block, ...]:
     blocks = []
     for name, nodes in found.items():
         pixelwise = tuple(node for node in nodes if node not in whole_frame)
-        blocks.append(Block(name, pixelwise or tuple(nodes), not pixelwise))
+        blocks.append(GraphBlock(name, pixelwise or tuple(nodes), not pixelwise))
     return tuple(blocks)
 
 
-def quantizable(blocks: Iterable[Block]) -> tuple[Block, ...]:
+def quantizable(blocks: Iterable[GraphBlock]) -> tuple[GraphBlock, ...]:
     """Return the blocks that a bundle may hold in INT8."""
     return tuple(block for block in blocks if not block.decides_frame)
 
 
-def convolutions_of(blocks: Iterable[Block]) -> frozenset[str]:
+def convolutions_of(blocks: Iterable[GraphBlock]) -> frozenset[str]:
     """Return the names of the nodes of all these blocks."""
     return frozenset(node for block in blocks for node in block.convolutions)
 
@@ -111,7 +112,7 @@ _BINS = 2048
 _LEVELS = 128
 _ENTROPY_STEP = 8
 _SMALLEST_RANGE = 1e-6
-# A tensor that is zero on all pictures still needs a scale: one that half precision can hold.
+# A tensor that is zero on all images still needs a scale: one that half precision can hold.
 _UNSEEN_RANGE = 1.0 / 128.0
 
 
@@ -176,7 +177,7 @@ def collect_histograms(
         CalibrationError: There are no samples, or a value is not a number.
     """
     if not samples:
-        raise CalibrationError("no picture to set INT8 ranges on; give a set with at least one")
+        raise CalibrationError("no image to set INT8 ranges on; give a set with at least one")
     names = list(tensors)
     largest = dict.fromkeys(names, 0.0)
     for values in _values(fp32, samples, names):
@@ -185,7 +186,7 @@ def collect_histograms(
     broken = [name for name, value in largest.items() if not np.isfinite(value)]
     if broken:
         raise CalibrationError(
-            f"{broken[0]!r} is not a finite number on a calibration picture; expected weights that "
+            f"{broken[0]!r} is not a finite number on a calibration image; expected weights that "
             "restore. Train them again"
         )
     counts = {name: np.zeros(_BINS, np.int64) for name in names}
@@ -210,15 +211,12 @@ def _values(
         onnx.ValueInfoProto(name=name) for name in names if name not in present
     )
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = OnnxSession(model.SerializeToString(), options, name=fp32.name)
     for sample in samples:
         yield dict(zip(names, session.run(names, plain_feed(model, sample)), strict=True))
 
 
-class RangeCache(Document):
+class RangeCache(StrictDocument):
     """Ranges on disk, bound to all that they depend on.
 
     Schema history: 1 (2026-11) the first.
@@ -226,20 +224,20 @@ class RangeCache(Document):
 
     schema_version: Literal[1] = 1
     data_sha256: str
-    """Of the calibrating pictures' pixels."""
+    """Of the calibrating images' pixels."""
     preprocessing: str
-    """What is done to a picture before the graph sees it."""
+    """What is done to an image before the graph sees it."""
     model_sha256: str
     """Of the fp32 graph."""
     images: int = Field(ge=1)
     ranges: dict[Method, dict[str, float]]
     """The largest magnitude, by method and tensor."""
     best: Method | None = None
-    """What came nearest to fp32 on the pictures that judge; None: not compared."""
+    """What came nearest to fp32 on the images that judge; None: not compared."""
 
 
 @dataclass(frozen=True)
-class Binding:
+class RangeKey:
     """What ranges depend on."""
 
     data_sha256: str
@@ -247,18 +245,18 @@ class Binding:
     model_sha256: str
 
     @classmethod
-    def of(cls, fp32: Path, data_sha256: str, preprocessing: str) -> Binding:
+    def of(cls, fp32: Path, data_sha256: str, preprocessing: str) -> RangeKey:
         """Return the binding of a graph's file."""
         return cls(data_sha256, preprocessing, sha256_of(fp32))
 
 
 def preprocessing_of(image: ImageContract) -> str:
-    """Return in words what is done to a picture before a graph sees it."""
+    """Return in words what is done to an image before a graph sees it."""
     size = "any size" if image.size is None else f"{image.size[1]}x{image.size[0]}"
     return f"{image.io} RGB, cut to {size}, padded by reflection to multiples of {image.multiple}"
 
 
-def ranges_of(binding: Binding, images: int, histograms: Mapping[str, Histogram]) -> RangeCache:
+def ranges_of(binding: RangeKey, images: int, histograms: Mapping[str, Histogram]) -> RangeCache:
     """Return the ranges of every method."""
     return RangeCache(
         data_sha256=binding.data_sha256,
@@ -277,11 +275,11 @@ def write_cache(path: Path, cache: RangeCache) -> None:
     write_atomically(path, cache.model_dump_json(indent=1).encode() + b"\n")
 
 
-def read_cache(path: Path, binding: Binding) -> RangeCache:
+def read_cache(path: Path, binding: RangeKey) -> RangeCache:
     """Return the ranges of a file after comparing what they were taken from.
 
     Raises:
-        CalibrationError: Not such a file, or of other pictures, preprocessing or weights.
+        CalibrationError: Not such a file, or of other images, preprocessing or weights.
     """
     try:
         cache = RangeCache.model_validate_json(path.read_bytes())
@@ -290,7 +288,7 @@ def read_cache(path: Path, binding: Binding) -> RangeCache:
             f"{path} is not a file of calibrated ranges; delete it and run mirnet-calibrate again"
         ) from error
     for what, found, expected in (
-        ("pictures", cache.data_sha256, binding.data_sha256),
+        ("images", cache.data_sha256, binding.data_sha256),
         ("preprocessing", cache.preprocessing, binding.preprocessing),
         ("graph", cache.model_sha256, binding.model_sha256),
     ):
@@ -305,7 +303,7 @@ def read_cache(path: Path, binding: Binding) -> RangeCache:
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 
 
-def partly_quantized(
+def quantize_partly(
     int8: onnx.ModelProto, fp32: onnx.ModelProto, convolutions: Collection[str]
 ) -> onnx.ModelProto:
     """Return a copy in which only the named convolutions are quantized.
@@ -321,7 +319,7 @@ def partly_quantized(
     Raises:
         GraphError: A name is not that of a quantized convolution.
     """
-    partial = copied(int8)
+    partial = copy_model(int8)
     producers = {name: node for node in partial.graph.node for name in node.output}
     before = {node.name: node for node in fp32.graph.node if node.op_type == "Conv"}
     own = _own_constants(partial, fp32)
@@ -419,7 +417,7 @@ def _complete(partial: onnx.ModelProto, fp32: onnx.ModelProto) -> None:
 Engine = Literal["onnxruntime", "nncf"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 # Only convolutions are worth it; quantizers elsewhere cost more memory traffic than they spare,
-# and near the picture they cost quality. NNCF refuses types that a graph does not have.
+# and near the image they cost quality. NNCF refuses types that a graph does not have.
 _NEVER_QUANTIZED = (
     "Add", "AveragePool", "Cast", "Clip", "Concat", "ConvTranspose", "DepthToSpace", "Div", "Exp",
     "Gather", "LeakyRelu", "MatMul", "Mul", "PRelu", "Pad", "ReduceMax", "ReduceMean", "ReduceSum",
@@ -428,7 +426,7 @@ _NEVER_QUANTIZED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantizing:
+class QuantizationScheme:
     """How a graph is quantized; what is left out suits the target."""
 
     exclude: tuple[str, ...] = ()
@@ -447,11 +445,11 @@ class Quantizing:
         return [*(() if self.whole_frame else whole_frame_convs(model)), *self.exclude]
 
 
-_AS_USUAL = Quantizing()
+_AS_USUAL = QuantizationScheme()
 
 
 def quantize_for_tensorrt(
-    fp32: Path, target: Path, samples: Sequence[np.ndarray], how: Quantizing = _AS_USUAL
+    fp32: Path, target: Path, samples: Sequence[np.ndarray], how: QuantizationScheme = _AS_USUAL
 ) -> None:
     """Write an INT8 graph that TensorRT 10.3 to 11 and TensorRT-RTX read alike.
 
@@ -477,7 +475,7 @@ def quantize_for_tensorrt(
 
 
 def quantize_for_cpu(
-    fp32: Path, target: Path, samples: Sequence[np.ndarray], how: Quantizing = _AS_USUAL
+    fp32: Path, target: Path, samples: Sequence[np.ndarray], how: QuantizationScheme = _AS_USUAL
 ) -> None:
     """Write an INT8 graph for OpenVINO and ONNX Runtime on CPUs.
 
@@ -502,7 +500,7 @@ def quantize_for_cpu(
     _finish(model, target, for_tensorrt=False)
 
 
-def quantized_inputs(model: onnx.ModelProto, how: Quantizing = _AS_USUAL) -> list[str]:
+def quantized_inputs(model: onnx.ModelProto, how: QuantizationScheme = _AS_USUAL) -> list[str]:
     """Return the names of the activations that are quantized, whose ranges are needed."""
     alone = set(how.left_alone(model))
     inputs = {
@@ -514,7 +512,7 @@ def quantized_inputs(model: onnx.ModelProto, how: Quantizing = _AS_USUAL) -> lis
 
 
 def _by_onnxruntime(
-    fp32: Path, samples: Sequence[np.ndarray], how: Quantizing, *, seven_bits: bool
+    fp32: Path, samples: Sequence[np.ndarray], how: QuantizationScheme, *, seven_bits: bool
 ) -> onnx.ModelProto:
     """Let ONNX Runtime place the quantizers; the ranges are our own, which need less memory."""
     require("onnxruntime", "quantizing")
@@ -533,7 +531,7 @@ def _by_onnxruntime(
         histograms = collect_histograms(fp32, samples, names)
         found = {name: one.range(how.method) for name, one in histograms.items()}
     sides = {name: (np.float32(-found[name]), np.float32(found[name])) for name in names}
-    with quiet():
+    with suppress_library_output():
         quantizer = QDQQuantizer(
             model,
             per_channel=True,
@@ -562,7 +560,7 @@ def _by_onnxruntime(
 
 
 def _by_nncf(
-    fp32: Path, samples: Sequence[np.ndarray], how: Quantizing, *, seven_bits: bool
+    fp32: Path, samples: Sequence[np.ndarray], how: QuantizationScheme, *, seven_bits: bool
 ) -> onnx.ModelProto:
     # NNCF reports usage to its makers unless this stands before it is imported. Nothing leaves
     # this machine.
@@ -578,7 +576,7 @@ def _by_nncf(
         types=[kind for kind in _NEVER_QUANTIZED if kind in present],
     )
     overflow = nncf.OverflowFix.ENABLE if seven_bits else nncf.OverflowFix.DISABLE
-    with quiet():
+    with suppress_library_output():
         quantized: onnx.ModelProto = nncf.quantize(
             model,
             nncf.Dataset(list(samples), lambda sample: plain_feed(model, sample)),
@@ -596,7 +594,7 @@ def _by_nncf(
 
 def _need(samples: Sequence[np.ndarray]) -> None:
     if not samples:
-        raise CalibrationError("no picture to set INT8 ranges on; give a set with at least one")
+        raise CalibrationError("no image to set INT8 ranges on; give a set with at least one")
 
 
 def _finish(model: onnx.ModelProto, target: Path, *, for_tensorrt: bool = True) -> None:

@@ -28,7 +28,7 @@ _SMALLEST_SCALE = 1e-8
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 
 
-class _Rounded(torch.autograd.Function):
+class _StraightThroughRound(torch.autograd.Function):
     """Round; the gradient passes as if nothing had happened."""
 
     @staticmethod
@@ -55,14 +55,14 @@ class _GradientScaled(torch.autograd.Function):
         return gradients[0] * ctx.share, None
 
 
-def fake_quantized(value: Tensor, scale: Tensor) -> Tensor:
+def fake_quantize(value: Tensor, scale: Tensor) -> Tensor:
     """Return VALUE as int8 would keep it: rounded to steps of SCALE, from -128 to 127 of them.
 
     The gradient reaches the value where it is inside the range, and the scale: from what is
     inside by its rounding error, from what is outside by the sign.
     """
     steps = (value / scale).clamp(-_LEVELS - 1, _LEVELS)
-    rounded: Tensor = _Rounded.apply(steps)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _StraightThroughRound.apply(steps)  # type: ignore[no-untyped-call]
     return rounded * scale
 
 
@@ -93,8 +93,8 @@ class FakeQuantizer(nn.Module):
         scales = weight_scales(weight).view(-1, 1, 1, 1)
         # the learned scale may cross zero on its way; a step has a size, not a sign
         return (
-            fake_quantized(batch, scale.abs().clamp_min(_SMALLEST_SCALE)),
-            fake_quantized(weight, scales),
+            fake_quantize(batch, scale.abs().clamp_min(_SMALLEST_SCALE)),
+            fake_quantize(weight, scales),
         )
 
 
@@ -127,14 +127,14 @@ def prepare_qat(network: nn.Module, batches: Iterable[Tensor]) -> list[str]:
     """
     first = list(batches)
     if not first:
-        raise OptionError("--qat needs at least one picture to set its first scales on; found none")
+        raise OptionError("--qat needs at least one image to set its first scales on; found none")
     chosen = pixelwise_convolutions(network, first[0])
     if not chosen:
         raise OptionError(f"{type(network).__name__} has no convolution that INT8 would hold")
     modules = dict(network.named_modules())
     for name in chosen:
         conv: Any = modules[name]
-        _faked(conv, FakeQuantizer().to(conv.weight.device))
+        _fake_quantize_convolution(conv, FakeQuantizer().to(conv.weight.device))
     quantizers = [one for one in network.modules() if isinstance(one, FakeQuantizer)]
     for one in quantizers:
         one.observing = True
@@ -149,7 +149,7 @@ def prepare_qat(network: nn.Module, batches: Iterable[Tensor]) -> list[str]:
 def pixelwise_convolutions(network: nn.Module, batch: Tensor) -> list[str]:
     """Return the names of the convolutions whose output still has the frame's positions.
 
-    Left out are those that see pooled vectors, MIRNetEdge's exposure branch, which sees a
+    Left out are those that see global context vectors, MIRNetEdge's exposure branch, which sees a
     thumbnail, and the mask of MIRNet-v2's context.
     """
     seen: dict[str, tuple[int, int]] = {}
@@ -192,7 +192,7 @@ def plain_network(network: nn.Module) -> nn.Module:
     return plain
 
 
-def deployable(network: nn.Module) -> nn.Module:
+def deployable_network(network: nn.Module) -> nn.Module:
     """Return a copy in the form that is exported, with Q/DQ that ONNX has names for.
 
     Stem and head are rewritten as `inference_form` does it, which leaves scales as they are:
@@ -205,11 +205,15 @@ def deployable(network: nn.Module) -> nn.Module:
             if not isinstance(child, _FakeQuantizedConv):
                 continue
             if isinstance(child, UnshuffledConv):
-                setattr(parent, name, _faked(strided_from_unshuffled(child), child.quantizer))
+                setattr(
+                    parent,
+                    name,
+                    _fake_quantize_convolution(strided_from_unshuffled(child), child.quantizer),
+                )
             elif isinstance(child, PixelHead):
                 head = SplitHead(child).eval()
-                head.added = _faked(head.added, child.quantizer)
-                head.kept = _faked(head.kept, child.quantizer)
+                head.added = _fake_quantize_convolution(head.added, child.quantizer)
+                head.kept = _fake_quantize_convolution(head.kept, child.quantizer)
                 setattr(parent, name, head)
     for module in list(rewritten.modules()):
         if isinstance(module, _FakeQuantizedConv) and isinstance(module, nn.Conv2d):
@@ -217,7 +221,7 @@ def deployable(network: nn.Module) -> nn.Module:
     return rewritten
 
 
-def _faked(conv: _Conv, quantizer: nn.Module) -> _Conv:
+def _fake_quantize_convolution(conv: _Conv, quantizer: nn.Module) -> _Conv:
     """Let a convolution pass its input and weight through a quantizer, and return it."""
     conv.add_module("quantizer", quantizer)
     conv.__class__ = _fake_class(type(conv))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from mirnet_edge.dependencies import advice, available
 from mirnet_edge.errors import BundleError, MirnetEdgeError, OptionError
-from mirnet_edge.manifest import Backend, Precision, checked_path, read_manifest
+from mirnet_edge.manifest import BackendName, Precision, checked_path, read_manifest
 
 if TYPE_CHECKING:
-    from mirnet_edge.manifest import Manifest, Mode
+    from mirnet_edge.manifest import Configuration, Manifest
     from mirnet_edge.runtime.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -52,36 +52,38 @@ def open_bundle(
     folder = Path(path)
     manifest = read_manifest(folder)
     if backend in (AUTO, "tensorrt"):
-        manifest = _with_fitting_plans(manifest, folder, backend, rebuild=rebuild)
-    mode = choose_mode(manifest, backend, precision)
-    if not mode.adopted:
-        logger.warning("%s was not adopted by the gate: %s", mode.name, mode.reason)
+        manifest = _rebuild_engines_that_do_not_fit(manifest, folder, backend, rebuild=rebuild)
+    mode = choose_configuration(manifest, backend, precision)
+    if not mode.accepted:
+        logger.warning("%s was not accepted by the gate: %s", mode.name, mode.reason)
     logger.info("%s runs %s", folder, mode.name)
     return _runner_of(mode, manifest, folder, threads)
 
 
-def choose_mode(manifest: Manifest, backend: str = AUTO, precision: str = AUTO) -> Mode:
+def choose_configuration(
+    manifest: Manifest, backend: str = AUTO, precision: str = AUTO
+) -> Configuration:
     """Return the mode to run here.
 
     Of those that fit: TensorRT where a GPU is, and why not is logged; then the manifest's default
-    where nothing was asked for, else the fastest; adopted ones first, those never timed last.
+    where nothing was asked for, else the fastest; accepted ones first, those never timed last.
 
     Raises:
         BundleError: None fits; says why each does not.
         OptionError: No such backend or precision.
     """
-    _check_word("--backend", backend, get_args(Backend))
+    _check_word("--backend", backend, get_args(BackendName))
     _check_word("--precision", precision, get_args(Precision))
     asked = [
         mode
-        for mode in manifest.modes
+        for mode in manifest.configurations
         if backend in (AUTO, mode.backend) and precision in (AUTO, mode.precision)
     ]
     obstacles = {mode.name: _obstacle(mode, manifest, precision) for mode in asked}
     fitting = [mode for mode in asked if obstacles[mode.name] is None]
     if not fitting:
         raise BundleError(_nothing_fits(manifest, backend, precision, obstacles))
-    on_gpu = [mode for mode in fitting if mode.backend == "tensorrt" and mode.adopted]
+    on_gpu = [mode for mode in fitting if mode.backend == "tensorrt" and mode.accepted]
     if on_gpu:
         return min(on_gpu, key=lambda mode: (_order(mode), _GPU_ORDER.index(mode.precision)))
     for name, reason in obstacles.items():
@@ -89,12 +91,12 @@ def choose_mode(manifest: Manifest, backend: str = AUTO, precision: str = AUTO) 
             logger.info("%s is not taken: %s", name, reason)
     if backend == precision == AUTO:
         for mode in fitting:
-            if mode.name == manifest.default_mode:
+            if mode.name == manifest.default_configuration:
                 return mode
     return min(fitting, key=_order)
 
 
-def _with_fitting_plans(
+def _rebuild_engines_that_do_not_fit(
     manifest: Manifest, folder: Path, backend: str, *, rebuild: bool | None
 ) -> Manifest:
     """Return the manifest after building anew the plans that do not fit, where that is wanted."""
@@ -111,9 +113,9 @@ def _with_fitting_plans(
     return read_manifest(folder)
 
 
-def fitting_modes(manifest: Manifest) -> list[Mode]:
-    """Return the adopted modes that run here, the fastest first; those never timed last."""
-    fitting = [mode for mode in manifest.modes if _obstacle(mode, manifest, AUTO) is None]
+def fitting_configurations(manifest: Manifest) -> list[Configuration]:
+    """Return the accepted modes that run here, the fastest first; those never timed last."""
+    fitting = [mode for mode in manifest.configurations if _obstacle(mode, manifest, AUTO) is None]
     return sorted(fitting, key=_order)
 
 
@@ -122,28 +124,28 @@ def _check_word(option: str, found: str, known: tuple[str, ...]) -> None:
         raise OptionError(f"{option} must be {AUTO} or one of {', '.join(known)}, found {found!r}")
 
 
-def _order(mode: Mode) -> tuple[bool, float]:
-    return not mode.adopted, mode.latency.p50_ms if mode.latency else math.inf
+def _order(mode: Configuration) -> tuple[bool, float]:
+    return not mode.accepted, mode.latency.p50_ms if mode.latency else math.inf
 
 
-def _obstacle(mode: Mode, manifest: Manifest, precision: str) -> str | None:
+def _obstacle(mode: Configuration, manifest: Manifest, precision: str) -> str | None:
     """Return why a mode cannot be taken here, None where it can."""
-    if not mode.adopted and precision == AUTO:
-        return f"not adopted ({mode.reason}); ask for it with --precision {mode.precision}"
+    if not mode.accepted and precision == AUTO:
+        return f"not accepted ({mode.reason}); ask for it with --precision {mode.precision}"
     if mode.backend != "torch" and not manifest.graph(mode.graph).kept:
         return f"its graph was not kept ({mode.reason})"
     if mode.backend == "tensorrt":
         from mirnet_edge.runtime.tensorrt import runner
 
-        return runner.obstacle(mode, manifest)
+        return runner.why_unavailable(mode, manifest)
     if not available(mode.backend):
         return f"{mode.backend} is not installed: {advice(mode.backend)}"
-    if not _supported(mode):
+    if not _is_supported(mode):
         return f"this processor has no {mode.precision} in {mode.backend}"
     return None
 
 
-def _supported(mode: Mode) -> bool:
+def _is_supported(mode: Configuration) -> bool:
     # each backend's module imports its package on first use only
     from mirnet_edge.runtime import onnxruntime_runner, openvino_runner, torch_runner
 
@@ -159,7 +161,7 @@ def _nothing_fits(
 ) -> str:
     wanted = f"backend {backend}, precision {precision}"
     if not obstacles:
-        names = ", ".join(mode.name for mode in manifest.modes)
+        names = ", ".join(mode.name for mode in manifest.configurations)
         return f"the bundle has no mode for {wanted}; it has {names}. Choose one, or export again"
     reasons = "; ".join(f"{name}: {why}" for name, why in obstacles.items())
     return (
@@ -167,7 +169,9 @@ def _nothing_fits(
     )
 
 
-def _runner_of(mode: Mode, manifest: Manifest, folder: Path, threads: int | None) -> Runner:
+def _runner_of(
+    mode: Configuration, manifest: Manifest, folder: Path, threads: int | None
+) -> Runner:
     if mode.backend == "torch":
         from mirnet_edge.runtime.torch_runner import TorchRunner
 
@@ -223,13 +227,13 @@ class RunnerChoice:
             BundleError: No bundle, a changed file, or no mode that fits.
             OptionError: A value that makes no sense.
         """
-        from mirnet_edge.runtime.tiling import tiled
+        from mirnet_edge.runtime.tiling import tile_runner
 
         runner = open_bundle(self.bundle, self.backend, self.precision, threads=self.threads)
         if self.tile is None and self.max_memory_mib is None:
             return runner
         size = None if self.tile == "auto" else self.tile
-        return tiled(runner, tile=size, max_memory_mib=self.max_memory_mib)
+        return tile_runner(runner, tile=size, max_memory_mib=self.max_memory_mib)
 
     def fingerprint(self) -> str:
         """Return what, beside the runner's mode, decides the pixels: the bundle's digest, tiles."""

@@ -55,7 +55,7 @@ def measure_interleaved(
                 opened.enter_context(runner)
         for turn in range(warmup + rounds):
             for name, runner in runners.items():
-                with _naming(name), collector_resting():
+                with _naming(name), pause_garbage_collection():
                     started = clock()
                     runner.run(frames)
                     elapsed = clock() - started
@@ -104,7 +104,7 @@ def _naming(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def collector_resting() -> Iterator[None]:
+def pause_garbage_collection() -> Iterator[None]:
     """Keep the garbage collector from working while a run is timed."""
     # between the runs it works again: each run leaves its output behind
     active = gc.isenabled()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mirnet_edge.dependencies import require
+from mirnet_edge.onnx_sessions import OnnxSession
 from mirnet_edge.runtime.machine import usable_cores
 from mirnet_edge.runtime.runner import GraphRunner
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from mirnet_edge.manifest import ImageContract, Precision
     from mirnet_edge.runtime.runner import Vectors
-
-_ERRORS_ONLY = 3
 
 
 def supports(precision: Precision) -> bool:
@@ -65,21 +64,22 @@ class OnnxRuntimeRunner(GraphRunner):
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = self.threads or _default_threads()
         options.inter_op_num_threads = 1
         if not self._optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = onnxruntime.InferenceSession(
-            str(self.path), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = OnnxSession(self._model(), options, name=self.path.name)
         self._input = self._session.get_inputs()[0].name
+
+    def _model(self) -> str | bytes:
+        """Return what ONNX Runtime is to open: the file's name, or its content."""
+        return str(self.path)
 
     def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
         (given,) = self._session.run(None, {self._input: fed})
         return np.asarray(given)
 
-    def _infer_anchored(
+    def _infer_with_context(
         self, fed: NDArray[Any], given: Vectors, memory: Vectors
     ) -> tuple[NDArray[Any], Vectors]:
         names = [one.name for one in self._session.get_inputs()]

@@ -98,7 +98,7 @@ class OpenVinoRunner(GraphRunner):
         given = request.infer([fed], share_inputs=True, share_outputs=True)
         return np.asarray(given[0])
 
-    def _infer_anchored(
+    def _infer_with_context(
         self, fed: NDArray[Any], given: Vectors, memory: Vectors
     ) -> tuple[NDArray[Any], Vectors]:
         request = self._request_for(fed.shape)

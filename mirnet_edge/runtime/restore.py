@@ -1,4 +1,4 @@
-"""Restoring picture files: names that cannot clash, inputs that are never overwritten."""
+"""Restoring image files: names that cannot clash, inputs that are never overwritten."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.images.files import (
     FORMAT_OF_SUFFIX,
-    Picture,
+    ImageFile,
+    apply_orientation,
     format_of,
-    oriented,
-    read_picture,
-    write_picture,
+    read_image,
+    write_image,
 )
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ _SEPARATOR_WIDTH, _SEPARATOR_LEVEL = 4, 255
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restored:
-    """One picture that was restored."""
+class RestoredImage:
+    """One image that was restored."""
 
     source: Path
     output: Path
@@ -43,28 +43,28 @@ class Restored:
     width: int
     height: int
     latency_ms: float
-    """Of the runner alone, without decoding and encoding. A runner's first picture of a size can
+    """Of the runner alone, without decoding and encoding. A runner's first image of a size can
     take longer."""
 
 
-def restore_picture(runner: Runner, picture: Picture) -> Picture:
-    """Return the picture restored; what travels beside its colours is kept.
+def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
+    """Return the image restored; what travels beside its colors is kept.
 
     Super-resolution enlarges its transparency by bicubic interpolation.
 
     Args:
         runner: Open.
-        picture: Of any size.
+        image: Of any size.
 
     Raises:
         ImageError: Not of the size the bundle was exported for.
         EngineError: The runner is not open, or failed.
     """
-    frame = runner.run(picture.frame[None])[0]
-    alpha = picture.alpha
+    frame = runner.run(image.frame[None])[0]
+    alpha = image.alpha
     if alpha is not None and alpha.shape != frame.shape[:2]:
-        alpha = _enlarged(alpha, *frame.shape[:2])
-    return replace(picture, frame=frame, alpha=alpha)
+        alpha = _enlarge(alpha, *frame.shape[:2])
+    return replace(image, frame=frame, alpha=alpha)
 
 
 def restore_files(
@@ -73,25 +73,25 @@ def restore_files(
     out: Path,
     *,
     compare: bool = False,
-    on_done: Callable[[Restored], None] = lambda restored: None,
+    on_done: Callable[[RestoredImage], None] = lambda restored: None,
     on_failed: Callable[[Path, ImageError], None] | None = None,
-) -> list[Restored]:
-    """Restore picture files into a folder, under their own names and in their own formats.
+) -> list[RestoredImage]:
+    """Restore image files into a folder, under their own names and in their own formats.
 
     Args:
         images: Files.
         runner: Opened here where it is not yet.
         out: The folder; made where it is missing.
         compare: Also write STEM.compare.png: before and after side by side, as a viewer shows it.
-        on_done: Told each picture once it is written.
-        on_failed: Told each picture that cannot be read, or does not fit; the others go on. None
+        on_done: Told each image once it is written.
+        on_failed: Told each image that cannot be read, or does not fit; the others go on. None
             raises at the first.
 
     Returns:
         What was written, in the order of the images.
 
     Raises:
-        ImageError: A picture cannot be read or does not fit, and `on_failed` is None.
+        ImageError: An image cannot be read or does not fit, and `on_failed` is None.
         OptionError: Two outputs would have one name, or an output would replace an input;
             nothing has been written then.
         MirnetEdgeError: The folder cannot be written, or the runner fails.
@@ -112,22 +112,22 @@ def restore_files(
     return done
 
 
-def pictures_in(places: Sequence[Path]) -> list[Path]:
-    """Return the files named, and in place of each folder the picture files in it, sorted.
+def find_images(places: Sequence[Path]) -> list[Path]:
+    """Return the files named, and in place of each folder the image files in it, sorted.
 
     A file that is named twice comes once. Files need not exist.
 
     Raises:
-        OptionError: A folder holds no picture.
+        OptionError: A folder holds no image.
     """
     found: dict[Path, Path] = {}
     for place in places:
         files = [place]
         if place.is_dir():
-            files = sorted(file for file in place.iterdir() if _is_picture(file))
+            files = sorted(file for file in place.iterdir() if _is_image(file))
             if not files:
                 raise OptionError(
-                    f"{place} holds no picture ({', '.join(FORMAT_OF_SUFFIX)}); name another folder"
+                    f"{place} holds no image ({', '.join(FORMAT_OF_SUFFIX)}); name another folder"
                 )
         for file in files:
             found.setdefault(file.resolve(), file)
@@ -135,7 +135,7 @@ def pictures_in(places: Sequence[Path]) -> list[Path]:
 
 
 def is_restored(image: Path, out: Path, *, compare: bool) -> bool:
-    """Say whether OUT holds all that restoring a picture writes, whatever made it."""
+    """Say whether OUT holds all that restoring an image writes, whatever made it."""
     return all(target.is_file() for target in _targets(image, out, compare))
 
 
@@ -170,32 +170,32 @@ def side_by_side(before: Frame, after: Frame) -> Frame:
     BEFORE is brought to the size of AFTER by bicubic interpolation, as a viewer would.
     """
     if before.shape != after.shape:
-        before = _enlarged(before, *after.shape[:2])
+        before = _enlarge(before, *after.shape[:2])
     line = np.full((before.shape[0], _SEPARATOR_WIDTH, 3), _SEPARATOR_LEVEL, np.uint8)
     return np.concatenate([before, line, after], axis=1)
 
 
-def _enlarged(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def _enlarge(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _restore_file(source: Path, runner: Runner, out: Path, compare: bool) -> Restored:
+def _restore_file(source: Path, runner: Runner, out: Path, compare: bool) -> RestoredImage:
     output, *others = _targets(source, out, compare)
     format_of(output)  # a name that cannot be written is refused before the work
-    before = read_picture(source)
+    before = read_image(source)
     started = time.perf_counter()
     try:
-        after = restore_picture(runner, before)
+        after = restore_image(runner, before)
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
     latency_ms = 1e3 * (time.perf_counter() - started)
-    write_picture(output, after)
+    write_image(output, after)
     for comparison in others:
-        frame = side_by_side(oriented(before), oriented(after))
-        write_picture(comparison, Picture(frame=frame, icc=before.icc))
-    return Restored(
+        frame = side_by_side(apply_orientation(before), apply_orientation(after))
+        write_image(comparison, ImageFile(frame=frame, icc=before.icc))
+    return RestoredImage(
         source=source,
         output=output,
         comparison=others[0] if others else None,
@@ -210,8 +210,8 @@ def _targets(image: Path, out: Path, compare: bool) -> list[Path]:
     return [output, out / f"{image.stem}{COMPARE_SUFFIX}"] if compare else [output]
 
 
-def _is_picture(path: Path) -> bool:
-    # a leading dot: macOS writes ._NAME.jpg files beside pictures, which are none
+def _is_image(path: Path) -> bool:
+    # a leading dot: macOS writes ._NAME.jpg files beside images, which are none
     known = path.suffix.lower() in FORMAT_OF_SUFFIX and not path.name.startswith(".")
     return known and path.is_file()
 

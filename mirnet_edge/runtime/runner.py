@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from mirnet_edge.manifest import ImageContract, Precision
 
 Vectors: TypeAlias = NDArray[np.float32]
-"""(N, G): the pooled vectors of N frames, one after the other; see `ImageContract.vectors`."""
+"""(N, G): the global context vectors of N frames; see `ImageContract.vectors`."""
 
-_Self = TypeVar("_Self", bound="Opened")
-_Outer = TypeVar("_Outer", bound="Around")
+_Self = TypeVar("_Self", bound="ReentrantContext")
+_Outer = TypeVar("_Outer", bound="RunnerWrapper")
 
 
 class Runner(Protocol):
@@ -78,14 +78,14 @@ class Runner(Protocol):
         """
 
 
-class AnchoredRunner(Runner, Protocol):
+class ContextRunner(Runner, Protocol):
     """A runner that takes the global context vectors of another frame (`models.global_context`)."""
 
     @property
     def vector_length(self) -> int:
         """How many numbers a frame's vectors hold; 0 where the runner takes frames alone."""
 
-    def run_anchored(
+    def run_with_context(
         self, frames: Frames, given: Vectors | None, memory: float
     ) -> tuple[Frames, Vectors]:
         """Restore frames with vectors between their own and those given.
@@ -100,15 +100,15 @@ class AnchoredRunner(Runner, Protocol):
         """
 
 
-def anchored(runner: Runner) -> AnchoredRunner | None:
+def as_context_runner(runner: Runner) -> ContextRunner | None:
     """Return the runner if it takes vectors, else None."""
     if getattr(runner, "vector_length", 0):
-        return cast("AnchoredRunner", runner)
+        return cast("ContextRunner", runner)
     return None
 
 
-def check_anchors(frames: Frames, given: Vectors | None, memory: float, vector_length: int) -> None:
-    """Refuse vectors and a memory that `run_anchored` cannot use.
+def check_context(frames: Frames, given: Vectors | None, memory: float, vector_length: int) -> None:
+    """Refuse vectors and a memory that `run_with_context` cannot use.
 
     Raises:
         OptionError: The memory lies outside [0, 1], or the vectors do not fit or are not finite.
@@ -134,7 +134,7 @@ def check_anchors(frames: Frames, given: Vectors | None, memory: float, vector_l
         )
 
 
-class Opened(ABC):
+class ReentrantContext(ABC):
     """Counts how often it was entered; opens on the first, closes on the last exit."""
 
     _depth = 0
@@ -171,7 +171,7 @@ class Opened(ABC):
         """Free."""
 
 
-class Around:
+class RunnerWrapper:
     """What a runner around another has of it: its name and sizes, and when it is open."""
 
     def __init__(self, runner: Runner) -> None:
@@ -224,33 +224,33 @@ class BrokenFrames:
         """Return RESTORED, or SOURCE at its size where it is broken.
 
         In the pools of these networks one NaN becomes a frame of NaN, which the cast to 8 bits
-        turns into one colour: such a frame is broken, unless the source was of one colour too.
+        turns into one color: such a frame is broken, unless the source was of one color too.
 
         Args:
             source: (1, H, W, 3) uint8.
             restored: (1, scale H, scale W, 3) uint8.
             is_finite: False where the network's floats were seen to hold NaN or infinity.
         """
-        if is_finite and not self._is_of_one_colour(source, restored):
+        if is_finite and not self._is_of_one_color(source, restored):
             return restored
         self.count += 1
         if self.count == 1:
             logger.warning(
-                "%s gave a broken frame (NaN, or one colour all over); the source frame is passed "
+                "%s gave a broken frame (NaN, or one color all over); the source frame is passed "
                 "instead, and counted. Try --precision fp32",
                 self._name,
             )
         copied: Frames = source.repeat(self._scale, axis=1).repeat(self._scale, axis=2)
         return copied
 
-    def _is_of_one_colour(self, source: Frames, restored: Frames) -> bool:
+    def _is_of_one_color(self, source: Frames, restored: Frames) -> bool:
         sparse = restored[:, ::_SPARSE, ::_SPARSE]
         if sparse.min() != sparse.max() or restored.min() != restored.max():
             return False
         return bool(source.min() != source.max())
 
 
-class GraphRunner(Opened):
+class GraphRunner(ReentrantContext):
     """A file of the bundle in one backend. Subclasses load it and infer; the rest is here.
 
     Frames are inferred one at a time: on a processor a batch is not faster, it needs memory for
@@ -327,7 +327,7 @@ class GraphRunner(Opened):
         """Return how many numbers a frame's vectors hold; 0 where the graph takes frames alone."""
         return self.image.vector_length
 
-    def run_anchored(
+    def run_with_context(
         self, frames: Frames, given: Vectors | None, memory: float
     ) -> tuple[Frames, Vectors]:
         """Restore frames with vectors between their own and those given.
@@ -351,7 +351,7 @@ class GraphRunner(Opened):
                 "mirnet-export --anchored"
             )
         check_frames(frames)
-        check_anchors(frames, given, memory, self.vector_length)
+        check_context(frames, given, memory, self.vector_length)
         return self._run(frames, given, memory)
 
     def _run(self, frames: Frames, given: Vectors | None, memory: float) -> tuple[Frames, Vectors]:
@@ -400,7 +400,7 @@ class GraphRunner(Opened):
         try:
             if self.vector_length:
                 share = np.full(1, memory, np.float32)
-                given, vectors = self._infer_anchored(fed, vectors, share)
+                given, vectors = self._infer_with_context(fed, vectors, share)
             else:
                 given = self._infer(fed)
         except MirnetEdgeError:
@@ -462,7 +462,7 @@ class GraphRunner(Opened):
             The same type, both sides times the scale; it may be overwritten by the next call.
         """
 
-    def _infer_anchored(
+    def _infer_with_context(
         self, fed: NDArray[Any], given: Vectors, memory: Vectors
     ) -> tuple[NDArray[Any], Vectors]:
         """Run an anchored graph once.

@@ -1,11 +1,11 @@
 """Video without flicker: what a network decides about whole frames changes slowly, until a cut.
 
-Noise alone gives each frame of a still scene slightly other pooled vectors, and an exposure that
-is a few levels off: the picture breathes. Vectors are therefore carried from frame to frame,
+Noise alone gives each frame of a still scene slightly other global context vectors, and an exposure
+that is a few levels off: the image breathes. Vectors are therefore carried from frame to frame,
 
     used = (1 - memory) · this frame's own + memory · those used for the last frame,
 
-in the same pass that restores the frame. How much is kept depends on how much the picture has
+in the same pass that restores the frame. How much is kept depends on how much the image has
 changed: all of it while it stands still, nothing at a cut or when a light is switched on; that
 frame then comes out as if it were the first.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.images.contract import check_frames
-from mirnet_edge.runtime.runner import Around, anchored
+from mirnet_edge.runtime.runner import RunnerWrapper, as_context_runner
 
 if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frame, Frames
@@ -35,7 +35,7 @@ Glance: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SceneCuts:
+class SceneCutDetector:
     """How much of the past is worth keeping, told from frames made tiny.
 
     Raises:
@@ -59,12 +59,12 @@ class SceneCuts:
         return float(np.clip((self.cut - change) / (self.cut - self.still), 0.0, 1.0))
 
 
-def steadied(
-    runner: Runner, *, memory: float = USUAL_MEMORY, cuts: SceneCuts | None = None
-) -> Steadied:
+def smooth_over_time(
+    runner: Runner, *, memory: float = USUAL_MEMORY, cuts: SceneCutDetector | None = None
+) -> TemporalSmoother:
     """Return a runner for the frames of one video, in their order.
 
-    Where the runner takes vectors, these are carried over. Where it does not, each colour's
+    Where the runner takes vectors, these are carried over. Where it does not, each color's
     overall gain, from what went in to what came out, is smoothed in their place: the exposure is
     steady then, the network's other decisions are as they were.
 
@@ -76,14 +76,14 @@ def steadied(
     Raises:
         OptionError: The memory lies outside [0, 1].
     """
-    return Steadied(runner, memory=memory, cuts=cuts or SceneCuts())
+    return TemporalSmoother(runner, memory=memory, cuts=cuts or SceneCutDetector())
 
 
-class Steadied(Around):
-    """A runner that remembers the last frame; see `steadied`. For one video and one thread."""
+class TemporalSmoother(RunnerWrapper):
+    """A runner that smooths over time (`smooth_over_time`). For one video and one thread."""
 
-    def __init__(self, runner: Runner, *, memory: float, cuts: SceneCuts) -> None:
-        """See `steadied`."""
+    def __init__(self, runner: Runner, *, memory: float, cuts: SceneCutDetector) -> None:
+        """See `smooth_over_time`."""
         if not 0.0 <= memory <= 1.0:
             raise OptionError(
                 f"memory must lie in [0, 1], found {memory:g}; 0 takes every frame by itself"
@@ -93,23 +93,23 @@ class Steadied(Around):
         self.cuts = cuts
         self.used_memory = 0.0
         """Of the last frame: 0 for the first of a scene."""
-        self._anchored = anchored(runner)
-        self._last: Past | None = None
+        self._anchored = as_context_runner(runner)
+        self._last: SmoothingState | None = None
 
-    def __enter__(self) -> Steadied:
+    def __enter__(self) -> TemporalSmoother:
         super().__enter__()
         self.forget()
         return self
 
     @property
-    def past(self) -> Past | None:
+    def smoothing_state(self) -> SmoothingState | None:
         """Return what the next frame goes on from; None where it begins a scene."""
         return self._last
 
-    @past.setter
-    def past(self, past: Past | None) -> None:
+    @smoothing_state.setter
+    def smoothing_state(self, smoothing_state: SmoothingState | None) -> None:
         """Go on from a frame that another run ended with."""
-        self._last = past
+        self._last = smoothing_state
 
     def forget(self) -> None:
         """Take the next frame as the first: after a seek, or when the camera changes."""
@@ -132,37 +132,37 @@ class Steadied(Around):
         return restored[0][None] if len(restored) == 1 else np.stack(restored)
 
     def _restored(self, frame: Frame) -> Frame:
-        seen = glance_of(frame)
+        seen = frame_signature(frame)
         memory = self._kept(frame, seen) * self.memory
         # until this frame is through, there is no past: a failed one is no frame to go on from
-        past, self._last = self._last, None
-        given = past.decided if past is not None and memory > 0.0 else None
+        smoothing_state, self._last = self._last, None
+        given = smoothing_state.decided if smoothing_state is not None and memory > 0.0 else None
         if self._anchored is not None:
-            restored, decided = self._anchored.run_anchored(frame[None], given, memory)
+            restored, decided = self._anchored.run_with_context(frame[None], given, memory)
             result: Frame = restored[0]
         else:
-            result, decided = _evened(frame, self.runner.run(frame[None])[0], given, memory)
+            result, decided = _smooth_gains(frame, self.runner.run(frame[None])[0], given, memory)
         self.used_memory = memory
         level = seen.mean((0, 1))
-        if past is not None and memory > 0.0:
-            level = (1 - memory) * level + memory * past.level
+        if smoothing_state is not None and memory > 0.0:
+            level = (1 - memory) * level + memory * smoothing_state.level
         if np.isfinite(decided).all():  # else the network overflowed; the next frame starts anew
-            self._last = Past(frame.shape, seen, level, decided)
+            self._last = SmoothingState(frame.shape, seen, level, decided)
         return result
 
     def _kept(self, frame: Frame, seen: Glance) -> float:
         """Return the share of the memory to use: 0 where there is nothing to remember."""
-        past = self._last
-        if past is None or past.shape != frame.shape:
+        smoothing_state = self._last
+        if smoothing_state is None or smoothing_state.shape != frame.shape:
             return 0.0
-        moved = np.abs(seen - past.seen).mean()
+        moved = np.abs(seen - smoothing_state.seen).mean()
         # a slow fade never moves much from frame to frame, but leaves what is remembered behind
-        drifted = np.abs(seen.mean((0, 1)) - past.level).mean()
+        drifted = np.abs(seen.mean((0, 1)) - smoothing_state.level).mean()
         return self.cuts.kept(float(max(moved, drifted)))
 
 
 @dataclass(frozen=True)
-class Past:
+class SmoothingState:
     """What is known of the frame before: all that the next one goes on from."""
 
     shape: tuple[int, ...]
@@ -173,7 +173,7 @@ class Past:
     """(1, G): the vectors used, or the logarithms of three gains."""
 
 
-def glance_of(frame: Frame) -> Glance:
+def frame_signature(frame: Frame) -> Glance:
     """Return what two frames are compared by."""
     import cv2
 
@@ -187,7 +187,7 @@ def glance_of(frame: Frame) -> Glance:
     return glance
 
 
-def _evened(
+def _smooth_gains(
     before: Frame, after: Frame, given: Vectors | None, memory: float
 ) -> tuple[Frame, Vectors]:
     """Return a restored frame with its gains as smoothed, and their logarithms, (1, 3)."""

@@ -29,18 +29,18 @@ from numpy.typing import NDArray
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.images.contract import check_frames, crop_to, pad_to, pad_to_multiple, size_text
-from mirnet_edge.runtime.runner import Around, anchored, check_anchors
+from mirnet_edge.runtime.runner import RunnerWrapper, as_context_runner, check_context
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mirnet_edge.images.contract import Frame, Frames
-    from mirnet_edge.manifest import ImageContract, PooledVector, Thumbnail
-    from mirnet_edge.runtime.runner import AnchoredRunner, Runner, Vectors
+    from mirnet_edge.manifest import ContextVector, ImageContract, ThumbnailFacts
+    from mirnet_edge.runtime.runner import ContextRunner, Runner, Vectors
 
 
 @dataclass(frozen=True)
-class Axis:
+class TileAxis:
     """The tiles along one axis of a frame: all of one length, which cover it."""
 
     length: int
@@ -52,7 +52,7 @@ class Axis:
     the strided layers another grid."""
 
     @classmethod
-    def of(cls, length: int, tile: int, overlap: int, multiple: int) -> Axis:
+    def of(cls, length: int, tile: int, overlap: int, multiple: int) -> TileAxis:
         """Return as few tiles as cover LENGTH with at least OVERLAP in common, evenly spread.
 
         Raises:
@@ -89,7 +89,7 @@ class Axis:
         return np.clip(place / (2 * half) + 0.5, 0.0, 1.0) if half else (place > 0) * taken
 
 
-def lay(canvas: Frames, piece: Frames, at: int, taken: NDArray[np.float32]) -> None:
+def blend_into(canvas: Frames, piece: Frames, at: int, taken: NDArray[np.float32]) -> None:
     """Put a piece into a canvas along their first axis, faded in as TAKEN says.
 
     Args:
@@ -107,7 +107,7 @@ def lay(canvas: Frames, piece: Frames, at: int, taken: NDArray[np.float32]) -> N
     canvas[at + full : at + len(piece)] = piece[full:]
 
 
-def squares(down: Axis, across: Axis) -> Iterator[tuple[slice, slice]]:
+def tile_slices(down: TileAxis, across: TileAxis) -> Iterator[tuple[slice, slice]]:
     """Yield the tiles of a frame as slices, row by row."""
     for top in down.origins:
         for left in across.origins:
@@ -184,11 +184,11 @@ Pixels: TypeAlias = NDArray[np.float32]
 _GUIDANCE = 0.9
 
 
-def vectors_by_tiles(
-    runner: AnchoredRunner,
+def context_by_tiles(
+    runner: ContextRunner,
     frame: Frames,
     tile: tuple[int, int],
-    layout: tuple[PooledVector, ...],
+    layout: tuple[ContextVector, ...],
     fixed: tuple[int, int] | None,
 ) -> Vectors:
     """Return (1, G): about what the frame's vectors are.
@@ -202,24 +202,24 @@ def vectors_by_tiles(
     """
     height, width = frame.shape[1:3]
     axes = (
-        Axis.of(height, tile[0], 0, runner.multiple),
-        Axis.of(width, tile[1], 0, runner.multiple),
+        TileAxis.of(height, tile[0], 0, runner.multiple),
+        TileAxis.of(width, tile[1], 0, runner.multiple),
     )
     decided = [(place, one.thumbnail) for place, one in _places(layout) if one.thumbnail]
     if not decided:
         return _mean_of_tiles(runner, frame, axes, None)
     # measured at each tile's own exposure the means are worth less: 51 dB instead of 55
-    guess = runner.run_anchored(_shrunk(frame, tile, runner.multiple, fixed), None, 0.0)[1]
+    guess = runner.run_with_context(_shrink(frame, tile, runner.multiple, fixed), None, 0.0)[1]
     for place, thumbnail in decided:
-        stand_in = stand_in_for(thumbnail_of(frame[0], thumbnail), thumbnail, runner, fixed)
-        guess[:, place] = runner.run_anchored(stand_in, None, 0.0)[1][:, place]
+        stand_in = frame_with_thumbnail(thumbnail_of(frame[0], thumbnail), thumbnail, runner, fixed)
+        guess[:, place] = runner.run_with_context(stand_in, None, 0.0)[1][:, place]
     vectors = _mean_of_tiles(runner, frame, axes, guess)
     for place, _ in decided:
         vectors[:, place] = guess[:, place]
     return vectors
 
 
-def thumbnail_of(frame: Frames, thumbnail: Thumbnail) -> Pixels:
+def thumbnail_of(frame: Frames, thumbnail: ThumbnailFacts) -> Pixels:
     """Return the thumbnail of a (H, W, 3) uint8 frame, as the network makes it.
 
     H and W are multiples of the thumbnail's factor.
@@ -229,13 +229,13 @@ def thumbnail_of(frame: Frames, thumbnail: Thumbnail) -> Pixels:
     # sums of rows of boxes first: the whole frame as floats would be four frames
     rows = frame.reshape(height, side, width * side, 3).sum(1, dtype=np.uint32)
     boxes = rows.reshape(height, width, side, 3).sum(2).astype(np.float32) / side**2
-    lower = _sampled(boxes, thumbnail.size[0])
-    small: Pixels = _sampled(lower.swapaxes(0, 1), thumbnail.size[1]).swapaxes(0, 1)
+    lower = _sample(boxes, thumbnail.size[0])
+    small: Pixels = _sample(lower.swapaxes(0, 1), thumbnail.size[1]).swapaxes(0, 1)
     return small
 
 
-def stand_in_for(
-    small: Pixels, thumbnail: Thumbnail, runner: AnchoredRunner, fixed: tuple[int, int] | None
+def frame_with_thumbnail(
+    small: Pixels, thumbnail: ThumbnailFacts, runner: ContextRunner, fixed: tuple[int, int] | None
 ) -> Frames:
     """Return (1, h, w, 3) uint8, a frame that has this thumbnail.
 
@@ -261,8 +261,8 @@ def _cells(count: int, pixels: int) -> NDArray[np.intp]:
     return ((np.arange(count) + 0.5) * pixels / count).astype(np.intp)
 
 
-def _sampled(values: Pixels, count: int) -> Pixels:
-    """Return COUNT samples along the first axis: bilinear, half-pixel centres, clamped."""
+def _sample(values: Pixels, count: int) -> Pixels:
+    """Return COUNT samples along the first axis: bilinear, half-pixel centers, clamped."""
     place = (np.arange(count) + 0.5) * len(values) / count - 0.5
     place = place.clip(0, len(values) - 1)
     below = np.floor(place).astype(np.intp)
@@ -272,7 +272,7 @@ def _sampled(values: Pixels, count: int) -> Pixels:
     return sampled
 
 
-def _shrunk(
+def _shrink(
     frame: Frames, tile: tuple[int, int], multiple: int, fixed: tuple[int, int] | None
 ) -> Frames:
     """Return the frame as small as a tile: areas are averaged, its shape is about kept."""
@@ -287,19 +287,19 @@ def _shrunk(
 
 
 def _mean_of_tiles(
-    runner: AnchoredRunner, frame: Frames, axes: tuple[Axis, Axis], guess: Vectors | None
+    runner: ContextRunner, frame: Frames, axes: tuple[TileAxis, TileAxis], guess: Vectors | None
 ) -> Vectors:
     total = np.zeros((1, runner.vector_length), np.float64)
     count = 0
     memory = 0.0 if guess is None else _GUIDANCE
-    for rows, columns in squares(*axes):
-        used = runner.run_anchored(frame[:, rows, columns], guess, memory)[1]
+    for rows, columns in tile_slices(*axes):
+        used = runner.run_with_context(frame[:, rows, columns], guess, memory)[1]
         total += used if guess is None else (used - memory * guess) / (1 - memory)
         count += 1
     return (total / count).astype(np.float32)
 
 
-def _places(layout: tuple[PooledVector, ...]) -> list[tuple[slice, PooledVector]]:
+def _places(layout: tuple[ContextVector, ...]) -> list[tuple[slice, ContextVector]]:
     ends = np.cumsum([one.size for one in layout])
     return [
         (slice(int(end) - one.size, int(end)), one) for end, one in zip(ends, layout, strict=True)
@@ -312,13 +312,13 @@ logger = logging.getLogger(__name__)
 _USUAL_OVERLAP = 64
 
 
-def tiled(
+def tile_runner(
     runner: Runner,
     *,
     tile: tuple[int, int] | None = None,
     overlap: int | None = None,
     max_memory_mib: int | None = None,
-) -> Tiled:
+) -> TiledRunner:
     """Return a runner that restores frames of any size by tiles that the given runner takes.
 
     A frame that fits one tile is restored as a whole.
@@ -327,7 +327,7 @@ def tiled(
         runner: Open or not; opened and closed with the result.
         tile: (height, width) of a tile, rounded up to the runner's multiple. None for the graph's
             size where that is fixed, else for what `max_memory_mib` allows, else for whole frames.
-        overlap: What neighbouring tiles have in common, in pixels. None for twice the distance
+        overlap: What neighboring tiles have in common, in pixels. None for twice the distance
             that the manifest says a cut reaches.
         max_memory_mib: How much memory one run may take beside the frames, in MiB. What the
             runner takes for a pixel is measured when it is first needed.
@@ -336,11 +336,11 @@ def tiled(
         OptionError: Values below 1, a tile beside a memory limit, or another tile than the
             graph's fixed size.
     """
-    return Tiled(runner, tile=tile, overlap=overlap, max_memory_mib=max_memory_mib)
+    return TiledRunner(runner, tile=tile, overlap=overlap, max_memory_mib=max_memory_mib)
 
 
-class Tiled(Around):
-    """A runner in tiles; see `tiled`. It takes vectors where the runner inside does."""
+class TiledRunner(RunnerWrapper):
+    """A runner in tiles; see `tile_runner`. It takes vectors where the runner inside does."""
 
     def __init__(
         self,
@@ -350,9 +350,9 @@ class Tiled(Around):
         overlap: int | None,
         max_memory_mib: int | None,
     ) -> None:
-        """See `tiled`."""
+        """See `tile_runner`."""
         super().__init__(runner)
-        self._anchored = anchored(runner)
+        self._anchored = as_context_runner(runner)
         self._image: ImageContract | None = getattr(runner, "image", None)
         self._fixed = self._image.size if self._image else None
         self._max_memory_mib = max_memory_mib
@@ -362,8 +362,8 @@ class Tiled(Around):
         reach = self._image.reach if self._image else None
         wanted = _USUAL_OVERLAP if reach is None else 2 * reach
         self.overlap = _up(wanted, multiple) if overlap is None else overlap
-        """What neighbouring tiles have in common at least, in pixels."""
-        # beyond the reach neighbours agree; short of it they are faded into each other
+        """What neighboring tiles have in common at least, in pixels."""
+        # beyond the reach neighbors agree; short of it they are faded into each other
         agree = self._anchored is not None and reach is not None and self.overlap >= 2 * reach
         self._feather = 0 if agree else self.overlap
 
@@ -388,7 +388,7 @@ class Tiled(Around):
         """
         return self._run(frames, None, 0.0)[0]
 
-    def run_anchored(
+    def run_with_context(
         self, frames: Frames, given: Vectors | None, memory: float
     ) -> tuple[Frames, Vectors]:
         """Restore frames of any size with vectors between their own and those given.
@@ -405,7 +405,7 @@ class Tiled(Around):
             MirnetEdgeError: As for `run`, or the vectors or the memory do not fit.
         """
         check_frames(frames)
-        check_anchors(frames, given, memory, self.vector_length)
+        check_context(frames, given, memory, self.vector_length)
         return self._run(frames, given, memory)
 
     def _run(self, frames: Frames, given: Vectors | None, memory: float) -> tuple[Frames, Vectors]:
@@ -437,7 +437,7 @@ class Tiled(Around):
                 return self.runner.run(frame), nothing
             return self._joined(frame, tile, None), nothing
         if frame.shape[1:3] == tile:
-            return self._anchored.run_anchored(frame, given, memory)
+            return self._anchored.run_with_context(frame, given, memory)
         vectors = self._blended(frame, tile, given, memory)
         return self._joined(frame, tile, vectors), vectors
 
@@ -448,32 +448,32 @@ class Tiled(Around):
             return given
         if self._anchored is None or self._image is None:
             raise TypeError("a runner with vectors states their layout in `image`")
-        own = vectors_by_tiles(self._anchored, frame, tile, self._image.vectors, self._fixed)
+        own = context_by_tiles(self._anchored, frame, tile, self._image.vectors, self._fixed)
         return own if given is None else (1 - np.float32(memory)) * own + np.float32(memory) * given
 
     def _joined(self, frame: Frames, tile: tuple[int, int], vectors: Vectors | None) -> Frames:
         """Return (1, scale H, scale W, 3): the tiles restored and put together."""
         height, width = frame.shape[1:3]
-        down = Axis.of(height, tile[0], self.overlap, self.multiple)
-        across = Axis.of(width, tile[1], self.overlap, self.multiple)
+        down = TileAxis.of(height, tile[0], self.overlap, self.multiple)
+        across = TileAxis.of(width, tile[1], self.overlap, self.multiple)
         scale = self.scale
         canvas = np.empty((scale * height, scale * width, 3), np.uint8)
         band = np.empty((scale * width, scale * tile[0], 3), np.uint8)  # columns first
-        for number, (rows, columns) in enumerate(squares(down, across)):
+        for number, (rows, columns) in enumerate(tile_slices(down, across)):
             row, column = divmod(number, len(across.origins))
             piece = self._piece(frame[:, rows, columns], vectors)
             taken = across.ramp(column, self._feather, scale)
-            lay(band, piece.swapaxes(0, 1), scale * columns.start, taken)
+            blend_into(band, piece.swapaxes(0, 1), scale * columns.start, taken)
             if column + 1 == len(across.origins):
                 taken = down.ramp(row, self._feather, scale)
-                lay(canvas, band.swapaxes(0, 1), scale * rows.start, taken)
+                blend_into(canvas, band.swapaxes(0, 1), scale * rows.start, taken)
         return canvas[None]
 
     def _piece(self, tile: Frames, vectors: Vectors | None) -> Frame:
         if self._anchored is None or vectors is None:
             piece: Frame = self.runner.run(tile)[0]
         else:
-            piece = self._anchored.run_anchored(tile, vectors, 1.0)[0][0]
+            piece = self._anchored.run_with_context(tile, vectors, 1.0)[0][0]
         return piece
 
     def _tile_for(self, frame: Frames) -> tuple[int, int]:

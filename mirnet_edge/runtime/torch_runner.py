@@ -29,7 +29,7 @@ def supports(precision: Precision) -> bool:
 class TorchRunner(GraphRunner):
     """A weights file as a torch module, channels last.
 
-    Half precisions are torch's autocast: convolutions are halved, sums and the picture itself
+    Half precisions are torch's autocast: convolutions are halved, sums and the image itself
     stay in fp32.
     """
 
@@ -71,12 +71,12 @@ class TorchRunner(GraphRunner):
     def _load(self) -> None:
         torch = require("torch", "the backend torch")
         from mirnet_edge import checkpoints
-        from mirnet_edge.models.global_context import Anchored
-        from mirnet_edge.models.inference_form import AnchoredFrameInterface, FrameInterface
+        from mirnet_edge.models.global_context import ContextAnchoredNetwork
+        from mirnet_edge.models.inference_form import ContextFrameInterface, FrameInterface
 
         network: nn.Module = checkpoints.load(self.path).model
         if self.vector_length:
-            network = AnchoredFrameInterface(Anchored(network), self.image.io)
+            network = ContextFrameInterface(ContextAnchoredNetwork(network), self.image.io)
         else:
             network = FrameInterface(network, self.image.io)
         network.eval()
@@ -91,7 +91,7 @@ class TorchRunner(GraphRunner):
         given: NDArray[Any] = self._outputs(fed).cpu().numpy()
         return given
 
-    def _infer_anchored(
+    def _infer_with_context(
         self, fed: NDArray[Any], given: Vectors, memory: Vectors
     ) -> tuple[NDArray[Any], Vectors]:
         restored, used = self._outputs(fed, given, memory)

@@ -229,16 +229,16 @@ class _DataType(enum.Enum):
 class FakeTensorRT(types.ModuleType):
     """Stands for `tensorrt` or `tensorrt_rtx` where plans of `fake_plan` are run.
 
-    The network is a function of the batch, `network`; by default it inverts the picture. An
+    The network is a function of the batch, `network`; by default it inverts the image. An
     anchored plan then adds the first vector that it uses; a frame's own are all its mean. Where it
     is not `can_be_recorded`, it refuses to be queued in a stream that records.
     """
 
     def __init__(
-        self, cuda: FakeCudart, *, flavour: str = "tensorrt", version: str = "10.3.0"
+        self, cuda: FakeCudart, *, flavor: str = "tensorrt", version: str = "10.3.0"
     ) -> None:
         """Take the GPU it runs on."""
-        super().__init__(flavour)
+        super().__init__(flavor)
         self.__version__ = version
         self.cuda = cuda
         self.network: Callable[[NDArray[Any]], NDArray[Any]] = _inverted
@@ -294,8 +294,8 @@ class _FakeEngine:
         return _TensorIOMode.INPUT if name in self.inputs else _TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> enum.Enum:
-        is_picture = name in ("frames", "restored")
-        return _DataType.UINT8 if is_picture and self.plan["io"] == "uint8" else _DataType.FLOAT
+        is_image = name in ("frames", "restored")
+        return _DataType.UINT8 if is_image and self.plan["io"] == "uint8" else _DataType.FLOAT
 
     def create_execution_context(self, config: object = None) -> _FakeContext:
         rtx = self.trt.__name__ == "tensorrt_rtx"

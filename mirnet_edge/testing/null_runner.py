@@ -6,13 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 from mirnet_edge.images.contract import check_frames
-from mirnet_edge.runtime.runner import Opened
+from mirnet_edge.runtime.runner import ReentrantContext
 
 if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frames
 
 
-class NullRunner(Opened):
+class NullRunner(ReentrantContext):
     """Gives back a copy of what it takes. For tests of all that is done with a runner."""
 
     def __init__(

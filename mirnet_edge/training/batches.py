@@ -43,22 +43,22 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing:
+class BatchSampling:
     """How batches are drawn."""
 
     size: int
     """Pairs in a batch."""
     crop: int | None
-    """Side of the square that is cut out of the good pictures, in pixels; None for whole frames."""
+    """Side of the square that is cut out of the good images, in pixels; None for whole frames."""
     multiple: int
-    """Height and width of the bad pictures are multiples of this."""
-    lit_share: float = 0.0
-    """Share of the pairs whose bad picture moves towards the good one, half of them all the way:
+    """Height and width of the bad images are multiples of this."""
+    well_lit_fraction: float = 0.0
+    """Share of the pairs whose bad image moves towards the good one, half of them all the way:
     what is well lit already is to come back as it was, for a camera sees day as well as night."""
-    exposure_range: float = 0.0
-    """Up to so many stops, half of the other bad pictures get lighter or darker."""
-    extra_noise: float = 0.0
-    """Half of the pictures that were not lit get Gaussian noise of up to so many 8-bit levels."""
+    exposure_jitter: float = 0.0
+    """Up to so many stops, half of the other bad images get lighter or darker."""
+    noise_jitter: float = 0.0
+    """Half of the images that were not lit get Gaussian noise of up to so many 8-bit levels."""
     mixup: float = 0.0
     """Share of the batches whose pairs are mixed with each other (Zhang et al., "mixup", ICLR
     2018; in MIRNet-v2's training: Zamir et al., TPAMI 2022)."""
@@ -67,7 +67,7 @@ class Drawing:
 
 def batches(
     pairs: Pairs,
-    drawing_at: Callable[[int], Drawing],
+    drawing_at: Callable[[int], BatchSampling],
     steps: range,
     *,
     seed: int,
@@ -85,11 +85,11 @@ def batches(
         workers: Threads.
 
     Raises:
-        DataError: A picture is smaller than the crop.
+        DataError: An image is smaller than the crop.
     """
 
     def drawn(step: int) -> Batch:
-        return draw_batch(pairs, drawing_at(step), seed=seed, step=step, places=places)
+        return sample_batch(pairs, drawing_at(step), seed=seed, step=step, places=places)
 
     if not workers:
         yield from map(drawn, steps)
@@ -103,13 +103,13 @@ def batches(
             yield batch
 
 
-def draw_batch(
-    pairs: Pairs, drawing: Drawing, *, seed: int, step: int, places: slice = slice(None)
+def sample_batch(
+    pairs: Pairs, drawing: BatchSampling, *, seed: int, step: int, places: slice = slice(None)
 ) -> Batch:
     """Draw the batch of a step, or some places of it: random pairs, place, flips, light, noise.
 
     Raises:
-        DataError: A picture is smaller than the crop.
+        DataError: An image is smaller than the crop.
     """
     shared = np.random.default_rng((seed, step))
     chosen = range(len(pairs))
@@ -119,13 +119,13 @@ def draw_batch(
         chosen = [index for index in chosen if pairs.high[index].shape == shape]  # type: ignore[assignment]
     mixed = shared.random() < drawing.mixup
     own = range(drawing.size)[places]
-    # a mixed pair is mixed with its neighbour in the whole batch, which may be another's
+    # a mixed pair is mixed with its neighbor in the whole batch, which may be another's
     needed = sorted({(place + more) % drawing.size for place in own for more in (0, int(mixed))})
     rows = {}
     for place in needed:
         generator = np.random.default_rng((seed, step, place))
         index = chosen[int(generator.integers(len(chosen)))]
-        rows[place] = _draw_pair(pairs, index, drawing, generator)
+        rows[place] = _sample_pair(pairs, index, drawing, generator)
     share = float(shared.beta(1.2, 1.2)) if mixed else 1.0  # as in MIRNet-v2's training
     if mixed:
         rows = {
@@ -142,8 +142,8 @@ def draw_batch(
     )
 
 
-def _draw_pair(
-    pairs: Pairs, index: int, drawing: Drawing, generator: np.random.Generator
+def _sample_pair(
+    pairs: Pairs, index: int, drawing: BatchSampling, generator: np.random.Generator
 ) -> tuple[NDArray[np.float32], ...]:
     """Return a pair's pixels, (H, W, 3), and its thumbnail, (3, h, w), where asked for."""
     high, scale, degrade = pairs.high[index], pairs.scale, pairs.degrade
@@ -165,7 +165,7 @@ def _draw_pair(
             f"{pairs.names[index]} is {size_text(*high.shape[:2])}, smaller than the crop of "
             f"{crop or step}; choose a smaller --crop"
         )
-    # places are multiples of the scale: both pictures are to show the same view
+    # places are multiples of the scale: both images are to show the same view
     y, x = (
         int(generator.integers((side - cut) // scale + 1)) * scale if crop else 0
         for side, cut in zip(high.shape[:2], (height, width), strict=True)
@@ -177,13 +177,13 @@ def _draw_pair(
     low, high = (np.flip(side, flips) for side in (low, high))
     if turned:
         low, high = low.transpose(1, 0, 2), high.transpose(1, 0, 2)
-    light = draw_light(drawing.lit_share, drawing.exposure_range, generator)
+    light = sample_exposure_jitter(drawing.well_lit_fraction, drawing.exposure_jitter, generator)
     if degrade is not None:
         low = degrade(np.ascontiguousarray(high), generator)
     good, bad = _unit(high), _unit(low)
     bad = light.on(bad, good)
-    if not light.towards_reference:  # noise in a good picture would teach to smooth good pictures
-        bad = _noisier(bad, drawing.extra_noise, generator)
+    if not light.towards_reference:  # noise in a good image would teach to smooth good images
+        bad = _add_noise_jitter(bad, drawing.noise_jitter, generator)
     if thumbnails is None:
         return bad, good
     small_low, small_high = (
@@ -193,14 +193,14 @@ def _draw_pair(
 
 
 @dataclass(frozen=True)
-class Light:
-    """How much light a bad picture gets in training."""
+class ExposureJitter:
+    """How much light a bad image gets in training."""
 
     exposure: float = 1.0
     towards_reference: float = 0.0
 
     def on(self, low: Pixels, high: Pixels) -> Pixels:
-        """Return the bad picture in this light, in [0, 1]; both of any one shape, in [0, 1]."""
+        """Return the bad image in this light, in [0, 1]; both of any one shape, in [0, 1]."""
         if self.towards_reference:
             moved: Pixels = low + np.float32(self.towards_reference) * (high - low)
             return moved
@@ -210,19 +210,21 @@ class Light:
         return exposed
 
 
-def draw_light(lit_share: float, exposure_range: float, generator: np.random.Generator) -> Light:
-    """Draw the light of one picture; see `Drawing` for the two numbers."""
-    if lit_share and generator.random() < lit_share:
+def sample_exposure_jitter(
+    well_lit_fraction: float, exposure_jitter: float, generator: np.random.Generator
+) -> ExposureJitter:
+    """Draw the light of one image; see `BatchSampling` for the two numbers."""
+    if well_lit_fraction and generator.random() < well_lit_fraction:
         chance = generator.random()
-        # less than half way is dark still: such a picture is to become bright, not to stay
-        return Light(towards_reference=1.0 if chance < 0.5 else chance)
-    if exposure_range and generator.random() < 0.5:
-        return Light(exposure=2.0 ** generator.uniform(-exposure_range, exposure_range))
-    return Light()
+        # less than half way is dark still: such an image is to become bright, not to stay
+        return ExposureJitter(towards_reference=1.0 if chance < 0.5 else chance)
+    if exposure_jitter and generator.random() < 0.5:
+        return ExposureJitter(exposure=2.0 ** generator.uniform(-exposure_jitter, exposure_jitter))
+    return ExposureJitter()
 
 
-def _noisier(low: Pixels, largest: float, generator: np.random.Generator) -> Pixels:
-    """Add Gaussian noise to half of the pictures: other cameras are noisier than the set's."""
+def _add_noise_jitter(low: Pixels, largest: float, generator: np.random.Generator) -> Pixels:
+    """Add Gaussian noise to half of the images: other cameras are noisier than the set's."""
     if not largest or generator.integers(2):
         return low
     sigma = np.float32(largest / 255.0 * generator.random())

@@ -1,7 +1,7 @@
 """The first stage of training: the exposure branch alone, on thumbnails of whole frames.
 
 How bright a frame is to be is one decision per frame, and it needs many frames, not many pixels:
-a thumbnail shows exposure and colour but neither noise nor detail. What was tried stands in
+a thumbnail shows exposure and color but neither noise nor detail. What was tried stands in
 docs/decisions/005-exposure-first.md.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mirnet_edge.training.batches import draw_light
+from mirnet_edge.training.batches import sample_exposure_jitter
 from mirnet_edge.training.loss import charbonnier
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.models.edge import ExposureBranch
     from mirnet_edge.training.pairs import Thumbnails
-    from mirnet_edge.training.recipe import Recipe
+    from mirnet_edge.training.recipe import TrainingRecipe
 
 _WARMUP = 100
 _EMA = 0.995
@@ -37,7 +37,7 @@ _STAGE = 1_000_000  # sets this stage's chance apart from that of the batches
 def train_exposure(
     branch: ExposureBranch,
     thumbnails: Thumbnails,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
     """Train the branch in place; it ends with its averaged weights.
@@ -55,10 +55,10 @@ def train_exposure(
     for number in range(recipe.exposure_teachers):
         teacher = _new_branch(branch, recipe.seed + number)
         done = number * recipe.exposure_steps
-        _train(teacher, thumbnails, recipe, number, [], partial(_told, on_step, done))
+        _train(teacher, thumbnails, recipe, number, [], partial(_report, on_step, done))
         teachers.append(teacher.requires_grad_(requires_grad=False))
     done = recipe.exposure_teachers * recipe.exposure_steps
-    _train(branch, thumbnails, recipe, len(teachers), teachers, partial(_told, on_step, done))
+    _train(branch, thumbnails, recipe, len(teachers), teachers, partial(_report, on_step, done))
 
 
 def _new_branch(branch: ExposureBranch, seed: int) -> ExposureBranch:
@@ -69,14 +69,14 @@ def _new_branch(branch: ExposureBranch, seed: int) -> ExposureBranch:
     return fresh.to(next(branch.parameters()).device)
 
 
-def _told(on_step: Callable[[int, float], None], done: int, step: int, loss: float) -> None:
+def _report(on_step: Callable[[int, float], None], done: int, step: int, loss: float) -> None:
     on_step(done + step, loss)
 
 
 def _train(
     branch: ExposureBranch,
     thumbnails: Thumbnails,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     number: int,
     teachers: Sequence[ExposureBranch],
     on_step: Callable[[int, float], None],
@@ -88,7 +88,7 @@ def _train(
     for step in range(recipe.exposure_steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * _rate(step, recipe.exposure_steps)
-        low, high = _drawn(thumbnails, recipe, number, step)
+        low, high = _sample_thumbnails(thumbnails, recipe, number, step)
         low, high = low.to(device), high.to(device)
         if teachers:
             high = torch.stack([teacher(low, low) for teacher in teachers]).mean(0)
@@ -110,7 +110,9 @@ def _rate(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / _WARMUP) * (0.001 + 0.999 * cosine)
 
 
-def _drawn(thumbnails: Thumbnails, recipe: Recipe, number: int, step: int) -> tuple[Tensor, Tensor]:
+def _sample_thumbnails(
+    thumbnails: Thumbnails, recipe: TrainingRecipe, number: int, step: int
+) -> tuple[Tensor, Tensor]:
     """Return dark and bright thumbnails, (N, 3, h, w): flipped, lit, mixed.
 
     Dark ones are mixed with another of the batch by up to `exposure_mixup` (Zhang et al., "mixup",
@@ -120,7 +122,7 @@ def _drawn(thumbnails: Thumbnails, recipe: Recipe, number: int, step: int) -> tu
     generator = np.random.default_rng((recipe.seed, step, _STAGE + number))
     rows, dark = [], []
     for index in generator.integers(len(thumbnails), size=count).tolist():
-        light = draw_light(recipe.lit_share, recipe.exposure_range, generator)
+        light = sample_exposure_jitter(recipe.well_lit_fraction, recipe.exposure_jitter, generator)
         dim, bright = (side.numpy() for side in thumbnails[index])
         rows.append((light.on(dim, bright), bright))
         dark.append(not light.towards_reference)
@@ -129,7 +131,7 @@ def _drawn(thumbnails: Thumbnails, recipe: Recipe, number: int, step: int) -> tu
         if generator.integers(2):
             low, high = low.flip(axis), high.flip(axis)
     other = generator.permutation(count)
-    # a lit and a dark picture make none that a camera would give
+    # a lit and a dark image make none that a camera would give
     both_dark = np.asarray(dark) & np.asarray(dark)[other]
     share = torch.from_numpy(
         generator.random(count, np.float32) * np.float32(recipe.exposure_mixup) * both_dark

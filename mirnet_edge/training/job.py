@@ -1,6 +1,6 @@
 """Train weights: from a training request to a weights file with its model card.
 
-Nobody can take a bright picture of a street at night to train on, but what a large network makes of
+Nobody can take a bright image of a street at night to train on, but what a large network makes of
 it can be aimed at (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
 """
 
@@ -18,37 +18,37 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from mirnet_edge import checkpoints
-from mirnet_edge.checkpoints import Card
+from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.checkpoints.families import FAMILIES, plain_config
-from mirnet_edge.checkpoints.store import blended
+from mirnet_edge.checkpoints.store import interpolate_weights
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.quantization.qat import plain_network, prepare_qat
 from mirnet_edge.training import loop
-from mirnet_edge.training.listing import list_pairs, list_pictures
-from mirnet_edge.training.loop import Trainer, joined, restored, validate
+from mirnet_edge.training.listing import list_images, list_pairs
+from mirnet_edge.training.loop import Trainer, join_processes, restore_frames, validate
 from mirnet_edge.training.pairs import (
     Pairs,
-    first_batches,
+    add_monochrome,
+    degrade_images,
     load_pairs,
-    made_bad,
-    mixed,
+    mix_pairs,
     require_measurable,
-    with_monochrome,
+    sample_inputs,
 )
-from mirnet_edge.training.recipe import Recipe, read_recipe, recipe_from
-from mirnet_edge.training.tasks import overlaid_tasks, task_of, with_capture
+from mirnet_edge.training.recipe import TrainingRecipe, read_recipe, recipe_from
+from mirnet_edge.training.tasks import add_capture_noise, overlay_tasks, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
 
-    from mirnet_edge.training.listing import Pair
+    from mirnet_edge.training.listing import PairFiles
     from mirnet_edge.training.loop import Precision
     from mirnet_edge.training.pairs import Pairs
-    from mirnet_edge.training.recipe import Recipe
-    from mirnet_edge.training.record import Score
+    from mirnet_edge.training.recipe import TrainingRecipe
+    from mirnet_edge.training.record import ValidationScore
     from mirnet_edge.training.tasks import Task
 
 FINE_TUNING = "fine-tune"
@@ -58,7 +58,7 @@ QAT = "qat"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class TrainingRequest:
     """What is to be trained."""
 
     data: Path
@@ -77,15 +77,15 @@ class Request:
     init: str | None = None
     """Weights to start from; their network is taken."""
     teacher: str | None = None
-    """Weights of the same task whose pictures are aimed at too."""
-    unlabelled: Path | None = None
-    """A folder of pictures without references: what the teacher makes of them is aimed at."""
+    """Weights of the same task whose images are aimed at too."""
+    unlabeled: Path | None = None
+    """A folder of images without references: what the teacher makes of them is aimed at."""
     overlays: Path | None = None
-    """A folder of damage with transparency, to be laid over the clean pictures of `data`."""
+    """A folder of damage with transparency, to be laid over the clean images of `data`."""
     replay: Path | None = None
-    """Old pictures that half of the batches come from, so that they are not forgotten."""
+    """Old images that half of the batches come from, so that they are not forgotten."""
     keep_db: float | None = None
-    """How much PSNR `replay`'s val pictures may lose against `init`; None: as much as they do."""
+    """How much PSNR `replay`'s val images may lose against `init`; None: as much as they do."""
     device: str = "auto"
     precision: Precision = "fp32"
     workers: int = 1
@@ -96,7 +96,7 @@ class Request:
     max_seconds: float = math.inf
 
 
-def require_sense(request: Request) -> None:
+def check_request(request: TrainingRequest) -> None:
     """Refuse what cannot be meant, before anything is read.
 
     Raises:
@@ -105,14 +105,12 @@ def require_sense(request: Request) -> None:
     """
     if request.qat and request.init is None:
         raise OptionError("--qat trains weights that restore already; give them with --init")
-    if request.unlabelled is not None and request.teacher is None:
-        raise OptionError(
-            "--unlabelled pictures are labelled by a teacher; give one with --teacher"
-        )
+    if request.unlabeled is not None and request.teacher is None:
+        raise OptionError("--unlabeled images are labeled by a teacher; give one with --teacher")
     if request.keep_db is not None:
         if request.init is None or request.replay is None:
             raise OptionError(
-                "--keep measures what --init could do on the pictures of --replay; give both"
+                "--keep measures what --init could do on the images of --replay; give both"
             )
         if request.qat:
             raise OptionError("--keep blends weights, --qat trains their INT8 form; choose one")
@@ -144,7 +142,7 @@ def device_of(name: str, precision: Precision) -> torch.device:
     return torch.device(chosen)
 
 
-def resolved(request: Request) -> tuple[Recipe, tuple[str, dict[str, Any]]]:
+def resolve_request(request: TrainingRequest) -> tuple[TrainingRecipe, tuple[str, dict[str, Any]]]:
     """Return the recipe and the network: the task's own, the file's, what was asked for.
 
     Raises:
@@ -165,8 +163,8 @@ def resolved(request: Request) -> tuple[Recipe, tuple[str, dict[str, Any]]]:
     return recipe_from(training, origin), (architecture, {**network, **request.network})
 
 
-def started_from(
-    request: Request, network: tuple[str, dict[str, Any]], task: Task
+def load_initial_network(
+    request: TrainingRequest, network: tuple[str, dict[str, Any]], task: Task
 ) -> tuple[nn.Module, str | None]:
     """Return the network to train, and the hash of the weights it starts from.
 
@@ -232,39 +230,39 @@ def teacher_of(weights: str | None, model: nn.Module) -> tuple[nn.Module | None,
     return teacher, loaded.sha256
 
 
-def labelled(
-    pictures: Pairs, teacher: nn.Module, scale: int, on_labelled: Callable[[], None]
+def make_pseudo_labels(
+    images: Pairs, teacher: nn.Module, scale: int, on_labeled: Callable[[], None]
 ) -> Pairs:
-    """Return pairs of the pictures and of what the teacher makes of them, whole and in 8 bits.
+    """Return pairs of the images and of what the teacher makes of them, whole and in 8 bits.
 
     Args:
-        pictures: Their good side is what is to be restored.
-        teacher: It sees each picture once, whole: its pools are those of the frame.
+        images: Their good side is what is to be restored.
+        teacher: It sees each image once, whole: its pools are those of the frame.
         scale: How many times higher and wider the teacher makes them.
-        on_labelled: Told when one more is done.
+        on_labeled: Told when one more is done.
     """
     made = []
     teacher.eval()
-    for frame in pictures.high:
-        made.append(restored(teacher, frame[None], scale)[0])
-        on_labelled()
-    return replace(pictures, low=pictures.high, high=tuple(made), degrade=None, scale=scale)
+    for frame in images.high:
+        made.append(restore_frames(teacher, frame[None], scale)[0])
+        on_labeled()
+    return replace(images, low=images.high, high=tuple(made), degrade=None, scale=scale)
 
 
 def require_pairs(pairs: Pairs) -> None:
-    """Refuse what labelled pictures cannot be put to.
+    """Refuse what labeled images cannot be put to.
 
     Raises:
-        DataError: These are clean pictures, which have no bad ones yet.
+        DataError: These are clean images, which have no bad ones yet.
     """
     if pairs.degrade is not None:
         raise DataError(
-            "--unlabelled goes with pairs; found clean pictures in --data. Put pictures in its "
+            "--unlabeled goes with pairs; found clean images in --data. Put images in its "
             "folders low/ and high/"
         )
 
 
-def together(pairs: Pairs, others: Pairs) -> Pairs:
+def concatenate_pairs(pairs: Pairs, others: Pairs) -> Pairs:
     """Return the pairs of both, each as often as it is there."""
     digest = hashlib.sha256((pairs.sha256 + others.sha256).encode()).hexdigest()
     return replace(
@@ -276,84 +274,92 @@ def together(pairs: Pairs, others: Pairs) -> Pairs:
     )
 
 
-class Reader(Protocol):
+class ReadingObserver(Protocol):
     """Who is told how far the reading is."""
 
     def reading(self, total: int) -> None:
-        """So many pictures are about to be read."""
+        """So many images are about to be read."""
 
     def read(self) -> None:
-        """One more picture was read."""
+        """One more image was read."""
 
-    def labelling(self, total: int) -> None:
-        """The teacher is about to label so many pictures."""
+    def labeling(self, total: int) -> None:
+        """The teacher is about to label so many images."""
 
-    def labelled(self) -> None:
-        """It labelled one more."""
+    def labeled(self) -> None:
+        """It labeled one more."""
 
 
 @dataclass(frozen=True)
-class Data:
+class TrainingData:
     """What a run learns from and is judged by."""
 
     train: Pairs
     validation: Pairs
     former: Pairs | None
-    """Of `Request.replay`, those that validate; None where nothing is to be kept."""
+    """Of `TrainingRequest.replay`, those that validate; None where nothing is to be kept."""
 
 
 def read_data(
-    request: Request, recipe: Recipe, task: Task, teacher: nn.Module | None, reader: Reader
-) -> Data:
-    """Return the pictures that a request names.
+    request: TrainingRequest,
+    recipe: TrainingRecipe,
+    task: Task,
+    teacher: nn.Module | None,
+    reader: ReadingObserver,
+) -> TrainingData:
+    """Return the images that a request names.
 
     Raises:
-        DataError: A folder holds something else, or pictures do not fit each other.
+        DataError: A folder holds something else, or images do not fit each other.
         OptionError: The task has no use for what was asked for.
     """
     listing = list_pairs(request.data)
     replay = None if request.replay is None else list_pairs(request.replay)
     replayed = () if replay is None else replay.train
     former = () if replay is None or request.keep_db is None else replay.val
-    alone = () if request.unlabelled is None else list_pictures(request.unlabelled)
+    alone = () if request.unlabeled is None else list_images(request.unlabeled)
     training, validating = task, task
     if request.overlays is not None:
-        training, validating = overlaid_tasks(task, request.overlays)
+        training, validating = overlay_tasks(task, request.overlays)
     reader.reading(sum(map(len, (listing.train, listing.val, replayed, former, alone))))
 
-    def loaded(pairs: tuple[Pair, ...], task: Task = training) -> Pairs:
+    def loaded(pairs: tuple[PairFiles, ...], task: Task = training) -> Pairs:
         return load_pairs(
             pairs, degrade=task.degrade, scale=task.scale, on_loaded=lambda _: reader.read()
         )
 
-    train, validation = loaded(listing.train), made_bad(loaded(listing.val, validating))
+    train, validation = loaded(listing.train), degrade_images(loaded(listing.val, validating))
     require_measurable(validation)
     if request.overlays is not None and train.degrade is None:
         raise DataError(
-            "--overlays are laid over clean pictures; found pairs in --data. Give a folder of "
-            "clean pictures alone"
+            "--overlays are laid over clean images; found pairs in --data. Give a folder of "
+            "clean images alone"
         )
     if alone and teacher is not None:
         require_pairs(train)  # before the teacher takes its time
-        pictures = loaded(alone)
-        reader.labelling(len(pictures))
-        train = together(train, labelled(pictures, teacher, task.scale, reader.labelled))
+        images = loaded(alone)
+        reader.labeling(len(images))
+        train = concatenate_pairs(
+            train, make_pseudo_labels(images, teacher, task.scale, reader.labeled)
+        )
     if replayed:
-        train = mixed(train, loaded(replayed))
+        train = mix_pairs(train, loaded(replayed))
     degrade = train.degrade
-    if degrade is not None and recipe.monochrome_share:
-        train = with_monochrome(train, recipe.monochrome_share)
-    if degrade is not None and recipe.capture_share:
-        train = replace(train, degrade=with_capture(degrade, recipe.capture_share))
-    kept = made_bad(loaded(former, validating)) if former else None
+    if degrade is not None and recipe.monochrome_fraction:
+        train = add_monochrome(train, recipe.monochrome_fraction)
+    if degrade is not None and recipe.capture_noise_fraction:
+        train = replace(train, degrade=add_capture_noise(degrade, recipe.capture_noise_fraction))
+    kept = degrade_images(loaded(former, validating)) if former else None
     if kept is not None:
         require_measurable(kept)
-    return Data(train, validation, kept)
+    return TrainingData(train, validation, kept)
 
 
-def card_of(task: str, trainer: Trainer, score: Score, train: Pairs, trained_on: str) -> Card:
+def card_of(
+    task: str, trainer: Trainer, score: ValidationScore, train: Pairs, trained_on: str
+) -> ModelCard:
     """Return the card of a trainer's averaged weights; saving it adds the network's config."""
-    return Card(
+    return ModelCard(
         task=task,
         trained_on=trained_on,
         figures={
@@ -390,24 +396,24 @@ _STEPS = 16  # places on the line; finer than one run repeats another
 
 
 @dataclass(frozen=True)
-class Kept:
+class InterpolationResult:
     """A network between two, and what it has of each."""
 
     network: nn.Module
     share: float
     """How far it lies from the former to the fine-tuned: 0 to 1."""
-    lost_db: float
-    """PSNR on the former pictures, against the former network; negative where that grew."""
+    accuracy_drop_db: float
+    """PSNR on the former images, against the former network; negative where that grew."""
 
 
-def kept(
+def interpolate_within_drop(
     former: nn.Module,
     tuned: nn.Module,
-    pictures: Pairs,
-    most_lost_db: float,
-    on_tried: Callable[[float, float], None] = lambda share, lost_db: None,
-) -> Kept:
-    """Return the blend closest to TUNED that loses at most so much on the former's PICTURES.
+    images: Pairs,
+    largest_drop_db: float,
+    on_tried: Callable[[float, float], None] = lambda share, accuracy_drop_db: None,
+) -> InterpolationResult:
+    """Return the blend closest to TUNED that loses at most so much on the former's IMAGES.
 
     By bisection, since the loss grows along the line between the two (Wortsman et al., "Robust
     fine-tuning of zero-shot models", CVPR 2022, figure 1). Share 0 is FORMER, which loses nothing.
@@ -415,29 +421,29 @@ def kept(
     Args:
         former: Before fine-tuning.
         tuned: After it.
-        pictures: Bad and good ones of what FORMER was made for, none that trained.
-        most_lost_db: What may be lost of their mean PSNR.
+        images: Bad and good ones of what FORMER was made for, none that trained.
+        largest_drop_db: What may be lost of their mean PSNR.
         on_tried: Gets each share that was measured, and its loss in dB.
 
     Raises:
         CheckpointError: The two networks have other shapes.
     """
-    before_db = validate(former, pictures)[0]
+    before_db = validate(former, images)[0]
 
-    def at(step: int) -> Kept:
+    def at(step: int) -> InterpolationResult:
         share = step / _STEPS
-        network = blended(former, tuned, share)
-        lost_db = before_db - validate(network, pictures)[0]
-        on_tried(share, lost_db)
-        return Kept(network, share, lost_db)
+        network = interpolate_weights(former, tuned, share)
+        accuracy_drop_db = before_db - validate(network, images)[0]
+        on_tried(share, accuracy_drop_db)
+        return InterpolationResult(network, share, accuracy_drop_db)
 
     best, good, bad = at(_STEPS), 0, _STEPS
-    if best.lost_db <= most_lost_db:
+    if best.accuracy_drop_db <= largest_drop_db:
         return best
-    best = Kept(former, 0.0, 0.0)
+    best = InterpolationResult(former, 0.0, 0.0)
     while bad - good > 1:
         middle = at((good + bad) // 2)
-        if middle.lost_db <= most_lost_db:
+        if middle.accuracy_drop_db <= largest_drop_db:
             best, good = middle, (good + bad) // 2
         else:
             bad = (good + bad) // 2
@@ -445,21 +451,21 @@ def kept(
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainingResult:
     """What came of it."""
 
     weights: Path
-    score: Score
+    score: ValidationScore
     network: nn.Module
     """What was scored; with `qat` it is fake-quantized, and the weights' file is its float self."""
-    kept: Kept | None
+    kept: InterpolationResult | None
     """With `keep_db`: how far the weights lie from `init`, and what that lost."""
 
 
-class Observer(Reader, Protocol):
+class TrainingObserver(ReadingObserver, Protocol):
     """Who is told how far the job is."""
 
-    def starting(self, recipe: Recipe, step: int) -> None:
+    def starting(self, recipe: TrainingRecipe, step: int) -> None:
         """Training begins, or goes on, at this step."""
 
     def exposure_step(self, step: int, loss: float) -> None:
@@ -468,41 +474,41 @@ class Observer(Reader, Protocol):
     def stepped(self, step: int, loss: float) -> None:
         """A step is done."""
 
-    def scored(self, score: Score) -> None:
+    def scored(self, score: ValidationScore) -> None:
         """The weights were validated and saved."""
 
-    def blended(self, share: float, lost_db: float) -> None:
-        """This share of what was learned costs so much of what `Request.init` could do."""
+    def blended(self, share: float, accuracy_drop_db: float) -> None:
+        """This share of what was learned costs so much of what `TrainingRequest.init` could do."""
 
 
-def train_weights(request: Request, observer: Observer) -> Trained:
+def train_weights(request: TrainingRequest, observer: TrainingObserver) -> TrainingResult:
     """Train, or go on training, and write `OUT/TASK.safetensors`.
 
     Raises:
         MirnetEdgeError: The request makes no sense, or the data or weights cannot be read.
         TrainingError: The loss is no longer a number; the last state is kept.
     """
-    require_sense(request)
+    check_request(request)
     device = device_of(request.device, request.precision)
     task = task_of(request.task)
-    recipe, network = resolved(request)
-    with joined(device) as process:
+    recipe, network = resolve_request(request)
+    with join_processes(device) as process:
         torch.manual_seed(recipe.seed)
-        model, parent = started_from(request, network, task)
+        model, parent = load_initial_network(request, network, task)
         fp32_self = request.init if request.qat else None
         teacher, taught_by = teacher_of(request.teacher or fp32_self, model)
         if teacher is not None:
             teacher = teacher.to(device)
         data = read_data(request, recipe, task, teacher, observer)
         if request.qat:
-            prepare_qat(model, first_batches(data.train, model.multiple))  # type: ignore[arg-type]
+            prepare_qat(model, sample_inputs(data.train, model.multiple))  # type: ignore[arg-type]
         trainer = Trainer(
             model, recipe, request.out, teacher=teacher, device=device,
             precision=request.precision, process=process, workers=request.workers,
             compiled=request.compiled, tensorboard=request.tensorboard,
             start=" ".join(map(str, (parent, taught_by, data.train.sha256))),
         )  # fmt: skip
-        loop.resume(trainer)
+        loop.resume_state(trainer)
         observer.starting(recipe, trainer.step)
         score = trainer.run(
             data.train,
@@ -513,9 +519,9 @@ def train_weights(request: Request, observer: Observer) -> Trained:
             max_seconds=request.max_seconds,
         )
         weights = request.out / f"{task.name}.safetensors"
-        trained = Trained(weights, score, trainer.averaged, None)
+        trained = TrainingResult(weights, score, trainer.averaged, None)
         if process.leads:
-            trained = _finished(request, trained, data, observer)
+            trained = _finish(request, trained, data, observer)
             card = card_of(
                 task.name, trainer, trained.score, data.train, request.data.resolve().name
             )
@@ -530,29 +536,36 @@ def train_weights(request: Request, observer: Observer) -> Trained:
     return trained
 
 
-def _finished(request: Request, trained: Trained, data: Data, observer: Observer) -> Trained:
+def _finish(
+    request: TrainingRequest,
+    trained: TrainingResult,
+    data: TrainingData,
+    observer: TrainingObserver,
+) -> TrainingResult:
     """Return what was trained, moved back towards `init` where that forgot too much of it."""
     if data.former is None or request.init is None or request.keep_db is None:
         return trained
     former = checkpoints.load(request.init).model.to(next(trained.network.parameters()).device)
-    found = kept(former, trained.network, data.former, request.keep_db, observer.blended)
+    found = interpolate_within_drop(
+        former, trained.network, data.former, request.keep_db, observer.blended
+    )
     psnr_db, gtmean_db, ssim, mae = validate(found.network, data.validation)
     score = replace(trained.score, psnr_db=psnr_db, psnr_gtmean_db=gtmean_db, ssim=ssim, mae=mae)
     return replace(trained, score=score, network=found.network, kept=found)
 
 
-def _note(request: Request, found: Kept | None) -> str | None:
+def _note(request: TrainingRequest, found: InterpolationResult | None) -> str | None:
     notes = []
-    if request.unlabelled is not None:
-        notes.append(f"the teacher labelled the pictures of {request.unlabelled.resolve().name}")
+    if request.unlabeled is not None:
+        notes.append(f"the teacher labeled the images of {request.unlabeled.resolve().name}")
     if request.overlays is not None:
-        notes.append(f"half of the pictures had damage of {request.overlays.resolve().name}")
+        notes.append(f"half of the images had damage of {request.overlays.resolve().name}")
     if request.replay is not None:
         name = request.replay.resolve().name
-        notes.append(f"half of the pictures were drawn from {name}")
+        notes.append(f"half of the images were drawn from {name}")
         if found is not None:
             notes.append(
                 f"{found.share:g} of the way from the parent to what was trained, which lost "
-                f"{found.lost_db:.2f} dB on the val pictures of {name}"
+                f"{found.accuracy_drop_db:.2f} dB on the val images of {name}"
             )
     return "; ".join(notes) or None

@@ -25,13 +25,14 @@ from mirnet_edge import metrics
 from mirnet_edge.errors import CheckpointError, OptionError, TrainingError
 from mirnet_edge.files import write_atomically
 from mirnet_edge.images import contract
+from mirnet_edge.manifest import rename_keys
 from mirnet_edge.models.edge import MIRNetEdge
 from mirnet_edge.training import loss, record
-from mirnet_edge.training.batches import Drawing, batches
+from mirnet_edge.training.batches import BatchSampling, batches
 from mirnet_edge.training.exposure import train_exposure
 from mirnet_edge.training.pairs import Thumbnails
-from mirnet_edge.training.recipe import require_crops
-from mirnet_edge.training.record import Score
+from mirnet_edge.training.recipe import FORMER_FIELDS, require_crops
+from mirnet_edge.training.record import ValidationScore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from mirnet_edge.models.edge import ExposureBranch
     from mirnet_edge.training.batches import Batch
     from mirnet_edge.training.pairs import Pairs
-    from mirnet_edge.training.recipe import Recipe
+    from mirnet_edge.training.recipe import TrainingRecipe
 
 _FIGURES = (metrics.psnr, metrics.psnr_gtmean, metrics.ssim, metrics.mae)
 
@@ -51,11 +52,11 @@ _FIGURES = (metrics.psnr, metrics.psnr_gtmean, metrics.ssim, metrics.mae)
 def validate(model: nn.Module, pairs: Pairs) -> tuple[float, float, float, float]:
     """Return mean PSNR in dB, the same brightness-matched, SSIM, and absolute error on [0, 1].
 
-    The output is measured as it will be seen, in 8 bits. `pairs` holds bad pictures.
+    The output is measured as it will be seen, in 8 bits. `pairs` holds bad images.
     """
     rows = []
     for low, high in zip(pairs.low, pairs.high, strict=True):
-        output = restored(model, low[None], pairs.scale)
+        output = restore_frames(model, low[None], pairs.scale)
         rows.append([float(figure(output, high[None])[0]) for figure in _FIGURES])
     psnr_db, gtmean_db, ssim, mae = (
         sum(column) / len(column) for column in zip(*rows, strict=True)
@@ -63,7 +64,7 @@ def validate(model: nn.Module, pairs: Pairs) -> tuple[float, float, float, float
     return psnr_db, gtmean_db, ssim, mae
 
 
-def restored(model: nn.Module, frames: Frames, scale: int = 1) -> Frames:
+def restore_frames(model: nn.Module, frames: Frames, scale: int = 1) -> Frames:
     """Return what a network makes of whole frames, (N, H, W, 3) uint8, of any size."""
     height, width = frames.shape[1:3]
     padded = contract.pad_to_multiple(frames, model.multiple)  # type: ignore[arg-type]
@@ -80,7 +81,7 @@ _LAUNCHED, _LOCAL = "WORLD_SIZE", "LOCAL_RANK"
 
 
 @dataclass(frozen=True)
-class Process:
+class DistributedProcess:
     """One of the processes of a run."""
 
     rank: int = 0
@@ -122,14 +123,14 @@ class Process:
 
 
 @contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Process]:
+def join_processes(device: torch.device) -> Iterator[DistributedProcess]:
     """Yield this process's place among those that torchrun started; alone where it did not.
 
     Raises:
         OptionError: The group cannot be formed.
     """
     if _LAUNCHED not in os.environ:
-        yield Process()
+        yield DistributedProcess()
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get(_LOCAL, "0")))
@@ -140,7 +141,7 @@ def joined(device: torch.device) -> Iterator[Process]:
             f"the processes do not find each other ({str(error)[:120]}); start them with torchrun"
         ) from error
     try:
-        yield Process(distributed.get_rank(), distributed.get_world_size())
+        yield DistributedProcess(distributed.get_rank(), distributed.get_world_size())
     finally:
         distributed.destroy_process_group()
 
@@ -152,7 +153,7 @@ _KEYS = {"step", "recipe", "start", "model", "averaged", "optimizer", "scaler"}
 _FREE_TO_CHANGE = {"validate_every"}
 
 
-def save(trainer: Trainer) -> None:
+def save_state(trainer: Trainer) -> None:
     """Write the state to the trainer's folder, whole or not at all.
 
     Raises:
@@ -175,12 +176,12 @@ def save(trainer: Trainer) -> None:
     write_atomically(trainer.folder / _STATE_FILE, buffer.getvalue())
 
 
-def exists(folder: Path) -> bool:
+def has_state(folder: Path) -> bool:
     """Say whether a run left a state in FOLDER."""
     return (folder / _STATE_FILE).is_file()
 
 
-def resume(trainer: Trainer) -> bool:
+def resume_state(trainer: Trainer) -> bool:
     """Take up the last state of the trainer's folder; return whether there was one.
 
     Raises:
@@ -190,10 +191,11 @@ def resume(trainer: Trainer) -> bool:
     if not path.is_file():
         return False
     state = _read(path)
+    recipe = rename_keys(state["recipe"], FORMER_FIELDS)
     different = sorted(
         name
         for name, value in asdict(trainer.recipe).items()
-        if name not in _FREE_TO_CHANGE and state["recipe"].get(name) != value
+        if name not in _FREE_TO_CHANGE and recipe.get(name) != value
     )
     if state["start"] != trainer.start:
         different.append("--init, --teacher, --replay or the data")
@@ -230,7 +232,7 @@ def _read(path: Path) -> dict[str, Any]:
 Precision = Literal["fp32", "bf16", "fp16"]
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGEST_WEIGHT = 1e4
-_ALONE = Process()
+_ALONE = DistributedProcess()
 _PROCESSOR = torch.device("cpu")
 
 
@@ -240,13 +242,13 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         folder: Path,
         *,
         teacher: nn.Module | None = None,
         device: torch.device = _PROCESSOR,
         precision: Precision = "fp32",
-        process: Process = _ALONE,
+        process: DistributedProcess = _ALONE,
         workers: int = 1,
         start: str = "",
         compiled: bool = False,
@@ -258,7 +260,7 @@ class Trainer:
             model: One of our networks.
             recipe: How.
             folder: For the state and the history.
-            teacher: A network whose pictures are aimed at beside the references.
+            teacher: A network whose images are aimed at beside the references.
             device: Where to train; the model goes there.
             precision: Of the network's arithmetic in training; the weights stay float32.
             process: This one, where several share the run.
@@ -321,10 +323,10 @@ class Trainer:
         *,
         on_exposure_step: Callable[[int, float], None] = lambda step, loss: None,
         on_step: Callable[[int, float], None] = lambda step, loss: None,
-        on_score: Callable[[Score], None] = lambda score: None,
+        on_score: Callable[[ValidationScore], None] = lambda score: None,
         clock: Callable[[], float] = time.monotonic,
         max_seconds: float = math.inf,
-    ) -> Score:
+    ) -> ValidationScore:
         """Train to the last step or until the time is up, and return the last score.
 
         A run that was killed goes on where it last validated; before that, at its beginning.
@@ -337,7 +339,7 @@ class Trainer:
         if self.step == 0 and self._has_exposure_stage:
             self._train_exposure(train, on_exposure_step)
         losses: list[float] = []
-        score: Score | None = None
+        score: ValidationScore | None = None
         steps = range(self.step, self.recipe.steps)
         for batch in self._batches(train, steps):
             losses.append(self._one_step(batch))
@@ -350,8 +352,8 @@ class Trainer:
                 score = self._score(losses, validation)
                 losses.clear()
                 if self.process.leads:
-                    save(self)
-                    record.append(self.folder, score)
+                    save_state(self)
+                    record.append_score(self.folder, score)
                     if self.tensorboard:
                         record.append_to_tensorboard(self.folder, score)
                 self.process.wait()
@@ -373,14 +375,14 @@ class Trainer:
     def _batches(self, train: Pairs, steps: range) -> Iterator[Batch]:
         recipe = self.recipe
 
-        def drawing(step: int) -> Drawing:
-            return Drawing(
+        def drawing(step: int) -> BatchSampling:
+            return BatchSampling(
                 size=recipe.batch_at(step, self.process.count),
                 crop=recipe.crop(step),
                 multiple=self.multiple,
-                lit_share=recipe.lit_share,
-                exposure_range=recipe.exposure_range,
-                extra_noise=recipe.extra_noise,
+                well_lit_fraction=recipe.well_lit_fraction,
+                exposure_jitter=recipe.exposure_jitter,
+                noise_jitter=recipe.noise_jitter,
                 mixup=recipe.mixup,
                 thumbnails=any(has_exposure(one) for one in (self.model, self.teacher)),
             )
@@ -390,10 +392,10 @@ class Trainer:
             workers=self.workers,
         )  # fmt: skip
 
-    def _score(self, losses: Sequence[float], validation: Pairs) -> Score:
+    def _score(self, losses: Sequence[float], validation: Pairs) -> ValidationScore:
         mean = sum(losses) / len(losses) if losses else math.nan
         figures = validate(self.averaged, validation) if self.process.leads else (math.nan,) * 4
-        return Score(self.step, mean, *figures)
+        return ValidationScore(self.step, mean, *figures)
 
     def _one_step(self, batch: Batch) -> float:
         recipe = self.recipe
@@ -406,18 +408,20 @@ class Trainer:
         value = self.process.mean(float(loss.DISTANCES[recipe.distance](restored, high).detach()))
         if not math.isfinite(value):
             raise self._failure(f"the loss is {value}")
-        total = loss.total(restored, target, recipe)
-        if recipe.anchor_weight:
-            total = total + recipe.anchor_weight * self._way_from_first()
+        total = loss.training_loss(restored, target, recipe)
+        if recipe.l2_sp_weight:
+            total = total + recipe.l2_sp_weight * self._way_from_first()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        if recipe.gradient_norm:
+        if recipe.gradient_clipping:
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_norm)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_clipping)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         # a short memory at first, or the average would hold the random start for long
-        keep = min(recipe.ema, (self.step + 1) / (self.step + 10)) if recipe.ema else 0.0
+        keep = (
+            min(recipe.ema_decay, (self.step + 1) / (self.step + 10)) if recipe.ema_decay else 0.0
+        )
         with torch.no_grad():
             for mean, weight in zip(
                 self.averaged.parameters(), self.model.parameters(), strict=True
@@ -433,7 +437,7 @@ class Trainer:
 
     def _failure(self, what: str) -> TrainingError:
         kept = "nothing was saved yet"
-        if exists(self.folder):
+        if has_state(self.folder):
             kept = f"what was last saved in {self.folder} is kept"
         return TrainingError(
             f"{what} at step {self.step}; {kept}. Train anew with a smaller --learning-rate"
@@ -447,7 +451,7 @@ class Trainer:
         return restored.float()
 
     def _target(self, low: Tensor, high: Tensor, thumbnail: Tensor | None) -> Tensor:
-        """Return the reference, moved towards what the teacher makes of the same pictures."""
+        """Return the reference, moved towards what the teacher makes of the same images."""
         if self.teacher is None:
             return high
         with torch.no_grad():

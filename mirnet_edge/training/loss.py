@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""What training minimizes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mirnet_edge.training.recipe import Recipe
+    from mirnet_edge.training.recipe import TrainingRecipe
 
 # Wang et al., 2003, section 3.2: what observers weighted the scales with, finest first
 _SCALE_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-def total(restored: Tensor, target: Tensor, recipe: Recipe) -> Tensor:
-    """Return what a recipe minimises, a scalar; both (N, 3, H, W)."""
+def training_loss(restored: Tensor, target: Tensor, recipe: TrainingRecipe) -> Tensor:
+    """Return what a recipe minimizes, a scalar; both (N, 3, H, W)."""
     value = DISTANCES[recipe.distance](restored, target)
     for weight, measure in (
         (recipe.structure_weight, structural_dissimilarity),
@@ -64,7 +64,7 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def edges(restored: Tensor, reference: Tensor) -> Tensor:
-    """Return the Charbonnier distance of the two pictures' Laplacians.
+    """Return the Charbonnier distance of the two images' Laplacians.
 
     As in Jiang et al., "Multi-Scale Progressive Fusion Network for Single Image Deraining", CVPR
     2020, equation 6, with the 3x3 Laplacian.
@@ -84,10 +84,10 @@ def edges(restored: Tensor, reference: Tensor) -> Tensor:
 
 
 def frequencies(restored: Tensor, reference: Tensor) -> Tensor:
-    """Return the mean absolute distance of the two pictures' Fourier transforms.
+    """Return the mean absolute distance of the two images' Fourier transforms.
 
     As in Cho et al., "Rethinking Coarse-to-Fine Approach in Single Image Deblurring", ICCV 2021,
-    section 3.4, with the orthonormal transform, so that the picture's size does not matter.
+    section 3.4, with the orthonormal transform, so that the image's size does not matter.
 
     Args:
         restored: (N, C, H, W).
@@ -122,7 +122,7 @@ def multiscale_dissimilarity(restored: Tensor, reference: Tensor) -> Tensor:
     """Return one minus the multi-scale structural similarity.
 
     Wang et al., "Multiscale Structural Similarity for Image Quality Assessment", Asilomar 2003,
-    equation 7, with their five exponents, per picture and channel. Pictures under 176 pixels do
+    equation 7, with their five exponents, per image and channel. Images under 176 pixels do
     not fill the window at the fifth scale: they are judged on the scales they have, whose
     exponents then add up to one. Structure of opposite sign counts as none.
 
@@ -150,7 +150,7 @@ def multiscale_dissimilarity(restored: Tensor, reference: Tensor) -> Tensor:
 
 
 def _similarities(restored: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how alike two pictures are in brightness and in structure, under each window."""
+    """Return how alike two images are in brightness and in structure, under each window."""
     window = _gaussian(restored.shape[1]).to(restored)
     mean_r, mean_t = _blurred(restored, window), _blurred(reference, window)
     variance_r = _blurred(restored.square(), window) - mean_r.square()

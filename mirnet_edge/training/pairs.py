@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mirnet_edge.degradations import OldPhoto, old_photo
+from mirnet_edge.degradations import OldPhoto, age_photo
 from mirnet_edge.errors import DataError, ImageError
 from mirnet_edge.images.contract import batch_from_frames, pad_to_multiple, size_text
-from mirnet_edge.images.files import read_picture
+from mirnet_edge.images.files import read_image
 from mirnet_edge.metrics import SSIM_WINDOW
 from mirnet_edge.models.edge import thumbnail_of
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mirnet_edge.images.contract import Frame
-    from mirnet_edge.training.listing import Pair
+    from mirnet_edge.training.listing import PairFiles
     from mirnet_edge.training.tasks import Degrade
 
 
@@ -34,12 +34,12 @@ def thumbnail_of_frame(frame: Frame) -> Tensor:
 
 
 class Thumbnails:
-    """What the exposure of bad and good pictures is decided on, of all pairs; kept once made."""
+    """What the exposure of bad and good images is decided on, of all pairs; kept once made."""
 
     def __init__(self, pairs: Pairs, copies: int) -> None:
-        """Show PAIRS; clean pictures are made bad in so many COPIES of each, always the same.
+        """Show PAIRS; clean images are made bad in so many COPIES of each, always the same.
 
-        Every second copy is of a part of the picture: other photos, as it were. Nothing of the bad
+        Every second copy is of a part of the image: other photos, as it were. Nothing of the bad
         copies but their thumbnails is kept.
         """
         self._pairs = pairs
@@ -67,7 +67,7 @@ class Thumbnails:
 
 
 def _part(frame: Frame, scale: int, generator: np.random.Generator) -> Frame:
-    """Return a half to all of each side of a picture, anywhere in it."""
+    """Return a half to all of each side of an image, anywhere in it."""
     share = generator.uniform(0.5, 1.0)
     sides = [max(1, int(side * share) // scale) * scale for side in frame.shape[:2]]
     y, x = (
@@ -79,7 +79,7 @@ def _part(frame: Frame, scale: int, generator: np.random.Generator) -> Frame:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pictures in memory, (H, W, 3) uint8 RGB."""
+    """Images in memory, (H, W, 3) uint8 RGB."""
 
     names: tuple[str, ...]
     low: tuple[Frame, ...]
@@ -89,7 +89,7 @@ class Pairs:
     sha256: str
     """Over the bytes of all files, in order."""
     degrade: Degrade | None = None
-    """Makes a bad picture out of a good one, anew whenever one is drawn."""
+    """Makes a bad image out of a good one, anew whenever one is drawn."""
     scale: int = 1
     _thumbnails: dict[int, tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -108,7 +108,7 @@ class Pairs:
 
 
 def load_pairs(
-    pairs: Sequence[Pair],
+    pairs: Sequence[PairFiles],
     *,
     degrade: Degrade | None = None,
     scale: int = 1,
@@ -117,13 +117,13 @@ def load_pairs(
     """Decode pairs into memory.
 
     Args:
-        pairs: Files; those without a bad picture need `degrade`.
-        degrade: Makes a bad picture out of a good one.
-        scale: How many times higher and wider the good pictures are.
+        pairs: Files; those without a bad image need `degrade`.
+        degrade: Makes a bad image out of a good one.
+        scale: How many times higher and wider the good images are.
         on_loaded: Told how many pairs are done.
 
     Raises:
-        DataError: A file does not decode, or the two pictures of a pair do not fit.
+        DataError: A file does not decode, or the two images of a pair do not fit.
     """
     low, high = [], []
     digest = hashlib.sha256()
@@ -149,7 +149,7 @@ def load_pairs(
 
 
 def require_measurable(pairs: Pairs) -> None:
-    """Refuse pictures that are too small to be validated on.
+    """Refuse images that are too small to be validated on.
 
     Raises:
         DataError: One is smaller than the window of SSIM.
@@ -157,15 +157,15 @@ def require_measurable(pairs: Pairs) -> None:
     for name, high in zip(pairs.names, pairs.high, strict=True):
         if min(high.shape[:2]) < SSIM_WINDOW:
             raise DataError(
-                f"{name} is {size_text(*high.shape[:2])}; expected validation pictures of at least "
+                f"{name} is {size_text(*high.shape[:2])}; expected validation images of at least "
                 f"{SSIM_WINDOW}x{SSIM_WINDOW}. Leave it out"
             )
 
 
-def made_bad(pairs: Pairs) -> Pairs:
-    """Return clean pictures with bad ones, the same at every call.
+def degrade_images(pairs: Pairs) -> Pairs:
+    """Return clean images with bad ones, the same at every call.
 
-    Pairs that have bad pictures already come back as they are.
+    Pairs that have bad images already come back as they are.
     """
     if pairs.degrade is None:
         return pairs
@@ -175,15 +175,15 @@ def made_bad(pairs: Pairs) -> Pairs:
     return replace(pairs, low=low, degrade=None)
 
 
-def with_monochrome(pairs: Pairs, share: float) -> Pairs:
-    """Return clean pictures and grey copies of some of them, which make up SHARE of all.
+def add_monochrome(pairs: Pairs, share: float) -> Pairs:
+    """Return clean images and gray copies of some of them, which make up SHARE of all.
 
-    Most old photographs never had colours: what is brown about them is to go, not to be enhanced.
+    Most old photographs never had colors: what is brown about them is to go, not to be enhanced.
     """
     count = round(len(pairs) * share / (1.0 - share))
     chosen = [place * len(pairs) // count for place in range(count)]
-    grey, chance = OldPhoto(colour_loss=1.0), np.random.default_rng(0)  # nothing is drawn from it
-    copies = {place: old_photo(pairs.high[place], grey, chance) for place in set(chosen)}
+    gray, chance = OldPhoto(color_loss=1.0), np.random.default_rng(0)  # nothing is drawn from it
+    copies = {place: age_photo(pairs.high[place], gray, chance) for place in set(chosen)}
     return replace(
         pairs,
         names=pairs.names + tuple(pairs.names[place] for place in chosen),
@@ -191,15 +191,15 @@ def with_monochrome(pairs: Pairs, share: float) -> Pairs:
     )
 
 
-def mixed(one: Pairs, two: Pairs) -> Pairs:
+def mix_pairs(one: Pairs, two: Pairs) -> Pairs:
     """Return the pairs of both, those of the smaller set repeated until each makes up half.
 
     Raises:
-        DataError: One holds pairs, the other clean pictures.
+        DataError: One holds pairs, the other clean images.
     """
     if (one.degrade is None) != (two.degrade is None):
         raise DataError(
-            "one of --data and --replay holds pairs, the other clean pictures; give two of a kind"
+            "one of --data and --replay holds pairs, the other clean images; give two of a kind"
         )
     longest = max(len(one), len(two))
     columns = [
@@ -216,8 +216,8 @@ def mixed(one: Pairs, two: Pairs) -> Pairs:
     return replace(one, names=columns[0], low=columns[1], high=columns[2], sha256=digest)
 
 
-def first_batches(pairs: Pairs, multiple: int, count: int = 16) -> list[Tensor]:
-    """Return some bad pictures, taken evenly, as a network takes them: (1, 3, H, W) in [0, 1]."""
+def sample_inputs(pairs: Pairs, multiple: int, count: int = 16) -> list[Tensor]:
+    """Return some bad images, taken evenly, as a network takes them: (1, 3, H, W) in [0, 1]."""
     places = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).round().astype(int)
     few = replace(
         pairs,
@@ -227,20 +227,20 @@ def first_batches(pairs: Pairs, multiple: int, count: int = 16) -> list[Tensor]:
     )
     return [
         torch.from_numpy(batch_from_frames(pad_to_multiple(frame[None], multiple)))
-        for frame in made_bad(few).low
+        for frame in degrade_images(few).low
     ]
 
 
 def _read(path: Path, digest: hashlib._Hash) -> Frame:
     try:
-        frame = read_picture(path).frame
+        frame = read_image(path).frame
     except ImageError as error:
         raise DataError(str(error)) from error
     digest.update(path.read_bytes())
     return frame
 
 
-def _require_fit(pair: Pair, bad: Frame, good: Frame, scale: int) -> None:
+def _require_fit(pair: PairFiles, bad: Frame, good: Frame, scale: int) -> None:
     expected = (bad.shape[0] * scale, bad.shape[1] * scale)
     if good.shape[:2] != expected:
         times = f"{scale} times its size" if scale > 1 else "its size"

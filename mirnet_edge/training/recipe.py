@@ -10,13 +10,13 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import Field
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.files import read_toml
-from mirnet_edge.manifest import Document
+from mirnet_edge.manifest import StrictDocument, rename_keys
 from mirnet_edge.metrics import SSIM_WINDOW
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _SUFFIX = ".toml"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class TrainingRecipe:
     """How to train.
 
     Raises:
@@ -52,9 +52,9 @@ class Recipe:
     warmup: int = 200
     schedule: Schedule = "cosine"
     weight_decay: float = 1e-4
-    ema: float = 0.999
+    ema_decay: float = 0.999
     """Memory of the averaged weights, which are the ones that are kept; 0 for none."""
-    gradient_norm: float = 1.0
+    gradient_clipping: float = 1.0
     distance: Distance = "charbonnier"
     structure_weight: float = 0.0
     """Weight of structural dissimilarity beside the distance."""
@@ -65,21 +65,21 @@ class Recipe:
     frequency_weight: float = 0.0
     """Weight of the distance of the Fourier transforms."""
     teacher_weight: float = 0.5
-    """Share of the teacher's pictures in what is aimed at, where there is a teacher."""
-    anchor_weight: float = 0.0
+    """Share of the teacher's images in what is aimed at, where there is a teacher."""
+    l2_sp_weight: float = 0.0
     """Weight of the squared way from the first weights (Li et al., "Explicit Inductive Bias for
     Transfer Learning", ICML 2018): fine-tuning that does not forget."""
-    monochrome_share: float = 0.0
-    """Share of the clean pictures that are grey ones, and are to come out grey; pairs,
-    which have bad pictures already, get none."""
-    capture_share: float = 0.0
-    """Share of the pictures that are made bad in training which a camera or a scanner then took:
+    monochrome_fraction: float = 0.0
+    """Share of the clean images that are gray ones, and are to come out gray; pairs,
+    which have bad images already, get none."""
+    capture_noise_fraction: float = 0.0
+    """Share of the images that are made bad in training which a camera or a scanner then took:
     its noise and JPEG come on top of what the task does. Pairs are left as they
     are, and validation is as the task says."""
     mixup: float = 0.0
-    lit_share: float = 0.0
-    exposure_range: float = 0.0
-    extra_noise: float = 0.0
+    well_lit_fraction: float = 0.0
+    exposure_jitter: float = 0.0
+    noise_jitter: float = 0.0
     """These four: see `training.batches.Drawing`."""
     exposure_steps: int = 0
     """Steps of a first stage, in which the exposure branch alone learns from thumbnails; it is
@@ -89,7 +89,7 @@ class Recipe:
     from their mean; see docs/decisions/005-exposure-first.md."""
     exposure_batch: int = 24
     exposure_copies: int = 4
-    """How many bad thumbnails are made of each clean picture for the first stage, every second
+    """How many bad thumbnails are made of each clean image for the first stage, every second
     one of a part of it."""
     exposure_mixup: float = 0.5
     """Up to such a share, two thumbnails of the first stage are mixed with each other."""
@@ -148,11 +148,18 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         lambda value: bool(value) and min(value) >= SSIM_WINDOW,
     ),
     (
-        ("whole_share", "mixup", "lit_share", "teacher_weight", "exposure_mixup", "capture_share"),
+        (
+            "whole_share",
+            "mixup",
+            "well_lit_fraction",
+            "teacher_weight",
+            "exposure_mixup",
+            "capture_noise_fraction",
+        ),
         "lie in [0, 1]",
         lambda value: 0.0 <= value <= 1.0,
     ),
-    (("ema", "monochrome_share"), "lie in [0, 1)", lambda value: 0.0 <= value < 1.0),
+    (("ema_decay", "monochrome_fraction"), "lie in [0, 1)", lambda value: 0.0 <= value < 1.0),
     (
         ("learning_rate", "exposure_learning_rate"),
         "be above 0",
@@ -162,14 +169,14 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         (
             "warmup",
             "weight_decay",
-            "gradient_norm",
+            "gradient_clipping",
             "structure_weight",
             "scales_weight",
             "edge_weight",
             "frequency_weight",
-            "anchor_weight",
-            "exposure_range",
-            "extra_noise",
+            "l2_sp_weight",
+            "exposure_jitter",
+            "noise_jitter",
             "exposure_steps",
             "exposure_teachers",
             "seed",
@@ -190,7 +197,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
 )
 
 
-def require_crops(recipe: Recipe, multiple: int) -> None:
+def require_crops(recipe: TrainingRecipe, multiple: int) -> None:
     """Refuse crops that a network of this multiple does not take.
 
     Raises:
@@ -204,16 +211,31 @@ def require_crops(recipe: Recipe, multiple: int) -> None:
         )
 
 
-class RecipeFile(Document):
+FORMER_FIELDS = {
+    "anchor_weight": "l2_sp_weight",
+    "capture_share": "capture_noise_fraction",
+    "ema": "ema_decay",
+    "exposure_range": "exposure_jitter",
+    "extra_noise": "noise_jitter",
+    "gradient_norm": "gradient_clipping",
+    "lit_share": "well_lit_fraction",
+    "monochrome_share": "monochrome_fraction",
+}
+"""Fields of `TrainingRecipe` as recipes and training states of schema 1 name them."""
+
+
+class RecipeFile(StrictDocument):
     """A TOML file: the network, and how to train it. What it leaves out is as by default."""
 
-    schema_version: Literal[1]
+    former_versions: ClassVar[tuple[int, ...]] = (1,)
+
+    schema_version: Literal[2]
     architecture: Literal["edge", "mirnet", "mirnet-v2"] | None = None
     """None: as the task's own recipe says."""
     network: dict[str, Any] = Field(default_factory=dict)
     """Fields of the architecture's config."""
     training: dict[str, Any] = Field(default_factory=dict)
-    """Fields of `Recipe`."""
+    """Fields of `TrainingRecipe`."""
 
 
 def shipped_recipes() -> list[str]:
@@ -235,7 +257,8 @@ def read_recipe(name_or_path: str) -> RecipeFile:
         f"{', '.join(shipped_recipes())}"
     )
     found = read_toml(path, RecipeFile, absent=absent)
-    known = {one.name for one in dataclasses.fields(Recipe)}
+    found = found.model_copy(update={"training": rename_keys(found.training, FORMER_FIELDS)})
+    known = {one.name for one in dataclasses.fields(TrainingRecipe)}
     unknown = sorted(set(found.training) - known)
     if unknown:
         raise OptionError(
@@ -244,19 +267,19 @@ def read_recipe(name_or_path: str) -> RecipeFile:
     return found
 
 
-def recipe_from(values: dict[str, Any], origin: str) -> Recipe:
+def recipe_from(values: dict[str, Any], origin: str) -> TrainingRecipe:
     """Return the recipe of these values.
 
     Raises:
         OptionError: One is of another type or makes no sense.
     """
-    for one in dataclasses.fields(Recipe):
+    for one in dataclasses.fields(TrainingRecipe):
         if one.name in values and not _fits(values[one.name], one.default):
             kind = type(one.default).__name__
             raise OptionError(
                 f"{origin}: {one.name} must be of type {kind}, found {values[one.name]!r}"
             )
-    return Recipe(**values)
+    return TrainingRecipe(**values)
 
 
 def _fits(value: object, default: object) -> bool:

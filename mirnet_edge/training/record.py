@@ -1,4 +1,4 @@
-"""The record of a run: one CSV line per validation, and its curves as a picture."""
+"""The record of a run: one CSV line per validation, and its curves as an image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LABELS = {"psnr_db": "as it is", "psnr_gtmean_db": "at equal brightness"}
 
 
 @dataclass(frozen=True)
-class Score:
+class ValidationScore:
     """Validation figures of the averaged weights: means over whole frames."""
 
     step: int
@@ -36,28 +36,28 @@ class Score:
     psnr_db: float
     psnr_gtmean_db: float
     """PSNR after matching the output's mean brightness to the reference: without it, what is
-    left is noise, detail and colour."""
+    left is noise, detail and color."""
     ssim: float
     mae: float
     """On [0, 1]."""
 
 
-def append(folder: Path, score: Score) -> None:
+def append_score(folder: Path, score: ValidationScore) -> None:
     """Add a line to the history; lines of later steps, of a run that was killed, go.
 
     The curves are drawn anew where matplotlib is installed.
     """
-    kept = [one for one in read(folder) if one.step < score.step]
+    kept = [one for one in read_history(folder) if one.step < score.step]
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, [field.name for field in fields(Score)])
+    writer = csv.DictWriter(stream, [field.name for field in fields(ValidationScore)])
     writer.writeheader()
     writer.writerows(asdict(one) for one in [*kept, score])
     write_atomically(folder / HISTORY_FILE, stream.getvalue().encode())
     if available("matplotlib"):
-        draw([*kept, score], folder / CURVES_FILE)
+        draw_curves([*kept, score], folder / CURVES_FILE)
 
 
-def append_to_tensorboard(folder: Path, score: Score) -> None:
+def append_to_tensorboard(folder: Path, score: ValidationScore) -> None:
     """Add a score to the events that `tensorboard --logdir FOLDER` shows.
 
     Raises:
@@ -72,19 +72,21 @@ def append_to_tensorboard(folder: Path, score: Score) -> None:
                 writer.add_scalar(name, value, score.step)
 
 
-def read(folder: Path) -> list[Score]:
+def read_history(folder: Path) -> list[ValidationScore]:
     """Return the scores of a run's folder, oldest first; none where there is no history."""
     path = folder / HISTORY_FILE
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as stream:
         return [
-            Score(int(row.pop("step")), **{name: float(value) for name, value in row.items()})
+            ValidationScore(
+                int(row.pop("step")), **{name: float(value) for name, value in row.items()}
+            )
             for row in csv.DictReader(stream)
         ]
 
 
-def draw(scores: Sequence[Score], path: Path) -> None:
+def draw_curves(scores: Sequence[ValidationScore], path: Path) -> None:
     """Write the curves as a PNG, one panel per kind of figure."""
     from matplotlib.figure import Figure
 

@@ -15,15 +15,15 @@ from mirnet_edge.degradations import (
     Noise,
     OldPhoto,
     Overlay,
-    downscaled,
-    low_light,
-    noisy,
-    old_photo,
-    overlaid,
+    add_noise,
+    age_photo,
+    downscale,
+    overlay_damage,
+    reduce_light,
 )
 from mirnet_edge.errors import DataError, ImageError, OptionError
-from mirnet_edge.images.files import read_picture
-from mirnet_edge.training.listing import list_pictures, split
+from mirnet_edge.images.files import read_image
+from mirnet_edge.training.listing import list_images, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frame
 
     Degrade = Callable[[Frame, np.random.Generator], Frame]
-    """Return a bad picture of a clean one, (H, W, 3) uint8; chance comes from the generator."""
+    """Return a bad image of a clean one, (H, W, 3) uint8; chance comes from the generator."""
     from pathlib import Path
 
-    from mirnet_edge.training.listing import Pair
+    from mirnet_edge.training.listing import PairFiles
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Task:
     name: str
     degrade: Degrade
     scale: int = 1
-    """How many times higher and wider the clean picture is than the bad one."""
+    """How many times higher and wider the clean image is than the bad one."""
 
 
 def task_of(name: str) -> Task:
@@ -62,22 +62,22 @@ def task_of(name: str) -> Task:
     raise OptionError(f"expected the task {known}, found {name!r}; choose one of these")
 
 
-def with_overlays(task: Task, overlays: Sequence[Overlay]) -> Task:
-    """Return a task whose bad pictures also have one or two of the overlays, every second one."""
+def add_overlays(task: Task, overlays: Sequence[Overlay]) -> Task:
+    """Return a task whose bad images also have one or two of the overlays, every second one."""
 
     def degraded(frame: Frame, generator: np.random.Generator) -> Frame:
         bad = task.degrade(frame, generator)
         if generator.random() < 0.5:
             for _ in range(generator.integers(1, 3)):
                 overlay = overlays[int(generator.integers(len(overlays)))]
-                bad = overlaid(bad, overlay, generator, strength=generator.uniform(0.5, 1.0))
+                bad = overlay_damage(bad, overlay, generator, strength=generator.uniform(0.5, 1.0))
         return bad
 
     return replace(task, degrade=degraded)
 
 
-def with_capture(degrade: Degrade, share: float) -> Degrade:
-    """Return DEGRADE, a SHARE of whose pictures a camera or a scanner then took: noise and JPEG."""
+def add_capture_noise(degrade: Degrade, share: float) -> Degrade:
+    """Return DEGRADE, a SHARE of whose images a camera or a scanner then took: noise and JPEG."""
 
     def captured(frame: Frame, generator: np.random.Generator) -> Frame:
         bad = degrade(frame, generator)
@@ -89,13 +89,13 @@ def with_capture(degrade: Degrade, share: float) -> Degrade:
             alike=generator.uniform(0.0, 0.9),
             jpeg_quality=int(generator.integers(30, 96)) if generator.random() < 0.7 else None,
         )
-        return noisy(bad, settings, generator)
+        return add_noise(bad, settings, generator)
 
     return captured
 
 
-def _darkened(frame: Frame, generator: np.random.Generator) -> Frame:
-    """Between a half and a sixty-fourth of the light, at a lamp's colour, with sensor noise."""
+def _darken(frame: Frame, generator: np.random.Generator) -> Frame:
+    """Between a half and a sixty-fourth of the light, at a lamp's color, with sensor noise."""
     noise = 2.0 ** generator.uniform(-2.0, 2.0)
     settings = LowLight(
         exposure=2.0 ** generator.uniform(-6.0, -1.0),
@@ -103,7 +103,7 @@ def _darkened(frame: Frame, generator: np.random.Generator) -> Frame:
         read_noise=8e-4 * noise,
         white_balance=_gains(generator),
     )
-    return low_light(frame, settings, generator)
+    return reduce_light(frame, settings, generator)
 
 
 def _gains(generator: np.random.Generator) -> tuple[float, float, float]:
@@ -111,14 +111,14 @@ def _gains(generator: np.random.Generator) -> tuple[float, float, float]:
     return float(red), 1.0, float(blue)
 
 
-def _noised(frame: Frame, generator: np.random.Generator) -> Frame:
+def _add_noise(frame: Frame, generator: np.random.Generator) -> Frame:
     """White noise of up to 50 levels, as papers have it, or what a camera's own pipeline leaves.
 
-    A camera's noise grows with the light, is spread over neighbours and channels by demosaicing
-    and colour conversion, and has often gone through JPEG.
+    A camera's noise grows with the light, is spread over neighbors and channels by demosaicing
+    and color conversion, and has often gone through JPEG.
     """
     if generator.random() < 0.6:
-        return noisy(frame, Noise(sigma=generator.uniform(0.0, 50.0)), generator)
+        return add_noise(frame, Noise(sigma=generator.uniform(0.0, 50.0)), generator)
     settings = Noise(
         sigma=generator.uniform(0.0, 12.0),
         photons=math.exp(generator.uniform(math.log(100.0), math.log(20000.0))),
@@ -126,18 +126,18 @@ def _noised(frame: Frame, generator: np.random.Generator) -> Frame:
         alike=generator.uniform(0.0, 0.9),
         jpeg_quality=int(generator.integers(70, 100)) if generator.random() < 0.5 else None,
     )
-    return noisy(frame, settings, generator)
+    return add_noise(frame, settings, generator)
 
 
-def _halved(frame: Frame, generator: np.random.Generator) -> Frame:
+def _halve(frame: Frame, generator: np.random.Generator) -> Frame:
     """Half the pixels each way; every fourth also goes through a good JPEG, as a camera's would."""
-    small = downscaled(frame, 2)
+    small = downscale(frame, 2)
     if generator.random() < 0.75:
         return small
-    return noisy(small, Noise(jpeg_quality=int(generator.integers(85, 100))), generator)
+    return add_noise(small, Noise(jpeg_quality=int(generator.integers(85, 100))), generator)
 
 
-def _aged(frame: Frame, generator: np.random.Generator) -> Frame:
+def _age(frame: Frame, generator: np.random.Generator) -> Frame:
     """A print of any age: each kind of damage in half of the draws or more."""
 
     def sometimes(largest: float) -> float:
@@ -146,28 +146,28 @@ def _aged(frame: Frame, generator: np.random.Generator) -> Frame:
     settings = OldPhoto(
         blur=sometimes(1.0),
         fading=sometimes(1.0),
-        colour_loss=sometimes(0.7),
+        color_loss=sometimes(0.7),
         sepia=sometimes(0.8),
         grain=sometimes(20.0),
         dust=sometimes(4.0),
         scratches=int(generator.integers(0, 4)),
         creases=int(generator.integers(0, 2)),
     )
-    return old_photo(frame, settings, generator)
+    return age_photo(frame, settings, generator)
 
 
 TASKS = (
-    Task("low-light", _darkened),
-    Task("denoise", _noised),
-    Task("super-resolution", _halved, scale=2),
-    Task("old-photo", _aged),
+    Task("low-light", _darken),
+    Task("denoise", _add_noise),
+    Task("super-resolution", _halve, scale=2),
+    Task("old-photo", _age),
 )
 
 
 _TASK = "old-photo"
 
 
-def overlaid_tasks(task: Task, folder: Path) -> tuple[Task, Task]:
+def overlay_tasks(task: Task, folder: Path) -> tuple[Task, Task]:
     """Return the task with the folder's overlays: for training, and with others for validation.
 
     Raises:
@@ -175,21 +175,21 @@ def overlaid_tasks(task: Task, folder: Path) -> tuple[Task, Task]:
         DataError: There are fewer than two overlays, or one cannot be read or hides nothing.
     """
     if task.name != _TASK:
-        raise OptionError(f"--overlays damage the pictures of --task {_TASK}; found {task.name}")
-    parts = split(list(list_pictures(folder)))
+        raise OptionError(f"--overlays damage the images of --task {_TASK}; found {task.name}")
+    parts = split(list(list_images(folder)))
     train, validation = (
-        with_overlays(task, [_overlay(pair) for pair in part]) for part in (parts.train, parts.val)
+        add_overlays(task, [_overlay(pair) for pair in part]) for part in (parts.train, parts.val)
     )
     return train, validation
 
 
-def _overlay(pair: Pair) -> Overlay:
+def _overlay(pair: PairFiles) -> Overlay:
     try:
-        picture = read_picture(pair.high)
+        image = read_image(pair.high)
     except ImageError as error:
         raise DataError(str(error)) from error
-    if picture.alpha is None or not picture.alpha.any():
+    if image.alpha is None or not image.alpha.any():
         raise DataError(
             f"{pair.high} hides nothing; expected damage with transparency around it. Leave it out"
         )
-    return Overlay(picture.frame, picture.alpha)
+    return Overlay(image.frame, image.alpha)

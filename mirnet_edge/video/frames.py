@@ -20,8 +20,8 @@ Range: TypeAlias = Literal["limited", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colour:
-    """How a stream codes colour as luma and chroma: what it was read by, and is written by.
+class ColorTags:
+    """How a stream codes color as luma and chroma: what it was read by, and is written by.
 
     `transfer` and `primaries` are the numbers of ITU-T H.273, 2 where the stream does not say;
     they are carried, never converted.
@@ -34,7 +34,7 @@ class Colour:
 
 
 class VideoFrame:
-    """One picture of a video. Whoever gets one may keep it, and writes nothing into it.
+    """One image of a video. Whoever gets one may keep it, and writes nothing into it.
 
     What a decoder gives is turned into pixels when somebody first asks for them, and once: live
     video drops frames that nobody looks at.
@@ -48,7 +48,7 @@ class VideoFrame:
         captured_s: float,
         pts: int | None = None,
         time_base: Fraction | None = None,
-        colour: Colour = Colour(),
+        color: ColorTags = ColorTags(),
     ) -> None:
         """Say what it shows, and when.
 
@@ -59,14 +59,14 @@ class VideoFrame:
             captured_s: When it was captured, in seconds of the pipeline's clock.
             pts: Presentation time in units of `time_base`, where the source has one.
             time_base: Seconds per unit of `pts`.
-            colour: How the stream codes it.
+            color: How the stream codes it.
         """
         self._pixels = pixels
         self._making = threading.Lock()
         self.index = index
         self.captured_s = captured_s
         self.pts, self.time_base = pts, time_base
-        self.colour = colour
+        self.color = color
 
     @property
     def pixels(self) -> Frame:
@@ -84,7 +84,7 @@ class VideoFrame:
             captured_s=captured_s,
             pts=self.pts,
             time_base=self.time_base,
-            colour=self.colour,
+            color=self.color,
         )
 
     @property
@@ -96,8 +96,8 @@ class VideoFrame:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
-    """How the pipeline does at one frame: what a window or a page writes beside the picture."""
+class LiveFigures:
+    """How the pipeline does at one frame: what a window or a page writes beside the image."""
 
     fps: float
     """Frames shown per second, over the last second or so; 0 at the first."""
@@ -128,8 +128,8 @@ class Figures:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Shown:
-    """What a sink gets. While the picture is frozen it gets the same two again and again."""
+class DisplayedFrame:
+    """What a sink gets. While the image is frozen it gets the same two again and again."""
 
     before: VideoFrame
     after: Frame
@@ -137,11 +137,11 @@ class Shown:
     where restoration is off or failed. Belongs to all sinks: write nothing into it."""
     restored: bool
     """Whether `after` comes from the network."""
-    figures: Figures
+    figures: LiveFigures
 
 
-def figures_line(figures: Figures) -> str:
-    """Return what is written below the picture: one line."""
+def figures_line(figures: LiveFigures) -> str:
+    """Return what is written below the image: one line."""
     state = " frozen" if figures.frozen else "" if figures.restoring else " restoration off"
     failed = f"  failed {figures.failed}" if figures.failed else ""
     return (
@@ -153,11 +153,11 @@ def figures_line(figures: Figures) -> str:
 Item = TypeVar("Item")
 
 
-class MailboxClosed(Exception):  # noqa: N818  # the end of a stream, not a fault
+class BufferClosed(Exception):  # noqa: N818  # the end of a stream, not a fault
     """Nothing more will come."""
 
 
-class Mailbox(Generic[Item]):
+class LatestFrameBuffer(Generic[Item]):
     """Holds the newest item. Putting never waits; what was not taken is replaced and counted.
 
     One thread puts, one takes. What fails or ends on the putting side reaches the taking side at
@@ -216,7 +216,7 @@ class Mailbox(Generic[Item]):
                     item, self._item = self._item, None
                     return item
                 if self._closed:
-                    raise MailboxClosed
+                    raise BufferClosed
                 left = None if end is None else end - self._clock.now()
                 if left is not None and left <= 0.0:
                     return None

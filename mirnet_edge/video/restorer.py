@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.runtime.temporal_smoothing import steadied
+from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.runner import Runner
-    from mirnet_edge.runtime.temporal_smoothing import Past, Steadied
+    from mirnet_edge.runtime.temporal_smoothing import SmoothingState, TemporalSmoother
 
 
 class Restorer:
@@ -39,7 +39,7 @@ class Restorer:
         self._runners = dict(runners)
         self._check(first)
         self._mode = first
-        self._open: dict[str, Steadied] = {}
+        self._open: dict[str, TemporalSmoother] = {}
         self._depth = 0
         self._stack = ExitStack()
 
@@ -105,18 +105,18 @@ class Restorer:
         return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC), np.uint8)
 
     @property
-    def past(self) -> Past | None:
+    def smoothing_state(self) -> SmoothingState | None:
         """Return what the next frame is smoothed with; None where it begins a scene."""
-        return self._opened(self._mode).past
+        return self._opened(self._mode).smoothing_state
 
-    @past.setter
-    def past(self, past: Past | None) -> None:
+    @smoothing_state.setter
+    def smoothing_state(self, smoothing_state: SmoothingState | None) -> None:
         """Go on from a frame that another run ended with; it must be open."""
-        self._opened(self._mode).past = past
+        self._opened(self._mode).smoothing_state = smoothing_state
 
-    def _opened(self, mode: str) -> Steadied:
+    def _opened(self, mode: str) -> TemporalSmoother:
         if mode not in self._open:
-            self._open[mode] = self._stack.enter_context(wrapped(self._runners[mode]()))
+            self._open[mode] = self._stack.enter_context(wrap_runner(self._runners[mode]()))
         return self._open[mode]
 
     def _check(self, mode: str) -> None:
@@ -126,17 +126,17 @@ class Restorer:
             )
 
 
-def single(runner: Runner) -> Restorer:
+def single_runner_restorer(runner: Runner) -> Restorer:
     """Return a restorer that has one runner."""
     return Restorer({runner.name: lambda: runner}, runner.name)
 
 
-def wrapped(runner: Runner) -> Steadied:
+def wrap_runner(runner: Runner) -> TemporalSmoother:
     """Return the runner as video needs it: the one place where every runner of a video passes.
 
     What it decides for the whole frame is smoothed over time and forgotten at cuts: no flicker.
     """
-    return steadied(runner)
+    return smooth_over_time(runner)
 
 
 def bundle_runners(
@@ -146,7 +146,7 @@ def bundle_runners(
     *,
     threads: int | None = None,
 ) -> dict[str, Callable[[], Runner]]:
-    """Return what makes the runner of each mode of a bundle that was adopted and runs here.
+    """Return what makes the runner of each mode of a bundle that was accepted and runs here.
 
     The first is the one to begin with; the others follow from the fastest to the slowest.
 
@@ -164,11 +164,11 @@ def bundle_runners(
     from pathlib import Path
 
     from mirnet_edge.manifest import read_manifest
-    from mirnet_edge.runtime.bundle import fitting_modes, open_bundle
+    from mirnet_edge.runtime.bundle import fitting_configurations, open_bundle
 
     first = open_bundle(bundle, backend, precision, threads=threads)
     runners: dict[str, Callable[[], Runner]] = {first.name: lambda: first}
-    for mode in fitting_modes(read_manifest(Path(bundle))):
+    for mode in fitting_configurations(read_manifest(Path(bundle))):
         if mode.name not in runners:
             runners[mode.name] = _opener(bundle, mode.backend, mode.precision, threads)
     return runners

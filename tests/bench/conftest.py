@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from mirnet_edge.bench.record import (
-    Conditions,
+    BenchmarkSettings,
+    ImageQuality,
+    LatencyTiming,
+    MachineConditions,
     PairSet,
-    Part,
-    PictureFigures,
-    Quality,
+    PairSetQuality,
     Report,
-    Row,
-    Settings,
-    Timing,
+    ReportRow,
+    SustainedPart,
 )
 from mirnet_edge.manifest import MachineFacts
 
@@ -26,14 +26,14 @@ def _samples(median_ms, count=40, spread=0.02, seed=1):
 
 
 def _quality(psnr_db):
-    pictures = [
-        PictureFigures(
+    images = [
+        ImageQuality(
             name=f"p{place}", brightness=0.02 + 0.06 * place, psnr_db=psnr_db + place,
             psnr_gtmean_db=psnr_db + 2, ssim=0.8, mae=0.05,
         )
         for place in range(3)
     ]  # fmt: skip
-    return Quality(pairs="night", pictures=pictures)
+    return PairSetQuality(pairs="night", images=images)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def timing_of():
 
     def make(samples, settled=True, **changes):
         known = {"width": 640, "height": 480, "samples_ms": samples, "warmup_runs": 6}
-        return Timing(**(known | {"settled": settled} | changes))
+        return LatencyTiming(**(known | {"settled": settled} | changes))
 
     return make
 
@@ -59,10 +59,10 @@ def parts_of():
 
     def make(medians_ms, joules=None):
         return [
-            Part(
+            SustainedPart(
                 end_s=30.0 * (place + 1), seconds=30.0, runs=int(30_000 / median), p50_ms=median,
                 p95_ms=1.1 * median, joules=joules or {},
-                end=Conditions(load=1.0, clock_mhz=3000.0 - 100 * place, celsius=None),
+                end=MachineConditions(load=1.0, clock_mhz=3000.0 - 100 * place, celsius=None),
             )
             for place, median in enumerate(medians_ms)
         ]  # fmt: skip
@@ -78,11 +78,11 @@ def row_of(timing_of):
         backend, _, precision = name.partition(" ")[2].partition(":")
         known = {
             "name": name, "kind": kind, "task": "low-light", "backend": backend or None,
-            "precision": precision or None, "state": "measured", "adopted": kind == "bundle",
+            "precision": precision or None, "state": "measured", "accepted": kind == "bundle",
             "timings": [] if median_ms is None else [timing_of(_samples(median_ms, seed=seed))],
             "quality": [] if psnr_db is None else [_quality(psnr_db)],
         }  # fmt: skip
-        return Row(**(known | changes))
+        return ReportRow(**(known | changes))
 
     return make
 
@@ -92,20 +92,20 @@ def report_of():
     """Return a report: report_of([row, ...], processor="A"); keywords change its fields."""
 
     def make(rows, *, processor="A", threads=None, **changes):
-        nothing = Conditions(load=None, clock_mhz=None, celsius=None)
+        nothing = MachineConditions(load=None, clock_mhz=None, celsius=None)
         known = {
             "created": "2026-11-25T00:00:00+00:00", "partial": False, "revision": None,
             "machine": MachineFacts(
                 processor=processor, cores=2, instructions=["avx2"], system="Linux", python="3.11"
             ),
             "tools": {"mirnet-edge": "0.1.0"},
-            "settings": Settings(
+            "settings": BenchmarkSettings(
                 command="mirnet-bench", suite=None, rounds=40, row_seconds=20, threads=threads,
                 affinity=[0, 1],
             ),
             "before": nothing, "after": nothing, "rows": rows,
             "pair_sets": [
-                PairSet(name="night", task="low-light", pictures=3, unreadable=[], sha256="a")
+                PairSet(name="night", task="low-light", images=3, unreadable=[], sha256="a")
             ] if any(row.quality for row in rows) else [],
         }  # fmt: skip
         return Report(**(known | changes))

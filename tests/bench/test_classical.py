@@ -13,7 +13,7 @@ from mirnet_edge.bench.classical import (
     bicubic,
     bilateral,
     clahe,
-    equalised,
+    equalize_histogram,
     fuzzy_impulse,
     gamma,
     lanczos,
@@ -39,7 +39,7 @@ def _name(function):
 def smooth():
     """Return waves around the middle of the range, (96, 128, 3) float."""
     down, across = np.mgrid[0:96, 0:128]
-    waves = [np.sin(across / 20 + colour) * np.cos(down / 25 + colour) for colour in range(3)]
+    waves = [np.sin(across / 20 + color) * np.cos(down / 25 + color) for color in range(3)]
     return 128 + 40 * np.stack(waves, -1)
 
 
@@ -90,11 +90,11 @@ def test_frames_need_not_be_contiguous(baseline, frames_of):
 
 
 @_every_baseline
-def test_colours_stay_in_their_order(baseline, smooth):
+def test_colors_stay_in_their_order(baseline, smooth):
     red = _frame(smooth)
     red[..., 1:] //= 4
     before, after = red.mean((0, 1)), baseline.restore(red).mean((0, 1))
-    # these even colours out: that is their point
+    # these even colors out: that is their point
     if "Retinex" not in baseline.name and "underwater" not in baseline.tasks:
         assert after[0] > 1.5 * max(after[1:])
     assert before[0] > 3 * max(before[1:])
@@ -155,9 +155,11 @@ def test_gamma_leaves_frames_alone_that_have_no_middle(level):
 
 
 @pytest.mark.parametrize(
-    ("method", "factor"), [(equalised, 5), (clahe, 1.25), (retinex, 5)], ids=["hist", "CLAHE", "R"]
+    ("method", "factor"),
+    [(equalize_histogram, 5), (clahe, 1.25), (retinex, 5)],
+    ids=["hist", "CLAHE", "R"],
 )
-def test_a_flat_dark_picture_gets_contrast_and_light(method, factor, smooth):
+def test_a_flat_dark_image_gets_contrast_and_light(method, factor, smooth):
     dark = _noisy(25 + smooth / 12, 1.0)
     assert dark.std() < 4
     restored = method(dark)
@@ -171,8 +173,8 @@ def test_retinex_shows_as_much_texture_in_the_shade_as_in_the_light():
     light = np.where(across < 64, 40, 160)
     frame = _frame(np.repeat((texture * light)[..., None], 3, 2))
 
-    def strengths(picture):
-        steps = np.abs(np.diff(picture.astype(float), axis=0))
+    def strengths(image):
+        steps = np.abs(np.diff(image.astype(float), axis=0))
         return steps[:, 8:56].mean(), steps[:, 72:120].mean()
 
     shade, lit = strengths(frame)
@@ -223,7 +225,7 @@ def test_a_frame_without_an_inside_has_no_noise(size, frames_of):
 
 @pytest.mark.parametrize("method", [median, adaptive_wiener, bilateral, non_local_means], ids=_name)
 @pytest.mark.parametrize("sigma", [5, 15])
-def test_a_noisy_picture_comes_nearer_to_the_clean_one(method, sigma, smooth):
+def test_a_noisy_image_comes_nearer_to_the_clean_one(method, sigma, smooth):
     clean, noisy = _frame(smooth), _noisy(smooth, sigma)
     assert _psnr(method(noisy), clean) > _psnr(noisy, clean) + 3.0
 
@@ -275,7 +277,7 @@ def _plane(height, width):
 def test_a_plane_stays_a_plane(method, levels):
     frame = _plane(24, 32).astype(np.uint8)
     assert frame.max() < 255
-    # a pixel's centre lies at (x + 1/2) / 2 - 1/2 of the small frame: no shift
+    # a pixel's center lies at (x + 1/2) / 2 - 1/2 of the small frame: no shift
     expected = (
         4 * ((np.arange(64) + 0.5) / 2 - 0.5) + 4 * ((np.arange(48) + 0.5) / 2 - 0.5)[:, None]
     )
@@ -284,7 +286,7 @@ def test_a_plane_stays_a_plane(method, levels):
 
 
 @pytest.mark.parametrize("method", [bicubic, lanczos], ids=_name)
-def test_a_picture_made_small_and_large_again_is_nearly_itself(method, smooth):
+def test_a_image_made_small_and_large_again_is_nearly_itself(method, smooth):
     small = smooth.reshape(48, 2, 64, 2, 3).mean((1, 3))
     assert _psnr(method(_frame(small)), _frame(smooth)) > 45.0
 

@@ -76,7 +76,7 @@ def test_a_machine_that_became_slower_is_divided_out_where_asked(row_of, report_
     assert plain.machine_ratio == pytest.approx(1.5, rel=0.01)
     assert {one.outcome for one in plain.changes} == {"slower"}
     assert {one.outcome for one in relative.changes} == {"noise"}
-    with pytest.raises(OptionError, match="--relative needs rivals or classical methods"):
+    with pytest.raises(OptionError, match="--relative needs competitors or baselines"):
         compare(report_of(old.rows[:1]), report_of(new.rows[:1]), relative=True)
 
 
@@ -96,7 +96,7 @@ def test_a_row_that_was_not_asked_for_is_named_and_no_regression(row_of, report_
 
 
 @pytest.mark.parametrize(("new_db", "worse"), [(22.0, True), (22.99, False), (24.0, False)])
-def test_lost_quality_on_the_same_pictures_is_a_regression(row_of, report_of, new_db, worse):
+def test_lost_quality_on_the_same_images_is_a_regression(row_of, report_of, new_db, worse):
     old, new = (report_of([row_of(_NAME, median_ms=10.0, psnr_db=one)]) for one in (23.0, new_db))
     found = compare(old, new)
     assert [one.worse for one in found.quality] == [worse]

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mirnet_edge.bench.quality import Clip, Seen, built_in_clip, measure_flicker, still_clip
+from mirnet_edge.bench.quality import (
+    BenchmarkClip,
+    FlickerMeasurement,
+    built_in_clip,
+    measure_flicker,
+    still_clip,
+)
 from mirnet_edge.errors import EngineError
 from mirnet_edge.metrics import flicker
 from mirnet_edge.testing.null_runner import NullRunner
@@ -30,7 +36,7 @@ class Broken(NullRunner):
 
 @pytest.fixture
 def clip(frames_of):
-    return Clip("room", still_clip(frames_of(60, 80)[0] // 4, 6))
+    return BenchmarkClip("room", still_clip(frames_of(60, 80)[0] // 4, 6))
 
 
 def test_a_still_clip_stands_still_but_for_its_noise(clip):
@@ -42,7 +48,7 @@ def test_a_still_clip_stands_still_but_for_its_noise(clip):
 
 
 def test_who_does_nothing_is_as_steady_as_the_source_and_who_breathes_is_not(clip):
-    seen, told = Seen(clip), []
+    seen, told = FlickerMeasurement(clip), []
     with NullRunner() as still, Breathing() as breathing, Broken() as broken:
         runners = {"still": still, "breathing": breathing, "broken": broken}
         measure_flicker(runners, seen, 60.0, told.append)
@@ -57,7 +63,7 @@ def test_who_does_nothing_is_as_steady_as_the_source_and_who_breathes_is_not(cli
 
 
 def test_a_row_that_is_too_slow_says_so(clip):
-    seen = Seen(clip)
+    seen = FlickerMeasurement(clip)
     with NullRunner() as runner:
         measure_flicker({"slow": runner}, seen, -1.0)
     assert seen.flicker["slow"].ratio is None
@@ -67,7 +73,7 @@ def test_a_row_that_is_too_slow_says_so(clip):
 def test_a_clip_where_nothing_stands_still_is_noted_and_nothing_is_restored():
     frames = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 1), np.uint8).repeat(3, -1)
     frames[::2] //= 4
-    seen = Seen(Clip("storm", frames))
+    seen = FlickerMeasurement(BenchmarkClip("storm", frames))
     measure_flicker({"broken": Broken()}, seen, 60.0)
     assert seen.flicker == {}
     assert "no block of the source stands still" in seen.note

@@ -11,8 +11,8 @@ from mirnet_edge.bench.measure import (
     FEWEST_RUNS,
     FEWEST_WARMUPS,
     MOST_WARMUPS,
-    Method,
-    further_runs,
+    TimingMethod,
+    count_further_runs,
     time_in_turns,
     timing_frame,
 )
@@ -41,7 +41,9 @@ def timed():
 
     def run(rounds=10, row_seconds=100.0, on_round=lambda done, rounds: None, **rows):
         clock, diary, progress = [0.0], [], {}
-        method = Method(rounds, row_seconds, clock=lambda: clock[0], pause=lambda seconds: None)
+        method = TimingMethod(
+            rounds, row_seconds, clock=lambda: clock[0], pause=lambda seconds: None
+        )
         runners = {
             name: _Timed(name, clock, *((one, diary) if callable(one) else (one[0], diary)),
                          **({} if callable(one) else one[1]))
@@ -86,7 +88,7 @@ def test_slow_rows_run_less_often(timed):
 def test_a_row_far_slower_than_its_time_runs_four_times_and_starts_once(timed):
     progress, _ = timed(rounds=50, row_seconds=20.0, full=lambda call: 40_000)
     assert (len(progress["full"].warmup_ms), len(progress["full"].samples_ms)) == (1, FEWEST_RUNS)
-    assert (further_runs(40_000.0), further_runs(2_000.0)) == (0, 2)
+    assert (count_further_runs(40_000.0), count_further_runs(2_000.0)) == (0, 2)
 
 
 def test_a_row_that_fails_says_why_and_the_others_go_on(timed):
@@ -113,7 +115,7 @@ def test_an_interruption_leaves_what_was_measured(timed):
 @pytest.mark.parametrize("values", [(0, 1.0), (1, 0.0), (1, float("nan"))], ids=str)
 def test_a_method_without_figures_is_refused(values):
     with pytest.raises(OptionError, match="expected at least 1 round"):
-        Method(*values)
+        TimingMethod(*values)
 
 
 def test_the_frame_is_always_the_same_and_dim():

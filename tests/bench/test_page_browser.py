@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from mirnet_edge.bench.markdown_report import write_report
-from mirnet_edge.bench.record import Crop
-from mirnet_edge.images.files import Picture, write_picture
+from mirnet_edge.bench.record import ImageCrop
+from mirnet_edge.images.files import ImageFile, write_image
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -20,18 +20,18 @@ SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 
 @pytest.fixture
 def page_file(row_of, report_of, tmp_path):
-    """Return a report's page: of one picture, each row of another grey."""
+    """Return a report's page: of one image, each row of another gray."""
     (tmp_path / "crops").mkdir()
     crops = []
     for place, (row, level) in enumerate(ROWS.items()):
         file = f"crops/{place}.jpg"
-        picture = Picture(frame=np.full((300, 400, 3), level, np.uint8), format="JPEG")
-        write_picture(tmp_path / file, picture)
-        crops.append(Crop(pairs="night", picture="p0", row=row, file=file))
+        image = ImageFile(frame=np.full((300, 400, 3), level, np.uint8), format="JPEG")
+        write_image(tmp_path / file, image)
+        crops.append(ImageCrop(pairs="night", image="p0", row=row, file=file))
     rows = [
         row_of("edge openvino:int8", median_ms=8.0, psnr_db=22.9),
-        row_of("a rival with a long name that phones must wrap", kind="rival", median_ms=200.0,
-               psnr_db=15.0),
+        row_of("a competitor with a long name to wrap on phones", kind="competitor",
+               median_ms=200.0, psnr_db=15.0),
     ]  # fmt: skip
     write_report(report_of(rows, crops=crops), tmp_path)
     return tmp_path / "report.html"
@@ -61,29 +61,29 @@ def page(request, browser, page_file):
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
-def grey_at(page, share):
-    """Return the level of the shown picture, SHARE of its width from the left."""
+def gray_at(page, share):
+    """Return the level of the shown image, SHARE of its width from the left."""
     shot = page.locator(".compare").first
     shot.scroll_into_view_if_needed()
-    picture = Image.open(io.BytesIO(shot.screenshot())).convert("L")
-    return picture.getpixel((round(share * (picture.width - 1)), round(0.8 * picture.height)))
+    image = Image.open(io.BytesIO(shot.screenshot())).convert("L")
+    return image.getpixel((round(share * (image.width - 1)), round(0.8 * image.height)))
 
 
 def test_the_slider_cuts_and_the_lists_choose(page):
     slider = page.locator(".compare input").first
-    assert abs(grey_at(page, 0.3) - ROWS["before"]) < 8
-    assert abs(grey_at(page, 0.7) - ROWS["edge openvino:int8"]) < 8
+    assert abs(gray_at(page, 0.3) - ROWS["before"]) < 8
+    assert abs(gray_at(page, 0.7) - ROWS["edge openvino:int8"]) < 8
     slider.focus()
     for _ in range(30):
         page.keyboard.press("ArrowLeft")
     assert slider.input_value() == "20"
-    assert abs(grey_at(page, 0.3) - ROWS["edge openvino:int8"]) < 8
+    assert abs(gray_at(page, 0.3) - ROWS["edge openvino:int8"]) < 8
     page.locator("select.left").first.select_option(label="reference")
-    assert abs(grey_at(page, 0.1) - ROWS["reference"]) < 8
+    assert abs(gray_at(page, 0.1) - ROWS["reference"]) < 8
     assert page.locator("em.left").first.inner_text() == "reference"
 
 
-def test_nothing_overflows_and_every_picture_is_there(page):
+def test_nothing_overflows_and_every_image_is_there(page):
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     broken = page.evaluate(
         "[...document.images].filter(one => one.complete && !one.naturalWidth).length"

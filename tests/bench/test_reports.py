@@ -13,18 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirnet_edge.bench.charts import (
-    Axes,
-    Line,
-    Point,
-    Spread,
+    ChartAxes,
+    ChartLine,
+    LatencySpread,
+    ParetoPoint,
     line_chart,
     pareto_chart,
     spread_chart,
 )
 from mirnet_edge.bench.markdown_report import write_report
-from mirnet_edge.bench.record import ClipFacts, Crop, Flicker, read_report, to_json
+from mirnet_edge.bench.record import ClipFacts, ClipFlicker, ImageCrop, read_report, to_json
 from mirnet_edge.errors import DataError
-from mirnet_edge.images.files import Picture, write_picture
+from mirnet_edge.images.files import ImageFile, write_image
 
 
 @pytest.fixture
@@ -36,22 +36,22 @@ def report(row_of, report_of):
                 "edge openvino:int8",
                 median_ms=8.0,
                 psnr_db=22.9,
-                flicker=[Flicker(clip="room", ratio=1.234)],
+                flicker=[ClipFlicker(clip="room", ratio=1.234)],
             ),
             row_of("edge tensorrt:fp32", state="missing", note="not | here <yet>"),
-            row_of("zero_dce", kind="rival", median_ms=200.0, psnr_db=15.0),
+            row_of("zero_dce", kind="competitor", median_ms=200.0, psnr_db=15.0),
             row_of(
                 "CLAHE",
                 kind="baseline",
                 median_ms=2.0,
-                flicker=[Flicker(clip="room", ratio=None, note="takes longer than 1 s")],
+                flicker=[ClipFlicker(clip="room", ratio=None, note="takes longer than 1 s")],
             ),
         ],
         clips=[
             ClipFacts(name="room", frames=6, width=64, height=48, note="", sha256="c"),
         ],
         crops=[
-            Crop(pairs="night", picture="p0", row=one, file=f"crops/{place}.jpg")
+            ImageCrop(pairs="night", image="p0", row=one, file=f"crops/{place}.jpg")
             for place, one in enumerate(("before", "edge openvino:int8", "gone"))
         ],
     )
@@ -61,7 +61,7 @@ def report(row_of, report_of):
 def written(report, tmp_path, frames_of):
     (tmp_path / "crops").mkdir()
     for place in range(2):
-        write_picture(tmp_path / f"crops/{place}.jpg", Picture(frame=frames_of(30, 40)[0]))
+        write_image(tmp_path / f"crops/{place}.jpg", ImageFile(frame=frames_of(30, 40)[0]))
     write_report(report, tmp_path)
     return tmp_path
 
@@ -227,13 +227,33 @@ def test_a_report_of_nothing_can_be_written(row_of, report_of, tmp_path):
     assert "edge a:fp32: failed: x" in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_report_of_an_older_schema_is_read_as_one_of_today(report, tmp_path, version):
+    document = json.loads(to_json(report))
+    document["schema_version"] = version
+    for row in document["rows"]:
+        row["adopted"] = row.pop("accepted")
+        for quality in row["quality"]:
+            quality["pictures"] = quality.pop("images")
+    for pairs in document["pair_sets"]:
+        pairs["pictures"] = pairs.pop("images")
+    for crop in document["crops"]:
+        crop["picture"] = crop.pop("image")
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(document))
+    assert any(row.quality for row in report.rows)
+    assert report.pair_sets
+    assert report.crops
+    assert read_report(path) == report
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda text: b"{", "is not JSON"),
-        (lambda text: b"[]", "has schema version None; this program reads 1 and 2"),
-        (lambda text: text.replace(b'version": 2', b'version": 3'), "has schema version 3"),
-        (lambda text: text.replace(b'version": 2', b'version": true'), "has schema version True"),
+        (lambda text: b"[]", "has schema version None; this program reads 1 and 2 and 3"),
+        (lambda text: text.replace(b'version": 3', b'version": 4'), "has schema version 4"),
+        (lambda text: text.replace(b'version": 3', b'version": true'), "has schema version True"),
         (lambda text: text.replace(b'"rows"', b'"lines"'), "rows: Field required"),
     ],
     ids=["broken", "list", "newer", "no number", "keys"],
@@ -256,14 +276,14 @@ def test_what_is_no_report_is_refused_in_one_line(report, tmp_path, change, mess
     st.integers(1, 5),
 )  # fmt: skip
 def test_any_figures_give_a_drawing_within_its_frame(rows, bins):
-    points = [Point(name, "bundle", ms, decibel) for ms, decibel, name in rows]
-    spreads = [Spread(name, "rival", [ms, 2 * ms]) for ms, _, name in rows]
+    points = [ParetoPoint(name, "bundle", ms, decibel) for ms, decibel, name in rows]
+    spreads = [LatencySpread(name, "competitor", [ms, 2 * ms]) for ms, _, name in rows]
     drawings = [pareto_chart(points, 1040, 460, numbered=one) for one in (False, True)]
     lines = [
-        Line(name, "bundle", [(float(x), decibel + x * ms) for x in range(bins)], "note")
+        ChartLine(name, "bundle", [(float(x), decibel + x * ms) for x in range(bins)], "note")
         for ms, decibel, name in rows
     ]
-    axes = Axes("t <", "c &", [(float(x), f"{x} <") for x in range(bins)], "x", "dB", 2, 0.5)
+    axes = ChartAxes("t <", "c &", [(float(x), f"{x} <") for x in range(bins)], "x", "dB", 2, 0.5)
     drawings += [line_chart(lines, axes, 1040, 400, numbered=one) for one in (False, True)]
     drawings += [spread_chart(spreads, 360, narrow=True)]
     for drawing in drawings:

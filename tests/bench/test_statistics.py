@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from mirnet_edge.bench.statistics import by_darkness, drop_db, mean_of, pareto, psnr_of, verdict
+from mirnet_edge.bench.statistics import (
+    assess_stability,
+    by_darkness,
+    drop_db,
+    mean_quality,
+    pareto,
+    psnr_of,
+)
 
 
 def test_quiet_times_are_believed(timing_of, samples_of):
-    assert verdict(timing_of(samples_of(10.0))).stable
+    assert assess_stability(timing_of(samples_of(10.0))).stable
 
 
 @pytest.mark.parametrize(
@@ -22,14 +29,14 @@ def test_quiet_times_are_believed(timing_of, samples_of):
     ids=["few", "spread", "slower", "faster"],
 )
 def test_times_that_cannot_be_believed_say_why_and_what_to_do(timing_of, samples, reason):
-    found = verdict(timing_of(samples))
+    found = assess_stability(timing_of(samples))
     assert not found.stable
     assert any(one.startswith(reason) for one in found.reasons)
     assert "--rounds" in found.advice
 
 
 def test_a_warm_up_that_never_settled_is_said(timing_of, samples_of):
-    (reason,) = verdict(timing_of(samples_of(10.0), settled=False)).reasons
+    (reason,) = assess_stability(timing_of(samples_of(10.0), settled=False)).reasons
     assert reason == "times had not settled after 6 warm-up runs"
 
 
@@ -37,21 +44,21 @@ def test_the_front_holds_what_no_other_beats():
     assert pareto([(10, 20), (5, 18), (20, 19), (5, 17), (30, 25)]) == [1, 0, 4]
 
 
-def test_means_worst_picture_and_darkness(row_of):
+def test_means_worst_image_and_darkness(row_of):
     (quality,) = row_of("edge a:fp32", psnr_db=20.0).quality
-    mean = mean_of(quality)
-    assert (mean.psnr_db, mean.worst_db, mean.worst_picture) == (21.0, 20.0, "p0")
+    mean = mean_quality(quality)
+    assert (mean.psnr_db, mean.worst_db, mean.worst_image) == (21.0, 20.0, "p0")
     bins = by_darkness(quality)
     assert {label: one.psnr_db for label, one in bins.items()} == {
         "0-3 %": 20.0, "6-12 %": 21.0, "12-25 %": 22.0
     }  # fmt: skip
-    assert sum(one.pictures for one in bins.values()) == len(quality.pictures)
+    assert sum(one.images for one in bins.values()) == len(quality.images)
 
 
-def test_identical_pictures_count_as_100_db(row_of):
+def test_identical_images_count_as_100_db(row_of):
     (quality,) = row_of("edge a:fp32", psnr_db=20.0).quality
-    same = quality.pictures[0].model_copy(update={"psnr_db": None})
-    mean = mean_of(quality.model_copy(update={"pictures": [same, *quality.pictures[1:]]}))
+    same = quality.images[0].model_copy(update={"psnr_db": None})
+    mean = mean_quality(quality.model_copy(update={"images": [same, *quality.images[1:]]}))
     assert mean.psnr_db == pytest.approx((100 + 21 + 22) / 3)
 
 

@@ -8,9 +8,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from mirnet_edge.bench.measure import Endured, Pace, endure, sustained_pace
-from mirnet_edge.bench.record import Conditions
-from mirnet_edge.bench.tables import held, last_over_first
+from mirnet_edge.bench.measure import (
+    SustainedRun,
+    SustainedSchedule,
+    run_sustained,
+    sustained_schedule,
+)
+from mirnet_edge.bench.record import MachineConditions
+from mirnet_edge.bench.tables import describe_sustained_rate, last_over_first
 from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.testing.null_runner import NullRunner
 
@@ -38,7 +43,7 @@ class RecordedSensors:
         self._clock, self.watched = clock, False
 
     def conditions(self):
-        return Conditions(load=None, clock_mhz=3000.0, celsius=40.0 + self._clock[0])
+        return MachineConditions(load=None, clock_mhz=3000.0, celsius=40.0 + self._clock[0])
 
     def joules(self):
         assert self.watched
@@ -59,14 +64,14 @@ def endured():
     """Run without pause: endured(seconds a frame, pace=(seconds, part), **runner's options)."""
 
     def run(seconds_at, pace=(64.0, 8.0), on_part=lambda part: None, **failing):
-        clock, found = [5.0], Endured(sustained=True)
+        clock, found = [5.0], SustainedRun(sustained=True)
         sensors = RecordedSensors(clock)
         with (
             Ticking(clock, seconds_at, **failing) as runner,
             contextlib.suppress(KeyboardInterrupt),
         ):
-            how = Pace(*pace, clock=lambda: clock[0])
-            endure(runner, _FRAME, how, sensors, found, on_part)
+            how = SustainedSchedule(*pace, clock=lambda: clock[0])
+            run_sustained(runner, _FRAME, how, sensors, found, on_part)
         assert not sensors.watched
         return found
 
@@ -74,11 +79,11 @@ def endured():
 
 
 def test_a_part_is_half_a_minute_or_an_eighth():
-    assert (sustained_pace(10).seconds, sustained_pace(10).part_s) == (600.0, 30.0)
-    assert sustained_pace(0.5).part_s == 30.0 / 8
+    assert (sustained_schedule(10).seconds, sustained_schedule(10).part_s) == (600.0, 30.0)
+    assert sustained_schedule(0.5).part_s == 30.0 / 8
     for minutes in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(OptionError, match="--sustained must be more than 0 minutes"):
-            sustained_pace(minutes)
+            sustained_schedule(minutes)
 
 
 def test_every_part_has_its_runs_conditions_and_energy(endured):
@@ -127,11 +132,11 @@ def test_what_fails_or_is_interrupted_keeps_whole_parts(endured):
 )
 def test_the_verdict_says_whether_the_rate_is_held(endured, seconds_at, line):
     parts = endured(seconds_at).parts
-    assert held(parts).startswith(line)
+    assert describe_sustained_rate(parts).startswith(line)
     if len(parts) > 1:
         assert last_over_first(parts) == parts[-1].p50_ms / parts[0].p50_ms
 
 
 def test_minutes_are_said_as_minutes(endured):
     parts = endured(lambda now: 0.5 if now < 605 else 1.0, pace=(1200.0, 30.0)).parts
-    assert held(parts) == "slows down by 100% after 10.0 minutes"
+    assert describe_sustained_rate(parts) == "slows down by 100% after 10.0 minutes"

@@ -13,8 +13,16 @@ import pytest
 from mirnet_edge.checkpoints.families import plain_config
 from mirnet_edge.metrics import psnr
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
-from mirnet_edge.pruning.record import Asked, Attempt, Goal, PruneRecord, Quality, Round, Size
-from mirnet_edge.pruning.timing import conditions_of
+from mirnet_edge.pruning.record import (
+    LatencyGoal,
+    NetworkSize,
+    PruneRecord,
+    PruningAttempt,
+    PruningOptions,
+    PruningQuality,
+    PruningRound,
+)
+from mirnet_edge.pruning.timing import timing_conditions
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TASKS = ("low-light", "denoise", "super-resolution", "old-photo")
@@ -41,7 +49,7 @@ def photo(frames_of):
 @pytest.mark.parametrize("task", TASKS)
 def test_each_table_has_every_kind_of_condition_once(robustness, task):
     conditions = robustness.conditions_of(task)
-    assert {one.kind for one in conditions} == {"light", "noise", "size", "JPEG", "colour"}
+    assert {one.kind for one in conditions} == {"light", "noise", "size", "JPEG", "color"}
     names = [(one.kind, one.name) for one in conditions]
     assert len(names) == len(set(names))
 
@@ -71,7 +79,7 @@ def test_only_low_light_is_to_bring_the_light_back(robustness, photo):
         assert np.array_equal(truth, photo) == (task == "low-light")
 
 
-def test_an_old_photo_without_colours_is_to_come_out_without(robustness, photo):
+def test_an_old_photo_without_colors_is_to_come_out_without(robustness, photo):
     found = {
         task: [one for one in robustness.conditions_of(task) if one.monochrome] for task in TASKS
     }
@@ -86,28 +94,28 @@ def test_an_old_photo_without_colours_is_to_come_out_without(robustness, photo):
 def _pruned(distilled):
     network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1))
     config = plain_config(network.config)
-    asked = Asked(
+    asked = PruningOptions(
         weights_sha256="0", data="lol", task="low-light", speedup=2.0, latency_ms=None, like=None,
         backend="onnxruntime", size=(16, 16), importance="taylor", round_to=8, blocks=False,
         rounds=1, recipe="prune", training={}, seed=0,
     )  # fmt: skip
     attempts = [
-        Attempt(config=config, predicted_ms=9.0, unpruned_ms=20.0, pruned_ms=time)
+        PruningAttempt(config=config, predicted_ms=9.0, unpruned_ms=20.0, pruned_ms=time)
         for time in (12.0, 8.0)
     ]
-    only = Round(
-        goal=Goal(speedup=2.0), candidates=[], kept=[[0]], attempts=attempts, best=1,
+    only = PruningRound(
+        goal=LatencyGoal(speedup=2.0), candidates=[], kept=[[0]], attempts=attempts, best=1,
         table_unpruned_ms=18.0, reached=True, cut=_quality(15.0), distilled=distilled,
     )  # fmt: skip
     return PruneRecord(
-        asked=asked, conditions=conditions_of(network, "onnxruntime", (16, 16), 8),
-        unpruned=_quality(20.5), unpruned_size=Size(gmacs=7.5, parameters=9),
-        pruned_size=Size(gmacs=2.5, parameters=3), rounds=[only],
+        asked=asked, conditions=timing_conditions(network, "onnxruntime", (16, 16), 8),
+        unpruned=_quality(20.5), unpruned_size=NetworkSize(gmacs=7.5, parameters=9),
+        pruned_size=NetworkSize(gmacs=2.5, parameters=3), rounds=[only],
     )  # fmt: skip
 
 
 def _quality(psnr_db, steps=0):
-    return Quality(psnr_db=psnr_db, psnr_gtmean_db=24.0, ssim=0.8, steps=steps)
+    return PruningQuality(psnr_db=psnr_db, psnr_gtmean_db=24.0, ssim=0.8, steps=steps)
 
 
 def test_the_pruning_table_says_what_was_lost_and_what_was_not_trained():

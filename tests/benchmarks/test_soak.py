@@ -37,7 +37,7 @@ def test_memory_and_age_stay_flat_for_a_fifth_of_a_minute_at_four_times_the_spee
     assert statistics.captured > 400  # 120 a second, and opened anew four times a second
     assert statistics.dropped > 0  # 12 ms of work for frames that come every 8.3
     assert statistics.shown > 120
-    assert memory_mib < 3.0  # found 0.1; keeping the picture of every frame makes 23
+    assert memory_mib < 3.0  # found 0.1; keeping the image of every frame makes 23
     assert age_ms < 25.0  # a queue would add seconds
 
 

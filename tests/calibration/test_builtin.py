@@ -110,7 +110,7 @@ def test_the_noise_of_the_denoising_set_is_as_strong_as_its_name_says():
             assert 20.0 < found < 35.0, sample.name
 
 
-def test_the_small_pictures_show_what_the_large_ones_do():
+def test_the_small_images_show_what_the_large_ones_do():
     for sample in _samples("super-resolution"):
         height, width = sample.frame.shape[:2]
         mean = sample.reference.reshape(height, 2, width, 2, 3).mean((1, 3))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mirnet_edge.calibration.sampling import candidate_of, sample_set, stratified
+from mirnet_edge.calibration.sampling import describe_frame, sample_set, stratified
 from mirnet_edge.calibration.sets import read_set
 from mirnet_edge.errors import CalibrationError
 
@@ -15,7 +15,7 @@ SIZE = (48, 64)
 
 
 def _view(number, light=1.0, size=SIZE):
-    """Return a smooth picture that differs from those of other numbers."""
+    """Return a smooth image that differs from those of other numbers."""
     coarse = np.random.default_rng(number).uniform(0, 255, (6, 8, 3))
     large = cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
     return (large * light).clip(0, 255).astype(np.uint8)
@@ -49,8 +49,8 @@ def test_the_same_view_in_other_light_is_kept(tmp_path):
 
 
 def test_what_is_rare_in_the_source_is_not_rare_in_the_set():
-    bright = [candidate_of(_view(number)) for number in range(60)]
-    dark = [candidate_of(_view(100 + number, 0.1)) for number in range(20)]
+    bright = [describe_frame(_view(number)) for number in range(60)]
+    dark = [describe_frame(_view(100 + number, 0.1)) for number in range(20)]
     kept = stratified([*bright, *dark], 16)
     assert len(kept) == 16
     assert sum(one.light < 0.1 for one in kept) >= 4
@@ -59,7 +59,7 @@ def test_what_is_rare_in_the_source_is_not_rare_in_the_set():
     assert len({id(one) for one in kept}) == 16
 
 
-def test_a_set_is_accepted_by_the_export_and_bound_to_its_pictures(tmp_path):
+def test_a_set_is_accepted_by_the_export_and_bound_to_its_images(tmp_path):
     source = _folder(tmp_path / "in", [_view(number) for number in range(12)])
     sample_set(str(source), tmp_path / "set")
     by_file, by_folder = read_set(tmp_path / "set" / "set.toml"), read_set(tmp_path / "set")
@@ -102,7 +102,7 @@ def test_a_video_is_sampled(tmp_path):
     assert len(done.described.files) == 10
     first = read_set(tmp_path / "set").calibrating[0].frame
     errors = [np.abs(first.astype(int) - _view(number)).mean() for number in range(10)]
-    assert min(errors) < 8, "the colours are those that went in"
+    assert min(errors) < 8, "the colors are those that went in"
 
 
 def test_frames_of_mixed_sizes_are_refused(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mirnet_edge.calibration.sets import Sample, fitted, read_set
+from mirnet_edge.calibration.sets import CalibrationSample, fit_sample, read_set
 from mirnet_edge.errors import CalibrationError
 
 
@@ -31,7 +31,7 @@ def _hashes(samples):
     return {hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in samples}
 
 
-def test_every_fourth_picture_judges_and_the_groups_are_disjoint(tmp_path):
+def test_every_fourth_image_judges_and_the_groups_are_disjoint(tmp_path):
     found = read_set(_folder(tmp_path, 10))
     assert [sample.name for sample in found.judging] == ["03", "07"]
     assert len(found.calibrating) == 8
@@ -70,8 +70,8 @@ def test_large_sets_are_thinned_evenly(tmp_path):
     assert len(found.judging) == 2
 
 
-@pytest.mark.parametrize(("count", "says"), [(0, "0 pictures"), (1, "1 picture;"), (7, "7 pic")])
-def test_too_few_pictures_are_counted(tmp_path, count, says):
+@pytest.mark.parametrize(("count", "says"), [(0, "0 images"), (1, "1 image;"), (7, "7 images")])
+def test_too_few_images_are_counted(tmp_path, count, says):
     with pytest.raises(CalibrationError, match=f"{says}.*expected at least 8"):
         read_set(_folder(tmp_path, count))
 
@@ -83,7 +83,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_a_text_file_named_png_is_named(tmp_path):
     _folder(tmp_path, 10)
-    (tmp_path / "05.png").write_text("not a picture")
+    (tmp_path / "05.png").write_text("not an image")
     with pytest.raises(CalibrationError, match=r"05\.png"):
         read_set(tmp_path)
 
@@ -131,14 +131,14 @@ def test_references_of_another_size_are_refused_with_both_sizes(tmp_path, case):
 
 def test_fitting_cuts_the_middle_and_fills_by_reflection():
     frame = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
-    sample = Sample("a", frame, frame + np.uint8(1))
-    cut = fitted(sample, (4, 4), None)
+    sample = CalibrationSample("a", frame, frame + np.uint8(1))
+    cut = fit_sample(sample, (4, 4), None)
     assert np.array_equal(cut.frame, frame[1:5, 2:6])
     assert np.array_equal(cut.reference, cut.frame + 1)
-    grown = fitted(sample, (8, 8), None)
+    grown = fit_sample(sample, (8, 8), None)
     assert np.array_equal(grown.frame[6], frame[5])
-    assert fitted(sample, None, (4, 100)).frame.shape == (4, 8, 3)
-    assert fitted(sample, None, None).frame.shape == frame.shape
+    assert fit_sample(sample, None, (4, 100)).frame.shape == (4, 8, 3)
+    assert fit_sample(sample, None, None).frame.shape == frame.shape
 
 
 def _pair(height, width, scale):
@@ -147,7 +147,7 @@ def _pair(height, width, scale):
     reference = generator.integers(
         0, 256, (scale * height, scale * width, 3), dtype=np.uint8
     )  # fmt: skip
-    return Sample("a", _means(reference, scale), reference)
+    return CalibrationSample("a", _means(reference, scale), reference)
 
 
 def _means(reference, scale):
@@ -168,12 +168,12 @@ def _same_view(sample, scale):
 def test_a_reference_is_cut_where_its_frame_is(sides, wanted, scale):
     sample = _pair(*sides, scale)
     assert _same_view(sample, scale)
-    cut = fitted(sample, None, wanted)
+    cut = fit_sample(sample, None, wanted)
     smaller = tuple(map(min, sides, wanted))
     assert cut.frame.shape == (*smaller, 3)
     assert _same_view(cut, scale)
     if smaller == wanted:  # no filling: a fixed size is cut from the same place
-        fixed = fitted(sample, wanted, None)
+        fixed = fit_sample(sample, wanted, None)
         assert np.array_equal(fixed.frame, cut.frame)
         assert np.array_equal(fixed.reference, cut.reference)
 
@@ -181,14 +181,14 @@ def test_a_reference_is_cut_where_its_frame_is(sides, wanted, scale):
 @pytest.mark.parametrize("margin", [1, 2, 3, 5])
 def test_a_doubled_reference_keeps_its_view_whatever_the_margin(margin):
     sample = _pair(8 + margin, 12 + margin, 2)
-    cut = fitted(sample, (8, 12), None)
+    cut = fit_sample(sample, (8, 12), None)
     assert cut.reference.shape == (16, 24, 3)
     assert _same_view(cut, 2)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3])
 def test_a_reference_is_filled_as_its_frame_is(scale):
-    grown = fitted(_pair(6, 8, scale), (9, 13), None)
+    grown = fit_sample(_pair(6, 8, scale), (9, 13), None)
     assert grown.frame.shape == (9, 13, 3)
     assert grown.reference.shape == (9 * scale, 13 * scale, 3)
     assert _same_view(grown, scale)

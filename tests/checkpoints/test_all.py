@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mirnet_edge.checkpoints import Card, load, resolve, save, shipped_names, store
+from mirnet_edge.checkpoints import ModelCard, load, resolve, save, shipped_names, store
 from mirnet_edge.errors import CheckpointError, MirnetEdgeError
 from mirnet_edge.models import (
     MIRNet,
@@ -128,7 +128,9 @@ def same_tensors(left: nn.Module, right: nn.Module) -> bool:
 def test_saved_weights_come_back_whole(network: Network, tmp_path: Path) -> None:
     model = network.build()
     path = tmp_path / "weights.safetensors"
-    card = Card(task="low-light", trained_on="pairs", figures={"psnr_db": 21.5}, recipe={"lr": [1]})
+    card = ModelCard(
+        task="low-light", trained_on="pairs", figures={"psnr_db": 21.5}, recipe={"lr": [1]}
+    )
     save(model.train(), path, card)
     loaded = load(path)
     assert type(loaded.model) is type(model)
@@ -153,7 +155,7 @@ def test_a_bare_state_dict_tells_the_network(network: Network, tmp_path: Path) -
 
 
 def test_a_network_that_enlarges_is_built_to_enlarge_again(tmp_path: Path) -> None:
-    save(MIRNetEdge(TINY_TWICE), tmp_path / "net.safetensors", Card(task="super-resolution"))
+    save(MIRNetEdge(TINY_TWICE), tmp_path / "net.safetensors", ModelCard(task="super-resolution"))
     model: Any = load(tmp_path / "net.safetensors").model
     assert (model.config.scale, model.config.stem, model.exposure) == (2, 2, None)
     with torch.inference_mode():
@@ -169,14 +171,14 @@ def test_the_authors_terms_are_told_for_files_without_our_card(tmp_path: Path) -
         loaded = load(written(tmp_path / "net.pth", model.state_dict()))
         assert loaded.notice is not None
         assert "non-commercial" in loaded.notice
-        assert "non-commercial" in str(loaded.card.licence)
+        assert "non-commercial" in str(loaded.card.license)
     loaded = load(written(tmp_path / "net.pth", MIRNetEdge(TINY_EDGE).state_dict()))
     assert loaded.notice is None
-    assert loaded.card.licence is None
+    assert loaded.card.license is None
 
 
 def test_sharing_survives(tmp_path: Path) -> None:
-    save(MIRNet(TINY), tmp_path / "net.safetensors", Card())
+    save(MIRNet(TINY), tmp_path / "net.safetensors", ModelCard())
     model: Any = load(tmp_path / "net.safetensors").model
     block = model.body[0].body[0]
     assert block.blocks[1][0] is block.blocks[1][1]
@@ -185,7 +187,7 @@ def test_sharing_survives(tmp_path: Path) -> None:
 
 def test_shared_tensors_are_stored_once(tmp_path: Path) -> None:
     model = MIRNet(TINY)
-    save(model, tmp_path / "net.safetensors", Card())
+    save(model, tmp_path / "net.safetensors", ModelCard())
     with safe_open(tmp_path / "net.safetensors", framework="pt") as file:
         stored = set(file.keys())
     assert not any(".blocks.0.1." in key for key in stored)
@@ -278,7 +280,7 @@ DAMAGES = [
         (GROUP, "(8, 8, 3, 3)", "(8, 8, 1, 1)"),
     ),
     Damage("vector", lambda t: t.update({FIRST: torch.zeros(8)}), ("make no such network",)),
-    Damage("four-colours", lambda t: t.update({FIRST: torch.zeros(8, 4, 3, 3)}), ("in_channels",)),
+    Damage("four-colors", lambda t: t.update({FIRST: torch.zeros(8, 4, 3, 3)}), ("in_channels",)),
     Damage("integers", lambda t: t.update({GROUP: t[GROUP].int()}), (GROUP, "torch.int32")),
     Damage("sparse", lambda t: t.update({GROUP: t[GROUP].to_sparse()}), (GROUP, "sparse")),
     Damage("blur", lambda t: t[BLUR].mul_(2), (BLUR, "[1, 2, 1]")),
@@ -460,9 +462,9 @@ class BadCard:
 
 
 BAD_CARDS = [
-    BadCard("no-json", "{", ("card", "schema version 1")),
-    BadCard("next-schema", '{"schema_version": 2}', ("schema_version",)),
-    BadCard("unknown-key", '{"colour": "red"}', ("'colour'",)),
+    BadCard("no-json", "{", ("card", "schema version 2")),
+    BadCard("next-schema", '{"schema_version": 3}', ("schema_version",)),
+    BadCard("unknown-key", '{"color": "red"}', ("'color'",)),
     BadCard("wrong-type", '{"figures": {"psnr_db": "high"}}', ("psnr_db",)),
     BadCard("other-network", '{"architecture": "edge"}', ("edge", "MIRNet")),
     BadCard("other-channels", '{"config": {"channels": 64}}', ("'channels' is '64'", "say 8")),
@@ -492,24 +494,24 @@ def test_a_card_cannot_widen_a_network(tmp_path: Path) -> None:
 
 
 def test_cards_are_strict_and_fixed() -> None:
-    with pytest.raises(ValidationError, match="colour"):
-        Card(colour="red")  # type: ignore[call-arg]
+    with pytest.raises(ValidationError, match="color"):
+        ModelCard(color="red")  # type: ignore[call-arg]
     with pytest.raises(ValidationError, match="finite"):
-        Card(figures={"psnr_db": float("inf")})
+        ModelCard(figures={"psnr_db": float("inf")})
     with pytest.raises(ValidationError, match="frozen"):
-        Card().task = "denoise"  # type: ignore[misc]
+        ModelCard().task = "denoise"  # type: ignore[misc]
 
 
 def test_the_weights_it_was_trained_from_and_after_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
-    card = Card(parent="a" * 64, teacher="b" * 64)
+    card = ModelCard(parent="a" * 64, teacher="b" * 64)
     save(MIRNetEdge(TINY_EDGE), path, card)
     loaded = load(path)
     assert (loaded.card.parent, loaded.card.teacher) == ("a" * 64, "b" * 64)
     again = tmp_path / "again.safetensors"
     save(loaded.model, again, loaded.card)
     assert again.read_bytes() == path.read_bytes()
-    assert (Card().parent, Card().teacher) == (None, None)
+    assert (ModelCard().parent, ModelCard().teacher) == (None, None)
 
 
 @pytest.mark.parametrize("key", ["parent", "teacher"])
@@ -520,7 +522,7 @@ def test_what_is_no_digest_at_all_is_refused(key: str, tmp_path: Path) -> None:
 
 def test_a_card_from_before_parents_and_teachers_loads(tmp_path: Path) -> None:
     model, path = MIRNetEdge(TINY_EDGE), tmp_path / "net.safetensors"
-    save(model, path, Card(task="denoise", data_sha256="c" * 64, revision="abc"))
+    save(model, path, ModelCard(task="denoise", data_sha256="c" * 64, revision="abc"))
     with safe_open(path, framework="pt") as file:
         written_card = json.loads(file.metadata()["card"])
     assert written_card.pop("parent") is None
@@ -533,16 +535,22 @@ def test_a_card_from_before_parents_and_teachers_loads(tmp_path: Path) -> None:
     assert loaded.model.config == TINY_EDGE
 
 
+def test_a_card_of_schema_1_is_read_and_saved_as_one_of_today(tmp_path: Path) -> None:
+    path = with_card(tmp_path / "net.safetensors", '{"schema_version": 1, "licence": "CC0-1.0"}')
+    card = load(path).card
+    assert (card.schema_version, card.license) == (2, "CC0-1.0")
+
+
 def test_the_same_weights_give_the_same_bytes(tmp_path: Path) -> None:
     model = MIRNetEdge(TINY_EDGE)
     paths = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
-    save(model, paths[0], Card(recipe={"a": 1, "b": 2}))
-    save(load(paths[0]).model, paths[1], Card(recipe={"b": 2, "a": 1}))
+    save(model, paths[0], ModelCard(recipe={"a": 1, "b": 2}))
+    save(load(paths[0]).model, paths[1], ModelCard(recipe={"b": 2, "a": 1}))
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_a_loaded_card_can_be_saved_again(tmp_path: Path) -> None:
-    save(MIRNet(TINY), tmp_path / "one.safetensors", Card(task="denoise"))
+    save(MIRNet(TINY), tmp_path / "one.safetensors", ModelCard(task="denoise"))
     loaded = load(tmp_path / "one.safetensors")
     save(loaded.model, tmp_path / "two.safetensors", loaded.card)
     assert load(tmp_path / "two.safetensors").sha256 == loaded.sha256
@@ -552,14 +560,14 @@ def test_a_save_that_fails_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "net.safetensors"
-    save(MIRNetEdge(TINY_EDGE), path, Card(task="first"))
+    save(MIRNetEdge(TINY_EDGE), path, ModelCard(task="first"))
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises((OSError, MirnetEdgeError)):
-        save(MIRNetEdge(TINY_EDGE), path, Card(task="second"))
+        save(MIRNetEdge(TINY_EDGE), path, ModelCard(task="second"))
     assert load(path).card.task == "first"
     assert [file.name for file in tmp_path.iterdir()] == ["net.safetensors"]
 
@@ -568,27 +576,27 @@ def test_weights_that_could_not_be_loaded_are_not_saved(tmp_path: Path) -> None:
     path = tmp_path / "net.safetensors"
     model = MIRNet(TINY)
     with pytest.raises(CheckpointError, match="found a Linear"):
-        save(nn.Linear(2, 2), path, Card())
+        save(nn.Linear(2, 2), path, ModelCard())
     with pytest.raises(CheckpointError, match=r"must end in \.safetensors"):
-        save(model, tmp_path / "net.pth", Card())
+        save(model, tmp_path / "net.pth", ModelCard())
     with pytest.raises(CheckpointError, match="card says architecture edge"):
-        save(model, path, Card(architecture="edge"))
+        save(model, path, ModelCard(architecture="edge"))
     with pytest.raises(CheckpointError, match="card says config"):
-        save(model, path, Card(config={"channels": 64}))
+        save(model, path, ModelCard(config={"channels": 64}))
     with pytest.raises(CheckpointError, match="not finite"):
-        save(model, path, Card(recipe={"loss": float("nan")}))
+        save(model, path, ModelCard(recipe={"loss": float("nan")}))
     model.conv_out = nn.Conv2d(8, 5, 3)
     with pytest.raises(CheckpointError, match=r"conv_out.bias"):
-        save(model, path, Card())
+        save(model, path, ModelCard())
     model = MIRNet(TINY)
     nn.init.constant_(model.conv_out.weight, float("nan"))
     with pytest.raises(CheckpointError, match=r"'conv_out.weight' holds 216 values"):
-        save(model, path, Card())
+        save(model, path, ModelCard())
     assert not list(tmp_path.iterdir())
 
 
 def test_loading_leaves_the_random_numbers_alone(tmp_path: Path) -> None:
-    save(MIRNetEdge(TINY_EDGE), tmp_path / "net.safetensors", Card())
+    save(MIRNetEdge(TINY_EDGE), tmp_path / "net.safetensors", ModelCard())
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
@@ -606,7 +614,7 @@ def test_shipped_names_stand_for_package_files(
     with pytest.raises(CheckpointError, match="it ships: none"):
         resolve("shipped:low-light")
     for name in ("low-light", "denoise"):
-        save(MIRNetEdge(TINY_EDGE), tmp_path / f"{name}.safetensors", Card(task=name))
+        save(MIRNetEdge(TINY_EDGE), tmp_path / f"{name}.safetensors", ModelCard(task=name))
     assert shipped_names() == ["denoise", "low-light"]
     assert resolve("shipped:low-light") == tmp_path / "low-light.safetensors"
     assert load("shipped:low-light").card.task == "low-light"

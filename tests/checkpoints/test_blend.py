@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mirnet_edge.checkpoints.store import blended
+from mirnet_edge.checkpoints.store import interpolate_weights
 from mirnet_edge.errors import CheckpointError, OptionError
 
 
@@ -13,7 +13,7 @@ def test_the_ends_are_the_two_and_a_quarter_lies_a_quarter_of_the_way(network_of
     one, two = network_of("edge", 0), network_of("edge", 1)
     before = {name: weight.clone() for name, weight in one.state_dict().items()}
     for share in (0.0, 0.25, 1.0):
-        blend = blended(one, two, share).state_dict()
+        blend = interpolate_weights(one, two, share).state_dict()
         for name, weight in two.state_dict().items():
             expected = before[name] + share * (weight - before[name])
             torch.testing.assert_close(blend[name], expected)
@@ -23,7 +23,7 @@ def test_the_ends_are_the_two_and_a_quarter_lies_a_quarter_of_the_way(network_of
 def test_other_shapes_and_shares_are_refused(network_of):
     one = network_of("edge")
     with pytest.raises(CheckpointError, match="two networks of one shape, found MIRNetEdgeConfig"):
-        blended(one, network_of("mirnet"), 0.5)
+        interpolate_weights(one, network_of("mirnet"), 0.5)
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(OptionError, match=r"share must lie in \[0, 1\]"):
-            blended(one, one, share)
+            interpolate_weights(one, one, share)

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from mirnet_edge import errors
-from mirnet_edge.cli.application import command, complain
+from mirnet_edge.cli.application import command, print_error
 from mirnet_edge.errors import MirnetEdgeError, OptionError, PrecisionRejected
 
 logger = logging.getLogger("mirnet_edge.tests")
@@ -171,7 +171,7 @@ def test_a_command_may_choose_its_code(code, ran):
 
 
 def test_a_complaint_is_one_line_on_stderr(capsys):
-    complain("mirnet-x", " several\nlines ")
+    print_error("mirnet-x", " several\nlines ")
     assert capsys.readouterr() == ("", "mirnet-x: several lines\n")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mirnet_edge.bench import job
 from mirnet_edge.bench.classical import baseline_named
-from mirnet_edge.bench.job import Order, Suite, read_suite
+from mirnet_edge.bench.job import BenchmarkRequest, BenchmarkSuite, read_suite
 from mirnet_edge.bench.record import read_report
 from mirnet_edge.bench.tables import mj_per_frame
 from mirnet_edge.bench.telemetry import MachineSensors
@@ -27,17 +27,17 @@ _FAST = ("--rounds", 5, "--row-seconds", 0.5, "--size", "48x32")
 @pytest.fixture(autouse=True)
 def no_processes(monkeypatch):
     """A process per row takes seconds; one test below starts real ones."""
-    monkeypatch.setattr(job, "measure_cold", lambda contestant, height, width: None)
+    monkeypatch.setattr(job, "measure_cold", lambda entry, height, width: None)
 
 
 @pytest.fixture
 def pairs(tmp_path, frames_of):
-    """Return a LOW:HIGH of four pictures, which the bundle of make_bundle restores."""
+    """Return a LOW:HIGH of four images, which the bundle of make_bundle restores."""
     for number, frame in enumerate(frames_of(24, 40, 4)):
         low = frame // 2
-        for kind, picture in (("low", low), ("high", np.rint(low * 1.5).astype(np.uint8))):
+        for kind, image in (("low", low), ("high", np.rint(low * 1.5).astype(np.uint8))):
             (tmp_path / kind).mkdir(exist_ok=True)
-            Image.fromarray(picture).save(tmp_path / kind / f"{number}.png")
+            Image.fromarray(image).save(tmp_path / kind / f"{number}.png")
     return f"{tmp_path / 'low'}:{tmp_path / 'high'}"
 
 
@@ -55,11 +55,11 @@ def test_a_bundle_gives_all_four_formats(ran, make_bundle, make_mode, pairs, tmp
     ours = rows["bundle onnxruntime:fp32"]
     assert len(ours["timings"][0]["samples_ms"]) == 5
     assert ours["timings"][0]["stages"]["network_ms"] > 0
-    assert min(one["psnr_db"] or 100 for one in ours["quality"][0]["pictures"]) > 45
+    assert min(one["psnr_db"] or 100 for one in ours["quality"][0]["images"]) > 45
     assert rows["bundle tensorrt:fp32"]["state"] == "missing"
     assert "tensorrt" in rows["bundle tensorrt:fp32"]["note"].lower()
     assert {"gamma", "CLAHE"} < set(rows)
-    assert rows["gamma"]["quality"][0]["pictures"][0]["psnr_db"] < 45
+    assert rows["gamma"]["quality"][0]["images"][0]["psnr_db"] < 45
 
 
 def test_flicker_is_measured_on_a_still_clip_and_on_a_video(
@@ -84,8 +84,8 @@ def test_flicker_is_measured_on_a_still_clip_and_on_a_video(
     assert all(0.5 < one["ratio"] < 2.0 for one in ours["flicker"])
 
 
-def test_one_unreadable_picture_is_named_and_the_rest_measured(ran, make_bundle, pairs, tmp_path):
-    (tmp_path / "low/2.png").write_bytes(b"no picture")
+def test_one_unreadable_image_is_named_and_the_rest_measured(ran, make_bundle, pairs, tmp_path):
+    (tmp_path / "low/2.png").write_bytes(b"no image")
     Image.new("RGB", (8, 8)).save(tmp_path / "low/3.png")
     done = ran(
         main, "--bundle", make_bundle(), "--pairs", pairs, "--out", tmp_path / "out",
@@ -94,16 +94,16 @@ def test_one_unreadable_picture_is_named_and_the_rest_measured(ran, make_bundle,
     assert done.code == 3
     assert "2.png is damaged" in done.err
     assert "3.png is 8x8" in done.err
-    assert "2 pictures could not be measured; the rest was" in done.err
+    assert "2 images could not be measured; the rest was" in done.err
     (pair_set,) = read_report(tmp_path / "out/report.json").pair_sets
-    assert (pair_set.pictures, len(pair_set.unreadable)) == (2, 2)
+    assert (pair_set.images, len(pair_set.unreadable)) == (2, 2)
 
 
 def test_pairs_that_do_not_match_are_refused_before_measuring(ran, make_bundle, pairs, tmp_path):
     (tmp_path / "high/1.png").unlink()
     done = ran(main, "--bundle", make_bundle(), "--pairs", pairs, "--out", tmp_path / "out", *_FAST)
     assert done.code == 2
-    assert "1 pictures without a partner" in done.line
+    assert "1 images without a partner" in done.line
     assert not (tmp_path / "out").exists()
 
 
@@ -137,12 +137,12 @@ def test_a_backend_that_the_bundle_lacks_is_a_row_that_says_so(ran, make_bundle,
         ((), "give --suite FILE or --bundle DIR"),
         (("--suite", "none"), "there is no suite none"),
         (("--bundle", "none"), "none is not a bundle"),
-        (("--rival", "none.onnx"), "none.onnx is not there"),
+        (("--competitor", "none.onnx"), "none.onnx is not there"),
         (("--baseline", "magic"), "no baseline 'magic'"),
         (("--baseline", "gamma", "--size", "0x4"), "--size must be positive"),
         (("--baseline", "gamma", "--suffixes", "x", "--pairs", "y"), "--suffixes must be BAD,GOOD"),
     ],
-    ids=["nothing", "suite", "bundle", "rival", "baseline", "size", "suffixes"],
+    ids=["nothing", "suite", "bundle", "competitor", "baseline", "size", "suffixes"],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(ran, tmp_path, arguments, message):
     done = ran(main, *arguments, "--out", tmp_path / "out")
@@ -171,16 +171,16 @@ def test_our_suites_are_suites_and_name_methods_that_exist(path):
 
 
 def test_cold_start_and_memory_come_from_a_process_of_its_own():
-    from mirnet_edge.bench.entries import Contestant
+    from mirnet_edge.bench.entries import BenchmarkEntry
     from mirnet_edge.bench.measure import measure_cold
 
     kept = np.ones(2**26, np.uint8)  # 64 MiB here are not the other's
-    found = measure_cold(Contestant(source="baseline", path="gamma"), 32, 48)
+    found = measure_cold(BenchmarkEntry(source="baseline", path="gamma"), 32, 48)
     assert found is not None
     assert found.start_ms > 0
     assert found.peak_memory_mib is None or 10 < found.peak_memory_mib < 400
     assert kept.sum() == 2**26
-    assert measure_cold(Contestant(source="baseline", path="magic"), 32, 48) is None
+    assert measure_cold(BenchmarkEntry(source="baseline", path="magic"), 32, 48) is None
 
 
 def test_compare_tells_a_slowdown_by_its_exit_code(ran, tmp_path):
@@ -245,11 +245,11 @@ def test_where_there_is_a_meter_a_short_loop_counts_energy(tmp_path):
         def watching(self):
             return contextlib.nullcontext()
 
-    suite = Suite(baselines=("gamma",), quality=(), rounds=5, row_seconds=0.05, cold=False)
-    order = Order(
+    suite = BenchmarkSuite(baselines=("gamma",), quality=(), rounds=5, row_seconds=0.05, cold=False)
+    order = BenchmarkRequest(
         suite=suite, suite_name=None, sizes=((32, 48),), root=tmp_path, out=tmp_path, command="",
     )  # fmt: skip
-    bench = job.Bench(order, lambda what: None, MachineSensors(meters={"package": Meter()}))
+    bench = job.BenchmarkJob(order, lambda what: None, MachineSensors(meters={"package": Meter()}))
     bench.run()
     report = bench.report(partial=False)
     (timing,) = report.rows[0].timings

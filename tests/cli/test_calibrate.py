@@ -22,7 +22,7 @@ def test_a_set_is_written_and_described(ran, tmp_path):
     source = _views(tmp_path / "in", 10)
     done = ran(main, "--source", source, "--out", tmp_path / "set", "--json")
     assert done.code == 0
-    assert json.loads(done.out)["pictures"] == 10
+    assert json.loads(done.out)["images"] == 10
     assert (tmp_path / "set" / "set.toml").is_file()
 
 

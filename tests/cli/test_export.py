@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mirnet_edge import checkpoints, manifest
-from mirnet_edge.checkpoints import Card
+from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.cli import export
 from mirnet_edge.export import job
-from mirnet_edge.export.job import Exported
+from mirnet_edge.export.job import ExportResult
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 
 
@@ -31,7 +31,7 @@ def run(arguments, capsys):
 def weights(tmp_path):
     path = tmp_path / "own.safetensors"
     model = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8), exposure_channels=8))
-    checkpoints.save(model, path, Card(task="low-light", architecture="edge", config={}))
+    checkpoints.save(model, path, ModelCard(task="low-light", architecture="edge", config={}))
     return path
 
 
@@ -40,7 +40,7 @@ class _Bomb:
         return (print, ("code in a checkpoint ran",))
 
 
-def _pictures(folder, count, side=32):
+def _images(folder, count, side=32):
     folder.mkdir()
     for number in range(count):
         pixels = np.random.default_rng(number).integers(0, 50, (side, side, 3), np.uint8)
@@ -86,18 +86,18 @@ def not_finite(folder):
     return ["--weights", folder / "nan.pth"]
 
 
-def no_picture(folder):
-    return ["--int8", "--calibration", _pictures(folder / "none", 0)]
+def no_image(folder):
+    return ["--int8", "--calibration", _images(folder / "none", 0)]
 
 
-def one_picture(folder):
-    return ["--int8", "--calibration", _pictures(folder / "one", 1)]
+def one_image(folder):
+    return ["--int8", "--calibration", _images(folder / "one", 1)]
 
 
-def text_picture(folder):
-    pictures = _pictures(folder / "text", 9)
-    (pictures / "0.png").write_text("no picture")
-    return ["--int8", "--calibration", pictures]
+def text_image(folder):
+    images = _images(folder / "text", 9)
+    (images / "0.png").write_text("no image")
+    return ["--int8", "--calibration", images]
 
 
 def out_is_a_file(folder):
@@ -132,11 +132,11 @@ BAD = [
     Bad(not_finite, ("nan.pth", "head.bias", "NaN"), "NaN weights"),
     Bad(["--weights", "absent.pth"], ("absent.pth",), "absent weights"),
     Bad(["--weights", "shipped:fog"], ("shipped:fog", "shipped:low-light"), "unknown task"),
-    Bad(no_picture, ("none holds 0 pictures", "at least 8"), "no picture"),
-    Bad(one_picture, ("one holds 1 picture;", "at least 8"), "one picture"),
-    Bad(text_picture, ("0.png", "calibration set"), "text named .png"),
+    Bad(no_image, ("none holds 0 images", "at least 8"), "no image"),
+    Bad(one_image, ("one holds 1 image;", "at least 8"), "one image"),
+    Bad(text_image, ("0.png", "calibration set"), "text named .png"),
     Bad(["--int8", "--calibration", "absent"], ("absent is not a folder",), "no calibration"),
-    Bad(own_weights, ("own.safetensors", "--calibration DIR"), "own weights, no pictures"),
+    Bad(own_weights, ("own.safetensors", "--calibration DIR"), "own weights, no images"),
     Bad(out_is_a_file, ("taken is a file",), "out is a file"),
     Bad(out_under_a_file, ("taken cannot be written",), "out under a file"),
     Bad(["--size", "0x480"], ("--size must be positive", "0x480"), "size 0"),
@@ -175,7 +175,7 @@ def bundle(make_bundle, make_mode):
     names = ("onnxruntime:fp32", "openvino:int8", "tensorrt:int8+fp16")
     return make_bundle(
         modes=[
-            make_mode(name, p50_ms=place or None, adopted=place != 1)
+            make_mode(name, p50_ms=place or None, accepted=place != 1)
             for place, name in zip((12345.6, 1, 0), names, strict=True)
         ]
     )
@@ -184,7 +184,7 @@ def bundle(make_bundle, make_mode):
 def _pretend(monkeypatch, bundle, **changes):
     """Let the command run without its long job: as if that had given this manifest."""
     found = manifest.read_manifest(bundle)
-    exported = replace(Exported(bundle, found, 120.0, ()), **changes)
+    exported = replace(ExportResult(bundle, found, 120.0, ()), **changes)
     monkeypatch.setattr(job, "export_bundle", lambda options, on_stage: exported)
     return exported
 
@@ -195,11 +195,11 @@ def test_the_table_fits_80_columns_and_tells_what_was_rejected(bundle, capsys, m
     code, out, err = run(["--out", "anywhere"], capsys)
     assert code == 3
     assert "rejected: int8-cpu" in err
-    assert exported.manifest.default_mode in err
-    table = out.splitlines()[: len(exported.manifest.modes) + 2]
+    assert exported.manifest.default_configuration in err
+    table = out.splitlines()[: len(exported.manifest.configurations) + 2]
     assert all(len(line) <= 80 for line in table)
     assert "…" not in out
-    for mode in exported.manifest.modes:
+    for mode in exported.manifest.configurations:
         assert mode.name in out
 
 
@@ -207,4 +207,4 @@ def test_json_is_the_manifest_and_nothing_else(bundle, capsys, monkeypatch):
     exported = _pretend(monkeypatch, bundle)
     code, out, _ = run(["--json"], capsys)
     assert code == 0
-    assert json.loads(out)["default_mode"] == exported.manifest.default_mode
+    assert json.loads(out)["default_configuration"] == exported.manifest.default_configuration

@@ -39,7 +39,7 @@ def weights(tmp_path_factory):
     torch.manual_seed(0)
     network = MIRNet(MIRNetConfig(channels=16, groups=1, blocks=1, streams=1, columns=1))
     path = tmp_path_factory.mktemp("weights") / "wide.safetensors"
-    checkpoints.save(network, path, checkpoints.Card(task="low-light"))
+    checkpoints.save(network, path, checkpoints.ModelCard(task="low-light"))
     return path
 
 
@@ -60,7 +60,7 @@ def test_a_run_is_interrupted_gone_on_with_and_told_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(progress.Display, "stepped", interrupt)
+        patched.setattr(progress.TrainingProgress, "stepped", interrupt)
         stopped = ran(main, *typed)
     assert stopped.code == 130
     assert "measure the latency table latency.json" in stopped.err

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from mirnet_edge.cli.restore import main
-from mirnet_edge.images.files import Picture, read_picture, write_picture
+from mirnet_edge.images.files import ImageFile, read_image, write_image
 from mirnet_edge.testing.null_runner import NullRunner
 
 
 @pytest.fixture
-def make_picture(tmp_path, frames_of):
+def make_image(tmp_path, frames_of):
     def make(name, height=6, width=8):
         path = tmp_path / name
-        write_picture(path, Picture(frame=frames_of(height, width)[0]))
+        write_image(path, ImageFile(frame=frames_of(height, width)[0]))
         return path
 
     return make
@@ -32,11 +32,11 @@ def out(tmp_path):
 
 
 def _brightened(path):
-    return np.rint(np.minimum(read_picture(path).frame * 1.5, 255))
+    return np.rint(np.minimum(read_image(path).frame * 1.5, 255))
 
 
-def test_pictures_are_restored_and_told_on_stderr(ran, make_bundle, make_picture, out):
-    images = [make_picture("in/a.png"), make_picture("in/b.png", 5, 9)]
+def test_images_are_restored_and_told_on_stderr(ran, make_bundle, make_image, out):
+    images = [make_image("in/a.png"), make_image("in/b.png", 5, 9)]
     result = ran(main, *images, "--bundle", make_bundle(), "--out", out)
     assert (result.code, result.out) == (0, "")
     first, second = result.err.splitlines()
@@ -44,21 +44,21 @@ def test_pictures_are_restored_and_told_on_stderr(ran, make_bundle, make_picture
     assert second.startswith(f"{out / 'b.png'}  9x5  ")
     assert second.endswith(" ms  onnxruntime:fp32")
     for image in images:
-        restored = read_picture(out / image.name).frame
+        restored = read_image(out / image.name).frame
         assert np.abs(restored - _brightened(image)).max() <= 1
 
 
-def test_a_folder_is_restored_with_comparisons(ran, make_bundle, make_picture, out):
-    make_picture("in/a.png")
-    folder = make_picture("in/b.jpg").parent
+def test_a_folder_is_restored_with_comparisons(ran, make_bundle, make_image, out):
+    make_image("in/a.png")
+    folder = make_image("in/b.jpg").parent
     result = ran(main, folder, "--bundle", make_bundle(), "--out", out, "--compare")
     assert result.code == 0
     names = sorted(path.name for path in out.iterdir())
     assert names == ["a.compare.png", "a.png", "b.compare.png", "b.jpg"]
 
 
-def test_what_is_there_already_is_left_out_when_asked(ran, make_bundle, make_picture, out):
-    images = [make_picture("in/a.png"), make_picture("in/b.png")]
+def test_what_is_there_already_is_left_out_when_asked(ran, make_bundle, make_image, out):
+    images = [make_image("in/a.png"), make_image("in/b.png")]
     options = ["--bundle", make_bundle(), "--out", out, "--skip-existing"]
     assert ran(main, images[0], *options).code == 0
     (out / "a.png").write_bytes(b"mine")
@@ -73,8 +73,8 @@ def test_what_is_there_already_is_left_out_when_asked(ran, make_bundle, make_pic
     assert (out / "a.png").read_bytes() != b"mine"
 
 
-def test_a_picture_is_not_its_own_result(ran, make_bundle, make_picture):
-    image = make_picture("in/a.png")
+def test_a_image_is_not_its_own_result(ran, make_bundle, make_image):
+    image = make_image("in/a.png")
     options = ["--bundle", make_bundle(), "--out", image.parent, "--skip-existing"]
     result = ran(main, image, *options)
     assert result.code == 2
@@ -82,8 +82,8 @@ def test_a_picture_is_not_its_own_result(ran, make_bundle, make_picture):
 
 
 @pytest.mark.parametrize("io", ["uint8", "float"])
-def test_a_bundle_that_enlarges_writes_larger_pictures(io, ran, make_bundle, make_picture, out):
-    images = [make_picture("in/a.png", 5, 7), make_picture("in/b.png", 1, 1)]
+def test_a_bundle_that_enlarges_writes_larger_images(io, ran, make_bundle, make_image, out):
+    images = [make_image("in/a.png", 5, 7), make_image("in/b.png", 1, 1)]
     bundle = make_bundle(io=io, scale=2)
     result = ran(main, *images, "--bundle", bundle, "--out", out, "--compare")
     assert (result.code, result.out) == (0, "")
@@ -91,21 +91,21 @@ def test_a_bundle_that_enlarges_writes_larger_pictures(io, ran, make_bundle, mak
     assert first.startswith(f"{out / 'a.png'}  7x5  ")
     assert second.startswith(f"{out / 'b.png'}  1x1  ")
     for image in images:
-        restored = read_picture(out / image.name).frame
+        restored = read_image(out / image.name).frame
         expected = _brightened(image).repeat(2, 0).repeat(2, 1)
         assert restored.shape == expected.shape
         assert np.abs(restored - expected).max() <= 1
         height, width = restored.shape[:2]
-        comparison = read_picture(out / f"{image.stem}.compare.png").frame
+        comparison = read_image(out / f"{image.stem}.compare.png").frame
         np.testing.assert_array_equal(comparison[:, -width:], restored)
         assert comparison.shape[0] == height
         assert comparison.shape[1] > 2 * width  # both, and a line
 
 
-def test_json_is_all_there_is_on_stdout(ran, make_bundle, make_picture, tmp_path, out):
-    good = make_picture("in/a.png")
+def test_json_is_all_there_is_on_stdout(ran, make_bundle, make_image, tmp_path, out):
+    good = make_image("in/a.png")
     broken = tmp_path / "in" / "b.png"
-    broken.write_text("no picture")
+    broken.write_text("no image")
     arguments = (good, broken, "--bundle", make_bundle(), "--out", out, "--compare", "--json")
     result = ran(main, *arguments)
     assert result.code == 2
@@ -125,9 +125,9 @@ def test_json_is_all_there_is_on_stdout(ran, make_bundle, make_picture, tmp_path
     assert "b.png is damaged or another kind of file; expected a PNG" in failed["error"]
 
 
-def test_json_without_comparison_or_failure(ran, make_bundle, make_picture, out):
+def test_json_without_comparison_or_failure(ran, make_bundle, make_image, out):
     result = ran(
-        main, make_picture("a.png"), "--bundle", make_bundle(), "--out", out, "--json"
+        main, make_image("a.png"), "--bundle", make_bundle(), "--out", out, "--json"
     )  # fmt: skip
     report = json.loads(result.out)
     assert result.code == 0
@@ -135,16 +135,16 @@ def test_json_without_comparison_or_failure(ran, make_bundle, make_picture, out)
     assert report["failed"] == []
 
 
-def test_without_json_nothing_is_on_stdout(ran, make_bundle, make_picture, out):
-    result = ran(main, make_picture("a.png"), "--bundle", make_bundle(), "--out", out)
+def test_without_json_nothing_is_on_stdout(ran, make_bundle, make_image, out):
+    result = ran(main, make_image("a.png"), "--bundle", make_bundle(), "--out", out)
     assert result.out == ""
 
 
-# one bad picture
+# one bad image
 
 
-def test_one_broken_of_several_is_named_and_counted(ran, make_bundle, make_picture, tmp_path, out):
-    images = [make_picture("in/a.png"), tmp_path / "missing.png", make_picture("in/z.png")]
+def test_one_broken_of_several_is_named_and_counted(ran, make_bundle, make_image, tmp_path, out):
+    images = [make_image("in/a.png"), tmp_path / "missing.png", make_image("in/z.png")]
     result = ran(main, *images, "--bundle", make_bundle(), "--out", out)
     assert result.code == 2
     done, failed, also_done, counted = result.err.splitlines()
@@ -152,19 +152,19 @@ def test_one_broken_of_several_is_named_and_counted(ran, make_bundle, make_pictu
     assert failed.startswith(f"mirnet-restore: {images[1]} cannot be read (No such file")
     assert failed.endswith("Check the name and its rights")
     assert also_done.startswith(str(out / "z.png"))
-    assert counted == "mirnet-restore: 1 of 3 pictures were not restored"
+    assert counted == "mirnet-restore: 1 of 3 images were not restored"
 
 
-def test_a_single_broken_picture_is_one_line(ran, make_bundle, tmp_path, out):
+def test_a_single_broken_image_is_one_line(ran, make_bundle, tmp_path, out):
     (tmp_path / "a.png").write_bytes(b"")
     result = ran(main, tmp_path / "a.png", "--bundle", make_bundle(), "--out", out)
     assert result.code == 2
     assert result.line.startswith(f"mirnet-restore: {tmp_path / 'a.png'} is empty; expected a PNG")
 
 
-def test_names_are_printed_as_they_are(ran, make_bundle, make_picture, out):
+def test_names_are_printed_as_they_are(ran, make_bundle, make_image, out):
     name = "[bold]:smile: " + "long " * 40 + ".png"
-    result = ran(main, make_picture(name), "--bundle", make_bundle(), "--out", out)
+    result = ran(main, make_image(name), "--bundle", make_bundle(), "--out", out)
     assert result.code == 0
     assert result.line.startswith(f"{out / name}  8x6  ")
 
@@ -192,8 +192,8 @@ class Refused:
     ],
     ids=lambda case: case.id,
 )
-def test_options_that_do_not_fit_are_one_line(case, ran, make_bundle, make_picture, out):
-    image = make_picture("a.png")
+def test_options_that_do_not_fit_are_one_line(case, ran, make_bundle, make_image, out):
+    image = make_image("a.png")
     result = ran(main, image, "--bundle", make_bundle(), "--out", out, *case.options)
     assert (result.code, result.out) == (2, "")
     assert result.line.startswith("mirnet-restore: ")
@@ -201,8 +201,8 @@ def test_options_that_do_not_fit_are_one_line(case, ran, make_bundle, make_pictu
     assert not out.exists()
 
 
-def test_what_is_no_bundle_is_one_line(ran, make_picture, tmp_path, out):
-    result = ran(main, make_picture("a.png"), "--bundle", tmp_path / "none", "--out", out)
+def test_what_is_no_bundle_is_one_line(ran, make_image, tmp_path, out):
+    result = ran(main, make_image("a.png"), "--bundle", tmp_path / "none", "--out", out)
     assert result.code == 2
     assert result.line == (
         f"mirnet-restore: {tmp_path / 'none'} is not a bundle: expected a folder with "
@@ -210,18 +210,18 @@ def test_what_is_no_bundle_is_one_line(ran, make_picture, tmp_path, out):
     )
 
 
-def test_a_changed_bundle_is_one_line(ran, make_bundle, make_picture, out):
+def test_a_changed_bundle_is_one_line(ran, make_bundle, make_image, out):
     bundle = make_bundle()
     with (bundle / "fp32.onnx").open("ab") as stream:
         stream.write(b"\0")
-    result = ran(main, make_picture("a.png"), "--bundle", bundle, "--out", out)
+    result = ran(main, make_image("a.png"), "--bundle", bundle, "--out", out)
     assert result.code == 2
     assert "fp32.onnx has changed since the export: sha256 " in result.line
     assert not out.exists()
 
 
-def test_inputs_are_never_replaced(ran, make_bundle, make_picture):
-    image = make_picture("in/a.png")
+def test_inputs_are_never_replaced(ran, make_bundle, make_image):
+    image = make_image("in/a.png")
     before = image.read_bytes()
     result = ran(main, image, "--bundle", make_bundle(), "--out", image.parent)
     assert result.code == 2
@@ -229,8 +229,8 @@ def test_inputs_are_never_replaced(ran, make_bundle, make_picture):
     assert image.read_bytes() == before
 
 
-def test_a_picture_of_another_size_than_the_bundle_is_one_line(ran, make_bundle, make_picture, out):
-    image = make_picture("a.png", 6, 20)
+def test_a_image_of_another_size_than_the_bundle_is_one_line(ran, make_bundle, make_image, out):
+    image = make_image("a.png", 6, 20)
     result = ran(main, image, "--bundle", make_bundle(size=(8, 12)), "--out", out)
     assert result.code == 2
     assert result.line == (
@@ -239,23 +239,23 @@ def test_a_picture_of_another_size_than_the_bundle_is_one_line(ran, make_bundle,
     )
 
 
-def test_a_rejected_precision_runs_with_a_warning(ran, make_bundle, make_mode, make_picture, out):
-    rejected = make_mode("onnxruntime:int8", adopted=False, reason="0.3 dB lost")
+def test_a_rejected_precision_runs_with_a_warning(ran, make_bundle, make_mode, make_image, out):
+    rejected = make_mode("onnxruntime:int8", accepted=False, reason="0.3 dB lost")
     bundle = make_bundle(modes=[make_mode("onnxruntime:fp32"), rejected])
-    image = make_picture("a.png")
+    image = make_image("a.png")
     result = ran(main, image, "--bundle", bundle, "--out", out, "--precision", "int8")
     assert result.code == 0
     warning, done = result.err.splitlines()
-    assert warning == "WARNING onnxruntime:int8 was not adopted by the gate: 0.3 dB lost"
+    assert warning == "WARNING onnxruntime:int8 was not accepted by the gate: 0.3 dB lost"
     assert done.endswith("onnxruntime:int8")
 
 
 def test_an_interruption_is_one_line_and_keeps_what_was_finished(
-    ran, make_bundle, make_picture, out, monkeypatch
+    ran, make_bundle, make_image, out, monkeypatch
 ):
     runner = NullRunner(failure=KeyboardInterrupt(), fails_at=2)
     monkeypatch.setattr("mirnet_edge.runtime.bundle.open_bundle", lambda *_, **__: runner)
-    images = [make_picture("in/a.png"), make_picture("in/b.png")]
+    images = [make_image("in/a.png"), make_image("in/b.png")]
     result = ran(main, *images, "--bundle", "any", "--out", out, "--json")
     assert (result.code, result.out) == (130, "")
     done, interrupted = result.err.splitlines()
@@ -266,8 +266,8 @@ def test_an_interruption_is_one_line_and_keeps_what_was_finished(
 
 
 @pytest.mark.parametrize("missing", ["--bundle", "--out", "images"])
-def test_what_must_be_given_is_asked_for(missing, ran, make_picture, tmp_path):
-    given = {"images": (make_picture("a.png"),)}
+def test_what_must_be_given_is_asked_for(missing, ran, make_image, tmp_path):
+    given = {"images": (make_image("a.png"),)}
     given |= {name: (name, tmp_path / "x") for name in ("--bundle", "--out")}
     del given[missing]
     result = ran(main, *(part for parts in given.values() for part in parts))
@@ -289,15 +289,15 @@ def test_help_answers_without_anything_heavy():
     *helping, last = answer.splitlines()
     code, *modules = last.split()
     assert code == "0"
-    assert "Restore pictures and videos with a bundle." in "\n".join(helping)
+    assert "Restore images and videos with a bundle." in "\n".join(helping)
     heavy = {"numpy", "torch", "openvino", "onnxruntime", "cv2", "PIL", "pydantic"}
     assert heavy.isdisjoint(modules)
     assert "mirnet_edge.cli.application" in modules  # the list is one
 
 
 @pytest.mark.parametrize("tile", ["--tile=32x24", "--tile=auto", "--max-memory=512"])
-def test_a_large_picture_is_restored_in_tiles(tile, ran, make_bundle, make_picture, out):
-    image = make_picture("in/a.png", 150, 211)
+def test_a_large_image_is_restored_in_tiles(tile, ran, make_bundle, make_image, out):
+    image = make_image("in/a.png", 150, 211)
     bundle = make_bundle(size=(96, 96) if tile == "--tile=auto" else None)
     if tile == "--tile=32x24":  # smaller than the overlap of a graph that nobody measured
         result = ran(main, image, "--bundle", bundle, "--out", out, tile)
@@ -306,13 +306,13 @@ def test_a_large_picture_is_restored_in_tiles(tile, ran, make_bundle, make_pictu
         tile = "--tile=96x80"
     result = ran(main, image, "--bundle", bundle, "--out", out, tile)
     assert (result.code, result.out) == (0, "")
-    restored = read_picture(out / "a.png").frame
+    restored = read_image(out / "a.png").frame
     assert np.abs(restored - _brightened(image)).max() <= 1
 
 
-def test_a_tile_that_is_no_size_is_one_line(ran, make_bundle, make_picture, out):
+def test_a_tile_that_is_no_size_is_one_line(ran, make_bundle, make_image, out):
     result = ran(
-        main, make_picture("in/a.png"), "--bundle", make_bundle(), "--out", out, "--tile", "big"
+        main, make_image("in/a.png"), "--bundle", make_bundle(), "--out", out, "--tile", "big"
     )
     assert result.code == 2
     assert "--tile must be WIDTHxHEIGHT" in result.line

@@ -23,7 +23,7 @@ from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.files import ray_cluster
 from mirnet_edge.video.files.muxing import has_parts
 from mirnet_edge.video.files.restoring import restore_video
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 pytest.importorskip("av")
 # not imported: the product tells it by its environment to listen on loopback
@@ -43,11 +43,11 @@ def cluster():
 
 @pytest.fixture
 def make_clip(write_video):
-    """Return a file of noise around a grey: make_clip("a.avi", frames=12, grey=60)."""
+    """Return a file of noise around a gray: make_clip("a.avi", frames=12, gray=60)."""
 
-    def make(name, frames=12, grey=60):
-        noise = np.random.default_rng(grey).integers(-20, 20, (frames, 24, 32, 3))
-        return write_video(name, (grey + noise).astype(np.uint8))
+    def make(name, frames=12, gray=60):
+        noise = np.random.default_rng(gray).integers(-20, 20, (frames, 24, 32, 3))
+        return write_video(name, (gray + noise).astype(np.uint8))
 
     return make
 
@@ -138,7 +138,7 @@ def test_a_cluster_that_lets_nobody_in_may_want_a_token(make_clip, make_bundle, 
 
 
 def test_the_bytes_are_those_of_one_by_one(ran, cluster, make_clip, make_bundle, tmp_path):
-    videos = [make_clip(f"{name}.avi", grey=grey) for name, grey in (("c", 50), ("a", 90), ("b", 70))]  # fmt: skip  # noqa: E501
+    videos = [make_clip(f"{name}.avi", gray=gray) for name, gray in (("c", 50), ("a", 90), ("b", 70))]  # fmt: skip  # noqa: E501
     bundle, outs = make_bundle(), {}
     for engine in ("local", "ray"):
         outs[engine] = tmp_path / engine
@@ -183,7 +183,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_go_on(
 def test_a_killed_workers_file_is_begun_once_more_from_its_last_segment(
     cluster, make_clip, tmp_path
 ):
-    bright, dark = make_clip("bright.avi", SEGMENT + 20, grey=200), make_clip("dark.avi")
+    bright, dark = make_clip("bright.avi", SEGMENT + 20, gray=200), make_clip("dark.avi")
     attempts, told = tmp_path / "attempts", Told()
     choice = dying(attempts, at=SEGMENT + 5, times=1)
     ray_cluster.restore_on_ray([bright, dark], choice, tmp_path / "out", **told.callbacks)
@@ -192,14 +192,14 @@ def test_a_killed_workers_file_is_begun_once_more_from_its_last_segment(
     done = {one.source: one for one, _ in told.done}
     assert (done[bright].frames, done[bright].resumed) == (SEGMENT + 20, SEGMENT)
     for video in (bright, dark):
-        whole = restore_video(video, single(NullRunner()), tmp_path / "whole")
+        whole = restore_video(video, single_runner_restorer(NullRunner()), tmp_path / "whole")
         assert done[video].output.read_bytes() == whole.output.read_bytes()
 
 
 def test_a_file_whose_worker_dies_twice_is_told_in_one_line(
     ran, cluster, make_clip, tmp_path, monkeypatch
 ):
-    bright, dark = make_clip("bright.avi", grey=200), make_clip("dark.avi")
+    bright, dark = make_clip("bright.avi", gray=200), make_clip("dark.avi")
     attempts, out = tmp_path / "attempts", tmp_path / "out"
     choice = dying(attempts, at=3, times=99)
     monkeypatch.setattr("mirnet_edge.runtime.bundle.RunnerChoice", lambda **options: choice)
@@ -231,7 +231,7 @@ def test_what_a_worker_warns_of_is_told_here(cluster, make_clip, tmp_path, caplo
 
 
 def test_ctrl_c_ends_the_others_and_keeps_their_segments(cluster, make_clip, tmp_path):
-    bright, dark = make_clip("bright.avi", 2 * SEGMENT, grey=200), make_clip("dark.avi")
+    bright, dark = make_clip("bright.avi", 2 * SEGMENT, gray=200), make_clip("dark.avi")
     out = tmp_path / "out"
     finished = out / ".bright.mp4.parts" / "00000.npz"
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.cli.restore import main
-from mirnet_edge.images.files import Picture, write_picture
+from mirnet_edge.images.files import ImageFile, write_image
 
 av = pytest.importorskip("av")
 
@@ -35,11 +35,11 @@ def make_video(tmp_path):
     return make
 
 
-def test_pictures_and_videos_are_restored_together(ran, make_bundle, make_video, tmp_path):
-    picture = tmp_path / "in.png"
-    write_picture(picture, Picture(frame=np.full((6, 8, 3), 60, np.uint8)))
+def test_images_and_videos_are_restored_together(ran, make_bundle, make_video, tmp_path):
+    image = tmp_path / "in.png"
+    write_image(image, ImageFile(frame=np.full((6, 8, 3), 60, np.uint8)))
     video, out = make_video("a.avi"), tmp_path / "out"
-    result = ran(main, picture, video, "--bundle", make_bundle(), "--out", out, "--json")
+    result = ran(main, image, video, "--bundle", make_bundle(), "--out", out, "--json")
     assert result.code == 0, result.err
     assert sorted(path.name for path in out.iterdir()) == ["a.mp4", "in.png"]
     (told,) = json.loads(result.out)["videos"]

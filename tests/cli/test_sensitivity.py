@@ -10,17 +10,17 @@ import pytest
 from PIL import Image
 
 from mirnet_edge import checkpoints
-from mirnet_edge.checkpoints import Card
+from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.cli.sensitivity import main
 from mirnet_edge.export import analysis
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory, network_of, smooth_frames):
-    """Return the options that name tiny weights and a few pictures."""
+    """Return the options that name tiny weights and a few images."""
     folder = tmp_path_factory.mktemp("sensitivity")
     weights = folder / "tiny.safetensors"
-    checkpoints.save(network_of("edge"), weights, Card(task="low-light"))
+    checkpoints.save(network_of("edge"), weights, ModelCard(task="low-light"))
     (folder / "night").mkdir()
     for number, frame in enumerate(smooth_frames(32, 48, count=8)):
         Image.fromarray(frame // 4).save(folder / "night" / f"{number}.png")
@@ -50,10 +50,10 @@ def test_every_block_has_a_row_and_a_second_run_measures_nothing_again(
     assert len(found["blocks"]) > 3
     for cost in found["blocks"]:
         assert cost["block"] in shown.out
-        assert cost["won_ms"] is None
-        assert np.isfinite(cost["loss_db"])
+        assert cost["saved_ms"] is None
+        assert np.isfinite(cost["drop_db"])
     assert str(measured) in shown.out
-    assert list(measured.glob("*.png")), "the picture"
+    assert list(measured.glob("*.png")), "the image"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ REFUSED = [
     Refused("backend", ("--backend", "tpu"), "'tpu'"),
     Refused("size", ("--size", "wide"), "--size must be WIDTHxHEIGHT"),
     Refused("weights", ("--weights", "absent.safetensors"), "absent.safetensors"),
-    Refused("pictures", ("--calibration", "absent"), "absent"),
+    Refused("images", ("--calibration", "absent"), "absent"),
 ]
 
 
@@ -82,7 +82,7 @@ def test_what_makes_no_sense_is_one_line_and_writes_nothing(case, given, ran, tm
 def test_figures_of_other_weights_are_refused_and_kept(given, measured, ran, tmp_path, network_of):
     before = {path.name: path.read_bytes() for path in measured.iterdir()}
     other = tmp_path / "other.safetensors"
-    checkpoints.save(network_of("edge", 1), other, Card(task="low-light"))
+    checkpoints.save(network_of("edge", 1), other, ModelCard(task="low-light"))
     refused = ran(main, *given, "--weights", other, "--out", measured)
     assert refused.code == 2
     assert "was measured with other weights" in refused.err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""mirnet-train as it is typed: a step or two on tiny pictures, stopped and gone on with."""
+"""mirnet-train as it is typed: a step or two on tiny images, stopped and gone on with."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_other_options_for_a_begun_run_are_refused_by_name(pairs, tmp_path, ran)
 
 
 @pytest.mark.usefixtures("no_curves")
-def test_clean_pictures_are_enough_to_learn_denoising(clean, tmp_path, ran):
+def test_clean_images_are_enough_to_learn_denoising(clean, tmp_path, ran):
     found = ran(
         main, "--task", "denoise", "--data", clean, "--out", tmp_path, "--steps", 1, *SMALL,
         "--precision", "bf16", "--workers", 0,
@@ -109,7 +109,7 @@ def test_mirnet_trains_by_the_paper_s_recipe(pairs, tmp_path, ran):
     loaded = checkpoints.load(tmp_path / "low-light.safetensors")
     assert loaded.architecture == "mirnet"
     assert (loaded.model.config.channels, loaded.model.config.blocks) == (8, 1)
-    assert (loaded.card.recipe["ema"], loaded.card.recipe["schedule"]) == (0.0, "constant")
+    assert (loaded.card.recipe["ema_decay"], loaded.card.recipe["schedule"]) == (0.0, "constant")
 
 
 @pytest.mark.usefixtures("no_curves")
@@ -119,7 +119,7 @@ def test_init_teacher_and_replay_are_taken_from_the_command_line(pairs, clean, t
     weights = first / "low-light.safetensors"
     found = ran(
         main, "--data", pairs, "--out", tmp_path / "second", "--init", weights, "--teacher",
-        weights, "--replay", pairs, "--unlabelled", clean, "--steps", 1, "--batch", 1, "--crop", 32,
+        weights, "--replay", pairs, "--unlabeled", clean, "--steps", 1, "--batch", 1, "--crop", 32,
         "--device", "cpu", "--exposure-steps", 0, "--learning-rate", 1e-5,
     )  # fmt: skip
     assert found.code == 0
@@ -128,7 +128,7 @@ def test_init_teacher_and_replay_are_taken_from_the_command_line(pairs, clean, t
     assert card.recipe["learning_rate"] == 1e-5
     # four pairs, the three of them that are trained on again, and three without references
     assert " 10/10 " in found.err
-    assert card.note.startswith(f"the teacher labelled the pictures of {clean.name}; half of")
+    assert card.note.startswith(f"the teacher labeled the images of {clean.name}; half of")
 
 
 @pytest.mark.usefixtures("no_curves")
@@ -145,7 +145,7 @@ def test_keeping_what_init_could_do_is_said(pairs, tmp_path, ran):
     assert "100% of the way from" in said.out
     found = json.loads(ran(main, *arguments, "--json").out)
     assert found["share"] == 1.0
-    assert found["lost_db"] < 60
+    assert found["accuracy_drop_db"] < 60
 
 
 @pytest.mark.usefixtures("no_curves")
@@ -172,8 +172,8 @@ REFUSED = [
     Refused("workers", ["--workers", "-1"], "--workers must not be negative, found -1"),
     Refused("data", ["--data", "absent"], "absent holds neither"),
     Refused("replay", ["--replay", "absent"], "absent holds neither"),
-    Refused("unlabelled", ["--unlabelled", "."], "labelled by a teacher; give one with --teacher"),
-    Refused("keep", ["--keep", "0.3"], "--keep measures what --init could do on the pictures of"),
+    Refused("unlabeled", ["--unlabeled", "."], "labeled by a teacher; give one with --teacher"),
+    Refused("keep", ["--keep", "0.3"], "--keep measures what --init could do on the images of"),
     Refused(
         "keep less",
         ["--init", "shipped:low-light", "--replay", ".", "--keep", "-1"],

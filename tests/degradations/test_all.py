@@ -14,15 +14,15 @@ from mirnet_edge.degradations import (
     LowLight,
     Noise,
     OldPhoto,
-    downscaled,
-    low_light,
-    noisy,
-    old_photo,
+    add_noise,
+    age_photo,
+    downscale,
+    reduce_light,
 )
 from mirnet_edge.errors import ImageError, OptionError
 
 FRAME = np.random.default_rng(1).integers(0, 256, (36, 48, 3), dtype=np.uint8)
-GREY = np.full((300, 300, 3), 128, np.uint8)
+GRAY = np.full((300, 300, 3), 128, np.uint8)
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,23 @@ class Kind:
 
 
 KINDS = [
-    Kind("low light", low_light, LowLight(), LowLight(exposure=0.1, shot_noise=1e-3)),
-    Kind("gaussian", noisy, Noise(), Noise(sigma=25)),
-    Kind("photons", noisy, Noise(), Noise(photons=20)),
+    Kind("low light", reduce_light, LowLight(), LowLight(exposure=0.1, shot_noise=1e-3)),
+    Kind("gaussian", add_noise, Noise(), Noise(sigma=25)),
+    Kind("photons", add_noise, Noise(), Noise(photons=20)),
     Kind(
         "camera noise",
-        noisy,
+        add_noise,
         Noise(spread=1.0, alike=0.5),
         Noise(sigma=10, photons=400, spread=1.3, alike=0.5, jpeg_quality=90),
     ),
     Kind(
         "old photo",
-        old_photo,
+        age_photo,
         OldPhoto(),
         OldPhoto(
             blur=1,
             fading=0.5,
-            colour_loss=0.5,
+            color_loss=0.5,
             sepia=0.5,
             grain=12,
             dust=20,
@@ -95,7 +95,7 @@ def test_any_size_and_level_stays_in_range(kind, height, width, level):
 
 
 def test_gaussian_noise_has_the_stated_mean_and_deviation():
-    values = noisy(GREY, Noise(sigma=20), np.random.default_rng(0)).astype(float)
+    values = add_noise(GRAY, Noise(sigma=20), np.random.default_rng(0)).astype(float)
     assert values.mean() == pytest.approx(128, abs=0.2)
     # rounding to whole levels adds a twelfth
     assert values.var() == pytest.approx(20**2 + 1 / 12, rel=0.02)
@@ -103,7 +103,7 @@ def test_gaussian_noise_has_the_stated_mean_and_deviation():
 
 def _added(settings, seed=0):
     """Return the noise on a gray frame, in levels, where no border is near."""
-    frame = noisy(GREY, settings, np.random.default_rng(seed)).astype(float)
+    frame = add_noise(GRAY, settings, np.random.default_rng(seed)).astype(float)
     return (frame - 128)[16:-16, 16:-16]
 
 
@@ -116,7 +116,7 @@ def _correlation(one, two):
 def test_noise_is_as_strong_as_stated_however_it_is_shared(spread, alike):
     noise = _added(Noise(sigma=20, spread=spread, alike=alike))
     for channel in range(3):
-        # neighbours that share their noise are fewer independent draws
+        # neighbors that share their noise are fewer independent draws
         assert noise[..., channel].std() == pytest.approx(20, rel=0.03)
 
 
@@ -126,7 +126,7 @@ def test_photon_noise_is_as_strong_as_stated_however_it_is_spread():
 
 
 @pytest.mark.parametrize("spread", [0.7, 1.0, 1.5])
-def test_neighbours_share_noise_as_a_gaussian_blur_spreads_it(spread):
+def test_neighbors_share_noise_as_a_gaussian_blur_spreads_it(spread):
     noise = _added(Noise(sigma=20, spread=spread))
     expected = np.exp(-1.0 / (4.0 * spread**2))
     assert _correlation(noise[1:], noise[:-1]) == pytest.approx(expected, abs=0.03)
@@ -146,12 +146,12 @@ def test_channels_share_as_much_noise_as_stated(spread, alike):
 
 def test_without_noise_there_is_nothing_to_spread():
     for noise in (Noise(spread=2.0), Noise(alike=1.0), Noise(spread=10.0, alike=0.5)):
-        assert np.array_equal(noisy(FRAME, noise, np.random.default_rng(0)), FRAME)
+        assert np.array_equal(add_noise(FRAME, noise, np.random.default_rng(0)), FRAME)
 
 
 def test_spread_and_alike_of_zero_are_plain_noise():
     plain, stated = (
-        noisy(FRAME, settings, np.random.default_rng(0))
+        add_noise(FRAME, settings, np.random.default_rng(0))
         for settings in (Noise(sigma=9), Noise(sigma=9, spread=0.0, alike=0.0))
     )
     assert np.array_equal(plain, stated)
@@ -161,7 +161,7 @@ def test_photon_noise_grows_with_the_signal_as_poisson_does():
     photons = 400.0
     for level in (32, 128, 200):
         frame = np.full((300, 300, 3), level, np.uint8)
-        values = noisy(frame, Noise(photons=photons), np.random.default_rng(0)) / 255.0
+        values = add_noise(frame, Noise(photons=photons), np.random.default_rng(0)) / 255.0
         assert values.mean() == pytest.approx(level / 255.0, rel=0.01)
         assert values.var() == pytest.approx(level / 255.0 / photons, rel=0.03)
 
@@ -169,7 +169,8 @@ def test_photon_noise_grows_with_the_signal_as_poisson_does():
 def test_less_quality_is_a_larger_error():
     errors = [
         np.abs(
-            noisy(FRAME, Noise(jpeg_quality=quality), np.random.default_rng(0)).astype(int) - FRAME
+            add_noise(FRAME, Noise(jpeg_quality=quality), np.random.default_rng(0)).astype(int)
+            - FRAME
         ).mean()
         for quality in (95, 60, 10)
     ]
@@ -178,16 +179,16 @@ def test_less_quality_is_a_larger_error():
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 4])
-def test_downscaling_divides_the_sides_and_keeps_a_flat_picture_flat(factor):
-    assert downscaled(FRAME, factor).shape == (36 // factor, 48 // factor, 3)
-    assert np.all(downscaled(GREY, factor) == 128)
+def test_downscaling_divides_the_sides_and_keeps_a_flat_image_flat(factor):
+    assert downscale(FRAME, factor).shape == (36 // factor, 48 // factor, 3)
+    assert np.all(downscale(GRAY, factor) == 128)
 
 
 def test_downscaling_lets_no_alias_in():
-    # one-pixel stripes lie beyond what half the pixels can show: grey, not stripes
+    # one-pixel stripes lie beyond what half the pixels can show: gray, not stripes
     stripes = np.zeros((32, 32, 3), np.uint8)
     stripes[:, ::2] = 255
-    inner = downscaled(stripes, 2)[4:-4, 4:-4].astype(int)
+    inner = downscale(stripes, 2)[4:-4, 4:-4].astype(int)
     assert np.ptp(inner) <= 4
     assert abs(inner.mean() - 127.5) < 3
 
@@ -195,23 +196,23 @@ def test_downscaling_lets_no_alias_in():
 def test_fading_brings_black_and_white_together():
     ramp = np.linspace(0, 255, 64).astype(np.uint8)[None, :, None].repeat(3, 2)
     spans = [
-        int(np.ptp(old_photo(ramp, OldPhoto(fading=fading), np.random.default_rng(0))))
+        int(np.ptp(age_photo(ramp, OldPhoto(fading=fading), np.random.default_rng(0))))
         for fading in (0.0, 0.5, 1.0)
     ]
     assert spans == sorted(spans, reverse=True)
     assert spans[-1] < 160
 
 
-def test_colour_loss_leaves_grey_and_sepia_leaves_brown():
+def test_color_loss_leaves_gray_and_sepia_leaves_brown():
     generator = np.random.default_rng(0)
-    grey = old_photo(FRAME, OldPhoto(colour_loss=1.0), generator).astype(int)
-    assert np.ptp(grey, axis=2).max() <= 1
-    red, green, blue = old_photo(GREY, OldPhoto(sepia=1.0), generator)[0, 0].astype(int)
+    gray = age_photo(FRAME, OldPhoto(color_loss=1.0), generator).astype(int)
+    assert np.ptp(gray, axis=2).max() <= 1
+    red, green, blue = age_photo(GRAY, OldPhoto(sepia=1.0), generator)[0, 0].astype(int)
     assert red > green > blue
 
 
 def test_grain_is_the_same_in_all_channels_and_as_strong_as_stated():
-    grain = old_photo(GREY, OldPhoto(grain=10), np.random.default_rng(0)).astype(float) - 128
+    grain = age_photo(GRAY, OldPhoto(grain=10), np.random.default_rng(0)).astype(float) - 128
     assert np.array_equal(grain[..., 0], grain[..., 2])
     assert grain.std() == pytest.approx(10, rel=0.02)
 
@@ -233,8 +234,8 @@ DAMAGES = [
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.id)
 def test_damage_touches_a_small_share_of_the_print_and_no_more(damage):
-    aged = old_photo(GREY, damage.settings, np.random.default_rng(3))
-    share = np.mean(np.any(aged != GREY, axis=2))
+    aged = age_photo(GRAY, damage.settings, np.random.default_rng(3))
+    share = np.mean(np.any(aged != GRAY, axis=2))
     assert damage.least < share < damage.most
 
 
@@ -251,7 +252,7 @@ def test_damage_touches_a_small_share_of_the_print_and_no_more(damage):
         (lambda: Noise(alike=1.1), r"alike in \[0, 1\], found 0.0 and 1.1"),
         (lambda: OldPhoto(fading=1.5), r"fading must lie in \[0, 1\], found 1.5"),
         (lambda: OldPhoto(scratches=-1), "scratches must not be negative, found -1"),
-        (lambda: downscaled(FRAME, 5), "factor must be one of"),
+        (lambda: downscale(FRAME, 5), "factor must be one of"),
     ],
 )
 def test_values_outside_their_range_are_refused(make, says):
@@ -261,4 +262,4 @@ def test_values_outside_their_range_are_refused(make, says):
 
 def test_sides_that_do_not_divide_are_refused():
     with pytest.raises(ImageError, match="48x35; expected multiples of 2"):
-        downscaled(FRAME[:35], 2)
+        downscale(FRAME[:35], 2)

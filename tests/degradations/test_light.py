@@ -8,7 +8,7 @@ import pytest
 from mirnet_edge.degradations.low_light import (
     LowLight,
     linear_from_srgb,
-    low_light,
+    reduce_light,
     srgb_from_linear,
 )
 from mirnet_edge.errors import OptionError
@@ -22,7 +22,7 @@ _FRAME = _generator(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
 
 def test_full_exposure_without_noise_is_the_identity():
-    assert np.array_equal(low_light(_FRAME, LowLight(exposure=1.0), _generator()), _FRAME)
+    assert np.array_equal(reduce_light(_FRAME, LowLight(exposure=1.0), _generator()), _FRAME)
 
 
 def test_every_8_bit_value_survives_the_way_to_linear_light_and_back():
@@ -32,14 +32,14 @@ def test_every_8_bit_value_survives_the_way_to_linear_light_and_back():
 
 def test_a_seed_repeats_and_another_does_not():
     settings = LowLight(exposure=0.3, shot_noise=1e-3, read_noise=1e-3)
-    first = low_light(_FRAME, settings, _generator(3))
-    assert np.array_equal(first, low_light(_FRAME, settings, _generator(3)))
-    assert not np.array_equal(first, low_light(_FRAME, settings, _generator(4)))
+    first = reduce_light(_FRAME, settings, _generator(3))
+    assert np.array_equal(first, reduce_light(_FRAME, settings, _generator(3)))
+    assert not np.array_equal(first, reduce_light(_FRAME, settings, _generator(4)))
 
 
 def test_less_light_is_darker():
     means = [
-        low_light(_FRAME, LowLight(exposure=exposure), _generator()).mean()
+        reduce_light(_FRAME, LowLight(exposure=exposure), _generator()).mean()
         for exposure in (1.0, 0.3, 0.1, 0.02)
     ]
     assert means == sorted(means, reverse=True)
@@ -49,15 +49,15 @@ def test_less_light_is_darker():
 def test_noise_has_the_stated_mean_and_variance():
     level, settings = 128, LowLight(exposure=0.5, shot_noise=2e-3, read_noise=0.01)
     frame = np.full((400, 400, 3), level, np.uint8)
-    light = linear_from_srgb(low_light(frame, settings, _generator()))
+    light = linear_from_srgb(reduce_light(frame, settings, _generator()))
     signal = 0.5 * float(linear_from_srgb(np.uint8([level]))[0])
     assert light.mean() == pytest.approx(signal, rel=0.01)
     assert light.var() == pytest.approx(2e-3 * signal + 0.01**2, rel=0.03)
 
 
 def test_white_balance_moves_the_channels_it_names():
-    grey = np.full((8, 8, 3), 120, np.uint8)
-    warm = low_light(grey, LowLight(exposure=0.5, white_balance=(1.5, 1.0, 0.5)), _generator())
+    gray = np.full((8, 8, 3), 120, np.uint8)
+    warm = reduce_light(gray, LowLight(exposure=0.5, white_balance=(1.5, 1.0, 0.5)), _generator())
     red, green, blue = warm[0, 0].astype(int)
     assert red > green > blue
 

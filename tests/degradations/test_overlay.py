@@ -5,28 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mirnet_edge.degradations import Overlay, overlaid
+from mirnet_edge.degradations import Overlay, overlay_damage
 from mirnet_edge.errors import OptionError
 
-GREY = np.full((60, 80, 3), 100, np.uint8)
+GRAY = np.full((60, 80, 3), 100, np.uint8)
 
 
 def _overlay(size=(40, 40), *, cover=255, where=(slice(5, 15), slice(20, 26))):
     """A red patch in a corner that is not the middle."""
-    colours = np.zeros((*size, 3), np.uint8)
-    colours[..., 0] = 250
+    colors = np.zeros((*size, 3), np.uint8)
+    colors[..., 0] = 250
     laid = np.zeros(size, np.uint8)
     laid[where] = cover
-    return Overlay(colours, laid)
+    return Overlay(colors, laid)
 
 
-def _laid(overlay, seed=0, frame=GREY, **values):
-    return overlaid(frame, overlay, np.random.default_rng(seed), **values)
+def _laid(overlay, seed=0, frame=GRAY, **values):
+    return overlay_damage(frame, overlay, np.random.default_rng(seed), **values)
 
 
 def test_strength_zero_and_an_empty_overlay_leave_the_frame_as_it_is():
-    assert np.array_equal(_laid(_overlay(), strength=0.0), GREY)
-    assert np.array_equal(_laid(_overlay(cover=0)), GREY)
+    assert np.array_equal(_laid(_overlay(), strength=0.0), GRAY)
+    assert np.array_equal(_laid(_overlay(cover=0)), GRAY)
 
 
 @pytest.mark.parametrize(("cover", "strength", "red"), [(255, 1.0, 250), (255, 0.5, 175)])
@@ -41,20 +41,20 @@ def test_a_half_transparent_overlay_hides_half():
     assert set(laid[..., 0].ravel()) == {160}  # 100 + 0.4 * (250 - 100)
 
 
-def test_colours_that_nothing_covers_with_are_not_seen_at_edges():
+def test_colors_that_nothing_covers_with_are_not_seen_at_edges():
     white = _overlay()
-    white.colours[:] = 0
-    white.colours[white.cover > 0] = 255
+    white.colors[:] = 0
+    white.colors[white.cover > 0] = 255
     for seed in range(8):
         assert _laid(white, seed).min() == 100
 
 
 def test_only_what_is_covered_changes_and_the_frame_is_left_alone():
-    before = GREY.copy()
-    changed = (_laid(_overlay()) != GREY).any(2)
+    before = GRAY.copy()
+    changed = (_laid(_overlay()) != GRAY).any(2)
     # 60 of 1600 pixels of the overlay, enlarged with it
     assert 0.01 < changed.mean() < 0.09
-    assert np.array_equal(GREY, before)
+    assert np.array_equal(GRAY, before)
 
 
 def test_it_covers_frames_of_every_shape_and_lies_any_way_round():
@@ -62,12 +62,12 @@ def test_it_covers_frames_of_every_shape_and_lies_any_way_round():
         frame = np.full((*size, 3), 100, np.uint8)
         whole = _overlay((40, 70), where=(slice(None), slice(None)))
         assert (_laid(whole, frame=frame)[..., 0] == 250).all()
-    centres = set()
+    centers = set()
     for seed in range(60):
-        rows, columns = np.nonzero((_laid(_overlay(), seed) != GREY).any(2))
+        rows, columns = np.nonzero((_laid(_overlay(), seed) != GRAY).any(2))
         if len(rows):
-            centres.add((rows.mean() > 30, columns.mean() > 40, np.ptp(rows) > np.ptp(columns)))
-    assert len(centres) == 8
+            centers.add((rows.mean() > 30, columns.mean() > 40, np.ptp(rows) > np.ptp(columns)))
+    assert len(centers) == 8
 
 
 def test_a_seed_repeats_and_others_differ():

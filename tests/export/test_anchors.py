@@ -10,17 +10,17 @@ import pytest
 
 import mirnet_edge
 from mirnet_edge import checkpoints
-from mirnet_edge.checkpoints import Card
+from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.export.graphs import ExportOptions
 from mirnet_edge.export.job import export_bundle
-from mirnet_edge.export.onnx_graph import anchored_form, export_onnx, measured_reach
-from mirnet_edge.images.files import Picture, write_picture
+from mirnet_edge.export.onnx_graph import context_anchored_form, export_onnx, measured_reach
+from mirnet_edge.images.files import ImageFile, write_image
 from mirnet_edge.manifest import read_manifest
 from mirnet_edge.quantization.legalizer import whole_frame_convs
-from mirnet_edge.runtime.temporal_smoothing import steadied
-from mirnet_edge.runtime.tiling import stand_in_for, thumbnail_of, tiled
+from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
+from mirnet_edge.runtime.tiling import frame_with_thumbnail, thumbnail_of, tile_runner
 from mirnet_edge.testing.null_runner import NullRunner
 
 _BACKENDS = [
@@ -37,13 +37,13 @@ _BACKENDS = [
 def bundle(tmp_path_factory, network_of, smooth_frames):
     """A bundle with every precision, for any size, of the small MIRNetEdge."""
     folder = tmp_path_factory.mktemp("anchored")
-    checkpoints.save(network_of("edge"), folder / "w.safetensors", Card(task="low-light"))
-    (folder / "pictures").mkdir()
+    checkpoints.save(network_of("edge"), folder / "w.safetensors", ModelCard(task="low-light"))
+    (folder / "images").mkdir()
     for number, frame in enumerate(smooth_frames(96, 128, 8)):
-        write_picture(folder / "pictures" / f"{number}.png", Picture(frame=frame // 3))
+        write_image(folder / "images" / f"{number}.png", ImageFile(frame=frame // 3))
     options = ExportOptions(
         weights=str(folder / "w.safetensors"), out=folder / "bundle", fp16=True, int8=True,
-        calibration=folder / "pictures", max_drop_db=20.0, anchored=True,
+        calibration=folder / "images", max_drop_db=20.0, anchored=True,
     )  # fmt: skip
     export_bundle(options)
     return folder / "bundle"
@@ -57,7 +57,7 @@ def runner_of(bundle):
 
 
 @pytest.fixture
-def picture(smooth_frames):
+def image(smooth_frames):
     """A frame of an odd size, dark on its left: halves of it want another exposure."""
     shade = np.linspace(0.1, 1.0, 301)[None, None, :, None]
     return (smooth_frames(203, 301, 1) * shade).astype(np.uint8)
@@ -65,7 +65,7 @@ def picture(smooth_frames):
 
 def test_the_manifest_says_what_the_graphs_take(bundle, network_of):
     found = read_manifest(bundle)
-    layout = anchored_form(network_of("edge")).layout
+    layout = context_anchored_form(network_of("edge")).layout
     assert found.image.vectors == layout
     assert 0 < found.image.reach <= 160
     assert {graph.name for graph in found.graphs} == {
@@ -91,7 +91,7 @@ def test_tensorrt_builds_all_of_its_graphs(bundle):
 def test_the_same_convolutions_stay_in_float(name, graph_of, network_of, tmp_path):
     network = network_of(name)
     export_onnx(
-        anchored_form(network), tmp_path / "a.onnx", io="uint8", size=(32, 48),
+        context_anchored_form(network), tmp_path / "a.onnx", io="uint8", size=(32, 48),
         multiple=network.multiple,
     )  # fmt: skip
     plain = whole_frame_convs(onnx.load(graph_of(name)))
@@ -99,26 +99,26 @@ def test_the_same_convolutions_stay_in_float(name, graph_of, network_of, tmp_pat
 
 
 @pytest.mark.parametrize("backend", _BACKENDS)
-def test_plain_runs_are_those_of_the_plain_network(backend, runner_of, network_of, picture):
+def test_plain_runs_are_those_of_the_plain_network(backend, runner_of, network_of, image):
     import torch
 
     from mirnet_edge.images.contract import crop_to, pad_to_multiple
     from mirnet_edge.models.inference_form import FrameInterface
 
-    padded = torch.from_numpy(pad_to_multiple(picture, 16))
+    padded = torch.from_numpy(pad_to_multiple(image, 16))
     expected = FrameInterface(network_of("edge"), "uint8")(padded).numpy()
     with runner_of(backend) as runner:
-        found = runner.run(picture)
+        found = runner.run(image)
     assert np.abs(found.astype(int) - crop_to(expected, 203, 301)).max() <= 1
 
 
 @pytest.mark.parametrize("backend", _BACKENDS)
-def test_vectors_go_in_and_come_out(backend, runner_of, picture):
+def test_vectors_go_in_and_come_out(backend, runner_of, image):
     with runner_of(backend) as runner:
-        whole, own = runner.run_anchored(picture, None, 0.0)
-        again, used = runner.run_anchored(picture, own, 1.0)
-        other, blended = runner.run_anchored(picture // 2, own, 0.5)
-        _, others_own = runner.run_anchored(picture // 2, None, 0.0)
+        whole, own = runner.run_with_context(image, None, 0.0)
+        again, used = runner.run_with_context(image, own, 1.0)
+        other, blended = runner.run_with_context(image // 2, own, 0.5)
+        _, others_own = runner.run_with_context(image // 2, None, 0.0)
     assert np.array_equal(again, whole)
     assert np.array_equal(used, own)
     np.testing.assert_allclose(
@@ -149,16 +149,16 @@ class Refusal:
     ],
     ids=lambda case: case.id,
 )
-def test_what_cannot_be_used_is_refused_in_one_line(case, runner_of, picture):
+def test_what_cannot_be_used_is_refused_in_one_line(case, runner_of, image):
     with runner_of() as runner:
         given = np.full((1, case.length or runner.vector_length), case.spoil, np.float32)
-        for one in (runner, tiled(runner, tile=(96, 96), overlap=32)):
+        for one in (runner, tile_runner(runner, tile=(96, 96), overlap=32)):
             with pytest.raises(OptionError, match=case.says) as caught:
-                one.run_anchored(picture, given if case.given else None, case.memory)
+                one.run_with_context(image, given if case.given else None, case.memory)
             assert "\n" not in str(caught.value)
     if case.given and case.length is None and not case.spoil:
         with pytest.raises(OptionError, match=case.says):
-            steadied(NullRunner(), memory=case.memory)
+            smooth_over_time(NullRunner(), memory=case.memory)
 
 
 def test_a_graph_without_vectors_says_how_to_get_them(graph_of, frames_of):
@@ -170,22 +170,22 @@ def test_a_graph_without_vectors_says_how_to_get_them(graph_of, frames_of):
         OnnxRuntimeRunner(graph_of("edge", size=None), image, name="x", precision="fp32") as runner,
         pytest.raises(EngineError, match="mirnet-export --anchored"),
     ):
-        runner.run_anchored(frames_of(32, 32), None, 0.0)
+        runner.run_with_context(frames_of(32, 32), None, 0.0)
 
 
 @pytest.mark.parametrize("backend", _BACKENDS)
-def test_tiles_with_the_frames_vectors_are_the_frame(backend, runner_of, picture):
+def test_tiles_with_the_frames_vectors_are_the_frame(backend, runner_of, image):
     with runner_of(backend) as runner:
-        whole, own = runner.run_anchored(picture, None, 0.0)
-        tiles = tiled(runner, tile=(160, 160))
-        found, used = tiles.run_anchored(picture, own, 1.0)
+        whole, own = runner.run_with_context(image, None, 0.0)
+        tiles = tile_runner(runner, tile=(160, 160))
+        found, used = tiles.run_with_context(image, own, 1.0)
         assert np.abs(found.astype(int) - whole).max() <= 1
         assert np.mean(found != whole) < 1e-3
         assert np.array_equal(used, own)
         # and with those that the tiles found out themselves, within a level or two
-        near = tiles.run(picture)
+        near = tiles.run(image)
         assert np.abs(near.astype(int) - whole).max() <= 3
-        seen = tiled(_Plain(runner), tile=(160, 160)).run(picture)
+        seen = tile_runner(_Plain(runner), tile=(160, 160)).run(image)
         assert np.mean(seen != whole) > 0.1 > np.mean(found != whole)
 
 
@@ -197,17 +197,17 @@ class _Plain:
         self.run = runner.run
 
 
-def test_a_frame_that_fits_a_tile_is_restored_at_once(runner_of, picture):
+def test_a_frame_that_fits_a_tile_is_restored_at_once(runner_of, image):
     with runner_of() as runner:
-        tiles = tiled(runner, tile=(512, 512))
-        assert np.array_equal(tiles.run(picture), runner.run(picture))
+        tiles = tile_runner(runner, tile=(512, 512))
+        assert np.array_equal(tiles.run(image), runner.run(image))
 
 
-def test_half_precision_and_integers_tile_as_well(runner_of, picture):
+def test_half_precision_and_integers_tile_as_well(runner_of, image):
     with runner_of(precision="int8") as runner:
-        whole, own = runner.run_anchored(picture, None, 0.0)
-        found, _ = tiled(runner, tile=(160, 160)).run_anchored(picture, own, 1.0)
-        near = tiled(runner, tile=(160, 160)).run(picture)
+        whole, own = runner.run_with_context(image, None, 0.0)
+        found, _ = tile_runner(runner, tile=(160, 160)).run_with_context(image, own, 1.0)
+        near = tile_runner(runner, tile=(160, 160)).run(image)
     assert np.abs(found.astype(int) - whole).max() <= 2
     assert np.abs(near.astype(int) - whole).max() <= 4
 
@@ -225,21 +225,21 @@ def test_the_stand_in_has_the_frames_thumbnail(runner_of, network_of, frames_of)
         expected = networks_own(batch)[0].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(small, expected, rtol=0, atol=1e-3)
         for fixed in (None, (384, 576), (480, 640)):
-            stand_in = stand_in_for(small, thumbnail, runner, fixed)
+            stand_in = frame_with_thumbnail(small, thumbnail, runner, fixed)
             assert fixed is None or stand_in.shape[1:3] == fixed
             again = networks_own(torch.from_numpy(stand_in).permute(0, 3, 1, 2).float())
             error = again[0].permute(1, 2, 0).numpy() - small
             assert np.abs(error).max() <= 0.5 / thumbnail.factor**2 + 1e-3
-        curve = runner.run_anchored(stand_in, None, 0.0)[1][:, :18]
+        curve = runner.run_with_context(stand_in, None, 0.0)[1][:, :18]
         np.testing.assert_allclose(
-            curve, runner.run_anchored(frame[None], None, 0.0)[1][:, :18], rtol=0, atol=1e-3
+            curve, runner.run_with_context(frame[None], None, 0.0)[1][:, :18], rtol=0, atol=1e-3
         )
 
 
 def test_the_reach_is_nothing_where_pixels_stand_alone_and_grows_with_kernels(network_of):
     import torch
 
-    anchored = anchored_form(network_of("edge"))
+    anchored = context_anchored_form(network_of("edge"))
     frames = [np.random.default_rng(0).integers(0, 256, (1, 96, 128, 3), np.uint8)]
     reach = measured_reach(anchored, frames)
     assert 8 <= reach <= 160
@@ -255,7 +255,7 @@ def test_the_reach_is_nothing_where_pixels_stand_alone_and_grows_with_kernels(ne
 def test_the_frame_after_a_cut_is_what_it_is_without_a_past(runner_of, smooth_frames):
     first, second = smooth_frames(96, 128, 2)[:, None]
     with runner_of() as runner:
-        video = steadied(runner)
+        video = smooth_over_time(runner)
         video.run(first // 6)
         assert np.array_equal(video.run(second), runner.run(second))
         assert video.used_memory == 0.0
@@ -266,16 +266,16 @@ def test_an_enlarging_network_tiles_at_its_scale(network_of, tmp_path, smooth_fr
     from mirnet_edge.runtime.torch_runner import TorchRunner
 
     network = network_of("enlarging")
-    checkpoints.save(network, tmp_path / "w.safetensors", Card(task="super-resolution"))
+    checkpoints.save(network, tmp_path / "w.safetensors", ModelCard(task="super-resolution"))
     image = ImageContract(
         io="uint8", multiple=network.multiple, size=None, scale=2, reach=48,
-        vectors=anchored_form(network).layout,
+        vectors=context_anchored_form(network).layout,
     )  # fmt: skip
     frame = smooth_frames(101, 177, 1)
     with TorchRunner(tmp_path / "w.safetensors", image, name="t", precision="fp32") as runner:
-        whole, own = runner.run_anchored(frame, None, 0.0)
-        tiles = tiled(runner, tile=(112, 112))
-        found, _ = tiles.run_anchored(frame, own, 1.0)
+        whole, own = runner.run_with_context(frame, None, 0.0)
+        tiles = tile_runner(runner, tile=(112, 112))
+        found, _ = tiles.run_with_context(frame, own, 1.0)
         assert found.shape == whole.shape == (1, 202, 354, 3)
         assert np.abs(found.astype(int) - whole).max() <= 1
         assert np.abs(tiles.run(frame).astype(int) - whole).max() <= 3

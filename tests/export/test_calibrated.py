@@ -7,9 +7,9 @@ from PIL import Image
 
 from mirnet_edge import checkpoints
 from mirnet_edge.calibration.sets import read_set
-from mirnet_edge.checkpoints import Card
+from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.export.analysis import compare_estimators
-from mirnet_edge.export.graphs import ExportOptions, make_graphs, prepared, timing_frame
+from mirnet_edge.export.graphs import ExportOptions, fit_calibration_set, make_graphs, timing_frame
 from mirnet_edge.export.job import image_contract
 from mirnet_edge.quantization.ptq import RANGES_FILE, RangeCache
 
@@ -17,7 +17,7 @@ from mirnet_edge.quantization.ptq import RANGES_FILE, RangeCache
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory, network_of):
     path = tmp_path_factory.mktemp("calibrated") / "tiny.safetensors"
-    checkpoints.save(network_of("edge"), path, Card(task="low-light"))
+    checkpoints.save(network_of("edge"), path, ModelCard(task="low-light"))
     return path
 
 
@@ -45,9 +45,9 @@ def _exported(weights, folder, out):
         weights=str(weights), out=out, int8=True, target="tensorrt", calibration=folder
     )
     image = image_contract(loaded, options)
-    pictures = prepared(read_set(folder), image, loaded)
-    frame = timing_frame(pictures, image, loaded)
-    made, _ = make_graphs(loaded.model, out, image, pictures, options, said.append, frame)
+    images = fit_calibration_set(read_set(folder), image, loaded)
+    frame = timing_frame(images, image, loaded)
+    made, _ = make_graphs(loaded.model, out, image, images, options, said.append, frame)
     return (out / made[-1].file).read_bytes(), made[-1], "; ".join(said)
 
 
@@ -64,7 +64,7 @@ def test_the_best_ranges_are_taken_and_named(weights, folder, tmp_path):
 
 def test_ranges_of_other_weights_are_not_used_and_it_is_said(folder, tmp_path, network_of):
     other = tmp_path / "other.safetensors"
-    checkpoints.save(network_of("edge", 1), other, Card(task="low-light"))
+    checkpoints.save(network_of("edge", 1), other, ModelCard(task="low-light"))
     _, file, said = _exported(other, folder, tmp_path / "out")
     assert file.ranges == "minmax"
     assert "the widest ranges are seen anew" in said

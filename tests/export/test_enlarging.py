@@ -1,4 +1,4 @@
-"""From weights that enlarge to a bundle that does; and which pictures each task is judged on."""
+"""From weights that enlarge to a bundle that does; and which images each task is judged on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 import mirnet_edge
 from mirnet_edge import checkpoints
-from mirnet_edge.checkpoints import Card
+from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.export import job
 from mirnet_edge.export.graphs import ExportOptions
@@ -26,13 +26,13 @@ _ASKED, _SIZE = (22, 39), (24, 40)
 @pytest.fixture(scope="module")
 def weights(network_of, tmp_path_factory):
     path = tmp_path_factory.mktemp("enlarging") / "twice.safetensors"
-    checkpoints.save(network_of("enlarging"), path, Card(task="super-resolution"))
+    checkpoints.save(network_of("enlarging"), path, ModelCard(task="super-resolution"))
     return path
 
 
 @pytest.fixture(scope="module")
 def pairs(smooth_frames, tmp_path_factory):
-    """Return a folder of pictures and of their originals, twice as large."""
+    """Return a folder of images and of their originals, twice as large."""
     folder = tmp_path_factory.mktemp("pairs")
     rows = ["low,high,split"]
     for index, large in enumerate(smooth_frames(60, 90, 9)):
@@ -89,7 +89,7 @@ def test_every_backend_doubles_a_frame_as_the_network_does(
     with torch.inference_mode():
         batch = network_of("enlarging")(torch.from_numpy(batch_from_frames(frames)))
     expected = 255.0 * batch.clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    assert expected.std() > 10, "the picture is too flat to see anything"
+    assert expected.std() > 10, "the image is too flat to see anything"
     with mirnet_edge.open_bundle(exported.bundle, backend, precision) as runner:
         assert runner.scale == 2
         restored = runner.run(frames)
@@ -112,7 +112,7 @@ def test_torch_and_onnxruntime_agree_on_frames_that_are_padded(exported, smooth_
     assert np.abs(restored[0] - restored[1]).max() <= 1
 
 
-def test_without_pictures_of_ones_own_the_built_in_ones_are_halved_photos(weights, tmp_path):
+def test_without_images_of_ones_own_the_built_in_ones_are_halved_photos(weights, tmp_path):
     out = export_bundle(
         ExportOptions(
             weights=str(weights), out=tmp_path / "bundle", size=_ASKED, io="float", target="cpu"
@@ -126,7 +126,7 @@ def test_without_pictures_of_ones_own_the_built_in_ones_are_halved_photos(weight
         assert runner.run(frame).shape == (1, 42, 74, 3)
 
 
-# which pictures
+# which images
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def weights_for(tmp_path):
     def make(task, **settings):
         path = tmp_path / "own.safetensors"
         network = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8), exposure_channels=0, **settings))
-        checkpoints.save(network, path, Card(task=task))
+        checkpoints.save(network, path, ModelCard(task=task))
         return str(path)
 
     return make
@@ -158,7 +158,7 @@ def test_the_cards_task_picks_the_built_in_set(task, judged_as, weights_for, tmp
         export_bundle(ExportOptions(weights=weights_for(task), out=tmp_path / "bundle"))
 
 
-def test_a_task_without_a_set_needs_pictures_and_says_so(weights_for, tmp_path):
+def test_a_task_without_a_set_needs_images_and_says_so(weights_for, tmp_path):
     out = tmp_path / "bundle"
     with pytest.raises(CalibrationError, match=r"task 'deblur'; expected one of .*--calibration"):
         export_bundle(ExportOptions(weights=weights_for("deblur"), out=out))

@@ -8,17 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from mirnet_edge.calibration.sets import Sample
+from mirnet_edge.calibration.sets import CalibrationSample
 from mirnet_edge.errors import GraphError
-from mirnet_edge.export.gate import Candidate, Figures, estimated_loss_db, fastest, judge, verdict
-from mirnet_edge.manifest import Latency, Quality
+from mirnet_edge.export.gate import (
+    GateCandidate,
+    GateResult,
+    decide,
+    estimated_loss_db,
+    fastest,
+    run_gate,
+)
+from mirnet_edge.manifest import LatencyFacts, QualityFacts
 from mirnet_edge.testing.null_runner import NullRunner
 
-_QUALITY = Quality(mean_db=45.0, worst_db=40.0, worst_image="a")
+_QUALITY = QualityFacts(mean_db=45.0, worst_db=40.0, worst_image="a")
 
 
 def _latency(ratio):
-    return Latency(
+    return LatencyFacts(
         p50_ms=10 * ratio, p95_ms=11 * ratio, ratio_to_fp32=ratio, height=8, width=8, runs=1,
         samples_ms=[10 * ratio],
     )  # fmt: skip
@@ -27,9 +34,9 @@ def _latency(ratio):
 @dataclass(frozen=True)
 class Case:
     id: str
-    loss_db: float
+    drop_db: float
     ratio: float | None
-    adopted: bool
+    accepted: bool
     says: str
 
 
@@ -50,14 +57,14 @@ class Case:
 )
 def test_verdicts(case):
     latency = None if case.ratio is None else _latency(case.ratio)
-    figures = Figures(_QUALITY, _QUALITY, case.loss_db, latency)
-    adopted, reason = verdict("int8", figures, 0.1)
-    assert adopted is case.adopted
+    figures = GateResult(_QUALITY, _QUALITY, case.drop_db, latency)
+    accepted, reason = decide("int8", figures, 0.1)
+    assert accepted is case.accepted
     assert case.says in reason
 
 
 def test_fp32_is_always_adopted():
-    assert verdict("fp32", Figures(_QUALITY, None, 9.0, _latency(2.0)), 0.1)[0]
+    assert decide("fp32", GateResult(_QUALITY, None, 9.0, _latency(2.0)), 0.1)[0]
 
 
 def test_the_estimate_without_references_follows_independent_errors():
@@ -86,7 +93,7 @@ def _samples(count=4, reference=True):
     rng = np.random.default_rng(0)
     frames = [rng.integers(30, 200, (16, 16, 3), dtype=np.uint8) for _ in range(count)]
     return [
-        Sample(str(index), frame, frame + np.uint8(10) if reference else None)
+        CalibrationSample(str(index), frame, frame + np.uint8(10) if reference else None)
         for index, frame in enumerate(frames)
     ]
 
@@ -101,11 +108,11 @@ def _timed(times):
 
 def _candidate(name, levels, timed=True):
     backend, _, precision = name.partition(":")
-    return Candidate(backend, precision, f"graph-{precision}", _Shifted(levels), timed)
+    return GateCandidate(backend, precision, f"graph-{precision}", _Shifted(levels), timed)
 
 
 def test_modes_are_judged_against_the_truth_and_timed_round_by_round():
-    modes = judge(
+    modes = run_gate(
         [
             _candidate("onnxruntime:fp32", 9),
             _candidate("onnxruntime:int8", 10),
@@ -128,21 +135,21 @@ def test_modes_are_judged_against_the_truth_and_timed_round_by_round():
     )
     by_name = {mode.name: mode for mode in modes}
     better = by_name["onnxruntime:int8"]
-    assert better.adopted
+    assert better.accepted
     assert better.latency.ratio_to_fp32 == 0.5
     assert better.against_truth.mean_db is None  # identical to the reference
     assert better.truth_drop_db < 0
     worse = by_name["openvino:int8"]
-    assert not worse.adopted
+    assert not worse.accepted
     # 1 level from the truth against 7 levels: 20 log10(7) dB
     assert worse.truth_drop_db == pytest.approx(20 * math.log10(7), abs=1e-6)
     assert by_name["tensorrt:int8"].latency is None
-    assert by_name["tensorrt:int8"].adopted
+    assert by_name["tensorrt:int8"].accepted
     assert fastest(modes).name == "openvino:fp32"
 
 
 def test_without_references_the_loss_is_estimated_from_fp32():
-    modes = judge(
+    modes = run_gate(
         [_candidate("onnxruntime:fp32", 0), _candidate("onnxruntime:int8", 3)],
         _samples(reference=False),
         max_drop_db=0.1,
@@ -155,10 +162,10 @@ def test_without_references_the_loss_is_estimated_from_fp32():
     assert f"{estimated_loss_db(against):.3f} dB" in modes[1].reason
 
 
-def test_the_worst_picture_is_named():
+def test_the_worst_image_is_named():
     samples = _samples()
-    samples[2] = Sample("night", samples[2].frame, samples[2].frame + np.uint8(60))
-    modes = judge(
+    samples[2] = CalibrationSample("night", samples[2].frame, samples[2].frame + np.uint8(60))
+    modes = run_gate(
         [_candidate("onnxruntime:fp32", 9)],
         samples,
         max_drop_db=0.1,
@@ -176,9 +183,9 @@ class _Black(NullRunner):
 
 
 def test_constant_output_is_an_error_that_names_the_mode():
-    broken = Candidate("onnxruntime", "int8", "int8-cpu", _Black(), timed=True)
-    with pytest.raises(GraphError, match=r"onnxruntime:int8 gives constant pictures.*int8-cpu"):
-        judge(
+    broken = GateCandidate("onnxruntime", "int8", "int8-cpu", _Black(), timed=True)
+    with pytest.raises(GraphError, match=r"onnxruntime:int8 gives constant images.*int8-cpu"):
+        run_gate(
             [_candidate("onnxruntime:fp32", 0), broken],
             _samples(),
             max_drop_db=0.1,

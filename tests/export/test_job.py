@@ -40,7 +40,7 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dark():
-    """A picture that did not calibrate, with a fiftieth of its light."""
+    """An image that did not calibrate, with a fiftieth of its light."""
     judging = builtin_set("low-light").judging
     return next(sample for sample in judging if sample.name.endswith("-0.02"))
 
@@ -53,7 +53,7 @@ def test_every_precision_has_its_file_its_quality_and_a_verdict(exported):
         assert graph.onnx.sha256 == sha256_of(file)
         assert graph.onnx.size_bytes == file.stat().st_size
         assert graph.against_truth.mean_db >= graph.against_truth.worst_db
-        # the mean: on one overexposed picture INT8 may clip, and even come nearer to the truth
+        # the mean: on one overexposed image INT8 may clip, and even come nearer to the truth
         assert graph.name == "fp32" or graph.against_fp32.mean_db > 40.0
         modes = [mode for mode in found.modes if mode.graph == graph.name]
         assert modes
@@ -71,15 +71,15 @@ def test_cpu_modes_are_timed_and_tensorrt_is_not_said_to_be(exported):
 
 def test_the_fastest_adopted_mode_is_the_default(exported):
     found = read_manifest(exported.bundle)
-    timed = [mode for mode in found.modes if mode.adopted and mode.latency]
+    timed = [mode for mode in found.modes if mode.accepted and mode.latency]
     best = min(timed, key=lambda mode: mode.latency.p50_ms)
-    assert found.default_mode == best.name
+    assert found.default_configuration == best.name
 
 
 def test_a_slower_precision_is_not_adopted(exported):
     for mode in read_manifest(exported.bundle).modes:
         if mode.precision != "fp32" and mode.latency and mode.latency.ratio_to_fp32 > 1.0:
-            assert not mode.adopted
+            assert not mode.accepted
             assert "not faster" in mode.reason
 
 
@@ -131,10 +131,10 @@ def test_the_manifest_tells_nothing_of_the_disk(exported):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, network_of):
-    """Return what says weights and pictures, all small: for where figures do not matter."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """Return what says weights and images, all small: for where figures do not matter."""
+    folder = tmp_path_factory.mktemp("images")
     weights = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    checkpoints.save(network_of("edge"), weights, checkpoints.Card(task="low-light"))
+    checkpoints.save(network_of("edge"), weights, checkpoints.ModelCard(task="low-light"))
     for number in range(8):
         pixels = np.random.default_rng(number).integers(0, 60, (48, 64, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
@@ -188,7 +188,7 @@ def test_the_image_contract_is_what_was_asked_for(case, small, tmp_path, network
     assert out.manifest.image.size == case.size
     assert out.manifest.image.io == case.io
     assert out.manifest.engines == []
-    assert not any(mode.backend == "tensorrt" for mode in out.manifest.modes)
+    assert not any(mode.backend == "tensorrt" for mode in out.manifest.configurations)
     frame = np.random.default_rng(0).integers(0, 60, (1, 30, 50, 3), np.uint8)
     with mirnet_edge.open_bundle(out.bundle, "onnxruntime", "fp32") as runner:
         restored = runner.run(frame)
@@ -196,7 +196,7 @@ def test_the_image_contract_is_what_was_asked_for(case, small, tmp_path, network
     with torch.inference_mode():
         batch = network_of("edge")(torch.from_numpy(batch_from_frames(padded)))
     expected = 255.0 * batch.clamp(0, 1).permute(0, 2, 3, 1).numpy()[:, :30, :50]
-    assert expected.std() > 5, "the picture is too flat to see anything"
+    assert expected.std() > 5, "the image is too flat to see anything"
     assert np.abs(restored - expected).max() <= 1
 
 

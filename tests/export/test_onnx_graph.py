@@ -230,7 +230,7 @@ def test_float_graphs_give_what_the_network_gives(case, exported, brighter, smoo
     frames = smooth_frames(*case.size)
     found = _run(exported("float", _SIZE if case.fixed else None), batch_from_frames(frames))
     assert found.dtype == np.float32
-    assert found.max() == 1.0, "the picture is too dark to see the clamp"
+    assert found.max() == 1.0, "the image is too dark to see the clamp"
     np.testing.assert_allclose(found, _expected(brighter, frames), atol=1e-5)
 
 

@@ -130,7 +130,7 @@ def test_a_network_that_gives_no_numbers_is_refused(make_graph, tmp_path):
         check_parity(_Scaled(math.nan), path, frames, _image())
 
 
-def test_colours_in_another_order_are_seen(make_graph, tmp_path):
+def test_colors_in_another_order_are_seen(make_graph, tmp_path):
     class Swapped(nn.Module):
         def forward(self, batch):
             return torch.flip(batch, [1])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.export.presets import defaults_from, read_recipe
+from mirnet_edge.export.presets import defaults_from, read_preset
 from mirnet_edge.planning import DEVICES
 from mirnet_edge.runtime.tensorrt.build import sizes_from_text
 
@@ -37,7 +37,7 @@ def test_a_command_gets_its_table_only(recipe):
 )  # fmt: skip
 def test_what_is_no_recipe_is_named(text, says, recipe):
     with pytest.raises(OptionError, match=says):
-        read_recipe(recipe(text))
+        read_preset(recipe(text))
 
 
 def test_what_is_typed_wins(recipe, monkeypatch, capsys):
@@ -68,7 +68,7 @@ def test_a_recipe_that_is_missing_ends_with_code_2(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", _SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_for_a_device_in_the_table(path):
-    found = read_recipe(path)
+    found = read_preset(path)
     assert found.device in DEVICES
     if found.engine.profiles:
         assert sizes_from_text(found.engine.profiles)

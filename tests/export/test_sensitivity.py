@@ -10,31 +10,31 @@ import onnx
 import pytest
 import torch
 
-from mirnet_edge.calibration.sets import Sample
+from mirnet_edge.calibration.sets import CalibrationSample
 from mirnet_edge.errors import GraphError, OptionError
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
-    Judge,
-    Point,
-    better,
-    cheapest_first,
-    chosen_point,
+    GraphEvaluator,
+    MixedPrecisionChoice,
+    better_choice,
+    choose_fastest_accepted,
     darkness_db,
-    draw,
+    draw_sensitivity,
     measure_sensitivity,
+    new_analysis,
+    order_by_sensitivity,
     pareto_front,
-    quantized_whole,
-    resumed,
+    quantize_all_blocks,
+    resume_analysis,
     search_graph,
-    started,
     trial_backend,
 )
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.quantization.legalizer import whole_frame_convs
 from mirnet_edge.quantization.ptq import (
-    Quantizing,
+    QuantizationScheme,
     blocks_of,
-    partly_quantized,
+    quantize_partly,
     quantized_convolutions,
 )
 
@@ -75,20 +75,22 @@ def frames(smooth_frames):
 
 @pytest.fixture(scope="module")
 def judge(planted, frames):
-    samples = [Sample(str(place), frame[0], None) for place, frame in enumerate(frames[4:])]
+    samples = [
+        CalibrationSample(str(place), frame[0], None) for place, frame in enumerate(frames[4:])
+    ]
     # without times: those of so small a network are noise
-    return Judge(planted, IMAGE, samples, frames[0], "tensorrt")
+    return GraphEvaluator(planted, IMAGE, samples, frames[0], "tensorrt")
 
 
 @pytest.fixture(scope="module")
 def graphs(planted, frames):
-    how = Quantizing(engine="onnxruntime", whole_frame=True)
-    return quantized_whole(planted, frames[:4], "onnxruntime", how)
+    how = QuantizationScheme(engine="onnxruntime", whole_frame=True)
+    return quantize_all_blocks(planted, frames[:4], "onnxruntime", how)
 
 
 @pytest.fixture(scope="module")
 def measured(graphs, judge):
-    return measure_sensitivity(graphs, judge, started("w", "c", "r"))
+    return measure_sensitivity(graphs, judge, new_analysis("w", "c", "r"))
 
 
 def test_blocks_are_those_of_the_module_tree_and_hold_every_pixelwise_convolution(planted):
@@ -116,7 +118,7 @@ def test_with_no_block_in_int8_the_graph_is_the_one_in_float(graphs, frames, jud
         if one.name.endswith(".bias"):
             values = onnx.numpy_helper.to_array(one) + np.float32(0.5)
             one.CopyFrom(onnx.numpy_helper.from_array(values, one.name))
-    back = partly_quantized(shifted, graphs.fp32, ())
+    back = quantize_partly(shifted, graphs.fp32, ())
     assert not quantized_convolutions(back)
     assert not [node for node in back.graph.node if "Linear" in node.op_type]
     outputs = []
@@ -132,35 +134,35 @@ def test_with_no_block_in_int8_the_graph_is_the_one_in_float(graphs, frames, jud
 
 def test_with_all_blocks_the_graph_is_the_quantizer_s(graphs):
     nodes = quantized_convolutions(graphs.int8)
-    same = partly_quantized(graphs.int8, graphs.fp32, nodes)
+    same = quantize_partly(graphs.int8, graphs.fp32, nodes)
     assert quantized_convolutions(same) == nodes
 
 
 def test_a_name_that_is_no_quantized_convolution_is_refused(graphs):
     with pytest.raises(GraphError, match="'nothing' is not quantized"):
-        partly_quantized(graphs.int8, graphs.fp32, ["nothing"])
+        quantize_partly(graphs.int8, graphs.fp32, ["nothing"])
 
 
 def test_the_block_with_an_outlier_is_found_first(measured):
     worst = [one for one in measured.worst_first() if not one.decides_frame]
     assert worst[0].block == BAD
-    assert worst[0].loss_db > 5 * max(abs(one.loss_db) for one in worst[1:])
-    assert cheapest_first(measured)[-1] == BAD
+    assert worst[0].drop_db > 5 * max(abs(one.drop_db) for one in worst[1:])
+    assert order_by_sensitivity(measured)[-1] == BAD
 
 
 def test_every_block_has_its_error_by_darkness(measured):
     for one in measured.blocks:
         assert list(one.darkness_db) == ["dark", "middle", "bright"]
-        assert one.won_ms is None
-        assert one.db_per_ms == one.loss_db
+        assert one.saved_ms is None
+        assert one.db_per_ms == one.drop_db
 
 
 def test_a_backend_that_is_here_is_timed_against_fp32(planted, frames, graphs, tmp_path):
-    samples = [Sample("one", frames[5][0], None)]
-    judge = Judge(planted, IMAGE, samples, frames[0], "onnxruntime", rounds=2)
+    samples = [CalibrationSample("one", frames[5][0], None)]
+    judge = GraphEvaluator(planted, IMAGE, samples, frames[0], "onnxruntime", rounds=2)
     trial = judge.tried(graphs.write(["stem"], tmp_path / "stem.onnx"))
     assert trial.fp32_ms > 0.0
-    assert trial.won_ms == pytest.approx(trial.fp32_ms * (1.0 - trial.ratio))
+    assert trial.saved_ms == pytest.approx(trial.fp32_ms * (1.0 - trial.ratio))
 
 
 def test_errors_are_told_apart_by_how_dark_the_pixel_should_be():
@@ -185,11 +187,11 @@ def test_a_stopped_run_goes_on_without_measuring_again(graphs, measured, tmp_pat
             assert quantized_convolutions(onnx.load(graph)) == graphs.blocks[-1].convolutions
             raise KeyboardInterrupt
 
-    known = resumed(file, started("w", "c", "r"))
+    known = resume_analysis(file, new_analysis("w", "c", "r"))
     with pytest.raises(KeyboardInterrupt):
         measure_sensitivity(graphs, Stopwatch(), known, file, stages.append)
     assert len(stages) == 1
-    assert resumed(file, started("w", "c", "r")).blocks == measured.blocks[:-1]
+    assert resume_analysis(file, new_analysis("w", "c", "r")).blocks == measured.blocks[:-1]
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class Other:
     "case",
     [
         Other("weights", ("other", "c", "r"), "other weights: expected other, found w"),
-        Other("pictures", ("w", "other", "r"), "other calibration pictures"),
+        Other("images", ("w", "other", "r"), "other calibration images"),
         Other("recipe", ("w", "c", "other"), "other recipe"),
     ],
     ids=lambda case: case.id,
@@ -212,19 +214,19 @@ def test_figures_of_something_else_are_refused(case, measured, tmp_path):
     file = tmp_path / "sensitivity.json"
     file.write_text(measured.model_dump_json())
     with pytest.raises(OptionError, match=case.says):
-        resumed(file, started(*case.bound))
+        resume_analysis(file, new_analysis(*case.bound))
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     file = tmp_path / "sensitivity.json"
     file.write_text('{"schema_version": 1')
     with pytest.raises(OptionError, match="delete it"):
-        resumed(file, started("w", "c", "r"))
+        resume_analysis(file, new_analysis("w", "c", "r"))
 
 
-def test_the_picture_is_drawn(measured, tmp_path):
-    draw(measured, tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+def test_the_image_is_drawn(measured, tmp_path):
+    draw_sensitivity(measured, tmp_path / "image.png")
+    assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_backend_that_is_none_is_refused():
@@ -237,8 +239,10 @@ def test_a_backend_that_is_none_is_refused():
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
 def test_the_search_leaves_the_bad_block_in_float(planted, frames, tmp_path, backend):
-    samples = [Sample(str(place), frame[0], None) for place, frame in enumerate(frames[4:])]
-    judge = Judge(planted, IMAGE, samples, frames[0], backend, rounds=1)
+    samples = [
+        CalibrationSample(str(place), frame[0], None) for place, frame in enumerate(frames[4:])
+    ]
+    judge = GraphEvaluator(planted, IMAGE, samples, frames[0], backend, rounds=1)
     target = tmp_path / "int8.onnx"
     facts = search_graph(planted, target, frames[:4], judge, max_drop_db=0.3)
     assert BAD in facts.float_blocks
@@ -249,12 +253,12 @@ def test_the_search_leaves_the_bad_block_in_float(planted, frames, tmp_path, bac
     assert quantized.isdisjoint(bad.convolutions)
     assert set(bad.convolutions) <= set(facts.float_nodes)
     assert facts.engine in facts.reason
-    assert judge.tried(target).loss_db <= 0.3
+    assert judge.tried(target).drop_db <= 0.3
 
 
 def _point(count, loss, ms, engine="nncf"):
     blocks = tuple(map(str, range(count)))
-    return Point(blocks, engine, "int8", loss, ms, None if ms is None else ms / 100)
+    return MixedPrecisionChoice(blocks, engine, "int8", loss, ms, None if ms is None else ms / 100)
 
 
 LADDER = [
@@ -286,21 +290,21 @@ class Choice:
     ids=lambda case: case.id,
 )
 def test_the_point_is_the_one_that_was_asked_for(case):
-    assert len(chosen_point(LADDER, case.drop, case.fps).blocks) == case.blocks
+    assert len(choose_fastest_accepted(LADDER, case.drop, case.fps).blocks) == case.blocks
 
 
 def test_a_rate_that_nothing_reaches_is_refused_with_the_fastest():
     with pytest.raises(OptionError, match=r"30 frames per second here; the fastest has 25\.0"):
-        chosen_point(LADDER, 0.1, 30.0)
+        choose_fastest_accepted(LADDER, 0.1, 30.0)
 
 
 def test_without_times_the_most_blocks_that_pass_are_taken():
     points = [_point(count, loss, None) for count, loss in ((0, 0.0), (1, 0.02), (2, 0.05))]
     points.append(_point(3, 2.0, None))
-    assert len(chosen_point(points, 0.1).blocks) == 2
+    assert len(choose_fastest_accepted(points, 0.1).blocks) == 2
 
 
 def test_of_two_quantizers_the_one_that_loses_less_is_kept():
     one, two = _point(2, 0.05, 50.0), _point(2, 0.02, 55.0, "onnxruntime")
-    assert better(one, two, 0.1, None) is two
-    assert better(one, two, 0.1, 19.0) is one, "the other one is too slow"
+    assert better_choice(one, two, 0.1, None) is two
+    assert better_choice(one, two, 0.1, 19.0) is one, "the other one is too slow"

@@ -31,12 +31,12 @@ def schema():
 
 @pytest.fixture
 def with_plan():
-    """Put a plan into a bundle: with_plan(folder, flavour="tensorrt")."""
+    """Put a plan into a bundle: with_plan(folder, flavor="tensorrt")."""
 
-    def put(folder, flavour="tensorrt"):
+    def put(folder, flavor="tensorrt"):
         (folder / "fp32.plan").write_bytes(fake_plan([]))
         facts = EngineFacts(
-            plan=bind(folder / "fp32.plan"), graph="fp32", flavour=flavour, version="10.3.0"
+            plan=bind(folder / "fp32.plan"), graph="fp32", flavor=flavor, version="10.3.0"
         )
         path = folder / FILE_NAME
         document = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Picture files: what is in them comes out as it went in, and what cannot be read says why."""
+"""Image files: what is in them comes out as it went in, and what cannot be read says why."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from PIL import Image, ImageCms, ImageOps
 from mirnet_edge.errors import ImageError, MirnetEdgeError
 from mirnet_edge.images.files import (
     FORMAT_OF_SUFFIX,
-    Picture,
+    ImageFile,
+    apply_orientation,
     format_of,
-    oriented,
-    read_picture,
-    write_picture,
+    read_image,
+    write_image,
 )
 
 _LOSSLESS = ["png", "tif"]
@@ -45,13 +45,13 @@ def _chunk(kind, content):
     return struct.pack(">I", len(content)) + summed + struct.pack(">I", zlib.crc32(summed))
 
 
-def _png(pixels, colour_type, *chunks):
+def _png(pixels, color_type, *chunks):
     """Return a PNG of (H, W, C) pixels of 8 or 16 bits, written by hand."""
     height, width, _ = pixels.shape
     big_endian = pixels.astype(pixels.dtype.newbyteorder(">"))
     rows = b"".join(b"\0" + row.tobytes() for row in big_endian)
     bits = 8 * pixels.itemsize
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     written = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*one) for one in written)
 
@@ -130,9 +130,9 @@ def test_pixels_and_transparency_survive_lossless_formats(
 ):
     pixels = _levels((height, width, 4), seed=seed)
     alpha = pixels[..., 3] if transparent else None
-    path = tmp_path_factory.mktemp("pictures") / f"a.{suffix}"
-    write_picture(path, Picture(frame=pixels[..., :3], alpha=alpha))
-    read = read_picture(path)
+    path = tmp_path_factory.mktemp("images") / f"a.{suffix}"
+    write_image(path, ImageFile(frame=pixels[..., :3], alpha=alpha))
+    read = read_image(path)
     np.testing.assert_array_equal(read.frame, pixels[..., :3])
     assert read.format == FORMAT_OF_SUFFIX[path.suffix]
     assert read.source_bits == 8
@@ -146,8 +146,8 @@ def test_pixels_and_transparency_survive_lossless_formats(
 def test_profile_and_tags_survive_every_format(suffix, tmp_path):
     exif = _exif(orientation=6, maker="someone").tobytes().removeprefix(b"Exif\0\0")
     path = tmp_path / f"a.{suffix}"
-    write_picture(path, Picture(frame=_levels((16, 24, 3)), icc=_SRGB, exif=exif))
-    read = read_picture(path)
+    write_image(path, ImageFile(frame=_levels((16, 24, 3)), icc=_SRGB, exif=exif))
+    read = read_image(path)
     assert read.icc == _SRGB
     assert read.exif == exif
     with Image.open(path) as image:  # as others see it
@@ -161,7 +161,7 @@ def test_how_and_where_a_photo_was_taken_survives(suffix, save, tmp_path):
     exif[0x8769] = {0x8827: 3200, 0xA005: {0x0001: "R98"}}  # sensitivity, interoperability
     exif[0x8825] = {0x0001: "N"}  # latitude
     source = save(f"a.{suffix}", _levels((16, 24, 3)), exif=exif.tobytes())
-    write_picture(tmp_path / f"b.{suffix}", read_picture(source))
+    write_image(tmp_path / f"b.{suffix}", read_image(source))
     with Image.open(tmp_path / f"b.{suffix}") as image:
         kept = image.getexif()
         assert kept[0x010F] == "someone"
@@ -170,17 +170,17 @@ def test_how_and_where_a_photo_was_taken_survives(suffix, save, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", _ALL)
-def test_damaged_tags_do_not_keep_a_picture_from_being_written(suffix, tmp_path):
+def test_damaged_tags_do_not_keep_a_image_from_being_written(suffix, tmp_path):
     frame = _levels((16, 24, 3))
-    write_picture(tmp_path / f"a.{suffix}", Picture(frame=frame, exif=b"damaged"))
-    assert read_picture(tmp_path / f"a.{suffix}").frame.shape == frame.shape
+    write_image(tmp_path / f"a.{suffix}", ImageFile(frame=frame, exif=b"damaged"))
+    assert read_image(tmp_path / f"a.{suffix}").frame.shape == frame.shape
 
 
 @pytest.mark.parametrize("suffix", _ALL)
 def test_what_has_neither_profile_nor_tags_gets_none(suffix, tmp_path):
     path = tmp_path / f"a.{suffix}"
-    write_picture(path, Picture(frame=_levels((16, 24, 3))))
-    read = read_picture(path)
+    write_image(path, ImageFile(frame=_levels((16, 24, 3))))
+    read = read_image(path)
     assert (read.icc, read.exif, read.alpha) == (None, None, None)
 
 
@@ -189,20 +189,20 @@ def test_lossy_formats_stay_close(suffix, tmp_path):
     ramp = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
     frame = np.dstack([ramp, 2 * (ramp // 2), 255 - ramp])
     path = tmp_path / f"a.{suffix}"
-    write_picture(path, Picture(frame=frame))
-    assert np.abs(read_picture(path).frame.astype(int) - frame).mean() < 2
+    write_image(path, ImageFile(frame=frame))
+    assert np.abs(read_image(path).frame.astype(int) - frame).mean() < 2
 
 
-def test_jpeg_keeps_the_resolution_of_colours(tmp_path):
-    write_picture(tmp_path / "a.jpg", Picture(frame=_levels((32, 32, 3))))
+def test_jpeg_keeps_the_resolution_of_colors(tmp_path):
+    write_image(tmp_path / "a.jpg", ImageFile(frame=_levels((32, 32, 3))))
     with Image.open(tmp_path / "a.jpg") as image:
         assert {component[1:3] for component in image.layer} == {(1, 1)}  # 4:4:4
 
 
-def test_colours_under_full_transparency_stay_in_webp(tmp_path):
+def test_colors_under_full_transparency_stay_in_webp(tmp_path):
     frame = np.arange(0, 256, 4, dtype=np.uint8)[None, :, None].repeat(32, 0).repeat(3, 2)
-    write_picture(tmp_path / "a.webp", Picture(frame=frame, alpha=np.zeros((32, 64), np.uint8)))
-    read = read_picture(tmp_path / "a.webp")
+    write_image(tmp_path / "a.webp", ImageFile(frame=frame, alpha=np.zeros((32, 64), np.uint8)))
+    read = read_image(tmp_path / "a.webp")
     assert np.abs(read.frame.astype(int) - frame).max() < 8
     assert not read.alpha.any()
 
@@ -229,7 +229,7 @@ class Kind:
         Kind("palette", "P"),
         Kind("palette with alpha", "P", options={"transparency": bytes([0, 128, *[255] * 254])}),
         Kind("gray with a transparent level", "L", options={"transparency": 2}),
-        Kind("a transparent colour", "RGB", options={"transparency": (1, 2, 3)}),
+        Kind("a transparent color", "RGB", options={"transparency": (1, 2, 3)}),
         Kind("rgba", "RGBA"),
         Kind("rgba webp", "RGBA", "webp", {"lossless": True}),
         Kind("cmyk", "CMYK", "jpg"),
@@ -238,13 +238,13 @@ class Kind:
     ids=lambda case: case.id,
 )
 def test_each_kind_of_8_bits_becomes_rgb_and_alpha(case, save):
-    colours = _levels((6, 8, 3))
-    colours[0, 0] = (1, 2, 3)
-    image = Image.fromarray(colours).convert(case.mode)
+    colors = _levels((6, 8, 3))
+    colors[0, 0] = (1, 2, 3)
+    image = Image.fromarray(colors).convert(case.mode)
     if case.mode in ("LA", "RGBA"):
         image.putalpha(Image.fromarray(_levels((6, 8), seed=1)))
     path = save(f"a.{case.suffix}", image, **case.options)
-    read = read_picture(path)
+    read = read_image(path)
     with Image.open(path) as opened:
         expected = np.asarray(opened.convert("RGBA"))
     np.testing.assert_array_equal(read.frame, expected[..., :3])
@@ -260,13 +260,13 @@ def test_each_kind_of_8_bits_becomes_rgb_and_alpha(case, save):
 def test_the_kind_is_told_by_the_content_not_the_name(suffix, tmp_path, save):
     path = save("a.png", _levels((4, 4, 3)))
     renamed = path.rename(tmp_path / f"b.{suffix}")
-    assert read_picture(renamed).format == "PNG"
+    assert read_image(renamed).format == "PNG"
 
 
-def test_a_phones_picture_in_two_parts_is_its_photo(tmp_path):
+def test_a_phones_image_in_two_parts_is_its_photo(tmp_path):
     photo, preview = (Image.fromarray(_levels((side, side, 3))) for side in (16, 8))
     photo.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[preview])
-    read = read_picture(tmp_path / "a.jpg")
+    read = read_image(tmp_path / "a.jpg")
     assert read.format == "JPEG"
     assert read.frame.shape == (16, 16, 3)
 
@@ -301,10 +301,10 @@ def test_16_bits_are_rounded_to_8(case, place):
     else:
         extra = {"extra_samples": 2} if case.channels == 4 else {}
         content = _tiff(deep, 1 if case.channels == 1 else 2, **extra)
-    read = read_picture(place(f"a.{case.suffix}", content))
+    read = read_image(place(f"a.{case.suffix}", content))
     expected = _to_8_bits(deep)
-    colours = expected[..., :3] if case.channels > 2 else expected[..., :1].repeat(3, axis=2)
-    np.testing.assert_array_equal(read.frame, colours)
+    colors = expected[..., :3] if case.channels > 2 else expected[..., :1].repeat(3, axis=2)
+    np.testing.assert_array_equal(read.frame, colors)
     assert (read.source_bits, read.frame.dtype) == (16, np.uint8)
     if case.channels in (2, 4):
         np.testing.assert_array_equal(read.alpha, expected[..., -1])
@@ -314,7 +314,7 @@ def test_16_bits_are_rounded_to_8(case, place):
 
 def test_every_level_of_16_bits_goes_to_the_nearest_of_8(place):
     deep = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1)
-    frame = read_picture(place("a.png", _png(deep, 0))).frame
+    frame = read_image(place("a.png", _png(deep, 0))).frame
     np.testing.assert_array_equal(frame[..., 0], _to_8_bits(deep[..., 0]))
     assert frame.min() == 0
     assert frame.max() == 255
@@ -325,7 +325,7 @@ def test_one_transparent_level_of_16_bits_is_transparent(channels, place):
     deep = _levels((5, 7, channels), np.uint16)
     marked = deep[2, 3].astype(">u2").tobytes()
     content = _png(deep, 0 if channels == 1 else 2, (b"tRNS", marked))
-    read = read_picture(place("a.png", content))
+    read = read_image(place("a.png", content))
     assert read.alpha[2, 3] == 0
     assert (read.alpha == 255).sum() == 5 * 7 - 1
     np.testing.assert_array_equal(read.frame[..., 0], _to_8_bits(deep[..., 0]))
@@ -334,19 +334,19 @@ def test_one_transparent_level_of_16_bits_is_transparent(channels, place):
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_gray_whose_white_is_zero_is_no_negative(dtype, place):
     stored = _levels((5, 7, 1), dtype)
-    black_is_zero = read_picture(place("a.tif", _tiff(stored, 1))).frame
-    white_is_zero = read_picture(place("b.tif", _tiff(stored, 0))).frame
+    black_is_zero = read_image(place("a.tif", _tiff(stored, 1))).frame
+    white_is_zero = read_image(place("b.tif", _tiff(stored, 0))).frame
     np.testing.assert_array_equal(white_is_zero, 255 - black_is_zero)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_colours_multiplied_by_their_alpha_are_divided_again(dtype, place):
+def test_colors_multiplied_by_their_alpha_are_divided_again(dtype, place):
     most = np.iinfo(dtype).max
     alpha = np.array([0, most // 5, most // 2, most, most], np.float64)
-    colours = np.array([0.0, 0.6, 0.25, 0.9, 1.0])
-    stored = np.rint(np.stack([colours * alpha] * 3 + [alpha], axis=-1)).astype(dtype)[None]
-    read = read_picture(place("a.tif", _tiff(stored, 2, extra_samples=1)))
-    assert np.abs(read.frame[0, 1:, 0] - 255 * colours[1:]).max() <= 2
+    colors = np.array([0.0, 0.6, 0.25, 0.9, 1.0])
+    stored = np.rint(np.stack([colors * alpha] * 3 + [alpha], axis=-1)).astype(dtype)[None]
+    read = read_image(place("a.tif", _tiff(stored, 2, extra_samples=1)))
+    assert np.abs(read.frame[0, 1:, 0] - 255 * colors[1:]).max() <= 2
     np.testing.assert_array_equal(read.alpha[0], np.rint(255 * alpha / most))
 
 
@@ -363,7 +363,7 @@ def test_fewer_than_8_bits_fill_the_range(bits, place):
             (b"IEND", b""),
         )
     )
-    read = read_picture(place("a.png", content))
+    read = read_image(place("a.png", content))
     np.testing.assert_array_equal(read.frame[0, :, 0], levels * 255 // (2**bits - 1))
     assert read.source_bits == 8
 
@@ -383,13 +383,13 @@ def _seen(path):
 def test_pixels_stay_as_stored_and_are_seen_as_the_tag_says(suffix, orientation, save, tmp_path):
     pixels = _levels((5, 7, 4))
     source = save(f"a.{suffix}", pixels, exif=_exif(orientation=orientation))
-    read = read_picture(source)
+    read = read_image(source)
     np.testing.assert_array_equal(read.frame, pixels[..., :3])
     np.testing.assert_array_equal(read.alpha, pixels[..., 3])
     seen = _seen(source)
-    np.testing.assert_array_equal(oriented(read), seen[..., :3])
+    np.testing.assert_array_equal(apply_orientation(read), seen[..., :3])
     # restored and written, it is seen alike
-    write_picture(tmp_path / f"b.{suffix}", read)
+    write_image(tmp_path / f"b.{suffix}", read)
     np.testing.assert_array_equal(_seen(tmp_path / f"b.{suffix}"), seen)
     with Image.open(tmp_path / f"b.{suffix}") as image:
         assert image.getexif()[0x0112] == orientation
@@ -399,24 +399,26 @@ def test_pixels_stay_as_stored_and_are_seen_as_the_tag_says(suffix, orientation,
 def test_16_bit_tiffs_are_not_turned_either(orientation, place):
     # OpenCV, which decodes them, turns them on its own
     deep = _levels((5, 7, 3), np.uint16)
-    read = read_picture(place("a.tif", _tiff(deep, 2, orientation=orientation)))
+    read = read_image(place("a.tif", _tiff(deep, 2, orientation=orientation)))
     np.testing.assert_array_equal(read.frame, _to_8_bits(deep))
     shallow = Image.fromarray(_to_8_bits(deep))
     shallow.getexif()[0x0112] = orientation
-    np.testing.assert_array_equal(oriented(read), np.asarray(ImageOps.exif_transpose(shallow)))
+    np.testing.assert_array_equal(
+        apply_orientation(read), np.asarray(ImageOps.exif_transpose(shallow))
+    )
 
 
 @pytest.mark.parametrize("exif", [None, b"", b"damaged", b"II*\0\xff\xff\xff\xff", b"\0" * 40])
 def test_damaged_tags_turn_nothing(exif):
     frame = _levels((3, 4, 3))
-    np.testing.assert_array_equal(oriented(Picture(frame=frame, exif=exif)), frame)
+    np.testing.assert_array_equal(apply_orientation(ImageFile(frame=frame, exif=exif)), frame)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
 def test_orientations_that_do_not_exist_turn_nothing(orientation):
     frame = _levels((3, 4, 3))
     exif = _exif(orientation=orientation).tobytes()
-    np.testing.assert_array_equal(oriented(Picture(frame=frame, exif=exif)), frame)
+    np.testing.assert_array_equal(apply_orientation(ImageFile(frame=frame, exif=exif)), frame)
 
 
 # profiles
@@ -424,24 +426,24 @@ def test_orientations_that_do_not_exist_turn_nothing(orientation):
 
 def test_an_rgb_profile_stays_and_the_pixels_with_it(save):
     pixels = _levels((4, 5, 3))
-    read = read_picture(save("a.png", pixels, icc_profile=_SRGB))
+    read = read_image(save("a.png", pixels, icc_profile=_SRGB))
     assert read.icc == _SRGB
     np.testing.assert_array_equal(read.frame, pixels)
 
 
 def test_an_rgb_profile_of_16_bits_stays_and_a_gray_one_goes(place):
-    def with_profile(pixels, colour_type, icc):
-        return _png(pixels, colour_type, (b"iCCP", b"name\0\0" + zlib.compress(icc)))
+    def with_profile(pixels, color_type, icc):
+        return _png(pixels, color_type, (b"iCCP", b"name\0\0" + zlib.compress(icc)))
 
-    colour, gray = _levels((4, 5, 3), np.uint16), _levels((4, 5, 1), np.uint16)
-    assert read_picture(place("a.png", with_profile(colour, 2, _SRGB))).icc == _SRGB
-    assert read_picture(place("b.png", with_profile(gray, 0, _GRAY))).icc is None
+    color, gray = _levels((4, 5, 3), np.uint16), _levels((4, 5, 1), np.uint16)
+    assert read_image(place("a.png", with_profile(color, 2, _SRGB))).icc == _SRGB
+    assert read_image(place("b.png", with_profile(gray, 0, _GRAY))).icc is None
 
 
 @pytest.mark.parametrize("icc", [_GRAY, b"x" * 16 + b"CMYK damaged"], ids=["wrong", "damaged"])
 def test_a_profile_that_does_not_work_is_left_to_the_plain_conversion(icc, save):
     pixels = _levels((4, 5))
-    read = read_picture(save("a.png", pixels, icc_profile=icc))
+    read = read_image(save("a.png", pixels, icc_profile=icc))
     np.testing.assert_array_equal(read.frame, pixels[..., None].repeat(3, axis=2))
     assert read.icc is None
 
@@ -466,10 +468,10 @@ def _gray_profile(gamma):
 
 def test_a_gray_profiles_curve_is_brought_to_srgb(save):
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    read = read_picture(save("a.png", ramp, icc_profile=_gray_profile(1.0)))
+    read = read_image(save("a.png", ramp, icc_profile=_gray_profile(1.0)))
     linear = ramp / 255
     srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    # not the darkest eighth: there Pillow's colour engine is up to 10 levels off
+    # not the darkest eighth: there Pillow's color engine is up to 10 levels off
     assert np.abs(read.frame[2:, :, 0] - 255 * srgb[2:]).max() <= 2
     assert (np.diff(read.frame[..., 0].ravel().astype(int)) >= 0).all()
     assert read.icc is None
@@ -500,7 +502,7 @@ def _damaged_deep_tiff():
 
 _PAGES = {"save_all": True, "append_images": [Image.new("RGB", (40, 40), "red")]}
 _FLOATS = np.full((4, 5, 1), 0.5, np.float32)
-_EXPECTED = "expected a PNG, JPEG, WebP or TIFF picture"
+_EXPECTED = "expected a PNG, JPEG, WebP or TIFF image"
 
 
 @pytest.mark.parametrize(
@@ -523,11 +525,9 @@ _EXPECTED = "expected a PNG, JPEG, WebP or TIFF picture"
         ),
         Unreadable("damaged tiff of 16 bits", _damaged_deep_tiff(), ["is damaged"], "a.tif"),
         Unreadable("only a header", _encoded("PNG")[:33], ["is damaged", "Convert"]),
-        Unreadable("pages", _encoded("TIFF", **_PAGES), ["holds 2 pictures", "Split it"], "a.tif"),
-        Unreadable(
-            "animated", _encoded("WEBP", **_PAGES), ["holds 2 pictures (animated"], "a.webp"
-        ),
-        Unreadable("animated png", _encoded("PNG", **_PAGES), ["holds 2 pictures", "expected one"]),
+        Unreadable("pages", _encoded("TIFF", **_PAGES), ["holds 2 images", "Split it"], "a.tif"),
+        Unreadable("animated", _encoded("WEBP", **_PAGES), ["holds 2 images (animated"], "a.webp"),
+        Unreadable("animated png", _encoded("PNG", **_PAGES), ["holds 2 images", "expected one"]),
         Unreadable("floating", _tiff(_FLOATS, 1), ["32 bits per channel, mode F", "8 or 16 bits"]),
         Unreadable(
             "32 bits",
@@ -547,10 +547,10 @@ _EXPECTED = "expected a PNG, JPEG, WebP or TIFF picture"
     ],
     ids=lambda case: case.id,
 )
-def test_what_is_no_readable_picture_says_what_it_is(case, place, capfd):
+def test_what_is_no_readable_image_says_what_it_is(case, place, capfd):
     path = place(case.name, case.content)
     with pytest.raises(ImageError) as raised:
-        read_picture(path)
+        read_image(path)
     assert str(raised.value).startswith(str(path))
     for part in case.says:
         assert part in str(raised.value)
@@ -559,10 +559,10 @@ def test_what_is_no_readable_picture_says_what_it_is(case, place, capfd):
     assert "OpenCV" not in err  # which would print its own report of the failure
 
 
-def test_lab_colours_are_named(tmp_path):
+def test_lab_colors_are_named(tmp_path):
     Image.new("LAB", (4, 4)).save(tmp_path / "a.tif")
-    with pytest.raises(ImageError, match=r"LAB colours; expected gray, RGB or CMYK\. Convert"):
-        read_picture(tmp_path / "a.tif")
+    with pytest.raises(ImageError, match=r"LAB colors; expected gray, RGB or CMYK\. Convert"):
+        read_image(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
@@ -570,49 +570,47 @@ def test_a_damaged_16_bit_png_is_as_damaged_as_one_of_8(depth, place):
     content = bytearray(_png(_levels((40, 40, 3), depth), 2))
     content[-60] ^= 0xFF
     with pytest.raises(ImageError, match="is damaged"):
-        read_picture(place("a.png", bytes(content)))
+        read_image(place("a.png", bytes(content)))
 
 
 def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
     with pytest.raises(ImageError, match=r"a\.png cannot be read \(No such file.*Check the name"):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
     (tmp_path / "b.png").mkdir()
     with pytest.raises(ImageError, match=r"b\.png is a folder; expected .*Name a file in it"):
-        read_picture(tmp_path / "b.png")
+        read_image(tmp_path / "b.png")
 
 
 def test_what_would_fill_the_memory_is_refused(save, monkeypatch):
     path = save("a.png", _levels((40, 40, 3)))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
     with pytest.raises(ImageError, match=r"too large to be decoded safely .*cut it into smaller"):
-        read_picture(path)
+        read_image(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns: half the limit
-    assert read_picture(path).frame.shape == (40, 40, 3)
+    assert read_image(path).frame.shape == (40, 40, 3)
 
 
 # what cannot be written
 
 
 def test_transparency_does_not_go_into_a_jpeg(tmp_path):
-    picture = Picture(frame=_levels((4, 4, 3)), alpha=_levels((4, 4)))
+    image = ImageFile(frame=_levels((4, 4, 3)), alpha=_levels((4, 4)))
     with pytest.raises(ImageError, match=r"JPEG cannot hold it; write \.png, \.webp or \.tif"):
-        write_picture(tmp_path / "a.jpg", picture)
+        write_image(tmp_path / "a.jpg", image)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_format_cannot_count_is_refused_in_its_name(tmp_path):
-    picture = Picture(frame=np.zeros((1, 16384, 3), np.uint8))
-    with pytest.raises(
-        ImageError, match=r"a\.webp: WEBP cannot hold this picture .*another format"
-    ):
-        write_picture(tmp_path / "a.webp", picture)
+    image = ImageFile(frame=np.zeros((1, 16384, 3), np.uint8))
+    with pytest.raises(ImageError, match=r"a\.webp: WEBP cannot hold this image .*another format"):
+        write_image(tmp_path / "a.webp", image)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["a.bmp", "a", "png", ".png"])
 def test_suffixes_that_are_not_written_are_refused(name, tmp_path):
     with pytest.raises(ImageError, match=r"has the suffix .*written as \.png, .*Rename it"):
-        write_picture(tmp_path / name, Picture(frame=_levels((4, 4, 3))))
+        write_image(tmp_path / name, ImageFile(frame=_levels((4, 4, 3))))
 
 
 def test_suffixes_are_known_in_any_case():
@@ -625,7 +623,7 @@ def test_suffixes_are_known_in_any_case():
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MirnetEdgeError, match="cannot be written"):
-        write_picture(tmp_path / "file" / "a.png", Picture(frame=_levels((4, 4, 3))))
+        write_image(tmp_path / "file" / "a.png", ImageFile(frame=_levels((4, 4, 3))))
 
 
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
@@ -635,10 +633,10 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", full)
     says = r"a\.png cannot be written \(No space left on device\).*Free the disk"
     with pytest.raises(MirnetEdgeError, match=says):
-        write_picture(tmp_path / "a.png", Picture(frame=_levels((4, 4, 3))))
+        write_image(tmp_path / "a.png", ImageFile(frame=_levels((4, 4, 3))))
 
 
 def test_others_read_what_is_written(tmp_path):
     frame = _levels((4, 5, 3))
-    write_picture(tmp_path / "a.png", Picture(frame=frame, source_bits=16))
+    write_image(tmp_path / "a.png", ImageFile(frame=frame, source_bits=16))
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png"))[..., ::-1], frame)

@@ -148,7 +148,7 @@ def test_an_untrained_network_starts_near_its_input():
 def test_the_tone_curve_is_monotone_and_keeps_black_black():
     branch = _randomized(_SMALL).exposure
     with torch.no_grad():
-        branch.decide[-1].bias[6:] = 0.0  # no colour mixing: each channel is its own curve
+        branch.decide[-1].bias[6:] = 0.0  # no color mixing: each channel is its own curve
         branch.decide[-1].weight[6:] = 0.0
         ramp = torch.linspace(0, 1, 64).expand(1, 3, 8, 64)
         toned = branch(ramp, edge.thumbnail_of(ramp))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mirnet_edge import checkpoints
-from mirnet_edge.models.global_context import Anchored
+from mirnet_edge.models.global_context import ContextAnchoredNetwork
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 
@@ -17,7 +17,7 @@ _NONE, _ALL = torch.zeros(1), torch.ones(1)
 
 @pytest.fixture
 def anchored_of(network_of):
-    return lambda name: Anchored(network_of(name)).eval()
+    return lambda name: ContextAnchoredNetwork(network_of(name)).eval()
 
 
 def _frames(height=64, width=96, count=2):
@@ -52,7 +52,7 @@ def test_a_frame_with_its_own_vectors_is_itself(name, anchored_of):
 
 
 @_any_network
-def test_other_vectors_make_another_picture(name, anchored_of):
+def test_other_vectors_make_another_image(name, anchored_of):
     anchored, batch = anchored_of(name), _frames()
     whole, own = anchored(batch, torch.zeros(2, anchored.vector_length), _NONE)
     changed, _ = anchored(batch, own + 1.0, _ALL)
@@ -82,7 +82,7 @@ def test_frames_of_a_batch_keep_their_own_vectors(name, anchored_of):
 @_any_network
 def test_the_rewritten_network_has_the_same_vectors(name, network_of, anchored_of):
     anchored, batch = anchored_of(name), _frames()
-    rewritten = Anchored(to_inference_form(network_of(name)))
+    rewritten = ContextAnchoredNetwork(to_inference_form(network_of(name)))
     nothing = torch.zeros(2, anchored.vector_length)
     assert rewritten.layout == anchored.layout
     torch.testing.assert_close(
@@ -94,7 +94,7 @@ def test_the_rewritten_network_has_the_same_vectors(name, network_of, anchored_o
 def test_names_are_unique_and_the_given_network_is_left_as_it_is(name, network_of):
     network = network_of(name)
     before = str(network)
-    anchored = Anchored(network)
+    anchored = ContextAnchoredNetwork(network)
     names = [vector.name for vector in anchored.layout]
     assert len(set(names)) == len(names)
     assert str(network) == before
@@ -103,7 +103,7 @@ def test_names_are_unique_and_the_given_network_is_left_as_it_is(name, network_o
 
 def test_a_module_that_runs_twice_has_a_vector_for_each_time():
     network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1, streams=2, columns=2))
-    names = [vector.name for vector in Anchored(network).layout]
+    names = [vector.name for vector in ContextAnchoredNetwork(network).layout]
     unit = "body.0.body.0.blocks.0.0.CA"
     assert {unit, f"{unit}#2"} <= set(names)
 
@@ -142,7 +142,7 @@ def test_tiles_equal_the_frame_only_with_its_vectors(name, anchored_of):
 
 @pytest.mark.parametrize("task", ["low-light", "denoise", "super-resolution", "old-photo"])
 def test_tiles_of_shipped_weights_equal_the_frame(task):
-    anchored = Anchored(checkpoints.load(f"shipped:{task}").model).eval()
+    anchored = ContextAnchoredNetwork(checkpoints.load(f"shipped:{task}").model).eval()
     frame = _frames(64, 320, 1) * torch.linspace(0.02, 0.6, 320)
     with torch.inference_mode():
         assert _error_of_tiles(anchored, frame, 128, given=True) < 1e-4

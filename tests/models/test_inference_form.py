@@ -18,16 +18,16 @@ from mirnet_edge.models.macs import count_macs
 _NETWORKS = ["edge", "enlarging", "mirnet", "mirnet-v2"]
 
 
-def _picture(height, width, channels=3, count=1):
+def _image(height, width, channels=3, count=1):
     return torch.rand(count, channels, height, width, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("name", _NETWORKS)
 @pytest.mark.parametrize("size", [(16, 16), (32, 48), (64, 16)], ids=str)
-def test_the_rewritten_network_gives_the_same_picture(name, size, network_of):
-    network, batch = network_of(name), _picture(*size, count=2)
+def test_the_rewritten_network_gives_the_same_image(name, size, network_of):
+    network, batch = network_of(name), _image(*size, count=2)
     expected = network(batch)
-    assert expected.std() > 0.05, "the picture is too flat to see anything"
+    assert expected.std() > 0.05, "the image is too flat to see anything"
     torch.testing.assert_close(to_inference_form(network)(batch), expected, rtol=0, atol=1e-5)
 
 
@@ -48,10 +48,10 @@ def test_every_shape_of_the_edge_network_is_rewritten(stem, scale, exposure):
     assert deployed.stem.stride == (stem, stem)
     assert isinstance(deployed.head, SplitHead)
     assert deployed.head.factor == stem * scale
-    batch = _picture(32, 48)
+    batch = _image(32, 48)
     found = deployed(batch)
     assert found.shape == (1, 3, 32 * scale, 48 * scale)
-    assert found.std() > 0.05, "the picture is too flat to see anything"
+    assert found.std() > 0.05, "the image is too flat to see anything"
     torch.testing.assert_close(found, network(batch), rtol=0, atol=1e-5)
 
 
@@ -65,7 +65,7 @@ def test_no_activation_with_one_slope_is_left_wherever_it_is_shared(name, networ
     assert not any(isinstance(one, nn.PReLU) for one in deployed.modules())
     leaky = [one for one in deployed.modules() if isinstance(one, nn.LeakyReLU)]
     assert bool(leaky) == bool(slopes) or name == "mirnet-v2"  # which has LeakyReLU from the start
-    batch = _picture(32, 48)
+    batch = _image(32, 48)
     torch.testing.assert_close(deployed(batch), network(batch), rtol=0, atol=1e-5)
 
 
@@ -73,7 +73,7 @@ def test_no_activation_with_one_slope_is_left_wherever_it_is_shared(name, networ
 def test_a_network_without_values_is_rewritten_too(name, network_of):
     deployed = to_inference_form(copy.deepcopy(network_of(name)).to("meta"))
     shape = deployed(torch.empty(1, 3, 32, 48, device="meta")).shape
-    assert shape == network_of(name)(_picture(32, 48)).shape
+    assert shape == network_of(name)(_image(32, 48)).shape
 
 
 def test_an_activation_with_a_slope_for_each_channel_stays():
@@ -145,7 +145,7 @@ def test_one_strided_convolution_equals_unshuffling(factor, channels, rows, colu
     conv = UnshuffledConv(factor, channels)
     if not bias:
         conv.bias = None
-    batch = _picture(rows * factor, columns * factor)
+    batch = _image(rows * factor, columns * factor)
     strided = strided_from_unshuffled(conv)
     assert not strided.weight.requires_grad
     torch.testing.assert_close(strided(batch), conv(batch), rtol=0, atol=1e-5)
@@ -163,7 +163,7 @@ def test_resizing_and_mixing_commute(factor, align, inputs, outputs):
     )
     deployed = to_inference_form(network)
     assert isinstance(deployed["up"][0], nn.Conv2d)
-    batch = _picture(8, 12, inputs)
+    batch = _image(8, 12, inputs)
     torch.testing.assert_close(deployed["up"](batch), network["up"](batch), rtol=0, atol=1e-5)
 
 
@@ -193,5 +193,5 @@ def test_other_sequences_stay_in_order(case):
     network = nn.ModuleDict({"up": nn.Sequential(*case.layers)})
     deployed = to_inference_form(network)
     assert str(deployed) == str(network)
-    batch = _picture(8, 12)
+    batch = _image(8, 12)
     assert torch.equal(deployed["up"](batch), network["up"](batch))

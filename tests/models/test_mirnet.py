@@ -178,7 +178,7 @@ SHAPES = [
     Shape("four-streams", MIRNetConfig(channels=8, groups=1, blocks=1, streams=4), 8),
     Shape("three-columns", MIRNetConfig(channels=9, groups=2, blocks=1, columns=3), 4),
     Shape("one-column", MIRNetConfig(channels=8, groups=1, blocks=2, columns=1), 4),
-    Shape("grey", MIRNetConfig(in_channels=1, out_channels=1, channels=8, groups=1, blocks=1), 4),
+    Shape("gray", MIRNetConfig(in_channels=1, out_channels=1, channels=8, groups=1, blocks=1), 4),
 ]
 
 
@@ -224,7 +224,7 @@ def test_shapes_that_make_no_network_are_refused(fields: dict[str, int]) -> None
         MIRNetConfig(**fields)
 
 
-def test_blur_keeps_a_flat_picture_flat_up_to_its_border() -> None:
+def test_blur_keeps_a_flat_image_flat_up_to_its_border() -> None:
     flat = torch.full((1, 5, 6, 8), 0.3)
     torch.testing.assert_close(BlurredHalving(5)(flat), torch.full((1, 5, 3, 4), 0.3))
 
@@ -235,7 +235,7 @@ def test_blur_removes_the_pattern_that_would_alias() -> None:
 
 
 def test_nothing_but_the_pools_carries_a_change_across_the_frame() -> None:
-    """With the pooled vectors held, far pixels do not matter: anchored tiles are exact."""
+    """With the global context vectors held, far pixels do not matter: anchored tiles are exact."""
     model = with_golden_weights(MIRNet(TINY))
     batch = torch.rand(1, 3, 8, 512, generator=torch.Generator().manual_seed(1))
     changed = batch.clone()

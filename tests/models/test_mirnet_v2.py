@@ -38,10 +38,10 @@ def with_golden_weights(model: nn.Module) -> nn.Module:
 
 
 def golden_input(config: MIRNetV2Config) -> Tensor:
-    """Return the picture; for two views, also its channel-reversed copy."""
+    """Return the image; for two views, also its channel-reversed copy."""
     random = np.random.RandomState(20200303)
-    picture = torch.from_numpy(random.rand(1, 3, 32, 48).astype(np.float32))
-    return picture if config.in_channels == 3 else torch.cat((picture, picture.flip(1)), 1)
+    image = torch.from_numpy(random.rand(1, 3, 32, 48).astype(np.float32))
+    return image if config.in_channels == 3 else torch.cat((image, image.flip(1)), 1)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from mirnet_edge.training import record
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory):
-    """Five pairs of random pictures; one validates."""
+    """Five pairs of random images; one validates."""
     folder = tmp_path_factory.mktemp("pairs")
     rows = ["low,high,scene,split"]
     for number in range(5):
@@ -37,7 +37,7 @@ def weights(tmp_path_factory):
     with torch.no_grad():
         network.body[0].body[1].conv_out.weight.zero_()
     path = tmp_path_factory.mktemp("weights") / "wide.safetensors"
-    checkpoints.save(network, path, checkpoints.Card(task="low-light", licence="ours"))
+    checkpoints.save(network, path, checkpoints.ModelCard(task="low-light", license="ours"))
     return path
 
 

@@ -11,10 +11,10 @@ from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2Config
 from mirnet_edge.pruning.importance import magnitude
 from mirnet_edge.pruning.widths import (
-    Base,
-    bases_of,
+    BaseTiming,
+    base_configs,
     choose,
-    knobs_of,
+    free_widths,
     removed_importance,
     with_widths,
 )
@@ -31,36 +31,39 @@ def network():
 def _bases():
     """A network of 100 ms in which each removed channel saves 0.4 ms."""
     found = []
-    for config, ms in zip(bases_of(_FULL, 8), (100.0, 40.0), strict=True):
+    for config, ms in zip(base_configs(_FULL, 8), (100.0, 40.0), strict=True):
         saved = {
             (knob, value): 0.4 * (knob.values[0] - value)
-            for knob in knobs_of(config, 8)
+            for knob in free_widths(config, 8)
             for value in knob.values[1:]
         }
-        found.append(Base(config, ms, saved))
+        found.append(BaseTiming(config, ms, saved))
     return found
 
 
 def test_a_trunk_is_narrowed_in_steps_and_what_makes_no_network_is_left_out():
-    assert [config.channels for config in bases_of(_FULL, 8)] == [16, 8]
+    assert [config.channels for config in base_configs(_FULL, 8)] == [16, 8]
     v2 = MIRNetV2Config(channels=32, groups=2, conv_groups=(1, 4))
-    assert [config.channels for config in bases_of(v2, 8)] == [32, 16]  # 24, 36, 54 by 4 is none
+    assert [config.channels for config in base_configs(v2, 8)] == [
+        32,
+        16,
+    ]  # 24, 36, 54 by 4 is none
     edge = MIRNetEdgeConfig(channels=(16, 24, 32))
-    assert bases_of(edge, 8) == [edge]
+    assert base_configs(edge, 8) == [edge]
 
 
 def test_the_knobs_of_each_family_fall_in_multiples():
-    named = {knob.name: knob.values for knob in knobs_of(_FULL, 8)}
+    named = {knob.name: knob.values for knob in free_widths(_FULL, 8)}
     assert named["unit_widths.2"] == (64, 48, 32, 16, 8)
     assert named["down_widths.0"] == (16, 8)
     assert named["up_widths.0"] == (32, 24, 16, 8)
-    edge = {knob.name: knob.values for knob in knobs_of(MIRNetEdgeConfig(), 8)}
+    edge = {knob.name: knob.values for knob in free_widths(MIRNetEdgeConfig(), 8)}
     assert edge["channels.1"] == (48, 32, 24, 8)
 
 
 def test_a_width_inside_stays_narrow_when_the_trunk_gets_narrower():
     config = MIRNetConfig(channels=16, groups=1, blocks=1, unit_widths=(4, 32, 64))
-    assert bases_of(config, 8)[1].unit_widths == (4, 16, 32)
+    assert base_configs(config, 8)[1].unit_widths == (4, 16, 32)
 
 
 @pytest.mark.parametrize("target", [99.0, 70.0, 30.0])
@@ -86,7 +89,7 @@ def test_what_is_worth_nothing_goes_first(network):
 
 
 def _knob(name):
-    return next(knob for knob in knobs_of(_FULL, 8) if knob.name == name)
+    return next(knob for knob in free_widths(_FULL, 8) if knob.name == name)
 
 
 def test_a_target_below_the_narrowest_network_is_refused(network):

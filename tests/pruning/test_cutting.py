@@ -9,10 +9,16 @@ from mirnet_edge.checkpoints.families import plain_config
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.macs import count_parameters
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
-from mirnet_edge.pruning.cutting import Cuttable, all_blocks, cheapest, cut_to, shortened
+from mirnet_edge.pruning.cutting import (
+    PrunableNetwork,
+    all_blocks,
+    drop_blocks,
+    fastest_choice,
+    prune_to_target,
+)
 from mirnet_edge.pruning.importance import magnitude
-from mirnet_edge.pruning.record import Goal
-from mirnet_edge.pruning.widths import Base, bases_of, knobs_of, narrowest
+from mirnet_edge.pruning.record import LatencyGoal
+from mirnet_edge.pruning.widths import BaseTiming, base_configs, fastest_config, free_widths
 
 _CONFIG = MIRNetConfig(channels=16, groups=1, blocks=2, streams=2, columns=1)
 _UNPRUNED_MS = 100.0
@@ -21,16 +27,16 @@ _UNPRUNED_MS = 100.0
 def _bases(config, whole=_UNPRUNED_MS):
     """Each channel that goes saves a millisecond; a trunk of half the width takes half as long."""
     return [
-        Base(
+        BaseTiming(
             each,
             ms,
             {
                 (knob, value): float(knob.values[0] - value)
-                for knob in knobs_of(each, 8)
+                for knob in free_widths(each, 8)
                 for value in knob.values[1:]
             },
         )
-        for each, ms in zip(bases_of(config, 8), (whole, whole / 2), strict=True)
+        for each, ms in zip(base_configs(config, 8), (whole, whole / 2), strict=True)
     ]
 
 
@@ -42,12 +48,12 @@ def network():
 
 @pytest.fixture(scope="module")
 def source(network):
-    return Cuttable(network, all_blocks(network), magnitude(network), _bases(_CONFIG))
+    return PrunableNetwork(network, all_blocks(network), magnitude(network), _bases(_CONFIG))
 
 
 def test_a_promise_that_holds_is_cut_once(source):
-    cut = cut_to(
-        lambda target: source, Goal(speedup=1.25), _UNPRUNED_MS, lambda network: (50.0, 40.0)
+    cut = prune_to_target(
+        lambda target: source, LatencyGoal(speedup=1.25), _UNPRUNED_MS, lambda network: (50.0, 40.0)
     )
     assert (len(cut.attempts), cut.best, cut.reached) == (1, 0, True)
     # the first attempt takes the table to err by so much on the dear side
@@ -57,8 +63,11 @@ def test_a_promise_that_holds_is_cut_once(source):
 
 def test_a_network_slower_than_promised_is_cut_again_by_the_measured_ratio(source):
     answers = iter([(50.0, 45.0), (50.0, 39.0)])
-    cut = cut_to(
-        lambda target: source, Goal(speedup=1.25), _UNPRUNED_MS, lambda network: next(answers)
+    cut = prune_to_target(
+        lambda target: source,
+        LatencyGoal(speedup=1.25),
+        _UNPRUNED_MS,
+        lambda network: next(answers),
     )
     first, second = cut.attempts
     assert second.predicted_ms <= first.predicted_ms * 40.0 / 45.0
@@ -69,44 +78,50 @@ def test_a_network_slower_than_promised_is_cut_again_by_the_measured_ratio(sourc
 
 def test_what_is_out_of_reach_ends_after_three_attempts_with_the_fastest(source):
     answers = iter([(50.0, 48.0), (50.0, 44.0), (50.0, 46.0)])
-    cut = cut_to(
-        lambda target: source, Goal(speedup=1.15), _UNPRUNED_MS, lambda network: next(answers)
+    cut = prune_to_target(
+        lambda target: source,
+        LatencyGoal(speedup=1.15),
+        _UNPRUNED_MS,
+        lambda network: next(answers),
     )
     assert (len(cut.attempts), cut.best, cut.reached) == (3, 1, False)
     assert cut.attempts[1].config == plain_config(cut.network.config)
 
 
 def test_the_narrowest_that_is_still_too_slow_is_kept_and_told(source):
-    cut = cut_to(
-        lambda target: source, Goal(speedup=1.5), _UNPRUNED_MS, lambda network: (50.0, 500.0)
+    cut = prune_to_target(
+        lambda target: source, LatencyGoal(speedup=1.5), _UNPRUNED_MS, lambda network: (50.0, 500.0)
     )
     assert not cut.reached
     # a tenth of what was promised: there is no such width, and then none that is narrower still
     assert len(cut.attempts) == 2
-    fastest = narrowest(source.network, source.scores, source.bases)
+    fastest = fastest_config(source.network, source.scores, source.bases)
     assert cut.attempts[1].config == plain_config(fastest.config)
 
 
 def test_a_target_in_milliseconds_is_held_against_milliseconds(source):
-    reached = cut_to(
-        lambda target: source, Goal(latency_ms=80.0), _UNPRUNED_MS, lambda network: (400.0, 79.0)
+    reached = prune_to_target(
+        lambda target: source,
+        LatencyGoal(latency_ms=80.0),
+        _UNPRUNED_MS,
+        lambda network: (400.0, 79.0),
     )
     assert reached.reached
     assert reached.attempts[0].predicted_ms <= 84.0
 
 
 def test_a_target_close_by_still_cuts_something(source):
-    cut = cut_to(
-        lambda target: source, Goal(speedup=1.02), _UNPRUNED_MS, lambda network: (50.0, 49.0)
+    cut = prune_to_target(
+        lambda target: source, LatencyGoal(speedup=1.02), _UNPRUNED_MS, lambda network: (50.0, 49.0)
     )
     assert cut.attempts[0].predicted_ms < _UNPRUNED_MS
     assert count_parameters(cut.network) < count_parameters(source.network)
 
 
 def test_a_round_before_the_last_goes_a_part_of_the_way():
-    assert Goal(speedup=4.0, share=0.5).ms(100.0) == pytest.approx(50.0)
-    assert Goal(latency_ms=25.0, share=0.5).ms(100.0) == pytest.approx(50.0)
-    assert Goal(speedup=4.0).ms(100.0) == pytest.approx(25.0)
+    assert LatencyGoal(speedup=4.0, share=0.5).ms(100.0) == pytest.approx(50.0)
+    assert LatencyGoal(latency_ms=25.0, share=0.5).ms(100.0) == pytest.approx(50.0)
+    assert LatencyGoal(speedup=4.0).ms(100.0) == pytest.approx(25.0)
 
 
 def _losses(network):
@@ -129,7 +144,7 @@ def idle():
 
 
 def test_the_block_that_does_nothing_goes_first(idle):
-    depths = list(shortened(idle, _losses(idle)))
+    depths = list(drop_blocks(idle, _losses(idle)))
     assert [kept for kept, _ in depths] == [[[0, 1]], [[0]]]
     assert depths[1][1].config.blocks == 1
 
@@ -141,17 +156,19 @@ def test_groups_go_too_the_least_useful_first():
     with torch.no_grad():
         network.body[0].body[1].weight.zero_()
         network.body[0].body[0].conv_out.weight.zero_()
-    assert [kept for kept, _ in shortened(network, _losses(network))] == [[[0], [0]], [[], [0]]]
+    assert [kept for kept, _ in drop_blocks(network, _losses(network))] == [[[0], [0]], [[], [0]]]
 
 
 def _cuttable(kept, network):
     whole = _UNPRUNED_MS * network.config.blocks / 2
-    return Cuttable(network, kept, magnitude(network), _bases(network.config, whole))
+    return PrunableNetwork(network, kept, magnitude(network), _bases(network.config, whole))
 
 
 def test_a_useless_block_goes_rather_than_channels(idle):
     losses = _losses(idle)
-    source, candidates = cheapest(shortened(idle, losses), losses, lambda kept: 50.0, _cuttable)
+    source, candidates = fastest_choice(
+        drop_blocks(idle, losses), losses, lambda kept: 50.0, _cuttable
+    )
     assert source.kept == [[0]]
     assert [one.kept for one in candidates] == [[[0, 1]], [[0]]]
     assert candidates[1].cut_loss < candidates[0].cut_loss
@@ -159,7 +176,7 @@ def test_a_useless_block_goes_rather_than_channels(idle):
 
 def test_a_depth_is_asked_again_when_a_first_attempt_was_too_slow(idle):
     losses = _losses(idle)
-    depths = list(shortened(idle, losses))
+    depths = list(drop_blocks(idle, losses))
     asked = []
 
     def find(target):
@@ -168,7 +185,9 @@ def test_a_depth_is_asked_again_when_a_first_attempt_was_too_slow(idle):
         return _cuttable(*depths[0 if target(depths[0][0]) > 60.0 else 1])
 
     answers = iter([(50.0, 80.0), (50.0, 20.0)])
-    cut = cut_to(find, Goal(speedup=1.25), _UNPRUNED_MS, lambda network: next(answers))
+    cut = prune_to_target(
+        find, LatencyGoal(speedup=1.25), _UNPRUNED_MS, lambda network: next(answers)
+    )
     first, second = asked
     assert first[2] == first[1]
     assert second[2] < 0.6 * first[2]  # of the depth that was too slow as much less is asked
@@ -186,15 +205,19 @@ def test_a_useful_block_stays_and_its_depth_is_not_cut(network):
                 if "blocks.1" in key:  # the lower stream is hardly worth anything
                     weight *= 1e-6
     losses = _losses(strong)
-    source, candidates = cheapest(shortened(strong, losses), losses, lambda kept: 95.0, _cuttable)
+    source, candidates = fastest_choice(
+        drop_blocks(strong, losses), losses, lambda kept: 95.0, _cuttable
+    )
     assert source.kept == [[0, 1]]
     assert candidates[1].cut_loss is None
 
 
 def test_no_depth_that_is_fast_enough_is_refused(network):
     def fixed(kept, short):
-        return Cuttable(short, kept, magnitude(short), [Base(short.config, _UNPRUNED_MS, {})])
+        return PrunableNetwork(
+            short, kept, magnitude(short), [BaseTiming(short.config, _UNPRUNED_MS, {})]
+        )
 
     losses = _losses(network)
     with pytest.raises(OptionError, match=r"target is 50\.00 ms; the narrowest network .* 100\.00"):
-        cheapest(shortened(network, losses), losses, lambda kept: 50.0, fixed)
+        fastest_choice(drop_blocks(network, losses), losses, lambda kept: 50.0, fixed)

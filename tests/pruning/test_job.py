@@ -16,7 +16,7 @@ from mirnet_edge.files import sha256_of
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
 from mirnet_edge.pruning import job
-from mirnet_edge.pruning.job import Request, opened
+from mirnet_edge.pruning.job import PruningRequest, load_pruning
 from mirnet_edge.pruning.record import RECORD_FILE, TABLE_FILE, WEIGHTS_FILE, PruneRecord
 
 pytestmark = pytest.mark.usefixtures("made_up_times")
@@ -43,13 +43,13 @@ class Told:
     def starting(self, recipe, step): ...
     def exposure_step(self, step, loss): ...
     def scored(self, score): ...
-    def blended(self, share, lost_db): ...
-    def labelling(self, total): ...
-    def labelled(self): ...
+    def blended(self, share, accuracy_drop_db): ...
+    def labeling(self, total): ...
+    def labeled(self): ...
 
 
 def prune(request, observer, *clock):
-    return job.prune_weights(opened(request), observer, *clock)
+    return job.prune_weights(load_pruning(request), observer, *clock)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def request_for(pairs, weights, tmp_path):
             "backend": "onnxruntime", "size": (16, 16), "device": "cpu", "workers": 0,
             "training": {"steps": 3, "batch": 1, "crops": (16,)},
         }  # fmt: skip
-        return Request(**(usual | values))
+        return PruningRequest(**(usual | values))
 
     return make
 
@@ -70,7 +70,7 @@ def test_what_comes_out_is_narrower_has_a_parent_and_a_record(request_for, weigh
     found = prune(request, Told())
     loaded = checkpoints.load(request.out / WEIGHTS_FILE)
     assert loaded.card.parent == loaded.card.teacher == sha256_of(weights)
-    assert loaded.card.licence == "ours"
+    assert loaded.card.license == "ours"
     assert "pruned by taylor; " in loaded.card.note
     told = json.loads((request.out / RECORD_FILE).read_text())
     assert PruneRecord.model_validate(told) == found
@@ -196,7 +196,7 @@ def test_another_run_s_widths_are_taken_with_other_channels(request_for, tmp_pat
 def test_the_other_families_are_pruned_alike(request_for, tmp_path, network):
     torch.manual_seed(0)
     file = tmp_path / "other.safetensors"
-    checkpoints.save(network(), file, checkpoints.Card(task="low-light"))
+    checkpoints.save(network(), file, checkpoints.ModelCard(task="low-light"))
     found = prune(request_for(weights=str(file), speedup=1.3), Told())
     assert found.finished
     assert found.reached
@@ -248,11 +248,11 @@ def test_what_makes_no_sense_is_refused_and_leaves_no_more_than_the_table(reques
 
 def test_weights_that_do_not_say_their_task_need_it_said(request_for, weights, tmp_path):
     silent = tmp_path / "silent.safetensors"
-    checkpoints.save(checkpoints.load(weights).model, silent, checkpoints.Card())
+    checkpoints.save(checkpoints.load(weights).model, silent, checkpoints.ModelCard())
     with pytest.raises(OptionError, match="give --task"):
         prune(request_for(speedup=1.5, weights=str(silent)), Told())
     found = prune(request_for(speedup=1.5, weights=str(silent), task="low-light"), Told())
-    assert found.asked.task == "low-light"
+    assert found.options.task == "low-light"
 
 
 def test_the_folder_of_another_run_is_refused_and_kept(request_for):

@@ -10,7 +10,7 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.pruning import timing
 from mirnet_edge.pruning.importance import magnitude
-from mirnet_edge.pruning.timing import LatencyTable, conditions_of, read_table
+from mirnet_edge.pruning.timing import LatencyTable, read_table, timing_conditions
 from mirnet_edge.pruning.widths import choose
 
 _SIZE = (16, 16)
@@ -25,7 +25,7 @@ def network():
 @pytest.fixture(scope="module")
 def measured(network, tmp_path_factory):
     path = tmp_path_factory.mktemp("table") / "latency.json"
-    conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
+    conditions = timing_conditions(network, "onnxruntime", _SIZE, 8)
     return path, conditions, timing.measure_table(network, network, conditions, path, rounds=2)
 
 
@@ -53,7 +53,7 @@ def test_the_streams_of_the_edge_network_are_timed_as_whole_networks(monkeypatch
         return {name: [1.0] for name in graphs}
 
     monkeypatch.setattr(timing, "_timed", timed)
-    conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
+    conditions = timing_conditions(network, "onnxruntime", _SIZE, 8)
     table = timing.measure_table(network, network, conditions, tmp_path / "latency.json")
     assert set(table.rows) == {"16,8,8 whole", "16,8,8 narrowest", "16,8,8 channels.0=8"}
     assert seen["16,8,8 channels.0=8"][0].config.channels == (8, 8, 8)
@@ -71,7 +71,7 @@ def test_rows_are_shares_of_the_unpruned_network_under_any_load(monkeypatch, tmp
         return {name: [load * ms, 2.0 * load * ms] for name, ms in times.items()}
 
     monkeypatch.setattr(timing, "_timed", timed)
-    conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
+    conditions = timing_conditions(network, "onnxruntime", _SIZE, 8)
     table = timing.measure_table(network, network, conditions, tmp_path / "latency.json")
     assert table.rows == {
         "16 whole": 0.5, "16 narrowest": 0.25,
@@ -83,7 +83,7 @@ def test_rows_are_shares_of_the_unpruned_network_under_any_load(monkeypatch, tmp
 
 def test_what_blocks_save_alone_is_scaled_to_what_they_save_together():
     network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=2, streams=2, columns=1))
-    conditions = conditions_of(network, "onnxruntime", _SIZE, 8)
+    conditions = timing_conditions(network, "onnxruntime", _SIZE, 8)
     rows = {
         "8 whole": 1.0, "8 narrowest": 0.7,
         "8 unit_widths.0=8": 0.1,
@@ -131,10 +131,10 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path, measured):
 
 def test_backends_and_sizes_that_are_not_here_are_refused(network, monkeypatch):
     with pytest.raises(OptionError, match="--backend must be openvino or onnxruntime, found 'x'"):
-        conditions_of(network, "x", _SIZE, 8)
+        timing_conditions(network, "x", _SIZE, 8)
     wide = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1))
     with pytest.raises(OptionError, match="multiples of 4 for this network, found 18x16"):
-        conditions_of(wide, "onnxruntime", (16, 18), 8)
+        timing_conditions(wide, "onnxruntime", (16, 18), 8)
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     with pytest.raises(MissingDependencyError, match="openvino"):
-        conditions_of(network, "openvino", _SIZE, 8)
+        timing_conditions(network, "openvino", _SIZE, 8)

@@ -14,9 +14,9 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.macs import count_macs, count_parameters
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
-from mirnet_edge.pruning.channels import axes_of, spaces_of
+from mirnet_edge.pruning.channels import channel_axes, channel_groups
 from mirnet_edge.pruning.importance import block_usefulness, magnitude, random_scores, taylor
-from mirnet_edge.pruning.widths import pruned, without_blocks
+from mirnet_edge.pruning.widths import prune_channels, without_blocks
 
 _NETWORKS = {
     "mirnet": lambda: MIRNet(MIRNetConfig(channels=16, groups=1, blocks=2)),
@@ -63,12 +63,12 @@ def wide():
     return made.__getitem__
 
 
-def _picture(height=32, width=48):
+def _image(height=32, width=48):
     return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(3))
 
 
 def _loss(network):
-    return (network(_picture()) - 0.5).square().mean()
+    return (network(_image()) - 0.5).square().mean()
 
 
 def _narrowed(network, changes):
@@ -79,33 +79,33 @@ def _narrowed(network, changes):
 def test_a_pruned_network_is_smaller_and_loads_like_any_other(case, wide, tmp_path):
     network = wide(case.network)
     config = _narrowed(network, case.changes)
-    smaller = pruned(network, config, magnitude(network))
+    smaller = prune_channels(network, config, magnitude(network))
     assert smaller.config == config
     assert count_parameters(smaller) < count_parameters(network)
     assert count_macs(smaller, 32, 48) < count_macs(network, 32, 48)
     file = tmp_path / "pruned.safetensors"
-    checkpoints.save(smaller, file, checkpoints.Card())
+    checkpoints.save(smaller, file, checkpoints.ModelCard())
     loaded = checkpoints.load(file)
     assert loaded.model.config == config
     with torch.no_grad():
-        assert torch.equal(loaded.model(_picture()), smaller(_picture()))
+        assert torch.equal(loaded.model(_image()), smaller(_image()))
 
 
 @pytest.mark.parametrize("name", _NETWORKS)
 def test_a_pruned_network_runs_at_every_multiple(name, wide):
     network = wide(name)
     case = next(case for case in _NARROWER if case.network == name)
-    smaller = pruned(network, _narrowed(network, case.changes), random_scores(network, 0))
+    smaller = prune_channels(network, _narrowed(network, case.changes), random_scores(network, 0))
     for rows, columns in ((1, 1), (1, 3), (2, 5)):
         size = (rows * smaller.multiple, columns * smaller.multiple)
         with torch.no_grad():
-            assert smaller(_picture(*size)).shape == (1, 3, *size)
+            assert smaller(_image(*size)).shape == (1, 3, *size)
 
 
 @pytest.mark.parametrize("name", _NETWORKS)
 def test_the_network_s_own_config_is_the_identity(name, wide):
     network = wide(name)
-    same = pruned(network, network.config, random_scores(network, 0))
+    same = prune_channels(network, network.config, random_scores(network, 0))
     assert same is not network
     for key, value in network.state_dict().items():
         assert torch.equal(same.state_dict()[key], value), key
@@ -113,12 +113,14 @@ def test_the_network_s_own_config_is_the_identity(name, wide):
 
 @pytest.mark.parametrize("case", _NARROWER, ids=lambda case: case.id)
 def test_channels_that_do_nothing_go_without_a_trace(case, wide):
-    """Plant silent channels wherever some are to go: the picture must not change at all."""
-    network = pruned(wide(case.network), wide(case.network).config, magnitude(wide(case.network)))
+    """Plant silent channels wherever some are to go: the image must not change at all."""
+    network = prune_channels(
+        wide(case.network), wide(case.network).config, magnitude(wide(case.network))
+    )
     config = _narrowed(network, case.changes)
-    axes = axes_of(network)
-    spaces = spaces_of(network.state_dict(), axes)
-    narrow = spaces_of(type(network)(config).state_dict(), axes)
+    axes = channel_axes(network)
+    spaces = channel_groups(network.state_dict(), axes)
+    narrow = channel_groups(type(network)(config).state_dict(), axes)
     generator = torch.Generator().manual_seed(5)
     planted = {}
     for name, space in spaces.items():
@@ -132,12 +134,12 @@ def test_channels_that_do_nothing_go_without_a_trace(case, wide):
         for weight in attention:
             weight.zero_()
     for scores in (magnitude(network), taylor(network, [_loss])):
-        smaller = pruned(network, config, scores)
+        smaller = prune_channels(network, config, scores)
         with torch.no_grad():
-            torch.testing.assert_close(smaller(_picture()), network(_picture()), rtol=0, atol=1e-5)
+            torch.testing.assert_close(smaller(_image()), network(_image()), rtol=0, atol=1e-5)
     with torch.no_grad():
-        changed = pruned(network, config, random_scores(network, 3))(_picture())
-        assert (changed - network(_picture())).abs().max() > 1e-4, "any channels would have done"
+        changed = prune_channels(network, config, random_scores(network, 3))(_image())
+        assert (changed - network(_image())).abs().max() > 1e-4, "any channels would have done"
 
 
 def _silence(network, axes, spaces, planted):
@@ -157,7 +159,7 @@ def _silence(network, axes, spaces, planted):
 
 
 def test_what_mirnet_shares_stays_shared(wide):
-    smaller = pruned(wide("mirnet"), _narrowed(wide("mirnet"), {"channels": 8}),
+    smaller = prune_channels(wide("mirnet"), _narrowed(wide("mirnet"), {"channels": 8}),
                      magnitude(wide("mirnet")))  # fmt: skip
     block = smaller.body[0].body[0]
     assert block.blocks[1][0] is block.blocks[1][1]
@@ -168,7 +170,7 @@ def test_what_mirnet_shares_stays_shared(wide):
 @pytest.mark.parametrize("name", _NETWORKS)
 def test_every_tensor_s_axes_agree_with_another_config(name, wide):
     network = wide(name)
-    spaces = spaces_of(network.state_dict(), axes_of(network))
+    spaces = channel_groups(network.state_dict(), channel_axes(network))
     assert all(space.size % space.parts == 0 for space in spaces.values())
     assert spaces["trunk"].size == {"mirnet": 16, "mirnet-v2": 32, "edge": 16}[name]
     scores = magnitude(network)
@@ -197,7 +199,7 @@ class Refused:
 def test_what_cannot_be_kept_is_refused(case, wide):
     network = wide(case.network)
     with pytest.raises(OptionError, match=case.says):
-        pruned(network, _narrowed(network, case.changes), magnitude(network))
+        prune_channels(network, _narrowed(network, case.changes), magnitude(network))
 
 
 # --- blocks -------------------------------------------------------------------------------------
@@ -209,11 +211,11 @@ def test_a_dropped_block_lets_its_input_pass(name, kept, wide):
     network = wide(name)
     shorter = without_blocks(network, [[kept]])
     assert shorter.config == dataclasses.replace(network.config, blocks=1)
-    skipped = pruned(network, network.config, magnitude(network))
+    skipped = prune_channels(network, network.config, magnitude(network))
     blocks = skipped.blocks if name == "edge" else skipped.body[0].body
     blocks[1 - kept] = torch.nn.Identity()
     with torch.no_grad():
-        torch.testing.assert_close(shorter(_picture()), skipped(_picture()), rtol=0, atol=1e-6)
+        torch.testing.assert_close(shorter(_image()), skipped(_image()), rtol=0, atol=1e-6)
 
 
 def test_whole_groups_are_dropped_with_their_grouping(wide):
@@ -229,7 +231,7 @@ def test_blocks_that_make_no_network_are_refused(kept, wide):
 
 @pytest.mark.parametrize("name", ["mirnet", "mirnet-v2"])
 def test_a_block_that_adds_nothing_is_useless(name, wide):
-    network = pruned(wide(name), wide(name).config, magnitude(wide(name)))
+    network = prune_channels(wide(name), wide(name).config, magnitude(wide(name)))
     silent = network.body[-1].body[network.config.blocks - 1]
     with torch.no_grad():
         silent.conv_out.weight.zero_()

@@ -48,8 +48,8 @@ def run_graph():
 
 
 @pytest.fixture(scope="session")
-def pictures():
-    """Return smooth pictures of SIZE: pictures(count), each (1, H, W, 3) uint8."""
+def images():
+    """Return smooth images of SIZE: images(count), each (1, H, W, 3) uint8."""
 
     def make(count):
         rng = np.random.default_rng(7)

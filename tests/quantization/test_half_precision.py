@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mirnet_edge.errors import GraphError
 from mirnet_edge.onnx_files import constants_of
 from mirnet_edge.quantization import half_precision
-from mirnet_edge.quantization.half_precision import to_half
+from mirnet_edge.quantization.half_precision import to_half_precision
 
 _FLOAT, _HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 _SHAPE = [1, 4, 8, 8]
@@ -66,7 +66,7 @@ def _node(model, name):
 
 def _halved(model):
     before = model.SerializeToString(deterministic=True)
-    halved = to_half(model)
+    halved = to_half_precision(model)
     assert model.SerializeToString(deterministic=True) == before, "the given model was modified"
     onnx.checker.check_model(halved, full_check=True)
     return halved
@@ -332,7 +332,7 @@ def test_an_output_that_is_also_read_inside_stays_float(run_graph):
 def test_a_graph_without_a_convolution_is_refused_by_name():
     model = _model([helper.make_node("Relu", ["x"], ["y"], name="relu")], name="filter")
     with pytest.raises(GraphError, match="no convolution in 'filter'"):
-        to_half(model)
+        to_half_precision(model)
 
 
 # --- quantized graphs -------------------------------------------------------------------------
@@ -379,10 +379,10 @@ def test_a_scale_becomes_half_or_is_refused_but_never_zero(exponent):
     model = _quantized(scale=10.0**exponent)
     smallest = 2.0**-25  # half of the smallest that half precision has; ties go to zero
     if np.float32(10.0**exponent) > smallest:
-        assert (constants_of(to_half(model))["scale.half"] > 0).all()
+        assert (constants_of(to_half_precision(model))["scale.half"] > 0).all()
     else:
         with pytest.raises(GraphError, match=r"the scale 'scale' is .* too small .* in float"):
-            to_half(model)
+            to_half_precision(model)
 
 
 def test_a_scale_of_one_channel_that_is_too_small_is_refused():
@@ -390,7 +390,7 @@ def test_a_scale_of_one_channel_that_is_too_small_is_refused():
     for one in [one for one in model.graph.initializer if one.name == "w.scale"]:
         one.CopyFrom(numpy_helper.from_array(np.array([1, 1e-9, 1, 1], np.float32), "w.scale"))
     with pytest.raises(GraphError, match=r"the scale 'w\.scale' is 1e-09"):
-        to_half(model)
+        to_half_precision(model)
 
 
 # --- whole networks ---------------------------------------------------------------------------
@@ -411,7 +411,7 @@ def _resizes_of_the_frame(model):
 class Whole:
     name: str
     resizes_of_the_frame: int
-    """The thumbnail of the exposure; what is added to where the picture grows."""
+    """The thumbnail of the exposure; what is added to where the image grows."""
 
 
 @pytest.mark.parametrize(
@@ -419,7 +419,7 @@ class Whole:
     [Whole("edge", 1), Whole("enlarging", 1), Whole("mirnet", 0), Whole("mirnet-v2", 0)],
     ids=lambda case: case.name,
 )
-def test_a_network_stays_within_60_db(case, graph_of, run_graph, decibels, pictures):
+def test_a_network_stays_within_60_db(case, graph_of, run_graph, decibels, images):
     model = onnx.load(graph_of(case.name))
     halved = _halved(model)
     types = _types(halved)
@@ -431,7 +431,7 @@ def test_a_network_stays_within_60_db(case, graph_of, run_graph, decibels, pictu
         elif node.op_type in ("Conv", "ConvTranspose", "PRelu", "Resize"):
             assert types[node.output[0]] == _HALF, node.name
     assert halved.ByteSize() < 0.75 * model.ByteSize()
-    (picture,) = pictures(1)
-    found, expected = run_graph(halved, picture), run_graph(model, picture)
-    assert expected.std() > 10, "the picture is too flat to see anything"
+    (image,) = images(1)
+    found, expected = run_graph(halved, image), run_graph(model, image)
+    assert expected.std() > 10, "the image is too flat to see anything"
     assert decibels(found, expected, 255) > 60

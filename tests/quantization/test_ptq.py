@@ -15,7 +15,12 @@ from mirnet_edge.errors import CalibrationError, GraphError, MissingDependencyEr
 from mirnet_edge.onnx_files import constants_of
 from mirnet_edge.quantization import ptq
 from mirnet_edge.quantization.legalizer import check_for_tensorrt, whole_frame_convs
-from mirnet_edge.quantization.ptq import Method, Quantizing, quantize_for_cpu, quantize_for_tensorrt
+from mirnet_edge.quantization.ptq import (
+    Method,
+    QuantizationScheme,
+    quantize_for_cpu,
+    quantize_for_tensorrt,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +33,7 @@ _SHAPE = (1, 3, 16, 16)
 
 
 def _quantized_convs(model):
-    """Return the convolutions whose weight and picture are both integers."""
+    """Return the convolutions whose weight and image are both integers."""
     dequantized = {one.output[0] for one in model.graph.node if one.op_type == "DequantizeLinear"}
     return {
         node.name
@@ -45,14 +50,14 @@ def _convs(model):
 
 
 @pytest.fixture(scope="module")
-def quantized_of(graph_of, pictures, tmp_path_factory):
+def quantized_of(graph_of, images, tmp_path_factory):
     """Return a small network after a recipe, once for all tests: quantized_of(recipe, "edge")."""
     folder, done = tmp_path_factory.mktemp("quantized"), {}
 
     def make(recipe, name="edge"):
         if (recipe, name) not in done:
             done[recipe, name] = folder / f"{name}-{recipe.__name__}.onnx"
-            recipe(graph_of(name), done[recipe, name], pictures(5)[:4])
+            recipe(graph_of(name), done[recipe, name], images(5)[:4])
         return done[recipe, name]
 
     return make
@@ -78,12 +83,12 @@ class Loss:
     ],
     ids=lambda case: case.id,
 )
-def test_a_picture_it_has_not_seen_stays_close(
-    case, quantized_of, graph_of, pictures, run_graph, decibels
+def test_a_image_it_has_not_seen_stays_close(
+    case, quantized_of, graph_of, images, run_graph, decibels
 ):
-    unseen = pictures(5)[4]
+    unseen = images(5)[4]
     expected = run_graph(onnx.load(graph_of(case.network)), unseen)
-    assert expected.std() > 10, "the picture is too flat to see anything"
+    assert expected.std() > 10, "the image is too flat to see anything"
     found = run_graph(onnx.load(quantized_of(case.recipe, case.network)), unseen)
     assert found.dtype == np.uint8
     times = 2 if case.network == "enlarging" else 1
@@ -213,8 +218,8 @@ def _samples(count=3, scale=1.0):
 
 
 @pytest.mark.parametrize("recipe", _RECIPES)
-def test_without_pictures_nothing_is_written(recipe, tiny, tmp_path):
-    with pytest.raises(CalibrationError, match="no picture to set INT8 ranges on"):
+def test_without_images_nothing_is_written(recipe, tiny, tmp_path):
+    with pytest.raises(CalibrationError, match="no image to set INT8 ranges on"):
         recipe(tiny, tmp_path / "int8.onnx", [])
     assert not (tmp_path / "int8.onnx").exists()
 
@@ -244,7 +249,7 @@ def test_nothing_is_printed_and_no_path_is_kept(recipe, tiny, tmp_path, capfd):
 @pytest.mark.parametrize("recipe", _RECIPES)
 def test_excluded_nodes_stay_in_float(recipe, tiny, tmp_path):
     recipe(tiny, tmp_path / "all.onnx", _samples())
-    recipe(tiny, tmp_path / "some.onnx", _samples(), Quantizing(exclude=("first",)))
+    recipe(tiny, tmp_path / "some.onnx", _samples(), QuantizationScheme(exclude=("first",)))
     assert _quantized_convs(onnx.load(tmp_path / "all.onnx")) == {"first", "last"}
     assert _quantized_convs(onnx.load(tmp_path / "some.onnx")) == {"last"}
 
@@ -275,7 +280,7 @@ def _scale_of(path, tensor):
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1, 30.0])
-def test_minmax_takes_the_largest_value_of_all_pictures(tiny, tmp_path, scale):
+def test_minmax_takes_the_largest_value_of_all_images(tiny, tmp_path, scale):
     samples = _samples(scale=scale)
     samples[1][0, 1, 2, 3] = -3 * scale
     quantize_for_tensorrt(tiny, tmp_path / "int8.onnx", samples)
@@ -285,13 +290,17 @@ def test_minmax_takes_the_largest_value_of_all_pictures(tiny, tmp_path, scale):
 def test_percentiles_leave_out_what_is_rare(tiny, tmp_path):
     samples = _samples(count=20)
     samples[7][0, 1, 2, 3] = 40.0
-    quantize_for_tensorrt(tiny, tmp_path / "int8.onnx", samples, Quantizing(method="percentile"))
+    quantize_for_tensorrt(
+        tiny, tmp_path / "int8.onnx", samples, QuantizationScheme(method="percentile")
+    )
     assert _scale_of(tmp_path / "int8.onnx", "x") < 20.0 / 127
 
 
 @pytest.mark.parametrize("method", get_args(Method))
 def test_every_method_gives_a_legal_graph(tiny, tmp_path, method):
-    quantize_for_tensorrt(tiny, tmp_path / "int8.onnx", _samples(), Quantizing(method=method))
+    quantize_for_tensorrt(
+        tiny, tmp_path / "int8.onnx", _samples(), QuantizationScheme(method=method)
+    )
     check_for_tensorrt(onnx.load(tmp_path / "int8.onnx"), "int8.onnx")
     assert 0 < _scale_of(tmp_path / "int8.onnx", "x") <= 1.001 / 127
 

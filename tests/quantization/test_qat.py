@@ -18,23 +18,23 @@ from mirnet_edge.quantization.legalizer import check_for_tensorrt
 from mirnet_edge.quantization.ptq import quantized_convolutions
 from mirnet_edge.quantization.qat import (
     FakeQuantizer,
-    fake_quantized,
+    fake_quantize,
     pixelwise_convolutions,
     plain_network,
     prepare_qat,
 )
 
 
-def _batch(pictures, count=1):
-    return torch.cat([torch.from_numpy(contract.batch_from_frames(one)) for one in pictures(count)])
+def _batch(images, count=1):
+    return torch.cat([torch.from_numpy(contract.batch_from_frames(one)) for one in images(count)])
 
 
 @pytest.fixture(scope="module")
-def faked(network_of, pictures):
+def faked(network_of, images):
     """Two networks: in float, and fake-quantized."""
     fp32 = copy.deepcopy(network_of("edge"))
     network = copy.deepcopy(fp32).requires_grad_()
-    prepare_qat(network, [_batch(pictures, 3)])
+    prepare_qat(network, [_batch(images, 3)])
     return fp32, network
 
 
@@ -46,7 +46,7 @@ def exported(faked, tmp_path_factory):
 def test_rounding_lets_gradients_through_and_the_edges_do_not():
     value = torch.tensor([-300.0, -1.3, 0.2, 0.9, 300.0], requires_grad=True)
     scale = torch.tensor(1.0, requires_grad=True)
-    given = fake_quantized(value, scale)
+    given = fake_quantize(value, scale)
     assert given.tolist() == [-128.0, -1.0, 0.0, 1.0, 127.0]
     given.sum().backward()
     assert value.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 0.0]
@@ -92,28 +92,28 @@ def test_the_mask_of_a_context_is_no_pixelwise_convolution(network_of):
     assert not [name for name in names if "mask" in name]
 
 
-def test_it_differs_from_fp32_as_little_as_int8_does(faked, pictures, decibels):
+def test_it_differs_from_fp32_as_little_as_int8_does(faked, images, decibels):
     fp32, network = faked
-    batch = _batch(pictures, 4)[3:]
+    batch = _batch(images, 4)[3:]
     with torch.no_grad():
         found = decibels(network(batch).numpy(), fp32(batch).numpy(), 1)
     assert 38 < found < 70
 
 
 def test_the_exported_graph_is_the_network_that_was_trained(
-    faked, exported, pictures, run_graph, decibels
+    faked, exported, images, run_graph, decibels
 ):
-    picture = pictures(5)[4]
+    image = images(5)[4]
     with torch.no_grad():
-        trained = faked[1](torch.from_numpy(contract.batch_from_frames(picture)))
+        trained = faked[1](torch.from_numpy(contract.batch_from_frames(image)))
     expected = contract.frames_from_batch(trained.numpy())
-    found = run_graph(onnx.load(exported), picture)
+    found = run_graph(onnx.load(exported), image)
     # a value on the border between two steps may fall to either side
     assert np.abs(found.astype(int) - expected).max() <= 4
     assert np.mean(found != expected) < 0.1
     # and further from fp32 than from it
     with torch.no_grad():
-        fp32 = faked[0](torch.from_numpy(contract.batch_from_frames(picture)))
+        fp32 = faked[0](torch.from_numpy(contract.batch_from_frames(image)))
     assert decibels(found, expected, 255) > 3 + decibels(
         found, contract.frames_from_batch(fp32.numpy()), 255
     )
@@ -127,16 +127,16 @@ def test_the_exported_graph_is_legal_for_tensorrt(exported):
 
 @pytest.mark.skipif(not available("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
 def test_tensorrt_builds_a_plan_of_it(exported, tmp_path):
-    from mirnet_edge.runtime.tensorrt.build import Profile, build_engine
+    from mirnet_edge.runtime.tensorrt.build import OptimizationProfile, build_engine
 
     shape = (1, 32, 48, 3)
-    build_engine(exported, tmp_path / "int8.plan", [Profile(shape, shape, shape)])
+    build_engine(exported, tmp_path / "int8.plan", [OptimizationProfile(shape, shape, shape)])
     assert (tmp_path / "int8.plan").stat().st_size > 1000
 
 
-def test_without_quantizers_the_network_is_the_one_it_was(faked, pictures):
+def test_without_quantizers_the_network_is_the_one_it_was(faked, images):
     fp32, network = faked
-    plain, batch = plain_network(network), _batch(pictures)
+    plain, batch = plain_network(network), _batch(images)
     assert plain.state_dict().keys() == fp32.state_dict().keys()
     assert [type(one) for one in plain.modules()] == [type(one) for one in fp32.modules()]
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_without_quantizers_the_network_is_the_one_it_was(faked, pictures):
 
 
 def test_a_network_or_a_start_that_cannot_be_quantized_is_refused(network_of):
-    with pytest.raises(OptionError, match="at least one picture"):
+    with pytest.raises(OptionError, match="at least one image"):
         prepare_qat(copy.deepcopy(network_of("edge")), [])
     with pytest.raises(OptionError, match="no convolution"):
         prepare_qat(nn.Sequential(nn.ReLU()), [torch.rand(1, 3, 4, 4)])

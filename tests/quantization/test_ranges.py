@@ -11,9 +11,9 @@ import pytest
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.quantization.ptq import (
     METHODS,
-    Binding,
     Histogram,
-    Quantizing,
+    QuantizationScheme,
+    RangeKey,
     collect_histograms,
     quantize_for_tensorrt,
     quantized_inputs,
@@ -47,9 +47,9 @@ def test_a_tensor_that_is_always_zero_has_a_scale_that_half_precision_holds(meth
 
 
 @pytest.fixture(scope="module")
-def seen(graph_of, pictures):
+def seen(graph_of, images):
     names = quantized_inputs(onnx.load(graph_of("edge")))
-    return collect_histograms(graph_of("edge"), pictures(3), names)
+    return collect_histograms(graph_of("edge"), images(3), names)
 
 
 def test_every_value_is_counted_once(seen, graph_of):
@@ -57,15 +57,15 @@ def test_every_value_is_counted_once(seen, graph_of):
     for one in seen.values():
         assert one.counts.sum() > 0
         assert one.counts[-1] > 0, "the largest is in the last bin"
-    assert len({int(one.counts.sum()) % 3 for one in seen.values()}) == 1  # of three pictures
+    assert len({int(one.counts.sum()) % 3 for one in seen.values()}) == 1  # of three images
 
 
-def test_kept_ranges_give_the_same_graph(seen, graph_of, pictures, tmp_path):
-    binding = Binding.of(graph_of("edge"), "data", "way")
+def test_kept_ranges_give_the_same_graph(seen, graph_of, images, tmp_path):
+    binding = RangeKey.of(graph_of("edge"), "data", "way")
     write_cache(tmp_path / "ranges.json", ranges_of(binding, 3, seen))
     kept = read_cache(tmp_path / "ranges.json", binding).ranges["minmax"]
-    for name, how in (("a", Quantizing()), ("b", Quantizing(ranges=kept))):
-        quantize_for_tensorrt(graph_of("edge"), tmp_path / name, pictures(3), how)
+    for name, how in (("a", QuantizationScheme()), ("b", QuantizationScheme(ranges=kept))):
+        quantize_for_tensorrt(graph_of("edge"), tmp_path / name, images(3), how)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -79,14 +79,14 @@ class Other:
 @pytest.mark.parametrize(
     "case",
     [
-        Other("data", "data_sha256", "other pictures: expected other, found data"),
+        Other("data", "data_sha256", "other images: expected other, found data"),
         Other("preprocessing", "preprocessing", "other preprocessing"),
         Other("model", "model_sha256", "other graph"),
     ],
     ids=lambda case: case.id,
 )
 def test_ranges_of_something_else_are_refused(case, tmp_path):
-    binding = Binding("data", "way", "model")
+    binding = RangeKey("data", "way", "model")
     write_cache(tmp_path / "r.json", ranges_of(binding, 1, {"x": _histogram(np.arange(9.0))}))
     assert read_cache(tmp_path / "r.json", binding).images == 1
     with pytest.raises(CalibrationError, match=case.says):
@@ -96,4 +96,4 @@ def test_ranges_of_something_else_are_refused(case, tmp_path):
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "r.json").write_text("{")
     with pytest.raises(CalibrationError, match="delete it"):
-        read_cache(tmp_path / "r.json", Binding("data", "way", "model"))
+        read_cache(tmp_path / "r.json", RangeKey("data", "way", "model"))

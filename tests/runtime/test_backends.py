@@ -45,7 +45,7 @@ def weights(tmp_path_factory):
     import torch
 
     from mirnet_edge import checkpoints
-    from mirnet_edge.checkpoints import Card
+    from mirnet_edge.checkpoints import ModelCard
     from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 
     torch.manual_seed(0)
@@ -54,7 +54,7 @@ def weights(tmp_path_factory):
         for weight in network.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
     path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    checkpoints.save(network, path, Card(task="low-light"))
+    checkpoints.save(network, path, ModelCard(task="low-light"))
     return path
 
 
@@ -386,7 +386,7 @@ def test_torch_enlarges_what_a_network_for_it_takes(io, tmp_path, network_of, fr
 
     network = network_of("enlarging")
     path = tmp_path / "twice.safetensors"
-    checkpoints.save(network, path, checkpoints.Card(task="super-resolution"))
+    checkpoints.save(network, path, checkpoints.ModelCard(task="super-resolution"))
     frames = frames_of(16, 24)
     batch = torch.from_numpy(frames).permute(0, 3, 1, 2) / 255.0
     with torch.inference_mode():

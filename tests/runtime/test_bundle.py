@@ -14,7 +14,7 @@ import pytest
 from mirnet_edge.errors import BundleError, ImageError, OptionError
 from mirnet_edge.manifest import FILE_NAME, read_manifest
 from mirnet_edge.runtime import openvino_runner
-from mirnet_edge.runtime.bundle import choose_mode, open_bundle
+from mirnet_edge.runtime.bundle import choose_configuration, open_bundle
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class M:
 
     name: str
     p50_ms: float | None = None
-    adopted: bool = True
+    accepted: bool = True
 
 
 @pytest.fixture
 def manifest_of(make_bundle, make_mode):
     def make(modes, **options):
         modes = [
-            make_mode(mode.name, p50_ms=mode.p50_ms, adopted=mode.adopted, reason="0.3 dB lost")
+            make_mode(mode.name, p50_ms=mode.p50_ms, accepted=mode.accepted, reason="0.3 dB lost")
             for mode in modes
         ]
         return read_manifest(make_bundle(modes=modes, **options))
@@ -72,8 +72,8 @@ class Chosen:
             default="tensorrt:fp16",
         ),
         Chosen(
-            "the fastest where the default was not adopted",
-            [M("onnxruntime:int8", 1.0, adopted=False), M("onnxruntime:fp32", 5.0)],
+            "the fastest where the default was not accepted",
+            [M("onnxruntime:int8", 1.0, accepted=False), M("onnxruntime:fp32", 5.0)],
             "onnxruntime:fp32",
             default="onnxruntime:int8",
         ),
@@ -90,8 +90,8 @@ class Chosen:
             asked={"precision": "int8"},
         ),
         Chosen(
-            "an adopted one before a faster one that was not",
-            [M("openvino:int8", 1.0, adopted=False), M("onnxruntime:int8", 2.0)],
+            "an accepted one before a faster one that was not",
+            [M("openvino:int8", 1.0, accepted=False), M("onnxruntime:int8", 2.0)],
             "onnxruntime:int8",
             asked={"precision": "int8"},
         ),
@@ -109,13 +109,13 @@ class Chosen:
         ),
         Chosen(
             "a rejected one by name",
-            [M("onnxruntime:fp32", 5.0), M("onnxruntime:int8", 2.0, adopted=False)],
+            [M("onnxruntime:fp32", 5.0), M("onnxruntime:int8", 2.0, accepted=False)],
             "onnxruntime:int8",
             asked={"precision": "int8"},
         ),
         Chosen(
             "never a rejected one by its backend alone",
-            [M("onnxruntime:fp32", 5.0), M("onnxruntime:int8", 2.0, adopted=False)],
+            [M("onnxruntime:fp32", 5.0), M("onnxruntime:int8", 2.0, accepted=False)],
             "onnxruntime:fp32",
             asked={"backend": "onnxruntime"},
         ),
@@ -130,16 +130,16 @@ class Chosen:
 )
 def test_the_mode_taken_is(case, manifest_of):
     manifest = manifest_of(case.modes, default=case.default)
-    assert choose_mode(manifest, **case.asked).name == case.takes
+    assert choose_configuration(manifest, **case.asked).name == case.takes
 
 
 def test_a_backend_that_is_not_installed_is_passed_over(manifest_of, without):
     manifest = manifest_of(
         [M("openvino:fp32", 1.0), M("onnxruntime:fp32", 5.0)], default="openvino:fp32"
     )
-    assert choose_mode(manifest).name == "openvino:fp32"
+    assert choose_configuration(manifest).name == "openvino:fp32"
     without("openvino")
-    assert choose_mode(manifest).name == "onnxruntime:fp32"
+    assert choose_configuration(manifest).name == "onnxruntime:fp32"
 
 
 def test_a_precision_this_processor_lacks_is_passed_over(manifest_of, monkeypatch):
@@ -147,9 +147,9 @@ def test_a_precision_this_processor_lacks_is_passed_over(manifest_of, monkeypatc
         [M("openvino:bf16", 1.0), M("openvino:fp32", 5.0)], default="openvino:bf16"
     )
     monkeypatch.setattr(openvino_runner, "supports", lambda precision: precision != "bf16")
-    assert choose_mode(manifest).name == "openvino:fp32"
+    assert choose_configuration(manifest).name == "openvino:fp32"
     with pytest.raises(BundleError, match="this processor has no bf16 in openvino"):
-        choose_mode(manifest, precision="bf16")
+        choose_configuration(manifest, precision="bf16")
 
 
 @dataclass(frozen=True)
@@ -203,18 +203,18 @@ class Refused:
             ],
         ),
         Refused(
-            "nothing adopted",
-            [M("onnxruntime:int8", 1.0, adopted=False)],
+            "nothing accepted",
+            [M("onnxruntime:int8", 1.0, accepted=False)],
             {},
             [
                 "no mode of the bundle runs here for backend auto, precision auto",
-                "onnxruntime:int8: not adopted (0.3 dB lost)",
+                "onnxruntime:int8: not accepted (0.3 dB lost)",
                 "ask for it with --precision int8",
             ],
         ),
         Refused(
             "graph not kept",
-            [M("onnxruntime:int8", 1.0, adopted=False)],
+            [M("onnxruntime:int8", 1.0, accepted=False)],
             {"precision": "int8"},
             ["onnxruntime:int8: its graph was not kept (0.3 dB lost)", "export again"],
             kept=False,
@@ -241,9 +241,9 @@ class Refused:
         ),
         Refused(
             "every one for its own reason",
-            [M("openvino:int8"), M("onnxruntime:int8", adopted=False)],
+            [M("openvino:int8"), M("onnxruntime:int8", accepted=False)],
             {},
-            ["openvino:int8: openvino is not installed", "; onnxruntime:int8: not adopted"],
+            ["openvino:int8: openvino is not installed", "; onnxruntime:int8: not accepted"],
             hidden="openvino",
         ),
     ],
@@ -254,14 +254,14 @@ def test_where_nothing_fits_every_reason_is_told(case, manifest_of, without):
     if case.hidden:
         without(case.hidden)
     with pytest.raises(case.kind) as raised:
-        choose_mode(manifest, **case.asked)
+        choose_configuration(manifest, **case.asked)
     for part in case.says:
         assert part in str(raised.value)
 
 
 def test_torch_needs_no_graph(manifest_of):
     manifest = manifest_of([M("onnxruntime:fp32", 1.0), M("torch:fp32", 9.0)], kept=False)
-    assert choose_mode(manifest).name == "torch:fp32"
+    assert choose_configuration(manifest).name == "torch:fp32"
 
 
 def test_a_mode_of_a_graph_that_is_not_there_is_an_error(make_bundle, make_mode):
@@ -302,7 +302,7 @@ def test_the_runner_computes_as_its_mode_says_with_the_threads_asked_for(
 
 
 def test_a_rejected_mode_is_taken_by_name_with_a_warning(make_bundle, make_mode, caplog):
-    rejected = make_mode("onnxruntime:int8", adopted=False, reason="rejected: 0.3 dB lost")
+    rejected = make_mode("onnxruntime:int8", accepted=False, reason="rejected: 0.3 dB lost")
     folder = make_bundle(modes=[make_mode("onnxruntime:fp32"), rejected])
     with caplog.at_level(logging.WARNING, logger="mirnet_edge"):
         assert open_bundle(folder).name == "onnxruntime:fp32"
@@ -311,7 +311,7 @@ def test_a_rejected_mode_is_taken_by_name_with_a_warning(make_bundle, make_mode,
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        "onnxruntime:int8 was not adopted by the gate: rejected: 0.3 dB lost"
+        "onnxruntime:int8 was not accepted by the gate: rejected: 0.3 dB lost"
     )
 
 
@@ -346,8 +346,8 @@ def test_a_missing_graph_is_named(make_bundle):
 def test_a_newer_schema_says_both_versions(make_bundle):
     folder = make_bundle()
     text = (folder / FILE_NAME).read_text()
-    (folder / FILE_NAME).write_text(text.replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(BundleError, match=r"schema version 2; this program reads 1\. Export"):
+    (folder / FILE_NAME).write_text(text.replace('"schema_version": 2', '"schema_version": 3'))
+    with pytest.raises(BundleError, match=r"schema version 3; this program reads 1 and 2\. Export"):
         open_bundle(folder)
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import EngineError, ImageError, MirnetEdgeError, OptionError
-from mirnet_edge.images.files import Picture, read_picture, write_picture
+from mirnet_edge.images.files import ImageFile, read_image, write_image
 from mirnet_edge.runtime.restore import (
     check_outputs,
-    pictures_in,
+    find_images,
     restore_files,
-    restore_picture,
+    restore_image,
     side_by_side,
 )
 from mirnet_edge.testing.null_runner import NullRunner
@@ -38,12 +38,12 @@ class _Negative(NullRunner):
 
 
 @pytest.fixture
-def make_picture(tmp_path, frames_of):
-    """Write a picture of noise: make_picture("in/a.png", height=6, width=8, exif=None)."""
+def make_image(tmp_path, frames_of):
+    """Write an image of noise: make_image("in/a.png", height=6, width=8, exif=None)."""
 
     def make(name, *, height=6, width=8, **rest):
         path = tmp_path / name
-        write_picture(path, Picture(frame=frames_of(height, width)[0], **rest))
+        write_image(path, ImageFile(frame=frames_of(height, width)[0], **rest))
         return path
 
     return make
@@ -53,8 +53,8 @@ def _names_in(folder):
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_everything_but_the_colours_stays(frames_of):
-    picture = Picture(
+def test_everything_but_the_colors_stays(frames_of):
+    image = ImageFile(
         frame=frames_of(4, 5)[0],
         alpha=np.full((4, 5), 7, np.uint8),
         icc=b"profile",
@@ -63,19 +63,19 @@ def test_everything_but_the_colours_stays(frames_of):
         source_bits=16,
     )
     with _Negative() as runner:
-        restored = restore_picture(runner, picture)
-    np.testing.assert_array_equal(restored.frame, 255 - picture.frame)
+        restored = restore_image(runner, image)
+    np.testing.assert_array_equal(restored.frame, 255 - image.frame)
     for name in ("alpha", "icc", "exif", "format", "source_bits"):
-        assert getattr(restored, name) is getattr(picture, name)
+        assert getattr(restored, name) is getattr(image, name)
 
 
-def test_transparency_grows_with_the_colours(frames_of):
+def test_transparency_grows_with_the_colors(frames_of):
     # a plane, which bicubic interpolation keeps wherever it sees both sides
     down, across = np.mgrid[0:10, 0:12]
     alpha = (40 + 4 * across + 8 * down).astype(np.uint8)
-    picture = Picture(frame=frames_of(10, 12)[0], alpha=alpha, icc=b"profile")
+    image = ImageFile(frame=frames_of(10, 12)[0], alpha=alpha, icc=b"profile")
     with NullRunner(scale=2) as runner:
-        restored = restore_picture(runner, picture)
+        restored = restore_image(runner, image)
     assert restored.frame.shape == (20, 24, 3)
     assert restored.alpha.shape == (20, 24)
     assert restored.alpha.dtype == np.uint8
@@ -83,27 +83,27 @@ def test_transparency_grows_with_the_colours(frames_of):
     down, across = (np.mgrid[0:20, 0:24] + 0.5) / 2 - 0.5
     plane = 40 + 4 * across + 8 * down
     assert np.abs(restored.alpha - plane)[4:-4, 4:-4].max() <= 0.5
-    np.testing.assert_array_equal(picture.alpha, alpha)
-    assert picture.frame.shape == (10, 12, 3)
+    np.testing.assert_array_equal(image.alpha, alpha)
+    assert image.frame.shape == (10, 12, 3)
 
 
 @pytest.mark.parametrize("level", [0, 7, 255])
 @pytest.mark.parametrize("size", [(1, 1), (5, 7)], ids=str)
 def test_even_transparency_stays_even_where_it_grows(level, size, frames_of):
-    picture = Picture(frame=frames_of(*size)[0], alpha=np.full(size, level, np.uint8))
+    image = ImageFile(frame=frames_of(*size)[0], alpha=np.full(size, level, np.uint8))
     with NullRunner(scale=2) as runner:
-        alpha = restore_picture(runner, picture).alpha
+        alpha = restore_image(runner, image).alpha
     assert alpha.shape == (2 * size[0], 2 * size[1])
     assert (alpha == level).all()
 
 
 def test_a_runner_that_is_not_open_is_an_error(frames_of):
     with pytest.raises(EngineError, match="null is not open"):
-        restore_picture(NullRunner(), Picture(frame=frames_of(4, 5)[0]))
+        restore_image(NullRunner(), ImageFile(frame=frames_of(4, 5)[0]))
 
 
-def test_files_are_restored_under_their_names_and_told_in_their_order(make_picture, tmp_path):
-    images = [make_picture("in/b.png"), make_picture("in/a.tif", height=3, width=5)]
+def test_files_are_restored_under_their_names_and_told_in_their_order(make_image, tmp_path):
+    images = [make_image("in/b.png"), make_image("in/a.tif", height=3, width=5)]
     before = [image.read_bytes() for image in images]
     out = tmp_path / "deep" / "out"
     told = []
@@ -116,15 +116,15 @@ def test_files_are_restored_under_their_names_and_told_in_their_order(make_pictu
     assert all(one.comparison is None and one.latency_ms >= 0 for one in done)
     assert _names_in(out) == ["a.tif", "b.png"]
     for image, one in zip(images, done, strict=True):
-        restored, source = read_picture(one.output), read_picture(image)
+        restored, source = read_image(one.output), read_image(image)
         np.testing.assert_array_equal(restored.frame, 255 - source.frame)
         assert restored.format == source.format
     assert [image.read_bytes() for image in images] == before
     assert (runner.opened, runner.is_open) == (1, False)
 
 
-def test_each_picture_is_told_once_it_is_written(make_picture, tmp_path):
-    images = [make_picture("in/a.png"), make_picture("in/b.png")]
+def test_each_image_is_told_once_it_is_written(make_image, tmp_path):
+    images = [make_image("in/a.png"), make_image("in/b.png")]
     written = []
     restore_files(
         images,
@@ -135,18 +135,18 @@ def test_each_picture_is_told_once_it_is_written(make_picture, tmp_path):
     assert written == [["a.png"], ["a.png", "b.png"]]
 
 
-def test_transparency_profile_and_tags_come_through(make_picture, tmp_path):
+def test_transparency_profile_and_tags_come_through(make_image, tmp_path):
     alpha = np.arange(48, dtype=np.uint8).reshape(6, 8)
-    image = make_picture("in/a.png", alpha=alpha, exif=_exif(_TURN_RIGHT))
+    image = make_image("in/a.png", alpha=alpha, exif=_exif(_TURN_RIGHT))
     (one,) = restore_files([image], _Negative(), tmp_path / "out")
-    restored = read_picture(one.output)
+    restored = read_image(one.output)
     np.testing.assert_array_equal(restored.alpha, alpha)
     assert restored.exif == _exif(_TURN_RIGHT)
 
 
-def test_a_runner_that_is_open_stays_open(make_picture, tmp_path):
+def test_a_runner_that_is_open_stays_open(make_image, tmp_path):
     with NullRunner() as runner:
-        restore_files([make_picture("in/a.png")], runner, tmp_path / "out")
+        restore_files([make_image("in/a.png")], runner, tmp_path / "out")
         assert runner.is_open
         assert runner.opened == 1
 
@@ -177,15 +177,15 @@ def test_side_by_side_enlarges_the_smaller_frame(frames_of):
     assert np.abs(enlarged - plane)[4:-4, 4:-4].max() <= 0.5
 
 
-def test_a_result_that_is_larger_is_written_and_compared_at_its_size(make_picture, tmp_path):
+def test_a_result_that_is_larger_is_written_and_compared_at_its_size(make_image, tmp_path):
     alpha = np.full((6, 8), 90, np.uint8)
-    image = make_picture("in/a.png", alpha=alpha, exif=_exif(_TURN_RIGHT))
+    image = make_image("in/a.png", alpha=alpha, exif=_exif(_TURN_RIGHT))
     (one,) = restore_files([image], NullRunner(scale=2), tmp_path / "out", compare=True)
-    source, restored = read_picture(image), read_picture(one.output)
+    source, restored = read_image(image), read_image(one.output)
     np.testing.assert_array_equal(restored.frame, source.frame.repeat(2, 0).repeat(2, 1))
     assert (restored.alpha == 90).all()
     assert restored.alpha.shape == (12, 16)
-    comparison = read_picture(one.comparison).frame
+    comparison = read_image(one.comparison).frame
     turned = np.rot90(source.frame, -1)
     after = np.rot90(restored.frame, -1)
     np.testing.assert_array_equal(comparison, side_by_side(turned, after))
@@ -194,26 +194,26 @@ def test_a_result_that_is_larger_is_written_and_compared_at_its_size(make_pictur
     assert (one.width, one.height) == (8, 6)  # of the source
 
 
-def test_the_comparison_is_beside_the_result(make_picture, tmp_path):
+def test_the_comparison_is_beside_the_result(make_image, tmp_path):
     from PIL import ImageCms
 
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    image = make_picture("in/a.jpg", icc=icc)
+    image = make_image("in/a.jpg", icc=icc)
     out = tmp_path / "out"
     (one,) = restore_files([image], _Negative(), out, compare=True)
     assert one.comparison == out / "a.compare.png"
     assert _names_in(out) == ["a.compare.png", "a.jpg"]
-    source = read_picture(image).frame
-    comparison = read_picture(one.comparison)
+    source = read_image(image).frame
+    comparison = read_image(one.comparison)
     assert comparison.icc == icc
     np.testing.assert_array_equal(comparison.frame, side_by_side(source, 255 - source))
 
 
-def test_the_comparison_is_turned_as_a_viewer_turns_it(make_picture, tmp_path):
-    image = make_picture("in/a.png", exif=_exif(_TURN_RIGHT))
+def test_the_comparison_is_turned_as_a_viewer_turns_it(make_image, tmp_path):
+    image = make_image("in/a.png", exif=_exif(_TURN_RIGHT))
     (one,) = restore_files([image], NullRunner(), tmp_path / "out", compare=True)
-    comparison = read_picture(one.comparison)
-    turned = np.rot90(read_picture(image).frame, -1)  # clockwise
+    comparison = read_image(one.comparison)
+    turned = np.rot90(read_image(image).frame, -1)  # clockwise
     np.testing.assert_array_equal(comparison.frame, side_by_side(turned, turned))
     assert comparison.exif is None
     assert (one.width, one.height) == (8, 6)  # as stored
@@ -273,9 +273,9 @@ class Clash:
     ids=lambda case: case.id,
 )
 def test_outputs_that_would_replace_something_are_refused_before_the_work(
-    case, make_picture, tmp_path
+    case, make_image, tmp_path
 ):
-    images = [make_picture(name) for name in case.images]
+    images = [make_image(name) for name in case.images]
     before = {image: image.read_bytes() for image in images}
     runner = NullRunner()
     with pytest.raises(OptionError) as raised:
@@ -287,34 +287,34 @@ def test_outputs_that_would_replace_something_are_refused_before_the_work(
     assert {path: path.read_bytes() for path in files} == before
 
 
-def test_a_link_to_the_inputs_folder_is_seen_through(make_picture, tmp_path):
-    image = make_picture("in/a.png")
+def test_a_link_to_the_inputs_folder_is_seen_through(make_image, tmp_path):
+    image = make_image("in/a.png")
     (tmp_path / "out").symlink_to(tmp_path / "in")
     with pytest.raises(OptionError, match="would replace the input"):
         check_outputs([image], tmp_path / "out", compare=False)
 
 
-def test_names_that_differ_in_their_suffix_do_not_clash_without_comparison(make_picture, tmp_path):
-    images = [make_picture("in/a.png"), make_picture("in/a.jpg")]
+def test_names_that_differ_in_their_suffix_do_not_clash_without_comparison(make_image, tmp_path):
+    images = [make_image("in/a.png"), make_image("in/a.jpg")]
     check_outputs(images, tmp_path / "out", compare=False)
     assert len(restore_files(images, NullRunner(), tmp_path / "out")) == 2
 
 
-def test_an_output_folder_that_is_a_file_is_refused(make_picture, tmp_path):
+def test_an_output_folder_that_is_a_file_is_refused(make_image, tmp_path):
     (tmp_path / "out").touch()
     with pytest.raises(OptionError, match=r"--out must be a folder, .*out is a file; choose"):
-        restore_files([make_picture("in/a.png")], NullRunner(), tmp_path / "out")
+        restore_files([make_image("in/a.png")], NullRunner(), tmp_path / "out")
 
 
-def test_a_former_result_is_replaced(make_picture, tmp_path):
-    image = make_picture("in/a.png")
+def test_a_former_result_is_replaced(make_image, tmp_path):
+    image = make_image("in/a.png")
     restore_files([image], NullRunner(), tmp_path / "out")
     restore_files([image], _Negative(), tmp_path / "out")
-    restored = read_picture(tmp_path / "out" / "a.png").frame
-    np.testing.assert_array_equal(restored, 255 - read_picture(image).frame)
+    restored = read_image(tmp_path / "out" / "a.png").frame
+    np.testing.assert_array_equal(restored, 255 - read_image(image).frame)
 
 
-# pictures that cannot be restored
+# images that cannot be restored
 
 
 @dataclass(frozen=True)
@@ -326,7 +326,7 @@ class Broken:
 
 
 _BROKEN = [
-    Broken("text", "in/broken.png", b"no picture", "broken.png is damaged or another kind of file"),
+    Broken("text", "in/broken.png", b"no image", "broken.png is damaged or another kind of file"),
     Broken("empty", "in/broken.jpg", b"", "broken.jpg is empty"),
     Broken("missing", "in/broken.png", None, "broken.png cannot be read (No such file"),
     Broken("other suffix", "in/broken.bmp", b"BM", "broken.bmp has the suffix '.bmp'"),
@@ -334,7 +334,7 @@ _BROKEN = [
 
 
 @pytest.fixture
-def break_picture(tmp_path):
+def break_image(tmp_path):
     def make(case):
         path = tmp_path / case.name
         if case.content is not None:
@@ -346,10 +346,10 @@ def break_picture(tmp_path):
 
 @pytest.mark.parametrize("case", _BROKEN, ids=lambda case: case.id)
 def test_one_that_cannot_be_read_is_told_and_the_others_go_on(
-    case, make_picture, break_picture, tmp_path
+    case, make_image, break_image, tmp_path
 ):
-    good = [make_picture("in/a.png"), make_picture("in/z.png")]
-    broken = break_picture(case)
+    good = [make_image("in/a.png"), make_image("in/z.png")]
+    broken = break_image(case)
     failed = []
     done = restore_files(
         [good[0], broken, good[1]],
@@ -366,10 +366,8 @@ def test_one_that_cannot_be_read_is_told_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("case", _BROKEN, ids=lambda case: case.id)
-def test_nobody_to_tell_makes_the_first_failure_an_error(
-    case, make_picture, break_picture, tmp_path
-):
-    images = [make_picture("in/a.png"), break_picture(case), make_picture("in/z.png")]
+def test_nobody_to_tell_makes_the_first_failure_an_error(case, make_image, break_image, tmp_path):
+    images = [make_image("in/a.png"), break_image(case), make_image("in/z.png")]
     runner = NullRunner()
     with pytest.raises(ImageError) as raised:
         restore_files(images, runner, tmp_path / "out")
@@ -378,16 +376,16 @@ def test_nobody_to_tell_makes_the_first_failure_an_error(
     assert _names_in(tmp_path / "out") == ["a.png"]
 
 
-def test_a_picture_that_does_not_fit_is_named(make_picture, tmp_path):
-    image = make_picture("in/a.png")
+def test_a_image_that_does_not_fit_is_named(make_image, tmp_path):
+    image = make_image("in/a.png")
     runner = NullRunner(failure=ImageError("frame is 8x6; the bundle was exported for 9x9"))
     with pytest.raises(ImageError, match=r"a\.png: frame is 8x6; the bundle was exported for 9x9"):
         restore_files([image], runner, tmp_path / "out")
     assert _names_in(tmp_path / "out") == []
 
 
-def test_a_runner_that_fails_ends_it_all(make_picture, tmp_path):
-    images = [make_picture("in/a.png"), make_picture("in/b.png"), make_picture("in/c.png")]
+def test_a_runner_that_fails_ends_it_all(make_image, tmp_path):
+    images = [make_image("in/a.png"), make_image("in/b.png"), make_image("in/c.png")]
     runner = NullRunner(failure=EngineError("the device is gone"), fails_at=2)
     failed = []
     with pytest.raises(EngineError, match="the device is gone"):
@@ -400,29 +398,29 @@ def test_a_runner_that_fails_ends_it_all(make_picture, tmp_path):
     assert _names_in(tmp_path / "out") == ["a.png"]
 
 
-def test_a_folder_that_cannot_be_made_is_named(make_picture, tmp_path):
+def test_a_folder_that_cannot_be_made_is_named(make_image, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MirnetEdgeError, match=r"out cannot be written .*choose another"):
-        restore_files([make_picture("in/a.png")], NullRunner(), tmp_path / "file" / "out")
+        restore_files([make_image("in/a.png")], NullRunner(), tmp_path / "file" / "out")
 
 
-# which pictures
+# which images
 
 
-def test_a_folder_stands_for_its_pictures_in_order(tmp_path):
+def test_a_folder_stands_for_its_images_in_order(tmp_path):
     names = ["b.PNG", "a.jpeg", "c.tiff", "d.webp", "e.tif", "f.jpg"]
     for name in [*names, "notes.txt", "._b.png", "graph.onnx", "g.bmp"]:
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "folder.png" / "inner.png").touch()
-    assert [path.name for path in pictures_in([tmp_path])] == sorted(names)
+    assert [path.name for path in find_images([tmp_path])] == sorted(names)
 
 
 def test_files_named_stay_in_their_order_whatever_they_are(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "b.png").touch()
     places = [tmp_path / "z.bmp", tmp_path / "folder", tmp_path / "missing.png"]
-    names = [path.name for path in pictures_in(places)]
+    names = [path.name for path in find_images(places)]
     assert names == ["z.bmp", "b.png", "missing.png"]
 
 
@@ -431,10 +429,10 @@ def test_a_file_named_twice_comes_once(tmp_path, monkeypatch):
     (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
     monkeypatch.chdir(tmp_path)
     places = [Path("a.png"), tmp_path / "a.png", tmp_path, tmp_path / "link.png"]
-    assert pictures_in(places) == [Path("a.png")]
+    assert find_images(places) == [Path("a.png")]
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(OptionError, match=r"holds no picture \(\.png, \.jpg.*name another folder"):
-        pictures_in([tmp_path])
+    with pytest.raises(OptionError, match=r"holds no image \(\.png, \.jpg.*name another folder"):
+        find_images([tmp_path])

@@ -14,8 +14,8 @@ from mirnet_edge.errors import BundleError, EngineError, ImageError, OptionError
 from mirnet_edge.images.contract import padded_size
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.runtime.runner import GraphRunner
-from mirnet_edge.runtime.temporal_smoothing import steadied
-from mirnet_edge.runtime.tiling import tiled
+from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
+from mirnet_edge.runtime.tiling import tile_runner
 from mirnet_edge.testing.null_runner import NullRunner
 
 
@@ -383,7 +383,7 @@ def test_the_null_runner_takes_its_time(monkeypatch, frames_of):
     assert waited == [0.25]
 
 
-@pytest.mark.parametrize("wrap", [tiled, steadied])
+@pytest.mark.parametrize("wrap", [tile_runner, smooth_over_time])
 def test_a_runner_around_another_has_its_name_and_sizes_and_is_open_with_it(wrap):
     inner = NullRunner("inner", multiple=4, scale=2)
     outer = wrap(inner)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.runtime.tiling import Axis, lay, squares
+from mirnet_edge.runtime.tiling import TileAxis, blend_into, tile_slices
 
 _axes = st.builds(
     lambda multiple, tile, overlap, length: (
@@ -21,7 +21,7 @@ _axes = st.builds(
 @given(_axes)
 def test_tiles_cover_the_frame_on_the_multiple_and_overlap(drawn):
     length, tile, overlap, multiple = drawn
-    axis = Axis.of(length, tile, overlap, multiple)
+    axis = TileAxis.of(length, tile, overlap, multiple)
     assert axis.tile == min(tile, length)
     assert axis.origins[0] == 0
     assert axis.origins[-1] + axis.tile == length
@@ -32,30 +32,30 @@ def test_tiles_cover_the_frame_on_the_multiple_and_overlap(drawn):
 
 @given(_axes, st.integers(0, 40), st.sampled_from((1, 2, 3)))
 def test_what_is_cut_up_and_joined_is_what_it_was(drawn, feather, scale):
-    axis = Axis.of(*drawn)
+    axis = TileAxis.of(*drawn)
     whole = np.random.default_rng(0).integers(0, 256, (scale * axis.length, 2, 3), np.uint8)
     canvas = np.zeros_like(whole)
     for number, origin in enumerate(axis.origins):
         piece = whole[scale * origin : scale * (origin + axis.tile)]
-        lay(canvas, piece, scale * origin, axis.ramp(number, feather, scale))
+        blend_into(canvas, piece, scale * origin, axis.ramp(number, feather, scale))
     assert np.array_equal(canvas, whole)
 
 
 def test_the_outermost_pixels_of_an_inner_border_are_never_used():
-    axis = Axis.of(96, 48, 16, 16)
+    axis = TileAxis.of(96, 48, 16, 16)
     for feather in (0, 16):
         canvas = np.zeros((96, 1), np.uint8)
         for number, origin in enumerate(axis.origins):
             piece = np.full((48, 1), 100, np.uint8)
             piece[0 if number else slice(0)] = 255
             piece[-1 if number + 1 < len(axis.origins) else slice(0)] = 255
-            lay(canvas, piece, origin, axis.ramp(number, feather, 1))
+            blend_into(canvas, piece, origin, axis.ramp(number, feather, 1))
         # faded over the whole overlap, a border's pixel counts for a thirty-second at most
         assert canvas.max() <= (100 if feather == 0 else 105)
 
 
 def test_a_fade_rises_evenly_over_the_middle_of_the_overlap():
-    ramp = Axis(96, 64, (0, 32)).ramp(1, 8, 1)
+    ramp = TileAxis(96, 64, (0, 32)).ramp(1, 8, 1)
     assert np.all(ramp[:12] == 0)
     assert np.all(ramp[20:] == 1)
     assert np.all(np.diff(ramp[11:21]) > 0)
@@ -63,13 +63,13 @@ def test_a_fade_rises_evenly_over_the_middle_of_the_overlap():
 
 
 def test_squares_go_row_by_row():
-    found = [(rows.start, columns.start) for rows, columns in squares(
-        Axis(8, 4, (0, 4)), Axis(12, 8, (0, 4)))]  # fmt: skip
+    found = [(rows.start, columns.start) for rows, columns in tile_slices(
+        TileAxis(8, 4, (0, 4)), TileAxis(12, 8, (0, 4)))]  # fmt: skip
     assert found == [(0, 0), (0, 4), (4, 0), (4, 4)]
 
 
 @pytest.mark.parametrize("overlap", [17, 32, -1])
 def test_an_overlap_that_leaves_a_tile_nothing_is_refused_in_one_line(overlap):
     with pytest.raises(OptionError, match="tiles of 32 pixels") as caught:
-        Axis.of(64, 32, overlap, 16)
+        TileAxis.of(64, 32, overlap, 16)
     assert "\n" not in str(caught.value)

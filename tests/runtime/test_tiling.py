@@ -11,7 +11,7 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.runtime import tiling
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
-from mirnet_edge.runtime.tiling import tiled
+from mirnet_edge.runtime.tiling import tile_runner
 from mirnet_edge.testing.null_runner import NullRunner
 
 
@@ -20,7 +20,7 @@ from mirnet_edge.testing.null_runner import NullRunner
 def test_odd_sizes_come_back_whole(size, scale, frames_of):
     inner = NullRunner(multiple=8, scale=scale)
     frames = frames_of(*size, 2)
-    with tiled(inner, tile=(32, 32), overlap=8) as runner:
+    with tile_runner(inner, tile=(32, 32), overlap=8) as runner:
         found = runner.run(frames)
     assert np.array_equal(found, frames.repeat(scale, 1).repeat(scale, 2))
     assert not inner.is_open
@@ -30,7 +30,9 @@ def test_odd_sizes_come_back_whole(size, scale, frames_of):
 def test_a_graph_of_one_size_takes_larger_and_smaller_frames(make_graph, tmp_path, frames_of):
     image = ImageContract(io="uint8", multiple=8, size=(32, 48))
     path = make_graph(tmp_path / "g.onnx", size=(32, 48))
-    with tiled(OnnxRuntimeRunner(path, image, name="x", precision="fp32"), overlap=8) as runner:
+    with tile_runner(
+        OnnxRuntimeRunner(path, image, name="x", precision="fp32"), overlap=8
+    ) as runner:
         for size in ((75, 101), (9, 13), (20, 90)):
             frames = frames_of(*size)
             bright = np.rint(np.minimum(frames * 1.5, 255))
@@ -40,7 +42,7 @@ def test_a_graph_of_one_size_takes_larger_and_smaller_frames(make_graph, tmp_pat
 def test_a_memory_limit_sets_the_tile(monkeypatch, frames_of):
     monkeypatch.setattr(tiling, "bytes_per_pixel", lambda runner: 1024.0)
     inner = NullRunner(multiple=8)
-    with tiled(inner, overlap=16, max_memory_mib=4) as runner:  # 4096 pixels, 64x64
+    with tile_runner(inner, overlap=16, max_memory_mib=4) as runner:  # 4096 pixels, 64x64
         runner.run(frames_of(112, 112))
     assert inner.calls == 4
 
@@ -80,14 +82,14 @@ def test_what_makes_no_sense_is_refused_in_one_line(case):
     if case.fixed:
         inner.image = ImageContract(io="uint8", multiple=8, size=(32, 48))
     with pytest.raises(OptionError, match=case.says) as caught:
-        tiled(inner, **case.options)
+        tile_runner(inner, **case.options)
     assert "\n" not in str(caught.value)
 
 
 def test_a_limit_too_small_for_the_overlap_says_what_would_do(monkeypatch, frames_of):
     monkeypatch.setattr(tiling, "bytes_per_pixel", lambda runner: 65536.0)
     with (
-        tiled(NullRunner(multiple=8), overlap=64, max_memory_mib=16) as runner,
+        tile_runner(NullRunner(multiple=8), overlap=64, max_memory_mib=16) as runner,
         pytest.raises(OptionError, match="Give 324 MiB"),
     ):
         runner.run(frames_of(256, 256))

@@ -1,4 +1,4 @@
-"""Small pictures and networks to train on and with."""
+"""Small images and networks to train on and with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
 from mirnet_edge.training import record
 from mirnet_edge.training.pairs import Pairs
-from mirnet_edge.training.recipe import Recipe
+from mirnet_edge.training.recipe import TrainingRecipe
 
 _THREE = (8, 8, 8)
 _TINY = {
@@ -49,7 +49,7 @@ def make_network():
 
 @pytest.fixture
 def make_pairs():
-    """Return random pictures and dark ones: make_pairs(3, (32, 48), scale=1, degrade=None).
+    """Return random images and dark ones: make_pairs(3, (32, 48), scale=1, degrade=None).
 
     With `degrade` there are no dark ones.
     """
@@ -71,14 +71,14 @@ def make_recipe():
             "steps": 8, "batch": 2, "crops": (16,), "warmup": 2, "validate_every": 4,
             "whole_share": 0.25,
         }  # fmt: skip
-        return Recipe(**(quick | values))
+        return TrainingRecipe(**(quick | values))
 
     return make
 
 
 @pytest.fixture
 def write_clean():
-    """Write random pictures to a folder: write_clean(folder, 12, (48, 64))."""
+    """Write random images to a folder: write_clean(folder, 12, (48, 64))."""
 
     def write(folder, count=12, size=(48, 64)):
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def write_clean():
 
 @pytest.fixture
 def write_pairs():
-    """Write pairs whose bad pictures are dark: write_pairs(folder, 5, (48, 64), scale=1)."""
+    """Write pairs whose bad images are dark: write_pairs(folder, 5, (48, 64), scale=1)."""
 
     def write(folder, count=5, size=(48, 64), *, scale=1):
         for kind in ("low", "high"):

@@ -10,18 +10,16 @@ import pytest
 import torch
 
 from mirnet_edge.errors import DataError
-from mirnet_edge.training.batches import Drawing, Light, batches, draw_batch
+from mirnet_edge.training.batches import BatchSampling, ExposureJitter, batches, sample_batch
 from mirnet_edge.training.pairs import Pairs
 
 
 def _drawing(**values):
-    return Drawing(**({"size": 4, "crop": 16, "multiple": 8} | values))
+    return BatchSampling(**({"size": 4, "crop": 16, "multiple": 8} | values))
 
 
 def _pairs(low, high, **values):
-    return Pairs(
-        tuple(f"picture {index}" for index in range(len(high))), low, high, "sha", **values
-    )
+    return Pairs(tuple(f"image {index}" for index in range(len(high))), low, high, "sha", **values)
 
 
 def _flat(low=60, high=180):
@@ -53,14 +51,14 @@ def _equal(one, two):
 
 
 _BUSY = {
-    "lit_share": 0.3, "exposure_range": 0.5, "extra_noise": 8.0, "thumbnails": True,
+    "well_lit_fraction": 0.3, "exposure_jitter": 0.5, "noise_jitter": 8.0, "thumbnails": True,
 }  # fmt: skip
 
 
 def test_a_seed_and_a_step_give_the_same_batch_and_others_another(make_pairs):
     pairs = make_pairs(4, (48, 64))
     first, again, step, seed = (
-        draw_batch(pairs, _drawing(**_BUSY), seed=seed, step=step)
+        sample_batch(pairs, _drawing(**_BUSY), seed=seed, step=step)
         for seed, step in ((1, 5), (1, 5), (1, 6), (2, 5))
     )
     assert _equal(first, again)
@@ -69,7 +67,7 @@ def test_a_seed_and_a_step_give_the_same_batch_and_others_another(make_pairs):
 
 
 def test_the_pairs_of_a_batch_differ_from_each_other(make_pairs):
-    batch = draw_batch(make_pairs(4, (48, 64)), _drawing(size=8), seed=0, step=0)
+    batch = sample_batch(make_pairs(4, (48, 64)), _drawing(size=8), seed=0, step=0)
     assert len({one.numpy().tobytes() for one in batch.high}) == 8
 
 
@@ -81,9 +79,9 @@ def test_the_shares_of_several_processes_make_up_the_whole_batch(
 ):
     pairs, drawing = make_pairs(4, (48, 64)), _drawing(size=6, mixup=mixup, crop=crop, **_BUSY)
     for step in range(3):
-        whole = draw_batch(pairs, drawing, seed=0, step=step)
+        whole = sample_batch(pairs, drawing, seed=0, step=step)
         for rank in range(processes):
-            share = draw_batch(
+            share = sample_batch(
                 pairs, drawing, seed=0, step=step, places=slice(rank, None, processes)
             )
             assert torch.equal(share.low, whole.low[rank::processes])
@@ -176,57 +174,57 @@ def test_both_sides_show_the_same_view(view, crop):
     scale = view.pairs.scale
     sides = view.low_size if crop is None else (crop // scale, crop // scale)
     for step in range(12):
-        batch = draw_batch(view.pairs, _drawing(crop=crop), seed=0, step=step)
+        batch = sample_batch(view.pairs, _drawing(crop=crop), seed=0, step=step)
         assert batch.low.shape == (4, 3, *sides)
         assert batch.high.shape == (4, 3, sides[0] * scale, sides[1] * scale)
         assert torch.allclose(batch.low, view.bad_from_good(batch.high), atol=1e-6)
 
 
 def _coordinates(size=(40, 56)):
-    """Return a picture whose red is the row and whose green the column."""
+    """Return an image whose red is the row and whose green the column."""
     rows, columns = np.mgrid[: size[0], : size[1]].astype(np.uint8)
-    picture = np.stack((rows, columns, 0 * rows), 2)
-    return _pairs((picture,), (picture,))
+    image = np.stack((rows, columns, 0 * rows), 2)
+    return _pairs((image,), (image,))
 
 
-def _orientation(picture):
+def _orientation(image):
     """Return whether it is turned, and which of its sides run backwards."""
-    turned = bool((picture[0].diff(dim=0) == 0).all())
+    turned = bool((image[0].diff(dim=0) == 0).all())
     if turned:
-        picture = picture.transpose(1, 2)
+        image = image.transpose(1, 2)
     return (
         turned,
-        bool(picture[0, 0, 0] > picture[0, -1, 0]),
-        bool(picture[1, 0, 0] > picture[1, 0, -1]),
+        bool(image[0, 0, 0] > image[0, -1, 0]),
+        bool(image[1, 0, 0] > image[1, 0, -1]),
     )
 
 
 def test_crops_come_from_everywhere_in_all_eight_orientations():
-    batch = draw_batch(_coordinates(), _drawing(size=800), seed=0, step=0)
-    assert len({_orientation(picture) for picture in batch.high}) == 8
+    batch = sample_batch(_coordinates(), _drawing(size=800), seed=0, step=0)
+    assert len({_orientation(image) for image in batch.high}) == 8
     corners = (batch.high * 255.0).round().amin((2, 3))
     assert corners[:, 0].unique().tolist() == list(range(40 - 16 + 1))
     assert corners[:, 1].unique().tolist() == list(range(56 - 16 + 1))
 
 
 def test_whole_frames_are_flipped_and_not_turned():
-    batch = draw_batch(_coordinates(), _drawing(size=60, crop=None), seed=0, step=0)
-    found = {_orientation(picture) for picture in batch.high}
+    batch = sample_batch(_coordinates(), _drawing(size=60, crop=None), seed=0, step=0)
+    found = {_orientation(image) for image in batch.high}
     assert found == {(False, rows, columns) for rows in (False, True) for columns in (False, True)}
 
 
 def test_whole_frames_of_a_batch_have_one_size():
-    pictures = (*_random((32, 48)), *_random((48, 32)), *_random((24, 24)))
-    pairs = _pairs(pictures, pictures)
+    images = (*_random((32, 48)), *_random((48, 32)), *_random((24, 24)))
+    pairs = _pairs(images, images)
     sizes = {
-        draw_batch(pairs, _drawing(crop=None), seed=0, step=step).high.shape[2:]
+        sample_batch(pairs, _drawing(crop=None), seed=0, step=step).high.shape[2:]
         for step in range(30)
     }
     assert sizes == {(32, 48), (48, 32), (24, 24)}
 
 
 def test_a_light_moves_towards_the_reference_and_half_of_them_all_the_way():
-    batch = draw_batch(_flat(), _drawing(size=600, lit_share=1.0), seed=0, step=0)
+    batch = sample_batch(_flat(), _drawing(size=600, well_lit_fraction=1.0), seed=0, step=0)
     way = ((batch.low[:, 0, 0, 0] * 255.0 - 60.0) / (180.0 - 60.0)).clamp(0.0, 1.0)
     assert float((way > 1.0 - 1e-5).float().mean()) == pytest.approx(0.5, abs=0.07)
     rest = way[way < 1.0 - 1e-5]
@@ -237,27 +235,27 @@ def test_a_light_moves_towards_the_reference_and_half_of_them_all_the_way():
 
 
 def test_so_many_are_lit_as_the_share_says():
-    batch = draw_batch(_flat(), _drawing(size=800, lit_share=0.25), seed=0, step=0)
+    batch = sample_batch(_flat(), _drawing(size=800, well_lit_fraction=0.25), seed=0, step=0)
     lit = batch.low[:, 0, 0, 0] * 255.0 > 60.01
     assert float(lit.float().mean()) == pytest.approx(0.25, abs=0.05)
 
 
 def test_what_is_lit_stays_free_of_noise():
-    drawing = _drawing(size=60, lit_share=1.0, extra_noise=40.0)
-    batch = draw_batch(_flat(), drawing, seed=0, step=0)
+    drawing = _drawing(size=60, well_lit_fraction=1.0, noise_jitter=40.0)
+    batch = sample_batch(_flat(), drawing, seed=0, step=0)
     assert float(batch.low.flatten(2).std(2).max()) < 1e-6
 
 
 def test_half_of_the_others_are_lighter_or_darker_by_so_many_stops():
-    batch = draw_batch(_flat(), _drawing(size=600, exposure_range=0.5), seed=0, step=0)
+    batch = sample_batch(_flat(), _drawing(size=600, exposure_jitter=0.5), seed=0, step=0)
     stops = torch.log2(batch.low[:, 0, 0, 0] * 255.0 / 60.0)
     assert float((stops.abs() > 1e-5).float().mean()) == pytest.approx(0.5, abs=0.07)
     assert 0.4 < float(stops.max()) <= 0.5 + 1e-5
     assert -0.5 - 1e-5 <= float(stops.min()) < -0.4
 
 
-def test_half_of_the_pictures_get_more_noise_and_not_too_much():
-    batch = draw_batch(_flat(), _drawing(size=400, extra_noise=6.0), seed=0, step=0)
+def test_half_of_the_images_get_more_noise_and_not_too_much():
+    batch = sample_batch(_flat(), _drawing(size=400, noise_jitter=6.0), seed=0, step=0)
     deviations = batch.low.flatten(1).std(1) * 255.0
     assert float((deviations > 1e-3).float().mean()) == pytest.approx(0.5, abs=0.08)
     assert 5.0 < float(deviations.max()) < 1.1 * 6.0
@@ -265,14 +263,14 @@ def test_half_of_the_pictures_get_more_noise_and_not_too_much():
 
 
 def test_nothing_is_changed_unless_asked_for():
-    batch = draw_batch(_flat(), _drawing(size=50), seed=0, step=0)
+    batch = sample_batch(_flat(), _drawing(size=50), seed=0, step=0)
     assert torch.allclose(batch.low, torch.tensor(60.0 / 255.0))
     assert batch.thumbnail is None
 
 
 def test_pixels_stay_between_0_and_1(make_pairs):
-    drawing = _drawing(size=40, lit_share=0.3, exposure_range=3.0, extra_noise=80.0)
-    batch = draw_batch(make_pairs(), drawing, seed=0, step=0)
+    drawing = _drawing(size=40, well_lit_fraction=0.3, exposure_jitter=3.0, noise_jitter=80.0)
+    batch = sample_batch(make_pairs(), drawing, seed=0, step=0)
     for side in (batch.low, batch.high):
         assert side.dtype == torch.float32
         assert side.is_contiguous(memory_format=torch.channels_last)
@@ -281,10 +279,10 @@ def test_pixels_stay_between_0_and_1(make_pairs):
 
 def test_light_is_exposure_or_the_way_to_the_reference():
     low, high = np.full((4, 4, 3), 0.6, np.float32), np.full((4, 4, 3), 0.8, np.float32)
-    assert np.array_equal(Light().on(low, high), low)
-    assert np.allclose(Light(towards_reference=1.0).on(low, high), high)
-    assert np.allclose(Light(towards_reference=0.5).on(low, high), 0.7)
-    assert np.array_equal(Light(exposure=2.0).on(low, high), np.ones_like(low))
+    assert np.array_equal(ExposureJitter().on(low, high), low)
+    assert np.allclose(ExposureJitter(towards_reference=1.0).on(low, high), high)
+    assert np.allclose(ExposureJitter(towards_reference=0.5).on(low, high), 0.7)
+    assert np.array_equal(ExposureJitter(exposure=2.0).on(low, high), np.ones_like(low))
 
 
 def test_mixup_mixes_both_sides_with_one_share():
@@ -292,7 +290,7 @@ def test_mixup_mixes_both_sides_with_one_share():
     pairs = _pairs((black, white), (black, white))
     shares = set()
     for step in range(12):
-        batch = draw_batch(pairs, _drawing(size=8, mixup=1.0), seed=0, step=step)
+        batch = sample_batch(pairs, _drawing(size=8, mixup=1.0), seed=0, step=step)
         assert torch.allclose(batch.low, batch.high, atol=1e-6)
         shares |= {round(float(level), 4) for level in batch.high[:, 0, 0, 0]} - {0.0, 1.0}
     assert len(shares) > 12
@@ -304,7 +302,7 @@ def test_so_many_batches_are_mixed_as_the_share_says():
 
     def mixed(seed):
         for step in range(200):
-            batch = draw_batch(pairs, _drawing(size=8, mixup=0.3), seed=seed, step=step)
+            batch = sample_batch(pairs, _drawing(size=8, mixup=0.3), seed=seed, step=step)
             level = batch.high[:, 0, 0, 0]
             yield bool(((level > 1e-3) & (level < 1.0 - 1e-3)).any())
 
@@ -315,7 +313,7 @@ def test_so_many_batches_are_mixed_as_the_share_says():
 
 def test_the_thumbnail_shows_the_frame_and_not_the_crop():
     pairs = _pairs(_random((48, 64), 1), _random((48, 64), 1))
-    batch = draw_batch(pairs, _drawing(size=8, thumbnails=True), seed=0, step=0)
+    batch = sample_batch(pairs, _drawing(size=8, thumbnails=True), seed=0, step=0)
     expected = pairs.thumbnails(0)[0]
     flipped = [expected.flip(axes) for axes in ((), (1,), (2,), (1, 2))]
     for found in batch.thumbnail:
@@ -330,9 +328,9 @@ def _half_black(frame, generator):
     return bad
 
 
-def test_the_thumbnail_of_a_picture_made_bad_shows_what_befell_the_whole_of_it():
+def test_the_thumbnail_of_a_image_made_bad_shows_what_befell_the_whole_of_it():
     pairs = _pairs((), (np.full((48, 72, 3), 200, np.uint8),), degrade=_half_black)
-    batch = draw_batch(pairs, _drawing(size=24, thumbnails=True), seed=0, step=0)
+    batch = sample_batch(pairs, _drawing(size=24, thumbnails=True), seed=0, step=0)
     means = batch.thumbnail.mean((1, 2, 3)) * 255.0
     assert means.tolist() == pytest.approx([100.0] * 24, abs=6.0)
     crops = {round(float(low.mean()) * 255.0) for low in batch.low}
@@ -340,8 +338,8 @@ def test_the_thumbnail_of_a_picture_made_bad_shows_what_befell_the_whole_of_it()
 
 
 def test_the_thumbnail_is_in_the_light_of_its_crop():
-    drawing = _drawing(size=40, thumbnails=True, lit_share=0.5, exposure_range=0.5)
-    batch = draw_batch(_flat(), drawing, seed=0, step=0)
+    drawing = _drawing(size=40, thumbnails=True, well_lit_fraction=0.5, exposure_jitter=0.5)
+    batch = sample_batch(_flat(), drawing, seed=0, step=0)
     assert batch.thumbnail.shape == (40, 3, 24, 36)
     assert torch.allclose(batch.thumbnail.amax((1, 2, 3)), batch.low.amax((1, 2, 3)), atol=1e-6)
     assert len(batch.low[:, 0, 0, 0].unique()) > 10
@@ -349,17 +347,17 @@ def test_the_thumbnail_is_in_the_light_of_its_crop():
 
 def test_the_thumbnail_of_a_whole_frame_is_flipped_with_it():
     drawing = _drawing(size=20, crop=None, thumbnails=True)
-    batch = draw_batch(_coordinates((48, 72)), drawing, seed=0, step=0)
+    batch = sample_batch(_coordinates((48, 72)), drawing, seed=0, step=0)
     for low, thumbnail in zip(batch.low, batch.thumbnail, strict=True):
         assert _orientation(thumbnail) == _orientation(low)
 
 
 @pytest.mark.parametrize(("crop", "side"), [(32, 32), (None, 8)])
-def test_a_picture_that_is_too_small_is_refused_by_name(crop, side):
+def test_a_image_that_is_too_small_is_refused_by_name(crop, side):
     small = tuple(np.zeros((size, 40, 3), np.uint8) for size in (7, 7))
     pairs = Pairs(("kitchen", "kitchen"), small, small, "sha")
     with pytest.raises(DataError, match=f"kitchen is 40x7, smaller than the crop of {side}"):
-        draw_batch(pairs, _drawing(crop=crop), seed=0, step=0)
+        sample_batch(pairs, _drawing(crop=crop), seed=0, step=0)
 
 
 def test_a_thread_s_refusal_is_heard():

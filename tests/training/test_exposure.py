@@ -10,7 +10,7 @@ from mirnet_edge.models.edge import ExposureBranch
 from mirnet_edge.training.exposure import train_exposure
 from mirnet_edge.training.pairs import Pairs, Thumbnails
 
-QUICK = {"exposure_batch": 8, "exposure_learning_rate": 1e-2, "lit_share": 0.0}
+QUICK = {"exposure_batch": 8, "exposure_learning_rate": 1e-2, "well_lit_fraction": 0.0}
 
 
 class Black(ExposureBranch):
@@ -21,7 +21,7 @@ class Black(ExposureBranch):
 
 
 def _scenes(count=12):
-    """Smooth pictures and their quarter: what is to be learned is a gain of four."""
+    """Smooth images and their quarter: what is to be learned is a gain of four."""
     y, x = np.mgrid[:32, :48]
     high = tuple(
         np.stack([120 + 100 * np.sin((x + 3 * n) / 9), 200 - 2 * y, 40 + 3 * y + n], -1)

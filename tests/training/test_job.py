@@ -10,12 +10,18 @@ import torch
 from PIL import Image
 
 from mirnet_edge import checkpoints
-from mirnet_edge.checkpoints import Card
+from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.files import sha256_of
 from mirnet_edge.training import job, record
-from mirnet_edge.training.job import Request, device_of, read_data, resolved, train_weights
-from mirnet_edge.training.pairs import made_bad, mixed
+from mirnet_edge.training.job import (
+    TrainingRequest,
+    device_of,
+    read_data,
+    resolve_request,
+    train_weights,
+)
+from mirnet_edge.training.pairs import degrade_images, mix_pairs
 from mirnet_edge.training.tasks import task_of
 
 pytestmark = pytest.mark.usefixtures("no_curves")
@@ -31,7 +37,7 @@ class Watched:
     total: int = 0
     done: int = 0
     labels: int | None = None
-    """Pictures that the teacher has still to label; None where there is no such."""
+    """Images that the teacher has still to label; None where there is no such."""
     started: list = field(default_factory=list)
     exposure: list = field(default_factory=list)
     steps: list = field(default_factory=list)
@@ -44,10 +50,10 @@ class Watched:
     def read(self):
         self.done += 1
 
-    def labelling(self, total):
+    def labeling(self, total):
         self.labels = total
 
-    def labelled(self):
+    def labeled(self):
         self.labels -= 1
 
     def starting(self, recipe, step):
@@ -62,13 +68,15 @@ class Watched:
     def scored(self, score):
         self.scores.append(score)
 
-    def blended(self, share, lost_db):
-        self.shares.append((share, lost_db))
+    def blended(self, share, accuracy_drop_db):
+        self.shares.append((share, accuracy_drop_db))
 
 
 def _request(data, out, *, training=None, **values):
     chosen = {"network": {} if "init" in values else _SMALL, "workers": 0, "device": "cpu"}
-    return Request(data=data, out=out, training=_QUICK | (training or {}), **(chosen | values))
+    return TrainingRequest(
+        data=data, out=out, training=_QUICK | (training or {}), **(chosen | values)
+    )
 
 
 def _trained(*arguments, **values):
@@ -81,7 +89,7 @@ def save_weights(make_network, tmp_path):
 
     def save(name="edge", seed=3):
         path = tmp_path / f"{name}-{seed}.safetensors"
-        checkpoints.save(make_network(name, seed), path, Card(task="low-light"))
+        checkpoints.save(make_network(name, seed), path, ModelCard(task="low-light"))
         return path
 
     return save
@@ -99,7 +107,7 @@ def test_weights_come_out_with_a_card_and_everything_is_told(tmp_path, write_pai
     assert watched.started == [(2, 0)]
     assert watched.exposure == list(range(1, 3 * (1 + 4) + 1))  # the recipe has four teachers
     assert watched.steps == [1, 2]
-    assert watched.scores == [trained.score] == record.read(tmp_path / "out")
+    assert watched.scores == [trained.score] == record.read_history(tmp_path / "out")
     card = checkpoints.load(trained.weights).card
     assert (card.task, card.trained_on, card.parent, card.teacher) == (
         "low-light", "photos", None, None,
@@ -114,7 +122,7 @@ def test_weights_come_out_with_a_card_and_everything_is_told(tmp_path, write_pai
     ("task", "scale", "exposed"),
     [("denoise", 1, False), ("super-resolution", 2, False), ("old-photo", 1, True)],
 )
-def test_clean_pictures_are_enough_for_a_task_that_makes_them_bad(
+def test_clean_images_are_enough_for_a_task_that_makes_them_bad(
     tmp_path, write_clean, task, scale, exposed
 ):
     loaded = _trained(
@@ -147,7 +155,7 @@ def test_a_stopped_request_goes_on(tmp_path, write_pairs):
 
 def test_init_is_where_the_weights_start_and_is_recorded(tmp_path, write_pairs, save_weights):
     init = save_weights("mirnet")
-    still = {"learning_rate": 1e-9, "ema": 0.0, "weight_decay": 0.0}
+    still = {"learning_rate": 1e-9, "ema_decay": 0.0, "weight_decay": 0.0}
     loaded = _trained(
         write_pairs(tmp_path / "pairs"), tmp_path / "out", init=str(init), training=still
     )
@@ -158,14 +166,14 @@ def test_init_is_where_the_weights_start_and_is_recorded(tmp_path, write_pairs, 
     assert any(not torch.equal(first[key], last[key]) for key in first)
 
 
-@pytest.mark.parametrize(("recipe", "ema"), [(None, 0.99), ("low-light", 0.999)])
+@pytest.mark.parametrize(("recipe", "ema_decay"), [(None, 0.99), ("low-light", 0.999)])
 def test_init_is_fine_tuned_unless_a_recipe_is_named(
-    tmp_path, write_pairs, save_weights, recipe, ema
+    tmp_path, write_pairs, save_weights, recipe, ema_decay
 ):
     loaded = _trained(
         write_pairs(tmp_path / "pairs"), tmp_path / "out", init=str(save_weights()), recipe=recipe
     )
-    assert loaded.card.recipe["ema"] == ema
+    assert loaded.card.recipe["ema_decay"] == ema_decay
 
 
 @pytest.mark.parametrize(
@@ -189,27 +197,25 @@ def test_a_teacher_changes_the_weights_and_is_recorded(tmp_path, write_pairs, sa
     assert not torch.equal(taught.model.head.weight, alone.model.head.weight)
 
 
-def test_a_teacher_labels_pictures_that_have_no_reference(
+def test_a_teacher_labels_images_that_have_no_reference(
     tmp_path, write_pairs, write_clean, save_weights
 ):
     folder, teacher = write_pairs(tmp_path / "pairs"), str(save_weights("mirnet"))
     night, watched = write_clean(tmp_path / "night", 5), Watched()
     more = train_weights(
-        _request(folder, tmp_path / "more", teacher=teacher, unlabelled=night), watched
+        _request(folder, tmp_path / "more", teacher=teacher, unlabeled=night), watched
     )
     assert watched.labels == 0
     assert watched.total == watched.done
     loaded = checkpoints.load(more.weights)
-    assert loaded.card.note == "the teacher labelled the pictures of night"
+    assert loaded.card.note == "the teacher labeled the images of night"
     fewer = _trained(folder, tmp_path / "fewer", teacher=teacher)
     assert not torch.equal(loaded.model.head.weight, fewer.model.head.weight)
     # what validates is what it was
     assert loaded.card.trained_on == fewer.card.trained_on == "pairs"
 
 
-def test_overlays_damage_clean_pictures_and_are_refused_for_pairs(
-    tmp_path, write_pairs, write_clean
-):
+def test_overlays_damage_clean_images_and_are_refused_for_pairs(tmp_path, write_pairs, write_clean):
     clean, overlays = write_clean(tmp_path / "clean"), tmp_path / "overlays"
     overlays.mkdir()
     for number in range(3):
@@ -217,34 +223,34 @@ def test_overlays_damage_clean_pictures_and_are_refused_for_pairs(
         Image.fromarray(pixels).save(overlays / f"{number}.png")
     values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
     damaged = _trained(clean, tmp_path / "damaged", overlays=overlays, **values)
-    assert damaged.card.note == "half of the pictures had damage of overlays"
+    assert damaged.card.note == "half of the images had damage of overlays"
     alone = _trained(clean, tmp_path / "alone", **values)
     assert not torch.equal(damaged.model.head.weight, alone.model.head.weight)
     request = _request(
         write_pairs(tmp_path / "pairs"), tmp_path / "out", overlays=overlays, **values
     )
-    with pytest.raises(DataError, match="laid over clean pictures; found pairs in --data"):
+    with pytest.raises(DataError, match="laid over clean images; found pairs in --data"):
         train_weights(request, Watched())
 
 
-def test_grey_pictures_are_learned_too_where_the_recipe_asks(tmp_path, write_clean):
+def test_gray_images_are_learned_too_where_the_recipe_asks(tmp_path, write_clean):
     clean = write_clean(tmp_path / "clean")
     values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
-    grey = {"training": {"monochrome_share": 0.9}}
-    alone = _trained(clean, tmp_path / "alone", training={"monochrome_share": 0.0}, **values)
-    both = _trained(clean, tmp_path / "both", **grey, **values)
+    gray = {"training": {"monochrome_fraction": 0.9}}
+    alone = _trained(clean, tmp_path / "alone", training={"monochrome_fraction": 0.0}, **values)
+    both = _trained(clean, tmp_path / "both", **gray, **values)
     assert not torch.equal(both.model.head.weight, alone.model.head.weight)
-    assert both.card.recipe["monochrome_share"] == 0.9
+    assert both.card.recipe["monochrome_fraction"] == 0.9
 
 
-def test_captured_pictures_are_learned_from_where_the_recipe_asks(tmp_path, write_clean):
+def test_captured_images_are_learned_from_where_the_recipe_asks(tmp_path, write_clean):
     clean = write_clean(tmp_path / "clean")
     values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
-    captured = {"training": {"capture_share": 1.0}}
-    alone = _trained(clean, tmp_path / "alone", training={"capture_share": 0.0}, **values)
+    captured = {"training": {"capture_noise_fraction": 1.0}}
+    alone = _trained(clean, tmp_path / "alone", training={"capture_noise_fraction": 0.0}, **values)
     both = _trained(clean, tmp_path / "both", **captured, **values)
     assert not torch.equal(both.model.head.weight, alone.model.head.weight)
-    assert both.card.recipe["capture_share"] == 1.0
+    assert both.card.recipe["capture_noise_fraction"] == 1.0
 
 
 def test_old_photos_in_pairs_are_learned_from_as_they_are(tmp_path, write_pairs):
@@ -252,49 +258,51 @@ def test_old_photos_in_pairs_are_learned_from_as_they_are(tmp_path, write_pairs)
 
     def read(training):
         request = _request(pairs, tmp_path / "out", task="old-photo", training=training)
-        recipe, _ = resolved(request)
+        recipe, _ = resolve_request(request)
         return recipe, read_data(request, recipe, task_of("old-photo"), None, Watched()).train
 
     recipe, train = read({})
-    assert recipe.monochrome_share > 0.0 < recipe.capture_share  # the task's own recipe has both
-    _, plain = read({"monochrome_share": 0.0, "capture_share": 0.0})
+    assert (
+        recipe.monochrome_fraction > 0.0 < recipe.capture_noise_fraction
+    )  # the task's own recipe has both
+    _, plain = read({"monochrome_fraction": 0.0, "capture_noise_fraction": 0.0})
     assert train.names == plain.names
     for one, other in zip(train.low, plain.low, strict=True):
         assert np.array_equal(one, other)
 
 
-def test_captured_pictures_do_not_validate(tmp_path, write_clean):
+def test_captured_images_do_not_validate(tmp_path, write_clean):
     def read(share):
-        training = {"capture_share": share}
+        training = {"capture_noise_fraction": share}
         request = _request(write_clean(tmp_path / str(share)), tmp_path / "out", training=training)
-        return read_data(request, resolved(request)[0], task_of("old-photo"), None, Watched())
+        return read_data(
+            request, resolve_request(request)[0], task_of("old-photo"), None, Watched()
+        )
 
     plain, captured = read(0.0), read(1.0)
     for one, other in zip(plain.validation.low, captured.validation.low, strict=True):
         assert np.array_equal(one, other)
-    trained = zip(made_bad(plain.train).low, made_bad(captured.train).low, strict=True)
+    trained = zip(degrade_images(plain.train).low, degrade_images(captured.train).low, strict=True)
     assert not all(np.array_equal(one, other) for one, other in trained)
 
 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({}, "--unlabelled pictures are labelled by a teacher; give one with --teacher"),
-        ({"teacher": "shipped:low-light", "unlabelled": "absent"}, "absent holds no pictures"),
-        ({"teacher": "shipped:low-light", "data": "clean"}, "found clean pictures in --data"),
+        ({}, "--unlabeled images are labeled by a teacher; give one with --teacher"),
+        ({"teacher": "shipped:low-light", "unlabeled": "absent"}, "absent holds no images"),
+        ({"teacher": "shipped:low-light", "data": "clean"}, "found clean images in --data"),
     ],
     ids=["no teacher", "no folder", "clean data"],
 )
-def test_pictures_that_nobody_can_label_are_refused(
-    tmp_path, write_pairs, write_clean, values, says
-):
-    folders = {"data": write_pairs(tmp_path / "pairs"), "unlabelled": tmp_path / "clean"}
+def test_images_that_nobody_can_label_are_refused(tmp_path, write_pairs, write_clean, values, says):
+    folders = {"data": write_pairs(tmp_path / "pairs"), "unlabeled": tmp_path / "clean"}
     write_clean(tmp_path / "clean", 10)
-    for name in ("data", "unlabelled"):
+    for name in ("data", "unlabeled"):
         if name in values:
             folders[name] = tmp_path / values[name]
     request = _request(
-        folders["data"], tmp_path / "out", unlabelled=folders["unlabelled"],
+        folders["data"], tmp_path / "out", unlabeled=folders["unlabeled"],
         teacher=values.get("teacher"), network={},
     )  # fmt: skip
     with pytest.raises((OptionError, DataError), match=says):
@@ -318,10 +326,10 @@ def test_a_teacher_of_another_scale_or_multiple_is_refused(tmp_path, write_pairs
     assert not (tmp_path / "out").exists()
 
 
-def test_replayed_pictures_make_up_half_whichever_set_is_larger(make_pairs):
+def test_replayed_images_make_up_half_whichever_set_is_larger(make_pairs):
     few, many = make_pairs(2, (32, 48)), make_pairs(5, (48, 32))
     for one, two in ((few, many), (many, few)):
-        found = mixed(one, two)
+        found = mix_pairs(one, two)
         assert len(found) == len(found.low) == len(found.high) == 10
         assert sum(frame.shape == one.high[0].shape for frame in found.high) == 5
         assert {frame.tobytes() for frame in found.high} == {
@@ -329,17 +337,17 @@ def test_replayed_pictures_make_up_half_whichever_set_is_larger(make_pairs):
         }
         for low, high in zip(found.low, found.high, strict=True):
             assert np.array_equal(low, high // 4)
-        # each kept picture comes as often as the others of its set, give or take one
+        # each kept image comes as often as the others of its set, give or take one
         assert sorted(found.names).count("0") in (4, 3)
 
 
-def test_clean_pictures_are_replayed_too_and_kinds_are_not_mixed(make_pairs):
+def test_clean_images_are_replayed_too_and_kinds_are_not_mixed(make_pairs):
     clean = make_pairs(2, degrade=lambda frame, generator: frame // 2)
-    found = mixed(clean, clean)
+    found = mix_pairs(clean, clean)
     assert (len(found), found.low, found.degrade) == (4, (), clean.degrade)
     for one, two in ((clean, make_pairs()), (make_pairs(), clean)):
         with pytest.raises(DataError, match="one of --data and --replay holds pairs"):
-            mixed(one, two)
+            mix_pairs(one, two)
 
 
 def test_what_is_replayed_is_read_and_changes_the_weights(tmp_path, write_pairs):
@@ -360,10 +368,10 @@ def test_what_init_could_do_is_kept_and_recorded(tmp_path, write_pairs, save_wei
     found_db = iter([30.0, 29.0, 29.8, 29.5, 29.6, 29.65])  # before, all, half, three quarters, ...
     real = job.validate
 
-    def validate(network, pictures):
+    def validate(network, images):
         """Return the accuracy that is listed, then what the weights to be written really have."""
         listed_db = next(found_db, None)
-        return real(network, pictures) if listed_db is None else (listed_db, 0, 0, 0)
+        return real(network, images) if listed_db is None else (listed_db, 0, 0, 0)
 
     monkeypatch.setattr(job, "validate", validate)
     watched = Watched()
@@ -376,8 +384,8 @@ def test_what_init_could_do_is_kept_and_recorded(tmp_path, write_pairs, save_wei
     assert torch.equal(saved.model.head.weight, trained.kept.network.head.weight)
     assert not torch.equal(saved.model.head.weight, checkpoints.load(first).model.head.weight)
     assert saved.card.note == (
-        "half of the pictures were drawn from former; 0.5 of the way from the parent to what was "
-        "trained, which lost 0.20 dB on the val pictures of former"
+        "half of the images were drawn from former; 0.5 of the way from the parent to what was "
+        "trained, which lost 0.20 dB on the val images of former"
     )
     # what is written was measured, not what was trained
     assert saved.card.figures["val_mae"] == round(trained.score.mae, 5)
@@ -465,7 +473,7 @@ def test_a_recipe_of_the_user_s_brings_its_network_and_its_values(tmp_path, writ
         "[network]\nchannels = 8\ngroups = 1\nblocks = 1\nconv_groups = [1]\n"
         '[training]\nsteps = 1\ncrops = [32]\nbatch = 1\ndistance = "l1"\n'
     )
-    request = Request(
+    request = TrainingRequest(
         data=write_pairs(tmp_path / "pairs"), out=tmp_path / "out", recipe=str(recipe), workers=0,
         device="cpu",
     )  # fmt: skip
@@ -478,11 +486,11 @@ def test_a_recipe_of_the_user_s_brings_its_network_and_its_values(tmp_path, writ
 def test_what_is_asked_for_goes_before_the_recipe(tmp_path, write_pairs):
     loaded = _trained(
         write_pairs(tmp_path / "pairs"), tmp_path / "out", recipe="paper",
-        network={"channels": (8, 8, 16), "exposure_channels": 0}, training={"ema": 0.5},
+        network={"channels": (8, 8, 16), "exposure_channels": 0}, training={"ema_decay": 0.5},
     )  # fmt: skip
     assert loaded.architecture == "edge"  # the task's, for the paper's recipe leaves it open
     assert loaded.model.config.channels == (8, 8, 16)
-    assert loaded.card.recipe["ema"] == 0.5
+    assert loaded.card.recipe["ema_decay"] == 0.5
     assert loaded.card.recipe["schedule"] == "constant"
 
 

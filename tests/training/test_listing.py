@@ -43,7 +43,7 @@ def test_folders_are_matched_by_name_and_every_tenth_validates(tmp_path):
     assert all(pair.low.stem == pair.high.stem for pair in found.train)
 
 
-def test_clean_pictures_have_no_bad_ones_and_every_tenth_validates(tmp_path):
+def test_clean_images_have_no_bad_ones_and_every_tenth_validates(tmp_path):
     for number in range(25):
         (tmp_path / f"{number:02}.{'jpg' if number % 2 else 'PNG'}").touch()
     for other in (".hidden.png", "notes.txt", "low.md"):
@@ -56,7 +56,7 @@ def test_clean_pictures_have_no_bad_ones_and_every_tenth_validates(tmp_path):
     assert all(pair.low is None for pair in (*found.train, *found.val))
 
 
-def test_pairs_go_before_clean_pictures_beside_them(tmp_path):
+def test_pairs_go_before_clean_images_beside_them(tmp_path):
     (tmp_path / "preview.png").touch()
     found = list_pairs(_folders(tmp_path, ["a.png", "b.png"], ["a.png", "b.png"]))
     assert {pair.scene for pair in (*found.train, *found.val)} == {"a", "b"}
@@ -64,8 +64,8 @@ def test_pairs_go_before_clean_pictures_beside_them(tmp_path):
     assert [pair.scene for pair in list_pairs(tmp_path).train] == ["1"]
 
 
-def test_an_absent_folder_and_one_clean_picture_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"absent holds neither .* nor pictures"):
+def test_an_absent_folder_and_one_clean_image_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"absent holds neither .* nor images"):
         list_pairs(tmp_path / "absent")
     (tmp_path / "a.png").touch()
     with pytest.raises(DataError, match="no pair to train on"):
@@ -80,13 +80,13 @@ def test_scenes_in_both_splits_are_refused_and_named(tmp_path):
 
 def test_names_without_a_partner_are_refused_and_named(tmp_path):
     folder = _folders(tmp_path, ["a.png", "b.png"], ["a.png", "c.png"])
-    with pytest.raises(DataError, match=r"2 pictures without a partner .*: b, c"):
+    with pytest.raises(DataError, match=r"2 images without a partner .*: b, c"):
         list_pairs(folder)
 
 
 def test_many_names_are_counted(tmp_path):
     folder = _folders(tmp_path, [f"{number}.png" for number in range(9)], [])
-    with pytest.raises(DataError, match=r"9 pictures .* 0, 1, 2, 3, 4 and 4 more"):
+    with pytest.raises(DataError, match=r"9 images .* 0, 1, 2, 3, 4 and 4 more"):
         list_pairs(folder)
 
 
@@ -102,7 +102,7 @@ def test_what_is_no_training_set_is_told_what_one_is(tmp_path):
         list_pairs(_table(tmp_path, "a.png,b.png,1,train"))
 
 
-def test_two_pictures_of_one_name_are_refused(tmp_path):
+def test_two_images_of_one_name_are_refused(tmp_path):
     folder = _folders(tmp_path, ["a.png", "a.jpg"], ["a.png"])
     with pytest.raises(DataError, match=r"a\.jpg and a\.png have one name"):
         list_pairs(folder)

@@ -10,12 +10,12 @@ import torch
 
 from mirnet_edge.errors import OptionError, TrainingError
 from mirnet_edge.training import loop, record
-from mirnet_edge.training.loop import Trainer, restored
-from mirnet_edge.training.pairs import made_bad
+from mirnet_edge.training.loop import Trainer, restore_frames
+from mirnet_edge.training.pairs import degrade_images
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
-_BUSY = {"lit_share": 0.2, "exposure_range": 0.3, "extra_noise": 4.0, "mixup": 0.3}
+_BUSY = {"well_lit_fraction": 0.2, "exposure_jitter": 0.3, "noise_jitter": 4.0, "mixup": 0.3}
 NETWORKS = ["edge", "plain edge", "mirnet", "mirnet-v2"]
 
 
@@ -63,11 +63,11 @@ def make_trainer(make_network, make_recipe):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_training_on_dark_pictures_lowers_the_loss_and_raises_psnr(
+def test_training_on_dark_images_lowers_the_loss_and_raises_psnr(
     tmp_path, make_trainer, make_pairs, network
 ):
     trainer = make_trainer(
-        tmp_path, network, steps=60, learning_rate=5e-3, validate_every=20, ema=0.5
+        tmp_path, network, steps=60, learning_rate=5e-3, validate_every=20, ema_decay=0.5
     )
     scores = []
     last = trainer.run(make_pairs(), make_pairs(), on_score=scores.append)
@@ -100,21 +100,21 @@ def test_a_compiled_network_is_trained_alike_and_saved_as_what_it_was(
     plain, compiled = (trainer.averaged.state_dict() for trainer in trainers)
     assert all(torch.allclose(plain[key], compiled[key], atol=1e-5) for key in plain)
     again = make_trainer(tmp_path / "True", steps=3, validate_every=3)
-    loop.resume(again)  # a state knows nothing of compilers
+    loop.resume_state(again)  # a state knows nothing of compilers
     assert again.step == 3
 
 
-def test_clean_pictures_are_made_bad_and_learned_from(tmp_path, make_trainer, make_pairs):
+def test_clean_images_are_made_bad_and_learned_from(tmp_path, make_trainer, make_pairs):
     clean = make_pairs(degrade=_noised)
-    trainer = make_trainer(tmp_path, steps=40, learning_rate=5e-3, validate_every=20, ema=0.5)
+    trainer = make_trainer(tmp_path, steps=40, learning_rate=5e-3, validate_every=20, ema_decay=0.5)
     scores = []
-    trainer.run(clean, made_bad(clean), on_score=scores.append)
+    trainer.run(clean, degrade_images(clean), on_score=scores.append)
     assert scores[-1].loss < scores[0].loss
 
 
 @pytest.mark.parametrize("degrade", [None, _halved], ids=["pairs", "clean"])
-def test_pictures_become_twice_as_large(tmp_path, make_trainer, make_pairs, degrade):
-    trainer = make_trainer(tmp_path, "doubling edge", steps=40, learning_rate=5e-3, ema=0.5)
+def test_images_become_twice_as_large(tmp_path, make_trainer, make_pairs, degrade):
+    trainer = make_trainer(tmp_path, "doubling edge", steps=40, learning_rate=5e-3, ema_decay=0.5)
     train, validation = make_pairs(scale=2, degrade=degrade), make_pairs(2, (34, 46), scale=2)
     losses = []
     score = trainer.run(train, validation, on_step=lambda step, loss: losses.append(loss))
@@ -135,7 +135,7 @@ def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(
     assert 0 < stopped.step < 8
     again = make_trainer(tmp_path / "stopped", network, workers=2, **values)
     torch.manual_seed(99)  # chance outside the loop must not matter
-    assert loop.resume(again)
+    assert loop.resume_state(again)
     assert again.step == stopped.step
     again.run(make_pairs(), make_pairs())
     assert _equal(straight.averaged, again.averaged)
@@ -152,7 +152,7 @@ def test_another_seed_ends_elsewhere(tmp_path, make_trainer, make_pairs):
 
 def test_every_score_is_in_the_history(tmp_path, make_trainer, make_pairs):
     make_trainer(tmp_path).run(make_pairs(), make_pairs())
-    scores = record.read(tmp_path)
+    scores = record.read_history(tmp_path)
     assert [score.step for score in scores] == [4, 8]
     assert all(score.psnr_db > 0 for score in scores)
 
@@ -160,7 +160,7 @@ def test_every_score_is_in_the_history(tmp_path, make_trainer, make_pairs):
 def test_a_finished_run_is_validated_and_not_repeated(tmp_path, make_trainer, make_pairs):
     first = make_trainer(tmp_path).run(make_pairs(), make_pairs())
     again = make_trainer(tmp_path)
-    loop.resume(again)
+    loop.resume_state(again)
     score = again.run(make_pairs(), make_pairs(), on_step=lambda step, loss: pytest.fail("trained"))
     assert (score.step, score.psnr_db) == (first.step, first.psnr_db)
 
@@ -186,10 +186,10 @@ def test_biases_do_not_decay(tmp_path, make_trainer):
 
 
 def test_without_memory_the_kept_weights_are_the_last_ones(tmp_path, make_trainer, make_pairs):
-    trainer = make_trainer(tmp_path / "none", ema=0.0)
+    trainer = make_trainer(tmp_path / "none", ema_decay=0.0)
     trainer.run(make_pairs(), make_pairs())
     assert _equal(trainer.averaged, trainer.model)
-    other = make_trainer(tmp_path / "some", ema=0.9)
+    other = make_trainer(tmp_path / "some", ema_decay=0.9)
     other.run(make_pairs(), make_pairs())
     assert not _equal(other.averaged, other.model)
     assert _equal(other.model, trainer.model)
@@ -226,7 +226,7 @@ def test_the_exposure_branch_rests_where_it_is_not_to_learn(tmp_path, make_train
         assert not _equal(before.stem, trainer.model.stem)
 
 
-def test_the_exposure_stage_learns_from_clean_pictures_too(tmp_path, make_trainer, make_pairs):
+def test_the_exposure_stage_learns_from_clean_images_too(tmp_path, make_trainer, make_pairs):
     seen = []
     make_trainer(tmp_path, steps=1, exposure_steps=60, exposure_learning_rate=2e-2).run(
         make_pairs(degrade=_noised),
@@ -276,7 +276,7 @@ def test_the_exposure_of_a_crop_is_decided_on_its_whole_frame_by_pupil_and_teach
 
 
 def _blackening(network):
-    """Return a teacher whose pictures are all black."""
+    """Return a teacher whose images are all black."""
     with torch.no_grad():
         for weight in (network.head.weight, network.head.bias):
             weight.zero_()
@@ -285,17 +285,17 @@ def _blackening(network):
 
 
 @pytest.mark.parametrize("taught", ["edge", "plain edge"])
-def test_a_teacher_pulls_the_pictures_towards_its_own(
+def test_a_teacher_pulls_the_images_towards_its_own(
     tmp_path, make_trainer, make_network, make_pairs, taught
 ):
     means = []
     for weight in (0.0, 0.5, 1.0):
         trainer = make_trainer(
             tmp_path / str(weight), teacher=_blackening(make_network(taught)),
-            teacher_weight=weight, steps=40, learning_rate=1e-2, ema=0.5, validate_every=40,
+            teacher_weight=weight, steps=40, learning_rate=1e-2, ema_decay=0.5, validate_every=40,
         )  # fmt: skip
         trainer.run(make_pairs(), make_pairs())
-        means.append(restored(trainer.averaged, make_pairs().low[0][None]).mean())
+        means.append(restore_frames(trainer.averaged, make_pairs().low[0][None]).mean())
     assert means[0] > means[1] + 10.0 > means[2] + 20.0
 
 
@@ -313,7 +313,7 @@ def test_an_anchor_keeps_the_weights_near_the_first_ones(
     ways = []
     for weight in (0.0, 10.0):
         trainer = make_trainer(
-            tmp_path / str(weight), steps=20, learning_rate=3e-3, anchor_weight=weight
+            tmp_path / str(weight), steps=20, learning_rate=3e-3, l2_sp_weight=weight
         )
         trainer.run(make_pairs(), make_pairs())
         ways.append(_way(trainer.model, make_network()))
@@ -321,13 +321,13 @@ def test_an_anchor_keeps_the_weights_near_the_first_ones(
 
 
 def test_an_anchor_holds_at_the_first_weights_after_a_resume(tmp_path, make_trainer, make_pairs):
-    values = {"anchor_weight": 10.0, "learning_rate": 3e-3}
+    values = {"l2_sp_weight": 10.0, "learning_rate": 3e-3}
     straight = make_trainer(tmp_path / "straight", **values)
     straight.run(make_pairs(), make_pairs())
     stopped = make_trainer(tmp_path / "stopped", **values)
     stopped.run(make_pairs(), make_pairs(), clock=iter(range(100)).__next__, max_seconds=2.5)
     again = make_trainer(tmp_path / "stopped", **values)
-    loop.resume(again)
+    loop.resume_state(again)
     again.run(make_pairs(), make_pairs())
     assert _equal(straight.model, again.model)
 
@@ -338,7 +338,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(
     make_trainer(tmp_path, steps=4).run(make_pairs(), make_pairs())
     before = (tmp_path / "state.pt").read_bytes()
     again = make_trainer(tmp_path, steps=4)
-    loop.resume(again)
+    loop.resume_state(again)
     again.step = 2
     with torch.no_grad():
         again.model.head.bias.fill_(float("nan"))

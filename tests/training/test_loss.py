@@ -17,12 +17,12 @@ from mirnet_edge.training.loss import (
     frequencies,
     multiscale_dissimilarity,
     structural_dissimilarity,
-    total,
+    training_loss,
 )
-from mirnet_edge.training.recipe import Recipe
+from mirnet_edge.training.recipe import TrainingRecipe
 
 
-def _pictures(size=(24, 40), seed=0):
+def _images(size=(24, 40), seed=0):
     generator = torch.Generator().manual_seed(seed)
     reference = torch.rand(2, 3, *size, generator=generator)
     noise = torch.randn(reference.shape, generator=generator)
@@ -30,9 +30,9 @@ def _pictures(size=(24, 40), seed=0):
 
 
 def _impulse(height=16, width=24, value=0.5):
-    picture = torch.zeros(1, 1, height, width)
-    picture[..., height // 2, width // 2] = value
-    return picture
+    image = torch.zeros(1, 1, height, width)
+    image[..., height // 2, width // 2] = value
+    return image
 
 
 def test_charbonnier_is_the_formula():
@@ -55,7 +55,7 @@ def test_the_absolute_distance_is_the_mean_of_differences():
 
 def test_edges_see_an_impulse_as_the_laplacian_does():
     value = 0.5
-    inside = (16 - 2) * (24 - 2)  # where the 3x3 kernel lies in the picture
+    inside = (16 - 2) * (24 - 2)  # where the 3x3 kernel lies in the image
     floor = 1e-3
     expected = (
         math.hypot(4 * value, floor) + 4 * math.hypot(value, floor) + (inside - 5) * floor
@@ -65,12 +65,12 @@ def test_edges_see_an_impulse_as_the_laplacian_does():
 
 
 def test_edges_do_not_see_what_is_flat_or_a_ramp():
-    reference = _pictures()[1]
+    reference = _images()[1]
     ramp = torch.linspace(0, 1, 40) + torch.linspace(0, 1, 24)[:, None]
     for smooth in (torch.tensor(0.3), ramp):
         # what is left is the constant under Charbonnier's root
         assert float(edges(reference + smooth, reference)) == pytest.approx(1e-3, rel=1e-2)
-    restored, reference = _pictures()
+    restored, reference = _images()
     assert float(edges(restored, reference)) > 0.1
 
 
@@ -105,16 +105,16 @@ def test_frequencies_of_noise_are_as_strong_as_the_noise_at_every_size(size):
 
 
 def test_structural_dissimilarity_is_one_minus_the_metric():
-    restored, reference = _pictures()
+    restored, reference = _images()
     measured = ssim(*(one.permute(0, 2, 3, 1).numpy() for one in (restored, reference)))
     found = structural_dissimilarity(restored, reference)
     assert float(found) == pytest.approx(1.0 - np.mean(measured), abs=1e-5)
 
 
-def _halved(picture):
+def _halved(image):
     """Return (H, W, 3) at half the size: the mean of every four pixels."""
-    height, width = (side // 2 for side in picture.shape[:2])
-    return picture[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).mean((1, 3))
+    height, width = (side // 2 for side in image.shape[:2])
+    return image[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).mean((1, 3))
 
 
 def _paper_ms_ssim(one, two, exponents):
@@ -123,14 +123,14 @@ def _paper_ms_ssim(one, two, exponents):
     window = np.exp(-(place**2) / (2 * 1.5**2))
     window = np.outer(window, window) / window.sum() ** 2
 
-    def under_window(picture):
-        return convolve(picture, window[..., None])[5:-5, 5:-5]
+    def under_window(image):
+        return convolve(image, window[..., None])[5:-5, 5:-5]
 
     product = np.ones(3)
     for scale, exponent in enumerate(exponents):
         mean_1, mean_2 = under_window(one), under_window(two)
         variance_1, variance_2 = (
-            under_window(picture**2) - mean**2 for picture, mean in ((one, mean_1), (two, mean_2))
+            under_window(image**2) - mean**2 for image, mean in ((one, mean_1), (two, mean_2))
         )
         covariance = under_window(one * two) - mean_1 * mean_2
         alike = (2 * covariance + 0.03**2) / (variance_1 + variance_2 + 0.03**2)
@@ -151,7 +151,7 @@ def _paper_ms_ssim(one, two, exponents):
     ids=["five scales", "four", "one"],
 )
 def test_multiscale_dissimilarity_is_one_minus_the_paper_s(size, exponents):
-    restored, reference = (one[:1].double() for one in _pictures(size))
+    restored, reference = (one[:1].double() for one in _images(size))
     expected = _paper_ms_ssim(
         *(one[0].permute(1, 2, 0).numpy() for one in (restored, reference)), exponents
     )
@@ -161,7 +161,7 @@ def test_multiscale_dissimilarity_is_one_minus_the_paper_s(size, exponents):
 
 
 def test_structure_turned_upside_down_counts_as_none_and_still_teaches():
-    reference = _pictures((48, 48))[1]
+    reference = _images((48, 48))[1]
     restored = (1.0 - reference).requires_grad_()
     found = multiscale_dissimilarity(restored, reference)
     assert 0.99 < float(found.detach()) <= 1.0
@@ -174,7 +174,7 @@ def test_structure_turned_upside_down_counts_as_none_and_still_teaches():
     [structural_dissimilarity, multiscale_dissimilarity, edges, frequencies, absolute],
 )
 def test_of_equals_nothing_is_left_and_others_have_a_gradient(measure):
-    restored, reference = _pictures()
+    restored, reference = _images()
     assert float(measure(reference, reference)) == pytest.approx(0.0, abs=2e-3)
     restored.requires_grad_()
     measure(restored, reference).backward()
@@ -184,9 +184,9 @@ def test_of_equals_nothing_is_left_and_others_have_a_gradient(measure):
 
 @pytest.mark.parametrize(("distance", "measure"), [("charbonnier", charbonnier), ("l1", absolute)])
 def test_the_total_is_the_weighted_sum(distance, measure):
-    pair = _pictures()
-    assert torch.equal(total(*pair, Recipe(distance=distance)), measure(*pair))
-    recipe = Recipe(
+    pair = _images()
+    assert torch.equal(training_loss(*pair, TrainingRecipe(distance=distance)), measure(*pair))
+    recipe = TrainingRecipe(
         distance=distance,
         structure_weight=0.1,
         scales_weight=0.3,
@@ -200,4 +200,4 @@ def test_the_total_is_the_weighted_sum(distance, measure):
         + 0.05 * edges(*pair)
         + 0.02 * frequencies(*pair)
     )
-    assert torch.allclose(total(*pair, recipe), expected)
+    assert torch.allclose(training_loss(*pair, recipe), expected)

@@ -1,4 +1,4 @@
-"""A folder of overlays: laid over every second picture, those that validate over no other."""
+"""A folder of overlays: laid over every second image, those that validate over no other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mirnet_edge.errors import DataError, OptionError
-from mirnet_edge.training.tasks import Task, overlaid_tasks, task_of
+from mirnet_edge.training.tasks import Task, overlay_tasks, task_of
 
 PLAIN = Task("old-photo", lambda frame, generator: frame)
 BLACK = np.zeros((40, 60, 3), np.uint8)
@@ -30,8 +30,8 @@ def _reds(task, draws=200):
     )
 
 
-def test_half_of_the_pictures_have_damage_and_all_overlays_are_used(tmp_path):
-    train, validation = overlaid_tasks(PLAIN, _folder(tmp_path / "overlays"))
+def test_half_of_the_images_have_damage_and_all_overlays_are_used(tmp_path):
+    train, validation = overlay_tasks(PLAIN, _folder(tmp_path / "overlays"))
     reds = _reds(train)
     assert (reds > 0).mean() == pytest.approx(0.5, abs=0.12)
     assert reds.max() > 180
@@ -40,14 +40,14 @@ def test_half_of_the_pictures_have_damage_and_all_overlays_are_used(tmp_path):
 
 def test_what_validates_is_not_trained_with(tmp_path):
     # the first and the eleventh validate: the first alone is there with ten
-    train, validation = overlaid_tasks(PLAIN, _folder(tmp_path / "overlays", 10))
+    train, validation = overlay_tasks(PLAIN, _folder(tmp_path / "overlays", 10))
     assert 0 < _reds(validation).max() <= 20
     trained = _reds(train)
     assert trained[trained > 0].min() >= 20  # the second's 40 at half strength
 
 
 def test_the_task_s_own_damage_is_under_it(tmp_path):
-    train, _ = overlaid_tasks(task_of("old-photo"), _folder(tmp_path / "overlays"))
+    train, _ = overlay_tasks(task_of("old-photo"), _folder(tmp_path / "overlays"))
     clean = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     own = [task_of("old-photo").degrade(clean, np.random.default_rng(seed)) for seed in range(20)]
     both = [train.degrade(clean, np.random.default_rng(seed)) for seed in range(20)]
@@ -58,9 +58,9 @@ def test_the_task_s_own_damage_is_under_it(tmp_path):
 def test_what_hides_nothing_other_tasks_and_too_few_are_refused(tmp_path):
     opaque = _folder(tmp_path / "opaque", 2, mode="RGB")
     with pytest.raises(DataError, match=r"0[01]\.png hides nothing; expected damage with transp"):
-        overlaid_tasks(PLAIN, opaque)
+        overlay_tasks(PLAIN, opaque)
     overlays = _folder(tmp_path / "overlays", 2)
     with pytest.raises(OptionError, match="--task old-photo; found denoise"):
-        overlaid_tasks(task_of("denoise"), overlays)
+        overlay_tasks(task_of("denoise"), overlays)
     with pytest.raises(DataError, match="no pair to train on"):
-        overlaid_tasks(PLAIN, _folder(tmp_path / "one", 1))
+        overlay_tasks(PLAIN, _folder(tmp_path / "one", 1))

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from mirnet_edge.errors import DataError
-from mirnet_edge.training.listing import Pair, list_pairs
-from mirnet_edge.training.pairs import load_pairs, made_bad, with_monochrome
+from mirnet_edge.training.listing import PairFiles, list_pairs
+from mirnet_edge.training.pairs import add_monochrome, degrade_images, load_pairs
 
 
 def _flat(path, level, size=(32, 32)):
@@ -61,19 +61,19 @@ def test_the_hash_follows_the_content_of_both_sides(tmp_path, changed):
     assert load_pairs(train).sha256 != before
 
 
-def test_pictures_that_do_not_fit_are_named_with_their_sizes(tmp_path):
+def test_images_that_do_not_fit_are_named_with_their_sizes(tmp_path):
     train = list_pairs(_folder(tmp_path)).train
     _flat(tmp_path / "high1.png", 0, (16, 32))
     with pytest.raises(DataError, match=r"low1\.png is 32x32 and .*high1\.png 32x16; expected its"):
         load_pairs(train)
-    (tmp_path / "high1.png").write_text("no picture")
+    (tmp_path / "high1.png").write_text("no image")
     with pytest.raises(DataError, match=r"high1\.png"):
         load_pairs(train)
 
 
 def test_pairs_of_scale_2_are_twice_as_large_on_the_good_side(tmp_path):
     low, high = tmp_path / "low.png", tmp_path / "high.png"
-    pair = Pair(_flat(low, 10, (17, 23)), _flat(high, 20, (34, 46)), "a")
+    pair = PairFiles(_flat(low, 10, (17, 23)), _flat(high, 20, (34, 46)), "a")
     loaded = load_pairs([pair], scale=2)
     assert (loaded.low[0].shape, loaded.high[0].shape) == ((17, 23, 3), (34, 46, 3))
     assert loaded.scale == 2
@@ -87,12 +87,12 @@ def test_pairs_of_scale_2_are_twice_as_large_on_the_good_side(tmp_path):
 def test_pairs_need_no_degradation_even_where_the_task_has_one(tmp_path):
     loaded = load_pairs(list_pairs(_folder(tmp_path)).train, degrade=_noised)
     assert loaded.degrade is None
-    assert made_bad(loaded) is loaded
+    assert degrade_images(loaded) is loaded
 
 
 @pytest.mark.parametrize(("scale", "size"), [(1, (33, 47)), (2, (32, 46))])
-def test_clean_pictures_are_cropped_to_the_scale_and_have_no_bad_ones(tmp_path, scale, size):
-    pair = Pair(None, _flat(tmp_path / "kitchen.png", 90, (33, 47)), "kitchen")
+def test_clean_images_are_cropped_to_the_scale_and_have_no_bad_ones(tmp_path, scale, size):
+    pair = PairFiles(None, _flat(tmp_path / "kitchen.png", 90, (33, 47)), "kitchen")
     loaded = load_pairs([pair], degrade=_halved, scale=scale)
     assert loaded.low == ()
     assert loaded.high[0].shape == (*size, 3)
@@ -100,9 +100,9 @@ def test_clean_pictures_are_cropped_to_the_scale_and_have_no_bad_ones(tmp_path, 
     assert loaded.degrade is _halved
 
 
-def test_clean_pictures_are_made_bad_the_same_at_every_call(make_pairs):
+def test_clean_images_are_made_bad_the_same_at_every_call(make_pairs):
     clean = make_pairs(2, degrade=_noised)
-    once, again = made_bad(clean), made_bad(clean)
+    once, again = degrade_images(clean), degrade_images(clean)
     assert once.degrade is None
     assert len(once) == 2
     for one, other in zip(once.low, again.low, strict=True):
@@ -110,17 +110,17 @@ def test_clean_pictures_are_made_bad_the_same_at_every_call(make_pairs):
     assert not np.array_equal(once.low[0], once.high[0])
 
 
-@pytest.mark.parametrize(("count", "share", "grey"), [(6, 0.25, 2), (3, 0.5, 3), (2, 0.8, 8)])
-def test_a_share_of_clean_pictures_has_grey_copies_of_pictures_spread_over_all(
-    make_pairs, count, share, grey
+@pytest.mark.parametrize(("count", "share", "gray"), [(6, 0.25, 2), (3, 0.5, 3), (2, 0.8, 8)])
+def test_a_share_of_clean_images_has_gray_copies_of_images_spread_over_all(
+    make_pairs, count, share, gray
 ):
     clean = make_pairs(count, degrade=_noised)
-    found = with_monochrome(clean, share)
-    assert len(found) == len(found.high) == count + grey
+    found = add_monochrome(clean, share)
+    assert len(found) == len(found.high) == count + gray
     assert found.high[:count] == clean.high
     assert found.degrade is clean.degrade
     for name, frame in zip(found.names[count:], found.high[count:], strict=True):
         assert np.ptp(frame, 2).max() == 0
         original = clean.high[int(name)] @ [0.299, 0.587, 0.114]
         assert np.abs(frame[..., 0] - original).max() <= 1.0
-    assert len(set(found.names[count:])) == min(count, grey)
+    assert len(set(found.names[count:])) == min(count, gray)

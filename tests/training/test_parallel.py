@@ -14,7 +14,7 @@ from mirnet_edge import checkpoints
 from mirnet_edge.cli.train import main
 from mirnet_edge.errors import OptionError
 from mirnet_edge.training import record
-from mirnet_edge.training.loop import Process, joined
+from mirnet_edge.training.loop import DistributedProcess, join_processes
 
 RECIPE = """
 schema_version = 1
@@ -34,8 +34,8 @@ warmup = 2
 structure_weight = 0.1
 exposure_steps = 2
 exposure_batch = 2
-lit_share = 0.3
-extra_noise = 4.0
+well_lit_fraction = 0.3
+noise_jitter = 4.0
 mixup = 0.5
 """
 
@@ -93,7 +93,7 @@ def test_two_processes_make_the_run_that_one_makes(tmp_path, write_pairs, monkey
     assert second == ""
 
     runs = [tmp_path / "alone", tmp_path / "together"]
-    alone, together = (record.read(run) for run in runs)
+    alone, together = (record.read_history(run) for run in runs)
     assert [score.step for score in alone] == [score.step for score in together] == [3, 6]
     for one, two in zip(alone, together, strict=True):
         assert two.loss == pytest.approx(one.loss, rel=1e-4)
@@ -108,8 +108,8 @@ def test_two_processes_make_the_run_that_one_makes(tmp_path, write_pairs, monkey
 def test_a_process_alone_shares_nothing(monkeypatch, make_network):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     model = make_network()
-    with joined(torch.device("cpu")) as process:
-        assert process == Process()
+    with join_processes(torch.device("cpu")) as process:
+        assert process == DistributedProcess()
         assert process.leads
         assert list(range(6))[process.places] == list(range(6))
         assert process.shared(model) is model
@@ -119,10 +119,10 @@ def test_a_process_alone_shares_nothing(monkeypatch, make_network):
 
 
 def test_the_places_of_all_processes_are_the_batch():
-    shares = [list(range(12))[Process(rank, 3).places] for rank in range(3)]
+    shares = [list(range(12))[DistributedProcess(rank, 3).places] for rank in range(3)]
     assert sorted(place for share in shares for place in share) == list(range(12))
     assert {len(share) for share in shares} == {4}
-    assert [Process(rank, 3).leads for rank in range(3)] == [True, False, False]
+    assert [DistributedProcess(rank, 3).leads for rank in range(3)] == [True, False, False]
 
 
 def test_a_group_that_cannot_be_formed_is_an_error_of_one_line(monkeypatch):
@@ -131,6 +131,6 @@ def test_a_group_that_cannot_be_formed_is_an_error_of_one_line(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with (
         pytest.raises(OptionError, match=r"processes do not find each other .* with torchrun"),
-        joined(torch.device("cpu")),
+        join_processes(torch.device("cpu")),
     ):
         pass

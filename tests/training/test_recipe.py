@@ -11,7 +11,7 @@ import torch
 from mirnet_edge.checkpoints.families import FAMILIES
 from mirnet_edge.errors import OptionError
 from mirnet_edge.training.job import FINE_TUNING
-from mirnet_edge.training.recipe import Recipe, read_recipe, recipe_from, shipped_recipes
+from mirnet_edge.training.recipe import TrainingRecipe, read_recipe, recipe_from, shipped_recipes
 from mirnet_edge.training.tasks import TASKS
 
 
@@ -62,8 +62,9 @@ def test_the_paper_s_recipe_leaves_out_what_the_paper_does_not_do():
     assert {recipe.crop(step) for step in range(0, recipe.steps, 100)} == {128}
     assert {recipe.rate(step) for step in range(0, recipe.steps, 100)} == {1e-4}
     for name in (
-        "weight_decay", "ema", "gradient_norm", "structure_weight", "edge_weight", "mixup",
-        "frequency_weight", "lit_share", "exposure_range", "extra_noise", "exposure_steps",
+        "weight_decay", "ema_decay", "gradient_clipping", "structure_weight", "edge_weight",
+        "mixup", "frequency_weight", "well_lit_fraction", "exposure_jitter", "noise_jitter",
+        "exposure_steps",
     ):  # fmt: skip
         assert getattr(recipe, name) == 0
 
@@ -73,7 +74,7 @@ def test_a_file_of_the_user_s_is_read(tmp_path):
     found = read_recipe(_written(tmp_path, text))
     assert (found.architecture, found.network) == ("mirnet", {"channels": 8})
     recipe = recipe_from(found.training, "own")
-    assert (recipe.steps, recipe.ema, recipe.batch) == (3, 0, Recipe().batch)
+    assert (recipe.steps, recipe.ema_decay, recipe.batch) == (3, 0, TrainingRecipe().batch)
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,24 @@ def test_files_that_are_no_recipe_are_refused_by_name(tmp_path, case):
         read_recipe(_written(tmp_path, case.text))
 
 
+def test_fields_of_schema_1_are_read_under_their_present_names(tmp_path):
+    path = tmp_path / "own.toml"
+    path.write_text(
+        "schema_version = 1\n[training]\nlit_share = 0.25\nexposure_range = 0.5\nema = 0.9\n"
+        "extra_noise = 4.0\ngradient_norm = 1.0\nanchor_weight = 0.1\nmonochrome_share = 0.3\n"
+        "capture_share = 0.2\n"
+    )
+    recipe = recipe_from(read_recipe(str(path)).training, str(path))
+    assert recipe == TrainingRecipe(
+        well_lit_fraction=0.25, exposure_jitter=0.5, ema_decay=0.9, noise_jitter=4.0,
+        gradient_clipping=1.0, l2_sp_weight=0.1, monochrome_fraction=0.3,
+        capture_noise_fraction=0.2,
+    )  # fmt: skip
+
+
 def test_another_schema_bytes_and_absent_files_are_refused_by_name(tmp_path):
     path = tmp_path / "own.toml"
-    path.write_text("schema_version = 2\n")
+    path.write_text("schema_version = 3\n")
     with pytest.raises(OptionError, match=r"own\.toml: schema_version"):
         read_recipe(str(path))
     path.write_text("")
@@ -131,7 +147,7 @@ TYPES = [
     Value("number for a list", {"crops": 128}),
     Value("fractions in a list", {"crops": [64.5]}),
     Value("number for a name", {"distance": 1}),
-    Value("list for a number", {"ema": [0.9]}),
+    Value("list for a number", {"ema_decay": [0.9]}),
 ]
 
 
@@ -144,7 +160,7 @@ def test_values_of_another_type_are_refused_by_name(case):
 
 ABSURD = [
     Value("no steps", {"steps": 0}),
-    Value("no pictures", {"batch": 0}),
+    Value("no images", {"batch": 0}),
     Value("no frames", {"whole_batch": 0}),
     Value("never validated", {"validate_every": 0}),
     Value("no thumbnails", {"exposure_batch": 0}),
@@ -152,21 +168,21 @@ ABSURD = [
     Value("crops smaller than a window", {"crops": (64, 10)}),
     Value("more than all frames", {"whole_share": 1.5}),
     Value("less than none mixed", {"mixup": -0.1}),
-    Value("more than all lit", {"lit_share": 2.0}),
+    Value("more than all lit", {"well_lit_fraction": 2.0}),
     Value("more than the teacher", {"teacher_weight": 1.01}),
     Value("a share that is no number", {"mixup": float("nan")}),
-    Value("everlasting memory", {"ema": 1.0}),
-    Value("nothing but grey pictures", {"monochrome_share": 1.0}),
-    Value("more than all captured", {"capture_share": 1.1}),
+    Value("everlasting memory", {"ema_decay": 1.0}),
+    Value("nothing but gray images", {"monochrome_fraction": 1.0}),
+    Value("more than all captured", {"capture_noise_fraction": 1.1}),
     Value("negative warm-up", {"warmup": -1}),
     Value("negative decay", {"weight_decay": -1e-4}),
-    Value("negative norm", {"gradient_norm": -1.0}),
+    Value("negative norm", {"gradient_clipping": -1.0}),
     Value("negative loss", {"structure_weight": -0.1}),
     Value("negative edges", {"edge_weight": -0.1}),
     Value("infinite frequencies", {"frequency_weight": float("inf")}),
-    Value("an anchor that is no number", {"anchor_weight": float("nan")}),
-    Value("negative stops", {"exposure_range": -0.5}),
-    Value("negative noise", {"extra_noise": -1.0}),
+    Value("an anchor that is no number", {"l2_sp_weight": float("nan")}),
+    Value("negative stops", {"exposure_jitter": -0.5}),
+    Value("negative noise", {"noise_jitter": -1.0}),
     Value("negative first stage", {"exposure_steps": -1}),
     Value("a schedule of its own", {"schedule": "linear"}),
     Value("a distance of its own", {"distance": "l2"}),
@@ -182,30 +198,32 @@ ABSURD = [
 def test_absurd_values_are_refused_by_name(case):
     (name,) = case.values
     with pytest.raises(OptionError, match=f"^{name} must .*, found "):
-        Recipe(**case.values)
+        TrainingRecipe(**case.values)
 
 
 def test_crops_follow_each_other_in_equal_shares_then_come_whole_frames():
-    recipe = Recipe(steps=100, crops=(32, 48, 64), whole_share=0.1)
+    recipe = TrainingRecipe(steps=100, crops=(32, 48, 64), whole_share=0.1)
     runs = [(crop, len(list(steps))) for crop, steps in groupby(map(recipe.crop, range(100)))]
     assert runs == [(32, 30), (48, 30), (64, 30), (None, 10)]
 
 
 @pytest.mark.parametrize(("share", "crops"), [(0.0, {32}), (1.0, {None})])
 def test_all_or_none_of_the_steps_see_whole_frames(share, crops):
-    recipe = Recipe(steps=7, crops=(32,), whole_share=share)
+    recipe = TrainingRecipe(steps=7, crops=(32,), whole_share=share)
     assert {recipe.crop(step) for step in range(7)} == crops
 
 
 def test_larger_crops_come_in_smaller_batches_of_as_many_pixels():
-    recipe = Recipe(steps=100, crops=(32, 64, 96), batch=36, whole_share=0.1, whole_batch=3)
+    recipe = TrainingRecipe(steps=100, crops=(32, 64, 96), batch=36, whole_share=0.1, whole_batch=3)
     found = {recipe.crop(step): recipe.batch_at(step) for step in range(100)}
     assert found == {32: 36, 64: 9, 96: 4, None: 3}
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_a_batch_is_a_multiple_of_the_processes_and_never_empty(processes):
-    recipe = Recipe(steps=100, crops=(32, 64, 192), batch=12, whole_share=0.1, whole_batch=1)
+    recipe = TrainingRecipe(
+        steps=100, crops=(32, 64, 192), batch=12, whole_share=0.1, whole_batch=1
+    )
     found = [recipe.batch_at(step, processes) for step in range(100)]
     assert all(size % processes == 0 for size in found)
     assert min(found) == processes
@@ -213,7 +231,7 @@ def test_a_batch_is_a_multiple_of_the_processes_and_never_empty(processes):
 
 
 def test_the_rate_warms_up_and_falls_to_almost_nothing():
-    recipe = Recipe(steps=100, warmup=10, learning_rate=2.0)
+    recipe = TrainingRecipe(steps=100, warmup=10, learning_rate=2.0)
     rates = [recipe.rate(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.2, rel=0.01)
     assert rates[:10] == sorted(rates[:10])
@@ -224,10 +242,10 @@ def test_the_rate_warms_up_and_falls_to_almost_nothing():
 
 
 def test_a_constant_rate_warms_up_and_stays():
-    recipe = Recipe(steps=100, warmup=4, learning_rate=2.0, schedule="constant")
+    recipe = TrainingRecipe(steps=100, warmup=4, learning_rate=2.0, schedule="constant")
     assert [recipe.rate(step) for step in range(5)] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
     assert {recipe.rate(step) for step in range(4, 100)} == {2.0}
 
 
 def test_without_warm_up_the_first_step_has_the_whole_rate():
-    assert Recipe(warmup=0, learning_rate=2.0).rate(0) == 2.0
+    assert TrainingRecipe(warmup=0, learning_rate=2.0).rate(0) == 2.0

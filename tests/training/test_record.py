@@ -6,41 +6,41 @@ import pytest
 from PIL import Image
 
 from mirnet_edge.training import record
-from mirnet_edge.training.record import Score
+from mirnet_edge.training.record import ValidationScore
 
 
 def _score(step, psnr_db=20.0):
-    return Score(step, 0.1, psnr_db, psnr_db + 4.0, 0.7, 0.08)
+    return ValidationScore(step, 0.1, psnr_db, psnr_db + 4.0, 0.7, 0.08)
 
 
 def test_scores_come_back_as_they_were_written(tmp_path):
     scores = [_score(500), _score(1000, 21.123456789)]
     for score in scores:
-        record.append(tmp_path, score)
-    assert record.read(tmp_path) == scores
+        record.append_score(tmp_path, score)
+    assert record.read_history(tmp_path) == scores
 
 
 def test_lines_after_the_step_a_killed_run_went_on_from_are_replaced(tmp_path):
     for step in (500, 1000, 1500):
-        record.append(tmp_path, _score(step))
-    record.append(tmp_path, _score(1000, 22.0))
-    assert [score.step for score in record.read(tmp_path)] == [500, 1000]
-    assert record.read(tmp_path)[-1].psnr_db == 22.0
+        record.append_score(tmp_path, _score(step))
+    record.append_score(tmp_path, _score(1000, 22.0))
+    assert [score.step for score in record.read_history(tmp_path)] == [500, 1000]
+    assert record.read_history(tmp_path)[-1].psnr_db == 22.0
 
 
 def test_no_history_is_no_score(tmp_path):
-    assert record.read(tmp_path) == []
+    assert record.read_history(tmp_path) == []
 
 
-def test_the_curves_are_a_picture_with_ink_in_each_panel(tmp_path):
+def test_the_curves_are_a_image_with_ink_in_each_panel(tmp_path):
     pytest.importorskip("matplotlib", reason="curves need matplotlib")
-    record.draw([_score(500), _score(1000, 22.0)], tmp_path / "curves.png")
-    grey = Image.open(tmp_path / "curves.png").convert("L")
-    width, height = grey.size
+    record.draw_curves([_score(500), _score(1000, 22.0)], tmp_path / "curves.png")
+    gray = Image.open(tmp_path / "curves.png").convert("L")
+    width, height = gray.size
     assert width >= 800
     for left in (0, width // 2):
         for top in (0, height // 2):
-            panel = grey.crop((left, top, left + width // 2, top + height // 2))
+            panel = gray.crop((left, top, left + width // 2, top + height // 2))
             assert panel.getextrema()[0] < 100
 
 

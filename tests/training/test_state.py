@@ -24,7 +24,7 @@ def make_trainer(make_network, make_recipe):
 
 def test_nothing_to_resume(tmp_path, make_trainer):
     trainer = make_trainer(tmp_path)
-    assert not loop.resume(trainer)
+    assert not loop.resume_state(trainer)
     assert trainer.step == 0
 
 
@@ -32,7 +32,7 @@ def test_weights_averages_moments_and_the_step_come_back(tmp_path, make_trainer,
     trainer = make_trainer(tmp_path)
     trainer.run(make_pairs(), make_pairs())
     again = make_trainer(tmp_path)
-    assert loop.resume(again)
+    assert loop.resume_state(again)
     assert again.step == 8
     for name in ("model", "averaged"):
         one, two = (getattr(which, name).state_dict() for which in (trainer, again))
@@ -46,14 +46,14 @@ def test_weights_averages_moments_and_the_step_come_back(tmp_path, make_trainer,
 def test_a_damaged_state_is_named(tmp_path, make_trainer, payload):
     (tmp_path / "state.pt").write_bytes(payload)
     with pytest.raises(CheckpointError, match=r"state\.pt.*remove it to start anew"):
-        loop.resume(make_trainer(tmp_path))
+        loop.resume_state(make_trainer(tmp_path))
 
 
 @pytest.mark.parametrize("held", [{}, [1, 2], {"step": 3, "recipe": {}}])
 def test_a_file_that_is_no_state_is_named(tmp_path, make_trainer, held):
     torch.save(held, tmp_path / "state.pt")
     with pytest.raises(CheckpointError, match=r"state\.pt is not a training state"):
-        loop.resume(make_trainer(tmp_path))
+        loop.resume_state(make_trainer(tmp_path))
 
 
 def test_a_state_of_another_recipe_is_refused_and_the_differences_named(
@@ -61,15 +61,15 @@ def test_a_state_of_another_recipe_is_refused_and_the_differences_named(
 ):
     make_trainer(tmp_path).run(make_pairs(), make_pairs())
     with pytest.raises(CheckpointError, match="other values of learning_rate, steps; give the"):
-        loop.resume(make_trainer(tmp_path, learning_rate=1e-5, steps=9))
-    assert loop.resume(make_trainer(tmp_path, validate_every=2))
+        loop.resume_state(make_trainer(tmp_path, learning_rate=1e-5, steps=9))
+    assert loop.resume_state(make_trainer(tmp_path, validate_every=2))
 
 
 @pytest.mark.parametrize("network", ["doubling edge", "mirnet"])
 def test_a_state_of_another_network_is_refused(tmp_path, make_trainer, make_pairs, network):
     make_trainer(tmp_path).run(make_pairs(), make_pairs())
     with pytest.raises(CheckpointError, match="another shape"):
-        loop.resume(make_trainer(tmp_path, network))
+        loop.resume_state(make_trainer(tmp_path, network))
 
 
 def test_a_full_disk_is_one_line_and_the_former_state_is_kept(
@@ -92,4 +92,4 @@ def test_a_full_disk_is_one_line_and_the_former_state_is_kept(
     assert "\n" not in str(raised.value)
     assert (tmp_path / "state.pt").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
-    assert loop.resume(make_trainer(tmp_path, steps=4, validate_every=4))
+    assert loop.resume_state(make_trainer(tmp_path, steps=4, validate_every=4))

@@ -1,4 +1,4 @@
-"""Tasks: what each does to a clean picture is repeatable, of the right size, and bad."""
+"""Tasks: what each does to a clean image is repeatable, of the right size, and bad."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.training.tasks import TASKS, task_of, with_capture
+from mirnet_edge.training.tasks import TASKS, add_capture_noise, task_of
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
 
 def _scene(size=(64, 96)):
-    """Return patches of colour with some texture: neither flat nor noise."""
+    """Return patches of color with some texture: neither flat nor noise."""
     generator = np.random.default_rng(0)
     patches = cv2.resize(
         generator.integers(30, 226, (8, 12, 3), np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC
@@ -35,7 +35,7 @@ def _enlarged(frame, scale):
 
 
 def _errors(task, seeds=range(24)):
-    """Return the mean absolute difference to the clean picture for each seed, in levels."""
+    """Return the mean absolute difference to the clean image for each seed, in levels."""
     return [
         np.abs(_enlarged(_bad(task, seed), task.scale).astype(int) - SCENE).mean() for seed in seeds
     ]
@@ -48,7 +48,7 @@ def test_a_seed_repeats_and_others_differ(task):
 
 
 @every_task
-def test_size_and_type_are_as_stated_and_the_clean_picture_is_left_alone(task):
+def test_size_and_type_are_as_stated_and_the_clean_image_is_left_alone(task):
     before = SCENE.copy()
     for seed in range(8):
         bad = _bad(task, seed)
@@ -58,7 +58,7 @@ def test_size_and_type_are_as_stated_and_the_clean_picture_is_left_alone(task):
 
 
 @every_task
-def test_a_bad_picture_is_worse_in_every_draw_and_much_worse_in_some(task):
+def test_a_bad_image_is_worse_in_every_draw_and_much_worse_in_some(task):
     errors = _errors(task)
     assert min(errors) > 0.5
     assert max(errors) > 5.0
@@ -80,17 +80,17 @@ def test_denoise_keeps_the_light_and_has_strong_and_weak_noise():
     assert max(errors) > 25.0
 
 
-def test_some_noise_is_shared_by_neighbours_and_channels_as_a_camera_s_is():
-    grey = np.full((96, 96, 3), 128, np.uint8)
+def test_some_noise_is_shared_by_neighbors_and_channels_as_a_camera_s_is():
+    gray = np.full((96, 96, 3), 128, np.uint8)
     found = []
     for seed in range(40):
-        noise = task_of("denoise").degrade(grey, np.random.default_rng(seed)).astype(float) - 128
+        noise = task_of("denoise").degrade(gray, np.random.default_rng(seed)).astype(float) - 128
         variance = noise.var() or 1.0
         along = (noise[:, :-1] * noise[:, 1:]).mean() / variance
         across = (noise[..., 0] * noise[..., 1]).mean() / variance
         found.append((along > 0.2, across > 0.2, abs(along) < 0.03 and abs(across) < 0.03))
-    neighbours, channels, white = (sum(column) for column in zip(*found, strict=True))
-    assert neighbours >= 5
+    neighbors, channels, white = (sum(column) for column in zip(*found, strict=True))
+    assert neighbors >= 5
     assert channels >= 5
     assert white >= 15
 
@@ -104,14 +104,14 @@ def test_super_resolution_asks_for_twice_the_sides_and_old_photos_for_the_same()
     }
 
 
-def test_an_old_photo_has_less_contrast_or_colour():
+def test_an_old_photo_has_less_contrast_or_color():
     def spread(frame):
         return frame.astype(float).std((0, 1)).mean(), np.ptp(frame.astype(int), axis=2).mean()
 
-    contrast, colour = spread(SCENE)
+    contrast, color = spread(SCENE)
     found = [spread(_bad(task_of("old-photo"), seed)) for seed in range(24)]
     assert np.mean([one for one, _ in found]) < 0.9 * contrast
-    assert np.mean([one for _, one in found]) < 0.9 * colour
+    assert np.mean([one for _, one in found]) < 0.9 * color
 
 
 def test_an_unknown_task_is_refused_and_the_known_ones_are_named():
@@ -124,8 +124,8 @@ def _same(frame, generator):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_a_share_of_the_pictures_is_captured(share):
-    captured = with_capture(_same, share)
+def test_a_share_of_the_images_is_captured(share):
+    captured = add_capture_noise(_same, share)
     changed = [
         not np.array_equal(captured(SCENE, np.random.default_rng(seed)), SCENE)
         for seed in range(200)
@@ -134,11 +134,11 @@ def test_a_share_of_the_pictures_is_captured(share):
     assert np.mean(changed) == pytest.approx(0.85 * share, abs=0.1)
 
 
-def test_a_captured_picture_is_as_the_task_made_it_with_noise_or_jpeg_on_top():
+def test_a_captured_image_is_as_the_task_made_it_with_noise_or_jpeg_on_top():
     def darker(frame, generator):
         return (frame // 2).astype(np.uint8)
 
-    captured = with_capture(darker, 1.0)
+    captured = add_capture_noise(darker, 1.0)
     errors = np.array(
         [
             np.abs(captured(SCENE, np.random.default_rng(seed)).astype(int) - SCENE // 2).mean()

@@ -1,4 +1,4 @@
-"""Thumbnails: of whole pictures or parts, made once, the same at every call."""
+"""Thumbnails: of whole images or parts, made once, the same at every call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def _noised(frame, generator):
     return frame // 2 + generator.integers(0, 100, frame.shape, "uint8")
 
 
-def test_a_clean_picture_has_thumbnails_that_are_bad_in_other_ways(make_pairs):
+def test_a_clean_image_has_thumbnails_that_are_bad_in_other_ways(make_pairs):
     clean = make_pairs(2, (50, 70), degrade=_noised)
     found, again = Thumbnails(clean, 3), Thumbnails(clean, 3)
     assert len(found) == 6
@@ -24,7 +24,7 @@ def test_a_clean_picture_has_thumbnails_that_are_bad_in_other_ways(make_pairs):
         assert float(high.mean()) == pytest.approx(clean.high[place // 3].mean() / 255, abs=0.02)
 
 
-def test_every_second_thumbnail_is_of_a_part_of_the_picture(make_pairs):
+def test_every_second_thumbnail_is_of_a_part_of_the_image(make_pairs):
     found = Thumbnails(make_pairs(1, (48, 64), degrade=_noised), 6)
     whole = thumbnail_of_frame(make_pairs(1, (48, 64)).high[0])
     shows_all = [torch.equal(found[place][1], whole) for place in range(6)]
@@ -53,7 +53,7 @@ def test_pairs_have_one_thumbnail_each_whatever_the_copies(make_pairs):
     assert [low is pairs.thumbnails(index)[0] for index, (low, _) in enumerate(found)] == [True] * 2
 
 
-def test_thumbnails_show_the_whole_pictures_and_are_made_once(make_pairs):
+def test_thumbnails_show_the_whole_images_and_are_made_once(make_pairs):
     pairs = make_pairs(2, (50, 70))
     low, high = pairs.thumbnails(1)
     assert low.shape == high.shape == (3, 24, 36)

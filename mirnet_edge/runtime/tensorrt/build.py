@@ -24,7 +24,7 @@ from mirnet_edge.runtime.tensorrt.library import (
     find_tensorrt,
     first_error,
     is_rtx,
-    kept_logger,
+    recording_logger,
     timing_origin,
 )
 
@@ -43,7 +43,7 @@ LADDER = ((360, 640), (480, 640), (720, 1280))
 
 
 @dataclass(frozen=True)
-class Profile:
+class OptimizationProfile:
     """The input shapes an engine is built for.
 
     Raises:
@@ -83,14 +83,14 @@ class Profile:
         return {"min": list(self.minimum), "opt": list(self.usual), "max": list(self.maximum)}
 
     @classmethod
-    def from_document(cls, document: dict[str, list[int]]) -> Profile:
+    def from_document(cls, document: dict[str, list[int]]) -> OptimizationProfile:
         """Return the profile that a manifest describes."""
         return cls(*(tuple(document[name]) for name in ("min", "opt", "max")))
 
 
 def profiles_for(
     image: ImageContract, sizes: Sequence[tuple[int, int]] | None = None
-) -> tuple[Profile, ...]:
+) -> tuple[OptimizationProfile, ...]:
     """Return the profiles of a bundle's plan: static ones for sizes, else a dynamic one.
 
     Args:
@@ -101,7 +101,7 @@ def profiles_for(
         OptionError: The graph has one fixed size, and another is asked for.
     """
     if image.size is not None:
-        wanted = {_padded(size, image.multiple) for size in sizes or (image.size,)}
+        wanted = {_pad_profile(size, image.multiple) for size in sizes or (image.size,)}
         if wanted != {tuple(image.size)}:
             height, width = image.size
             raise OptionError(
@@ -110,7 +110,7 @@ def profiles_for(
             )
         return (_profile(image, image.size, image.size, image.size),)
     if sizes:
-        unique = dict.fromkeys(_padded(size, image.multiple) for size in sizes)
+        unique = dict.fromkeys(_pad_profile(size, image.multiple) for size in sizes)
         return tuple(_profile(image, size, size, size) for size in unique)
     return (_profile(image, _MINIMUM, _USUAL, _MAXIMUM),)
 
@@ -134,14 +134,16 @@ def sizes_from_text(text: str) -> tuple[tuple[int, int], ...]:
     return tuple(sizes)
 
 
-def _padded(size: Sequence[int], multiple: int) -> tuple[int, int]:
+def _pad_profile(size: Sequence[int], multiple: int) -> tuple[int, int]:
     height, width = (-(-side // multiple) * multiple for side in size)
     return height, width
 
 
-def _profile(image: ImageContract, *sizes: Sequence[int]) -> Profile:
-    padded = [_padded(size, image.multiple) for size in sizes]
-    return Profile(*((1, *size, 3) if image.io == "uint8" else (1, 3, *size) for size in padded))
+def _profile(image: ImageContract, *sizes: Sequence[int]) -> OptimizationProfile:
+    padded = [_pad_profile(size, image.multiple) for size in sizes]
+    return OptimizationProfile(
+        *((1, *size, 3) if image.io == "uint8" else (1, 3, *size) for size in padded)
+    )
 
 
 # How the inspector writes a type, within texts like "Row major linear FP16 format"
@@ -234,7 +236,7 @@ _SHORT_OF_MEMORY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class BuildSettings:
     """How to build; what is None is left to TensorRT."""
 
     workspace_mib: int | None = None
@@ -257,12 +259,12 @@ class OutOfMemoryError(EngineError):
 def build_engine(
     onnx_path: Path,
     plan_path: Path,
-    profiles: Sequence[Profile],
+    profiles: Sequence[OptimizationProfile],
     *,
     graph: str | None = None,
     precision: Precision | None = None,
-    settings: Settings | None = None,
-    flavour: str | None = None,
+    settings: BuildSettings | None = None,
+    flavor: str | None = None,
     timing_cache: Path | None = None,
     cache_origin: str | None = None,
     on_progress: Callable[[str], None] | None = None,
@@ -279,7 +281,7 @@ def build_engine(
         graph: The graph's name in the bundle; the file's stem by default.
         precision: Of the graph; where the plan can be inspected here, it must have been kept.
         settings: How to build.
-        flavour: Which TensorRT; see `find_tensorrt`.
+        flavor: Which TensorRT; see `find_tensorrt`.
         timing_cache: A file that keeps what was timed, for the next build. Not used by
             TensorRT-RTX, which times nothing.
         cache_origin: What the manifest says of that file; where it is not this TensorRT on this
@@ -292,16 +294,16 @@ def build_engine(
         EngineError: It refuses the graph, or would misread it; names the node. Or the plan
             computes in another precision than the graph asks for.
     """
-    trt = find_tensorrt(flavour)
+    trt = find_tensorrt(flavor)
     cuda = _cuda_here()
     gpu = None if cuda is None else cuda.gpu()
-    settings = settings or Settings()
+    settings = settings or BuildSettings()
     if cuda is not None and gpu is not None and settings.workspace_mib is None:
         free = workspace_of(cuda.free_bytes() >> 20, shared=gpu.integrated)
         settings = replace(settings, workspace_mib=free)
     if is_rtx(trt) and gpu is not None and not settings.capabilities:
         rtx.require_support(gpu.capability)
-    logger = kept_logger(trt)
+    logger = recording_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_strongly_typed(trt))
     _parse(trt, network, logger, onnx_path)
@@ -318,14 +320,14 @@ def build_engine(
     monitor = _watch(trt, config, on_progress)
     cache = None if is_rtx(trt) else timing_cache
     if cache is not None:
-        kept = _kept_timings(cache, cache_origin, _origin_here(trt, gpu), on_progress)
+        kept = _read_timing_cache(cache, cache_origin, _origin_here(trt, gpu), on_progress)
         config.set_timing_cache(config.create_timing_cache(kept), False)  # TensorRT's
     plan = builder.build_serialized_network(network, config)
     del monitor  # it had to outlive the build
     if plan is None:
         raise _failure(f"{onnx_path.name}: TensorRT {trt.__version__} cannot build it", logger)
     serialized = bytes(memoryview(plan))
-    delivered = None if gpu is None else _delivered(trt, serialized, logger, onnx_path.stem)
+    delivered = None if gpu is None else _deliver(trt, serialized, logger, onnx_path.stem)
     if precision is not None:
         require_precision(delivered, precision, onnx_path.name)
     write_atomically(plan_path, serialized)
@@ -334,7 +336,7 @@ def build_engine(
     return EngineFacts(
         plan=bind(plan_path),
         graph=graph or onnx_path.stem,
-        flavour=trt.__name__,
+        flavor=trt.__name__,
         version=trt.__version__,
         profiles=[profile.to_document() for profile in profiles],
         onnx_sha256=sha256_of(onnx_path),
@@ -356,7 +358,7 @@ def _origin_here(trt: ModuleType, gpu: Gpu | None) -> str:
     return timing_origin(trt.__version__, device, capability)
 
 
-def _kept_timings(
+def _read_timing_cache(
     cache: Path, origin: str | None, here: str, on_progress: Callable[[str], None] | None
 ) -> bytes:
     """Return what an earlier build timed: nothing where that was elsewhere."""
@@ -377,7 +379,7 @@ def _cuda_here() -> Cuda | None:
         return None
 
 
-def _capabilities(trt: ModuleType, settings: Settings, gpu: Gpu | None) -> list[str]:
+def _capabilities(trt: ModuleType, settings: BuildSettings, gpu: Gpu | None) -> list[str]:
     if is_rtx(trt):
         return list(settings.capabilities)
     return [gpu.capability] if gpu else []
@@ -389,7 +391,7 @@ def _strongly_typed(trt: ModuleType) -> int:
     return 1 << int(flags.STRONGLY_TYPED) if "STRONGLY_TYPED" in flags.__members__ else 0
 
 
-def _configure(trt: ModuleType, config: Any, settings: Settings) -> None:  # noqa: ANN401  # untyped library
+def _configure(trt: ModuleType, config: Any, settings: BuildSettings) -> None:  # noqa: ANN401  # untyped library
     # so that the inspector tells what each layer computes in
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if settings.workspace_mib is not None:
@@ -400,7 +402,7 @@ def _configure(trt: ModuleType, config: Any, settings: Settings) -> None:  # noq
         rtx.target(trt, config, settings.capabilities)
 
 
-def _set_shapes(shapes: Any, network: Any, profile: Profile) -> None:  # noqa: ANN401  # untyped library
+def _set_shapes(shapes: Any, network: Any, profile: OptimizationProfile) -> None:  # noqa: ANN401  # untyped library
     """Give the frames the profile's shapes; an input of another rank has only its batch open."""
     for place in range(network.num_inputs):
         entry = network.get_input(place)
@@ -464,7 +466,7 @@ def _failure(what: str, logger: Any) -> EngineError:  # noqa: ANN401  # untyped 
     return (OutOfMemoryError if short else EngineError)(f"{what}: {first_error(logger)}")
 
 
-def _delivered(trt: ModuleType, plan: bytes, logger: Any, name: str) -> dict[str, int] | None:  # noqa: ANN401  # untyped library
+def _deliver(trt: ModuleType, plan: bytes, logger: Any, name: str) -> dict[str, int] | None:  # noqa: ANN401  # untyped library
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:

@@ -22,7 +22,12 @@ from typing import IO, TYPE_CHECKING, Any
 from mirnet_edge import errors
 from mirnet_edge.errors import EngineError, MirnetEdgeError
 from mirnet_edge.manifest import EngineFacts
-from mirnet_edge.runtime.tensorrt.build import OutOfMemoryError, Profile, Settings, build_engine
+from mirnet_edge.runtime.tensorrt.build import (
+    BuildSettings,
+    OptimizationProfile,
+    OutOfMemoryError,
+    build_engine,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,23 +41,23 @@ _DEFAULT_LEVEL = 3  # TensorRT's own
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
+class BuildRequest:
     """A plan to be built."""
 
     onnx: Path
     plan: Path
-    profiles: tuple[Profile, ...]
+    profiles: tuple[OptimizationProfile, ...]
     graph: str
     precision: Precision | None = None
-    settings: Settings = field(default_factory=Settings)
-    flavour: str | None = None
+    settings: BuildSettings = field(default_factory=BuildSettings)
+    flavor: str | None = None
     timing_cache: Path | None = None
     cache_origin: str | None = None
     """What the manifest says of that file; None where that does not hold."""
 
 
 def build_apart(
-    order: Order,
+    order: BuildRequest,
     on_stage: Callable[[str], None] = lambda what: None,
     *,
     heartbeat_s: float = _HEARTBEAT_S,
@@ -74,21 +79,21 @@ def build_apart(
     attempts = list(ladder(order))
     for place, attempt in enumerate(attempts):
         try:
-            return _built(attempt, on_stage, heartbeat_s)
+            return _build(attempt, on_stage, heartbeat_s)
         except OutOfMemoryError as error:
             if place + 1 == len(attempts):
                 raise EngineError(
-                    f"{error}. Tried {len(attempts)} times, last with {described(attempt)}. Close "
-                    "other programs (the desktop too), add swap, or give smaller --profiles"
+                    f"{error}. Tried {len(attempts)} times, last with {describe_attempt(attempt)}. "
+                    "Close other programs (the desktop too), add swap, or give smaller --profiles"
                 ) from error
             on_stage(
-                f"out of memory with {described(attempt)}; "
-                f"again with {described(attempts[place + 1])}"
+                f"out of memory with {describe_attempt(attempt)}; "
+                f"again with {describe_attempt(attempts[place + 1])}"
             )
     raise AssertionError("the ladder has at least one rung")
 
 
-def ladder(order: Order) -> Iterator[Order]:
+def ladder(order: BuildRequest) -> Iterator[BuildRequest]:
     """Yield the attempts: as ordered, less workspace, a lower level, a smaller profile."""
     yield order
     given = order.settings
@@ -98,12 +103,12 @@ def ladder(order: Order) -> Iterator[Order]:
     level = _DEFAULT_LEVEL if given.level is None else given.level
     lower = replace(less, workspace_mib=max(64, small // 2), level=max(0, min(level, 3) - 2))
     yield replace(order, settings=lower)
-    smaller = _smaller(order.profiles)
+    smaller = _with_less_memory(order.profiles)
     if smaller != order.profiles:
         yield replace(order, settings=lower, profiles=smaller)
 
 
-def described(order: Order) -> str:
+def describe_attempt(order: BuildRequest) -> str:
     """Return in a few words what an attempt may use."""
     workspace, level = order.settings.workspace_mib, order.settings.level
     parts = [
@@ -115,16 +120,16 @@ def described(order: Order) -> str:
     return ", ".join(parts)
 
 
-def _smaller(profiles: tuple[Profile, ...]) -> tuple[Profile, ...]:
+def _with_less_memory(profiles: tuple[OptimizationProfile, ...]) -> tuple[OptimizationProfile, ...]:
     """Return profiles without the largest, or of a single one no more than the usual size."""
     if len(profiles) > 1:
         largest = max(profiles, key=lambda one: one.maximum)
         return tuple(one for one in profiles if one is not largest)
     only = profiles[0]
-    return (Profile(only.minimum, only.usual, only.usual),)
+    return (OptimizationProfile(only.minimum, only.usual, only.usual),)
 
 
-def _built(order: Order, on_stage: Callable[[str], None], heartbeat_s: float) -> EngineFacts:
+def _build(order: BuildRequest, on_stage: Callable[[str], None], heartbeat_s: float) -> EngineFacts:
     started = time.monotonic()
     with _worker(order) as (events, ended):
         while True:
@@ -134,20 +139,20 @@ def _built(order: Order, on_stage: Callable[[str], None], heartbeat_s: float) ->
                 on_stage(f"{order.graph}: still building, {time.monotonic() - started:.0f} s")
                 continue
             if line is None:
-                raise _died(order, *ended())
+                raise _describe_death(order, *ended())
             event = _event(line)
             if event.get("event") == "progress":
                 elapsed = time.monotonic() - started
                 on_stage(f"{order.graph}: {event['text']}, {elapsed:.0f} s")
             elif event.get("event") == "error":
-                raise _reported(event)
+                raise _reported_error(event)
             elif event.get("event") == "done":
                 return EngineFacts.model_validate(event["facts"])
 
 
 @contextlib.contextmanager
 def _worker(
-    order: Order,
+    order: BuildRequest,
 ) -> Iterator[tuple[queue.Queue[str | None], Callable[[], tuple[int, str]]]]:
     """Start the worker; give its lines, None after the last, and how it ended. Ends it."""
     with subprocess.Popen(
@@ -193,7 +198,7 @@ def _pass_on(stream: IO[str], lines: queue.Queue[str | None]) -> None:
     lines.put(None)
 
 
-def _request(order: Order) -> dict[str, Any]:
+def _request(order: BuildRequest) -> dict[str, Any]:
     return {
         "onnx": str(order.onnx),
         "plan": str(order.plan),
@@ -203,7 +208,7 @@ def _request(order: Order) -> dict[str, Any]:
         "workspace_mib": order.settings.workspace_mib,
         "level": order.settings.level,
         "capabilities": list(order.settings.capabilities),
-        "flavour": order.flavour,
+        "flavor": order.flavor,
         "timing_cache": str(order.timing_cache) if order.timing_cache else None,
         "cache_origin": order.cache_origin,
     }
@@ -218,7 +223,7 @@ def _event(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _reported(event: dict[str, Any]) -> MirnetEdgeError:
+def _reported_error(event: dict[str, Any]) -> MirnetEdgeError:
     if event["kind"] == "memory":
         return OutOfMemoryError(event["text"])
     kind = getattr(errors, event["kind"], EngineError)
@@ -226,7 +231,7 @@ def _reported(event: dict[str, Any]) -> MirnetEdgeError:
     return error
 
 
-def _died(order: Order, code: int, said: str) -> MirnetEdgeError:
+def _describe_death(order: BuildRequest, code: int, said: str) -> MirnetEdgeError:
     what = f"{order.onnx.name}: the process that built the plan"
     if code == -signal.SIGKILL:  # nobody else kills it: the system was out of memory
         return OutOfMemoryError(f"{what} was killed, as Linux does when memory runs out")
@@ -241,7 +246,7 @@ _REPORT_EVERY_S = 0.5
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
-class Events:
+class BuildEvents:
     """Writes events to a stream; progress at most twice a second."""
 
     def __init__(self, stream: IO[str]) -> None:
@@ -268,21 +273,21 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    events = Events(sys.stdout)
+    events = BuildEvents(sys.stdout)
     request = json.load(sys.stdin)
     try:
         facts = build_engine(
             Path(request["onnx"]),
             Path(request["plan"]),
-            [Profile.from_document(profile) for profile in request["profiles"]],
+            [OptimizationProfile.from_document(profile) for profile in request["profiles"]],
             graph=request["graph"],
             precision=request["precision"],
-            settings=Settings(
+            settings=BuildSettings(
                 workspace_mib=request["workspace_mib"],
                 level=request["level"],
                 capabilities=tuple(request["capabilities"]),
             ),
-            flavour=request["flavour"],
+            flavor=request["flavor"],
             timing_cache=Path(request["timing_cache"]) if request["timing_cache"] else None,
             cache_origin=request["cache_origin"],
             on_progress=events.progress,

@@ -17,10 +17,15 @@ from mirnet_edge.errors import BundleError
 from mirnet_edge.files import write_atomically
 from mirnet_edge.manifest import FILE_NAME, TimingCache, bind, checked_path, read_manifest, to_json
 from mirnet_edge.onnx_files import constants_of
-from mirnet_edge.runtime.tensorrt.build import Profile, Settings, profiles_for
-from mirnet_edge.runtime.tensorrt.build_process import Order, build_apart
+from mirnet_edge.runtime.tensorrt.build import BuildSettings, OptimizationProfile, profiles_for
+from mirnet_edge.runtime.tensorrt.build_process import BuildRequest, build_apart
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
-from mirnet_edge.runtime.tensorrt.library import differences, find_tensorrt, host_of, timing_origin
+from mirnet_edge.runtime.tensorrt.library import (
+    describe_host,
+    differences,
+    find_tensorrt,
+    timing_origin,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from mirnet_edge.manifest import EngineFacts, Graph, Manifest
+    from mirnet_edge.manifest import EngineFacts, GraphFacts, Manifest
 
 _Known: TypeAlias = "dict[str, Any]"
 """What TensorRT knows while it builds, by name."""
@@ -214,8 +219,8 @@ def build_engines(
     *,
     graphs: Sequence[str] = (),
     sizes: Sequence[tuple[int, int]] | None = None,
-    settings: Settings | None = None,
-    flavour: str | None = None,
+    settings: BuildSettings | None = None,
+    flavor: str | None = None,
     on_stage: Callable[[str], None] = lambda what: None,
 ) -> list[EngineFacts]:
     """Build the plans of a bundle anew, here, and write them into its manifest.
@@ -224,10 +229,10 @@ def build_engines(
 
     Args:
         bundle: Its folder.
-        graphs: Names of the graphs; all that TensorRT modes were adopted for where empty.
+        graphs: Names of the graphs; all that TensorRT modes were accepted for where empty.
         sizes: (height, width) of static profiles; those of the former plan where None.
         settings: How to build.
-        flavour: Which TensorRT.
+        flavor: Which TensorRT.
         on_stage: Told what is being done.
 
     Raises:
@@ -240,14 +245,14 @@ def build_engines(
     for graph in _wanted(manifest, graphs):
         former = next((one for one in manifest.engines if one.graph == graph.name), None)
         profiles = (
-            tuple(Profile.from_document(one) for one in former.profiles)
+            tuple(OptimizationProfile.from_document(one) for one in former.profiles)
             if sizes is None and former is not None and former.profiles
             else profiles_for(manifest.image, sizes)
         )
         onnx = checked_path(bundle, graph.onnx)
-        order = Order(
+        order = BuildRequest(
             onnx=onnx, plan=onnx.with_suffix(".plan"), profiles=profiles, graph=graph.name,
-            precision=graph.precision, settings=settings or Settings(), flavour=flavour,
+            precision=graph.precision, settings=settings or BuildSettings(), flavor=flavor,
             timing_cache=bundle / TIMING_CACHE, cache_origin=_cache_origin(bundle, manifest),
         )  # fmt: skip
         on_stage(f"build the TensorRT plan of {graph.name}")
@@ -297,7 +302,7 @@ def rebuild_misfits(
     """
     manifest = read_manifest(bundle)
     trt = find_tensorrt()
-    host = host_of(trt, Cuda().gpu())
+    host = describe_host(trt, Cuda().gpu())
     misfits = []
     for engine in manifest.engines:
         differing = differences(engine, manifest.graph(engine.graph), host)
@@ -306,7 +311,7 @@ def rebuild_misfits(
             misfits.append(engine.graph)
     if not misfits:
         return []
-    return build_engines(bundle, graphs=misfits, flavour=host.flavour, on_stage=on_stage)
+    return build_engines(bundle, graphs=misfits, flavor=host.flavor, on_stage=on_stage)
 
 
 def _cache_origin(bundle: Path, manifest: Manifest) -> str | None:
@@ -321,19 +326,23 @@ def _cache_origin(bundle: Path, manifest: Manifest) -> str | None:
 def _timing_cache(bundle: Path, facts: EngineFacts) -> TimingCache | None:
     """Return what to say of the cache that a build left; TensorRT-RTX leaves none."""
     path = bundle / TIMING_CACHE
-    if facts.flavour != "tensorrt" or not path.is_file():
+    if facts.flavor != "tensorrt" or not path.is_file():
         return None
     capability = facts.capabilities[0] if facts.capabilities else None
     origin = timing_origin(facts.version, facts.device, capability)
     return TimingCache(cache=bind(path), origin=origin)
 
 
-def _wanted(manifest: Manifest, names: Sequence[str]) -> list[Graph]:
+def _wanted(manifest: Manifest, names: Sequence[str]) -> list[GraphFacts]:
     if names:
         found = [manifest.graph(name) for name in names]
     else:
-        adopted = {one.graph for one in manifest.modes if one.backend == "tensorrt" and one.adopted}
-        found = [graph for graph in manifest.graphs if graph.name in adopted and graph.kept]
+        accepted = {
+            one.graph
+            for one in manifest.configurations
+            if one.backend == "tensorrt" and one.accepted
+        }
+        found = [graph for graph in manifest.graphs if graph.name in accepted and graph.kept]
     unsuited = [graph.name for graph in found if "tensorrt" not in graph.targets or not graph.kept]
     if unsuited or not found:
         raise BundleError(

@@ -16,10 +16,10 @@ from mirnet_edge.runtime.tensorrt import rtx
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from mirnet_edge.manifest import EngineFacts, Graph
+    from mirnet_edge.manifest import EngineFacts, GraphFacts
     from mirnet_edge.runtime.tensorrt.cuda import Gpu
 
-FLAVOURS = ("tensorrt", "tensorrt_rtx")
+FLAVORS = ("tensorrt", "tensorrt_rtx")
 HOW_TO_GET_ONE = (
     "on a Jetson it comes with JetPack (a virtual environment needs --system-site-packages), "
     "elsewhere from NVIDIA's package index; for RTX cards "
@@ -27,17 +27,17 @@ HOW_TO_GET_ONE = (
 )
 
 
-def find_tensorrt(flavour: str | None = None) -> ModuleType:
+def find_tensorrt(flavor: str | None = None) -> ModuleType:
     """Return the TensorRT that is installed.
 
     Args:
-        flavour: `tensorrt` or `tensorrt_rtx`; None for the first that can be loaded.
+        flavor: `tensorrt` or `tensorrt_rtx`; None for the first that can be loaded.
 
     Raises:
         MissingDependencyError: None can be; says of each why, and how to get one.
     """
     reasons = []
-    for name in (flavour,) if flavour else FLAVOURS:
+    for name in (flavor,) if flavor else FLAVORS:
         try:
             return importlib.import_module(name)
         except (ImportError, OSError) as error:  # OSError: a driver library is missing
@@ -53,7 +53,7 @@ def is_rtx(trt: ModuleType) -> bool:
     return trt.__name__ == "tensorrt_rtx"
 
 
-def kept_logger(trt: ModuleType) -> Any:  # noqa: ANN401  # untyped library
+def recording_logger(trt: ModuleType) -> Any:  # noqa: ANN401  # untyped library
     """Return a logger that keeps in `records` what TensorRT says, instead of printing it."""
 
     class Kept(trt.ILogger):  # type: ignore[misc,name-defined]  # untyped library
@@ -79,20 +79,20 @@ _BOARD_FILE = Path("/proc/device-tree/model")
 
 
 @dataclass(frozen=True)
-class Host:
+class EngineHost:
     """What a plan must fit."""
 
-    flavour: str
+    flavor: str
     version: str
     gpu: Gpu
 
 
-def host_of(trt: ModuleType, gpu: Gpu) -> Host:
+def describe_host(trt: ModuleType, gpu: Gpu) -> EngineHost:
     """Return what this machine is to a plan."""
-    return Host(trt.__name__, trt.__version__, gpu)
+    return EngineHost(trt.__name__, trt.__version__, gpu)
 
 
-def differences(engine: EngineFacts, graph: Graph, host: Host) -> list[str]:
+def differences(engine: EngineFacts, graph: GraphFacts, host: EngineHost) -> list[str]:
     """Return what keeps a plan from running here, each as `what: of the plan, found here`.
 
     Args:
@@ -104,10 +104,10 @@ def differences(engine: EngineFacts, graph: Graph, host: Host) -> list[str]:
         Nothing where the plan fits.
     """
     pairs = [
-        ("TensorRT", f"{engine.flavour} {engine.version}", f"{host.flavour} {host.version}"),
+        ("TensorRT", f"{engine.flavor} {engine.version}", f"{host.flavor} {host.version}"),
         ("the graph's sha256", _short(engine.onnx_sha256), _short(graph.onnx.sha256)),
     ]
-    if engine.flavour == "tensorrt":
+    if engine.flavor == "tensorrt":
         built_for = engine.capabilities[0] if engine.capabilities else "unknown"
         pairs.append(("compute capability", built_for, host.gpu.capability))
         # the same chip with fewer units has other fastest kernels: it runs, slower
@@ -117,13 +117,13 @@ def differences(engine: EngineFacts, graph: Graph, host: Host) -> list[str]:
     return [f"{what}: {built}, here {here}" for what, built, here in pairs if built != here]
 
 
-def require_fit(engine: EngineFacts, graph: Graph, host: Host) -> None:
+def require_fit(engine: EngineFacts, graph: GraphFacts, host: EngineHost) -> None:
     """Refuse a plan that does not fit, naming what differs.
 
     Raises:
         EngineError: It does not fit; or TensorRT-RTX does not know this GPU.
     """
-    if host.flavour == "tensorrt_rtx":
+    if host.flavor == "tensorrt_rtx":
         rtx.require_support(host.gpu.capability)
     differing = differences(engine, graph, host)
     if differing:

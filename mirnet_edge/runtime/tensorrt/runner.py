@@ -16,17 +16,17 @@ import numpy as np
 
 from mirnet_edge.errors import EngineError, ImageError, MirnetEdgeError
 from mirnet_edge.images.contract import size_text
-from mirnet_edge.onnx_files import GIVEN_VECTORS, INPUT, MEMORY, OUTPUT, USED_VECTORS
+from mirnet_edge.onnx_files import CONTEXT_IN, CONTEXT_OUT, INPUT, OUTPUT, SMOOTHING_WEIGHT
 from mirnet_edge.runtime.runner import BrokenFrames, GraphRunner
 from mirnet_edge.runtime.tensorrt import rtx
-from mirnet_edge.runtime.tensorrt.build import Profile
+from mirnet_edge.runtime.tensorrt.build import OptimizationProfile
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
 from mirnet_edge.runtime.tensorrt.library import (
+    describe_host,
     find_tensorrt,
     first_error,
-    host_of,
     is_rtx,
-    kept_logger,
+    recording_logger,
     require_fit,
 )
 
@@ -38,14 +38,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mirnet_edge.images.contract import Frames
-    from mirnet_edge.manifest import EngineFacts, Graph, ImageContract, Manifest, Mode, Precision
+    from mirnet_edge.manifest import (
+        Configuration,
+        EngineFacts,
+        GraphFacts,
+        ImageContract,
+        Manifest,
+        Precision,
+    )
     from mirnet_edge.runtime.runner import Vectors
     from mirnet_edge.runtime.tensorrt.cuda import Pinned
 
 logger = logging.getLogger(__name__)
 
 
-class OnGpu(Protocol):
+class GpuNetwork(Protocol):
     """An array in the GPU's memory, of whatever library: torch, CuPy, Numba."""
 
     @property
@@ -53,11 +60,11 @@ class OnGpu(Protocol):
         """What and where it is, as Numba's documents define it, version 2 or 3."""
 
 
-Given: TypeAlias = "NDArray[Any] | OnGpu"
+Given: TypeAlias = "NDArray[Any] | GpuNetwork"
 
 
 @dataclass
-class _Tensor:
+class _BoundTensor:
     """One input or output: pinned on the host, plain on the GPU."""
 
     host: Pinned
@@ -65,16 +72,16 @@ class _Tensor:
 
 
 @dataclass
-class _Memory:
+class _BoundMemory:
     """All of them for certain shapes, and the recorded frame."""
 
     shapes: dict[str, tuple[int, ...]]
-    taken: dict[str, _Tensor] = field(default_factory=dict)
-    made: dict[str, _Tensor] = field(default_factory=dict)
+    taken: dict[str, _BoundTensor] = field(default_factory=dict)
+    made: dict[str, _BoundTensor] = field(default_factory=dict)
     recorded: Any = None
 
 
-class Execution:
+class EngineExecution:
     """Runs a plan. For one thread; to be closed."""
 
     def __init__(
@@ -85,7 +92,7 @@ class Execution:
         cuda: Cuda,
         *,
         name: str,
-        profiles: Sequence[Profile],
+        profiles: Sequence[OptimizationProfile],
         place_of: Callable[[tuple[int, ...]], int],
     ) -> None:
         """Take what was opened and make a stream; memory is allocated for the first frame.
@@ -108,14 +115,14 @@ class Execution:
         self._stream = cuda.stream()
         self._active = 0
         self._records = True
-        self._memory: _Memory | None = None
+        self._memory: _BoundMemory | None = None
 
     def run(self, given: Mapping[str, Given]) -> dict[str, NDArray[Any]]:
         """Run the plan once.
 
         Args:
             given: Every input by its name, in the type that the plan takes; on the GPU where it is
-                an `OnGpu`, which must then be contiguous.
+                an `GpuNetwork`, which must then be contiguous.
 
         Returns:
             Every output by its name; overwritten by the next run.
@@ -139,7 +146,7 @@ class Execution:
         self._cuda.free_stream(self._stream)
         self._context = None
 
-    def _take(self, tensor: _Tensor, array: Given) -> None:
+    def _take(self, tensor: _BoundTensor, array: Given) -> None:
         if isinstance(array, np.ndarray):
             np.copyto(tensor.host.array, array)
             self._cuda.to_device(tensor.device, tensor.host, self._stream)
@@ -158,7 +165,7 @@ class Execution:
         pointer = int(described["data"][0])
         self._cuda.within_device(tensor.device, pointer, expected.nbytes, self._stream)
 
-    def _launch(self, memory: _Memory) -> None:
+    def _launch(self, memory: _BoundMemory) -> None:
         if memory.recorded is not None:
             try:
                 self._cuda.launch(memory.recorded, self._stream)
@@ -170,7 +177,7 @@ class Execution:
                 return
         self._queue(memory)
 
-    def _queue(self, memory: _Memory) -> None:
+    def _queue(self, memory: _BoundMemory) -> None:
         """Queue one frame: through the network, and back."""
         if not self._context.execute_async_v3(int(self._stream)):
             raise EngineError(
@@ -180,7 +187,7 @@ class Execution:
         for one in memory.made.values():
             self._cuda.to_host(one.host, one.device, self._stream)
 
-    def _memory_for(self, shapes: dict[str, tuple[int, ...]]) -> _Memory:
+    def _memory_for(self, shapes: dict[str, tuple[int, ...]]) -> _BoundMemory:
         """Return memory for shapes, after telling TensorRT of them; the former is freed."""
         self._free()
         place = self._place_of(shapes[self.inputs[0]])
@@ -195,7 +202,9 @@ class Execution:
                 f"{self._name}: TensorRT takes no inputs of shapes {shapes}, though the manifest "
                 "says so. Build the plan anew with mirnet-engine BUNDLE"
             )
-        self._memory = memory = _Memory(shapes)  # at once: a failure frees what it holds by then
+        self._memory = memory = _BoundMemory(
+            shapes
+        )  # at once: a failure frees what it holds by then
         try:
             for names, tensors in ((self.inputs, memory.taken), (self.outputs, memory.made)):
                 for name in names:
@@ -208,7 +217,7 @@ class Execution:
             raise
         return memory
 
-    def _tensor(self, name: str) -> _Tensor:
+    def _tensor(self, name: str) -> _BoundTensor:
         dtypes = {self._trt.DataType.UINT8: np.uint8, self._trt.DataType.FLOAT: np.float32}
         kind = self._engine.get_tensor_dtype(name)
         if kind not in dtypes:
@@ -219,12 +228,12 @@ class Execution:
         shape = tuple(self._context.get_tensor_shape(name))
         host = self._cuda.pinned(shape, np.dtype(dtypes[kind]))
         try:
-            return _Tensor(host, self._cuda.device(host.array.nbytes))
+            return _BoundTensor(host, self._cuda.device(host.array.nbytes))
         except EngineError:
             self._cuda.free_pinned(host)
             raise
 
-    def _record(self, memory: _Memory) -> None:
+    def _record(self, memory: _BoundMemory) -> None:
         # once without recording: TensorRT allocates on the first run, which cannot be recorded
         self._queue(memory)
         self._cuda.synchronize(self._stream)
@@ -233,7 +242,7 @@ class Execution:
         except EngineError as error:
             self._stop_recording(error)
 
-    def _recorded(self, memory: _Memory) -> Any:  # noqa: ANN401  # cuda-python's
+    def _recorded(self, memory: _BoundMemory) -> Any:  # noqa: ANN401  # cuda-python's
         self._cuda.begin_capture(self._stream)
         try:
             self._queue(memory)
@@ -273,14 +282,16 @@ def _shape_of(array: Given) -> tuple[int, ...]:
 _WARM_UP_RUNS = 3
 
 
-def obstacle(mode: Mode, manifest: Manifest) -> str | None:
+def why_unavailable(mode: Configuration, manifest: Manifest) -> str | None:
     """Return in one line why a TensorRT mode does not run here, None where it does."""
     if not any(one.graph == mode.graph for one in manifest.engines):
         return f"the bundle has no plan of {mode.graph}; build one here: mirnet-engine BUNDLE"
     engine = manifest.engine(mode.graph)
     try:
         gpu = Cuda().gpu()
-        require_fit(engine, manifest.graph(mode.graph), host_of(find_tensorrt(engine.flavour), gpu))
+        require_fit(
+            engine, manifest.graph(mode.graph), describe_host(find_tensorrt(engine.flavor), gpu)
+        )
     except MirnetEdgeError as error:
         return str(error)
     return None
@@ -300,7 +311,7 @@ class TensorRtRunner(GraphRunner):
         name: str,
         precision: Precision,
         engine: EngineFacts,
-        graph: Graph,
+        graph: GraphFacts,
         cuda: Cuda | None = None,
     ) -> None:
         """Remember what to open; the GPU is not touched yet.
@@ -319,11 +330,11 @@ class TensorRtRunner(GraphRunner):
         self.opening_s = 0.0
         """How long opening took, TensorRT-RTX's compiling included."""
         self._facts, self._graph = engine, graph
-        self._profiles = [Profile.from_document(one) for one in engine.profiles]
+        self._profiles = [OptimizationProfile.from_document(one) for one in engine.profiles]
         self._given_cuda = cuda
         self._runtime: Any = None
         self._kernels: rtx.CompiledKernels | None = None
-        self._execution: Execution | None = None
+        self._execution: EngineExecution | None = None
         self._is_finite = True
 
     def infer(self, fed: Given) -> NDArray[Any]:
@@ -345,10 +356,10 @@ class TensorRtRunner(GraphRunner):
 
     def _load(self) -> None:
         started = time.perf_counter()
-        trt = find_tensorrt(self._facts.flavour)
+        trt = find_tensorrt(self._facts.flavor)
         cuda = self._given_cuda or Cuda()
-        require_fit(self._facts, self._graph, host_of(trt, cuda.gpu()))
-        log = kept_logger(trt)
+        require_fit(self._facts, self._graph, describe_host(trt, cuda.gpu()))
+        log = recording_logger(trt)
         self._runtime = runtime = trt.Runtime(log)
         engine = runtime.deserialize_cuda_engine(self.path.read_bytes())
         if engine is None:  # TensorRT raises nothing
@@ -362,7 +373,7 @@ class TensorRtRunner(GraphRunner):
                 f"{self.path.name}: no memory on the GPU for running the plan: {first_error(log)}. "
                 "Close other programs, or build it for smaller --profiles"
             )
-        self._execution = Execution(
+        self._execution = EngineExecution(
             trt, engine, context, cuda,
             name=self.path.name, profiles=self._profiles, place_of=self._profile_for,
         )  # fmt: skip
@@ -387,11 +398,11 @@ class TensorRtRunner(GraphRunner):
             ", kernels from cache" if self._kernels.was_kept else ", kernels compiled for this GPU"
         )
 
-    def _check_names(self, execution: Execution) -> None:
+    def _check_names(self, execution: EngineExecution) -> None:
         found = (set(execution.inputs), set(execution.outputs))
         expected = ({INPUT}, {OUTPUT})
         if self.vector_length:
-            expected = ({INPUT, GIVEN_VECTORS, MEMORY}, {OUTPUT, USED_VECTORS})
+            expected = ({INPUT, CONTEXT_IN, SMOOTHING_WEIGHT}, {OUTPUT, CONTEXT_OUT})
         if found != expected:
             inputs, outputs = (", ".join(sorted(names)) for names in expected)
             raise EngineError(
@@ -409,14 +420,14 @@ class TensorRtRunner(GraphRunner):
     def _infer(self, fed: Given) -> NDArray[Any]:
         if self.vector_length:
             blank = np.zeros((1, self.vector_length), np.float32)
-            return self._infer_anchored(fed, blank, np.zeros(1, np.float32))[0]
+            return self._infer_with_context(fed, blank, np.zeros(1, np.float32))[0]
         return self._executed({INPUT: fed})[OUTPUT]
 
-    def _infer_anchored(
+    def _infer_with_context(
         self, fed: Given, given: Vectors, memory: Vectors
     ) -> tuple[NDArray[Any], Vectors]:
-        made = self._executed({INPUT: fed, GIVEN_VECTORS: given, MEMORY: memory})
-        return made[OUTPUT], made[USED_VECTORS]
+        made = self._executed({INPUT: fed, CONTEXT_IN: given, SMOOTHING_WEIGHT: memory})
+        return made[OUTPUT], made[CONTEXT_OUT]
 
     def _executed(self, given: dict[str, Given]) -> dict[str, NDArray[Any]]:
         if self._execution is None:

@@ -1,4 +1,4 @@
-"""Decoding videos with PyAV: RGB by the stream's own colour matrix and range."""
+"""Decoding videos with PyAV: RGB by the stream's own color matrix and range."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import VideoError
-from mirnet_edge.video.frames import Colour
+from mirnet_edge.video.frames import ColorTags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ _FULL = SWSCALE_RANGE["full"]
 _HD_LINES = 720
 
 
-def exact() -> int:
+def exact_conversion_flags() -> int:
     """Return swscale's flags for conversions that are right to 2 levels.
 
     Its fast ones darken by 1 level on average and by 3 at most, which a network that brightens
@@ -50,7 +50,7 @@ def exact() -> int:
     return int(Flag.BILINEAR | Flag.ACCURATE_RND | Flag.FULL_CHR_H_INP | Flag.FULL_CHR_H_INT)
 
 
-def colour_of(frame: Decoded) -> Colour:
+def color_of(frame: Decoded) -> ColorTags:
     """Return how a decoded frame is coded.
 
     Where the stream does not say, the matrix is that of its size, as players assume: 709 from 720
@@ -62,7 +62,7 @@ def colour_of(frame: Decoded) -> Colour:
     full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
     if frame.format.is_rgb:
         full = False  # it has no luma; what is written from it is limited, as players expect
-    return Colour(
+    return ColorTags(
         matrix=_MATRIX_OF.get(int(frame.colorspace), guess),
         range="full" if full else "limited",
         transfer=int(frame.color_trc),
@@ -85,13 +85,13 @@ class RgbDecoder:
         self._reformatter = VideoReformatter()
         self._turn = threading.Lock()  # the reformatter keeps its tables from frame to frame
         self._size = size
-        self._flags = exact()
+        self._flags = exact_conversion_flags()
 
     def pixels(self, frame: Decoded) -> Frame:
         """Return a frame as (H, W, 3) uint8 RGB, contiguous, as it is stored: not rotated."""
         import cv2
 
-        colour = colour_of(frame)
+        color = color_of(frame)
         height, width = self._size or (frame.height, frame.width)
         with self._turn:
             planar = self._reformatter.reformat(
@@ -99,8 +99,8 @@ class RgbDecoder:
                 width=width,
                 height=height,
                 format="gbrp",  # what rgb24 gives, to 1 level at odd sides, in 0.6 times the time
-                src_colorspace=SWSCALE_MATRIX[colour.matrix],
-                src_color_range=_FULL if frame.format.is_rgb else SWSCALE_RANGE[colour.range],
+                src_colorspace=SWSCALE_MATRIX[color.matrix],
+                src_color_range=_FULL if frame.format.is_rgb else SWSCALE_RANGE[color.range],
                 dst_color_range=_FULL,
                 interpolation=self._flags,
             )
@@ -113,7 +113,7 @@ def _plane(plane: VideoPlane) -> NDArray[np.uint8]:
     return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
 
 
-def upright(pixels: Frame, rotation: int) -> Frame:
+def rotate_upright(pixels: Frame, rotation: int) -> Frame:
     """Return pixels turned counterclockwise by ROTATION degrees, as a viewer shows them."""
     turned: Frame = np.ascontiguousarray(np.rot90(pixels, round(rotation / 90) % 4))
     return turned
@@ -144,7 +144,7 @@ class VideoReader:
     def __enter__(self) -> VideoReader:
         av = require("av", "reading video")
         self.damage = Damage()
-        with readable(self.path):
+        with open_errors(self.path):
             # undecodable metadata is no reason to refuse a video
             self._container = av.open(str(self.path), metadata_errors="replace")
         if not self.container.streams.video:
@@ -171,7 +171,7 @@ class VideoReader:
 
     @property
     def stream(self) -> VideoStream:
-        """Return the first stream of pictures."""
+        """Return the first stream of images."""
         return self.container.streams.video[0]
 
     @property
@@ -193,7 +193,7 @@ class VideoReader:
         return None if container.duration is None else container.duration / 1e6
 
     def packets(self, *others: Any) -> Iterator[Packet[Any]]:  # noqa: ANN401  # streams of any kind
-        """Yield the packets of the pictures and of other streams, in the file's order."""
+        """Yield the packets of the images and of other streams, in the file's order."""
         av = require("av", "reading video")
         try:
             yield from self.container.demux(self.stream, *others)
@@ -201,7 +201,7 @@ class VideoReader:
             self.damage.reason = reason_of(error)
 
     def decoded(self, packet: Packet[Any]) -> list[Decoded]:
-        """Return the frames that a packet of pictures completes; none where it is damaged."""
+        """Return the frames that a packet of images completes; none where it is damaged."""
         av = require("av", "reading video")
         try:
             return list(packet.decode())  # the last, empty one flushes
@@ -229,7 +229,7 @@ class VideoReader:
 
 
 @contextmanager
-def readable(place: object) -> Iterator[None]:
+def open_errors(place: object) -> Iterator[None]:
     """Turn what PyAV raises while it opens PLACE into one line.
 
     Raises:

@@ -19,8 +19,13 @@ import numpy as np
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.files import replaced_file, write_atomically
-from mirnet_edge.runtime.temporal_smoothing import Past
-from mirnet_edge.video.files.decoding import SWSCALE_MATRIX, SWSCALE_RANGE, exact, reason_of
+from mirnet_edge.runtime.temporal_smoothing import SmoothingState
+from mirnet_edge.video.files.decoding import (
+    SWSCALE_MATRIX,
+    SWSCALE_RANGE,
+    exact_conversion_flags,
+    reason_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.files.decoding import VideoReader
-    from mirnet_edge.video.frames import Colour, Matrix, Shown
+    from mirnet_edge.video.frames import ColorTags, DisplayedFrame, Matrix
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +80,7 @@ def _outputs(source: Path, out: Path) -> set[Path]:
 
 
 def copied_streams(reader: VideoReader) -> list[Stream]:
-    """Return the streams beside the pictures that can be copied; tells of those that cannot."""
+    """Return the streams beside the images that can be copied; tells of those that cannot."""
     streams = reader.container.streams
     copied: list[Stream] = list(streams.audio)
     for stream in streams.subtitles:
@@ -100,6 +105,12 @@ PART_SUFFIX = ".nut"
 _H273_MATRIX: dict[Matrix, int] = {"bt709": 1, "bt601": 6, "bt2020": 9}
 # near the eye's limit: restoring is not to be undone by the file it is kept in
 _QUALITY = {"crf": "16", "preset": "veryfast"}
+REPRODUCIBLE = {"x264-params": "cpu-independent=1", "threads": "4", "thread_type": "frame"}
+"""Options of libx264 by which the frames and the other options alone decide a file's bytes.
+
+Without the first, its AVX-512 code for the macroblock tree gives other sizes from run to run (x264
+165, frames 64 wide). Without the others, it cuts a frame into as many slices as there are cores.
+"""
 _TICK = Fraction(1, 90_000)
 
 
@@ -114,7 +125,7 @@ class VideoWriter:
         width: int,
         time_base: Fraction,
         rate: Fraction | None,
-        colour: Colour,
+        color: ColorTags,
         aspect: Fraction | None = None,
         quality: Mapping[str, str] = _QUALITY,
     ) -> None:
@@ -126,9 +137,9 @@ class VideoWriter:
             width: Of the frames; where a side is odd, chroma is stored at full size (4:4:4).
             time_base: Seconds per unit of the times.
             rate: Frames per second on average, for the encoder's own use.
-            colour: By which frames are coded, and tagged.
+            color: By which frames are coded, and tagged.
             aspect: Width over height of a pixel; None for square ones.
-            quality: Options of libx264.
+            quality: Options of libx264, beside `REPRODUCIBLE`, which they may replace.
 
         Raises:
             OptionError: Another suffix.
@@ -140,8 +151,8 @@ class VideoWriter:
         self._path = path
         self._size = (height, width)
         self._time_base, self._rate = time_base, rate
-        self._colour, self._aspect = colour, aspect
-        self._quality = dict(quality)
+        self._color, self._aspect = color, aspect
+        self._options = {**REPRODUCIBLE, **quality}
         self._stack = ExitStack()
         self.frames = 0
         """How many were written."""
@@ -155,7 +166,7 @@ class VideoWriter:
             self._container = stack.enter_context(av.open(str(part), "w"))
             self._reformatter = VideoReformatter()
             self._video = self._container.add_stream(
-                "libx264", rate=self._rate or Fraction(30), options=self._quality
+                "libx264", rate=self._rate or Fraction(30), options=self._options
             )
             self._set_up_video()
             self._stack = stack.pop_all()
@@ -170,7 +181,7 @@ class VideoWriter:
         if error is not None:
             self._stack.__exit__(kind, error, traceback)  # keeps nothing
             return
-        with self._stack, naming(self._path):
+        with self._stack, write_errors(self._path):
             if self.frames:
                 self._container.mux(self._video.encode(None))
 
@@ -190,9 +201,9 @@ class VideoWriter:
                 f"{pixels.shape[1]}x{pixels.shape[0]}; write another file for another size"
             )
         layout = self._video.codec_context.pix_fmt or "yuv420p"
-        frame = luma_and_chroma(self._reformatter, pixels, layout, self._colour)
+        frame = luma_and_chroma(self._reformatter, pixels, layout, self._color)
         frame.pts, frame.time_base = pts, self._time_base
-        with naming(self._path):
+        with write_errors(self._path):
             self._container.mux(self._video.encode(frame))
         self.frames += 1
 
@@ -202,21 +213,21 @@ class VideoWriter:
         context.height, context.width = height, width
         context.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
         context.time_base = self._video.time_base = self._time_base
-        tag(context, self._colour)
+        write_color_tags(context, self._color)
         if self._aspect:
             context.sample_aspect_ratio = self._aspect
 
 
-def tag(context: VideoCodecContext, colour: Colour) -> None:
+def write_color_tags(context: VideoCodecContext, color: ColorTags) -> None:
     """Write into an encoder's stream how its frames are coded."""
-    context.colorspace = _H273_MATRIX[colour.matrix]
-    context.color_range = SWSCALE_RANGE[colour.range]
-    context.color_trc = colour.transfer
-    context.color_primaries = colour.primaries
+    context.colorspace = _H273_MATRIX[color.matrix]
+    context.color_range = SWSCALE_RANGE[color.range]
+    context.color_trc = color.transfer
+    context.color_primaries = color.primaries
 
 
 def luma_and_chroma(
-    reformatter: VideoReformatter, pixels: Frame, layout: str, colour: Colour
+    reformatter: VideoReformatter, pixels: Frame, layout: str, color: ColorTags
 ) -> Coded:
     """Return (H, W, 3) uint8 RGB as an encoder takes it, coded by a matrix and range.
 
@@ -224,7 +235,7 @@ def luma_and_chroma(
         reformatter: Keeps its tables from frame to frame.
         pixels: The frame.
         layout: FFmpeg's name of how luma and chroma are stored.
-        colour: How they are coded.
+        color: How they are coded.
     """
     from av import VideoFrame
 
@@ -233,14 +244,14 @@ def luma_and_chroma(
         rgb,
         format=layout,
         src_color_range=SWSCALE_RANGE["full"],
-        dst_colorspace=SWSCALE_MATRIX[colour.matrix],
-        dst_color_range=SWSCALE_RANGE[colour.range],
-        interpolation=exact(),
+        dst_colorspace=SWSCALE_MATRIX[color.matrix],
+        dst_color_range=SWSCALE_RANGE[color.range],
+        interpolation=exact_conversion_flags(),
     )
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def write_errors(path: Path) -> Iterator[None]:
     """Turn what PyAV raises while it writes PATH into one line.
 
     Raises:
@@ -292,7 +303,7 @@ class Recorder:
     ) -> None:
         self._finish()  # what was recorded is kept, whatever ended the run
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: DisplayedFrame) -> None:
         """Write a frame, where recording is on and the frame is a new one.
 
         Raises:
@@ -308,14 +319,14 @@ class Recorder:
             self._writer.write(shown.after, pts)
             self._last_pts = pts
 
-    def _begin(self, shown: Shown) -> None:
+    def _begin(self, shown: DisplayedFrame) -> None:
         self._finish()
         number = len(self.files) + 1
         name = self._path.name if number == 1 else f"{self._path.stem}-{number}{self._path.suffix}"
         height, width = shown.after.shape[:2]
         writer = VideoWriter(
             self._path.with_name(name), height=height, width=width, time_base=_TICK, rate=None,
-            colour=shown.before.colour,
+            color=shown.before.color,
         )  # fmt: skip
         self._writer = writer.__enter__()
         self.files.append(self._path.with_name(name))
@@ -343,7 +354,7 @@ class Segment:
     """In units of the source's time base."""
     size: tuple[int, int]
     """(height, width) of its frames."""
-    past: Past | None
+    smoothing_state: SmoothingState | None
     """What the frame after it is smoothed with."""
 
 
@@ -392,11 +403,11 @@ class Segments:
             "first_pts": np.array(segment.first_pts),
             "size": np.array(segment.size),
         }
-        if segment.past is not None:
-            past = segment.past
+        if segment.smoothing_state is not None:
+            smoothing_state = segment.smoothing_state
             arrays |= {
-                "shape": np.array(past.shape), "seen": past.seen,
-                "level": past.level, "decided": past.decided,
+                "shape": np.array(smoothing_state.shape), "seen": smoothing_state.seen,
+                "level": smoothing_state.level, "decided": smoothing_state.decided,
             }  # fmt: skip
         record = io.BytesIO()
         np.savez(record, allow_pickle=False, **arrays)  # exact, as JSON's decimals are not
@@ -420,19 +431,22 @@ class Segments:
 
     def _read(self, number: int) -> Segment:
         with np.load(self._record(number)) as record:
-            past = None
+            smoothing_state = None
             if "seen" in record:
                 shape = tuple(int(side) for side in record["shape"])
-                past = Past(shape, record["seen"], record["level"], record["decided"])
+                smoothing_state = SmoothingState(
+                    shape, record["seen"], record["level"], record["decided"]
+                )
             frames, failed = (int(count) for count in record["frames"])
             height, width = (int(side) for side in record["size"])
             return Segment(
                 path=self.path(number), frames=frames, failed=failed,
-                first_pts=int(record["first_pts"]), size=(height, width), past=past,
+                first_pts=int(record["first_pts"]),
+                size=(height, width), smoothing_state=smoothing_state,
             )  # fmt: skip
 
 
-def join(
+def join_segments(
     segments: Sequence[Segment],
     output: Path,
     source: VideoReader,
@@ -447,7 +461,7 @@ def join(
         output: Of a suffix that holds H.264.
         source: Newly opened; gives the metadata and the packets of other streams.
         others: The indices of those of its streams that are copied.
-        time_base: Of the segments' first times, and of the pictures in the file.
+        time_base: Of the segments' first times, and of the images in the file.
         rotation: Degrees counterclockwise by which players are to turn it.
 
     Raises:
@@ -457,7 +471,7 @@ def join(
     av = require("av", "writing video")
     with (
         replaced_file(output) as part,
-        naming(output),
+        write_errors(output),
         av.open(str(segments[0].path)) as first,
         av.open(str(part), "w") as container,
     ):
@@ -468,13 +482,13 @@ def join(
         streams = source.container.streams
         copies = {one: container.add_stream_from_template(streams[one]) for one in others}
         container.metadata.update(source.container.metadata)
-        pictures = ((packet, video) for packet in timed(segments, time_base))
-        for packet, stream in merge(pictures, _others(source, copies), key=_decoded_at):
+        images = ((packet, video) for packet in retime_packets(segments, time_base))
+        for packet, stream in merge(images, _others(source, copies), key=_decoded_at):
             packet.stream = stream
             container.mux(packet)
 
 
-def timed(segments: Sequence[Segment], time_base: Fraction) -> Iterator[Packet[Any]]:
+def retime_packets(segments: Sequence[Segment], time_base: Fraction) -> Iterator[Packet[Any]]:
     """Yield the packets of all segments in coding order, with times that fit together.
 
     A decoder needs DTS that rise and never pass PTS. Each segment's own do, but those of the next
@@ -529,7 +543,7 @@ def _others(source: VideoReader, copies: dict[int, Stream]) -> Iterator[tuple[Pa
         return
     streams = source.container.streams
     for packet in source.packets(*(streams[index] for index in copies)):
-        # some are of pictures; those without a time mark the end, and hold nothing
+        # some are of images; those without a time mark the end, and hold nothing
         if packet.stream.index in copies and packet.dts is not None:
             yield packet, copies[packet.stream.index]
 

@@ -4,7 +4,7 @@
                    ◄─ RestoredVideo, or why not, and what it warned of
 
 The files, the bundle and the folder for the results must have the same paths on every machine of
-the cluster: pictures travel through files, not through Ray.
+the cluster: images travel through files, not through Ray.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import MirnetEdgeError, OptionError, VideoError
 from mirnet_edge.video.files.restoring import RestoredVideo, restore_video
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -135,7 +135,9 @@ def _restore(video: Path, task: _Task) -> _Outcome:
         try:
             runner = task.choice.runner()
             warnings.clear()  # what is said of the bundle was said where the command runs
-            done = restore_video(video, single(runner), task.out, made_by=task.made_by)
+            done = restore_video(
+                video, single_runner_restorer(runner), task.out, made_by=task.made_by
+            )
         except MirnetEdgeError as error:
             return _Outcome(error=error, warnings=tuple(warnings))
     return _Outcome(video=done, mode=runner.name, warnings=tuple(warnings))
@@ -216,7 +218,7 @@ def cluster(address: str | None) -> Iterator[ModuleType]:
     else:
         advice = "start one with: ray start --head"
         try:
-            _knock(address)
+            _check_port(address)
             # somebody is there, and may want what `ray start` of 2.60 asks of those who join
             advice = "set RAY_AUTH_MODE=token, if it asks for one"
             ray.init(address=address, **quiet)
@@ -231,7 +233,7 @@ def cluster(address: str | None) -> Iterator[ModuleType]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_port(address: str) -> None:
     """Raise where nobody listens: Ray itself waits for minutes (2.60).
 
     Raises:
@@ -277,7 +279,7 @@ def _cpus(ray: ModuleType, threads: int | None, files: int) -> int:
     return threads or max(1, min(min(able), sum(able) // max(1, files)))
 
 
-class _Collecting(logging.Handler):
+class _WarningCollector(logging.Handler):
     """Keeps the messages of warnings."""
 
     def __init__(self) -> None:
@@ -291,7 +293,7 @@ class _Collecting(logging.Handler):
 @contextmanager
 def _warnings() -> Iterator[list[str]]:
     """Collect what this package warns of while the block lasts."""
-    collecting = _Collecting()
+    collecting = _WarningCollector()
     package = logging.getLogger("mirnet_edge")
     package.addHandler(collecting)
     try:

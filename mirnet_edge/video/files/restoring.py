@@ -1,4 +1,4 @@
-"""Restoring video files: every frame, at its own time, with the sound and the colour tags."""
+"""Restoring video files: every frame, at its own time, with the sound and the color tags."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
-from mirnet_edge.video.files.decoding import RgbDecoder, VideoReader, colour_of
+from mirnet_edge.video.files.decoding import RgbDecoder, VideoReader, color_of
 from mirnet_edge.video.files.muxing import (
+    REPRODUCIBLE,
     SUFFIXES,
     Segment,
     Segments,
     VideoWriter,
     copied_streams,
-    join,
+    join_segments,
     output_of,
     parts_of,
 )
@@ -80,7 +81,7 @@ def restore_video(
     """Restore a video into a folder, under its own stem; it is there whole or not at all.
 
     Kept: the number of frames and the time of each, sound and subtitles (copied), rotation,
-    colour matrix, range, transfer and primaries, and the container's metadata. The pictures are
+    color matrix, range, transfer and primaries, and the container's metadata. The images are
     H.264 with 8 bits, whatever they were.
 
     Finished segments of 250 frames are kept beside the result until that is there. A run that was
@@ -117,7 +118,7 @@ def restore_video(
                 raise VideoError(f"{source} holds no frame that can be decoded; name another file")
         shortfall = reader.shortfall(job.frames)
     with VideoReader(source) as reader:
-        join(job.finished, output, reader, others, _time_base(reader), job.rotation)
+        join_segments(job.finished, output, reader, others, _time_base(reader), job.rotation)
     segments.remove()
     height, width = job.finished[0].size
     return RestoredVideo(
@@ -134,7 +135,7 @@ def restore_video(
 
 
 class _Job:
-    """The pictures of one file at work, segment by segment, in `with`."""
+    """The images of one file at work, segment by segment, in `with`."""
 
     def __init__(self, reader: VideoReader, restorer: Restorer, segments: Segments) -> None:
         self._reader, self._restorer, self._segments = reader, restorer, segments
@@ -152,7 +153,7 @@ class _Job:
 
     def __enter__(self) -> _Job:
         if self.finished:
-            self._restorer.past = self.finished[-1].past
+            self._restorer.smoothing_state = self.finished[-1].smoothing_state
         return self
 
     def __exit__(
@@ -192,7 +193,7 @@ class _Job:
             width=width,
             time_base=_time_base(self._reader),
             rate=self._reader.rate,
-            colour=colour_of(frame),
+            color=color_of(frame),
             aspect=self._reader.stream.sample_aspect_ratio,
         )
         self._writer = writer.__enter__()
@@ -211,7 +212,7 @@ class _Job:
             failed=self._failed,
             first_pts=self._first_pts,
             size=self._size,
-            past=self._restorer.past,
+            smoothing_state=self._restorer.smoothing_state,
         )
         self._failed = 0
         self._segments.finish(number, segment)
@@ -253,6 +254,7 @@ def _recipe(source: Path, restorer: Restorer, made_by: str) -> dict[str, object]
         "source": [source.name, facts.st_size, facts.st_mtime_ns],
         "restorer": [restorer.mode, made_by],
         "frames": SEGMENT_FRAMES,
+        "encoder": REPRODUCIBLE,
         "versions": [version("mirnet-edge"), av.__version__, av.library_versions],
     }
 

@@ -33,7 +33,7 @@ _NEWS_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rung:
+class BudgetLevel:
     """How much is done for a frame."""
 
     mode: str
@@ -49,21 +49,21 @@ class Rung:
         return f"{self.mode}{size}{every}"
 
 
-def ladder(modes: Sequence[str], *, sizes: bool) -> list[Rung]:
+def budget_levels(modes: Sequence[str], *, sizes: bool) -> list[BudgetLevel]:
     """Return the rungs from the best to the cheapest.
 
     Args:
         modes: From the first choice to the fastest.
         sizes: Whether the graphs take any size.
     """
-    rungs = [Rung(mode=mode) for mode in modes]
+    rungs = [BudgetLevel(mode=mode) for mode in modes]
     smaller = _SIZES[1:] if sizes else ()
-    rungs += [Rung(mode=modes[-1], size=size) for size in smaller]
+    rungs += [BudgetLevel(mode=modes[-1], size=size) for size in smaller]
     last = rungs[-1]
-    return rungs + [Rung(mode=last.mode, size=last.size, every=every) for every in _EVERY]
+    return rungs + [BudgetLevel(mode=last.mode, size=last.size, every=every) for every in _EVERY]
 
 
-class Budget:
+class FrameBudget:
     """Chooses the rung. Pure: it is told the time and what frames took.
 
     Down, where frames take more than 90 % of their time over half a second: to the first rung that
@@ -71,7 +71,7 @@ class Budget:
     60 %, and only after a wait that doubles with every ascent that had to be undone.
     """
 
-    def __init__(self, rungs: Sequence[Rung], target_fps: float) -> None:
+    def __init__(self, rungs: Sequence[BudgetLevel], target_fps: float) -> None:
         """Begin at the top.
 
         Raises:
@@ -90,11 +90,11 @@ class Budget:
         self._climbed = False
 
     @property
-    def rung(self) -> Rung:
+    def rung(self) -> BudgetLevel:
         """Return what is to be done now."""
         return self._rungs[self._place]
 
-    def observe(self, now_s: float, work_s: float) -> Rung:
+    def observe(self, now_s: float, work_s: float) -> BudgetLevel:
         """Take what one frame took, restored or not, and return what is to be done from now on."""
         self._now_s = now_s
         if self._since_s is None:
@@ -155,7 +155,7 @@ class BudgetedRestorer(Restorer):
         self,
         runners: Mapping[str, Callable[[], Runner]],
         first: str,
-        budget: Budget,
+        budget: FrameBudget,
         *,
         clock: Clock = REAL_CLOCK,
     ) -> None:
@@ -217,7 +217,7 @@ class BudgetedRestorer(Restorer):
 def curves_between(before: Frame, after: Frame) -> NDArray[np.uint8]:
     """Return (3, 256): what each level of each channel became on average.
 
-    Levels that do not occur lie on the line between their neighbours; the curves rise.
+    Levels that do not occur lie on the line between their neighbors; the curves rise.
     """
     curves = np.empty((3, 256), np.uint8)
     levels = np.arange(256)
@@ -258,14 +258,17 @@ def budgeted_restorer(
     """
     runners = bundle_runners(bundle, backend, precision, threads=threads)
     manifest = read_manifest(Path(bundle))
-    rungs = ladder(_fastest_below(list(runners), manifest), sizes=manifest.image.size is None)
-    return BudgetedRestorer(runners, rungs[0].mode, Budget(rungs, target_fps))
+    rungs = budget_levels(
+        _fastest_below(list(runners), manifest), sizes=manifest.image.size is None
+    )
+    return BudgetedRestorer(runners, rungs[0].mode, FrameBudget(rungs, target_fps))
 
 
 def _fastest_below(modes: list[str], manifest: Manifest) -> list[str]:
     """Return the first mode, and the fastest of the others where that is faster."""
     time_ms = {
-        mode.name: mode.latency.p50_ms if mode.latency else math.inf for mode in manifest.modes
+        mode.name: mode.latency.p50_ms if mode.latency else math.inf
+        for mode in manifest.configurations
     }
     fastest = min(modes, key=lambda name: time_ms[name])
     return [modes[0]] if time_ms[fastest] >= time_ms[modes[0]] else [modes[0], fastest]

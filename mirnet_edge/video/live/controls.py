@@ -7,14 +7,14 @@ import threading
 from typing import TYPE_CHECKING
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.images.files import Picture, write_picture
+from mirnet_edge.images.files import ImageFile, write_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
-    from mirnet_edge.video.frames import Shown
+    from mirnet_edge.video.frames import DisplayedFrame
 
 
 class Snapshots:
@@ -46,7 +46,7 @@ class Snapshots:
     ) -> None:
         pass
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: DisplayedFrame) -> None:
         """Save the frame where one was asked for since the last.
 
         Raises:
@@ -59,7 +59,7 @@ class Snapshots:
         self._folder.mkdir(parents=True, exist_ok=True)
         for kind, pixels in (("before", shown.before.pixels), ("after", shown.after)):
             path = self._folder / f"mirnet-{stamp}-{self._saved}-{kind}.png"
-            write_picture(path, Picture(frame=pixels))
+            write_image(path, ImageFile(frame=pixels))
             self._on_saved(path)
 
 
@@ -73,7 +73,7 @@ class Controls:
         """Start restoring, not frozen.
 
         Args:
-            modes: What `choose_mode` takes, beside "auto".
+            modes: What `choose_configuration` takes, beside "auto".
             recording: Whether to record from the first frame on.
         """
         self._lock = threading.Lock()
@@ -85,7 +85,7 @@ class Controls:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """Return what `choose_mode` takes."""
+        """Return what `choose_configuration` takes."""
         with self._lock:
             return self._modes
 
@@ -97,7 +97,7 @@ class Controls:
 
     @property
     def frozen(self) -> bool:
-        """Return whether the picture is to stand still."""
+        """Return whether the image is to stand still."""
         with self._lock:
             return self._frozen
 
@@ -119,7 +119,7 @@ class Controls:
         return self._stopped.is_set()
 
     def offer_modes(self, modes: tuple[str, ...]) -> None:
-        """Say what `choose_mode` takes. Called by the pipeline."""
+        """Say what `choose_configuration` takes. Called by the pipeline."""
         with self._lock:
             self._modes = modes
 
@@ -129,7 +129,7 @@ class Controls:
             self._restoring = not self._restoring
 
     def toggle_frozen(self) -> None:
-        """Let the picture stand still, or go on."""
+        """Let the image stand still, or go on."""
         with self._lock:
             self._frozen = not self._frozen
 
@@ -139,7 +139,7 @@ class Controls:
             self._restoring = wanted
 
     def set_frozen(self, wanted: bool) -> None:
-        """Let the picture stand still or go on."""
+        """Let the image stand still or go on."""
         with self._lock:
             self._frozen = wanted
 

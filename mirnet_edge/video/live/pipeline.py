@@ -20,7 +20,7 @@ import numpy as np
 from mirnet_edge.errors import MirnetEdgeError, SourceInterruptedError, VideoError
 from mirnet_edge.files import write_atomically
 from mirnet_edge.video.clock import REAL_CLOCK
-from mirnet_edge.video.frames import Figures, Mailbox, MailboxClosed, Shown
+from mirnet_edge.video.frames import BufferClosed, DisplayedFrame, LatestFrameBuffer, LiveFigures
 from mirnet_edge.video.live.controls import Controls
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _SMALLEST_MS, _LARGEST_MS, _STEP = 1e-3, 1e7, 1.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
+class DurationSpread:
     """How long something took, over all times it was done. All zero where it never was."""
 
     count: int
@@ -78,9 +78,9 @@ class Durations:
         place = int(np.searchsorted(np.cumsum(self._counts), rank))
         return min(_SMALLEST_MS * _STEP ** (place + 1), self._max_ms)
 
-    def spread(self) -> Spread:
+    def spread(self) -> DurationSpread:
         """Return the figures so far."""
-        return Spread(
+        return DurationSpread(
             count=self.count,
             mean_ms=self._total_ms / self.count if self.count else 0.0,
             p50_ms=self.percentile(50.0),
@@ -104,7 +104,7 @@ class LiveStatistics:
     dropped: int
     """Replaced by newer frames before they could be restored, or grown too old to be shown."""
     held: int
-    """Came while the picture was frozen."""
+    """Came while the image was frozen."""
     failed: int
     """Could not be restored, and were shown as they came."""
     reconnects: int
@@ -112,9 +112,9 @@ class LiveStatistics:
     """Frames shown per second: intervals, not frames, over `seconds`."""
     frame_time_ms: float
     """Between two frames of the source, as they came."""
-    age: Spread
+    age: DurationSpread
     """From capture to the end of the sinks."""
-    stages: dict[str, Spread]
+    stages: dict[str, DurationSpread]
     """read: getting a frame out of the source · convert: its pixels · restore · show: all sinks."""
 
     def write_json(self, path: Path) -> None:
@@ -161,7 +161,7 @@ class FrameTime:
         self._measured_s = before + _WEIGHT * (step_s - before)
 
 
-class Tally:
+class LiveCounters:
     """The counters of one live run. For the main thread."""
 
     def __init__(self) -> None:
@@ -222,9 +222,9 @@ class Tally:
         captured: int,
         dropped: int,
         note: str,
-    ) -> Figures:
+    ) -> LiveFigures:
         """Return how things stand at one frame."""
-        return Figures(
+        return LiveFigures(
             fps=self.fps,
             age_ms=1e3 * age_s,
             age_p95_ms=self.age_p95_ms,
@@ -251,7 +251,7 @@ class Tally:
         dropped: int,
         reconnects: int,
         frame_time_ms: float,
-        read: Spread,
+        read: DurationSpread,
     ) -> LiveStatistics:
         """Return what the run came to so far."""
         first, last = self._first_s or 0.0, self._recent[-1] if self._recent else 0.0
@@ -288,7 +288,7 @@ _LATE_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class ReconnectPolicy:
     """How long to put up with a source that gives nothing."""
 
     first_pause_s: float = 0.25
@@ -301,24 +301,24 @@ class Patience:
 
 
 class Capture:
-    """Reads a source on a thread of its own into a mailbox, between `with` and its end.
+    """Reads a source on a thread of its own into a latest-frame buffer, between `with` and its end.
 
-    The source's end and its faults close the mailbox. A thread that is stuck in the source when
-    the block ends is left behind: it is a daemon, and the program ends without it.
+    The source's end and its faults close the latest-frame buffer. A thread that is stuck in the
+    source when the block ends is left behind: it is a daemon, and the program ends without it.
     """
 
     def __init__(
         self,
         source: Source,
-        mailbox: Mailbox[VideoFrame],
+        buffer: LatestFrameBuffer[VideoFrame],
         clock: Clock,
-        patience: Patience,
+        reconnect_policy: ReconnectPolicy,
     ) -> None:
         """Remember what to read; nothing is opened yet."""
         self._source = source
-        self._mailbox = mailbox
+        self._buffer = buffer
         self._clock = clock
-        self._patience = patience
+        self._reconnect_policy = reconnect_policy
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._origin: float | None = None
@@ -341,7 +341,7 @@ class Capture:
         traceback: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._mailbox.close()
+        self._buffer.close()
         self._thread.join(_JOIN_S)
         if self._thread.is_alive():
             logger.warning("%s did not let go; it is left behind", self._source.name)
@@ -362,7 +362,7 @@ class Capture:
         if called_at is None:
             return
         stuck_s = self._clock.now() - called_at
-        if stuck_s > self._patience.blocked_s:
+        if stuck_s > self._reconnect_policy.blocked_s:
             raise VideoError(
                 f"{self._source.name} has given nothing for {stuck_s:.0f} s and does not answer; "
                 "check the camera or the network, and start again"
@@ -372,12 +372,12 @@ class Capture:
         try:
             self._read_to_end()
         except BaseException as error:  # noqa: BLE001  # carried to the main thread
-            self._mailbox.close(error)
+            self._buffer.close(error)
         else:
-            self._mailbox.close()
+            self._buffer.close()
 
     def _read_to_end(self) -> None:
-        pause_s = self._patience.first_pause_s
+        pause_s = self._reconnect_policy.first_pause_s
         while not self._stop.is_set():
             frames_before = self.reads.count
             try:
@@ -387,17 +387,17 @@ class Capture:
                 if not isinstance(error, SourceInterruptedError) and self._trouble is None:
                     raise
                 if self.reads.count > frames_before:
-                    pause_s = self._patience.first_pause_s
+                    pause_s = self._reconnect_policy.first_pause_s
                 self._called_at = None
                 self._bear(error)
                 self._clock.sleep(pause_s, self._stop)
-                pause_s = min(2.0 * pause_s, self._patience.longest_pause_s)
+                pause_s = min(2.0 * pause_s, self._reconnect_policy.longest_pause_s)
             else:
                 return
 
     def _bear(self, error: VideoError) -> None:
         silent_s = self._clock.now() - self._heard_at
-        if silent_s > self._patience.give_up_s:
+        if silent_s > self._reconnect_policy.give_up_s:
             raise VideoError(
                 f"{self._source.name} did not come back within {silent_s:.0f} s: {error}"
             ) from error
@@ -421,7 +421,7 @@ class Capture:
                 if self._trouble is not None:
                     self._trouble = None
                     self.reconnects += 1
-                self._mailbox.put(self._at_its_time(frame) if source.paced else frame)
+                self._buffer.put(self._at_its_time(frame) if source.paced else frame)
 
     def _at_its_time(self, frame: VideoFrame) -> VideoFrame:
         """Wait until a file's frame is due, as if a camera took it then."""
@@ -439,8 +439,8 @@ _GLANCE_S = 0.1  # how often sinks are served while no frame comes: windows have
 _OLDEST_FRAME_TIMES = 2.0
 
 
-class Capturing(Protocol):
-    """What fills the mailbox while its `with` lasts: `Capture`, or a test."""
+class CaptureLike(Protocol):
+    """What fills the latest-frame buffer while its `with` lasts: `Capture`, or a test."""
 
     reads: Durations
     reconnects: int
@@ -452,7 +452,7 @@ class Capturing(Protocol):
     def check(self) -> None:
         """Raise where waiting any longer is of no use."""
 
-    def __enter__(self) -> Capturing: ...
+    def __enter__(self) -> CaptureLike: ...
 
     def __exit__(
         self,
@@ -477,8 +477,10 @@ class Live:
         *,
         controls: Controls | None = None,
         clock: Clock = REAL_CLOCK,
-        patience: Patience | None = None,
-        capturing: Callable[[Source, Mailbox[VideoFrame], Clock, Patience], Capturing] = Capture,
+        reconnect_policy: ReconnectPolicy | None = None,
+        capturing: Callable[
+            [Source, LatestFrameBuffer[VideoFrame], Clock, ReconnectPolicy], CaptureLike
+        ] = Capture,
     ) -> None:
         """Say what is to run; nothing is opened yet.
 
@@ -488,17 +490,19 @@ class Live:
             sinks: Get every frame in turn, on the thread that iterates; see `Detached`.
             controls: By which windows and pages ask for things; None where nobody does.
             clock: Must be the source's.
-            patience: With a source that gives nothing.
+            reconnect_policy: With a source that gives nothing.
             capturing: What reads the source; replaced in tests.
         """
         self.controls = controls or Controls()
         self._source, self._restorer, self._sinks = source, restorer, list(sinks)
         self._clock = clock
-        self._tally = Tally()
+        self._tally = LiveCounters()
         self._frame_time = FrameTime(source.frame_time_s)
-        self._mailbox: Mailbox[VideoFrame] = Mailbox(clock)
-        self._capture = capturing(source, self._mailbox, clock, patience or Patience())
-        self._last: Shown | None = None
+        self._buffer: LatestFrameBuffer[VideoFrame] = LatestFrameBuffer(clock)
+        self._capture = capturing(
+            source, self._buffer, clock, reconnect_policy or ReconnectPolicy()
+        )
+        self._last: DisplayedFrame | None = None
         self._note = ""
         self._failing = False
 
@@ -513,14 +517,14 @@ class Live:
         return self._tally.statistics(
             source=self._source.name,
             mode=self._restorer.mode,
-            captured=self._mailbox.put_count,
-            dropped=self._mailbox.dropped,
+            captured=self._buffer.put_count,
+            dropped=self._buffer.dropped,
             reconnects=self._capture.reconnects,
             frame_time_ms=self._frame_time.measured_ms,
             read=self._capture.reads.spread(),
         )
 
-    def __iter__(self) -> Iterator[Shown]:
+    def __iter__(self) -> Iterator[DisplayedFrame]:
         with ExitStack() as stack:
             stack.enter_context(self._restorer)
             self.controls.offer_modes(self._restorer.modes)
@@ -530,8 +534,8 @@ class Live:
             stack.callback(self.controls.stop)  # a source that waits for somebody waits no longer
             while not self.controls.stopped:
                 try:
-                    frame = self._mailbox.take(_GLANCE_S)
-                except MailboxClosed:
+                    frame = self._buffer.take(_GLANCE_S)
+                except BufferClosed:
                     return
                 self._follow_controls()
                 if frame is None:
@@ -552,7 +556,7 @@ class Live:
         self._tally.stale += not fresh
         return fresh
 
-    def _shown(self, frame: VideoFrame) -> Shown:
+    def _shown(self, frame: VideoFrame) -> DisplayedFrame:
         """Restore a frame, give it to the sinks, count it."""
         restoring = self.controls.restoring
         taken_s = self._clock.now()
@@ -561,7 +565,7 @@ class Live:
         after = self._restored(pixels) if restoring else None
         restored_s = self._clock.now()
         restore_s = restored_s - started_s
-        shown = Shown(
+        shown = DisplayedFrame(
             before=frame,
             after=self._restorer.passed(pixels) if after is None else after,
             restored=after is not None,
@@ -570,8 +574,8 @@ class Live:
                 mode=self._restorer.mode,
                 age_s=restored_s - frame.captured_s,
                 restore_s=restore_s,
-                captured=self._mailbox.put_count,
-                dropped=self._mailbox.dropped,
+                captured=self._buffer.put_count,
+                dropped=self._buffer.dropped,
                 note=self._note,
             ),
         )
@@ -624,12 +628,12 @@ class Live:
             mode=self._restorer.mode,
             age_s=self._clock.now() - frame.captured_s,
             restore_s=1e-3 * self._last.figures.restore_ms,
-            captured=self._mailbox.put_count,
-            dropped=self._mailbox.dropped,
+            captured=self._buffer.put_count,
+            dropped=self._buffer.dropped,
             note=self._capture.trouble or self._note,
         )
         self._give(
-            Shown(
+            DisplayedFrame(
                 before=frame,
                 after=self._last.after,
                 restored=self._last.restored,
@@ -637,7 +641,7 @@ class Live:
             )
         )
 
-    def _give(self, shown: Shown) -> None:
+    def _give(self, shown: DisplayedFrame) -> None:
         self._last = shown
         for sink in self._sinks:
             sink.show(shown)

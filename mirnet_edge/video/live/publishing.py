@@ -3,7 +3,7 @@
 FFmpeg has such a publisher. But PyAV 18 connects it, and ends it, with the interpreter's lock held
 and without a timeout: a server that takes the connection and says nothing would stop every thread.
 
-Live ─ Publisher.show ─► Detached: mailbox ─► its thread: LowDelayEncoder ─► RtspSession
+Live ─ Publisher.show ─► Detached: latest-frame buffer ─► its thread: LowDelayEncoder ─► RtspSession
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.video.clock import REAL_CLOCK
-from mirnet_edge.video.files.muxing import luma_and_chroma, tag
+from mirnet_edge.video.files.muxing import luma_and_chroma, write_color_tags
 from mirnet_edge.video.live.sinks import Detached
 from mirnet_edge.video.live.sources import without_password
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mirnet_edge.images.contract import Frame
-    from mirnet_edge.video.frames import Colour, Shown
+    from mirnet_edge.video.frames import ColorTags, DisplayedFrame
 
 CLOCK_RATE = 90_000
 """Ticks per second of video in RTP (RFC 3551)."""
@@ -48,20 +48,20 @@ _BITS_PER_PIXEL, _LEAST_RATE = 0.2, 500_000
 
 
 class LowDelayEncoder:
-    """H.264 (8 bits, 4:2:0, no B frames) of one size, a whole picture every two seconds."""
+    """H.264 (8 bits, 4:2:0, no B frames) of one size, a whole image every two seconds."""
 
-    def __init__(self, height: int, width: int, colour: Colour) -> None:
+    def __init__(self, height: int, width: int, color: ColorTags) -> None:
         """Open it.
 
         Args:
             height: Of the frames. An odd side is made even by repeating its last line.
             width: As the height.
-            colour: By which frames are coded, and tagged.
+            color: By which frames are coded, and tagged.
         """
         av = require("av", "publishing")
         from av.video.reformatter import VideoReformatter
 
-        self._colour = colour
+        self._color = color
         self._odd = (height % 2, width % 2)
         self._reformatter = VideoReformatter()
         self._codec = av.VideoCodecContext.create("libx264", "w")
@@ -77,7 +77,7 @@ class LowDelayEncoder:
             "preset": "superfast", "tune": "zerolatency", "crf": "20", "bf": "0",
             "forced-idr": "1", "maxrate": str(rate), "bufsize": str(rate // 2),
         }  # fmt: skip
-        tag(codec, colour)
+        write_color_tags(codec, color)
         self._next_key: int | None = None
 
     def encode(self, pixels: Frame, ticks: int) -> list[bytes]:
@@ -92,7 +92,7 @@ class LowDelayEncoder:
         below, right = self._odd
         if below or right:
             pixels = np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="edge")
-        frame = luma_and_chroma(self._reformatter, pixels, "yuv420p", self._colour)
+        frame = luma_and_chroma(self._reformatter, pixels, "yuv420p", self._color)
         frame.pts, frame.time_base = ticks, Fraction(1, CLOCK_RATE)
         if self._next_key is None or ticks >= self._next_key:
             frame.pict_type = PictureType.I
@@ -430,7 +430,7 @@ class Publisher:
     ) -> None:
         self._detached.__exit__(kind, error, traceback)
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: DisplayedFrame) -> None:
         """Leave a frame for the server; one that still waits is replaced."""
         self._detached.show(shown)
 
@@ -445,7 +445,7 @@ class _Sending:
         self._encoder: LowDelayEncoder | None = None
         self._size = (0, 0)
         self._origin_s = 0.0
-        self._last: Shown | None = None
+        self._last: DisplayedFrame | None = None
         self._last_ticks = -1
         self._pause_s, self._next_try_s = _FIRST_PAUSE_S, 0.0
         self._trouble = self._was_there = False
@@ -457,10 +457,10 @@ class _Sending:
     def __exit__(self, *_: object) -> None:
         self._session.close()
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: DisplayedFrame) -> None:
         """Send a frame, connecting where that is due; a fault of the server's is told, not raised.
 
-        A picture that stands still is sent again as often as it is shown: servers drop who is
+        An image that stands still is sent again as often as it is shown: servers drop who is
         silent.
         """
         if self._encoder is None and REAL_CLOCK.now() < self._next_try_s:
@@ -475,12 +475,12 @@ class _Sending:
             self.published += 1
             self._find()
 
-    def _send(self, shown: Shown) -> None:
+    def _send(self, shown: DisplayedFrame) -> None:
         height, width = shown.after.shape[:2]
         if self._encoder is not None and self._size != (height, width):
             self._hang_up()  # a stream has one size; players follow a new one
         fresh = self._encoder is None
-        encoder = self._encoder or LowDelayEncoder(height, width, shown.before.colour)
+        encoder = self._encoder or LowDelayEncoder(height, width, shown.before.color)
         if fresh:
             self._size, self._origin_s = (height, width), shown.before.captured_s
             self._last_ticks = -1
@@ -491,8 +491,8 @@ class _Sending:
             self._encoder = encoder
         self._session.send(units, ticks)
 
-    def _ticks(self, shown: Shown) -> int:
-        """Return a frame's time: its capture's; of a picture that stands still, now."""
+    def _ticks(self, shown: DisplayedFrame) -> int:
+        """Return a frame's time: its capture's; of an image that stands still, now."""
         stands = self._last is not None and shown.after is self._last.after
         at_s = REAL_CLOCK.now() if stands else shown.before.captured_s
         self._last = shown

@@ -12,14 +12,14 @@ import numpy as np
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import VideoError
-from mirnet_edge.video.frames import Mailbox, MailboxClosed
+from mirnet_edge.video.frames import BufferClosed, LatestFrameBuffer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
     from mirnet_edge.images.contract import Frame
-    from mirnet_edge.video.frames import Shown
+    from mirnet_edge.video.frames import DisplayedFrame
 
 
 class Sink(Protocol):
@@ -37,21 +37,21 @@ class Sink(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: DisplayedFrame) -> None:
         """Take a frame, in a few milliseconds: the next frame waits meanwhile.
 
         What it raises ends the program; to end it without a fault there is `Controls.stop`.
-        Called again with the same picture while that is frozen, or while the source is silent.
+        Called again with the same image while that is frozen, or while the source is silent.
         """
 
 
 class MemorySink:
     """Remembers what it was shown. For tests of all that is done with sinks."""
 
-    def __init__(self, on_show: Callable[[Shown], None] = lambda shown: None) -> None:
+    def __init__(self, on_show: Callable[[DisplayedFrame], None] = lambda shown: None) -> None:
         """Say what else it does with every frame."""
         self._on_show = on_show
-        self.shown: list[Shown] = []
+        self.shown: list[DisplayedFrame] = []
         """What it got, in order."""
         self.is_open = False
 
@@ -72,7 +72,7 @@ class MemorySink:
     ) -> None:
         self.is_open = False
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: DisplayedFrame) -> None:
         """Remember a frame.
 
         Raises:
@@ -101,7 +101,7 @@ class Detached:
         """
         self._sink = sink
         self._patience_s = patience_s
-        self._mailbox: Mailbox[Shown] = Mailbox()
+        self._buffer: LatestFrameBuffer[DisplayedFrame] = LatestFrameBuffer()
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._error: BaseException | None = None
@@ -109,10 +109,10 @@ class Detached:
     @property
     def dropped(self) -> int:
         """Return how many frames the sink was too slow for."""
-        return self._mailbox.dropped
+        return self._buffer.dropped
 
     def __enter__(self) -> Detached:
-        self._mailbox, self._error = Mailbox(), None
+        self._buffer, self._error = LatestFrameBuffer(), None
         self._ready.clear()
         self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
         self._thread.start()
@@ -126,32 +126,32 @@ class Detached:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._mailbox.close()
+        self._buffer.close()
         if self._thread is not None:
             self._thread.join(self._patience_s)
         if error is None:
             self._raise_error()
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: DisplayedFrame) -> None:
         """Leave a frame for the sink.
 
         Raises:
             BaseException: What the sink failed with.
         """
         self._raise_error()
-        self._mailbox.put(shown)
+        self._buffer.put(shown)
 
     def _run(self) -> None:
         try:
-            with self._sink as sink, suppress(MailboxClosed):
+            with self._sink as sink, suppress(BufferClosed):
                 self._ready.set()
                 while True:
-                    shown = self._mailbox.take()
+                    shown = self._buffer.take()
                     if shown is not None:
                         sink.show(shown)
         except BaseException as error:  # noqa: BLE001  # carried to the main thread
             self._error = error
-            self._mailbox.close()
+            self._buffer.close()
         finally:
             self._ready.set()
 
@@ -166,7 +166,7 @@ _FPS = 30.0  # what it announces; frames are sent as they come
 _SET_UP = "sudo modprobe v4l2loopback exclusive_caps=1"
 
 
-class Device(Protocol):
+class VirtualCameraDevice(Protocol):
     """What is used of `pyvirtualcam.Camera`."""
 
     def send(self, frame: Frame) -> None: ...  # noqa: D102
@@ -181,7 +181,10 @@ class VirtualCamera:
     """
 
     def __init__(
-        self, device: str, *, open_device: Callable[[str, int, int], Device] | None = None
+        self,
+        device: str,
+        *,
+        open_device: Callable[[str, int, int], VirtualCameraDevice] | None = None,
     ) -> None:
         """Remember the device.
 
@@ -202,7 +205,7 @@ class VirtualCamera:
                 )
         self._name = device
         self._open_device = _pyvirtualcam if open_device is None else open_device
-        self._device: Device | None = None
+        self._device: VirtualCameraDevice | None = None
         self._size = (0, 0)
         self._last: Frame | None = None
 
@@ -217,14 +220,14 @@ class VirtualCamera:
     ) -> None:
         self._close()
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: DisplayedFrame) -> None:
         """Send a frame; another size opens the camera anew.
 
         Raises:
             VideoError: There is no device, or it is in use.
         """
         if shown.after is self._last:
-            return  # the picture stands still, and so does the camera's
+            return  # the image stands still, and so does the camera's
         self._last = shown.after
         height, width = shown.after.shape[:2]
         if self._device is None or self._size != (height, width):
@@ -239,11 +242,11 @@ class VirtualCamera:
             device.close()
 
 
-def _pyvirtualcam(name: str, width: int, height: int) -> Device:
+def _pyvirtualcam(name: str, width: int, height: int) -> VirtualCameraDevice:
     """Return a device that takes (H, W, 3) uint8 RGB."""
     virtual = require("pyvirtualcam", "a virtual camera")
     try:
-        device: Device = virtual.Camera(
+        device: VirtualCameraDevice = virtual.Camera(
             width, height, _FPS, fmt=virtual.PixelFormat.RGB,
             device=None if name == AUTO else name,
         )  # fmt: skip

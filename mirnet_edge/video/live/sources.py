@@ -16,12 +16,12 @@ from mirnet_edge.video.clock import REAL_CLOCK
 from mirnet_edge.video.files.decoding import (
     RgbDecoder,
     VideoReader,
-    colour_of,
-    readable,
+    color_of,
+    open_errors,
     reason_of,
-    upright,
+    rotate_upright,
 )
-from mirnet_edge.video.frames import Colour, VideoFrame
+from mirnet_edge.video.frames import ColorTags, VideoFrame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,15 +159,15 @@ class SyntheticSource:
             return None
         index, self._index = self._index, self._index + 1
         return VideoFrame(
-            pixels=self._picture(index, self._scene, self._noise),
+            pixels=self._image(index, self._scene, self._noise),
             index=index,
             captured_s=self._clock.now(),
             pts=index,
             time_base=1 / self._rate,
-            colour=Colour(),
+            color=ColorTags(),
         )
 
-    def _picture(self, index: int, scene: NDArray[np.float32], noise: NDArray[np.float32]) -> Frame:
+    def _image(self, index: int, scene: NDArray[np.float32], noise: NDArray[np.float32]) -> Frame:
         generator = np.random.default_rng((self._seed, index))
         row = int(generator.integers(0, self._height + 1))
         column = int(generator.integers(0, self._width + 1))
@@ -181,7 +181,7 @@ class SyntheticSource:
 
 
 def _room(height: int, width: int, generator: np.random.Generator) -> NDArray[np.float32]:
-    """Return (H, W, 3): wall, floor and things of many colours, as dark as a room at night."""
+    """Return (H, W, 3): wall, floor and things of many colors, as dark as a room at night."""
     room = np.full((height, width, 3), 0.10, np.float32)
     room[2 * height // 3 :] = (0.09, 0.07, 0.05)
     for _ in range(24):
@@ -203,7 +203,7 @@ _LIKELY_FPS = (1.0, 1000.0)
 _MJPEG_ABOVE = 640 * 480
 
 
-class Device(Protocol):
+class CaptureDevice(Protocol):
     """What is used of `cv2.VideoCapture`."""
 
     def isOpened(self) -> bool: ...  # noqa: N802, D102  # OpenCV's name
@@ -221,7 +221,7 @@ class CameraSource:
     """A camera. Frames are stamped when they are grabbed, before they are decoded."""
 
     def __init__(
-        self, name: str, open_device: Callable[[], Device], *, clock: Clock = REAL_CLOCK
+        self, name: str, open_device: Callable[[], CaptureDevice], *, clock: Clock = REAL_CLOCK
     ) -> None:
         """Remember how to open it.
 
@@ -231,7 +231,7 @@ class CameraSource:
             clock: Stamps the frames.
         """
         self._name, self._open_device, self._clock = name, open_device, clock
-        self._device: Device | None = None
+        self._device: CaptureDevice | None = None
         self._index = 0
         self._frame_time_s: float | None = None
 
@@ -295,7 +295,7 @@ class CameraSource:
 
 def numbered_camera(
     number: int, *, size: tuple[int, int] | None = None, fps: float | None = None
-) -> Callable[[], Device]:
+) -> Callable[[], CaptureDevice]:
     """Return what opens a camera by its number, with one frame of buffer.
 
     Args:
@@ -304,7 +304,7 @@ def numbered_camera(
         fps: To ask it for; None for its own.
     """
 
-    def open_device() -> Device:
+    def open_device() -> CaptureDevice:
         import cv2
 
         # what it prints about a missing camera is said better here
@@ -324,7 +324,7 @@ def numbered_camera(
     return open_device
 
 
-def gstreamer_camera(pipeline: str) -> Callable[[], Device]:
+def gstreamer_camera(pipeline: str) -> Callable[[], CaptureDevice]:
     """Return what opens a GStreamer pipeline.
 
     Args:
@@ -332,7 +332,7 @@ def gstreamer_camera(pipeline: str) -> Callable[[], Device]:
             nothing but the newest frame.
     """
 
-    def open_device() -> Device:
+    def open_device() -> CaptureDevice:
         import cv2
 
         if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
@@ -402,7 +402,7 @@ def _cameras_there() -> str:
 
 
 _OPEN_S, _SILENT_S = 10.0, 5.0
-# RTSP's datagrams lose what a busy network drops: smeared pictures. Nothing may be held back.
+# RTSP's datagrams lose what a busy network drops: smeared images. Nothing may be held back.
 _LOW_DELAY = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay"}
 
 
@@ -515,7 +515,7 @@ class StreamSource:
         av = require("av", "reading network streams")
         self._decoder = RgbDecoder(self._size)
         options = _LOW_DELAY if self._url.startswith("rtsp") else {"fflags": "nobuffer"}
-        with readable(self.name):
+        with open_errors(self.name):
             self._container = av.open(self._url, options=options, timeout=(_OPEN_S, _SILENT_S))
         if not self._container.streams.video:
             self._container.close()
@@ -581,12 +581,12 @@ def _video_frame(
 ) -> VideoFrame:  # fmt: skip
     return VideoFrame(
         # not yet: a frame that is dropped needs no pixels, and they cost as much as decoding it
-        pixels=lambda: upright(decoder.pixels(frame), frame.rotation),
+        pixels=lambda: rotate_upright(decoder.pixels(frame), frame.rotation),
         index=index,
         captured_s=captured_s,
         pts=frame.pts,
         time_base=frame.time_base,
-        colour=colour_of(frame),
+        color=color_of(frame),
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mirnet_edge.video.frames import Shown
+    from mirnet_edge.video.frames import DisplayedFrame
     from mirnet_edge.video.live.sources import Source
 
 DEFAULT_WEIGHTS = "shipped:low-light"
@@ -90,7 +90,7 @@ def stream(
     bundle: str | Path | None = None,
     *,
     size: tuple[int, int] | None = None,
-) -> Iterator[Shown]:
+) -> Iterator[DisplayedFrame]:
     """Yield the newest frame, restored, each time it is asked for one.
 
     A file is shown at its own pace, as a camera would: frames for which the loop is too slow are

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from mirnet_edge.images.contract import Frame
-    from mirnet_edge.video.frames import Shown
+    from mirnet_edge.video.frames import DisplayedFrame
     from mirnet_edge.video.live.controls import Controls
 
 KEYS = "space restore on/off  f freeze  s save  r record  m mode  q quit"
@@ -68,16 +68,16 @@ class Window:
         cv2.destroyWindow(self._title)
         cv2.waitKey(1)  # without it the window stays until the program ends
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: DisplayedFrame) -> None:
         """Draw a frame and answer keys; takes a few milliseconds."""
         import cv2
 
-        picture = composed(shown, self._split)
-        self._width = picture.shape[1]
+        image = compose_view(shown, self._split)
+        self._width = image.shape[1]
         if not self._sized:
-            cv2.resizeWindow(self._title, self._width, picture.shape[0])
+            cv2.resizeWindow(self._title, self._width, image.shape[0])
             self._sized = True
-        cv2.imshow(self._title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        cv2.imshow(self._title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         self._answer(cv2.waitKey(1))
         if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
             self._controls.stop()  # closed by its own button
@@ -131,8 +131,8 @@ def check_display() -> None:
         )
 
 
-def composed(shown: Shown, split: float) -> Frame:
-    """Return a new picture: before left of the split, after right of it, the figures on top.
+def compose_view(shown: DisplayedFrame, split: float) -> Frame:
+    """Return a new image: before left of the split, after right of it, the figures on top.
 
     Args:
         shown: What the pipeline gives.
@@ -140,44 +140,44 @@ def composed(shown: Shown, split: float) -> Frame:
     """
     import cv2
 
-    picture: Frame = np.array(shown.after, np.uint8)
-    height, width = picture.shape[:2]
+    image: Frame = np.array(shown.after, np.uint8)
+    height, width = image.shape[:2]
     edge = round(split * width)
     before = shown.before.pixels
-    if before.shape != picture.shape:
+    if before.shape != image.shape:
         before = np.asarray(
             cv2.resize(before, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8
         )
-    picture[:, :edge] = before[:, :edge]
+    image[:, :edge] = before[:, :edge]
     scale = max(0.4, height / 900.0)
     if 0 < edge < width:
-        picture[:, max(0, edge - 1) : edge + 1] = 255
-    _label(picture, "before", (edge - 8, 8), scale, right=True)
-    _label(picture, "after" if shown.restored else "after (as it came)", (edge + 8, 8), scale)
+        image[:, max(0, edge - 1) : edge + 1] = 255
+    _label(image, "before", (edge - 8, 8), scale, right=True)
+    _label(image, "after" if shown.restored else "after (as it came)", (edge + 8, 8), scale)
     line = round(44 * scale)
     bottom = height - 8
     texts = [KEYS, figures_line(shown.figures), *([note] if (note := shown.figures.note) else [])]
     for place, text in enumerate(texts):
-        _label(picture, text, (8, bottom - (place + 1) * line), scale)
+        _label(image, text, (8, bottom - (place + 1) * line), scale)
     if shown.figures.recording:
-        cv2.circle(picture, (width - 24, 24), 9, _RED, -1, cv2.LINE_AA)
-    return picture
+        cv2.circle(image, (width - 24, 24), 9, _RED, -1, cv2.LINE_AA)
+    return image
 
 
 def _label(
-    picture: Frame, text: str, corner: tuple[int, int], scale: float, *, right: bool = False
+    image: Frame, text: str, corner: tuple[int, int], scale: float, *, right: bool = False
 ) -> None:
     """Write white on a dark ground; CORNER is the top left, or the top right."""
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX
-    limit = picture.shape[1] - 16
+    limit = image.shape[1] - 16
     (wide, tall), base = cv2.getTextSize(text, font, scale, 1)
-    if wide > limit:  # small pictures: smaller letters rather than half a line
+    if wide > limit:  # small images: smaller letters rather than half a line
         scale *= limit / wide
         (wide, tall), base = cv2.getTextSize(text, font, scale, 1)
     left, top = corner[0] - (wide + 8 if right else 0), corner[1]
     rows = slice(max(0, top), max(0, top + tall + base + 6))
     columns = slice(max(0, left), max(0, left + wide + 8))
-    picture[rows, columns] //= 3
-    cv2.putText(picture, text, (left + 4, top + tall + 3), font, scale, _WHITE, 1, cv2.LINE_AA)
+    image[rows, columns] //= 3
+    cv2.putText(image, text, (left + 4, top + tall + 3), font, scale, _WHITE, 1, cv2.LINE_AA)

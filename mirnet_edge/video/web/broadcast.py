@@ -1,6 +1,6 @@
 """Encode the live view once for all viewers: frame buffer, VP8, JPEG, slow viewers.
 
-Both halves travel in one picture, so that they always belong to the same frame. The strip below
+Both halves travel in one image, so that they always belong to the same frame. The strip below
 tells which frame it is, in black and white cells that survive any codec: the page cuts the strip
 off, and reads it when a snapshot of exactly this frame is asked for.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mirnet_edge.images.contract import Frame
-    from mirnet_edge.video.frames import Shown
+    from mirnet_edge.video.frames import DisplayedFrame
 
 STRIP_HEIGHT = 16
 CELLS = 32
@@ -40,27 +40,27 @@ _MARK = 0b1010
 _NARROWEST, _WIDEST = 160, 1280  # of a half: cells of 10 px, and what a small machine can encode
 
 
-def side_by_side(shown: Shown) -> Frame:
-    """Return before (left), after (right) and the strip below as one picture.
+def side_by_side(shown: DisplayedFrame) -> Frame:
+    """Return before (left), after (right) and the strip below as one image.
 
     Returns:
         (height + STRIP_HEIGHT, 2 width, 3) uint8 RGB, both sides even. `width` is that of what was
         restored, made even, and shrunk or enlarged to between 160 and 1280.
     """
     height, width = _half_size(*shown.after.shape[:2])
-    picture: Frame = np.empty((height + STRIP_HEIGHT, 2 * width, 3), np.uint8)
-    picture[:height, :width] = _fitted(shown.before.pixels, height, width)
-    picture[:height, width:] = _fitted(shown.after, height, width)
-    picture[height:] = _strip(shown.before.index, 2 * width)[None, :, None]
-    return picture
+    image: Frame = np.empty((height + STRIP_HEIGHT, 2 * width, 3), np.uint8)
+    image[:height, :width] = _fitted(shown.before.pixels, height, width)
+    image[:height, width:] = _fitted(shown.after, height, width)
+    image[height:] = _strip(shown.before.index, 2 * width)[None, :, None]
+    return image
 
 
-def index_from_strip(picture: Frame) -> int | None:
-    """Return the number under a picture, modulo INDEX_LIMIT; None where it cannot be read."""
-    row = picture[-STRIP_HEIGHT // 2].mean(axis=-1)
-    centres = ((np.arange(CELLS) + 0.5) * len(row) / CELLS).astype(int)
+def index_from_strip(image: Frame) -> int | None:
+    """Return the number under an image, modulo INDEX_LIMIT; None where it cannot be read."""
+    row = image[-STRIP_HEIGHT // 2].mean(axis=-1)
+    centers = ((np.arange(CELLS) + 0.5) * len(row) / CELLS).astype(int)
     word = 0
-    for bit in row[centres] > 127.5:
+    for bit in row[centers] > 127.5:
         word = 2 * word + int(bit)
     index = word >> 4 & (INDEX_LIMIT - 1)
     return index if word == _word(index) else None
@@ -97,10 +97,10 @@ def _fitted(frame: Frame, height: int, width: int) -> Frame:
     return np.asarray(cv2.resize(frame, (width, height), interpolation=how), np.uint8)
 
 
-_KEPT_BYTES = 64 << 20  # a second or two of VGA: longer than a picture takes to reach a viewer
+_KEPT_BYTES = 64 << 20  # a second or two of VGA: longer than an image takes to reach a viewer
 
 
-class Board:
+class FrameBuffer:
     """The frame shown last, and a few before it for those who ask for a snapshot.
 
     `put` may be called from any thread and returns at once; the rest belongs to one event loop.
@@ -116,22 +116,22 @@ class Board:
         self._loop = loop
         self._kept_bytes = kept_bytes
         self._lock = threading.Lock()
-        self._recent: deque[Shown] = deque()
+        self._recent: deque[DisplayedFrame] = deque()
         self._bytes = 0
         self._version = 0
         self._changed = asyncio.Event()
 
     @property
-    def newest(self) -> Shown | None:
+    def newest(self) -> DisplayedFrame | None:
         """Return what was shown last, None where nothing was."""
         with self._lock:
             return self._recent[-1] if self._recent else None
 
-    def put(self, shown: Shown) -> None:
+    def put(self, shown: DisplayedFrame) -> None:
         """Leave what is shown now. Ignored once the loop is closed."""
         with self._lock:
             if self._recent and self._recent[-1].before.index == shown.before.index:
-                self._bytes -= _size(self._recent.pop())  # a frozen picture with newer figures
+                self._bytes -= _size(self._recent.pop())  # a frozen image with newer figures
             self._recent.append(shown)
             self._bytes += _size(shown)
             while self._bytes > self._kept_bytes and len(self._recent) > 1:
@@ -140,12 +140,12 @@ class Board:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._changed.set)
 
-    def find(self, index: int) -> Shown | None:
+    def find(self, index: int) -> DisplayedFrame | None:
         """Return what was shown under an index, None where it was forgotten or never was."""
         with self._lock:
             return next((one for one in self._recent if one.before.index == index), None)
 
-    async def after(self, version: int) -> tuple[int, Shown]:
+    async def after(self, version: int) -> tuple[int, DisplayedFrame]:
         """Return what was shown last and its version, once that is above VERSION.
 
         Args:
@@ -162,12 +162,12 @@ class Board:
                 self._changed = asyncio.Event()
 
 
-def _size(shown: Shown) -> int:
+def _size(shown: DisplayedFrame) -> int:
     return shown.before.pixels.nbytes + shown.after.nbytes
 
 
 _JPEG_QUALITY = 85
-# enough for the noise of a dark frame to be seen as noise: it is what the picture is about
+# enough for the noise of a dark frame to be seen as noise: it is what the image is about
 _BITS_PER_PIXEL, _FRAMES_PER_S = 0.12, 30
 
 
@@ -187,14 +187,14 @@ class Encoded:
 class Encoder(Protocol):
     """Encodes one frame after the other, on one thread."""
 
-    def encode(self, shown: Shown, *, ticks: int, key: bool) -> Encoded:
+    def encode(self, shown: DisplayedFrame, *, ticks: int, key: bool) -> Encoded:
         """Return the frame encoded; with KEY so that decoding can begin with it."""
 
 
 class JpegEncoder:
     """Every frame for itself."""
 
-    def encode(self, shown: Shown, *, ticks: int, key: bool) -> Encoded:
+    def encode(self, shown: DisplayedFrame, *, ticks: int, key: bool) -> Encoded:
         """Return one JPEG file."""
         del key  # each one is
         import cv2
@@ -213,19 +213,19 @@ class Vp8Encoder:
         """Open nothing yet: the first frame says the size."""
         self._codec: VideoCodecContext | None = None
 
-    def encode(self, shown: Shown, *, ticks: int, key: bool) -> Encoded:
+    def encode(self, shown: DisplayedFrame, *, ticks: int, key: bool) -> Encoded:
         """Return one VP8 frame, in BT.601 limited as browsers expect of WebRTC."""
         import av
         import cv2
         from av.video.frame import PictureType
 
-        picture = side_by_side(shown)
-        planes: Frame = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420), np.uint8)
+        image = side_by_side(shown)
+        planes: Frame = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420), np.uint8)
         frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         frame.pts, frame.time_base = ticks, Fraction(1, CLOCK_RATE)
         if key:
             frame.pict_type = PictureType.I
-        codec = self._fitting(picture)
+        codec = self._fitting(image)
         packets = list(codec.encode(frame))
         return Encoded(
             content=b"".join(map(bytes, packets)),
@@ -234,8 +234,8 @@ class Vp8Encoder:
             ticks=ticks,
         )
 
-    def _fitting(self, picture: Frame) -> VideoCodecContext:
-        height, width = picture.shape[:2]
+    def _fitting(self, image: Frame) -> VideoCodecContext:
+        height, width = image.shape[:2]
         if self._codec is None or (self._codec.height, self._codec.width) != (height, width):
             self._codec = _vp8(height, width)
         return self._codec
@@ -276,7 +276,7 @@ def _vp8(height: int, width: int) -> VideoCodecContext:
     return codec
 
 
-_KEY_EVERY_S = 4.0  # what a viewer waits at most for a whole picture, whatever was lost
+_KEY_EVERY_S = 4.0  # what a viewer waits at most for a whole image, whatever was lost
 _KEY_PAUSE_S = 0.5  # between two that were asked for: a bad line must not spoil it for the others
 
 
@@ -341,15 +341,17 @@ class Viewer:
 class Broadcast:
     """Encodes what is new on the board while anybody watches. Belongs to one event loop."""
 
-    def __init__(self, board: Board, encoder: Callable[[], Encoder], *, depth: int) -> None:
+    def __init__(
+        self, frame_buffer: FrameBuffer, encoder: Callable[[], Encoder], *, depth: int
+    ) -> None:
         """Encode nothing yet.
 
         Args:
-            board: Where the frames are.
+            frame_buffer: Where the frames are.
             encoder: What makes the encoder; used on a thread of its own.
             depth: How many frames may wait for one viewer.
         """
-        self._board = board
+        self._frame_buffer = frame_buffer
         self._encoder = encoder()
         self._depth = depth
         self._viewers: set[Viewer] = set()
@@ -367,7 +369,7 @@ class Broadcast:
         return self._left_dropped + sum(viewer.dropped for viewer in self._viewers)
 
     def join(self) -> Viewer:
-        """Return a new viewer, who begins with the picture at hand."""
+        """Return a new viewer, who begins with the image at hand."""
         viewer = Viewer(self._depth)
         self._viewers.add(viewer)
         self._wanted = True
@@ -384,7 +386,7 @@ class Broadcast:
             self._watched.clear()
 
     def want_key(self) -> None:
-        """Ask for a whole picture soon: somebody's decoder is stuck."""
+        """Ask for a whole image soon: somebody's decoder is stuck."""
         self._wanted = True
 
     async def run(self) -> None:
@@ -395,8 +397,8 @@ class Broadcast:
             while True:
                 await self._watched.wait()
                 wanted, key = self._wanted, self._key_is_due(time.monotonic())
-                # a new viewer gets the picture at hand, were it the last for a long time
-                version, shown = await self._board.after(0 if wanted and key else version)
+                # a new viewer gets the image at hand, were it the last for a long time
+                version, shown = await self._frame_buffer.after(0 if wanted and key else version)
                 now_s = time.monotonic()
                 encoded = await loop.run_in_executor(
                     thread,

@@ -1,6 +1,6 @@
 """`--source browser`: the camera of whoever has the page open, sent in, restored, sent back.
 
-One viewer at a time sends, and only that viewer sees the picture.
+One viewer at a time sends, and only that viewer sees the image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.video.clock import REAL_CLOCK
-from mirnet_edge.video.frames import Colour, Mailbox, MailboxClosed, VideoFrame
+from mirnet_edge.video.frames import BufferClosed, ColorTags, LatestFrameBuffer, VideoFrame
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -40,7 +40,7 @@ class BrowserSource:
         """
         self._controls = controls
         self._clock = clock
-        self._mailbox: Mailbox[VideoFrame] = Mailbox()
+        self._buffer: LatestFrameBuffer[VideoFrame] = LatestFrameBuffer()
         self._lock = threading.Lock()
         self._owner: str | None = None
         self._index = 0
@@ -75,14 +75,14 @@ class BrowserSource:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._mailbox.close()
+        self._buffer.close()
 
     def read(self) -> VideoFrame | None:
         """Return the newest frame, waiting for one; None once the pipeline is stopped."""
         while not self._controls.stopped:
             try:
-                frame = self._mailbox.take(_GLANCE_S)
-            except MailboxClosed:
+                frame = self._buffer.take(_GLANCE_S)
+            except BufferClosed:
                 return None
             if frame is not None:
                 return frame
@@ -112,11 +112,11 @@ class BrowserSource:
             if self._owner != key:
                 return
             index, self._index = self._index, self._index + 1
-        self._mailbox.put(
+        self._buffer.put(
             VideoFrame(
                 pixels=np.ascontiguousarray(pixels),
                 index=index,
                 captured_s=self._clock.now(),
-                colour=Colour(matrix="bt601"),
+                color=ColorTags(matrix="bt601"),
             )
         )

@@ -19,7 +19,7 @@ from aiohttp import web
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.video.web.broadcast import INDEX_LIMIT, png_of
-from mirnet_edge.video.web.sessions import HEADERS, Session, TooManyViewers
+from mirnet_edge.video.web.sessions import HEADERS, TooManyViewers, ViewerSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
     from aiohttp.typedefs import Handler
 
-    from mirnet_edge.video.frames import Shown
+    from mirnet_edge.video.frames import DisplayedFrame
     from mirnet_edge.video.live.controls import Controls
-    from mirnet_edge.video.web.broadcast import Board
+    from mirnet_edge.video.web.broadcast import FrameBuffer
     from mirnet_edge.video.web.camera import BrowserSource
-    from mirnet_edge.video.web.sessions import Door, Limits, Studio
+    from mirnet_edge.video.web.sessions import AccessPolicy, SharedStreams, StreamLimits
 
 _FILE, _KEY = "certificate.pem", "key.pem"
 
 
-def secured_by(certificate: Path, key: Path | None) -> ssl.SSLContext:
+def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
     """Return what a server serves https with.
 
     Args:
@@ -71,7 +71,7 @@ def openssl_command(host: str) -> str:
     )
 
 
-def advice(host: str) -> str:
+def https_advice(host: str) -> str:
     """Return in one line what makes a page at HOST https, which browsers give their camera to."""
     return f"{openssl_command(host)}, then mirnet-webcam --certificate {_FILE} --key {_KEY}"
 
@@ -83,7 +83,7 @@ _ASSETS = {
     "": ("index.html", "text/html"),
     "page.css": ("page.css", "text/css"),
     "page.js": ("page.js", "text/javascript"),
-    "picture.js": ("picture.js", "text/javascript"),
+    "image.js": ("image.js", "text/javascript"),
     "streams.js": ("streams.js", "text/javascript"),
     "chart.js": ("chart.js", "text/javascript"),
     "icon.svg": ("icon.svg", "image/svg+xml"),
@@ -97,10 +97,10 @@ _LAST_ROUNDS_S = 0.01  # in which the loop closes the sockets of what was aborte
 class Server:
     """What every request meets. Belongs to one event loop."""
 
-    def __init__(self, studio: Studio, door: Door) -> None:
+    def __init__(self, streams: SharedStreams, policy: AccessPolicy) -> None:
         """Listen nowhere yet."""
-        self._studio = studio
-        self._door = door
+        self._streams = streams
+        self._policy = policy
         self._unheard: set[object] = set()  # connections without a whole request so far
         self._sockets: set[web.WebSocketResponse] = set()
         folder = files(__package__) / "page"
@@ -113,7 +113,7 @@ class Server:
         application = web.Application(middlewares=[self._guard], client_max_size=_LARGEST_MESSAGE)
         application.on_response_prepare.append(_add_headers)
         application.on_shutdown.append(self._close_sockets)
-        prefix = self._door.prefix
+        prefix = self._policy.prefix
         for name in self._assets:
             application.router.add_get(f"{prefix}/{name}", self._asset)
         application.router.add_get(f"{prefix}/session", self._session)
@@ -141,7 +141,8 @@ class Server:
         )  # an access log would hold the token
         await runner.setup()
         serving = [
-            asyncio.ensure_future(stream.run()) for stream in (self._studio.vp8, self._studio.jpeg)
+            asyncio.ensure_future(stream.run())
+            for stream in (self._streams.vp8, self._streams.jpeg)
         ]
         try:
             make = runner.server
@@ -151,13 +152,13 @@ class Server:
             def connect() -> asyncio.Protocol:
                 protocol = make()
                 self._unheard.add(protocol)
-                loop.call_later(self._studio.limits.request_s, self._drop_if_silent, protocol)
+                loop.call_later(self._streams.limits.request_s, self._drop_if_silent, protocol)
                 return protocol
 
             listener = await loop.create_server(
                 connect, host, port, ssl=secured,
                 # who says nothing is dropped before there is a request, too
-                ssl_handshake_timeout=self._studio.limits.request_s if secured else None,
+                ssl_handshake_timeout=self._streams.limits.request_s if secured else None,
             )  # fmt: skip
             try:
                 yield listener.sockets[0].getsockname()[1]
@@ -176,24 +177,24 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._unheard.discard(request.protocol)
-        self._door.check(request)
+        self._policy.check(request)
         return await handler(request)
 
     async def _asset(self, request: web.Request) -> web.Response:
-        content, kind = self._assets[request.path.removeprefix(f"{self._door.prefix}/")]
+        content, kind = self._assets[request.path.removeprefix(f"{self._policy.prefix}/")]
         return web.Response(body=content, content_type=kind, charset="utf-8")
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
         with self._admitted():
             live = web.WebSocketResponse(
-                heartbeat=self._studio.limits.heartbeat_s,
+                heartbeat=self._streams.limits.heartbeat_s,
                 max_msg_size=_LARGEST_MESSAGE,
                 timeout=_SHUTDOWN_S,
             )
             await live.prepare(request)
             self._sockets.add(live)
             try:
-                await Session(live, self._studio).run()
+                await ViewerSession(live, self._streams).run()
             finally:
                 self._sockets.discard(live)
         return live
@@ -206,9 +207,9 @@ class Server:
             )
             await response.prepare(request)
             _hold_back_little(request)
-            viewer = self._studio.jpeg.join()
+            viewer = self._streams.jpeg.join()
             try:
-                while self._studio.may_see(request.query.get("key")):
+                while self._streams.may_see(request.query.get("key")):
                     frame = await viewer.take()
                     head = (
                         f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\n"
@@ -216,7 +217,7 @@ class Server:
                         f"X-Frame: {frame.index % INDEX_LIMIT}\r\n\r\n"
                     )
                     part = head.encode() + frame.content + b"\r\n"
-                    await asyncio.wait_for(response.write(part), self._studio.limits.send_s)
+                    await asyncio.wait_for(response.write(part), self._streams.limits.send_s)
             except asyncio.TimeoutError:
                 logger.info("a viewer who took nothing is dropped")
                 if request.transport is not None:
@@ -224,20 +225,20 @@ class Server:
             except ConnectionError:
                 pass  # they left
             finally:
-                self._studio.jpeg.leave(viewer)
+                self._streams.jpeg.leave(viewer)
         return response
 
     async def _snapshot(self, request: web.Request) -> web.Response:
         self._check_may_see(request)
         wanted = request.query.get("index")
         if wanted is None:
-            shown = self._studio.board.newest
+            shown = self._streams.frame_buffer.newest
         elif wanted.isascii() and wanted.isdigit():
-            shown = self._studio.board.find(int(wanted))
+            shown = self._streams.frame_buffer.find(int(wanted))
         else:
             raise web.HTTPBadRequest(text="index must be a frame's number")
         if shown is None:
-            raise web.HTTPNotFound(text="this frame is no longer there; freeze the picture first")
+            raise web.HTTPNotFound(text="this frame is no longer there; freeze the image first")
         loop = asyncio.get_running_loop()
         content = await loop.run_in_executor(None, png_of, shown.after)
         name = f"mirnet-{shown.before.index}.png"
@@ -250,15 +251,15 @@ class Server:
     @contextmanager
     def _admitted(self) -> Iterator[None]:
         try:
-            with self._studio.admitted():
+            with self._streams.admitted():
                 yield
         except TooManyViewers:
             raise web.HTTPServiceUnavailable(
-                text=f"{self._studio.limits.viewers} viewers are here already, which is the limit"
+                text=f"{self._streams.limits.viewers} viewers are here already, which is the limit"
             ) from None
 
     def _check_may_see(self, request: web.Request) -> None:
-        if not self._studio.may_see(request.query.get("key")):
+        if not self._streams.may_see(request.query.get("key")):
             raise web.HTTPForbidden(text="a viewer's own camera is shown to that viewer only")
 
     def _drop_if_silent(self, protocol: web.RequestHandler) -> None:
@@ -307,7 +308,7 @@ class WebSink:
         port: int = DEFAULT_PORT,
         camera: BrowserSource | None = None,
         token: str | None = None,
-        limits: Limits | None = None,
+        limits: StreamLimits | None = None,
         certificate: Path | None = None,
         key: Path | None = None,
         on_open: Callable[[tuple[str, ...]], None] | None = None,
@@ -331,18 +332,18 @@ class WebSink:
         """
         for package in ("aiohttp", "aiortc"):
             require(package, "the page")
-        from mirnet_edge.video.web.sessions import Door, Limits, is_local, new_token
+        from mirnet_edge.video.web.sessions import AccessPolicy, StreamLimits, is_local, new_token
 
         if key is not None and certificate is None:
             raise OptionError(f"--key {key} is of no use without --certificate; name both")
-        self._secured = None if certificate is None else secured_by(certificate, key)
+        self._secured = None if certificate is None else tls_context(certificate, key)
         self._is_local = is_local(host)
-        self._door = Door(token=token or (None if self._is_local else new_token()))
+        self._policy = AccessPolicy(token=token or (None if self._is_local else new_token()))
         self._controls, self._camera = controls, camera
         self._host, self._port = host, port
-        self._limits = limits or Limits()
+        self._limits = limits or StreamLimits()
         self._on_open = on_open
-        self._board: Board | None = None
+        self._frame_buffer: FrameBuffer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()
@@ -354,14 +355,14 @@ class WebSink:
         """Return where the page is, the token included; the port is known once it is open."""
         scheme = "http" if self._secured is None else "https"
         hosts = _reachable(self._host)
-        return tuple(f"{scheme}://{host}:{self._port}{self._door.prefix}/" for host in hosts)
+        return tuple(f"{scheme}://{host}:{self._port}{self._policy.prefix}/" for host in hosts)
 
     @property
     def https_advice(self) -> str:
         """Return how to get https, where a viewer's camera is wanted and needs it; else nothing."""
         if self._camera is None or self._is_local or self._secured is not None:
             return ""
-        return advice(_reachable(self._host)[0])
+        return https_advice(_reachable(self._host)[0])
 
     def __enter__(self) -> WebSink:
         self._ready.clear()
@@ -387,15 +388,15 @@ class WebSink:
         loop.call_soon_threadsafe(stop.set)
         thread.join(_STOP_S)
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: DisplayedFrame) -> None:
         """Leave a frame for the viewers.
 
         Raises:
             BaseException: What the server failed with.
         """
         self._raise_error()
-        if self._board is not None:
-            self._board.put(shown)
+        if self._frame_buffer is not None:
+            self._frame_buffer.put(shown)
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -408,23 +409,23 @@ class WebSink:
         except BaseException as error:  # noqa: BLE001  # carried to the pipeline's thread
             self._error = error
         finally:
-            self._board = None
+            self._frame_buffer = None
             self._ready.set()
 
     async def _serve(self) -> None:
-        from mirnet_edge.video.web.broadcast import Board
-        from mirnet_edge.video.web.sessions import Studio
+        from mirnet_edge.video.web.broadcast import FrameBuffer
+        from mirnet_edge.video.web.sessions import SharedStreams
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        board = Board(self._loop)
-        studio = Studio(
-            board, self._controls, camera=self._camera, limits=self._limits,
+        frame_buffer = FrameBuffer(self._loop)
+        streams = SharedStreams(
+            frame_buffer, self._controls, camera=self._camera, limits=self._limits,
             https_advice=self.https_advice,
         )  # fmt: skip
-        server = Server(studio, self._door)
+        server = Server(streams, self._policy)
         try:
             async with server.listening(self._host, self._port, self._secured) as port:
-                self._port, self._board = port, board
+                self._port, self._frame_buffer = port, frame_buffer
                 self._ready.set()
                 await self._stop.wait()
         except OSError as error:

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
 
     from mirnet_edge.images.contract import Frame
-    from mirnet_edge.video.frames import Shown
+    from mirnet_edge.video.frames import DisplayedFrame
     from mirnet_edge.video.live.controls import Controls
-    from mirnet_edge.video.web.broadcast import Board
+    from mirnet_edge.video.web.broadcast import FrameBuffer
     from mirnet_edge.video.web.camera import BrowserSource
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -72,7 +72,7 @@ def new_token() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door:
+class AccessPolicy:
     """Refuses with 403 whoever may not come in. The same for every route, known or not."""
 
     token: str | None
@@ -107,56 +107,56 @@ def _hostname(address: str) -> str | None:
         return None
 
 
-class _Request(BaseModel):
+class _PageRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Offer(_Request):
+class Offer(_PageRequest):
     """Connect by WebRTC."""
 
     do: Literal["offer"]
     sdp: str
 
 
-class Refresh(_Request):
-    """Send a whole picture: the decoder is stuck."""
+class Refresh(_PageRequest):
+    """Send a whole image: the decoder is stuck."""
 
     do: Literal["refresh"]
 
 
-class Hangup(_Request):
+class Disconnect(_PageRequest):
     """End WebRTC; the page goes over to the fallback."""
 
     do: Literal["hangup"]
 
 
-class Restoring(_Request):
+class SetRestoring(_PageRequest):
     """Switch restoration on or off."""
 
     do: Literal["restoring"]
     on: bool
 
 
-class Frozen(_Request):
-    """Let the picture stand still or go on."""
+class SetFrozen(_PageRequest):
+    """Let the image stand still or go on."""
 
     do: Literal["frozen"]
     on: bool
 
 
-class ChooseMode(_Request):
+class ChooseConfiguration(_PageRequest):
     """Go over to another backend or precision."""
 
     do: Literal["mode"]
     mode: str
 
 
-Request = Offer | Refresh | Hangup | Restoring | Frozen | ChooseMode
+Request = Offer | Refresh | Disconnect | SetRestoring | SetFrozen | ChooseConfiguration
 parse_request: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="do")])
 
 
-def figures_message(shown: Shown, *, viewers: int, viewer_drops: int) -> dict[str, Any]:
-    """Return what the page writes beside the picture."""
+def figures_message(shown: DisplayedFrame, *, viewers: int, viewer_drops: int) -> dict[str, Any]:
+    """Return what the page writes beside the image."""
     height, width = shown.after.shape[:2]
     return {
         "say": "figures",
@@ -174,7 +174,7 @@ _VP8_DEPTH, _JPEG_DEPTH = 6, 1  # VP8 frames build on each other: a hiccup must 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class StreamLimits:
     """How many viewers, and how long to wait for one."""
 
     viewers: int = 8
@@ -193,40 +193,40 @@ class TooManyViewers(Exception):  # noqa: N818  # answered with 503, no fault
     """The limit is reached."""
 
 
-class Studio:
+class SharedStreams:
     """Belongs to one event loop."""
 
     def __init__(
         self,
-        board: Board,
+        frame_buffer: FrameBuffer,
         controls: Controls,
         *,
         camera: BrowserSource | None,
-        limits: Limits,
+        limits: StreamLimits,
         https_advice: str = "",
     ) -> None:
         """Send nothing yet.
 
         Args:
-            board: What the pipeline shows.
+            frame_buffer: What the pipeline shows.
             controls: What viewers' buttons do.
             camera: Where viewers' cameras go; None where the source is another.
             limits: For all viewers.
             https_advice: How this server is to be started so that browsers give it their camera;
                 empty where they do.
         """
-        self.board = board
+        self.frame_buffer = frame_buffer
         self.controls = controls
         self.camera = camera
         self.limits = limits
         self.https_advice = https_advice
-        self.vp8 = Broadcast(board, Vp8Encoder, depth=_VP8_DEPTH)
-        self.jpeg = Broadcast(board, JpegEncoder, depth=_JPEG_DEPTH)
+        self.vp8 = Broadcast(frame_buffer, Vp8Encoder, depth=_VP8_DEPTH)
+        self.jpeg = Broadcast(frame_buffer, JpegEncoder, depth=_JPEG_DEPTH)
         self.viewers = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def may_see(self, key: str | None) -> bool:
-        """Say whether the viewer of that key may see the picture: a viewer's camera is theirs."""
+        """Say whether the viewer of that key may see the image: a viewer's camera is theirs."""
         return self.camera is None or (key is not None and self.camera.owner == key)
 
     @contextmanager
@@ -256,13 +256,13 @@ logger = logging.getLogger(__name__)
 _FIGURES_EVERY_S = 0.1
 
 
-class Session:
+class ViewerSession:
     """One WebSocket from its opening to its end. Belongs to one event loop."""
 
-    def __init__(self, socket: web.WebSocketResponse, studio: Studio) -> None:
+    def __init__(self, socket: web.WebSocketResponse, streams: SharedStreams) -> None:
         """Take over an open socket."""
         self._socket = socket
-        self._studio = studio
+        self._streams = streams
         self._key = secrets.token_urlsafe(16)
         self._peer: Peer | None = None
 
@@ -273,9 +273,9 @@ class Session:
             await self._send(
                 {
                     "say": "hello",
-                    "camera": self._studio.camera is not None,
+                    "camera": self._streams.camera is not None,
                     "key": self._key,
-                    "https": self._studio.https_advice,
+                    "https": self._streams.https_advice,
                 }
             )
             async for message in self._socket:
@@ -300,33 +300,33 @@ class Session:
             await self._complain(str(error))
 
     async def _follow(self, request: Request) -> None:
-        controls = self._studio.controls
+        controls = self._streams.controls
         match request:
             case Offer():
                 await self._connect(request.sdp)
             case Refresh():
-                self._studio.vp8.want_key()
-            case Hangup():
+                self._streams.vp8.want_key()
+            case Disconnect():
                 await self._hang_up()
-            case _ if not self._studio.may_see(self._key):
+            case _ if not self._streams.may_see(self._key):
                 raise OptionError("another viewer's camera is on; its buttons are theirs")
-            case Restoring():
+            case SetRestoring():
                 controls.set_restoring(request.on)
-            case Frozen():
+            case SetFrozen():
                 controls.set_frozen(request.on)
-            case ChooseMode():
+            case ChooseConfiguration():
                 controls.choose_mode(request.mode)
 
     async def _connect(self, offer: str) -> None:
-        camera = self._studio.camera
+        camera = self._streams.camera
         await self._hang_up()
         if camera is not None and not camera.claim(self._key):
             raise VideoError("another viewer's camera is on; wait until they leave")
         self._peer = Peer(
-            self._studio.vp8,
+            self._streams.vp8,
             on_camera=None if camera is None else self._give,
             on_end=self._lose,
-            connect_s=self._studio.limits.connect_s,
+            connect_s=self._streams.limits.connect_s,
         )
         try:
             answer = await self._peer.answer(offer)
@@ -336,12 +336,12 @@ class Session:
         await self._send({"say": "answer", "sdp": answer})
 
     def _give(self, pixels: Frame) -> None:
-        if self._studio.camera is not None:
-            self._studio.camera.give(self._key, pixels)
+        if self._streams.camera is not None:
+            self._streams.camera.give(self._key, pixels)
 
     def _lose(self, reason: str) -> None:
         """Take the end of the connection: the page hears of it and goes over to the fallback."""
-        self._studio.start(self._end_peer(reason))
+        self._streams.start(self._end_peer(reason))
 
     async def _end_peer(self, reason: str) -> None:
         await self._hang_up()
@@ -352,20 +352,20 @@ class Session:
         peer, self._peer = self._peer, None
         if peer is not None:
             await peer.close()
-        if self._studio.camera is not None:
-            self._studio.camera.release(self._key)
+        if self._streams.camera is not None:
+            self._streams.camera.release(self._key)
 
     async def _tell_figures(self) -> None:
         version = 0
         with suppress(ConnectionError, asyncio.TimeoutError):  # the reading side ends the session
             while True:
-                version, shown = await self._studio.board.after(version)
-                if self._studio.may_see(self._key):
+                version, shown = await self._streams.frame_buffer.after(version)
+                if self._streams.may_see(self._key):
                     await self._send(
                         figures_message(
                             shown,
-                            viewers=self._studio.viewers,
-                            viewer_drops=self._studio.vp8.dropped + self._studio.jpeg.dropped,
+                            viewers=self._streams.viewers,
+                            viewer_drops=self._streams.vp8.dropped + self._streams.jpeg.dropped,
                         )
                     )
                 await asyncio.sleep(_FIGURES_EVERY_S)
@@ -374,4 +374,4 @@ class Session:
         await self._send({"say": "problem", "text": " ".join(text.split())})
 
     async def _send(self, message: dict[str, Any]) -> None:
-        await asyncio.wait_for(self._socket.send_json(message), self._studio.limits.send_s)
+        await asyncio.wait_for(self._socket.send_json(message), self._streams.limits.send_s)

@@ -21,23 +21,28 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mirnet_edge.errors import EngineError, MissingDependencyError, OptionError
-from mirnet_edge.export.onnx_graph import anchored_form, export_onnx, to_fp16
+from mirnet_edge.export.onnx_graph import context_anchored_form, export_onnx, to_fp16
 from mirnet_edge.files import sha256_of
 from mirnet_edge.quantization.ptq import quantize_for_tensorrt
 from mirnet_edge.runtime.tensorrt import build as engine
 from mirnet_edge.runtime.tensorrt import cuda, library, runner
 from mirnet_edge.runtime.tensorrt import rtx as rtx_names
-from mirnet_edge.runtime.tensorrt.build import OutOfMemoryError, Profile, Settings, build_engine
-from mirnet_edge.runtime.tensorrt.library import FLAVOURS, find_tensorrt
+from mirnet_edge.runtime.tensorrt.build import (
+    BuildSettings,
+    OptimizationProfile,
+    OutOfMemoryError,
+    build_engine,
+)
+from mirnet_edge.runtime.tensorrt.library import FLAVORS, find_tensorrt
 from mirnet_edge.testing.fake_tensorrt import FakeCudart
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SUBSET = json.loads((Path(__file__).parent / "trt_common_subset.json").read_text())
-_FIXED = Profile((1, 32, 48, 3), (1, 32, 48, 3), (1, 32, 48, 3))
+_FIXED = OptimizationProfile((1, 32, 48, 3), (1, 32, 48, 3), (1, 32, 48, 3))
 _SIGNED_ZERO = np.int8(0)
-_ANY = Profile((1, 16, 16, 3), (1, 64, 96, 3), (2, 128, 128, 3))
+_ANY = OptimizationProfile((1, 16, 16, 3), (1, 64, 96, 3), (2, 128, 128, 3))
 
 
 @pytest.fixture(scope="session")
@@ -96,15 +101,15 @@ def test_every_network_builds_in_every_precision(case, rtx, graph_of, quantized_
     plan = tmp_path / "net.plan"
     profile = _FIXED if case.size else _ANY
     facts = build_engine(
-        source, plan, [profile], flavour="tensorrt_rtx", settings=Settings(workspace_mib=512)
+        source, plan, [profile], flavor="tensorrt_rtx", settings=BuildSettings(workspace_mib=512)
     )
     assert plan.stat().st_size > 10_000
     assert facts.plan.file == "net.plan"
     assert facts.plan.sha256 == sha256_of(plan)
     assert facts.graph == source.stem
-    assert facts.flavour == "tensorrt_rtx"
+    assert facts.flavor == "tensorrt_rtx"
     assert facts.version == rtx.__version__
-    assert [Profile.from_document(one) for one in facts.profiles] == [profile]
+    assert [OptimizationProfile.from_document(one) for one in facts.profiles] == [profile]
     assert facts.onnx_sha256 == sha256_of(source)
     assert facts.flags == {"workspace_mib": 512}
     assert (facts.device, facts.capabilities, facts.delivered) == (None, [], None)  # no GPU here
@@ -115,10 +120,12 @@ def test_every_network_builds_in_every_precision(case, rtx, graph_of, quantized_
 def test_an_anchored_graph_builds_for_chosen_cards(profile, network_of, tmp_path):
     network = network_of("edge")
     path = tmp_path / "anchored.onnx"
-    export_onnx(anchored_form(network), path, io="uint8", size=None, multiple=network.multiple)
+    export_onnx(
+        context_anchored_form(network), path, io="uint8", size=None, multiple=network.multiple
+    )
     facts = build_engine(
-        path, tmp_path / "anchored.plan", [profile], flavour="tensorrt_rtx",
-        settings=Settings(workspace_mib=512, capabilities=("8.6",)),
+        path, tmp_path / "anchored.plan", [profile], flavor="tensorrt_rtx",
+        settings=BuildSettings(workspace_mib=512, capabilities=("8.6",)),
     )  # fmt: skip
     assert facts.capabilities == ["8.6"]
 
@@ -184,9 +191,9 @@ class Refused:
 def test_what_tensorrt_refuses_or_misreads_is_named(case, rtx, tmp_path):
     path, plan = tmp_path / "bad.onnx", tmp_path / "bad.plan"
     _quantized_convolution(path, **case.damage)
-    profile = Profile(*[(1, 4, 16, 16)] * 3)
+    profile = OptimizationProfile(*[(1, 4, 16, 16)] * 3)
     with pytest.raises(EngineError, match=case.says) as caught:
-        build_engine(path, plan, [profile], flavour="tensorrt_rtx")
+        build_engine(path, plan, [profile], flavor="tensorrt_rtx")
     assert str(caught.value).startswith(f"bad.onnx: TensorRT {rtx.__version__}")
     assert "--target tensorrt" in str(caught.value)
     assert not list(tmp_path.glob("*.plan*"))
@@ -196,9 +203,9 @@ def test_what_tensorrt_refuses_or_misreads_is_named(case, rtx, tmp_path):
 def test_the_same_graph_without_the_fault_builds(tmp_path):
     path = tmp_path / "good.onnx"
     _quantized_convolution(path)
-    profile = Profile(*[(1, 4, 16, 16)] * 3)
+    profile = OptimizationProfile(*[(1, 4, 16, 16)] * 3)
     facts = build_engine(
-        path, tmp_path / "good.plan", [profile], flavour="tensorrt_rtx", graph="int8"
+        path, tmp_path / "good.plan", [profile], flavor="tensorrt_rtx", graph="int8"
     )
     assert facts.graph == "int8"
 
@@ -207,9 +214,9 @@ def test_the_same_graph_without_the_fault_builds(tmp_path):
 def test_a_profile_that_does_not_fit_the_graph_is_an_error(tmp_path):
     path = tmp_path / "good.onnx"
     _quantized_convolution(path)
-    profile = Profile(*[(1, 4, 32, 32)] * 3)
+    profile = OptimizationProfile(*[(1, 4, 32, 32)] * 3)
     with pytest.raises(EngineError, match=r"good\.onnx: TensorRT"):
-        build_engine(path, tmp_path / "good.plan", [profile], flavour="tensorrt_rtx")
+        build_engine(path, tmp_path / "good.plan", [profile], flavor="tensorrt_rtx")
 
 
 @pytest.mark.usefixtures("rtx")
@@ -217,7 +224,7 @@ def test_a_file_that_is_no_graph_is_an_error(tmp_path):
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"\x08\x0a garbage")
     with pytest.raises(EngineError, match=r"broken\.onnx: TensorRT"):
-        build_engine(path, tmp_path / "x.plan", [_FIXED], flavour="tensorrt_rtx")
+        build_engine(path, tmp_path / "x.plan", [_FIXED], flavor="tensorrt_rtx")
 
 
 # --- profiles ---------------------------------------------------------------------------------
@@ -229,10 +236,10 @@ _SIDE = st.integers(1, 4)
 def test_a_profile_rises_on_every_axis_or_is_refused(axes):
     minimum, usual, maximum = zip(*axes, strict=True)
     if all(list(sides) == sorted(sides) for sides in axes):
-        assert Profile(minimum, usual, maximum).usual == usual
+        assert OptimizationProfile(minimum, usual, maximum).usual == usual
     else:
         with pytest.raises(OptionError, match="profile shapes must rise") as caught:
-            Profile(minimum, usual, maximum)
+            OptimizationProfile(minimum, usual, maximum)
         assert str(maximum) in str(caught.value)
 
 
@@ -241,7 +248,7 @@ def test_a_profile_of_unequal_lengths_is_refused(short):
     shapes = [(1, 8, 8, 3)] * 3
     shapes[short] = (1, 8, 8)
     with pytest.raises(OptionError, match="profile shapes must rise"):
-        Profile(*shapes)
+        OptimizationProfile(*shapes)
 
 
 # --- which TensorRT ---------------------------------------------------------------------------
@@ -254,7 +261,7 @@ def installed(tmp_path, monkeypatch):
     def put(**sources):
         folder = tmp_path / "site"
         folder.mkdir()
-        for name in FLAVOURS:
+        for name in FLAVORS:
             source = sources.get(name, f"raise ModuleNotFoundError('No module named {name}')")
             (folder / f"{name}.py").write_text(source)
             monkeypatch.setitem(sys.modules, name, None)  # so that it is put back afterwards
@@ -308,10 +315,10 @@ def test_without_any_the_message_says_why_and_how_to_get_one(installed):
     assert 'pip install "mirnet-edge[tensorrt-rtx]"' in message
 
 
-def test_a_flavour_that_was_asked_for_has_no_substitute(installed):
+def test_a_flavor_that_was_asked_for_has_no_substitute(installed):
     installed(tensorrt_rtx=_WORKS)
     with pytest.raises(MissingDependencyError, match=r"\(tensorrt: No module") as caught:
-        build_engine(Path("a.onnx"), Path("a.plan"), [_FIXED], flavour="tensorrt")
+        build_engine(Path("a.onnx"), Path("a.plan"), [_FIXED], flavor="tensorrt")
     assert "tensorrt_rtx:" not in str(caught.value)
 
 
@@ -455,7 +462,7 @@ def test_a_plan_is_written_as_it_is(fake, build, tmp_path):
     assert (tmp_path / "net.plan").read_bytes() == b"plan"
     assert fake.asked["path"] == str(tmp_path / "net.onnx")
     assert fake.shapes == {"frames": (_ANY.minimum, _ANY.usual, _ANY.maximum)}
-    assert (facts.flavour, facts.version, facts.graph) == ("tensorrt", "10.3.0", "net")
+    assert (facts.flavor, facts.version, facts.graph) == ("tensorrt", "10.3.0", "net")
 
 
 def test_the_vectors_of_an_anchored_graph_have_a_row_for_each_frame(fake, build):
@@ -480,7 +487,7 @@ def test_timings_of_elsewhere_are_not_read_and_replaced(origin, fake, build, tmp
 
 def test_timings_of_this_tensorrt_and_gpu_are_used(fake, build, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda, "_runtime", lambda: FakeCudart(name="Orin", capability="8.7"))
-    monkeypatch.setattr(engine, "_delivered", lambda *given: None)
+    monkeypatch.setattr(engine, "_deliver", lambda *given: None)
     cache, told = tmp_path / "timing.cache", []
     build(timing_cache=cache, on_progress=told.append)
     assert fake.asked["timings"] == b""
@@ -493,7 +500,7 @@ def test_timings_of_this_tensorrt_and_gpu_are_used(fake, build, tmp_path, monkey
 def test_a_workspace_is_given_in_bytes_and_only_if_asked_for(fake, build):
     build()
     assert "limit" not in fake.asked
-    build(settings=Settings(workspace_mib=64))
+    build(settings=BuildSettings(workspace_mib=64))
     assert fake.asked["limit"] == (fake.MemoryPoolType.WORKSPACE, 64 * 1024 * 1024)
 
 

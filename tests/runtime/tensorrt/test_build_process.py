@@ -16,14 +16,22 @@ import pytest
 from mirnet_edge import errors
 from mirnet_edge.errors import EngineError, MissingDependencyError
 from mirnet_edge.runtime.tensorrt import build_process
-from mirnet_edge.runtime.tensorrt.build import Profile, Settings, workspace_of
-from mirnet_edge.runtime.tensorrt.build_process import Order, build_apart, described, ladder
+from mirnet_edge.runtime.tensorrt.build import BuildSettings, OptimizationProfile, workspace_of
+from mirnet_edge.runtime.tensorrt.build_process import (
+    BuildRequest,
+    build_apart,
+    describe_attempt,
+    ladder,
+)
 
 _SMALL, _LARGE = ((1, side, 2 * side, 3) for side in (16, 32))
-_PROFILES = (Profile(_SMALL, _SMALL, _SMALL), Profile(_LARGE, _LARGE, _LARGE))
+_PROFILES = (
+    OptimizationProfile(_SMALL, _SMALL, _SMALL),
+    OptimizationProfile(_LARGE, _LARGE, _LARGE),
+)
 _FACTS = (
     "{'plan': {'file': 'x.plan', 'sha256': '', 'size_bytes': 1}, 'graph': request['graph'],"
-    "'flavour': 'tensorrt', 'version': '10.3.0', 'profiles': request['profiles'],"
+    "'flavor': 'tensorrt', 'version': '10.3.0', 'profiles': request['profiles'],"
     "'flags': {name: request[name] for name in ('workspace_mib', 'level') if request[name]}}"
 )
 
@@ -48,7 +56,7 @@ def worker(tmp_path, monkeypatch):
 
 @pytest.fixture
 def order(tmp_path):
-    return Order(
+    return BuildRequest(
         onnx=tmp_path / "net.onnx", plan=tmp_path / "net.plan", profiles=_PROFILES, graph="fp16"
     )
 
@@ -132,12 +140,12 @@ def test_the_ladder_ends_with_advice(worker, order):
     assert len(told) == 3
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(workspace_mib=100, level=0)])
+@pytest.mark.parametrize("settings", [BuildSettings(), BuildSettings(workspace_mib=100, level=0)])
 @pytest.mark.parametrize(
-    "profiles", [_PROFILES, (Profile(_SMALL, _SMALL, _LARGE),), (_PROFILES[0],)]
+    "profiles", [_PROFILES, (OptimizationProfile(_SMALL, _SMALL, _LARGE),), (_PROFILES[0],)]
 )
 def test_no_rung_asks_for_more_than_the_one_before(settings, profiles, order, tmp_path):
-    rungs = list(ladder(Order(
+    rungs = list(ladder(BuildRequest(
         onnx=order.onnx, plan=order.plan, profiles=profiles, graph="g", settings=settings
     )))  # fmt: skip
     assert rungs[0].settings == settings
@@ -149,7 +157,7 @@ def test_no_rung_asks_for_more_than_the_one_before(settings, profiles, order, tm
         assert max(one.maximum for one in rung.profiles) <= max(
             one.maximum for one in former.profiles
         )
-    assert len(set(map(described, rungs))) >= len(rungs) - (settings.level == 0)
+    assert len(set(map(describe_attempt, rungs))) >= len(rungs) - (settings.level == 0)
 
 
 def test_half_of_a_memory_that_is_shared_and_most_of_one_that_is_not():
@@ -195,7 +203,7 @@ def test_the_real_worker_builds_without_torch(order, tmp_path, monkeypatch, make
     told = []
     from dataclasses import replace
 
-    facts = build_apart(replace(order, flavour="tensorrt_rtx"), told.append)
+    facts = build_apart(replace(order, flavor="tensorrt_rtx"), told.append)
     assert order.plan.stat().st_size == facts.plan.size_bytes
     assert any(" of " in line for line in told), told  # real phases
     broken = subprocess.run(

@@ -13,10 +13,10 @@ import mirnet_edge
 from mirnet_edge.errors import BundleError, EngineError, OptionError
 from mirnet_edge.manifest import FILE_NAME, EngineFacts, ImageContract, bind, read_manifest
 from mirnet_edge.runtime.tensorrt import bundle_engines, cuda, library
-from mirnet_edge.runtime.tensorrt.build import Profile, profiles_for, sizes_from_text
+from mirnet_edge.runtime.tensorrt.build import OptimizationProfile, profiles_for, sizes_from_text
 from mirnet_edge.testing.fake_tensorrt import FakeCudart, FakeTensorRT, fake_plan
 
-_PROFILE = Profile((1, 4, 4, 3), (1, 16, 16, 3), (1, 64, 64, 3))
+_PROFILE = OptimizationProfile((1, 4, 4, 3), (1, 16, 16, 3), (1, 64, 64, 3))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def built(bundle, monkeypatch):
         documents = [profile.to_document() for profile in order.profiles]
         order.plan.write_bytes(fake_plan(documents))
         return EngineFacts(**{
-            "plan": bind(order.plan), "graph": order.graph, "flavour": "tensorrt",
+            "plan": bind(order.plan), "graph": order.graph, "flavor": "tensorrt",
             "version": "10.3.0", "profiles": documents, "device": "Fake GPU",
             "capabilities": ["8.6"],
             "onnx_sha256": read_manifest(bundle).graph(order.graph).onnx.sha256, **facts,
@@ -105,7 +105,7 @@ def test_a_build_by_rtx_leaves_the_cache_of_tensorrt_alone(bundle, built):
     (bundle / bundle_engines.TIMING_CACHE).write_bytes(b"timed")
     built()
     before = read_manifest(bundle).timing_cache
-    built(flavour="tensorrt_rtx", version="1.7.1")
+    built(flavor="tensorrt_rtx", version="1.7.1")
     assert read_manifest(bundle).timing_cache == before is not None
 
 
@@ -220,12 +220,12 @@ def test_a_plan_of_a_former_manifest_is_read_and_is_a_misfit(bundle, built, gpu)
     path = bundle / FILE_NAME
     document = json.loads(path.read_text())
     engine = document["engines"][0]
-    kept = {name: engine[name] for name in ("plan", "graph", "flavour", "version")}
+    kept = {name: engine[name] for name in ("plan", "graph", "flavor", "version")}
     document["engines"] = [{**kept, "profile": engine["profiles"][0]}]
     path.write_text(json.dumps(document))
     (read,) = read_manifest(bundle).engines
     assert len(read.profiles) == 1
-    host = library.host_of(FakeTensorRT(gpu), cuda.Cuda().gpu())
+    host = library.describe_host(FakeTensorRT(gpu), cuda.Cuda().gpu())
     differing = library.differences(read, read_manifest(bundle).graph("fp32"), host)
     assert any("sha256: unknown" in one for one in differing)
 

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import EngineError, ImageError, MissingDependencyError
-from mirnet_edge.manifest import BoundFile, EngineFacts, Graph, ImageContract, PooledVector
-from mirnet_edge.runtime.temporal_smoothing import steadied
-from mirnet_edge.runtime.tensorrt.build import Profile
+from mirnet_edge.manifest import BoundFile, ContextVector, EngineFacts, GraphFacts, ImageContract
+from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
+from mirnet_edge.runtime.tensorrt.build import OptimizationProfile
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
 from mirnet_edge.runtime.tensorrt.runner import TensorRtRunner
 from mirnet_edge.testing.fake_tensorrt import FakeCudart, FakeTensorRT, fake_plan
 
 _SHA = "a" * 64
-_GRAPH = Graph(
+_GRAPH = GraphFacts(
     name="fp16", precision="fp16", targets=["tensorrt"],
     onnx=BoundFile(file="fp16.onnx", sha256=_SHA, size_bytes=1), kept=True, against_fp32=None,
     against_truth=None, truth_drop_db=None,
 )  # fmt: skip
 _SMALL, _LARGE = ((1, side, 2 * side, 3) for side in (16, 32))
-_STATIC = (Profile(_SMALL, _SMALL, _SMALL), Profile(_LARGE, _LARGE, _LARGE))
-_DYNAMIC = (Profile((1, 8, 8, 3), _SMALL, (1, 64, 64, 3)),)
+_STATIC = (OptimizationProfile(_SMALL, _SMALL, _SMALL), OptimizationProfile(_LARGE, _LARGE, _LARGE))
+_DYNAMIC = (OptimizationProfile((1, 8, 8, 3), _SMALL, (1, 64, 64, 3)),)
 
 
 @pytest.fixture
@@ -35,15 +35,15 @@ def cudart():
 
 @pytest.fixture
 def make(cudart, monkeypatch, tmp_path):
-    """Return (runner, fake TensorRT): make(profiles, flavour="tensorrt", plan=None, ...)."""
+    """Return (runner, fake TensorRT): make(profiles, flavor="tensorrt", plan=None, ...)."""
 
     def made(
-        profiles=_STATIC, *, flavour="tensorrt", version="10.3.0", plan=None, io="uint8", scale=1,
+        profiles=_STATIC, *, flavor="tensorrt", version="10.3.0", plan=None, io="uint8", scale=1,
         gpu=None, vectors=0, **facts,
     ):  # fmt: skip
         gpu = gpu or cudart
-        trt = FakeTensorRT(gpu, flavour=flavour)
-        monkeypatch.setitem(sys.modules, flavour, trt)
+        trt = FakeTensorRT(gpu, flavor=flavor)
+        monkeypatch.setitem(sys.modules, flavor, trt)
         documents = [one.to_document() for one in profiles]
         path = tmp_path / "fp16.plan"
         if plan is None:
@@ -51,10 +51,10 @@ def make(cudart, monkeypatch, tmp_path):
         path.write_bytes(plan)
         described = EngineFacts(**{
             "plan": BoundFile(file="fp16.plan", sha256=_SHA, size_bytes=1), "graph": "fp16",
-            "flavour": flavour, "version": version, "profiles": documents, "onnx_sha256": _SHA,
-            "device": "Fake GPU", "capabilities": [] if "rtx" in flavour else ["8.6"], **facts,
+            "flavor": flavor, "version": version, "profiles": documents, "onnx_sha256": _SHA,
+            "device": "Fake GPU", "capabilities": [] if "rtx" in flavor else ["8.6"], **facts,
         })  # fmt: skip
-        layout = (PooledVector(name="pool", size=vectors),) if vectors else ()
+        layout = (ContextVector(name="pool", size=vectors),) if vectors else ()
         image = ImageContract(io=io, multiple=4, size=None, scale=scale, vectors=layout)
         runner = TensorRtRunner(
             path, image, name="tensorrt:fp16", precision="fp16", engine=described, graph=_GRAPH,
@@ -117,7 +117,7 @@ def test_what_enlarges_comes_out_larger(make, frames_of):
 
 def test_floats_in_and_out(make, frames_of):
     shape = (1, 3, 16, 32)
-    runner, _ = make((Profile(shape, shape, shape),), io="float")
+    runner, _ = make((OptimizationProfile(shape, shape, shape),), io="float")
     frames = frames_of(16, 32)
     with runner:
         assert np.array_equal(runner.run(frames), 255 - frames)
@@ -126,7 +126,7 @@ def test_floats_in_and_out(make, frames_of):
 @pytest.mark.parametrize("io", ["uint8", "float"])
 def test_a_broken_frame_is_passed_through_counted_and_told_once(io, make, frames_of, caplog):
     shape = _SMALL if io == "uint8" else (1, 3, 16, 32)
-    runner, trt = make((Profile(shape, shape, shape),), io=io)
+    runner, trt = make((OptimizationProfile(shape, shape, shape),), io=io)
     frames = frames_of(16, 32, 2)
     with runner:
         trt.network = lambda batch: np.full_like(batch, 0 if io == "uint8" else np.nan)
@@ -138,7 +138,7 @@ def test_a_broken_frame_is_passed_through_counted_and_told_once(io, make, frames
     assert [record.getMessage().count("broken frame") for record in caplog.records] == [1]
 
 
-def test_a_frame_of_one_colour_may_stay_one(make):
+def test_a_frame_of_one_color_may_stay_one(make):
     runner, _ = make(_STATIC)
     with runner:
         given = runner.run(np.full(_SMALL, 7, np.uint8))
@@ -147,7 +147,7 @@ def test_a_frame_of_one_colour_may_stay_one(make):
 
 
 def test_rtx_keeps_its_kernels_for_the_next_time(make, tmp_path, frames_of, caplog):
-    runner, _ = make(_DYNAMIC, flavour="tensorrt_rtx", device=None)
+    runner, _ = make(_DYNAMIC, flavor="tensorrt_rtx", device=None)
     with caplog.at_level(logging.INFO, "mirnet_edge"), runner:
         runner.run(frames_of(16, 32))
     assert (tmp_path / "fp16.kernels").read_bytes() == b"kernels"
@@ -174,10 +174,10 @@ class Refused:
                 r"compute capability: 8\.7, here 8\.6; GPU: Orin, here Fake GPU"),
         Refused("changed ONNX", {"onnx_sha256": "b" * 64}, "the graph's sha256: bbbb.*here aaaa"),
         Refused("unknown origin", {"onnx_sha256": None}, "the graph's sha256: unknown"),
-        Refused("rtx for other cards", {"flavour": "tensorrt_rtx", "capabilities": ["12.0"]},
+        Refused("rtx for other cards", {"flavor": "tensorrt_rtx", "capabilities": ["12.0"]},
                 r"compute capability: 12\.0, here 8\.6"),
         Refused("rtx on a datacenter GPU",
-                {"flavour": "tensorrt_rtx", "gpu": FakeCudart(capability="9.0")},
+                {"flavor": "tensorrt_rtx", "gpu": FakeCudart(capability="9.0")},
                 r"TensorRT-RTX does not run on compute capability 9\.0.*H100 and H200"),
     ],
     ids=lambda case: case.id,
@@ -229,7 +229,7 @@ def test_an_anchored_plan_uses_vectors_between_its_own_and_those_given(
     own = np.repeat(frames.mean((1, 2, 3), dtype=np.float32)[:, None], _LENGTH, axis=1)
     given = np.arange(3 * _LENGTH, dtype=np.float32).reshape(3, _LENGTH)
     with runner:
-        restored, used = runner.run_anchored(frames, given, memory)
+        restored, used = runner.run_with_context(frames, given, memory)
     np.testing.assert_allclose(used, (1 - memory) * own + memory * given, rtol=1e-6)
     np.testing.assert_array_equal(restored, _painted(frames, used))
     assert cudart.held == 0
@@ -239,7 +239,7 @@ def test_an_anchored_plan_alone_uses_the_vectors_of_its_frame(make, frames_of):
     runner, _ = make(_STATIC, vectors=_LENGTH)
     frames = frames_of(16, 32)
     with runner:
-        expected, own = runner.run_anchored(frames, None, 0.0)
+        expected, own = runner.run_with_context(frames, None, 0.0)
         np.testing.assert_array_equal(runner.run(frames), expected)
         np.testing.assert_array_equal(runner.infer(frames), expected)
     np.testing.assert_allclose(own, frames.mean(), rtol=1e-6)
@@ -248,7 +248,7 @@ def test_an_anchored_plan_alone_uses_the_vectors_of_its_frame(make, frames_of):
 def test_a_video_on_an_anchored_plan_is_steadied_by_its_vectors(make):
     runner, _ = make(_STATIC, vectors=_LENGTH)
     dark, light = (np.full(_SMALL, level, np.uint8) for level in (100, 104))
-    with steadied(runner, memory=0.5) as video:
+    with smooth_over_time(runner, memory=0.5) as video:
         found = [int(video.run(frame)[0, 0, 0, 0]) for frame in (dark, light, light)]
     assert found == [255, 253, 254]  # 255 - frame + 100, 102, 103
 
@@ -259,7 +259,7 @@ def test_broken_vectors_are_a_broken_frame_too(make, frames_of):
     frames = frames_of(16, 32)
     given = np.full((1, _LENGTH), np.float32(3e38))
     with runner, np.errstate(over="ignore", invalid="ignore"):
-        runner._infer_anchored(frames, given, np.full(1, 2.0, np.float32))
+        runner._infer_with_context(frames, given, np.full(1, 2.0, np.float32))
         assert not runner._is_finite
 
 
@@ -448,11 +448,11 @@ def test_a_real_plan_gives_what_onnx_runtime_gives(make_graph, tmp_path, frames_
     from mirnet_edge.manifest import bind
     from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
     from mirnet_edge.runtime.tensorrt.build import build_engine
-    from mirnet_edge.runtime.tensorrt.library import find_tensorrt, host_of
+    from mirnet_edge.runtime.tensorrt.library import describe_host, find_tensorrt
 
     try:
         cuda, trt = Cuda(), find_tensorrt()
-        gpu = host_of(trt, cuda.gpu()).gpu
+        gpu = describe_host(trt, cuda.gpu()).gpu
         onnx = make_graph(tmp_path / "fp32.onnx")
         facts = build_engine(onnx, tmp_path / "fp32.plan", _STATIC, precision="fp32")
     except MirnetEdgeError as error:

@@ -1,4 +1,4 @@
-"""Colour bars through every source and sink: 601 and 709, limited and full range."""
+"""Color bars through every source and sink: 601 and 709, limited and full range."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mirnet_edge.video.files.decoding import (
     SWSCALE_MATRIX,
     SWSCALE_RANGE,
     RgbDecoder,
-    colour_of,
-    exact,
+    color_of,
+    exact_conversion_flags,
 )
 from mirnet_edge.video.files.muxing import Recorder, VideoWriter
 from mirnet_edge.video.files.restoring import restore_video
-from mirnet_edge.video.frames import Colour, Figures, Shown, VideoFrame
+from mirnet_edge.video.frames import ColorTags, DisplayedFrame, LiveFigures, VideoFrame
 from mirnet_edge.video.live.controls import Snapshots
 from mirnet_edge.video.live.sources import CameraSource, FileSource
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 av = pytest.importorskip("av")
 
@@ -30,8 +30,8 @@ BARS = np.array(
      (0, 0, 255), (0, 0, 0), (128, 128, 128), (191, 30, 77), (8, 8, 12), (40, 20, 10)], np.uint8,
 )  # fmt: skip
 WIDE = 32
-COLOURS = [
-    Colour(matrix=matrix, range=range_, transfer=1, primaries=1)
+COLORS = [
+    ColorTags(matrix=matrix, range=range_, transfer=1, primaries=1)
     for matrix in ("bt601", "bt709")
     for range_ in ("limited", "full")
 ]
@@ -43,7 +43,7 @@ def bars():
 
 
 def middles(pixels):
-    """Return each bar's colour, away from the edges where chroma is shared."""
+    """Return each bar's color, away from the edges where chroma is shared."""
     return pixels[32, WIDE // 2 :: WIDE].astype(int)
 
 
@@ -51,50 +51,50 @@ def assert_same(pixels, within=2):
     assert np.abs(middles(pixels) - BARS).max() <= within
 
 
-def written(path, colour, frames=3):
-    options = {"height": 64, "width": bars().shape[1], "colour": colour, "quality": LOSSLESS}
+def written(path, color, frames=3):
+    options = {"height": 64, "width": bars().shape[1], "color": color, "quality": LOSSLESS}
     with VideoWriter(path, time_base=Fraction(1, 30), rate=Fraction(30), **options) as writer:
         for pts in range(frames):
             writer.write(bars(), pts)
     return path
 
 
-def ids(colour):
-    return f"{colour.matrix} {colour.range}"
+def ids(color):
+    return f"{color.matrix} {color.range}"
 
 
-@pytest.mark.parametrize("colour", COLOURS, ids=ids)
+@pytest.mark.parametrize("color", COLORS, ids=ids)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
-def test_what_the_writer_writes_a_file_source_reads(suffix, colour, tmp_path):
-    path = written(tmp_path / f"bars{suffix}", colour)
+def test_what_the_writer_writes_a_file_source_reads(suffix, color, tmp_path):
+    path = written(tmp_path / f"bars{suffix}", color)
     with FileSource(path) as source:
         frame = source.read()
-    assert frame.colour == colour
+    assert frame.color == color
     assert_same(frame.pixels)
 
 
-@pytest.mark.parametrize("colour", COLOURS, ids=ids)
-def test_the_tags_are_those_of_the_standard_and_so_is_the_luma(colour, tmp_path):
-    path = written(tmp_path / "bars.mp4", colour)
+@pytest.mark.parametrize("color", COLORS, ids=ids)
+def test_the_tags_are_those_of_the_standard_and_so_is_the_luma(color, tmp_path):
+    path = written(tmp_path / "bars.mp4", color)
     with av.open(str(path)) as container:
         frame = next(container.decode(container.streams.video[0]))
-    assert int(frame.colorspace) == {"bt601": 6, "bt709": 1}[colour.matrix]
-    assert int(frame.color_range) == {"limited": 1, "full": 2}[colour.range]
+    assert int(frame.colorspace) == {"bt601": 6, "bt709": 1}[color.matrix]
+    assert int(frame.color_range) == {"limited": 1, "full": 2}[color.range]
     luma = np.frombuffer(frame.planes[0], np.uint8).reshape(64, -1)[32, WIDE // 2 :: WIDE]
-    kr, kb = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}[colour.matrix]
+    kr, kb = {"bt601": (0.299, 0.114), "bt709": (0.2126, 0.0722)}[color.matrix]
     exact = BARS @ np.array([kr, 1 - kr - kb, kb])
-    if colour.range == "limited":
+    if color.range == "limited":
         exact = 16 + exact * 219 / 255
     assert np.abs(luma[: len(BARS)] - exact).max() <= 1
 
 
-@pytest.mark.parametrize("colour", COLOURS, ids=ids)
-def test_a_restored_file_has_the_colours_and_tags_of_its_source(colour, tmp_path):
-    path = written(tmp_path / "bars.mp4", colour)
-    done = restore_video(path, single(NullRunner()), tmp_path / "out")
+@pytest.mark.parametrize("color", COLORS, ids=ids)
+def test_a_restored_file_has_the_colors_and_tags_of_its_source(color, tmp_path):
+    path = written(tmp_path / "bars.mp4", color)
+    done = restore_video(path, single_runner_restorer(NullRunner()), tmp_path / "out")
     with FileSource(done.output) as source:
         frame = source.read()
-    assert frame.colour == colour
+    assert frame.color == color
     assert_same(frame.pixels, within=3)  # two codings, each of which rounds, and crf 16
 
 
@@ -109,11 +109,12 @@ def test_pixels_are_those_of_swscales_own_exact_rgb_to_one_level(kind, size):
         if kind.endswith("10le"):
             noise = (noise.view(np.uint16) % 1024).view(np.uint8)
         plane.update(noise.tobytes())
-    colour = colour_of(frame)
+    color = color_of(frame)
     expected = VideoReformatter().reformat(
-        frame, format="rgb24", interpolation=exact(), dst_color_range=SWSCALE_RANGE["full"],
-        src_colorspace=SWSCALE_MATRIX[colour.matrix],
-        src_color_range=SWSCALE_RANGE["full" if frame.format.is_rgb else colour.range],
+        frame, format="rgb24", interpolation=exact_conversion_flags(),
+        dst_color_range=SWSCALE_RANGE["full"],
+        src_colorspace=SWSCALE_MATRIX[color.matrix],
+        src_color_range=SWSCALE_RANGE["full" if frame.format.is_rgb else color.range],
     )  # fmt: skip
     pixels = RgbDecoder().pixels(frame)
     assert pixels.flags.c_contiguous
@@ -122,10 +123,10 @@ def test_pixels_are_those_of_swscales_own_exact_rgb_to_one_level(kind, size):
 
 def test_what_has_no_tags_is_read_by_its_size():
     small, large = av.VideoFrame(640, 480, "yuv420p"), av.VideoFrame(720, 1280, "yuv420p")
-    assert colour_of(small).matrix == "bt601"
-    assert colour_of(large).matrix == "bt709"
-    assert colour_of(av.VideoFrame(64, 48, "yuvj420p")).range == "full"
-    assert colour_of(av.VideoFrame(64, 48, "rgb24")).range == "limited"
+    assert color_of(small).matrix == "bt601"
+    assert color_of(large).matrix == "bt709"
+    assert color_of(av.VideoFrame(64, 48, "yuvj420p")).range == "full"
+    assert color_of(av.VideoFrame(64, 48, "rgb24")).range == "limited"
 
 
 class FakeDevice:
@@ -160,15 +161,15 @@ def test_a_cameras_frames_are_rgb():
     assert device.released
 
 
-def test_recordings_and_snapshots_have_the_colours_shown(tmp_path):
-    from mirnet_edge.images.files import read_picture
+def test_recordings_and_snapshots_have_the_colors_shown(tmp_path):
+    from mirnet_edge.images.files import read_image
 
-    figures = Figures(
+    figures = LiveFigures(
         fps=0, age_ms=0, age_p95_ms=0, restore_ms=0, captured=1, shown=1, dropped=0, failed=0,
         mode="m", modes=(), restoring=True, frozen=False, recording=True, snapshots=1, note="",
     )  # fmt: skip
     before = VideoFrame(pixels=bars(), index=0, captured_s=5.0)
-    shown = Shown(before=before, after=bars(), restored=True, figures=figures)
+    shown = DisplayedFrame(before=before, after=bars(), restored=True, figures=figures)
     saved = []
     with Recorder(tmp_path / "r.mkv") as recorder, Snapshots(tmp_path, saved.append) as snapshots:
         for sink in (recorder, snapshots):
@@ -179,12 +180,12 @@ def test_recordings_and_snapshots_have_the_colours_shown(tmp_path):
         assert source.read() is None
     assert len(saved) == 2
     for path in saved:
-        assert_same(read_picture(path).frame, within=0)
+        assert_same(read_image(path).frame, within=0)
 
 
 def test_frames_of_another_size_are_refused_and_nothing_is_left(tmp_path):
     options = {"height": 64, "width": 64, "time_base": Fraction(1, 30), "rate": None}
-    options["colour"] = Colour()
+    options["color"] = ColorTags()
 
     def write_both():
         with VideoWriter(tmp_path / "a.mp4", **options) as writer:

@@ -19,7 +19,7 @@ TIMES = (5, 7, 8, 12, 13, 20, 21, 22, 30, 31)
 
 @pytest.fixture
 def clip(tmp_path):
-    """A lossless file whose frames come at uneven times, each of another grey."""
+    """A lossless file whose frames come at uneven times, each of another gray."""
     path = tmp_path / "clip.mkv"
     with av.open(path, "w") as container:
         stream = container.add_stream("ffv1", rate=30)
@@ -47,9 +47,9 @@ def test_every_frame_keeps_its_place_and_its_time(clip, tmp_path):
     before, after = decoded(clip), decoded(done.output)
     assert done.frames == len(after) == len(before) == len(TIMES)
     assert done.failed == 0
-    for (time, grey), (kept_time, kept_grey) in zip(before, after, strict=True):
+    for (time, gray), (kept_time, kept_gray) in zip(before, after, strict=True):
         assert kept_time - after[0][0] == pytest.approx(time - before[0][0], abs=2e-3)
-        assert kept_grey == pytest.approx(grey, abs=4.0)
+        assert kept_gray == pytest.approx(gray, abs=4.0)
 
 
 def test_a_frame_that_fails_is_kept_as_it_came_and_counted(clip, tmp_path):

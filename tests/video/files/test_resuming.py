@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
@@ -15,8 +16,10 @@ import pytest
 
 from mirnet_edge.errors import EngineError, VideoError
 from mirnet_edge.testing.null_runner import NullRunner
+from mirnet_edge.video.files.muxing import REPRODUCIBLE, VideoWriter
 from mirnet_edge.video.files.restoring import restore_video
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.frames import ColorTags
+from mirnet_edge.video.restorer import single_runner_restorer
 
 av = pytest.importorskip("av")
 
@@ -67,7 +70,9 @@ def restored(source, out, runner=None, stop_at=None, **options):
         if done == stop_at:
             raise KeyboardInterrupt
 
-    return restore_video(source, single(runner or Breathing()), out, on_frame=interrupt, **options)
+    return restore_video(
+        source, single_runner_restorer(runner or Breathing()), out, on_frame=interrupt, **options
+    )
 
 
 def cut_off(source, out, at, **options):
@@ -90,6 +95,41 @@ def test_an_interrupted_run_gives_the_same_bytes_as_one_that_was_not(at, source,
     assert whole.resumed == 0
 
 
+@contextmanager
+def on_one_core():
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def encoded(path, asm=None):
+    """Return the bytes of 12 noisy frames, encoded by some of the processor's instructions."""
+    noise = np.random.default_rng(0).integers(40, 120, (12, 144, 64, 3), np.uint8)
+    options = {"height": 144, "width": 64, "time_base": Fraction(1, 30), "rate": Fraction(30)}
+    if asm is not None:
+        only = f"{REPRODUCIBLE['x264-params']}:asm={asm}"
+        options["quality"] = {"crf": "16", "preset": "veryfast", "x264-params": only}
+    with VideoWriter(path, color=ColorTags(), **options) as writer:
+        for pts, pixels in enumerate(noise):
+            writer.write(pixels, pts)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("asm", ["0", "SSE2", "AVX2"])
+def test_the_processors_instructions_do_not_change_the_bytes(asm, tmp_path):
+    assert encoded(tmp_path / "a.nut", asm) == encoded(tmp_path / "b.nut")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be taken away here")
+def test_the_number_of_cores_does_not_change_the_bytes(tmp_path):
+    usual = encoded(tmp_path / "a.nut")
+    with on_one_core():
+        assert encoded(tmp_path / "b.nut") == usual
+
+
 def test_smoothing_goes_on_where_it_was(source, tmp_path):
     whole = restored(source, tmp_path / "whole")
     cut_off(source, tmp_path / "out", 25)
@@ -109,9 +149,11 @@ def test_what_fails_is_counted_over_all_runs(source, tmp_path):
     assert (done.resumed, done.failed) == (10, 3 + 5)
 
 
-@pytest.mark.parametrize("change", ["source", "bundle", "mode"])
-def test_what_was_made_otherwise_is_not_gone_on_from(change, source, tmp_path):
+@pytest.mark.parametrize("change", ["source", "bundle", "mode", "encoder"])
+def test_what_was_made_otherwise_is_not_gone_on_from(change, source, tmp_path, monkeypatch):
     cut_off(source, tmp_path / "out", 25, made_by="one bundle")
+    if change == "encoder":
+        monkeypatch.setattr("mirnet_edge.video.files.restoring.REPRODUCIBLE", {"threads": "3"})
     if change == "source":
         os.utime(source, ns=(0, 0))
     runner = Breathing("another" if change == "mode" else "null")
@@ -143,9 +185,9 @@ def test_a_killed_process_loses_its_last_segment_and_nothing_else(source, tmp_pa
         from pathlib import Path
         from mirnet_edge.testing.null_runner import NullRunner
         from mirnet_edge.video.files import restoring
-        from mirnet_edge.video.restorer import single
+        from mirnet_edge.video.restorer import single_runner_restorer
         restoring.SEGMENT_FRAMES = 10
-        runner = single(NullRunner(delay_s=0.05))
+        runner = single_runner_restorer(NullRunner(delay_s=0.05))
         restoring.restore_video(Path({str(source)!r}), runner, Path({str(tmp_path / "out")!r}))
     """)
     second = tmp_path / "out" / ".a.mp4.parts" / "00001.npz"

@@ -12,7 +12,7 @@ import pytest
 from mirnet_edge.errors import EngineError, OptionError, VideoError
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.files.restoring import is_video, restore_video
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 av = pytest.importorskip("av")
 
@@ -114,7 +114,7 @@ def told(path):
 def test_frames_times_sound_and_rotation_are_kept(clip, segment, make_clip, tmp_path, monkeypatch):
     monkeypatch.setattr("mirnet_edge.video.files.restoring.SEGMENT_FRAMES", segment)
     source = make_clip(clip)
-    done = restore_video(source, single(NullRunner()), tmp_path / "out")
+    done = restore_video(source, single_runner_restorer(NullRunner()), tmp_path / "out")
     times, rotation, sound = told(source)
     kept_times, kept_rotation, kept_sound = told(done.output)
     assert done.frames == len(clip.times) == len(kept_times)
@@ -140,7 +140,7 @@ def test_the_last_frame_lasts_as_long_as_the_others(
 ):
     monkeypatch.setattr("mirnet_edge.video.files.restoring.SEGMENT_FRAMES", segment)
     clip = next(clip for clip in CASES if clip.name == name)
-    done = restore_video(make_clip(clip), single(NullRunner()), tmp_path / "out")
+    done = restore_video(make_clip(clip), single_runner_restorer(NullRunner()), tmp_path / "out")
     with av.open(str(done.output)) as container:
         video = container.streams.video[0]
         assert video.duration * video.time_base == 12 * clip.times[1] * clip.time_base
@@ -160,7 +160,7 @@ def test_every_frame_is_restored_in_its_place(make_clip, tmp_path):
             return 255 - super().run(frames)
 
     source = make_clip(Clip("a.mp4"))
-    done = restore_video(source, single(Inverting()), tmp_path / "out")
+    done = restore_video(source, single_runner_restorer(Inverting()), tmp_path / "out")
     for before, after in zip(levels(source), levels(done.output), strict=True):
         assert after == pytest.approx(255 - before, abs=4)
 
@@ -173,14 +173,16 @@ def levels(path):
 
 
 def test_an_enlarging_network_gives_a_larger_video(make_clip, tmp_path):
-    done = restore_video(make_clip(Clip("a.mp4")), single(NullRunner(scale=2)), tmp_path / "out")
+    done = restore_video(
+        make_clip(Clip("a.mp4")), single_runner_restorer(NullRunner(scale=2)), tmp_path / "out"
+    )
     assert (done.width, done.height) == (128, 96)
     assert len(told(done.output)[0]) == 12
 
 
 def test_a_frame_that_fails_is_there_as_it_came_and_counted(make_clip, tmp_path, caplog):
     runner = NullRunner(scale=2, failure=EngineError("out of memory"), fails_at=9)
-    done = restore_video(make_clip(Clip("a.mp4")), single(runner), tmp_path / "out")
+    done = restore_video(make_clip(Clip("a.mp4")), single_runner_restorer(runner), tmp_path / "out")
     assert (done.frames, done.failed) == (12, 4)
     assert len(told(done.output)[0]) == 12
     assert "out of memory" in caplog.text
@@ -189,7 +191,7 @@ def test_a_frame_that_fails_is_there_as_it_came_and_counted(make_clip, tmp_path,
 def test_progress_is_told_frame_by_frame(make_clip, tmp_path):
     seen = []
     restore_video(
-        make_clip(Clip("a.mp4")), single(NullRunner()), tmp_path,
+        make_clip(Clip("a.mp4")), single_runner_restorer(NullRunner()), tmp_path,
         on_frame=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(i, 12) for i in range(1, 13)]
@@ -206,7 +208,7 @@ def test_what_is_interrupted_leaves_nothing_and_keeps_what_was_there(error, make
             raise error
 
     with pytest.raises(error):
-        restore_video(source, single(NullRunner()), out, on_frame=interrupt)
+        restore_video(source, single_runner_restorer(NullRunner()), out, on_frame=interrupt)
     assert [path.read_text() for path in out.iterdir()] == ["former"]
 
 
@@ -214,7 +216,7 @@ def test_a_file_that_was_cut_off_ends_where_it_ends(make_clip, tmp_path):
     source = make_clip(Clip("a.mkv", tuple(range(0, 4000, 33)), Fraction(1, 1000)))
     whole = source.read_bytes()
     source.write_bytes(whole[: len(whole) // 2])
-    done = restore_video(source, single(NullRunner()), tmp_path / "out")
+    done = restore_video(source, single_runner_restorer(NullRunner()), tmp_path / "out")
     assert 0 < done.frames < 122
     assert len(told(done.output)[0]) == done.frames
 
@@ -223,12 +225,12 @@ def test_what_is_no_video_is_refused_in_one_line(make_clip, tmp_path):
     text = tmp_path / "a.mp4"
     text.write_text("no video")
     with pytest.raises(VideoError, match=r"a\.mp4 cannot be opened as video: Invalid data"):
-        restore_video(text, single(NullRunner()), tmp_path / "out")
+        restore_video(text, single_runner_restorer(NullRunner()), tmp_path / "out")
     with pytest.raises(VideoError, match=r"b\.mp4 cannot be opened as video: No such file"):
-        restore_video(tmp_path / "b.mp4", single(NullRunner()), tmp_path / "out")
+        restore_video(tmp_path / "b.mp4", single_runner_restorer(NullRunner()), tmp_path / "out")
     source = make_clip(Clip("a.mp4"))
     with pytest.raises(OptionError, match="would replace"):
-        restore_video(source, single(NullRunner()), source.parent)
+        restore_video(source, single_runner_restorer(NullRunner()), source.parent)
     assert len(told(source)[0]) == 12
     assert not (tmp_path / "out").exists()
 
@@ -241,7 +243,7 @@ def test_a_video_is_told_by_its_name():
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the clips are not at hand")
 def test_a_broken_file_ends_with_what_decodes_and_says_so(tmp_path):
-    done = restore_video(CLIPS / "broken_tree.avi", single(NullRunner()), tmp_path)
+    done = restore_video(CLIPS / "broken_tree.avi", single_runner_restorer(NullRunner()), tmp_path)
     assert done.frames == 68 == len(told(done.output)[0])
     assert "the header promises 444 frames, 68 could be decoded" in done.shortfall
 
@@ -249,5 +251,5 @@ def test_a_broken_file_ends_with_what_decodes_and_says_so(tmp_path):
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="the clips are not at hand")
 @pytest.mark.parametrize("name", ["carphone_qcif.mp4", "gesture_night_vga.mkv"])
 def test_clips_at_hand_keep_their_times(name, tmp_path):
-    done = restore_video(CLIPS / name, single(NullRunner()), tmp_path)
+    done = restore_video(CLIPS / name, single_runner_restorer(NullRunner()), tmp_path)
     assert told(done.output)[0] == told(CLIPS / name)[0]

@@ -3,7 +3,7 @@
     python rtsp_server.py PORT [--silent-after FRAMES]
 
 Prints its port once it listens. Of RTSP (RFC 2326) it speaks what a player of a live stream says;
-transport over UDP is refused with 461, as a camera behind a firewall does. Frames are 64x48 greys
+transport over UDP is refused with 461, as a camera behind a firewall does. Frames are 64x48 grays
 of 40, 80, 120, 160 and 200 in turn, each a key frame, packed as RFC 6184 says.
 """
 
@@ -22,7 +22,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-GREYS, FPS = (40, 80, 120, 160, 200), 25
+GRAYS, FPS = (40, 80, 120, 160, 200), 25
 _LARGEST = 1200  # bytes of a packet, so that frames are split as those of real cameras
 _PAYLOAD_TYPE = 96
 
@@ -35,8 +35,8 @@ def coded() -> list[list[bytes]]:
     encoder.options = {"tune": "zerolatency", "g": "1", "qp": "4"}
     noise = np.random.default_rng(0).integers(-20, 21, (48, 64, 1))
     units = []
-    for index, grey in enumerate(GREYS):
-        pixels = np.broadcast_to(grey + noise, (48, 64, 3)).astype(np.uint8)
+    for index, gray in enumerate(GRAYS):
+        pixels = np.broadcast_to(gray + noise, (48, 64, 3)).astype(np.uint8)
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
         frame.pts = index
         (packet,) = encoder.encode(frame)

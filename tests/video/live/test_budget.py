@@ -11,16 +11,16 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.clock import VirtualClock
 from mirnet_edge.video.live.budget import (
-    Budget,
     BudgetedRestorer,
-    Rung,
+    BudgetLevel,
+    FrameBudget,
     apply_curves,
+    budget_levels,
     budgeted_restorer,
     curves_between,
-    ladder,
 )
 
-RUNGS = ladder(["slow", "fast"], sizes=True)
+RUNGS = budget_levels(["slow", "fast"], sizes=True)
 
 
 def machine(full_s, overhead_s=0.0, fast=0.5):
@@ -51,18 +51,18 @@ def test_the_ladder_takes_off_modes_then_pixels_then_frames():
         "slow", "fast", "fast at 75% size", "fast at 50% size", "fast at 50% size, 1 of 2 frames",
         "fast at 50% size, 1 of 3 frames", "fast at 50% size, 1 of 4 frames",
     ]  # fmt: skip
-    assert [rung.size for rung in ladder(["a"], sizes=False)] == [1.0] * 4
+    assert [rung.size for rung in budget_levels(["a"], sizes=False)] == [1.0] * 4
 
 
 def test_a_machine_that_is_fast_enough_stays_at_the_top():
-    budget = Budget(RUNGS, 30.0)
+    budget = FrameBudget(RUNGS, 30.0)
     rungs = run(budget, machine(0.02), 20.0, 30.0)
     assert {rung for _, rung in rungs} == {RUNGS[0]}
 
 
 @given(st.floats(0.01, 1.0), st.sampled_from([5.0, 15.0, 30.0]))
 def test_it_comes_to_rest_where_the_rate_holds_if_any_rung_does(full_s, fps):
-    budget, work_s = Budget(RUNGS, fps), machine(full_s)
+    budget, work_s = FrameBudget(RUNGS, fps), machine(full_s)
     rungs = run(budget, work_s, 60.0, fps)
     late = [rung for now, rung in rungs if now > 30.0]
     cost = [sum(work_s(rung, turn) for turn in range(12)) / 12 for rung in late]
@@ -76,7 +76,7 @@ def test_it_does_not_swing_between_two_rungs():
     def work_s(rung, turn):
         return 0.5 if rung.size == 1.0 else 0.01
 
-    budget = Budget(ladder(["a"], sizes=True), 30.0)
+    budget = FrameBudget(budget_levels(["a"], sizes=True), 30.0)
     rungs = run(budget, work_s, 600.0, 30.0)
     moves = sum(one != two for (_, one), (_, two) in itertools.pairwise(rungs))
     assert moves < 60
@@ -86,7 +86,7 @@ def test_it_does_not_swing_between_two_rungs():
 
 
 def test_it_goes_up_again_when_the_machine_is_free():
-    budget = Budget(RUNGS, 30.0)
+    budget = FrameBudget(RUNGS, 30.0)
     run(budget, machine(0.2), 10.0, 30.0)
     assert budget.rung != RUNGS[0]
     run(budget, machine(0.005), 60.0, 30.0, start_s=10.0)
@@ -94,7 +94,7 @@ def test_it_goes_up_again_when_the_machine_is_free():
 
 
 def test_a_single_slow_frame_moves_nothing():
-    budget = Budget(RUNGS, 30.0)
+    budget = FrameBudget(RUNGS, 30.0)
     for turn in range(300):
         budget.observe(turn / 30, 0.2 if turn == 150 else 0.01)
     assert budget.rung == RUNGS[0]
@@ -102,7 +102,7 @@ def test_a_single_slow_frame_moves_nothing():
 
 def test_a_rate_of_nothing_is_refused():
     with pytest.raises(OptionError, match="--target-fps must be above 0, found 0"):
-        Budget(RUNGS, 0.0)
+        FrameBudget(RUNGS, 0.0)
 
 
 class Slow(NullRunner):
@@ -120,7 +120,7 @@ class Slow(NullRunner):
 def test_the_restorer_does_what_the_budget_says_and_frames_keep_their_size(frames_of):
     clock = VirtualClock()
     runner = Slow(clock, "a", 0.1 / (40 * 60))
-    budget = Budget(ladder(["a"], sizes=True), 25.0)
+    budget = FrameBudget(budget_levels(["a"], sizes=True), 25.0)
     restorer = BudgetedRestorer({"a": lambda: runner}, "a", budget, clock=clock)
     pixels = frames_of(40, 60)[0] // 4
     modes = []
@@ -140,7 +140,7 @@ def test_the_restorer_does_what_the_budget_says_and_frames_keep_their_size(frame
 def test_frames_between_get_the_curves_of_the_last_one_restored(frames_of):
     clock = VirtualClock()
     runner = Slow(clock, "a", 0.0)
-    budget = Budget([Rung(mode="a", every=2)], 25.0)
+    budget = FrameBudget([BudgetLevel(mode="a", every=2)], 25.0)
     pixels = frames_of(40, 60)[0] // 4
     with BudgetedRestorer({"a": lambda: runner}, "a", budget, clock=clock) as restorer:
         first, second = restorer.restore(pixels), restorer.restore(pixels)

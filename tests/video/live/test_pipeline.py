@@ -16,7 +16,7 @@ from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.clock import VirtualClock
 from mirnet_edge.video.frames import VideoFrame
 from mirnet_edge.video.live.controls import Controls
-from mirnet_edge.video.live.pipeline import Durations, Live, Patience
+from mirnet_edge.video.live.pipeline import Durations, Live, ReconnectPolicy
 from mirnet_edge.video.live.sinks import Detached, MemorySink
 from mirnet_edge.video.live.sources import SyntheticSource
 from mirnet_edge.video.restorer import Restorer
@@ -94,10 +94,10 @@ class Scheduled:
     def __init__(self, times_s):
         self.times_s = times_s
 
-    def __call__(self, source, mailbox, clock, patience):
+    def __call__(self, source, buffer, clock, reconnect_policy):
         for index, time_s in enumerate(self.times_s):
-            clock.at(time_s, lambda i=index, t=time_s: mailbox.put(frame_of(i, captured_s=t)))
-        clock.at(self.times_s[-1] + 0.01, mailbox.close)
+            clock.at(time_s, lambda i=index, t=time_s: buffer.put(frame_of(i, captured_s=t)))
+        clock.at(self.times_s[-1] + 0.01, buffer.close)
         return self
 
     def check(self):
@@ -176,13 +176,13 @@ def test_a_frame_becomes_pixels_once_if_it_is_shown_and_never_if_it_is_dropped()
         return np.full((4, 6, 3), index % 256, np.uint8)
 
     class Lazy(Scheduled):
-        def __call__(self, source, mailbox, clock, patience):
+        def __call__(self, source, buffer, clock, reconnect_policy):
             for index, time_s in enumerate(self.times_s):
                 frame = VideoFrame(
                     pixels=lambda i=index: make(i), index=index, captured_s=-1.0
                 ).captured_at(time_s)
-                clock.at(time_s, lambda f=frame: mailbox.put(f))
-            clock.at(self.times_s[-1] + 0.01, mailbox.close)
+                clock.at(time_s, lambda f=frame: buffer.put(f))
+            clock.at(self.times_s[-1] + 0.01, buffer.close)
             return self
 
     clock = VirtualClock()
@@ -213,7 +213,7 @@ def test_a_frame_that_waited_out_a_stall_is_not_shown():
     assert statistics.dropped == 3
 
 
-def test_a_frozen_picture_stands_still_and_sinks_are_served():
+def test_a_frozen_image_stands_still_and_sinks_are_served():
     controls = Controls()
     times_s = [i / 10 for i in range(1, 21)]
     clock = VirtualClock()
@@ -362,7 +362,9 @@ def test_a_source_that_is_stuck_ends_the_run():
     source = ScriptedSource(lambda _: [None, FRAME, stuck])
     sink = MemorySink()
     with _within(1.5), pytest.raises(VideoError, match="has given nothing for"):
-        Live(source, _one(NullRunner()), [sink], patience=Patience(blocked_s=0.3)).run()
+        Live(
+            source, _one(NullRunner()), [sink], reconnect_policy=ReconnectPolicy(blocked_s=0.3)
+        ).run()
     stuck.set()
     assert not sink.is_open
     assert len(sink.shown) > 1  # served while nothing came
@@ -384,8 +386,8 @@ def test_a_camera_that_comes_back_goes_on():
     scripts = [[None, FRAME, LOST], [VideoError("still not there")], [None, FRAME, 0.05]]
     source = ScriptedSource(lambda opened: scripts[opened])
     sink = MemorySink()
-    patience = Patience(first_pause_s=0.01)
-    statistics = Live(source, _one(NullRunner()), [sink], patience=patience).run()
+    reconnect_policy = ReconnectPolicy(first_pause_s=0.01)
+    statistics = Live(source, _one(NullRunner()), [sink], reconnect_policy=reconnect_policy).run()
     assert statistics.reconnects == 1
     assert source.opened == 3
     assert sink.indices[-1] == 1
@@ -395,9 +397,9 @@ def test_a_camera_that_comes_back_goes_on():
 def test_a_camera_that_stays_away_ends_the_run():
     source = ScriptedSource(lambda opened: [LOST] if opened else [None, FRAME, LOST])
     sink = MemorySink()
-    patience = Patience(first_pause_s=0.02, give_up_s=0.4)
+    reconnect_policy = ReconnectPolicy(first_pause_s=0.02, give_up_s=0.4)
     with _within(2.5), pytest.raises(VideoError, match=r"did not come back .*cable was pulled"):
-        Live(source, _one(NullRunner()), [sink], patience=patience).run()
+        Live(source, _one(NullRunner()), [sink], reconnect_policy=reconnect_policy).run()
     assert source.opened > 3  # it tried, and less often each time
     assert source.opened < 20
     assert sink.shown[-1].figures.note == "the cable was pulled; trying again"

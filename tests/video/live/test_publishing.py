@@ -25,16 +25,16 @@ from mirnet_edge.video.frames import VideoFrame
 from mirnet_edge.video.live.controls import Controls
 from mirnet_edge.video.live.pipeline import Live
 from mirnet_edge.video.live.publishing import Publisher
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 pytest.importorskip("av")
 
 LISTENER = Path(__file__).parent / "rtsp_listener.py"
-COLOUR, FPS = (170, 100, 70), 25
+COLOR, FPS = (170, 100, 70), 25
 
 
 class Flat:
-    """A camera that shows one colour, until it is stopped or after so many frames."""
+    """A camera that shows one color, until it is stopped or after so many frames."""
 
     name, paced, frame_time_s = "flat", False, 1 / FPS
 
@@ -53,10 +53,10 @@ class Flat:
             return None
         REAL_CLOCK.sleep(1 / FPS)
         index, self._index = self._index, self._index + 1
-        # noise, as cameras have it: whole pictures come in several packets
+        # noise, as cameras have it: whole images come in several packets
         noise = np.random.default_rng(index).integers(-15, 16, (240, 320, 1))
         height, width = self._sizes[index * len(self._sizes) // (self._frames or index + 1)]
-        pixels = np.clip(np.array(COLOUR) + noise, 0, 255).astype(np.uint8)[:height, :width]
+        pixels = np.clip(np.array(COLOR) + noise, 0, 255).astype(np.uint8)[:height, :width]
         return VideoFrame(
             pixels=np.ascontiguousarray(pixels), index=index, captured_s=REAL_CLOCK.now()
         )
@@ -67,7 +67,7 @@ def publishing(address, **how):
     """Publish beside the block; gives the publisher and the lines it told."""
     controls, lines = Controls(), []
     publisher = Publisher(address, tell=lines.append)
-    live = Live(Flat(**how), single(NullRunner()), [publisher], controls=controls)
+    live = Live(Flat(**how), single_runner_restorer(NullRunner()), [publisher], controls=controls)
     thread = threading.Thread(target=live.run)
     thread.start()
     try:
@@ -102,7 +102,7 @@ def port():
 
 
 @pytest.mark.parametrize("size", [(48, 64), (239, 319)], ids=["small", "odd, in fragments"])
-def test_frames_arrive_at_a_real_server_with_their_size_and_colour(size, port):
+def test_frames_arrive_at_a_real_server_with_their_size_and_color(size, port):
     with (
         listening(port) as (_, frames),
         publishing(f"rtsp://127.0.0.1:{port}/live", sizes=(size,)) as (publisher, lines),
@@ -111,7 +111,7 @@ def test_frames_arrive_at_a_real_server_with_their_size_and_colour(size, port):
     height, width = size
     for one in came:
         assert (one["height"], one["width"]) == (height + height % 2, width + width % 2)
-        assert one["rgb"] == pytest.approx(COLOUR, abs=3)
+        assert one["rgb"] == pytest.approx(COLOR, abs=3)
     assert publisher.published >= 15
     assert lines[-1] == f"publishing to rtsp://127.0.0.1:{port}/live"
     assert publisher.losses == 0
@@ -210,7 +210,7 @@ def run_beside(address, frames=30):
     lines = []
     publisher = Publisher(address, tell=lines.append)
     started = time.monotonic()
-    statistics = Live(Flat(frames), single(NullRunner()), [publisher]).run()
+    statistics = Live(Flat(frames), single_runner_restorer(NullRunner()), [publisher]).run()
     # a stage that waited for the server would take its five seconds
     assert time.monotonic() - started < frames / FPS + 3.0
     assert statistics.shown + statistics.dropped == statistics.captured == frames
@@ -219,7 +219,7 @@ def run_beside(address, frames=30):
     return publisher, lines, statistics
 
 
-def test_without_a_server_the_picture_goes_on_and_one_line_says_so(port):
+def test_without_a_server_the_image_goes_on_and_one_line_says_so(port):
     address = f"rtsp://somebody:secret@127.0.0.1:{port}/live"
     publisher, lines, statistics = run_beside(address)
     assert lines == [
@@ -305,7 +305,7 @@ def test_another_size_is_announced_anew():
     with Server() as server:
         publisher = Publisher(f"rtsp://127.0.0.1:{server.port}/live", tell=lambda line: None)
         source = Flat(30, sizes=((48, 64), (24, 32)))
-        Live(source, single(NullRunner()), [publisher]).run()
+        Live(source, single_runner_restorer(NullRunner()), [publisher]).run()
         once = ["ANNOUNCE", "SETUP", "RECORD", "TEARDOWN"]
         wait_for(lambda: server.methods() == 2 * once)
     assert publisher.losses == 0

@@ -14,15 +14,15 @@ import pytest
 
 from mirnet_edge.errors import SourceInterruptedError, VideoError
 from mirnet_edge.testing.null_runner import NullRunner
-from mirnet_edge.video.live.pipeline import Live, Patience
+from mirnet_edge.video.live.pipeline import Live, ReconnectPolicy
 from mirnet_edge.video.live.sinks import MemorySink
 from mirnet_edge.video.live.sources import open_source
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 pytest.importorskip("av")
 
 SERVER = Path(__file__).parent / "rtsp_server.py"
-GREYS = (40, 80, 120, 160, 200)
+GRAYS = (40, 80, 120, 160, 200)
 
 
 @contextmanager
@@ -45,9 +45,9 @@ def test_frames_arrive_over_tcp_in_their_order():
     with serving() as (_, address), open_source(address) as source:
         frames = [source.read() for _ in range(12)]
         assert source.frame_time_s == pytest.approx(1 / 25)
-    levels = [int(np.argmin(np.abs(np.array(GREYS) - f.pixels.mean()))) for f in frames]
+    levels = [int(np.argmin(np.abs(np.array(GRAYS) - f.pixels.mean()))) for f in frames]
     assert [level % 5 for level in range(levels[0], levels[0] + 12)] == levels
-    assert all(abs(f.pixels.mean() - GREYS[k]) < 4 for f, k in zip(frames, levels, strict=True))
+    assert all(abs(f.pixels.mean() - GRAYS[k]) < 4 for f, k in zip(frames, levels, strict=True))
     assert frames[0].pixels.shape == (48, 64, 3)
     # stamped as they come, not in a burst: nothing was held back while the stream was opened
     steps_s = np.diff([frame.captured_s for frame in frames])
@@ -58,8 +58,10 @@ def test_a_server_that_dies_and_returns_is_found_again():
     sink = MemorySink()
     with serving() as (first, address):
         source = open_source(address)
-        patience = Patience(first_pause_s=0.05, longest_pause_s=0.4, give_up_s=20.0)
-        live = Live(source, single(NullRunner()), [sink], patience=patience)
+        reconnect_policy = ReconnectPolicy(first_pause_s=0.05, longest_pause_s=0.4, give_up_s=20.0)
+        live = Live(
+            source, single_runner_restorer(NullRunner()), [sink], reconnect_policy=reconnect_policy
+        )
         runs = []
         thread = threading.Thread(target=lambda: runs.append(live.run()))
         thread.start()
@@ -82,10 +84,15 @@ def test_a_server_that_dies_for_good_ends_the_run_after_fewer_and_fewer_tries(ca
         opened = []
         source = counting(open_source(address), opened)
         sink = MemorySink(lambda shown: process.kill() if shown.before.index == 3 else None)
-        patience = Patience(first_pause_s=0.1, longest_pause_s=0.8, give_up_s=1.2)
+        reconnect_policy = ReconnectPolicy(first_pause_s=0.1, longest_pause_s=0.8, give_up_s=1.2)
         started = time.monotonic()
         with pytest.raises(VideoError, match=r"rtsp://127\.0\.0\.1:\d+/live did not come back"):
-            Live(source, single(NullRunner()), [sink], patience=patience).run()
+            Live(
+                source,
+                single_runner_restorer(NullRunner()),
+                [sink],
+                reconnect_policy=reconnect_policy,
+            ).run()
         assert time.monotonic() - started < 10.0
     pauses_s = list(np.diff(opened[1:]))
     assert 2 <= len(pauses_s) <= 6

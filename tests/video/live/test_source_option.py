@@ -12,7 +12,7 @@ import pytest
 from mirnet_edge.errors import SourceInterruptedError, VideoError
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.clock import VirtualClock
-from mirnet_edge.video.live.pipeline import Live, Patience
+from mirnet_edge.video.live.pipeline import Live, ReconnectPolicy
 from mirnet_edge.video.live.sinks import MemorySink
 from mirnet_edge.video.live.sources import (
     CameraSource,
@@ -24,7 +24,7 @@ from mirnet_edge.video.live.sources import (
     open_source,
     with_appsink,
 )
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 
 class FakeDevice:
@@ -56,7 +56,12 @@ def test_a_camera_that_is_unplugged_and_comes_back_goes_on():
     opened = iter(devices)
     source = CameraSource("camera 0", lambda: next(opened))
     sink = MemorySink(lambda shown: live.controls.stop() if shown.before.index == 4 else None)
-    live = Live(source, single(NullRunner()), [sink], patience=Patience(first_pause_s=0.01))
+    live = Live(
+        source,
+        single_runner_restorer(NullRunner()),
+        [sink],
+        reconnect_policy=ReconnectPolicy(first_pause_s=0.01),
+    )
     statistics = live.run()
     assert statistics.reconnects == 1
     assert list(dict.fromkeys(sink.indices))[-1] == 4
@@ -66,10 +71,10 @@ def test_a_camera_that_is_unplugged_and_comes_back_goes_on():
 def test_a_camera_that_is_unplugged_for_good_ends_the_run_in_one_line():
     devices = iter([FakeDevice()] + [FakeDevice(opened=False) for _ in range(99)])
     source = CameraSource("camera 0", lambda: next(devices))
-    patience = Patience(first_pause_s=0.02, give_up_s=0.3)
+    reconnect_policy = ReconnectPolicy(first_pause_s=0.02, give_up_s=0.3)
     started = time.monotonic()
     with pytest.raises(VideoError, match="camera 0 did not come back within"):
-        Live(source, single(NullRunner()), patience=patience).run()
+        Live(source, single_runner_restorer(NullRunner()), reconnect_policy=reconnect_policy).run()
     assert time.monotonic() - started < 2.0
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirnet_edge.video.live.controls import Controls
-from mirnet_edge.video.live.pipeline import Durations, Tally
+from mirnet_edge.video.live.pipeline import Durations, LiveCounters
 
 
 @given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=200), st.floats(0.0, 100.0))
@@ -35,21 +35,21 @@ def test_the_figures_are_ordered_and_take_no_more_memory(samples):
 
 def test_frames_per_second_are_intervals_over_time():
     # three ticks of a true 10 a second are two intervals: 10, not 15
-    tally = Tally()
+    tally = LiveCounters()
     for now_s in (0.0, 0.1, 0.2):
         tally.count(now_s=now_s, age_s=0.0, convert_s=0.0, restore_s=None, show_s=0.0)
     assert tally.fps == pytest.approx(10.0)
 
 
 def test_frames_per_second_follow_a_change_within_a_second():
-    tally = Tally()
+    tally = LiveCounters()
     for now_s in (*np.arange(0.0, 10.0, 0.1), *np.arange(10.0, 11.5, 0.02)):
         tally.count(now_s=now_s, age_s=0.0, convert_s=0.0, restore_s=0.0, show_s=0.0)
     assert tally.fps == pytest.approx(50.0, rel=0.05)
 
 
 def test_the_file_holds_what_the_dataclass_holds(tmp_path):
-    tally = Tally()
+    tally = LiveCounters()
     tally.count(now_s=1.0, age_s=0.02, convert_s=0.004, restore_s=0.01, show_s=0.001)
     statistics = tally.statistics(
         source="synthetic", mode="null", captured=3, dropped=2, reconnects=0, frame_time_ms=33.3,

@@ -13,7 +13,7 @@ from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.live.pipeline import Live
 from mirnet_edge.video.live.sinks import Detached, MemorySink, VirtualCamera
 from mirnet_edge.video.live.sources import SyntheticSource
-from mirnet_edge.video.restorer import single
+from mirnet_edge.video.restorer import single_runner_restorer
 
 
 class FakeDevice:
@@ -48,7 +48,7 @@ def test_a_virtual_camera_gets_each_frame_that_is_shown_restored_and_is_closed()
 
     devices, sink = Devices(), MemorySink()
     camera = VirtualCamera("/dev/video7", open_device=devices)
-    Live(source(), single(Inverting()), [sink, camera]).run()
+    Live(source(), single_runner_restorer(Inverting()), [sink, camera]).run()
     (device,) = devices
     assert device.name == "/dev/video7"
     assert device.closed
@@ -63,7 +63,7 @@ def test_another_size_opens_it_anew():
     with VirtualCamera("auto", open_device=devices) as camera:
         for scale in (1, 1, 2):
             sink = MemorySink()
-            Live(source(1), single(NullRunner(scale=scale)), [sink]).run()
+            Live(source(1), single_runner_restorer(NullRunner(scale=scale)), [sink]).run()
             camera.show(sink.shown[0])
             camera.show(sink.shown[0])  # the same again, as while a source is silent
     assert [device.size for device in devices] == [(24, 32), (48, 64)]
@@ -84,7 +84,7 @@ def test_a_device_that_fails_ends_the_run_and_is_closed():
 
     camera = Detached(VirtualCamera("auto", open_device=open_device))
     with pytest.raises(OSError, match="busy"):
-        Live(source(None), single(NullRunner()), [camera]).run()
+        Live(source(None), single_runner_restorer(NullRunner()), [camera]).run()
     assert made[0].closed
 
 
@@ -103,7 +103,9 @@ def test_a_device_that_is_not_there_is_one_line():
 def test_a_machine_without_a_virtual_camera_ends_in_one_line():
     pytest.importorskip("pyvirtualcam")
     with pytest.raises(VideoError, match=r"auto cannot be opened for 32x24: .*modprobe"):
-        Live(source(), single(NullRunner()), [Detached(VirtualCamera("auto"))]).run()
+        Live(
+            source(), single_runner_restorer(NullRunner()), [Detached(VirtualCamera("auto"))]
+        ).run()
 
 
 def test_without_its_package_it_says_what_to_install(monkeypatch):

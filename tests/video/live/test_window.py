@@ -1,4 +1,4 @@
-"""The window's picture; the window itself under a virtual display, where there is one."""
+"""The window's image; the window itself under a virtual display, where there is one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import VideoError
-from mirnet_edge.video.frames import Figures, Shown, VideoFrame
+from mirnet_edge.video.frames import DisplayedFrame, LiveFigures, VideoFrame
 from mirnet_edge.video.live.controls import Controls
-from mirnet_edge.video.live.window import Window, check_display, composed
+from mirnet_edge.video.live.window import Window, check_display, compose_view
 
 LEFT_LEVEL, RIGHT_LEVEL = 30, 200
 
 
 def shown(height=240, width=320, scale=1, **changes):
-    figures = Figures(
+    figures = LiveFigures(
         fps=29.97, age_ms=31, age_p95_ms=48, restore_ms=20, captured=9, shown=7, dropped=2,
         failed=changes.pop("failed", 0), mode="openvino:int8", modes=("a", "b"), restoring=True,
         frozen=False, recording=changes.pop("recording", False), snapshots=0,
@@ -28,15 +28,15 @@ def shown(height=240, width=320, scale=1, **changes):
     before = np.full((height, width, 3), LEFT_LEVEL, np.uint8)
     after = np.full((scale * height, scale * width, 3), RIGHT_LEVEL, np.uint8)
     frame = VideoFrame(pixels=before, index=0, captured_s=0.0)
-    return Shown(before=frame, after=after, restored=True, figures=figures)
+    return DisplayedFrame(before=frame, after=after, restored=True, figures=figures)
 
 
 @pytest.mark.parametrize("scale", [1, 2])
 @pytest.mark.parametrize("split", [0.0, 0.25, 0.5, 1.0])
 def test_before_is_left_of_the_split_and_after_right_of_it(split, scale):
     one = shown(scale=scale)
-    picture = composed(one, split)
-    row = picture[picture.shape[0] // 3, :, 0]
+    image = compose_view(one, split)
+    row = image[image.shape[0] // 3, :, 0]
     edge = round(split * len(row))
     assert (row[: max(0, edge - 1)] == LEFT_LEVEL).all()
     assert (row[edge + 1 :] == RIGHT_LEVEL).all()
@@ -45,8 +45,8 @@ def test_before_is_left_of_the_split_and_after_right_of_it(split, scale):
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (120, 160), (720, 1280)])
 def test_any_size_is_drawn(size):
-    picture = composed(shown(*size, note="a note", recording=True, failed=3), 0.5)
-    assert picture.shape == (*size, 3)
+    image = compose_view(shown(*size, note="a note", recording=True, failed=3), 0.5)
+    assert image.shape == (*size, 3)
 
 
 def test_keys_act_on_the_controls():

@@ -17,7 +17,7 @@ from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.clock import REAL_CLOCK
 from mirnet_edge.video.frames import VideoFrame
 from mirnet_edge.video.live.controls import Controls
-from mirnet_edge.video.live.pipeline import Live, Patience
+from mirnet_edge.video.live.pipeline import Live, ReconnectPolicy
 from mirnet_edge.video.restorer import Restorer
 from mirnet_edge.video.web.camera import BrowserSource
 from mirnet_edge.video.web.server import WebSink
@@ -98,8 +98,16 @@ def running(make_source, **options):
     opened: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
     sink = WebSink(controls, port=0, camera=camera, on_open=opened.put, **options)
     modes = {name: lambda name=name: Gain(name) for name in ("null:fp32", "null:int8")}
-    patience = Patience(blocked_s=1e9)  # as long as it takes until a viewer switches a camera on
-    live = Live(source, Restorer(modes, "null:fp32"), [sink], controls=controls, patience=patience)
+    reconnect_policy = ReconnectPolicy(
+        blocked_s=1e9
+    )  # as long as it takes until a viewer switches a camera on
+    live = Live(
+        source,
+        Restorer(modes, "null:fp32"),
+        [sink],
+        controls=controls,
+        reconnect_policy=reconnect_policy,
+    )
     thread = threading.Thread(target=live.run)
     thread.start()
     try:
@@ -129,16 +137,16 @@ def open_page(browser):
         context.close()
 
 
-def wait_for_picture(page, transport):
-    page.locator(f"#picture[data-transport={transport}]").wait_for(timeout=20_000)
+def wait_for_image(page, transport):
+    page.locator(f"#image[data-transport={transport}]").wait_for(timeout=20_000)
 
 
 def luma(page, key):
-    """Return the mean of the picture with the split at its end (before) or home (after)."""
+    """Return the mean of the image with the split at its end (before) or home (after)."""
     page.locator("#split").press(key)
     return page.evaluate(
         """() => {
-            const canvas = document.getElementById("picture");
+            const canvas = document.getElementById("image");
             const { width, height } = canvas;
             const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
             let sum = 0;
@@ -151,7 +159,7 @@ def luma(page, key):
 
 def assert_restored(page):
     before, after = luma(page, "End"), luma(page, "Home")
-    assert before > 5  # a picture, and no black one
+    assert before > 5  # an image, and no black one
     assert after == pytest.approx(GAIN * before, rel=0.15)
 
 
@@ -159,11 +167,11 @@ def assert_restored(page):
 def test_the_page_shows_restored_frames_that_move(open_page, transport):
     with running(lambda _: Clip()) as (address, _):
         page = open_page(address + ("?transport=mjpeg" if transport == "MJPEG" else ""))
-        wait_for_picture(page, transport)
+        wait_for_image(page, transport)
         assert_restored(page)
-        first = int(page.locator("#picture").get_attribute("data-frames"))
+        first = int(page.locator("#image").get_attribute("data-frames"))
         page.wait_for_timeout(1000)
-        assert int(page.locator("#picture").get_attribute("data-frames")) >= first + 3
+        assert int(page.locator("#image").get_attribute("data-frames")) >= first + 3
         assert page.faults == []
 
 
@@ -172,7 +180,7 @@ def test_a_browser_without_webrtc_goes_over_to_mjpeg_by_itself(open_page, browse
         page = open_page("about:blank")
         page.add_init_script("window.RTCPeerConnection = undefined")
         page.goto(address)
-        wait_for_picture(page, "MJPEG")
+        wait_for_image(page, "MJPEG")
         assert_restored(page)
 
 
@@ -180,18 +188,18 @@ def test_the_browsers_own_camera_is_restored_and_sent_back(open_page):
     with running(BrowserSource) as (address, _):
         page = open_page(address)
         page.locator("#camera").click()
-        wait_for_picture(page, "WebRTC")
+        wait_for_image(page, "WebRTC")
         assert_restored(page)
         other = open_page(address)  # and nobody else sees it
         other.locator("#camera").click()
         other.get_by_text("another viewer's camera is on").wait_for(timeout=10_000)
-        assert other.locator("#picture[data-frames]").count() == 0
+        assert other.locator("#image[data-frames]").count() == 0
 
 
 def test_split_and_buttons_work_by_mouse_and_keyboard(open_page):
     with running(lambda _: Clip()) as (address, controls):
         page = open_page(address)
-        wait_for_picture(page, "WebRTC")
+        wait_for_image(page, "WebRTC")
         split = page.locator("#split")
         box = page.locator("#stage").bounding_box()
         page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.3 * box["height"])
@@ -212,10 +220,10 @@ def test_split_and_buttons_work_by_mouse_and_keyboard(open_page):
         page.wait_for_timeout(600)  # what was on its way is there
         with page.expect_download() as download:
             page.locator("#snapshot").click()
-        picture = np.asarray(Image.open(io.BytesIO(download.value.path().read_bytes())))
-        assert picture.shape == (HEIGHT, WIDTH, 3)
+        image = np.asarray(Image.open(io.BytesIO(download.value.path().read_bytes())))
+        assert image.shape == (HEIGHT, WIDTH, 3)
         weights = (0.299, 0.587, 0.114)
-        assert (picture @ weights).mean() == pytest.approx(luma(page, "Home"), rel=0.05)
+        assert (image @ weights).mean() == pytest.approx(luma(page, "Home"), rel=0.05)
         assert page.faults == []
 
 
@@ -224,7 +232,7 @@ def test_a_phone_shows_it_all_without_overflow(open_page, scheme):
     with running(lambda _: Clip()) as (address, _):
         phone = {"width": 390, "height": 844}
         page = open_page(address, viewport=phone, color_scheme=scheme, is_mobile=True)
-        wait_for_picture(page, "WebRTC")
+        wait_for_image(page, "WebRTC")
         assert page.evaluate("document.documentElement.scrollWidth") == 390
         widest = "Math.max(...[...document.querySelectorAll('body *:not(.hidden)')].map("
         assert page.evaluate(widest + "(one) => one.getBoundingClientRect().right))") <= 390
@@ -239,7 +247,7 @@ def test_the_token_is_enforced_and_nothing_comes_from_outside(open_page):
         page = open_page("about:blank")
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
-        wait_for_picture(page, "WebRTC")
+        wait_for_image(page, "WebRTC")
         assert len(asked) >= 7
         assert {urlsplit(url).netloc for url in asked} == {urlsplit(address).netloc}
 
@@ -281,5 +289,5 @@ def test_from_another_machine_over_https_a_browsers_camera_is_restored(
         assert address.startswith(f"https://{outside}:")
         page = open_page(address, ignore_https_errors=True)
         page.locator("#camera").click()
-        wait_for_picture(page, "WebRTC")
+        wait_for_image(page, "WebRTC")
         assert page.faults == []

@@ -19,7 +19,7 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.video.live.controls import Controls
 from mirnet_edge.video.web.camera import BrowserSource
 from mirnet_edge.video.web.server import WebSink, openssl_command
-from mirnet_edge.video.web.sessions import Limits
+from mirnet_edge.video.web.sessions import StreamLimits
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_who_speaks_http_gets_nothing_and_the_others_go_on(pair, serving):
 
 def test_who_says_nothing_is_dropped_before_any_request(pair, serving):
     certificate, key = pair
-    limits = Limits(request_s=0.3)
+    limits = StreamLimits(request_s=0.3)
     with serving(certificate=certificate, key=key, limits=limits) as (sink, _):
         address = urlsplit(sink.addresses[0])
         started = time.monotonic()

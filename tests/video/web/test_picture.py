@@ -8,9 +8,9 @@ import pytest
 from mirnet_edge.video.web.broadcast import (
     INDEX_LIMIT,
     STRIP_HEIGHT,
-    Board,
     Broadcast,
     Encoded,
+    FrameBuffer,
     JpegEncoder,
     Viewer,
     ViewerGone,
@@ -23,10 +23,10 @@ from mirnet_edge.video.web.broadcast import (
 @pytest.mark.parametrize("size", [(1, 1), (48, 64), (49, 65), (480, 640), (720, 2560)])
 @pytest.mark.parametrize("index", [0, 1, 123456, INDEX_LIMIT - 1])
 def test_the_strip_tells_the_frame_whatever_its_size(make_shown, size, index):
-    picture = side_by_side(make_shown(index, height=size[0], width=size[1]))
-    assert index_from_strip(picture) == index
-    assert picture.shape[0] % 2 == 0
-    assert picture.shape[1] % 4 == 0
+    image = side_by_side(make_shown(index, height=size[0], width=size[1]))
+    assert index_from_strip(image) == index
+    assert image.shape[0] % 2 == 0
+    assert image.shape[1] % 4 == 0
 
 
 def test_what_is_no_strip_is_not_read():
@@ -34,13 +34,13 @@ def test_what_is_no_strip_is_not_read():
 
 
 def test_both_halves_are_of_one_frame(make_shown):
-    picture = side_by_side(make_shown(3, height=480, width=640, before=10, after=90))
-    assert (picture[:-STRIP_HEIGHT, :640] == 10).all()
-    assert (picture[:-STRIP_HEIGHT, 640:] == 90).all()
+    image = side_by_side(make_shown(3, height=480, width=640, before=10, after=90))
+    assert (image[:-STRIP_HEIGHT, :640] == 10).all()
+    assert (image[:-STRIP_HEIGHT, 640:] == 90).all()
 
 
 @pytest.mark.parametrize("encoder", [JpegEncoder, Vp8Encoder])
-def test_strip_and_colour_survive_the_codec(make_shown, encoder):
+def test_strip_and_color_survive_the_codec(make_shown, encoder):
     import av
 
     shown = make_shown(777, height=480, width=640)
@@ -89,13 +89,13 @@ class Counting:
 
 def test_a_frame_is_encoded_once_for_all_and_a_slow_viewer_slows_nobody(make_shown):
     async def play():
-        board = Board(asyncio.get_running_loop())
-        broadcast = Broadcast(board, Counting, depth=3)
+        frame_buffer = FrameBuffer(asyncio.get_running_loop())
+        broadcast = Broadcast(frame_buffer, Counting, depth=3)
         quick, _slow = broadcast.join(), broadcast.join()
         running = asyncio.ensure_future(broadcast.run())
         got = []
         for index in range(20):
-            board.put(make_shown(index))
+            frame_buffer.put(make_shown(index))
             got.append((await asyncio.wait_for(quick.take(), 5)).index)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -109,11 +109,16 @@ def test_a_frame_is_encoded_once_for_all_and_a_slow_viewer_slows_nobody(make_sho
 def test_the_board_remembers_in_bounded_memory(make_shown):
     async def play():
         size = 2 * 48 * 64 * 3
-        board = Board(asyncio.get_running_loop(), kept_bytes=3 * size)
+        frame_buffer = FrameBuffer(asyncio.get_running_loop(), kept_bytes=3 * size)
         for index in (0, 1, 2, 3, 3, 3):
-            board.put(make_shown(index))
-        assert [board.find(index) is not None for index in range(4)] == [False, True, True, True]
-        version, shown = await board.after(0)
+            frame_buffer.put(make_shown(index))
+        assert [frame_buffer.find(index) is not None for index in range(4)] == [
+            False,
+            True,
+            True,
+            True,
+        ]
+        version, shown = await frame_buffer.after(0)
         assert (version, shown.before.index) == (6, 3)
 
     asyncio.run(play())

@@ -17,10 +17,10 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.video.live.controls import Controls
 from mirnet_edge.video.web.camera import BrowserSource
 from mirnet_edge.video.web.server import WebSink
-from mirnet_edge.video.web.sessions import Limits, is_local
+from mirnet_edge.video.web.sessions import StreamLimits, is_local
 
 ROUTES = [
-    "", "page.css", "page.js", "picture.js", "streams.js", "chart.js", "icon.svg", "session",
+    "", "page.css", "page.js", "image.js", "streams.js", "chart.js", "icon.svg", "session",
     "stream.mjpg", "snapshot.png",
 ]  # fmt: skip
 
@@ -115,9 +115,9 @@ def test_mjpeg_frames_are_framed(serving, make_shown):
         stream = connection.getresponse()
         assert stream.getheader("Content-Type") == "multipart/x-mixed-replace; boundary=frame"
         for index in range(3):
-            number, picture = read_part(stream)
+            number, image = read_part(stream)
             assert number == index
-            assert picture.shape[1] == 320
+            assert image.shape[1] == 320
             sink.show(make_shown(index + 1))
         connection.close()
 
@@ -147,14 +147,14 @@ def is_closed_within(client, seconds):
 
 @pytest.mark.parametrize("request_", [b"", b"GET / HTTP/1.1\r\nHost: 127"], ids=["none", "half"])
 def test_a_client_who_says_nothing_is_dropped(serving, request_):
-    with serving(limits=Limits(request_s=0.3)) as (sink, _):
+    with serving(limits=StreamLimits(request_s=0.3)) as (sink, _):
         client = connected(sink, request_)
         assert is_closed_within(client, 3)
         client.close()
 
 
 def test_a_viewer_who_takes_nothing_is_dropped_and_the_limit_counts(serving, make_shown):
-    with serving(limits=Limits(viewers=1, send_s=0.3)) as (sink, _):
+    with serving(limits=StreamLimits(viewers=1, send_s=0.3)) as (sink, _):
         client = connected(sink, b"GET /stream.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert client.recv(16).startswith(b"HTTP/1.1 200")
         assert get(sink, "/stream.mjpg")[0] == 503
@@ -229,7 +229,7 @@ def test_nonsense_is_answered_and_the_session_goes_on(serving, text):
 
 
 def test_a_silent_page_is_dropped(serving):
-    with serving(limits=Limits(viewers=1, heartbeat_s=0.4)) as (sink, _):
+    with serving(limits=StreamLimits(viewers=1, heartbeat_s=0.4)) as (sink, _):
 
         async def run():
             # autoping off: a page that hangs answers no ping
