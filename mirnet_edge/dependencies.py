@@ -11,8 +11,7 @@ from mirnet_edge.errors import MissingDependencyError
 if TYPE_CHECKING:
     from types import ModuleType
 
-# package → the extra of mirnet-edge that brings it
-_EXTRA_OF = {
+EXTRAS = {
     "torch": "export",
     "onnx": "export",
     "onnxscript": "export",
@@ -29,6 +28,7 @@ _EXTRA_OF = {
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "tensorrt",
 }
+"""The extra of mirnet-edge that brings a package."""
 
 
 def available(name: str) -> bool:
@@ -36,10 +36,15 @@ def available(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
 
 
-def require(name: str, purpose: str) -> ModuleType:
-    """Import a package that PURPOSE needs.
+def require(name: str, purpose: str, extra: str | None = None) -> ModuleType:
+    """Import a package and return it.
 
     Callers that want its types import the package themselves after this call.
+
+    Args:
+        name: The package, as it is imported.
+        purpose: What needs it, for the message.
+        extra: As for `advice`.
 
     Raises:
         MissingDependencyError: It is not installed, or it is and cannot be loaded.
@@ -50,7 +55,7 @@ def require(name: str, purpose: str) -> ModuleType:
         if error.name != name:
             raise
         raise MissingDependencyError(
-            f"{purpose} needs the package {name}, which is not installed: {advice(name)}"
+            f"{purpose} needs the package {name}, which is not installed: {advice(name, extra)}"
         ) from error
     except (ImportError, OSError) as error:  # a driver library that is missing, say
         raise MissingDependencyError(
@@ -58,8 +63,13 @@ def require(name: str, purpose: str) -> ModuleType:
         ) from error
 
 
-def advice(name: str) -> str:
-    """Return the command that installs a package."""
-    extra = _EXTRA_OF.get(name)
+def advice(name: str, extra: str | None = None) -> str:
+    """Return the command that installs a package.
+
+    Args:
+        name: The package, as it is imported.
+        extra: The extra of mirnet-edge that brings it; None for the one that is known here.
+    """
+    extra = extra or EXTRAS.get(name)
     wanted = f'"mirnet-edge[{extra}]"' if extra else name
     return f"pip install {wanted}"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.errors import MirnetEdgeError
 from mirnet_edge.runtime import machine
-from mirnet_edge.runtime.tensorrt import rtx
+from mirnet_edge.runtime.backends import all_backends
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
-from mirnet_edge.runtime.tensorrt.library import find_tensorrt, is_device, is_rtx
+from mirnet_edge.runtime.tensorrt.library import is_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Return the findings of all checks; none of them raises."""
     found: list[Finding] = []
-    for check in (_processor, _cuda, _tensorrt, _opencv, _camera, _memory, _power_mode):
+    for check in (_processor, _cuda, _backends, _opencv, _camera, _memory, _power_mode):
         found += check()
     return found
 
@@ -71,27 +71,10 @@ def _cuda() -> Iterator[Finding]:
     yield Finding("CUDA", "ok", f"{gpu.name}, compute capability {gpu.capability}, {gpu.cuda}")
 
 
-def _tensorrt() -> Iterator[Finding]:
-    try:
-        trt = find_tensorrt()
-    except MirnetEdgeError as error:
-        yield Finding("TensorRT", "missing" if is_device() else "note", str(error))
-        return
-    version = tuple(int(part) for part in re.findall(r"\d+", trt.__version__)[:2])
-    what = f"{trt.__name__} {trt.__version__}"
-    if not is_rtx(trt) and version < (10, 3):
-        yield Finding(
-            "TensorRT", "missing", f"{what}; plans need 10.3",
-            "update to JetPack 6.1 or later, or use the CPU modes",
-        )  # fmt: skip
-        return
-    try:
-        if is_rtx(trt):
-            rtx.require_support(Cuda().gpu().capability)
-    except MirnetEdgeError as error:
-        yield Finding("TensorRT", "note", f"{what} builds plans and cannot run them here: {error}")
-        return
-    yield Finding("TensorRT", "ok", what)
+def _backends() -> Iterator[Finding]:
+    for backend in all_backends():
+        check = backend.check()
+        yield Finding(backend.title, check.state, check.found, check.fix)
 
 
 def _opencv() -> Iterator[Finding]:

@@ -7,7 +7,7 @@ instead of `adopted`, `flavor` instead of `flavour`. Version 1 is still read.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 
-BackendName = Literal["openvino", "onnxruntime", "torch", "tensorrt"]
+BackendName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
+"""The name of a backend; `runtime.backends` lists those that can be opened."""
 Precision = Literal["fp32", "bf16", "fp16", "int8", "int8+fp16", "int8+bf16"]
 
 

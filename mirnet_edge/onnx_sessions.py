@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PROVIDER = "CPUExecutionProvider"
+"""The execution provider of every session."""
+
 # what a run raises that a kernel failed in; InvalidArgument and others are the caller's
 _KERNEL_FAILED = {"Fail", "RuntimeException", "NotImplemented", "EPFail"}
 _WITHOUT_LAYOUTS, _ONLY_BASIC = "ORT_ENABLE_EXTENDED", "ORT_ENABLE_BASIC"
@@ -99,6 +102,4 @@ class OnnxSession:
     def _opened(self) -> Any:  # noqa: ANN401  # ONNX Runtime has no types
         import onnxruntime
 
-        return onnxruntime.InferenceSession(
-            self._model, self._options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(self._model, self._options, providers=[PROVIDER])

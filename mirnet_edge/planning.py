@@ -35,6 +35,7 @@ from torch.utils._pytree import tree_leaves
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError
 from mirnet_edge.runtime import machine
+from mirnet_edge.runtime.backends import preferred_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -528,8 +529,9 @@ def _plan_device(
     name: str, cost: NetworkCost, device: DeviceSpec, fps: float, instead: NetworkCost
 ) -> DevicePlan:
     predictions = tuple(predict(cost, device, precision, fps) for precision in _PRECISIONS)
-    # fp16 keeps the quality wherever a GPU is; INT8 is for those that need it
-    usual = predictions[1 if device.is_gpu else 0]
+    # INT8 is for those that need it
+    preferred = preferred_backend("gpu" if device.is_gpu else "cpu").precisions[0]
+    usual = next(one for one in predictions if one.precision == preferred)
     best = usual if usual.can else max(predictions, key=lambda one: one.best_fps)
     what = f"full {name} (papers' width)" if name in _FULL else name
     advice = ""

@@ -103,9 +103,9 @@ def test_other_faults_of_a_package_keep_their_traceback(make_module):
         require(name, "the test")
 
 
-@pytest.mark.parametrize("name", sorted(dependencies._EXTRA_OF))
+@pytest.mark.parametrize("name", sorted(dependencies.EXTRAS))
 def test_the_extra_that_is_advised_brings_the_package(name):
-    extra = dependencies._EXTRA_OF[name]
+    extra = dependencies.EXTRAS[name]
     text = _PROJECT.read_text()
     listed = re.search(rf"^{re.escape(extra)} = (\[.*?\])(?:\s*#.*)?$", text, re.M | re.S)
     assert listed, f"pyproject.toml has no extra {extra}"

@@ -84,7 +84,7 @@ def _slow(machine, monkeypatch):
     "lack",
     [
         Lack("gpu", _no_gpu, "CUDA", "missing", "no CUDA-capable device"),
-        Lack("old TensorRT", _old, "TensorRT", "missing", "plans need 10.3", "JetPack 6.1"),
+        Lack("old TensorRT", _old, "TensorRT", "missing", "engines need 10.3", "JetPack 6.1"),
         Lack("broken TensorRT", _broken, "TensorRT", "missing", "libnvdla_compiler.so"),
         Lack("camera", _no_camera, "camera", "note", "no /dev/video", "jetson-io"),
         Lack("swap", _no_swap, "memory", "note", "swap 0 MiB", "mkswap"),

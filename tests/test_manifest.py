@@ -181,8 +181,8 @@ _GONE = object()
         Edited(
             "backend",
             ["configurations", 0, "backend"],
-            "cuda",
-            r"configurations\.0\.backend: .*'openvino'",
+            "no name",
+            r"configurations\.0\.backend: String should match",
         ),
         Edited("precision", ["graphs", 0, "precision"], "int4", r"graphs\.0\.precision: .*'fp32'"),
         Edited("multiple", ["image", "multiple"], 0, r"image\.multiple: .*greater than or equal"),

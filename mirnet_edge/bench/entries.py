@@ -28,6 +28,8 @@ from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.files import sha256_of
 from mirnet_edge.images.contract import check_frames
 from mirnet_edge.manifest import ImageContract, read_manifest
+from mirnet_edge.runtime import onnxruntime_runner
+from mirnet_edge.runtime.backends import backend_names, find_backend
 from mirnet_edge.runtime.bundle import open_bundle
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from mirnet_edge.runtime.torch_runner import TorchRunner
@@ -254,7 +256,7 @@ def _contract_of(path: Path) -> ImageContract:
 
 
 def _session(path: Path) -> Any:  # noqa: ANN401  # ONNX Runtime has no types
-    require("onnxruntime", "an ONNX competitor")
+    onnxruntime_runner.BACKEND.require()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -364,8 +366,10 @@ def bundle_entries(
 
     Raises:
         BundleError: One is no bundle.
-        OptionError: Two have one name.
+        OptionError: Two have one name, or there is no such backend.
     """
+    for backend in backends:
+        find_backend(backend)
     names = [bundle.resolve().name for bundle in bundles]
     if len(set(names)) < len(names):
         raise OptionError(
@@ -410,7 +414,7 @@ def competitor_entries(
             name=path.stem,
             kind="competitor",
             task=task,
-            backend="onnxruntime",
+            backend=onnxruntime_runner.BACKEND.name,
             precision="fp32",
             state="measured",
             note=_bread_note(path),
@@ -458,7 +462,8 @@ def baseline_entries(
 
 
 def _row_of(mode: Configuration, manifest: Manifest, name: str) -> ReportRow:
-    file = manifest.model.weights if mode.backend == "torch" else manifest.graph(mode.graph).onnx
+    runs_weights = mode.backend in backend_names() and find_backend(mode.backend).runs_weights
+    file = manifest.model.weights if runs_weights else manifest.graph(mode.graph).onnx
     return ReportRow(
         name=f"{name} {mode.name}",
         kind="bundle",

@@ -14,6 +14,7 @@ import typer
 
 from mirnet_edge.cli.application import command, parsed_size, print_error, stderr
 from mirnet_edge.errors import OptionError, VideoError
+from mirnet_edge.runtime.backends import backend_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mirnet_edge.video.files.restoring import RestoredVideo
 
 logger = logging.getLogger(__name__)
+_BACKENDS = f"auto, {', '.join(backend_names())}."
 
 
 class VideoWork(Protocol):
@@ -261,9 +263,7 @@ def restore(
     ],
     bundle: Annotated[Path, typer.Option(help="A bundle's folder, made by mirnet-export.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; they keep their names.")],
-    backend: Annotated[
-        str, typer.Option(help="auto, openvino, onnxruntime, torch or tensorrt.")
-    ] = "auto",
+    backend: Annotated[str, typer.Option(help=_BACKENDS)] = "auto",
     precision: Annotated[
         str, typer.Option(help="auto, fp32, bf16, fp16, int8, int8+bf16 or int8+fp16.")
     ] = "auto",

@@ -10,6 +10,7 @@ import typer
 
 from mirnet_edge.cli.application import command, parsed_size, stderr
 from mirnet_edge.errors import OptionError
+from mirnet_edge.runtime.backends import backend_names
 
 if TYPE_CHECKING:
     from mirnet_edge.video.live.controls import Controls
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mirnet_edge.video.restorer import Restorer
     from mirnet_edge.video.web.camera import BrowserSource
 
+_BACKENDS = f"auto, {', '.join(backend_names())}."
 _DISPLAYS = ("window", "web", "none")
 _BROWSER = "browser"
 
@@ -72,9 +74,7 @@ def webcam(
     stats: Annotated[
         Path | None, typer.Option(help="Write rates, ages and stage times to this file, as JSON.")
     ] = None,
-    backend: Annotated[
-        str, typer.Option(help="auto, openvino, onnxruntime, torch or tensorrt.")
-    ] = "auto",
+    backend: Annotated[str, typer.Option(help=_BACKENDS)] = "auto",
     precision: Annotated[
         str, typer.Option(help="auto, fp32, bf16, fp16, int8, int8+bf16 or int8+fp16.")
     ] = "auto",

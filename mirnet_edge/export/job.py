@@ -31,8 +31,8 @@ from mirnet_edge.manifest import (
     bind,
     to_json,
 )
-from mirnet_edge.runtime import machine, openvino_runner
-from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from mirnet_edge.runtime import machine
+from mirnet_edge.runtime.backends import all_backends
 from mirnet_edge.runtime.tensorrt.build import profiles_for
 from mirnet_edge.runtime.tensorrt.build_process import BuildRequest, build_apart
 from mirnet_edge.runtime.tensorrt.library import FLAVORS, HOW_TO_GET_ONE
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
     from mirnet_edge.checkpoints import LoadedCheckpoint
     from mirnet_edge.export.graphs import GraphFile, Target
-    from mirnet_edge.manifest import Configuration, EngineFacts, Precision
+    from mirnet_edge.manifest import Configuration, EngineFacts
+    from mirnet_edge.runtime.backends import Backend
 
 
 def candidates_for(
@@ -56,69 +57,33 @@ def candidates_for(
 
     The fp32 modes of the CPU backends are always among them, so that every bundle runs anywhere.
     """
-    found = list(_onnxruntime(files, folder, image))
-    if available("openvino"):
-        found += _openvino(files, folder, image)
-    found.append(_torch(weights, image))
-    if target in ("tensorrt", "all"):
-        found += _tensorrt(files, folder, image)
+    found: list[GateCandidate] = []
+    for backend in all_backends():
+        if backend.target == "cpu" or target in (backend.target, "all"):
+            found += _candidates_of(backend, files, folder, image, weights)
     return found
 
 
-def _onnxruntime(
-    files: Sequence[GraphFile], folder: Path, image: ImageContract
+def _candidates_of(
+    backend: Backend,
+    files: Sequence[GraphFile],
+    folder: Path,
+    image: ImageContract,
+    weights: Path,
 ) -> Iterator[GateCandidate]:
+    """Yield the configurations of one backend; none where it would have to run and cannot."""
+    is_timed = backend.engine_runner is None
+    if is_timed and not backend.is_installed:
+        return
     for file in files:
-        if "cpu" in file.targets:
-            name = f"onnxruntime:{file.precision}"
-            runner = OnnxRuntimeRunner(
-                folder / file.file, image, name=name, precision=file.precision
-            )
-            yield GateCandidate("onnxruntime", file.precision, file.name, runner, timed=True)
-
-
-def _openvino(
-    files: Sequence[GraphFile], folder: Path, image: ImageContract
-) -> Iterator[GateCandidate]:
-    from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
-
-    for file in files:
-        if "cpu" not in file.targets:
+        if backend.target not in file.targets:
             continue
-        precisions: list[Precision] = [file.precision]
-        if file.precision == "fp32" and openvino_runner.supports("bf16"):
-            precisions.append("bf16")
-        if file.precision == "int8" and openvino_runner.supports("bf16"):
-            precisions.append("int8+bf16")  # what is not quantized in bf16
-        for precision in precisions:
-            runner = OpenVinoRunner(
-                folder / file.file, image, name=f"openvino:{precision}", precision=precision
-            )
-            yield GateCandidate("openvino", precision, file.name, runner, timed=True)
-
-
-def _torch(weights: Path, image: ImageContract) -> GateCandidate:
-    from mirnet_edge.runtime.torch_runner import TorchRunner
-
-    runner = TorchRunner(weights, image, name="torch:fp32", precision="fp32")
-    return GateCandidate("torch", "fp32", "fp32", runner, timed=True)
-
-
-def _tensorrt(
-    files: Sequence[GraphFile], folder: Path, image: ImageContract
-) -> Iterator[GateCandidate]:
-    """Yield the TensorRT modes; ONNX Runtime stands in for their numbers, not for their time.
-
-    Unoptimized: while fusing, ONNX Runtime multiplies fp16 scales and loses 17 dB that the graph
-    does not lose.
-    """
-    for file in files:
-        if "tensorrt" in file.targets:
-            name = f"tensorrt:{file.precision}"
-            runner = OnnxRuntimeRunner(
-                folder / file.file, image, name=name, precision=file.precision, optimize=False
-            )
-            yield GateCandidate("tensorrt", file.precision, file.name, runner, timed=False)
+        path = weights if backend.runs_weights else folder / file.file
+        for precision in (file.precision, *backend.derived_precisions.get(file.precision, ())):
+            if backend.supports(precision):
+                name = f"{backend.name}:{precision}"
+                runner = backend.runner(path, image, name=name, precision=precision)
+                yield GateCandidate(backend.name, precision, file.name, runner, timed=is_timed)
 
 
 def engines_for(

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from mirnet_edge.dependencies import advice, available
 from mirnet_edge.errors import BundleError, MirnetEdgeError, OptionError
-from mirnet_edge.manifest import BackendName, Precision, checked_path, read_manifest
+from mirnet_edge.manifest import Precision, checked_path, read_manifest
+from mirnet_edge.runtime.backends import (
+    AUTO,
+    Backend,
+    backend_names,
+    find_backend,
+    unknown_backend_text,
+)
 
 if TYPE_CHECKING:
     from mirnet_edge.manifest import Configuration, Manifest
     from mirnet_edge.runtime.runner import Runner
 
 logger = logging.getLogger(__name__)
-
-AUTO = "auto"
-# Of modes that nobody timed on this GPU. INT8 is often slower than fp16 there, and riskier.
-_GPU_ORDER = ("fp16", "int8+fp16", "int8", "fp32")
 
 
 def open_bundle(
@@ -37,8 +39,8 @@ def open_bundle(
 
     Args:
         path: The bundle's folder.
-        backend: openvino, onnxruntime, torch, tensorrt, or auto, which takes TensorRT where one,
-            a GPU, and a plan that fits both are there.
+        backend: One of `backends.backend_names()`, or auto, which takes the highest
+            `Backend.auto_rank` that runs here, and of these the fastest.
         precision: fp32, bf16, fp16, int8, or auto. A named one is taken even where the gate
             rejected it; a warning then says why it did.
         threads: How many the backend may use; None leaves it to the backend.
@@ -51,7 +53,7 @@ def open_bundle(
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    if backend in (AUTO, "tensorrt"):
+    if backend == AUTO or find_backend(backend).engine_runner is not None:
         manifest = _rebuild_engines_that_do_not_fit(manifest, folder, backend, rebuild=rebuild)
     mode = choose_configuration(manifest, backend, precision)
     if not mode.accepted:
@@ -72,8 +74,13 @@ def choose_configuration(
         BundleError: None fits; says why each does not.
         OptionError: No such backend or precision.
     """
-    _check_word("--backend", backend, get_args(BackendName))
-    _check_word("--precision", precision, get_args(Precision))
+    if backend != AUTO:
+        find_backend(backend)
+    if precision not in (AUTO, *get_args(Precision)):
+        raise OptionError(
+            f"--precision must be {AUTO} or one of {', '.join(get_args(Precision))}, "
+            f"found {precision!r}"
+        )
     asked = [
         mode
         for mode in manifest.configurations
@@ -83,12 +90,11 @@ def choose_configuration(
     fitting = [mode for mode in asked if obstacles[mode.name] is None]
     if not fitting:
         raise BundleError(_nothing_fits(manifest, backend, precision, obstacles))
-    on_gpu = [mode for mode in fitting if mode.backend == "tensorrt" and mode.accepted]
-    if on_gpu:
-        return min(on_gpu, key=lambda mode: (_order(mode), _GPU_ORDER.index(mode.precision)))
-    for name, reason in obstacles.items():
-        if name.startswith("tensorrt:"):
-            logger.info("%s is not taken: %s", name, reason)
+    rank = max((_row(mode).auto_rank for mode in fitting if mode.accepted), default=0)
+    _log_higher_ranks(obstacles, rank)
+    if rank > 0:
+        best = [mode for mode in fitting if mode.accepted and _row(mode).auto_rank == rank]
+        return min(best, key=_order)
     if backend == precision == AUTO:
         for mode in fitting:
             if mode.name == manifest.default_configuration:
@@ -119,41 +125,35 @@ def fitting_configurations(manifest: Manifest) -> list[Configuration]:
     return sorted(fitting, key=_order)
 
 
-def _check_word(option: str, found: str, known: tuple[str, ...]) -> None:
-    if found not in (AUTO, *known):
-        raise OptionError(f"{option} must be {AUTO} or one of {', '.join(known)}, found {found!r}")
+def _row(mode: Configuration) -> Backend:
+    return find_backend(mode.backend)
 
 
-def _order(mode: Configuration) -> tuple[bool, float]:
-    return not mode.accepted, mode.latency.p50_ms if mode.latency else math.inf
+def _order(mode: Configuration) -> tuple[bool, float, int]:
+    """Sort accepted ones first, then the fastest, then the precision that the backend prefers."""
+    known = _row(mode).precisions
+    place = known.index(mode.precision) if mode.precision in known else len(known)
+    return not mode.accepted, mode.latency.p50_ms if mode.latency else math.inf, place
 
 
 def _obstacle(mode: Configuration, manifest: Manifest, precision: str) -> str | None:
     """Return why a mode cannot be taken here, None where it can."""
+    if mode.backend not in backend_names():
+        return unknown_backend_text(mode.backend, manifest.tools.get("mirnet-edge"))
     if not mode.accepted and precision == AUTO:
         return f"not accepted ({mode.reason}); ask for it with --precision {mode.precision}"
-    if mode.backend != "torch" and not manifest.graph(mode.graph).kept:
+    backend = _row(mode)
+    if not backend.runs_weights and not manifest.graph(mode.graph).kept:
         return f"its graph was not kept ({mode.reason})"
-    if mode.backend == "tensorrt":
-        from mirnet_edge.runtime.tensorrt import runner
-
-        return runner.why_unavailable(mode, manifest)
-    if not available(mode.backend):
-        return f"{mode.backend} is not installed: {advice(mode.backend)}"
-    if not _is_supported(mode):
-        return f"this processor has no {mode.precision} in {mode.backend}"
-    return None
+    return backend.obstacle(mode, manifest)
 
 
-def _is_supported(mode: Configuration) -> bool:
-    # each backend's module imports its package on first use only
-    from mirnet_edge.runtime import onnxruntime_runner, openvino_runner, torch_runner
-
-    if mode.backend == "openvino":
-        return openvino_runner.supports(mode.precision)
-    if mode.backend == "torch":
-        return torch_runner.supports(mode.precision)
-    return onnxruntime_runner.supports(mode.precision)
+def _log_higher_ranks(obstacles: dict[str, str | None], rank: int) -> None:
+    """Log why the configurations that `auto` prefers to those of a rank are not taken."""
+    for name, reason in obstacles.items():
+        backend = name.partition(":")[0]
+        if reason and backend in backend_names() and find_backend(backend).auto_rank > rank:
+            logger.info("%s is not taken: %s", name, reason)
 
 
 def _nothing_fits(
@@ -172,18 +172,10 @@ def _nothing_fits(
 def _runner_of(
     mode: Configuration, manifest: Manifest, folder: Path, threads: int | None
 ) -> Runner:
-    if mode.backend == "torch":
-        from mirnet_edge.runtime.torch_runner import TorchRunner
-
-        weights = checked_path(folder, manifest.model.weights)
-        return TorchRunner(
-            weights, manifest.image, name=mode.name, precision=mode.precision, threads=threads
-        )
-    if mode.backend == "tensorrt":
-        from mirnet_edge.runtime.tensorrt.runner import TensorRtRunner
-
+    backend = _row(mode)
+    if backend.engine_runner is not None:
         engine = manifest.engine(mode.graph)
-        return TensorRtRunner(
+        return backend.engine_runner(
             checked_path(folder, engine.plan),
             manifest.image,
             name=mode.name,
@@ -191,17 +183,13 @@ def _runner_of(
             engine=engine,
             graph=manifest.graph(mode.graph),
         )
-    graph = checked_path(folder, manifest.graph(mode.graph).onnx)
-    if mode.backend == "openvino":
-        from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
-
-        return OpenVinoRunner(
-            graph, manifest.image, name=mode.name, precision=mode.precision, threads=threads
-        )
-    from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
-
-    return OnnxRuntimeRunner(
-        graph, manifest.image, name=mode.name, precision=mode.precision, threads=threads
+    file = manifest.model.weights if backend.runs_weights else manifest.graph(mode.graph).onnx
+    return backend.runner(
+        checked_path(folder, file),
+        manifest.image,
+        name=mode.name,
+        precision=mode.precision,
+        threads=threads,
     )
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mirnet_edge.dependencies import require
-from mirnet_edge.onnx_sessions import OnnxSession
+from mirnet_edge.onnx_sessions import PROVIDER, OnnxSession
+from mirnet_edge.runtime.backends import Backend
 from mirnet_edge.runtime.machine import usable_cores
 from mirnet_edge.runtime.runner import GraphRunner
 
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
     from mirnet_edge.manifest import ImageContract, Precision
     from mirnet_edge.runtime.runner import Vectors
-
-
-def supports(precision: Precision) -> bool:
-    """Say whether ONNX Runtime can run this precision on this processor: all but bfloat16."""
-    return precision not in ("bf16", "int8+bf16")
 
 
 class OnnxRuntimeRunner(GraphRunner):
@@ -60,7 +55,7 @@ class OnnxRuntimeRunner(GraphRunner):
         self._input = ""
 
     def _load(self) -> None:
-        require("onnxruntime", "the backend onnxruntime")
+        BACKEND.require()
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -100,3 +95,17 @@ def _default_threads() -> int:
     """
     allowed = usable_cores()
     return allowed if allowed < (os.cpu_count() or 1) else 0
+
+
+BACKEND = Backend(
+    name="onnxruntime",
+    title="ONNX Runtime",
+    packages=("onnxruntime",),
+    extra=None,
+    device="cpu",
+    provider=PROVIDER,
+    precisions=("fp32", "fp16", "int8", "int8+fp16"),
+    auto_reason="where it is measured fastest; the reference of the quality gate, for it runs "
+    "everywhere",
+    runner=OnnxRuntimeRunner,
+)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mirnet_edge.dependencies import require
+from mirnet_edge.dependencies import EXTRAS
 from mirnet_edge.errors import EngineError
+from mirnet_edge.runtime.backends import Backend
 from mirnet_edge.runtime.runner import GraphRunner
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mirnet_edge.manifest import ImageContract, Precision
     from mirnet_edge.runtime.runner import Vectors
 
+_DEVICE = "CPU"
 # How many sizes stay compiled. Each holds its own weights and activations: for MIRNetEdge at
 # 640x480 about 200 MB.
 KEPT_SIZES = 4
@@ -40,10 +42,10 @@ def supports(precision: Precision) -> bool:
     Raises:
         MissingDependencyError: OpenVINO is not installed.
     """
-    require("openvino", "the backend openvino")
+    BACKEND.require()
     import openvino
 
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = openvino.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
     return _CAPABILITY_OF[precision] in capabilities
 
 
@@ -123,7 +125,7 @@ class OpenVinoRunner(GraphRunner):
             model.reshape({model.input(0): list(shape), **sides})
         while len(self._requests) >= KEPT_SIZES:  # before compiling: both at once need more memory
             self._requests.popitem(last=False)
-        compiled = self._core.compile_model(model, "CPU", self._settings())
+        compiled = self._core.compile_model(model, _DEVICE, self._settings())
         self._requests[shape] = compiled.create_infer_request()
         return self._requests[shape]
 
@@ -135,3 +137,19 @@ class OpenVinoRunner(GraphRunner):
         if self.threads is not None:
             settings["INFERENCE_NUM_THREADS"] = self.threads
         return settings
+
+
+BACKEND = Backend(
+    name="openvino",
+    title="OpenVINO",
+    packages=("openvino",),
+    extra=EXTRAS["openvino"],
+    device="cpu",
+    provider=_DEVICE,
+    precisions=tuple(_CAPABILITY_OF),
+    auto_reason="where it is measured fastest: on most x86 and ARM processors",
+    runner=OpenVinoRunner,
+    # on processors with bf16 what is not quantized is also tried in it
+    derived_precisions={"fp32": ("bf16",), "int8": ("int8+bf16",)},
+    supports_here=supports,
+)

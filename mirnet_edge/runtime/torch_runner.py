@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from mirnet_edge.dependencies import require
+from mirnet_edge.dependencies import EXTRAS
 from mirnet_edge.errors import EngineError
+from mirnet_edge.runtime.backends import Backend
 from mirnet_edge.runtime.runner import GraphRunner
 
 if TYPE_CHECKING:
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
     from mirnet_edge.manifest import ImageContract, Precision
     from mirnet_edge.runtime.runner import Vectors
 
-_FLOATING: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
-
-
-def supports(precision: Precision) -> bool:
-    """Say whether torch computes in this precision: the floating ones."""
-    return precision in _FLOATING
+_DEVICE = "cpu"
 
 
 class TorchRunner(GraphRunner):
@@ -40,7 +36,7 @@ class TorchRunner(GraphRunner):
         *,
         name: str,
         precision: Precision,
-        device: str = "cpu",
+        device: str = _DEVICE,
         threads: int | None = None,
     ) -> None:
         """Remember what to open.
@@ -59,9 +55,9 @@ class TorchRunner(GraphRunner):
             OptionError: Less than one thread.
         """
         super().__init__(path, image, name=name, precision=precision, threads=threads)
-        if not supports(precision):
+        if not BACKEND.supports(precision):
             raise EngineError(
-                f"{name}: torch runs {', '.join(_FLOATING)}, not {precision}; "
+                f"{name}: torch runs {', '.join(BACKEND.precisions)}, not {precision}; "
                 "choose another --backend"
             )
         self._device = device
@@ -69,7 +65,7 @@ class TorchRunner(GraphRunner):
         self._former_threads: int | None = None
 
     def _load(self) -> None:
-        torch = require("torch", "the backend torch")
+        torch = BACKEND.require()
         from mirnet_edge import checkpoints
         from mirnet_edge.models.global_context import ContextAnchoredNetwork
         from mirnet_edge.models.inference_form import ContextFrameInterface, FrameInterface
@@ -121,3 +117,17 @@ class TorchRunner(GraphRunner):
 
             torch.set_num_threads(self._former_threads)
             self._former_threads = None
+
+
+BACKEND = Backend(
+    name="torch",
+    title="PyTorch",
+    packages=("torch",),
+    extra=EXTRAS["torch"],
+    device="cpu",
+    provider=_DEVICE,
+    precisions=("fp32", "bf16", "fp16"),
+    auto_reason="where it is measured fastest; it runs the weights themselves, to compare with",
+    runner=TorchRunner,
+    runs_weights=True,
+)

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from mirnet_edge.errors import BundleError, ImageError, OptionError
 from mirnet_edge.manifest import FILE_NAME, read_manifest
 from mirnet_edge.runtime import openvino_runner
+from mirnet_edge.runtime.backends import temporary_backends
 from mirnet_edge.runtime.bundle import choose_configuration, open_bundle
 
 
@@ -142,14 +143,15 @@ def test_a_backend_that_is_not_installed_is_passed_over(manifest_of, without):
     assert choose_configuration(manifest).name == "onnxruntime:fp32"
 
 
-def test_a_precision_this_processor_lacks_is_passed_over(manifest_of, monkeypatch):
+def test_a_precision_this_processor_lacks_is_passed_over(manifest_of):
     manifest = manifest_of(
         [M("openvino:bf16", 1.0), M("openvino:fp32", 5.0)], default="openvino:bf16"
     )
-    monkeypatch.setattr(openvino_runner, "supports", lambda precision: precision != "bf16")
-    assert choose_configuration(manifest).name == "openvino:fp32"
-    with pytest.raises(BundleError, match="this processor has no bf16 in openvino"):
-        choose_configuration(manifest, precision="bf16")
+    row = replace(openvino_runner.BACKEND, supports_here=lambda precision: precision != "bf16")
+    with temporary_backends(row):
+        assert choose_configuration(manifest).name == "openvino:fp32"
+        with pytest.raises(BundleError, match="this processor has no bf16 in openvino"):
+            choose_configuration(manifest, precision="bf16")
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ class Refused:
             "no such backend",
             [M("onnxruntime:fp32")],
             {"backend": "onnx"},
-            ["--backend must be auto or one of openvino, onnxruntime, torch", "found 'onnx'"],
+            ["--backend must be auto or one of onnxruntime, openvino, torch", "found 'onnx'"],
             kind=OptionError,
         ),
         Refused(
@@ -293,11 +295,11 @@ def test_a_path_may_be_text_and_nothing_is_loaded_before_it_is_entered(make_bund
 
 @pytest.mark.parametrize("name", ["onnxruntime:int8", "openvino:bf16", "torch:fp16"])
 def test_the_runner_computes_as_its_mode_says_with_the_threads_asked_for(
-    name, make_bundle, make_mode, monkeypatch
+    name, make_bundle, make_mode
 ):
-    monkeypatch.setattr(openvino_runner, "supports", lambda precision: True)
     backend, _, precision = name.partition(":")
-    runner = open_bundle(make_bundle(modes=[make_mode(name)]), backend, precision, threads=3)
+    with temporary_backends(replace(openvino_runner.BACKEND, supports_here=lambda _: True)):
+        runner = open_bundle(make_bundle(modes=[make_mode(name)]), backend, precision, threads=3)
     assert (runner.name, runner.precision, runner.threads) == (name, precision, 3)
 
 
