@@ -75,7 +75,7 @@ def test_a_run_is_interrupted_gone_on_with_and_told_again(
     loaded = checkpoints.load(out / "pruned.safetensors")
     (only,) = told["rounds"]
     attempt = only["attempts"][only["best"]]
-    assert loaded.card.parent == told["asked"]["weights_sha256"]
+    assert loaded.card.parent == told["options"]["weights_sha256"]
     assert attempt["config"]["channels"] == loaded.model.config.channels
     assert told["pruned_size"]["parameters"] < told["unpruned_size"]["parameters"]
     assert only["reached"] == (attempt["pruned_ms"] <= attempt["unpruned_ms"] / 1.1)

@@ -44,7 +44,7 @@ def measured(given, tmp_path_factory):
 def test_every_block_has_a_row_and_a_second_run_measures_nothing_again(
     given, measured, ran, monkeypatch
 ):
-    monkeypatch.setattr(analysis, "quantized_whole", None)
+    monkeypatch.setattr(analysis, "quantize_all_blocks", None)
     shown = ran(main, *given, "--out", measured)
     found = json.loads(ran(main, *given, "--out", measured, "--json").out)
     assert len(found["blocks"]) > 3

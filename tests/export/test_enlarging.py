@@ -72,9 +72,9 @@ def test_the_manifest_says_that_it_enlarges(exported):
 def test_it_is_judged_against_references_of_its_own_size(exported):
     found = read_manifest(exported.bundle)
     assert (found.gate.images, found.gate.references) == (3, 3)
-    assert found.modes
-    assert all(mode.against_truth is not None for mode in found.modes)
-    int8 = next(mode for mode in found.modes if mode.name == "onnxruntime:int8")
+    assert found.configurations
+    assert all(mode.against_truth is not None for mode in found.configurations)
+    int8 = next(mode for mode in found.configurations if mode.name == "onnxruntime:int8")
     assert int8.against_fp32.mean_db > 30.0
 
 

@@ -55,13 +55,13 @@ def test_every_precision_has_its_file_its_quality_and_a_verdict(exported):
         assert graph.against_truth.mean_db >= graph.against_truth.worst_db
         # the mean: on one overexposed image INT8 may clip, and even come nearer to the truth
         assert graph.name == "fp32" or graph.against_fp32.mean_db > 40.0
-        modes = [mode for mode in found.modes if mode.graph == graph.name]
+        modes = [mode for mode in found.configurations if mode.graph == graph.name]
         assert modes
         assert all(mode.reason for mode in modes)
 
 
 def test_cpu_modes_are_timed_and_tensorrt_is_not_said_to_be(exported):
-    for mode in read_manifest(exported.bundle).modes:
+    for mode in read_manifest(exported.bundle).configurations:
         if mode.backend == "tensorrt":
             assert mode.latency is None
         else:
@@ -71,13 +71,13 @@ def test_cpu_modes_are_timed_and_tensorrt_is_not_said_to_be(exported):
 
 def test_the_fastest_adopted_mode_is_the_default(exported):
     found = read_manifest(exported.bundle)
-    timed = [mode for mode in found.modes if mode.accepted and mode.latency]
+    timed = [mode for mode in found.configurations if mode.accepted and mode.latency]
     best = min(timed, key=lambda mode: mode.latency.p50_ms)
     assert found.default_configuration == best.name
 
 
 def test_a_slower_precision_is_not_adopted(exported):
-    for mode in read_manifest(exported.bundle).modes:
+    for mode in read_manifest(exported.bundle).configurations:
         if mode.precision != "fp32" and mode.latency and mode.latency.ratio_to_fp32 > 1.0:
             assert not mode.accepted
             assert "not faster" in mode.reason
@@ -86,7 +86,7 @@ def test_a_slower_precision_is_not_adopted(exported):
 def test_int8_loses_at_most_a_tenth_of_a_decibel(exported):
     losses = {
         mode.name: mode.truth_drop_db
-        for mode in read_manifest(exported.bundle).modes
+        for mode in read_manifest(exported.bundle).configurations
         if "int8" in mode.precision
     }
     assert len(losses) >= 3

@@ -78,8 +78,8 @@ def test_what_comes_out_is_narrower_has_a_parent_and_a_record(request_for, weigh
     attempt = only["attempts"][only["best"]]
     assert found.finished
     assert found.reached
-    assert told["asked"]["speedup"] == 1.5
-    assert told["asked"]["weights_sha256"] == sha256_of(weights)
+    assert told["options"]["speedup"] == 1.5
+    assert told["options"]["weights_sha256"] == sha256_of(weights)
     assert told["conditions"]["backend"] == "onnxruntime"
     assert attempt["config"] == told_config(loaded)
     assert attempt["predicted_ms"] <= 1.05 * only["table_unpruned_ms"] / 1.5

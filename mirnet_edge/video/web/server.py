@@ -83,7 +83,7 @@ _ASSETS = {
     "": ("index.html", "text/html"),
     "page.css": ("page.css", "text/css"),
     "page.js": ("page.js", "text/javascript"),
-    "image.js": ("image.js", "text/javascript"),
+    "picture.js": ("picture.js", "text/javascript"),
     "streams.js": ("streams.js", "text/javascript"),
     "chart.js": ("chart.js", "text/javascript"),
     "icon.svg": ("icon.svg", "image/svg+xml"),

@@ -20,7 +20,7 @@ from mirnet_edge.video.web.server import WebSink
 from mirnet_edge.video.web.sessions import StreamLimits, is_local
 
 ROUTES = [
-    "", "page.css", "page.js", "image.js", "streams.js", "chart.js", "icon.svg", "session",
+    "", "page.css", "page.js", "picture.js", "streams.js", "chart.js", "icon.svg", "session",
     "stream.mjpg", "snapshot.png",
 ]  # fmt: skip
 
