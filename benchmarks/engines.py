@@ -76,7 +76,7 @@ def graph_of(name: str, precision: str, folder: Path) -> tuple[Path, ImageContra
     if precision == "fp16" and not path.exists():
         to_fp16(fp32, path)
     if precision == "int8" and not path.exists():
-        images = builtin_set("low-light").calibrating[:4]
+        images = builtin_set("low-light").calibration[:4]
         quantize_for_tensorrt(fp32, path, [one.frame[None, :_SIDE, :_SIDE] for one in images])
     return path, image
 

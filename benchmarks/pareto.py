@@ -16,9 +16,6 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirnet_edge import checkpoints
-from mirnet_edge.export.graphs import ExportOptions, fit_calibration_set, graph_inputs, timing_frame
-from mirnet_edge.export.job import calibration_set_for, image_contract
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
     GraphEvaluator,
@@ -30,9 +27,10 @@ from mirnet_edge.export.sensitivity import (
     quantize_all_blocks,
     trial_backend,
 )
+from mirnet_edge.export.workspace import ExportOptions, open_workspace
 from mirnet_edge.files import write_atomically
 from mirnet_edge.models.inference_form import to_inference_form
-from mirnet_edge.quantization.ptq import ENGINES, QuantizationScheme, quantize_for_tensorrt
+from mirnet_edge.quantization.ptq import QUANTIZERS, QuantizationScheme, quantize_for_tensorrt
 from mirnet_edge.runtime import machine
 
 if TYPE_CHECKING:
@@ -66,16 +64,18 @@ def drawn(points: Sequence[MixedPrecisionChoice], title: str) -> bytes:
     return stream.getvalue()
 
 
-def simulated(judge: GraphEvaluator, fp32: Path, samples: list, qat: Path, folder: Path) -> None:
+def simulated(
+    evaluator: GraphEvaluator, fp32: Path, samples: list, qat: Path, folder: Path
+) -> None:
     """Print what TensorRT's INT8 form loses: after PTQ by each quantizer, and after QAT."""
     print("| graph | dB lost | dB to fp32 |")
     print("|---|---|---|")
-    for engine in ENGINES:
-        path = folder / f"{engine}.onnx"
-        quantize_for_tensorrt(fp32, path, samples, QuantizationScheme(engine=engine))
-        trial = judge.tried(path)
-        print(f"| PTQ, {engine} | {trial.drop_db:+.3f} | {trial.against_fp32_db:.1f} |")
-    trial = judge.tried(qat)
+    for quantizer in QUANTIZERS:
+        path = folder / f"{quantizer}.onnx"
+        quantize_for_tensorrt(fp32, path, samples, QuantizationScheme(quantizer=quantizer))
+        trial = evaluator.evaluate(path)
+        print(f"| PTQ, {quantizer} | {trial.drop_db:+.3f} | {trial.against_fp32_db:.1f} |")
+    trial = evaluator.evaluate(qat)
     print(f"| QAT | {trial.drop_db:+.3f} | {trial.against_fp32_db:.1f} |")
 
 
@@ -92,26 +92,24 @@ def main() -> None:
     options = ExportOptions(
         weights=arguments.weights, out=arguments.out, int8=True, calibration=arguments.data
     )
-    loaded = checkpoints.load(arguments.weights)
-    image = image_contract(loaded, options)
-    images = fit_calibration_set(calibration_set_for(options, loaded, image), image, loaded)
-    frame = timing_frame(images, image, loaded)
-    samples = graph_inputs([one.frame for one in images.calibrating], image)
     with tempfile.TemporaryDirectory() as name:
-        fp32 = Path(name) / "fp32.onnx"
-        network = to_inference_form(loaded.model)
+        workspace = open_workspace(options, Path(name))
+        image, images, frame = workspace.image, workspace.images, workspace.timing_frame
+        samples = workspace.samples
+        fp32 = workspace.path("fp32.onnx")
+        network = to_inference_form(workspace.loaded.model)
         export_onnx(network, fp32, io=image.io, size=None, multiple=image.multiple)
-        judge = GraphEvaluator(fp32, image, images.judging, frame, backend)
+        evaluator = GraphEvaluator(fp32, image, images.evaluation, frame, backend)
         if arguments.qat:
-            simulated(judge, fp32, samples, arguments.qat, Path(name))
+            simulated(evaluator, fp32, samples, arguments.qat, Path(name))
             return
-        graphs = quantize_all_blocks(fp32, samples, backend, QuantizationScheme(engine="nncf"))
-        costs = measure_sensitivity(graphs, judge, new_analysis("", "", ""))
+        graphs = quantize_all_blocks(fp32, samples, backend, QuantizationScheme(quantizer="nncf"))
+        costs = measure_sensitivity(graphs, evaluator, new_analysis("", "", ""))
         print(
             "| block in INT8 | dB lost | ms won | dB per ms | dark, dB to fp32 | middle | bright |"
         )
         print("|---|---|---|---|---|---|---|")
-        for one in costs.worst_first():
+        for one in costs.most_sensitive_first():
             bins = " | ".join(
                 "-" if value is None else f"{value:.1f}" for value in one.darkness_db.values()
             )
@@ -119,7 +117,7 @@ def main() -> None:
                 f"| {one.block} | {one.drop_db:+.4f} | {one.saved_ms or 0.0:+.1f} "
                 f"| {one.db_per_ms:+.5f} | {bins} |"
             )
-        points = measure_ladder(graphs, "nncf", costs, judge)
+        points = measure_ladder(graphs, "nncf", costs, evaluator)
     front = pareto_front(points)
     print(
         "\n| blocks in INT8 | rest in | dB lost | time, x fp32 | on the front |\n"
@@ -134,11 +132,11 @@ def main() -> None:
         )
     here = machine.describe()
     print(f"\n{backend}; {frame.shape[2]}x{frame.shape[1]}; {here.processor}, {here.cores} cores, "
-          f"{', '.join(here.instructions)}; {len(images.judging)} images")  # fmt: skip
+          f"{', '.join(here.instructions)}; {len(images.evaluation)} images")  # fmt: skip
     short = arguments.weights.removeprefix("shipped:").rpartition("/")[2]
-    image = arguments.out / f"pareto-{short}.png"
-    write_atomically(image, drawn(points, f"{arguments.weights}, {backend}, {here.processor}"))
-    print(image)
+    chart = arguments.out / f"pareto-{short}.png"
+    write_atomically(chart, drawn(points, f"{arguments.weights}, {backend}, {here.processor}"))
+    print(chart)
 
 
 if __name__ == "__main__":

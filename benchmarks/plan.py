@@ -110,7 +110,7 @@ def _runner(
     multiple = int(network.multiple)
     export_onnx(to_inference_form(network), path, io="uint8", size=size, multiple=multiple)
     if precision == "int8":
-        images = builtin_set("low-light").calibrating[:4]
+        images = builtin_set("low-light").calibration[:4]
         fp32, path = path, path.with_suffix(".int8.onnx")
         quantize_for_cpu(fp32, path, [one.frame[None, : size[0], : size[1]] for one in images])
     scale = int(getattr(network.config, "scale", 1))

@@ -1,12 +1,14 @@
 """The bundle manifest (`manifest.json`): its schema, and reading and writing a bundle folder.
 
 Schema history: 1 (2026-11) the first; 2 (2026-11) `configurations` instead of `modes`, `accepted`
-instead of `adopted`, `flavor` instead of `flavour`. Version 1 is still read.
+instead of `adopted`, `flavor` instead of `flavour`, `quantizer` instead of `engine`, and a typed
+`rejection` beside its text. Version 1 is still read.
 """
 
 from __future__ import annotations
 
 import json
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Literal[2] = 2
 
 BackendName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 """The name of a backend; `runtime.backends` lists those that can be opened."""
@@ -158,13 +160,15 @@ class LatencyFacts(StrictDocument):
 
 
 class QuantizationFacts(StrictDocument):
-    """How a graph was quantized, where a search chose it."""
+    """How a graph was quantized, where a mixed-precision search chose it."""
 
-    engine: Literal["onnxruntime", "nncf"]
-    """Whose quantizer: the better of the two."""
+    former_keys: ClassVar[dict[str, str]] = {"engine": "quantizer"}
+
+    quantizer: Literal["onnxruntime", "nncf"]
+    """The library whose quantizer was the more accurate."""
     float_blocks: list[str]
     float_nodes: list[str]
-    """Convolutions that see pixels and were left in float, beside those of the whole frame."""
+    """Convolutions over pixels left in float, beside those over global context vectors."""
     reason: str
 
 
@@ -190,8 +194,34 @@ class GraphFacts(StrictDocument):
     """How the ranges of INT8 activations were taken (`quantization.ptq`)."""
 
 
+class RejectionReason(str, Enum):
+    """Why the quality gate rejected a configuration."""
+
+    QUALITY = "quality"
+    """Its accuracy drop exceeds the tolerance."""
+    SPEED = "speed"
+    """It is no faster than fp32 on this machine; another processor may differ."""
+    UNSUPPORTED = "unsupported"
+    """The backend cannot run the graph on this machine."""
+
+
+class Rejection(StrictDocument):
+    """A typed reason for a rejected configuration, with the numbers it was decided on."""
+
+    reason: RejectionReason
+    drop_db: float | None = None
+    """Accuracy drop against fp32; None where it was not measured or is not a number."""
+    tolerance_db: float | None = None
+    """The largest accuracy drop that is accepted."""
+    speedup: float | None = None
+    """Time of fp32 on the same backend over this configuration's."""
+    minimum_speedup: float | None = None
+    message: str | None = None
+    """What the backend answered, where it cannot run the graph."""
+
+
 class Configuration(StrictDocument):
-    """A graph as one backend runs it: what the gate decided, and on which figures."""
+    """A graph as one backend runs it: the quality gate's decision, and its figures."""
 
     former_keys: ClassVar[dict[str, str]] = {"adopted": "accepted"}
 
@@ -206,9 +236,12 @@ class Configuration(StrictDocument):
     against_truth: QualityFacts | None
     truth_drop_db: float | None
     latency: LatencyFacts | None
-    """None where this machine cannot measure it; `reason` then says so."""
+    """None where this machine cannot measure it."""
     accepted: bool
     reason: str
+    """The decision as text, for people; `rejection` is what programs read."""
+    rejection: Rejection | None = None
+    """None for an accepted configuration, and in manifests of schema 1."""
 
 
 class EngineFacts(StrictDocument):
@@ -267,7 +300,7 @@ class MachineFacts(StrictDocument):
 
 
 class GateFacts(StrictDocument):
-    """How precisions were judged."""
+    """What the quality gate measured on, and its tolerance."""
 
     max_drop_db: float
     images: int

@@ -40,7 +40,7 @@ def test_these_are_all(shipped):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_is_small_and_its_task_has_a_built_in_set(shipped, name):
     assert checkpoints.resolve(f"shipped:{name}").stat().st_size <= LARGEST_BYTES
-    assert builtin_set(shipped[name].card.task).judging
+    assert builtin_set(shipped[name].card.task).evaluation
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_a_file_is_small_and_its_task_has_a_built_in_set(shipped, name):
 def test_bad_images_of_its_task_get_better(shipped, name):
     loaded = shipped[name]
     gains = []
-    for whole in builtin_set(loaded.card.task).judging[::2]:
+    for whole in builtin_set(loaded.card.task).evaluation[::2]:
         sample = fit_sample(whole, None, CUT)
         scale = len(sample.reference) // len(sample.frame)
         before = _enlarged(sample.frame, sample.reference.shape[:2])
@@ -60,7 +60,7 @@ def test_bad_images_of_its_task_get_better(shipped, name):
 def _clean_photos():
     return {
         sample.name.partition("-")[0]: sample.reference[: CUT[0], : CUT[1]]
-        for sample in builtin_set("denoise").calibrating
+        for sample in builtin_set("denoise").calibration
     }
 
 

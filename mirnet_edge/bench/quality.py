@@ -51,12 +51,12 @@ class PairSource:
 
     def __len__(self) -> int:
         """Return how many images there are, readable or not."""
-        return len(self.pairs) or len(builtin_set(self.task).judging)
+        return len(self.pairs) or len(builtin_set(self.task).evaluation)
 
     def images(self) -> Iterator[tuple[str, Frame, Frame] | ImageError]:
         """Yield each image's name, what goes in and what is to come out, or why it cannot."""
         if not self.pairs:
-            for sample in builtin_set(self.task).judging:
+            for sample in builtin_set(self.task).evaluation:
                 if sample.reference is not None:
                     yield sample.name, sample.frame, sample.reference
             return
@@ -336,7 +336,7 @@ def still_clip(image: Frame, count: int = FRAMES) -> Frames:
 
 def built_in_clip(task: str) -> BenchmarkClip:
     """Return a clip that stands still, of the built-in images of a task."""
-    return BenchmarkClip(STILL, still_clip(builtin_set(task).judging[0].frame))
+    return BenchmarkClip(STILL, still_clip(builtin_set(task).evaluation[0].frame))
 
 
 @dataclass

@@ -8,15 +8,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from mirnet_edge.calibration.sets import MINIMUM_IMAGES, SET_FILE, image_files
+from mirnet_edge.calibration.sets import (
+    MINIMUM_IMAGES,
+    SET_FILE,
+    cut_frame,
+    list_image_files,
+)
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.files import replaced_folder, write_atomically
 from mirnet_edge.images.contract import LUMA, size_text
@@ -30,41 +36,62 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
 
-# Two images whose 64-bit hashes differ in fewer bits show the same view. Six left only 6 of
-# the 468 frames of a slow flight over a bridge.
-NEAR_BITS = 3
 _HASH_SIDE = 8
-# Two frames of one scene in other light are both wanted: the ranges differ.
+# Two frames of one scene in other light are both kept: the ranges differ.
 _SAME_LIGHT = 0.02
-# Candidates held in memory at once, for every frame that is asked for.
+# Candidates held in memory at once, for every frame that is wanted.
 _CANDIDATES = 4
 # A camera gives nearly the same frame thirty times a second.
 _CAMERA_STRIDE = 15
 _STRATA = 4
 
 
-class CalibrationSetFile(StrictDocument):
-    """`set.toml`: what a sampled set holds.
+class SamplingOptions(StrictDocument):
+    """How frames of a camera, video or folder are sampled."""
 
-    Schema history: 1 (2026-11) the first.
+    frames: int = Field(default=200, ge=1)
+    """The largest number of images."""
+    every: int | None = Field(default=None, ge=1)
+    """Look at every n-th frame; by default every 15th of a camera, each of others."""
+    near_bits: int = Field(default=3, ge=0, le=_HASH_SIDE**2)
+    """Two frames whose 64-bit perceptual hashes differ in fewer bits are near-duplicates. Six left
+    only 6 of the 468 frames of a slow flight over a bridge."""
+    luma: tuple[float, float] = (0.0, 1.0)
+    """Lowest and highest mean luma, in [0, 1]; frames outside are left out."""
+    size: tuple[int, int] | None = None
+    """(width, height) cut from the middle of every frame, smaller ones filled by reflection; None
+    for whole frames, which must be of one size."""
+
+
+class CalibrationSetFile(StrictDocument):
+    """`set.toml`: images and origin of a sampled set.
+
+    Schema history: 1 (2026-11) the first; 2 (2026-11) `preset`, `outside_luma`, `sampling`.
     """
 
-    schema_version: Literal[1] = 1
+    former_versions: ClassVar[tuple[int, ...]] = (1,)
+
+    schema_version: Literal[2] = 2
     source: str
     """A camera's number, or a file's or folder's name without its path."""
+    preset: str | None = None
+    """The calibration preset that named the sampling."""
     width: int = Field(ge=1)
     height: int = Field(ge=1)
     seen: int
-    """Frames that the source gave."""
+    """Frames that the source gave and that were looked at."""
+    outside_luma: int = 0
+    """How many of those were left out for their mean luma."""
     near_duplicates: int
-    """Of those that were looked at, how many were dropped."""
+    """How many of those were left out as near-duplicates."""
+    sampling: SamplingOptions = SamplingOptions()
     files: dict[str, str]
     """The SHA-256 of every image's bytes, by name."""
 
 
 @dataclass(frozen=True)
 class CandidateFrame:
-    """A frame that may be sampled."""
+    """A frame with the properties that sampling looks at."""
 
     frame: Frame
     light: float
@@ -77,7 +104,7 @@ class CandidateFrame:
 
 @dataclass(frozen=True)
 class SamplingResult:
-    """A set that was written."""
+    """The folder of a written set, and its `set.toml`."""
 
     folder: Path
     described: CalibrationSetFile
@@ -87,27 +114,30 @@ def sample_set(
     source: str,
     out: Path,
     *,
-    frames: int = 200,
+    sampling: SamplingOptions | None = None,
     seed: int = 0,
+    preset: str | None = None,
     on_stage: Callable[[str], None] = lambda what: None,
 ) -> SamplingResult:
-    """Write a set of a source's frames: as many, as different as it has.
+    """Write a set of a source's frames, as different from each other as it has them.
 
     Args:
         source: A camera's number, a video or a folder of images.
         out: The set's folder; a former set is replaced as a whole.
-        frames: How many to keep at most.
-        seed: Of what is drawn within a stratum.
-        on_stage: Told what is being done.
+        sampling: How many frames, and which; the defaults for None.
+        seed: Random seed of the choice within a stratum.
+        preset: The name of the preset that gave the options, for `set.toml`.
+        on_stage: Called with a few words as each stage begins.
 
     Raises:
         CalibrationError: No such source, frames of several sizes, too few of them, or a folder
             that holds something else.
     """
-    if frames < MINIMUM_IMAGES:
+    sampling = sampling or SamplingOptions()
+    if sampling.frames < MINIMUM_IMAGES:
         raise CalibrationError(
-            f"--frames must be at least {MINIMUM_IMAGES}, found {frames}: some set the ranges, "
-            "others judge"
+            f"--frames must be at least {MINIMUM_IMAGES}, found {sampling.frames}: some set the "
+            "ranges, others are for evaluation"
         )
     if out.is_dir() and any(out.iterdir()) and not (out / SET_FILE).is_file():
         raise CalibrationError(
@@ -115,15 +145,10 @@ def sample_set(
             "new folder. Choose another"
         )
     on_stage(f"look at {source}")
-    candidates, seen, near = _drop_near_duplicates(
-        _open_source(source, frames), frames * _CANDIDATES, seed
-    )
-    kept = stratified(candidates, frames, seed)
+    pool = _collect_candidates(_open_source(source, sampling), sampling, seed)
+    kept = sample_stratified(pool.candidates, sampling.frames, seed)
     if len(kept) < MINIMUM_IMAGES:
-        raise CalibrationError(
-            f"{source} gave {seen} frames, {len(kept)} of them different; expected at least "
-            f"{MINIMUM_IMAGES}. Let the camera see more, or take a longer video"
-        )
+        raise CalibrationError(_describe_shortage(source, pool, sampling, len(kept)))
     on_stage(f"write {len(kept)} images")
     height, width = kept[0].frame.shape[:2]
     with replaced_folder(out) as folder:
@@ -134,49 +159,65 @@ def sample_set(
             files[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         described = CalibrationSetFile(
             source=source if source.isdigit() else Path(source).name,
+            preset=preset,
             width=width,
             height=height,
-            seen=seen,
-            near_duplicates=near,
+            seen=pool.seen,
+            outside_luma=pool.outside_luma,
+            near_duplicates=pool.near_duplicates,
+            sampling=sampling,
             files=files,
         )
-        write_atomically(folder / SET_FILE, _toml(described).encode())
+        write_atomically(folder / SET_FILE, _to_toml(described).encode())
     return SamplingResult(out, described)
 
 
-def _toml(described: CalibrationSetFile) -> str:
-    import json
+def _describe_shortage(
+    source: str, pool: _CandidatePool, sampling: SamplingOptions, kept: int
+) -> str:
+    low, high = sampling.luma
+    outside = (
+        f", {pool.outside_luma} outside the mean luma of {low:g} to {high:g}"
+        if pool.outside_luma
+        else ""
+    )
+    return (
+        f"{source} gave {pool.seen} frames, {kept} of them different{outside}; expected at least "
+        f"{MINIMUM_IMAGES}. Let the camera see more, or take a longer video"
+    )
 
+
+def _to_toml(described: CalibrationSetFile) -> str:
     lines = [
         "# A calibration set, written by mirnet-calibrate: mirnet-export --calibration takes it."
     ]
-    plain = described.model_dump(exclude={"files"})
-    # JSON's strings and numbers are TOML's
-    lines += [f"{name} = {json.dumps(value)}" for name, value in plain.items()]
-    lines += ["", "[files]"]
-    lines += [
-        f"{json.dumps(name)} = {json.dumps(digest)}" for name, digest in described.files.items()
-    ]
+    document = described.model_dump(mode="json", exclude_none=True)
+    tables = {name: document.pop(name) for name in ("sampling", "files")}
+    # JSON's strings, numbers and lists are TOML's
+    lines += [f"{name} = {json.dumps(value)}" for name, value in document.items()]
+    for title, table in tables.items():
+        lines += ["", f"[{title}]"]
+        lines += [f"{json.dumps(name)} = {json.dumps(value)}" for name, value in table.items()]
     return "\n".join(lines) + "\n"
 
 
-def _open_source(source: str, wanted: int) -> Iterator[Frame]:
+def _open_source(source: str, sampling: SamplingOptions) -> Iterator[Frame]:
     path = Path(source)
     if source.isdigit():
-        return _read_capture(
-            int(source), f"camera {source}", _CAMERA_STRIDE, wanted * _CAMERA_STRIDE
-        )
+        every = sampling.every or _CAMERA_STRIDE
+        return _read_capture(int(source), f"camera {source}", every, sampling.frames * every)
+    every = sampling.every or 1
     if path.is_dir():
-        return (read_image(file).frame for file in image_files(path))
+        return (read_image(file).frame for file in list_image_files(path)[::every])
     if not path.is_file():
         raise CalibrationError(
             f"there is no source {source}; expected a camera's number, a video or a folder"
         )
-    return _read_capture(source, path.name, 1, None)
+    return _read_capture(source, path.name, every, None)
 
 
-def _read_capture(source: int | str, name: str, stride: int, most: int | None) -> Iterator[Frame]:
-    """Yield every STRIDE-th frame of a camera or video, RGB."""
+def _read_capture(source: int | str, name: str, every: int, most: int | None) -> Iterator[Frame]:
+    """Yield every n-th frame of a camera or video, RGB, until MOST were read."""
     import cv2
 
     with _quiet_opencv():
@@ -189,10 +230,10 @@ def _read_capture(source: int | str, name: str, stride: int, most: int | None) -
                 raise CalibrationError(f"{name} cannot be opened: {advice} Give another --source")
             place = 0
             while most is None or place < most:
-                given, bgr = capture.read()
-                if not given:
+                read, bgr = capture.read()
+                if not read:
                     return
-                if place % stride == 0:
+                if place % every == 0:
                     frame: Frame = np.ascontiguousarray(bgr[..., ::-1])
                     yield frame
                 place += 1
@@ -202,7 +243,7 @@ def _read_capture(source: int | str, name: str, stride: int, most: int | None) -
 
 @contextlib.contextmanager
 def _quiet_opencv() -> Iterator[None]:
-    """Keep OpenCV's own complaints off the terminal: ours say what to do."""
+    """Keep OpenCV's own messages off the terminal: ours say what to do."""
     import cv2
 
     before = cv2.utils.logging.getLogLevel()
@@ -213,47 +254,70 @@ def _quiet_opencv() -> Iterator[None]:
         cv2.utils.logging.setLogLevel(before)
 
 
-def _drop_near_duplicates(
-    frames: Iterator[Frame], most: int, seed: int
-) -> tuple[list[CandidateFrame], int, int]:
-    """Return candidates that differ, drawn evenly from all; how many were seen and dropped.
+@dataclass
+class _CandidatePool:
+    """Frames that differ from each other, and how many were left out."""
 
-    A reservoir (Vitter, 1985): a video of an hour needs no more memory than one of a minute.
+    candidates: list[CandidateFrame] = field(default_factory=list)
+    seen: int = 0
+    outside_luma: int = 0
+    near_duplicates: int = 0
+
+
+def _collect_candidates(
+    frames: Iterator[Frame], sampling: SamplingOptions, seed: int
+) -> _CandidatePool:
+    """Return frames that differ, sampled evenly from all.
+
+    Reservoir sampling (Vitter, 1985): a video of an hour needs no more memory than one of a
+    minute.
     """
-    chance = random.Random(seed)
-    kept: list[CandidateFrame] = []
-    seen = near = different = 0
-    size: tuple[int, ...] | None = None
-    for frame in frames:
-        seen += 1
-        size = size or frame.shape[:2]
-        if frame.shape[:2] != size:
-            raise CalibrationError(
-                f"frame {seen} is {size_text(*frame.shape[:2])}, those before it "
-                f"{size_text(*size)}; expected frames of one size, as a camera gives them. Part "
-                "the folder by size"
-            )
+    generator = random.Random(seed)
+    most = sampling.frames * _CANDIDATES
+    pool, different = _CandidatePool(), 0
+    for frame in _check_sizes(frames, sampling):
+        pool.seen += 1
         one = describe_frame(frame)
-        if any(_is_near(one, other) for other in kept):
-            near += 1
+        if not sampling.luma[0] <= one.light <= sampling.luma[1]:
+            pool.outside_luma += 1
+            continue
+        if any(_is_near(one, other, sampling.near_bits) for other in pool.candidates):
+            pool.near_duplicates += 1
             continue
         different += 1
-        if len(kept) < most:
-            kept.append(one)
-        elif (place := chance.randrange(different)) < most:
-            kept[place] = one
-    return kept, seen, near
+        if len(pool.candidates) < most:
+            pool.candidates.append(one)
+        elif (place := generator.randrange(different)) < most:
+            pool.candidates[place] = one
+    return pool
+
+
+def _check_sizes(frames: Iterator[Frame], sampling: SamplingOptions) -> Iterator[Frame]:
+    """Yield the frames, cut to the size that is asked for; otherwise refuse a second size."""
+    first: tuple[int, ...] | None = None
+    for number, frame in enumerate(frames, 1):
+        if sampling.size is not None:
+            yield cut_frame(frame, sampling.size[::-1], 1)
+            continue
+        first = first or frame.shape[:2]
+        if frame.shape[:2] != first:
+            raise CalibrationError(
+                f"frame {number} is {size_text(*frame.shape[:2])}, those before it "
+                f"{size_text(*first)}; expected frames of one size, as a camera gives them. Part "
+                "the folder by size, or give a preset with [sampling] size"
+            )
+        yield frame
 
 
 def describe_frame(frame: Frame) -> CandidateFrame:
-    """Return a frame with what it is sorted by."""
+    """Return a frame with its mean luma, detail and perceptual hash."""
     luma = frame @ LUMA / 255.0
     detail = float(np.abs(np.diff(luma, axis=1)).mean()) if frame.shape[1] > 1 else 0.0
     return CandidateFrame(frame, float(luma.mean()), detail, perceptual_hash(luma))
 
 
 def perceptual_hash(luma: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return 64 bits: where the image, made 9x8, grows brighter to the right ("dHash")."""
+    """Return the 64-bit difference hash ("dHash"): where a 9x8 thumbnail grows brighter."""
     import cv2
 
     small = cv2.resize(luma, (_HASH_SIDE + 1, _HASH_SIDE), interpolation=cv2.INTER_AREA)
@@ -261,26 +325,26 @@ def perceptual_hash(luma: NDArray[np.float64]) -> NDArray[np.bool_]:
     return bits
 
 
-def _is_near(one: CandidateFrame, two: CandidateFrame) -> bool:
+def _is_near(one: CandidateFrame, two: CandidateFrame, near_bits: int) -> bool:
     return (
-        abs(one.light - two.light) < _SAME_LIGHT and int((one.bits != two.bits).sum()) < NEAR_BITS
+        abs(one.light - two.light) < _SAME_LIGHT and int((one.bits != two.bits).sum()) < near_bits
     )
 
 
-def stratified(
+def sample_stratified(
     candidates: Sequence[CandidateFrame], count: int, seed: int = 0
 ) -> list[CandidateFrame]:
-    """Return COUNT candidates, as many of each stratum of light and detail as there are.
+    """Return COUNT candidates, as evenly from all strata of light and detail as there are.
 
-    Four strata of light, each with as many candidates, and in each four of detail: sixteen cells
-    that are drawn from in turn, so that what is rare in the source is not rare in the set.
+    Four strata of light, each with as many candidates, and in each four of detail: one is taken
+    from each of the sixteen in turn, so that what is rare in the source is not rare in the set.
     """
-    chance = random.Random(seed)
+    generator = random.Random(seed)
     cells: list[list[CandidateFrame]] = []
-    for rung in _quarters(sorted(candidates, key=lambda one: one.light)):
-        cells += _quarters(sorted(rung, key=lambda one: one.detail))
+    for stratum in _split_quarters(sorted(candidates, key=lambda one: one.light)):
+        cells += _split_quarters(sorted(stratum, key=lambda one: one.detail))
     for cell in cells:
-        chance.shuffle(cell)
+        generator.shuffle(cell)
     kept: list[CandidateFrame] = []
     while len(kept) < count and any(cells):
         for cell in cells:
@@ -289,7 +353,7 @@ def stratified(
     return kept
 
 
-def _quarters(ordered: list[CandidateFrame]) -> list[list[CandidateFrame]]:
-    """Cut a list into four parts of equal length, but for one."""
+def _split_quarters(ordered: list[CandidateFrame]) -> list[list[CandidateFrame]]:
+    """Split a list into four parts of equal length, but for one."""
     ends = [round(len(ordered) * part / _STRATA) for part in range(_STRATA + 1)]
     return [ordered[low:high] for low, high in itertools.pairwise(ends)]

@@ -1,14 +1,14 @@
-"""Calibration sets: read and check them, and the built-in set of each task."""
+"""Read and check calibration sets, and make the built-in set of each task."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from pydantic import BaseModel
@@ -39,7 +39,7 @@ SET_FILE = "set.toml"
 
 
 class _ListedFiles(BaseModel):
-    """What is read of `SET_FILE`; the rest is for people."""
+    """The part of `SET_FILE` that a reader checks."""
 
     files: dict[str, str]
     """By path below the folder: the SHA-256."""
@@ -51,37 +51,39 @@ class CalibrationSample:
 
     name: str
     frame: Frame
-    """(H, W, 3) uint8 RGB, as the network will see it."""
+    """(H, W, 3) uint8 RGB: the degraded input."""
     reference: Frame | None
-    """The image as it should look, where known; of a super-resolution set, larger."""
+    """The ground truth, where known; of a super-resolution set, larger."""
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Images that set the INT8 ranges, and others that judge what came of it."""
+    """Images that set the INT8 ranges, and others that the result is evaluated on."""
 
-    calibrating: tuple[CalibrationSample, ...]
-    judging: tuple[CalibrationSample, ...]
+    calibration: tuple[CalibrationSample, ...]
+    evaluation: tuple[CalibrationSample, ...]
     source: str
     sha256: str
-    """Over the sorted hashes of the pixels of the calibrating images."""
+    """Over the sorted hashes of the pixels of the calibration images."""
     note: str
+    folder: Path | None = None
+    """Where the images lie; None for a set that was made in memory."""
 
 
 def read_set(
-    source: Path, *, scale: int = 1, calibrating: int = 32, judging: int = 24
+    source: Path, *, scale: int = 1, calibration: int = 32, evaluation: int = 24
 ) -> CalibrationSet:
     """Return the set of a folder.
 
     A folder with a pairs.csv (columns low, high, split) calibrates on the low images of its
-    `train` split and judges on its `val` split, with references. In any other folder every
-    fourth image judges.
+    `train` split and is evaluated on its `val` split, with references. Of any other folder every
+    fourth image is for evaluation.
 
     Args:
         source: A folder of images as the network will see them.
         scale: How many times higher and wider the references are.
-        calibrating: At most so many images set ranges, taken evenly.
-        judging: At most so many judge, taken evenly.
+        calibration: The largest number of calibration images, taken evenly.
+        evaluation: The largest number of evaluation images, taken evenly.
 
     Raises:
         CalibrationError: The folder is missing, holds too few images, or one does not decode.
@@ -94,22 +96,24 @@ def read_set(
             "camera takes them"
         )
     if (source / _PAIR_TABLE).is_file():
-        first, second, note = _pair_files(source)
+        first, second, note = _list_pairs(source)
     else:
-        first, second, note = _plain(source)
-    return make_set(
-        [_read(path, None, scale) for path, _ in _evenly(first, calibrating)],
-        [_read(path, reference, scale) for path, reference in _evenly(second, judging)],
+        first, second, note = _list_images(source)
+    found = make_set(
+        [_read(path, None, scale) for path, _ in _take_evenly(first, calibration)],
+        [_read(path, reference, scale) for path, reference in _take_evenly(second, evaluation)],
         source.resolve().name,  # not its path: a bundle that travels tells nothing of the disk
         note,
     )
+    return replace(found, folder=source)
 
 
 _Entry = tuple[Path, Path | None]
 """An image and its reference."""
+_Item = TypeVar("_Item")
 
 
-def _pair_files(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
+def _list_pairs(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
     with (folder / _PAIR_TABLE).open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     if not rows or {"low", "high", "split"} - set(rows[0]):
@@ -121,25 +125,26 @@ def _pair_files(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
         (folder / row["low"], folder / row["high"]) for row in rows if row["split"] == "val"
     ]
     _check_count(folder, len(train), len(val))
-    return train, val, "calibrated on the train split, judged on the val split"
+    return train, val, "calibrated on the train split, evaluated on the val split"
 
 
-def _plain(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
-    paths = image_files(folder)
+def _list_images(folder: Path) -> tuple[list[_Entry], list[_Entry], str]:
+    paths = list_image_files(folder)
     if (folder / SET_FILE).is_file():
         _check_listed(folder, paths)
-    judging = paths[3::4]
-    calibrating = [path for path in paths if path not in set(judging)]
-    _check_count(folder, len(calibrating), len(judging))
+    evaluation = paths[3::4]
+    calibration = [path for path in paths if path not in set(evaluation)]
+    _check_count(folder, len(calibration), len(evaluation))
     return (
-        [(path, None) for path in calibrating],
-        [(path, None) for path in judging],
-        "every fourth image judges; without references quality is measured against fp32 alone",
+        [(path, None) for path in calibration],
+        [(path, None) for path in evaluation],
+        "every fourth image is for evaluation; without references quality is measured against "
+        "fp32 alone",
     )
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Return the images of a folder and its folders, sorted."""
+def list_image_files(folder: Path) -> list[Path]:
+    """Return the image files of a folder and its folders, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
 
 
@@ -158,17 +163,17 @@ def _check_listed(folder: Path, paths: list[Path]) -> None:
         )
 
 
-def _check_count(folder: Path, calibrating: int, judging: int) -> None:
-    found = calibrating + judging
-    if found < MINIMUM_IMAGES or not calibrating or not judging:
+def _check_count(folder: Path, calibration: int, evaluation: int) -> None:
+    found = calibration + evaluation
+    if found < MINIMUM_IMAGES or not calibration or not evaluation:
         raise CalibrationError(
             f"{folder} holds {found} image{'' if found == 1 else 's'}; expected at least "
-            f"{MINIMUM_IMAGES} (PNG, JPEG, WebP, TIFF): some set the ranges, others judge. Add more"
+            f"{MINIMUM_IMAGES} (PNG, JPEG, WebP, TIFF), in calibration and evaluation. Add more"
         )
 
 
-def _evenly(entries: list[_Entry], count: int) -> list[_Entry]:
-    if len(entries) <= count:
+def _take_evenly(entries: list[_Item], count: int | None) -> list[_Item]:
+    if count is None or len(entries) <= count:
         return entries
     places = np.linspace(0, len(entries) - 1, count).round().astype(int)
     return [entries[place] for place in places]
@@ -177,39 +182,45 @@ def _evenly(entries: list[_Entry], count: int) -> list[_Entry]:
 def _read(path: Path, reference: Path | None, scale: int) -> CalibrationSample:
     try:
         frame = read_image(path).frame
-        good = read_image(reference).frame if reference else None
+        truth = read_image(reference).frame if reference else None
     except ImageError as error:
         raise CalibrationError(f"{error} (while reading the calibration set)") from error
     expected = tuple(scale * side for side in frame.shape[:2])
-    if good is not None and good.shape[:2] != expected:
+    if truth is not None and truth.shape[:2] != expected:
         raise CalibrationError(
             f"{path} is {size_text(*frame.shape[:2])} and its reference "
-            f"{size_text(*good.shape[:2])}; expected {size_text(*expected)}. Leave the pair out"
+            f"{size_text(*truth.shape[:2])}; expected {size_text(*expected)}. Leave the pair out"
         )
-    return CalibrationSample(path.stem, frame, good)
+    return CalibrationSample(path.stem, frame, truth)
 
 
 def make_set(
-    calibrating: list[CalibrationSample], judging: list[CalibrationSample], source: str, note: str
+    calibration: list[CalibrationSample],
+    evaluation: list[CalibrationSample],
+    source: str,
+    note: str,
 ) -> CalibrationSet:
     """Return the set of these samples.
 
     Raises:
         CalibrationError: An image is in both.
     """
-    hashes = [hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in calibrating]
-    both = set(hashes) & {hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in judging}
+    hashes = [hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in calibration]
+    both = set(hashes) & {
+        hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in evaluation
+    }
     if both:
         names = ", ".join(
             sample.name
-            for sample, digest in zip(calibrating, hashes, strict=True)
+            for sample, digest in zip(calibration, hashes, strict=True)
             if digest in both
         )
         raise CalibrationError(
-            f"{source}: {names} would both calibrate and judge (same content twice); remove copies"
+            f"{source}: {names} would be in both groups, calibration and evaluation (same content "
+            "twice); remove copies"
         )
     digest = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
-    return CalibrationSet(tuple(calibrating), tuple(judging), source, digest, note)
+    return CalibrationSet(tuple(calibration), tuple(evaluation), source, digest, note)
 
 
 def fit_sample(
@@ -233,12 +244,12 @@ def fit_sample(
     reference = None
     if sample.reference is not None:
         scale = sample.reference.shape[0] // height
-        reference = _cut(sample.reference, (scale * wanted[0], scale * wanted[1]), scale)
-    return CalibrationSample(sample.name, _cut(sample.frame, wanted, 1), reference)
+        reference = cut_frame(sample.reference, (scale * wanted[0], scale * wanted[1]), scale)
+    return CalibrationSample(sample.name, cut_frame(sample.frame, wanted, 1), reference)
 
 
-def _cut(frame: Frame, wanted: tuple[int, int], scale: int) -> Frame:
-    """Return the middle of a frame, from a place that is a multiple of the scale."""
+def cut_frame(frame: Frame, wanted: tuple[int, int], scale: int) -> Frame:
+    """Return the middle of a frame, filled by reflection, from a multiple of the scale."""
     top, left = (
         max(0, side - want) // (2 * scale) * scale
         for side, want in zip(frame.shape[:2], wanted, strict=True)
@@ -250,14 +261,14 @@ def _cut(frame: Frame, wanted: tuple[int, int], scale: int) -> Frame:
 
 
 Condition = Callable[["Frame", np.random.Generator], "Frame"]
-"""Makes a clean photo bad."""
+"""Degrades a clean image."""
 
 # What scikit-image carries in its own wheel. No photo is in both groups, and the two halves of
 # its stereo pair stay out of the second one.
-_CALIBRATING_PHOTOS = (
+_CALIBRATION_PHOTOS = (
     "coffee.png", "chelsea.png", "motorcycle_left.png", "camera.png", "grass.png", "page.png",
 )  # fmt: skip
-_JUDGING_PHOTOS = ("astronaut.png", "rocket.jpg", "coins.png", "brick.png")
+_EVALUATION_PHOTOS = ("astronaut.png", "rocket.jpg", "coins.png", "brick.png")
 
 
 def _apply(
@@ -271,7 +282,7 @@ def _halve(frame: Frame, generator: np.random.Generator) -> Frame:
     return downscale(frame, 2)
 
 
-# By task, then by what the sample's name says of the condition.
+# By task, then by the condition's name, which ends the sample's.
 _CONDITIONS: dict[str, dict[str, Condition]] = {
     # share of light, shot noise, read noise: from dusk to the darkest that still shows something
     "low-light": {
@@ -306,11 +317,23 @@ _CONDITIONS: dict[str, dict[str, Condition]] = {
 }
 
 
-def builtin_set(task: str) -> CalibrationSet:
-    """Return scikit-image's photos, made bad in the task's way, with their originals.
+def builtin_set(
+    task: str,
+    *,
+    conditions: Sequence[str] = (),
+    calibration: int | None = None,
+    evaluation: int | None = None,
+) -> CalibrationSet:
+    """Return scikit-image's photos, degraded as the task's inputs are, with their originals.
+
+    Args:
+        task: A task with a built-in set.
+        conditions: Names of the degradations; all of the task by default.
+        calibration: The largest number of calibration images, taken evenly; all by default.
+        evaluation: The same of evaluation images.
 
     Raises:
-        CalibrationError: There is none for this task.
+        CalibrationError: There is no set for this task, or no such condition.
         MissingDependencyError: scikit-image is not installed.
     """
     if task not in _CONDITIONS:
@@ -318,27 +341,39 @@ def builtin_set(task: str) -> CalibrationSet:
             f"there is no built-in set for the task {task!r}; expected one of "
             f"{', '.join(_CONDITIONS)}. Give images of your own: --calibration DIR"
         )
+    unknown = [name for name in conditions if name not in _CONDITIONS[task]]
+    if unknown:
+        raise CalibrationError(
+            f"the built-in set for the task {task!r} has no condition {unknown[0]!r}; expected "
+            f"some of {', '.join(_CONDITIONS[task])}"
+        )
     module = require("skimage", "the built-in calibration set")
     folder = Path(str(module.__file__)).parent / "data"
-    conditions = _CONDITIONS[task]
+    chosen = [name for name in _CONDITIONS[task] if not conditions or name in conditions]
+    groups = [
+        _degrade_photos(folder, photos, task, chosen)
+        for photos in (_CALIBRATION_PHOTOS, _EVALUATION_PHOTOS)
+    ]
     return make_set(
-        _degrade(folder, _CALIBRATING_PHOTOS, conditions),
-        _degrade(folder, _JUDGING_PHOTOS, conditions),
+        _take_evenly(groups[0], calibration),
+        _take_evenly(groups[1], evaluation),
         f"built-in: scikit-image photos, {task}",
-        f"synthetic ({', '.join(conditions)}); a set from your own camera is better: "
-        "--calibration DIR",
+        f"synthetic ({', '.join(chosen)}); a set from your own camera is better: --calibration DIR",
     )
 
 
-def _degrade(
-    folder: Path, names: Sequence[str], conditions: dict[str, Condition]
+def _degrade_photos(
+    folder: Path, names: Sequence[str], task: str, chosen: Sequence[str]
 ) -> list[CalibrationSample]:
     samples = []
     for index, name in enumerate(names):
         clean = read_image(folder / name).frame
         height, width = (side // 2 * 2 for side in clean.shape[:2])
         clean = clean[:height, :width]  # super-resolution halves it
-        for number, (condition, degrade) in enumerate(conditions.items()):
-            bad = degrade(clean, np.random.default_rng([index, number]))
-            samples.append(CalibrationSample(f"{name.partition('.')[0]}-{condition}", bad, clean))
+        # numbered before choosing: an image is the same whatever else is chosen
+        for number, (condition, degrade) in enumerate(_CONDITIONS[task].items()):
+            if condition in chosen:
+                degraded = degrade(clean, np.random.default_rng([index, number]))
+                stem = name.partition(".")[0]
+                samples.append(CalibrationSample(f"{stem}-{condition}", degraded, clean))
     return samples

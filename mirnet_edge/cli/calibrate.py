@@ -16,49 +16,67 @@ if TYPE_CHECKING:
 
 
 def calibrate(
-    source: Annotated[
-        str, typer.Option(help="A camera's number (0 is the first), a video, or a folder.")
-    ],
     out: Annotated[Path, typer.Option(help="The set's folder; a former set is replaced.")],
-    frames: Annotated[int, typer.Option(help="How many images to keep at most.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="A camera's number (0 is the first), a video or a folder. Default: the preset's."
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--set",
+            help="How frames are sampled: a preset's file, or night, indoor-camera, video, "
+            "old-prints.",
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(help="Largest number of images; the preset's, or 200, by default."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the sampling.")] = 0,
     weights: Annotated[
         str | None,
         typer.Option(help="Also compare minmax, percentile and entropy ranges for these weights."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Sample a calibration set: dark and bright, plain and detailed, no image twice."""
+    from mirnet_edge.calibration.presets import choose_sampling
     from mirnet_edge.calibration.sampling import sample_set
 
+    source, sampling, name = choose_sampling(preset, source, frames)
     console = stderr()
     with console.status("start") as status:
-        sampled = sample_set(source, out, frames=frames, seed=seed, on_stage=status.update)
+        sampled = sample_set(
+            source, out, sampling=sampling, seed=seed, preset=name, on_stage=status.update
+        )
         compared = None
         if weights is not None:
             from mirnet_edge.export.analysis import compare_estimators
 
             compared = compare_estimators(weights, out, status.update)
     if as_json:
-        print(json.dumps(_figures(sampled, compared)))
+        print(json.dumps(_summarize(sampled, compared)))
     else:
         _show(sampled, compared)
 
 
-def _figures(sampled: SamplingResult, compared: EstimatorComparison | None) -> dict[str, object]:
+def _summarize(sampled: SamplingResult, compared: EstimatorComparison | None) -> dict[str, object]:
     found = sampled.described
-    figures: dict[str, object] = {
+    summary: dict[str, object] = {
         "set": str(sampled.folder),
         "images": len(found.files),
         "seen": found.seen,
         "near_duplicates": found.near_duplicates,
     }
     if compared is not None:
-        figures["best"] = compared.best
-        figures["against_fp32_db"] = {
+        summary["best"] = compared.best
+        summary["against_fp32_db"] = {
             method: trial.against_fp32_db for method, trial in compared.trials.items()
         }
-    return figures
+    return summary
 
 
 def _show(sampled: SamplingResult, compared: EstimatorComparison | None) -> None:

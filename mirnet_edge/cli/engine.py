@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mirnet_edge.cli.application import command, stderr
-from mirnet_edge.cli.preset import Recipe  # noqa: TC001  # typer reads the annotations
+from mirnet_edge.cli.preset import (  # noqa: TC001  # typer reads the annotations
+    FormerPreset,
+    Preset,
+)
 
 if TYPE_CHECKING:
     from mirnet_edge.runtime.tensorrt.bundle_engines import DlaReport
@@ -54,7 +57,8 @@ def engine(
             help="Build nothing; predict from the graphs what Orin's DLA could run of them.",
         ),
     ] = False,
-    recipe: Recipe = None,
+    preset: Preset = None,
+    recipe: FormerPreset = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was built as JSON.")] = False,
 ) -> None:
     """Build a bundle's TensorRT plans here, from the graphs in it. A former plan is replaced.
@@ -64,7 +68,7 @@ def engine(
     from mirnet_edge.runtime.tensorrt.build import BuildSettings, sizes_from_text
     from mirnet_edge.runtime.tensorrt.bundle_engines import build_engines, dla_reports
 
-    del recipe  # it has set what was not typed
+    del preset, recipe  # they have set the defaults
     if dla_report:
         reports = dla_reports(bundle, graph or ())
         if as_json:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirnet_edge.cli.application import command, parsed_size, stderr
-from mirnet_edge.cli.preset import Recipe  # noqa: TC001  # typer reads the annotations
+from mirnet_edge.cli.preset import (  # noqa: TC001  # typer reads the annotations
+    FormerPreset,
+    Preset,
+)
 from mirnet_edge.errors import OptionError, PrecisionRejected
 
 if TYPE_CHECKING:
-    from mirnet_edge.export.graphs import ExportOptions
     from mirnet_edge.export.job import ExportResult
+    from mirnet_edge.export.workspace import ExportOptions
     from mirnet_edge.manifest import Configuration, Manifest, QualityFacts
 
 
@@ -37,8 +40,11 @@ def export(
         str, typer.Option(help="uint8: NHWC frames in and out. float: NCHW in [0, 1].")
     ] = "uint8",
     calibration: Annotated[
-        Path | None,
-        typer.Option(help="Images as your camera takes them, or a folder with pairs.csv."),
+        str | None,
+        typer.Option(
+            help="A folder with images as your camera takes them or with pairs.csv; or a preset: "
+            "its file, or night, indoor-camera, video, old-prints."
+        ),
     ] = None,
     max_drop: Annotated[
         float, typer.Option(help="Quality a precision may lose against fp32, in dB.")
@@ -58,7 +64,8 @@ def export(
             "seams and video without flicker.",
         ),
     ] = False,
-    recipe: Recipe = None,
+    preset: Preset = None,
+    recipe: FormerPreset = None,
     triton: Annotated[
         Path | None, typer.Option(help="Also write a model repository for Triton here.")
     ] = None,
@@ -73,7 +80,7 @@ def export(
     """
     if size is not None and dynamic:
         raise OptionError("--size and --dynamic exclude each other; give one of them")
-    from mirnet_edge.export.graphs import ExportOptions
+    from mirnet_edge.export.workspace import ExportOptions
 
     options = ExportOptions(
         weights=weights,
@@ -89,7 +96,7 @@ def export(
         target=target,  # type: ignore[arg-type]  # as above
         anchored=anchored,
     )
-    del recipe  # it has set what was not typed
+    del preset, recipe  # they have set the defaults
     exported = _with_progress(options)
     _write_formats(out, triton, openvino_ir, ort)
     if as_json:

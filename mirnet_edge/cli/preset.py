@@ -1,4 +1,4 @@
-"""The option --recipe of mirnet-export and mirnet-engine."""
+"""The option --preset of mirnet-export and mirnet-engine."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ import typer
 
 
 def _apply(context: typer.Context, path: Path | None) -> Path | None:
-    """Give the command's options the recipe's values as defaults; what is typed wins."""
+    """Give the command's options the preset's values as defaults; what is typed wins."""
     if path is not None:
         from mirnet_edge.errors import OptionError
-        from mirnet_edge.export.presets import defaults_from
+        from mirnet_edge.export.presets import read_defaults
 
         command = str(context.info_name).removeprefix("mirnet-")
         try:
-            context.default_map = defaults_from(path, command)
+            context.default_map = read_defaults(path, command)
         except OptionError as error:  # options are read before the command's guard is entered
             raise typer.BadParameter(str(error)) from error
     return path
 
 
-Recipe = Annotated[
+Preset = Annotated[
     Path | None,
     typer.Option(
-        "--recipe",
-        help="A TOML file with options for a device; those of the command line win.",
+        "--preset",
+        help="A device preset (TOML): default options for a device; those typed win.",
         callback=_apply,
         is_eager=True,
     ),
+]
+FormerPreset = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="As --preset.", hidden=True, callback=_apply, is_eager=True),
 ]

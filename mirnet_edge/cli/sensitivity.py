@@ -66,13 +66,13 @@ def _show(found: Sensitivity, out: Path) -> None:
     headings = ("lost\ndB", "won\nms", "dB\nper ms", "dark", "middle\ndB to fp32", "bright")
     for heading in headings:
         table.add_column(heading, justify="right")
-    for cost in found.worst_first():
+    for cost in found.most_sensitive_first():
         table.add_row(*_row(cost))
     console = Console()
     console.print(table)
     for line in (
         "* decides about the whole frame: bundles keep it in float",
-        f"{found.recipe}; {found.machine.processor}, {found.machine.cores} cores",
+        f"{found.setup}; {found.machine.processor}, {found.machine.cores} cores",
         f"Figures and image: {out}",
     ):
         console.print(line, highlight=False, soft_wrap=True)

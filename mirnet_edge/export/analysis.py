@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirnet_edge.calibration.sets import read_set
 from mirnet_edge.dependencies import available
-from mirnet_edge.export.graphs import ExportOptions, fit_calibration_set, graph_inputs, timing_frame
-from mirnet_edge.export.job import calibration_set_for, image_contract
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
     FILE_NAME,
@@ -24,37 +21,40 @@ from mirnet_edge.export.sensitivity import (
     resume_analysis,
     trial_backend,
 )
+from mirnet_edge.export.workspace import ExportOptions, make_timing_frame, open_workspace
 from mirnet_edge.images.contract import size_text
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.quantization.ptq import (
-    METHODS,
+    RANGE_ESTIMATORS,
     RANGES_FILE,
-    Method,
     QuantizationScheme,
+    RangeEstimator,
     RangeKey,
     collect_histograms,
-    preprocessing_of,
+    describe_preprocessing,
+    estimate_ranges,
+    list_quantized_inputs,
     quantize_for_tensorrt,
-    quantized_inputs,
-    ranges_of,
-    read_cache,
-    write_cache,
+    read_ranges,
+    write_ranges,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mirnet_edge.export.sensitivity import GraphTrial
+    from mirnet_edge.export.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityRequest:
-    """What to measure."""
+    """Which weights to analyze, on which images and backend, and where the report goes."""
 
     weights: str
     out: Path
-    """Folder for the figures and their image."""
-    calibration: Path | None = None
+    """Folder for the report and its chart."""
+    calibration: Path | str | None = None
+    """A folder of images, a preset's file or a preset's name; None for the built-in set."""
     size: tuple[int, int] | None = None
     """(height, width) of the frame that is timed."""
     backend: str = "auto"
@@ -63,63 +63,69 @@ class SensitivityRequest:
 def analyze_sensitivity(
     request: SensitivityRequest, on_stage: Callable[[str], None] = lambda what: None
 ) -> Sensitivity:
-    """Measure every block of some weights, or go on measuring, and write figures and image.
+    """Measure accuracy drop and speedup of every block in INT8, and write report and chart.
+
+    An analysis that was interrupted is resumed.
 
     Raises:
-        MirnetEdgeError: The weights or images are not usable, or the folder holds figures of
+        MirnetEdgeError: The weights or images are not usable, or the folder holds the report of
             others.
     """
-    from mirnet_edge import checkpoints
-
     backend = trial_backend(request.backend)
     options = ExportOptions(
         weights=request.weights, out=request.out, int8=True, calibration=request.calibration
     )
-    on_stage(f"open {request.weights}")
-    loaded = checkpoints.load(request.weights)
-    image = image_contract(loaded, options)
-    images = fit_calibration_set(calibration_set_for(options, loaded, image), image, loaded)
-    sized = image.model_copy(update={"size": request.size})
-    frame = timing_frame(images, sized, loaded)
-    recipe = f"{backend}, all blocks minmax, {size_text(*frame.shape[1:3])}"
     file = request.out / FILE_NAME
-    known = resume_analysis(file, new_analysis(loaded.sha256, images.sha256, recipe))
-    found = known
-    if not known.complete:
-        with tempfile.TemporaryDirectory() as folder:
-            fp32 = Path(folder) / "fp32.onnx"
-            on_stage("export fp32")
-            network = to_inference_form(loaded.model)
-            export_onnx(network, fp32, io=image.io, size=None, multiple=image.multiple)
-            samples = graph_inputs([one.frame for one in images.calibrating], image)
-            on_stage(f"quantize on {len(samples)} images")
-            # TensorRT's form has no whole-frame convolution in INT8: the legalizer undoes it
-            how = QuantizationScheme(whole_frame=backend != "tensorrt")
-            graphs = quantize_all_blocks(fp32, samples, backend, how)
-            on_stage(f"fp32: {len(images.judging)} images")
-            judge = GraphEvaluator(fp32, image, images.judging, frame, backend)
-            found = measure_sensitivity(graphs, judge, known, file, on_stage)
+    with tempfile.TemporaryDirectory() as name:
+        workspace = _set_timing_size(open_workspace(options, Path(name), on_stage), request.size)
+        images, frame = workspace.images, workspace.timing_frame
+        setup = f"{backend}, all blocks minmax, {size_text(*frame.shape[1:3])}"
+        fresh = new_analysis(workspace.loaded.sha256, images.sha256, setup)
+        found = resume_analysis(file, fresh)
+        if not found.complete:
+            fp32 = _export_fp32(workspace)
+            on_stage(f"quantize on {len(images.calibration)} images")
+            # the form for TensorRT has no whole-frame convolution in INT8: the legalizer undoes it
+            scheme = QuantizationScheme(whole_frame=backend != "tensorrt")
+            graphs = quantize_all_blocks(fp32, workspace.samples, backend, scheme)
+            on_stage(f"fp32: {len(images.evaluation)} images")
+            evaluator = GraphEvaluator(fp32, workspace.image, images.evaluation, frame, backend)
+            found = measure_sensitivity(graphs, evaluator, found, file, on_stage)
     if available("matplotlib"):
         draw_sensitivity(found, request.out / IMAGE_NAME)
     return found
 
 
+def _set_timing_size(workspace: Workspace, size: tuple[int, int] | None) -> Workspace:
+    sized = workspace.image.model_copy(update={"size": size})
+    frame = make_timing_frame(workspace.images, sized, workspace.loaded)
+    return replace(workspace, timing_frame=frame)
+
+
+def _export_fp32(workspace: Workspace) -> Path:
+    workspace.on_stage("export fp32")
+    path, image = workspace.path("fp32.onnx"), workspace.image
+    network = to_inference_form(workspace.loaded.model)
+    export_onnx(network, path, io=image.io, size=image.size, multiple=image.multiple)
+    return path
+
+
 @dataclass(frozen=True)
 class EstimatorComparison:
-    """What each way loses on the images that judge."""
+    """Accuracy of the INT8 graph on the evaluation images, by range estimator."""
 
-    trials: dict[Method, GraphTrial]
+    trials: dict[RangeEstimator, GraphTrial]
 
     @property
-    def best(self) -> Method:
-        """Return the way that comes nearest to fp32."""
-        return max(self.trials, key=lambda method: self.trials[method].against_fp32_db)
+    def best(self) -> RangeEstimator:
+        """Return the estimator whose graph is nearest to fp32."""
+        return max(self.trials, key=lambda estimator: self.trials[estimator].against_fp32_db)
 
 
 def compare_estimators(
     weights: str, folder: Path, on_stage: Callable[[str], None] = lambda what: None
 ) -> EstimatorComparison:
-    """Compare the estimators on a set, and keep the ranges and the best in its `ranges.json`.
+    """Compare the range estimators on a set, and keep ranges and the best in its `ranges.json`.
 
     Ranges that are there already are used where images, preprocessing and graph are the same.
     An export that calibrates with the set takes the best of them.
@@ -129,37 +135,31 @@ def compare_estimators(
     """
     import onnx
 
-    from mirnet_edge import checkpoints
-
-    loaded = checkpoints.load(weights)
     options = ExportOptions(weights=weights, out=folder, calibration=folder, int8=True)
-    image = image_contract(loaded, options)
-    images = fit_calibration_set(read_set(folder, scale=image.scale), image, loaded)
-    samples = graph_inputs([one.frame for one in images.calibrating], image)
     with tempfile.TemporaryDirectory() as name:
-        fp32 = Path(name) / "fp32.onnx"
-        on_stage("export fp32")
-        network = to_inference_form(loaded.model)
-        export_onnx(network, fp32, io=image.io, size=image.size, multiple=image.multiple)
-        binding = RangeKey.of(fp32, images.sha256, preprocessing_of(image))
-        cache = folder / RANGES_FILE
-        if cache.is_file():
-            on_stage(f"use the ranges of {cache}")
-            known = read_cache(cache, binding)
+        workspace = open_workspace(options, Path(name), on_stage)
+        images, image, samples = workspace.images, workspace.image, workspace.samples
+        fp32 = _export_fp32(workspace)
+        key = RangeKey.of(fp32, images.sha256, describe_preprocessing(image))
+        file = folder / RANGES_FILE
+        if file.is_file():
+            on_stage(f"use the ranges of {file}")
+            known = read_ranges(file, key)
         else:
-            on_stage(f"see the ranges on {len(samples)} images")
-            seen = collect_histograms(fp32, samples, quantized_inputs(onnx.load(fp32)))
-            known = ranges_of(binding, len(samples), seen)
-            write_cache(cache, known)
-        frame = timing_frame(images, image, loaded)
-        judge = GraphEvaluator(fp32, image, images.judging, frame, "tensorrt")
+            on_stage(f"collect histograms on {len(samples)} images")
+            histograms = collect_histograms(fp32, samples, list_quantized_inputs(onnx.load(fp32)))
+            known = estimate_ranges(key, len(samples), histograms)
+            write_ranges(file, known)
+        evaluator = GraphEvaluator(
+            fp32, image, images.evaluation, workspace.timing_frame, "tensorrt"
+        )
         trials = {}
-        for method in METHODS:
-            on_stage(f"judge {method}")
-            graph = Path(name) / f"{method}.onnx"
-            how = QuantizationScheme(engine="onnxruntime", ranges=known.ranges[method])
-            quantize_for_tensorrt(fp32, graph, samples, how)
-            trials[method] = judge.tried(graph)
+        for estimator in RANGE_ESTIMATORS:
+            on_stage(f"evaluate {estimator}")
+            graph = workspace.path(f"{estimator}.onnx")
+            scheme = QuantizationScheme(quantizer="onnxruntime", ranges=known.ranges[estimator])
+            quantize_for_tensorrt(fp32, graph, samples, scheme)
+            trials[estimator] = evaluator.evaluate(graph)
     compared = EstimatorComparison(trials)
-    write_cache(cache, known.model_copy(update={"best": compared.best}))
+    write_ranges(file, known.model_copy(update={"best": compared.best}))
     return compared

@@ -1,8 +1,8 @@
-"""The gate: which precisions may be used, decided by measured dB and milliseconds.
+"""Accept or reject each precision on each backend, by accuracy drop and latency (quality gate).
 
-A mode is a graph as one backend runs it. Each is compared with fp32, image by image, and
-timed against fp32 on the same backend in interleaved runs. The verdict is a pure function of
-those figures, so it can be read, and tested, without measuring anything.
+A configuration is a graph as one backend runs it. Each is compared with fp32, image by image, and
+timed against fp32 on the same backend in interleaved runs. `decide` is a pure function of those
+figures: it is read, and tested, without measuring anything.
 """
 
 from __future__ import annotations
@@ -12,8 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mirnet_edge.errors import GraphError
-from mirnet_edge.manifest import BackendName, Configuration, LatencyFacts, Precision, QualityFacts
+from mirnet_edge.errors import EngineError, GraphError
+from mirnet_edge.manifest import (
+    BackendName,
+    Configuration,
+    LatencyFacts,
+    Precision,
+    QualityFacts,
+    Rejection,
+    RejectionReason,
+)
 from mirnet_edge.metrics import psnr
 from mirnet_edge.runtime.measure import measure_interleaved, percentile
 
@@ -24,11 +32,11 @@ if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
 
-# A mode that wins less than this over fp32 is not worth a second set of numbers: two runs of one
-# graph differ by as much.
-FASTER_AT_MOST = 0.97
-# Where no reference exists, the loss is what independent errors would cost an image that fp32
-# restores at this PSNR.
+# Less than this over fp32 is not worth a second set of numbers: two runs of one graph differ by as
+# much.
+MINIMUM_SPEEDUP = 1.0 / 0.97
+# Where no reference exists, the accuracy drop is what independent errors would cost an image that
+# fp32 restores at this PSNR.
 ASSUMED_TRUTH_DB = 30.0
 
 Measure = Callable[[Mapping[str, "Runner"], "Frames"], dict[str, list[float]]]
@@ -36,15 +44,15 @@ Measure = Callable[[Mapping[str, "Runner"], "Frames"], dict[str, list[float]]]
 
 @dataclass(frozen=True)
 class GateCandidate:
-    """A mode that asks to be accepted."""
+    """A configuration to measure, with the runner that stands for it."""
 
     backend: BackendName
     precision: Precision
     graph: str
     runner: Runner
-    """Runs the graph; where the backend is not here, ONNX Runtime does, unoptimized."""
+    """Runs the graph; where the backend is not installed, ONNX Runtime does, unoptimized."""
     timed: bool
-    """Whether `runner` is the backend itself, so that its time means something."""
+    """Whether `runner` is the backend itself, so that its latency is valid."""
 
     @property
     def name(self) -> str:
@@ -54,13 +62,13 @@ class GateCandidate:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What was found out about one mode."""
+    """Accuracy and latency of one configuration."""
 
     against_fp32: QualityFacts
     against_truth: QualityFacts | None
     drop_db: float
-    """How much worse than fp32, in dB: of the mean PSNR against the references, or estimated
-    from the mean PSNR against fp32 where there are none."""
+    """Accuracy drop against fp32: of the mean PSNR against the references, or estimated from the
+    mean PSNR against fp32 where there are none."""
     latency: LatencyFacts | None
 
 
@@ -73,48 +81,90 @@ def run_gate(
     measure: Measure = measure_interleaved,
     on_progress: Callable[[str], None] = lambda what: None,
 ) -> list[Configuration]:
-    """Measure every candidate and say which are accepted.
+    """Measure every candidate and return each as an accepted or rejected configuration.
 
     Args:
-        candidates: The first one is the reference: fp32 on a backend that is present.
-        samples: What to judge on.
-        max_drop_db: The loss that is still accepted.
-        timing_frame: (1, H, W, 3) uint8, what the timed candidates are timed on.
+        candidates: The first one is the reference: fp32 on a backend that is installed.
+        samples: The evaluation images.
+        max_drop_db: The largest accuracy drop that is accepted.
+        timing_frame: (1, H, W, 3) uint8, the frame that candidates are timed on.
         measure: Times runners against each other; replaced in tests.
-        on_progress: Told the name of each mode that is being worked on.
+        on_progress: Called with the name of each configuration as its measurement begins.
 
     Returns:
-        One mode per candidate, in their order.
+        One configuration per candidate, in their order.
 
     Raises:
+        EngineError: The reference cannot be run.
         GraphError: A graph's output is constant, which no restored image is.
     """
-    outputs: list[list[np.ndarray]] = []
+    outputs: dict[str, list[np.ndarray]] = {}
+    unsupported: dict[str, str] = {}
     for candidate in candidates:
         on_progress(f"{candidate.name}: quality on {len(samples)} images")
-        outputs.append(_restore_all(candidate, samples))
-    timed = {one.name: one.runner for one in candidates if one.timed}
+        try:
+            outputs[candidate.name] = _restore_all(candidate, samples)
+        except EngineError as error:
+            if candidate is candidates[0]:
+                raise
+            unsupported[candidate.name] = str(error)
+    # a latency is a ratio to fp32 of the same backend: without that there is none
+    timed = {
+        one.name: one.runner
+        for one in candidates
+        if one.timed and one.name in outputs and f"{one.backend}:fp32" in outputs
+    }
     on_progress(f"latency: {', '.join(timed)}")
     latencies = _latencies(timed, timing_frame, measure)
-    modes = []
-    for candidate, output in zip(candidates, outputs, strict=True):
-        figures = compare_outputs(output, outputs[0], samples, latencies.get(candidate.name))
-        accepted, reason = decide(candidate.precision, figures, max_drop_db)
-        modes.append(
-            Configuration(
-                name=candidate.name,
-                backend=candidate.backend,
-                precision=candidate.precision,
-                graph=candidate.graph,
-                against_fp32=figures.against_fp32,
-                against_truth=figures.against_truth,
-                truth_drop_db=figures.drop_db if figures.against_truth else None,
-                latency=figures.latency,
-                accepted=accepted,
-                reason=reason,
-            )
-        )
-    return modes
+    expected = outputs[candidates[0].name]
+    configurations = []
+    for one in candidates:
+        if one.name in unsupported:
+            configurations.append(_unsupported_configuration(one, unsupported[one.name]))
+            continue
+        result = compare_outputs(outputs[one.name], expected, samples, latencies.get(one.name))
+        configurations.append(_measured_configuration(one, result, max_drop_db))
+    return configurations
+
+
+def _measured_configuration(
+    candidate: GateCandidate, result: GateResult, max_drop_db: float
+) -> Configuration:
+    rejection = decide(candidate.precision, result, max_drop_db)
+    return Configuration(
+        name=candidate.name,
+        backend=candidate.backend,
+        precision=candidate.precision,
+        graph=candidate.graph,
+        against_fp32=result.against_fp32,
+        against_truth=result.against_truth,
+        truth_drop_db=result.drop_db if result.against_truth else None,
+        latency=result.latency,
+        accepted=rejection is None,
+        reason=(
+            describe_acceptance(candidate.precision, result, max_drop_db)
+            if rejection is None
+            else describe_rejection(rejection)
+        ),
+        rejection=rejection,
+    )
+
+
+def _unsupported_configuration(candidate: GateCandidate, message: str) -> Configuration:
+    rejection = Rejection(reason=RejectionReason.UNSUPPORTED, message=message)
+    return Configuration(
+        name=candidate.name,
+        backend=candidate.backend,
+        precision=candidate.precision,
+        graph=candidate.graph,
+        against_fp32=None,
+        against_truth=None,
+        truth_drop_db=None,
+        latency=None,
+        accepted=False,
+        reason=describe_rejection(rejection),
+        rejection=rejection,
+    )
 
 
 def compare_outputs(
@@ -123,62 +173,97 @@ def compare_outputs(
     samples: Sequence[CalibrationSample],
     latency: LatencyFacts | None,
 ) -> GateResult:
-    """Return the figures of one mode from what it and fp32 made of the same images.
+    """Return accuracy and latency of one configuration, from its outputs and those of fp32.
 
     Args:
         outputs: One (1, H, W, 3) uint8 array per sample.
         fp32_outputs: The same, by fp32.
         samples: Names and references.
-        latency: The mode's time, where measured.
+        latency: The configuration's latency, where measured.
     """
     names = [sample.name for sample in samples]
     against_fp32 = [_psnr(one, two) for one, two in zip(outputs, fp32_outputs, strict=True)]
     known = [place for place, sample in enumerate(samples) if sample.reference is not None]
     if not known:
-        loss = estimated_loss_db(_mean(against_fp32))
-        return GateResult(_quality(against_fp32, names), None, loss, latency)
+        drop = estimate_drop_db(_mean(against_fp32))
+        return GateResult(_quality(against_fp32, names), None, drop, latency)
     references = {place: _reference(samples[place]) for place in known}
-    mode_db = [_psnr(outputs[place], references[place]) for place in known]
+    own_db = [_psnr(outputs[place], references[place]) for place in known]
     fp32_db = [_psnr(fp32_outputs[place], references[place]) for place in known]
     return GateResult(
         _quality(against_fp32, names),
-        _quality(mode_db, [names[place] for place in known]),
-        _mean(fp32_db) - _mean(mode_db),
+        _quality(own_db, [names[place] for place in known]),
+        _mean(fp32_db) - _mean(own_db),
         latency,
     )
 
 
-def decide(precision: Precision, figures: GateResult, max_drop_db: float) -> tuple[bool, str]:
-    """Say whether a mode is accepted, and why, in numbers."""
+def decide(precision: Precision, result: GateResult, max_drop_db: float) -> Rejection | None:
+    """Return why a configuration is rejected, in numbers, or None where it is accepted."""
     if precision == "fp32":
-        return True, "the reference precision"
-    loss = f"{figures.drop_db:.3f} dB lost (limit {max_drop_db:g})"
-    if not figures.drop_db <= max_drop_db:  # written so that NaN is refused
-        return False, f"rejected: {loss}"
-    if figures.latency is None:
-        return True, f"accepted on quality alone: {loss}; latency not measured"
-    time = f"{figures.latency.ratio_to_fp32:.2f}x the time of fp32"
-    if figures.latency.ratio_to_fp32 > FASTER_AT_MOST:
-        return False, f"rejected: not faster here: {time} (limit {FASTER_AT_MOST:g}); {loss}"
-    return True, f"accepted: {time}; {loss}"
-
-
-def fastest(modes: Sequence[Configuration]) -> Configuration:
-    """Return the accepted mode with the smallest median time.
-
-    Raises:
-        ValueError: No mode was timed; there is always fp32 on a CPU backend.
-    """
-    return min(
-        (mode for mode in modes if mode.accepted and mode.latency is not None),
-        key=lambda mode: mode.latency.p50_ms if mode.latency else math.inf,
+        return None
+    speedup = None if result.latency is None else 1.0 / result.latency.ratio_to_fp32
+    reason = None
+    if not result.drop_db <= max_drop_db:  # written so that NaN is rejected
+        reason = RejectionReason.QUALITY
+    elif speedup is not None and speedup < MINIMUM_SPEEDUP:
+        reason = RejectionReason.SPEED
+    if reason is None:
+        return None
+    return Rejection(
+        reason=reason,
+        drop_db=result.drop_db if math.isfinite(result.drop_db) else None,
+        tolerance_db=max_drop_db,
+        speedup=speedup,
+        minimum_speedup=MINIMUM_SPEEDUP,
     )
 
 
-def estimated_loss_db(against_fp32_db: float) -> float:
-    """Return what an error of this PSNR against fp32 costs an image, where no reference exists.
+def describe_rejection(rejection: Rejection) -> str:
+    """Return a rejection as one line of text."""
+    if rejection.reason is RejectionReason.UNSUPPORTED:
+        return f"rejected: not supported here: {rejection.message}"
+    drop = _describe_drop(rejection.drop_db, rejection.tolerance_db)
+    if rejection.reason is RejectionReason.QUALITY or rejection.speedup is None:
+        return f"rejected: {drop}"
+    return (
+        f"rejected: not faster here: {rejection.speedup:.2f}x speedup (expected at least "
+        f"{rejection.minimum_speedup:.2f}x); {drop}"
+    )
 
-    Independent errors add up in the mean square: 10 log10(1 + e_mode / e_fp32), with e_fp32 that
+
+def describe_acceptance(precision: Precision, result: GateResult, max_drop_db: float) -> str:
+    """Return why a configuration is accepted as one line of text."""
+    if precision == "fp32":
+        return "the reference precision"
+    drop = _describe_drop(result.drop_db, max_drop_db)
+    if result.latency is None:
+        return f"accepted on quality alone: {drop}; latency not measured"
+    return f"accepted: {1.0 / result.latency.ratio_to_fp32:.2f}x speedup; {drop}"
+
+
+def _describe_drop(drop_db: float | None, tolerance_db: float | None) -> str:
+    drop = "not a number" if drop_db is None else f"{drop_db:.3f} dB"
+    tolerance = "" if tolerance_db is None else f" (tolerance {tolerance_db:g} dB)"
+    return f"accuracy drop {drop}{tolerance}"
+
+
+def find_fastest(configurations: Sequence[Configuration]) -> Configuration:
+    """Return the accepted configuration with the smallest median latency.
+
+    Raises:
+        ValueError: None was timed; there is always fp32 on a CPU backend.
+    """
+    return min(
+        (one for one in configurations if one.accepted and one.latency is not None),
+        key=lambda one: one.latency.p50_ms if one.latency else math.inf,
+    )
+
+
+def estimate_drop_db(against_fp32_db: float) -> float:
+    """Return the accuracy drop that a PSNR against fp32 stands for, where no reference exists.
+
+    Independent errors add up in the mean square: 10 log10(1 + e_own / e_fp32), with e_fp32 that
     of `ASSUMED_TRUTH_DB`.
     """
     if math.isinf(against_fp32_db):
@@ -207,7 +292,7 @@ def _latencies(
     latencies = {}
     for name, values in samples.items():
         reference = samples[f"{name.partition(':')[0]}:fp32"]
-        # round by round: both saw the same moment of a noisy machine
+        # round by round: both were timed at the same moment of a noisy machine
         ratios = [one / two for one, two in zip(values, reference, strict=True)]
         latencies[name] = LatencyFacts(
             p50_ms=percentile(values, 50.0),

@@ -1,36 +1,21 @@
-"""The export job: weights, ONNX graphs, quantization, quality gate, bundle."""
+"""The export job: open, make graphs, quality gate, engines, manifest."""
 
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirnet_edge.calibration.sets import CalibrationSet, builtin_set, read_set
+from mirnet_edge import manifest
 from mirnet_edge.dependencies import available, require
-from mirnet_edge.errors import CalibrationError, OptionError
-from mirnet_edge.export.gate import GateCandidate, fastest, run_gate
-from mirnet_edge.export.graphs import (
-    ExportOptions,
-    GraphFile,
-    fit_calibration_set,
-    make_graphs,
-    timing_frame,
-)
+from mirnet_edge.errors import OptionError
+from mirnet_edge.export.gate import GateCandidate, find_fastest, run_gate
+from mirnet_edge.export.graphs import make_graphs
+from mirnet_edge.export.onnx_graph import context_anchored_contract
+from mirnet_edge.export.workspace import open_workspace
 from mirnet_edge.files import replaced_folder, write_atomically
-from mirnet_edge.manifest import (
-    FILE_NAME,
-    CalibrationFacts,
-    Configuration,
-    GateFacts,
-    GraphFacts,
-    ImageContract,
-    Manifest,
-    ModelFacts,
-    bind,
-    to_json,
-)
+from mirnet_edge.manifest import Manifest, RejectionReason, bind
 from mirnet_edge.runtime import machine
 from mirnet_edge.runtime.backends import all_backends
 from mirnet_edge.runtime.tensorrt.build import profiles_for
@@ -40,36 +25,104 @@ from mirnet_edge.runtime.tensorrt.library import FLAVORS, HOW_TO_GET_ONE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mirnet_edge.checkpoints import LoadedCheckpoint
-    from mirnet_edge.export.graphs import GraphFile, Target
-    from mirnet_edge.manifest import Configuration, EngineFacts
+    from mirnet_edge.export.graphs import GraphFile
+    from mirnet_edge.export.workspace import ExportOptions, Workspace
+    from mirnet_edge.manifest import Configuration, EngineFacts, GraphFacts
     from mirnet_edge.runtime.backends import Backend
 
 
-def candidates_for(
-    files: Sequence[GraphFile],
-    folder: Path,
-    image: ImageContract,
-    target: Target,
-    weights: Path,
-) -> list[GateCandidate]:
-    """Return the modes to judge, the reference (ONNX Runtime in fp32) first.
+@dataclass(frozen=True)
+class ExportResult:
+    """A finished bundle, its manifest, and the precisions that were rejected."""
 
-    The fp32 modes of the CPU backends are always among them, so that every bundle runs anywhere.
+    bundle: Path
+    manifest: Manifest
+    parity_db: float
+    """PSNR of the fp32 graph against the network, before rounding."""
+    rejected: tuple[str, ...]
+    """The graphs that were asked for and that no backend of their target may use."""
+
+
+def export_bundle(
+    options: ExportOptions, on_stage: Callable[[str], None] = lambda what: None
+) -> ExportResult:
+    """Export weights to a bundle: ONNX graphs, quantized, accepted or rejected by measurement.
+
+    Until the new bundle is complete nothing of a former one in `options.out` is touched; a kill at
+    any moment leaves it usable.
+
+    Args:
+        options: What to export.
+        on_stage: Called with a few words as each stage begins.
+
+    Raises:
+        MirnetEdgeError: The weights, the calibration set or the output folder are not usable.
+    """
+    require("torch", "exporting weights")
+    require("onnx", "exporting weights")
+    _check_replaceable(options.out)
+    with replaced_folder(options.out) as folder:
+        workspace = open_workspace(options, folder, on_stage)
+        _save_weights(workspace)
+        if options.anchored:
+            workspace = _anchor_context(workspace)
+        files, parity_db = make_graphs(workspace)
+        configurations = apply_quality_gate(workspace, files)
+        graphs = [_describe_graph(workspace, file, configurations) for file in files]
+        engines = build_engines(workspace, graphs, configurations)
+        written = _describe_bundle(workspace, graphs, configurations, engines)
+        write_atomically(folder / manifest.FILE_NAME, manifest.to_json(written))
+    rejected = tuple(graph.name for graph in graphs if not _is_accepted(graph, configurations))
+    return ExportResult(options.out, written, parity_db, rejected)
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuse a folder that is no bundle: it would be replaced with all that is in it."""
+    if out.is_dir() and any(out.iterdir()) and not (out / manifest.FILE_NAME).is_file():
+        raise OptionError(
+            f"--out {out} holds files that are no bundle; expected a bundle to replace, or an "
+            "empty or new folder. Choose another"
+        )
+
+
+def _save_weights(workspace: Workspace) -> None:
+    from mirnet_edge import checkpoints
+
+    checkpoints.save(workspace.loaded.model, workspace.weights, workspace.loaded.card)
+
+
+def _anchor_context(workspace: Workspace) -> Workspace:
+    """Return the workspace with the contract of context-anchored graphs."""
+    workspace.on_stage("anchor the global context and measure how far a cut reaches")
+    image = context_anchored_contract(workspace.image, workspace.loaded.model, workspace.images)
+    return replace(workspace, image=image)
+
+
+def apply_quality_gate(workspace: Workspace, files: Sequence[GraphFile]) -> list[Configuration]:
+    """Measure the graphs on every backend and return accepted and rejected configurations."""
+    return run_gate(
+        list_candidates(workspace, files),
+        workspace.images.evaluation,
+        max_drop_db=workspace.options.max_drop_db,
+        timing_frame=workspace.timing_frame,
+        on_progress=workspace.on_stage,
+    )
+
+
+def list_candidates(workspace: Workspace, files: Sequence[GraphFile]) -> list[GateCandidate]:
+    """Return the configurations to measure, the reference (ONNX Runtime in fp32) first.
+
+    Those of the CPU backends in fp32 are always among them, so that every bundle runs anywhere.
     """
     found: list[GateCandidate] = []
     for backend in all_backends():
-        if backend.target == "cpu" or target in (backend.target, "all"):
-            found += _candidates_of(backend, files, folder, image, weights)
+        if backend.target == "cpu" or workspace.options.target in (backend.target, "all"):
+            found += _candidates_of(backend, workspace, files)
     return found
 
 
 def _candidates_of(
-    backend: Backend,
-    files: Sequence[GraphFile],
-    folder: Path,
-    image: ImageContract,
-    weights: Path,
+    backend: Backend, workspace: Workspace, files: Sequence[GraphFile]
 ) -> Iterator[GateCandidate]:
     """Yield the configurations of one backend; none where it would have to run and cannot."""
     is_timed = backend.engine_runner is None
@@ -78,168 +131,56 @@ def _candidates_of(
     for file in files:
         if backend.target not in file.targets:
             continue
-        path = weights if backend.runs_weights else folder / file.file
+        path = workspace.weights if backend.runs_weights else workspace.path(file.file)
         for precision in (file.precision, *backend.derived_precisions.get(file.precision, ())):
             if backend.supports(precision):
                 name = f"{backend.name}:{precision}"
-                runner = backend.runner(path, image, name=name, precision=precision)
+                runner = backend.runner(path, workspace.image, name=name, precision=precision)
                 yield GateCandidate(backend.name, precision, file.name, runner, timed=is_timed)
 
 
-def engines_for(
-    graphs: Sequence[GraphFacts],
-    modes: Sequence[Configuration],
-    folder: Path,
-    image: ImageContract,
-    target: Target,
-    on_stage: Callable[[str], None],
+def build_engines(
+    workspace: Workspace, graphs: Sequence[GraphFacts], configurations: Sequence[Configuration]
 ) -> list[EngineFacts]:
-    """Build a plan of every accepted TensorRT mode, where a TensorRT is installed."""
-    if target not in ("tensorrt", "all"):
+    """Build a TensorRT engine of every accepted graph, where a TensorRT is installed."""
+    if workspace.options.target not in ("tensorrt", "all"):
         return []
     if not any(available(package) for package in FLAVORS):
-        on_stage(f"no TensorRT here, so no plan: {HOW_TO_GET_ONE}")
+        workspace.on_stage(f"no TensorRT is installed, so no engine is built: {HOW_TO_GET_ONE}")
         return []
-    accepted = {mode.graph for mode in modes if mode.backend == "tensorrt" and mode.accepted}
+    accepted = {one.graph for one in configurations if one.backend == "tensorrt" and one.accepted}
     engines = []
     for graph in graphs:
         if graph.name in accepted:
-            on_stage(f"build the TensorRT plan of {graph.name}")
-            source = folder / graph.onnx.file
+            workspace.on_stage(f"build the TensorRT engine of {graph.name}")
+            source = workspace.path(graph.onnx.file)
             order = BuildRequest(
-                onnx=source, plan=source.with_suffix(".plan"), profiles=profiles_for(image),
-                graph=graph.name, precision=graph.precision,
+                onnx=source, plan=source.with_suffix(".plan"),
+                profiles=profiles_for(workspace.image), graph=graph.name, precision=graph.precision,
             )  # fmt: skip
-            engines.append(build_apart(order, on_stage))
+            engines.append(build_apart(order, workspace.on_stage))
     return engines
 
 
-_WEIGHTS_FILE = "weights.safetensors"
+def _is_accepted(graph: GraphFacts, configurations: Sequence[Configuration]) -> bool:
+    return any(one.accepted for one in configurations if one.graph == graph.name)
 
 
-@dataclass(frozen=True)
-class ExportResult:
-    """What an export came to."""
-
-    bundle: Path
-    manifest: Manifest
-    parity_db: float
-    """Of the fp32 graph against the network, before rounding."""
-    rejected: tuple[str, ...]
-    """The precisions that were asked for and accepted by no backend of their target."""
-
-
-def export_bundle(
-    options: ExportOptions, on_stage: Callable[[str], None] = lambda what: None
-) -> ExportResult:
-    """Make a bundle: open the weights, export, quantize, legalize, judge, write.
-
-    Until everything is there nothing of a former bundle in `options.out` is touched; a kill at
-    any moment leaves it usable.
-
-    Args:
-        options: What to export.
-        on_stage: Told in a few words what is being done.
-
-    Raises:
-        MirnetEdgeError: The weights, the calibration set or the output folder are not usable.
-    """
-    require("torch", "exporting weights")
-    require("onnx", "exporting weights")
-    from mirnet_edge import checkpoints
-    from mirnet_edge.export.onnx_graph import context_anchored_contract
-
-    _check_replaceable(options.out)
-    on_stage(f"open {options.weights}")
-    loaded = checkpoints.load(options.weights)
-    image = image_contract(loaded, options)
-    on_stage("read the calibration and gate images")
-    images = fit_calibration_set(calibration_set_for(options, loaded, image), image, loaded)
-    with replaced_folder(options.out) as folder:
-        checkpoints.save(loaded.model, folder / _WEIGHTS_FILE, loaded.card)
-        if options.anchored:
-            on_stage("anchor the network and measure how far a cut reaches")
-            image = context_anchored_contract(image, loaded.model, images)
-        timed = timing_frame(images, image, loaded)
-        files, parity_db = make_graphs(
-            loaded.model, folder, image, images, options, on_stage, timed
-        )
-        candidates = candidates_for(files, folder, image, options.target, folder / _WEIGHTS_FILE)
-        modes = run_gate(
-            candidates,
-            images.judging,
-            max_drop_db=options.max_drop_db,
-            timing_frame=timed,
-            on_progress=on_stage,
-        )
-        graphs = [_graph_entry(file, modes, folder) for file in files]
-        engines = engines_for(graphs, modes, folder, image, options.target, on_stage)
-        manifest = Manifest(
-            schema_version=2,
-            created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            model=_model_facts(loaded, folder, options.weights),
-            image=image,
-            calibration=_calibration_facts(images) if options.int8 else None,
-            gate=_gate_facts(images, options.max_drop_db),
-            graphs=graphs,
-            configurations=modes,
-            default_configuration=fastest(modes).name,
-            engines=engines,
-            machine=machine.describe(),
-            tools=machine.tool_versions(),
-            notice=loaded.notice,
-        )
-        write_atomically(folder / FILE_NAME, to_json(manifest))
-    return ExportResult(options.out, manifest, parity_db, _rejected_precisions(graphs, modes))
-
-
-def calibration_set_for(
-    options: ExportOptions, loaded: LoadedCheckpoint, image: ImageContract
-) -> CalibrationSet:
-    """Return the images that calibrate and judge: the user's, or those of the weights' task."""
-    if options.calibration is not None:
-        return read_set(options.calibration, scale=image.scale)
-    # weights that nobody gave a task are judged as what this package is for first
-    task = loaded.card.task if loaded.card.task != "unknown" else "low-light"
-    found = builtin_set(task)
-    first = found.judging[0]
-    if first.reference is not None and len(first.reference) != image.scale * len(first.frame):
-        raise CalibrationError(
-            f"the built-in set for {task} does not fit a network that enlarges {image.scale} "
-            "times; give images of your own with references of that size: --calibration DIR"
-        )
-    return found
-
-
-def _check_replaceable(out: Path) -> None:
-    """Refuse a folder that is no bundle: it would be replaced with all that is in it."""
-    if out.is_dir() and any(out.iterdir()) and not (out / FILE_NAME).is_file():
-        raise OptionError(
-            f"--out {out} holds files that are no bundle; expected a bundle to replace, or an "
-            "empty or new folder. Choose another"
-        )
-
-
-def image_contract(loaded: LoadedCheckpoint, options: ExportOptions) -> ImageContract:
-    """Return what the graphs of an export will take and give."""
-    multiple = int(loaded.model.multiple)  # type: ignore[arg-type]  # every network states it
-    size = options.size
-    if size is not None:
-        size = (-(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple)
-    scale = int(getattr(loaded.model.config, "scale", 1))
-    return ImageContract(io=options.io, multiple=multiple, size=size, scale=scale)
-
-
-def _graph_entry(file: GraphFile, modes: list[Configuration], folder: Path) -> GraphFacts:
-    """Return the manifest's entry of a graph, and delete its file where no mode may use it."""
-    mine = [mode for mode in modes if mode.graph == file.name]
-    best = max(mine, key=lambda mode: mode.accepted)
-    entry = bind(folder / file.file)
-    # slower here may be faster on another processor; not good enough is so everywhere
-    kept = any(mode.accepted or "not faster" in mode.reason for mode in mine)
+def _describe_graph(
+    workspace: Workspace, file: GraphFile, configurations: Sequence[Configuration]
+) -> GraphFacts:
+    """Return the manifest's entry of a graph, and delete its file where none may use it."""
+    own = [one for one in configurations if one.graph == file.name]
+    best = max(own, key=lambda one: (one.accepted, one.against_fp32 is not None))
+    path = workspace.path(file.file)
+    entry = bind(path)
+    # slower or unsupported here may be otherwise on another processor; accuracy is the same
+    kept = any(
+        one.rejection is None or one.rejection.reason is not RejectionReason.QUALITY for one in own
+    )
     if not kept:
-        (folder / file.file).unlink()
-    return GraphFacts(
+        path.unlink()
+    return manifest.GraphFacts(
         name=file.name,
         precision=file.precision,
         targets=list(file.targets),
@@ -253,42 +194,52 @@ def _graph_entry(file: GraphFile, modes: list[Configuration], folder: Path) -> G
     )
 
 
-def _rejected_precisions(graphs: list[GraphFacts], modes: list[Configuration]) -> tuple[str, ...]:
-    return tuple(
-        graph.name
-        for graph in graphs
-        if not any(mode.accepted for mode in modes if mode.graph == graph.name)
+def _describe_bundle(
+    workspace: Workspace,
+    graphs: list[GraphFacts],
+    configurations: list[Configuration],
+    engines: list[EngineFacts],
+) -> Manifest:
+    images, options = workspace.images, workspace.options
+    calibration = manifest.CalibrationFacts(
+        source=images.source,
+        images=len(images.calibration),
+        sha256=images.sha256,
+        note=images.note,
+    )
+    return Manifest(
+        schema_version=manifest.SCHEMA_VERSION,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        model=_describe_model(workspace),
+        image=workspace.image,
+        calibration=calibration if options.int8 else None,
+        gate=manifest.GateFacts(
+            max_drop_db=options.max_drop_db,
+            images=len(images.evaluation),
+            source=images.source,
+            references=sum(sample.reference is not None for sample in images.evaluation),
+        ),
+        graphs=graphs,
+        configurations=configurations,
+        default_configuration=find_fastest(configurations).name,
+        engines=engines,
+        machine=machine.describe(),
+        tools=machine.tool_versions(),
+        notice=workspace.loaded.notice,
     )
 
 
-def _model_facts(loaded: LoadedCheckpoint, folder: Path, source: str) -> ModelFacts:
+def _describe_model(workspace: Workspace) -> manifest.ModelFacts:
     from mirnet_edge.models.macs import count_macs, count_parameters
 
-    return ModelFacts(
+    loaded, source = workspace.loaded, workspace.options.weights
+    return manifest.ModelFacts(
         architecture=loaded.architecture,
         config=loaded.card.config,
         task=loaded.card.task,
-        weights=bind(folder / _WEIGHTS_FILE),
+        weights=bind(workspace.weights),
         # the name alone: a bundle that travels tells nothing of the disk it came from
         source=source if source.startswith("shipped:") else Path(source).name,
         parameters=count_parameters(loaded.model),
         macs_640x480=count_macs(loaded.model, 480, 640),
-    )
-
-
-def _calibration_facts(images: CalibrationSet) -> CalibrationFacts:
-    return CalibrationFacts(
-        source=images.source,
-        images=len(images.calibrating),
-        sha256=images.sha256,
-        note=images.note,
-    )
-
-
-def _gate_facts(images: CalibrationSet, max_drop_db: float) -> GateFacts:
-    return GateFacts(
-        max_drop_db=max_drop_db,
-        images=len(images.judging),
-        source=images.source,
-        references=sum(sample.reference is not None for sample in images.judging),
     )

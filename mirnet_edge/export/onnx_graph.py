@@ -259,7 +259,7 @@ def context_anchored_contract(
 ) -> ImageContract:
     """Return the contract of the network's anchored graphs."""
     anchored = context_anchored_form(network)
-    frames = [sample.frame[None] for sample in images.judging[:_IMAGES]]
+    frames = [sample.frame[None] for sample in images.evaluation[:_IMAGES]]
     return image.model_copy(
         update={"vectors": anchored.layout, "reach": measured_reach(anchored, frames)}
     )

@@ -1,11 +1,11 @@
-"""Recipes: what mirnet-export and mirnet-engine are to do for a device, in a TOML file.
+"""Read device presets: default options of mirnet-export and mirnet-engine for a device (TOML).
 
     [export]
     fp16 = true
     [engine]
     profiles = "640x360,1280x720"
 
-Keys are the commands' long options with underscores. What is typed wins over the recipe.
+Keys are the commands' long options with underscores. What is typed wins over the preset.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class EngineTable(_PresetTable):
 
 
 class DevicePreset(_PresetTable):
-    """A recipe's file."""
+    """A device preset's file."""
 
     device: str | None = None
     """For people."""
@@ -58,7 +58,7 @@ class DevicePreset(_PresetTable):
 
 
 def read_preset(path: Path) -> DevicePreset:
-    """Read a recipe.
+    """Read a device preset.
 
     Raises:
         OptionError: No such file, not TOML, or a key that no command has; named.
@@ -66,7 +66,7 @@ def read_preset(path: Path) -> DevicePreset:
     return read_toml(path, DevicePreset)
 
 
-def defaults_from(path: Path, command: str) -> dict[str, Any]:
-    """Return the defaults that a recipe gives a command: export or engine."""
+def read_defaults(path: Path, command: str) -> dict[str, Any]:
+    """Return the default options that a preset has for a command: export or engine."""
     table: BaseModel = getattr(read_preset(path), command)
     return table.model_dump(exclude_none=True)

@@ -1,8 +1,8 @@
 """Sensitivity analysis and mixed-precision search: accuracy drop and speedup by block.
 
-Blocks are put in the order of their price, dB per millisecond, cheapest first; the graphs with
-the first one, two, three ... of them in INT8 are measured as wholes. What no other graph beats in
-both loss and time is the Pareto front, and a point of it is chosen.
+Blocks are ordered by sensitivity, dB per millisecond, least sensitive first; the graphs with the
+first one, two, three ... of them in INT8 are measured as wholes. What no other graph beats in both
+accuracy drop and latency is the Pareto front, and a choice on it is taken.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from mirnet_edge.images.contract import LUMA
 from mirnet_edge.manifest import MachineFacts, Precision, QuantizationFacts, StrictDocument
 from mirnet_edge.onnx_files import write_model
 from mirnet_edge.quantization.ptq import (
-    ENGINES,
-    Engine,
+    QUANTIZERS,
     GraphBlock,
     QuantizationScheme,
-    blocks_of,
+    Quantizer,
+    list_blocks,
+    list_quantized_convolutions,
     quantize_for_cpu,
     quantize_for_tensorrt,
     quantize_partly,
-    quantized_convolutions,
 )
 from mirnet_edge.runtime import machine, openvino_runner
 from mirnet_edge.runtime.measure import measure_interleaved, p50
@@ -51,8 +51,7 @@ if TYPE_CHECKING:
 
 TrialBackend = Literal["openvino", "onnxruntime", "tensorrt"]
 
-# Levels of the fp32 output's luma that part the image: INT8's error sits in the dark, where the
-# eye sees it best.
+# Bins of the fp32 output's luma: INT8's error is largest in the dark, where the eye sees it best.
 DARKNESS = {"dark": (0, 32), "middle": (32, 96), "bright": (96, 256)}
 _ROUNDS, _WARMUP = 9, 2
 # identical images have no PSNR that JSON can say
@@ -61,28 +60,28 @@ _MOST_DB = 100.0
 
 @dataclass(frozen=True)
 class GraphTrial:
-    """What was measured."""
+    """Accuracy and latency of one graph against fp32."""
 
     drop_db: float
-    """How much worse than fp32; see `gate.Figures`."""
+    """Accuracy drop against fp32, as `gate.GateResult` has it."""
     against_fp32_db: float
     darkness_db: dict[str, float | None]
     """PSNR against fp32 over the pixels of each bin of `DARKNESS`; None for an empty bin."""
     fp32_ms: float | None
-    """Median; None where the backend is not here and only its numbers are."""
+    """Median latency of fp32; None where the backend is not here and is simulated."""
     ratio: float | None
-    """Median, round by round, of the time over that of fp32."""
+    """Median, round by round, of the latency over that of fp32."""
 
     @property
     def saved_ms(self) -> float | None:
-        """Return how much less time than fp32 it takes; negative where it takes more."""
+        """Return how much lower the latency is than that of fp32; negative where it is higher."""
         if self.fp32_ms is None or self.ratio is None:
             return None
         return self.fp32_ms * (1.0 - self.ratio)
 
 
 class GraphEvaluator:
-    """Tries graphs of one network on one backend. fp32 restores the images once."""
+    """Evaluates graphs of one network on one backend; fp32 restores the images once."""
 
     def __init__(
         self,
@@ -99,18 +98,18 @@ class GraphEvaluator:
         Args:
             fp32: The graph that all others are compared with.
             image: What the graphs take and give.
-            samples: What to judge on.
-            frame: (1, H, W, 3) uint8, what is timed.
+            samples: The evaluation images.
+            frame: (1, H, W, 3) uint8, the frame that is timed.
             backend: `tensorrt` is simulated by ONNX Runtime and not timed.
             rounds: How often each of the two is timed, interleaved.
         """
         self.backend = backend
         self._image, self._samples, self._frame, self._rounds = image, samples, frame, rounds
         self._fp32 = self.runner(fp32, "fp32")
-        self._expected = self._restored(self._fp32)
+        self._expected = self._restore_all(self._fp32)
 
     def runner(self, graph: Path, precision: Precision) -> Runner:
-        """Return what runs a graph on this backend, or stands in for it."""
+        """Return the runner of a graph on this backend, or of its simulation."""
         name = f"{self.backend}:{precision}"
         if self.backend == "openvino":
             from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
@@ -121,14 +120,14 @@ class GraphEvaluator:
             optimize=self.backend != "tensorrt",
         )  # fmt: skip
 
-    def tried(self, graph: Path, precision: Precision = "int8") -> GraphTrial:
-        """Return what a graph loses and wins.
+    def evaluate(self, graph: Path, precision: Precision = "int8") -> GraphTrial:
+        """Return accuracy drop and speedup of a graph.
 
         Raises:
             EngineError: The backend cannot run it.
         """
         runner = self.runner(graph, precision)
-        outputs = self._restored(runner)
+        outputs = self._restore_all(runner)
         figures = compare_outputs(outputs, self._expected, self._samples, None)
         fp32_ms = ratio = None
         if self.backend != "tensorrt":
@@ -150,7 +149,7 @@ class GraphEvaluator:
             ratio,
         )
 
-    def _restored(self, runner: Runner) -> list[np.ndarray]:
+    def _restore_all(self, runner: Runner) -> list[np.ndarray]:
         with runner:
             return [runner.run(sample.frame[None]) for sample in self._samples]
 
@@ -158,11 +157,11 @@ class GraphEvaluator:
 def darkness_db(
     outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]
 ) -> dict[str, float | None]:
-    """Return the PSNR over all pixels of each bin of `DARKNESS`, by the luma of what is expected.
+    """Return the PSNR over all pixels of each bin of `DARKNESS`, by the luma of fp32's output.
 
     Args:
         outputs: (N, H, W, 3) uint8 arrays.
-        expected: The same shapes, by fp32.
+        expected: Those of fp32, of the same shapes.
     """
     errors, counts = dict.fromkeys(DARKNESS, 0.0), dict.fromkeys(DARKNESS, 0)
     for one, two in zip(outputs, expected, strict=True):
@@ -201,55 +200,57 @@ def trial_backend(name: str) -> TrialBackend:
 
 
 FILE_NAME, IMAGE_NAME = "sensitivity.json", "sensitivity.png"
-# Less than this share of fp32's time is within the noise of two runs of one graph: what a block
-# wins counts as at least so much, or a block that wins nothing would cost infinitely much.
+# Less than this share of fp32's latency is within the noise of two runs of one graph: what a block
+# saves counts as at least so much, or one that saves nothing would be infinitely sensitive.
 NOISE = 0.01
 
 
 class BlockSensitivity(StrictDocument):
-    """One block in INT8, the others in float."""
+    """Accuracy drop and speedup with one block in INT8 and the others in float."""
 
     former_keys: ClassVar[dict[str, str]] = {"loss_db": "drop_db", "won_ms": "saved_ms"}
 
     block: str
     decides_frame: bool
-    """True: bundles keep it in float, whatever stands here."""
+    """Whether it computes global context, which bundles keep in float whatever stands here."""
     drop_db: float
     against_fp32_db: float
     darkness_db: dict[str, float | None]
     saved_ms: float | None
-    """None for a backend that is not here."""
+    """Latency saved against fp32; None for a backend that is not here."""
     db_per_ms: float
-    """`drop_db` over what is won; over 1 ms where time was not measured."""
+    """Sensitivity: `drop_db` over `saved_ms`; over 1 ms where latency was not measured."""
 
 
 class Sensitivity(StrictDocument):
-    """What was measured of a network, and on what.
+    """The sensitivity of every block of a network, and the setup it was measured with.
 
-    Schema history: 1 (2026-11) the first.
+    Schema history: 1 (2026-11) the first; 2 (2026-11) `drop_db`, `saved_ms`, `setup` instead of
+    `loss_db`, `won_ms`, `recipe`.
     """
 
+    former_keys: ClassVar[dict[str, str]] = {"recipe": "setup"}
     former_versions: ClassVar[tuple[int, ...]] = (1,)
 
     schema_version: Literal[2] = 2
     weights_sha256: str
     calibration_sha256: str
-    recipe: str
-    """Backend, quantizer, frame: what else the figures depend on."""
+    setup: str
+    """Backend, quantizer and frame that the measurements depend on."""
     machine: MachineFacts
     blocks: list[BlockSensitivity] = Field(default_factory=list)
-    """Those that are done, in the order of the graph."""
+    """Those measured so far, in the order of the graph."""
     complete: bool = False
-    """Whether these are all there are."""
+    """Whether every block was measured."""
 
-    def worst_first(self) -> list[BlockSensitivity]:
-        """Return the blocks by what a millisecond costs in dB, dearest first."""
+    def most_sensitive_first(self) -> list[BlockSensitivity]:
+        """Return the blocks by sensitivity in dB per millisecond, most sensitive first."""
         return sorted(self.blocks, key=lambda one: one.db_per_ms, reverse=True)
 
 
 @dataclass(frozen=True)
 class QuantizedGraph:
-    """A graph in float and with all its convolutions in INT8."""
+    """A graph in float, and the same with every quantizable convolution in INT8."""
 
     fp32: onnx.ModelProto
     int8: onnx.ModelProto
@@ -257,8 +258,10 @@ class QuantizedGraph:
     @property
     def blocks(self) -> tuple[GraphBlock, ...]:
         """Return the blocks that are quantized in `int8`."""
-        quantized = set(quantized_convolutions(self.int8))
-        return tuple(one for one in blocks_of(self.fp32) if quantized.issuperset(one.convolutions))
+        quantized = set(list_quantized_convolutions(self.int8))
+        return tuple(
+            one for one in list_blocks(self.fp32) if quantized.issuperset(one.convolutions)
+        )
 
     def write(self, names: Sequence[str], path: Path) -> Path:
         """Write the graph in which the blocks of these names are in INT8, and return its path."""
@@ -271,7 +274,7 @@ class QuantizedGraph:
 def quantize_all_blocks(
     fp32: Path, samples: Sequence[np.ndarray], backend: TrialBackend, how: QuantizationScheme
 ) -> QuantizedGraph:
-    """Return a graph with all that the backend's recipe can quantize in INT8."""
+    """Return a graph with all that the backend's quantization scheme covers in INT8."""
     import onnx
 
     quantize = quantize_for_tensorrt if backend == "tensorrt" else quantize_for_cpu
@@ -283,19 +286,19 @@ def quantize_all_blocks(
 
 def measure_sensitivity(
     graphs: QuantizedGraph,
-    judge: GraphEvaluator,
+    evaluator: GraphEvaluator,
     known: Sensitivity,
     file: Path | None = None,
     on_stage: Callable[[str], None] = lambda what: None,
 ) -> Sensitivity:
-    """Quantize one block at a time and return what each costs.
+    """Quantize one block at a time and return each one's accuracy drop and speedup.
 
     Args:
-        graphs: The network.
-        judge: Tries the graphs.
-        known: What an earlier run found; its blocks are not measured again.
+        graphs: The network in fp32 and INT8.
+        evaluator: Measures the graphs.
+        known: The analysis to resume; its blocks are not measured again.
         file: Written after every block, so that a stopped run goes on.
-        on_stage: Told which block is being measured.
+        on_stage: Called with the name of each block as its measurement begins.
     """
     done = {one.block: one for one in known.blocks}
     with tempfile.TemporaryDirectory() as folder:
@@ -304,7 +307,7 @@ def measure_sensitivity(
                 continue
             on_stage(f"{block.name} in INT8 ({place + 1} of {len(graphs.blocks)})")
             graph = graphs.write([block.name], Path(folder) / f"{place}.onnx")
-            done[block.name] = _cost(block, judge.tried(graph))
+            done[block.name] = _describe_sensitivity(block, evaluator.evaluate(graph))
             known = known.model_copy(update={"blocks": list(done.values())})
             _keep(known, file)
     known = known.model_copy(update={"complete": True})
@@ -317,37 +320,37 @@ def _keep(known: Sensitivity, file: Path | None) -> None:
         write_atomically(file, known.model_dump_json(indent=1).encode() + b"\n")
 
 
-def _cost(block: GraphBlock, trial: GraphTrial) -> BlockSensitivity:
-    won = trial.saved_ms
+def _describe_sensitivity(block: GraphBlock, trial: GraphTrial) -> BlockSensitivity:
+    saved_ms = trial.saved_ms
     counted = 1.0
-    if won is not None and trial.fp32_ms is not None:
-        counted = max(won, NOISE * trial.fp32_ms)
+    if saved_ms is not None and trial.fp32_ms is not None:
+        counted = max(saved_ms, NOISE * trial.fp32_ms)
     return BlockSensitivity(
         block=block.name,
         decides_frame=block.decides_frame,
         drop_db=trial.drop_db,
         against_fp32_db=trial.against_fp32_db,
         darkness_db=trial.darkness_db,
-        saved_ms=won,
+        saved_ms=saved_ms,
         db_per_ms=trial.drop_db / counted,
     )
 
 
-def new_analysis(weights_sha256: str, calibration_sha256: str, recipe: str) -> Sensitivity:
-    """Return a measurement of nothing yet, bound to what it will be of."""
+def new_analysis(weights_sha256: str, calibration_sha256: str, setup: str) -> Sensitivity:
+    """Return an analysis without blocks, bound to weights, images, setup and machine."""
     return Sensitivity(
         weights_sha256=weights_sha256,
         calibration_sha256=calibration_sha256,
-        recipe=recipe,
+        setup=setup,
         machine=machine.describe(),
     )
 
 
 def resume_analysis(file: Path, fresh: Sensitivity) -> Sensitivity:
-    """Return what an earlier run left in FILE, or FRESH where there is none.
+    """Return the analysis that an earlier run left in FILE, or FRESH where there is none.
 
     Raises:
-        OptionError: The file is damaged, or of other weights, images, recipe or machine.
+        OptionError: The file is damaged, or of other weights, images, setup or machine.
     """
     if not file.is_file():
         return fresh
@@ -355,12 +358,12 @@ def resume_analysis(file: Path, fresh: Sensitivity) -> Sensitivity:
         found = Sensitivity.model_validate_json(file.read_bytes())
     except ValidationError as error:
         raise OptionError(
-            f"{file} is not a sensitivity file of schema 1; delete it or choose another --out"
+            f"{file} is not a readable sensitivity file; delete it or choose another --out"
         ) from error
     for what, name in (
         ("weights", "weights_sha256"),
         ("calibration images", "calibration_sha256"),
-        ("recipe", "recipe"),
+        ("setup", "setup"),
         ("machine", "machine"),
     ):
         one, two = getattr(found, name), getattr(fresh, name)
@@ -377,18 +380,18 @@ def _short(value: str | MachineFacts) -> str:
 
 
 def draw_sensitivity(found: Sensitivity, path: Path) -> None:
-    """Write a PNG: dB lost and milliseconds won by block, and the error by darkness."""
+    """Write a PNG: accuracy drop and saved latency by block, and the error by darkness."""
     from matplotlib.figure import Figure
 
-    rows = found.worst_first()[::-1]  # the first bar is the lowest
+    rows = found.most_sensitive_first()[::-1]  # the first bar is the lowest
     names = [f"{one.block} (stays float)" if one.decides_frame else one.block for one in rows]
     figure = Figure(figsize=(12, 1.5 + 0.36 * len(rows)), layout="constrained")
     left, middle, right = figure.subplots(1, 3, sharey=True)
     left.barh(names, [one.drop_db for one in rows], color="tab:red")
-    left.set_xlabel("dB lost (log above 0.01)")
+    left.set_xlabel("accuracy drop, dB (log above 0.01)")
     left.set_xscale("symlog", linthresh=0.01)
     middle.barh(names, [one.saved_ms or 0.0 for one in rows], color="tab:green")
-    middle.set_xlabel("ms won")
+    middle.set_xlabel("latency saved, ms")
     for bin_name, color in zip(DARKNESS, ("black", "tab:gray", "goldenrod"), strict=True):
         values = [one.darkness_db.get(bin_name) for one in rows]
         right.plot(
@@ -399,7 +402,9 @@ def draw_sensitivity(found: Sensitivity, path: Path) -> None:
     right.legend(fontsize="small")
     for axes in (left, middle, right):
         axes.grid(alpha=0.3, axis="x")
-    figure.suptitle(f"One block in INT8 at a time, dearest first ({found.recipe})", fontsize=10)
+    figure.suptitle(
+        f"One block in INT8 at a time, most sensitive first ({found.setup})", fontsize=10
+    )
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     write_atomically(path, stream.getvalue())
@@ -411,107 +416,115 @@ _WHOLE_LADDER = 12
 
 @dataclass(frozen=True)
 class MixedPrecisionChoice:
-    """One graph that was measured."""
+    """The measured graph with a choice of blocks in INT8."""
 
     blocks: tuple[str, ...]
-    """In INT8; none for the network in its base precision."""
-    engine: Engine | None
+    """Those in INT8; none for the network in its base precision."""
+    quantizer: Quantizer | None
     precision: Precision
     drop_db: float
     ms: float | None
-    """Median for one frame; None where the backend is not here."""
+    """Median latency of one frame; None where the backend is not here."""
     ratio: float | None
-    """To the time of fp32."""
+    """Latency over that of fp32."""
 
 
 def search_graph(
     fp32: Path,
     target: Path,
     samples: Sequence[np.ndarray],
-    judge: GraphEvaluator,
+    evaluator: GraphEvaluator,
     *,
     max_drop_db: float,
     target_fps: float | None = None,
     on_stage: Callable[[str], None] = lambda what: None,
 ) -> QuantizationFacts:
-    """Write the graph of the best point and return how it was quantized.
+    """Search the blocks to quantize, write that mixed-precision graph and return its description.
 
-    Both quantizers are tried at that point, through the legalizer where it is for TensorRT; the
-    one that loses less is kept.
+    Both quantizers are measured with the chosen blocks, through the legalizer where the graph is
+    for TensorRT; the one with the smaller accuracy drop is kept.
 
     Raises:
-        OptionError: No graph is as fast as was asked for; names the fastest.
+        OptionError: No graph reaches the target throughput; names the fastest.
     """
     graphs = {
-        engine: quantize_all_blocks(fp32, samples, judge.backend, QuantizationScheme(engine=engine))
-        for engine in ENGINES
+        quantizer: quantize_all_blocks(
+            fp32, samples, evaluator.backend, QuantizationScheme(quantizer=quantizer)
+        )
+        for quantizer in QUANTIZERS
     }
-    usual: Engine = "onnxruntime" if judge.backend == "tensorrt" else "nncf"
+    usual: Quantizer = "onnxruntime" if evaluator.backend == "tensorrt" else "nncf"
     on_stage("search: one block at a time")
-    costs = measure_sensitivity(graphs[usual], judge, new_analysis("", "", ""), on_stage=on_stage)
-    points = measure_ladder(graphs[usual], usual, costs, judge, on_stage)
+    analysis = measure_sensitivity(
+        graphs[usual], evaluator, new_analysis("", "", ""), on_stage=on_stage
+    )
+    points = measure_ladder(graphs[usual], usual, analysis, evaluator, on_stage)
     chosen = choose_fastest_accepted(points, max_drop_db, target_fps)
-    other: Engine = next(engine for engine in ENGINES if engine != usual)
+    other: Quantizer = next(quantizer for quantizer in QUANTIZERS if quantizer != usual)
     on_stage(f"the same blocks by {other}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "point.onnx"
-        competitor = _measure_choice(
-            graphs[other], other, chosen.blocks, chosen.precision, judge, path
+        other_choice = _measure_choice(
+            graphs[other], other, chosen.blocks, chosen.precision, evaluator, path
         )
-        if chosen.ms is not None and chosen.ratio and competitor.ratio:  # times of one moment
-            competitor = replace(competitor, ms=chosen.ms / chosen.ratio * competitor.ratio)
-        best = better_choice(chosen, competitor, max_drop_db, target_fps)
-        engine = best.engine or usual
-        write_atomically(target, graphs[engine].write(best.blocks, path).read_bytes())
-    return _describe_choice(best, engine, graphs[engine], competitor if best is chosen else chosen)
+        if chosen.ms is not None and chosen.ratio and other_choice.ratio:  # times of one moment
+            other_choice = replace(other_choice, ms=chosen.ms / chosen.ratio * other_choice.ratio)
+        best = better_choice(chosen, other_choice, max_drop_db, target_fps)
+        quantizer = best.quantizer or usual
+        write_atomically(target, graphs[quantizer].write(best.blocks, path).read_bytes())
+    return _describe_choice(
+        best, quantizer, graphs[quantizer], other_choice if best is chosen else chosen
+    )
 
 
 def measure_ladder(
     graphs: QuantizedGraph,
-    engine: Engine,
-    costs: Sensitivity,
-    judge: GraphEvaluator,
+    quantizer: Quantizer,
+    analysis: Sensitivity,
+    evaluator: GraphEvaluator,
     on_stage: Callable[[str], None] = lambda what: None,
 ) -> list[MixedPrecisionChoice]:
-    """Return the points of the ladder: fp32 (and bf16) first, then one block more at a time."""
-    order = order_by_sensitivity(costs)
+    """Measure ever more blocks in INT8, least sensitive first; fp32 (and bf16) are in front."""
+    order = order_by_sensitivity(analysis)
     counts = sorted({round(share * len(order) / _WHOLE_LADDER) for share in range(1, 13)} - {0})
     if len(order) <= _WHOLE_LADDER:
         counts = list(range(1, len(order) + 1))
     points = [MixedPrecisionChoice((), None, "fp32", 0.0, None, 1.0)]
-    halves = judge.backend == "openvino" and openvino_runner.supports("bf16")
+    halves = evaluator.backend == "openvino" and openvino_runner.supports("bf16")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "point.onnx"
         if halves:
-            points.append(_measure_choice(graphs, None, (), "bf16", judge, path))
+            points.append(_measure_choice(graphs, None, (), "bf16", evaluator, path))
         for count in counts:
             on_stage(f"search: {count} of {len(order)} blocks in INT8")
             blocks = tuple(order[:count])
             for precision in ("int8", *(("int8+bf16",) if halves else ())):
-                points.append(_measure_choice(graphs, engine, blocks, precision, judge, path))
+                points.append(
+                    _measure_choice(graphs, quantizer, blocks, precision, evaluator, path)
+                )
     return _with_times(points)
 
 
-def order_by_sensitivity(costs: Sensitivity) -> list[str]:
-    """Return the blocks that may be quantized, in the order in which they should be."""
-    return [one.block for one in reversed(costs.worst_first()) if not one.decides_frame]
+def order_by_sensitivity(analysis: Sensitivity) -> list[str]:
+    """Return the quantizable blocks, least sensitive first."""
+    return [one.block for one in reversed(analysis.most_sensitive_first()) if not one.decides_frame]
 
 
 def _measure_choice(
     graphs: QuantizedGraph,
-    engine: Engine | None,
+    quantizer: Quantizer | None,
     blocks: tuple[str, ...],
     precision: Precision,
-    judge: GraphEvaluator,
+    evaluator: GraphEvaluator,
     path: Path,
 ) -> MixedPrecisionChoice:
-    trial = judge.tried(graphs.write(blocks, path), precision)
+    trial = evaluator.evaluate(graphs.write(blocks, path), precision)
     ms = None if trial.fp32_ms is None or trial.ratio is None else trial.fp32_ms * trial.ratio
-    return MixedPrecisionChoice(blocks, engine, precision, trial.drop_db, ms, trial.ratio)
+    return MixedPrecisionChoice(blocks, quantizer, precision, trial.drop_db, ms, trial.ratio)
 
 
 def _with_times(points: list[MixedPrecisionChoice]) -> list[MixedPrecisionChoice]:
-    """Give fp32 its time, and all points times of one moment: ratios times one fp32."""
+    """Return the choices with latencies of one moment: their ratios times one latency of fp32."""
     fp32 = [one.ms / one.ratio for one in points if one.ms is not None and one.ratio]
     if not fp32:
         return [replace(one, ratio=None) for one in points]
@@ -520,9 +533,9 @@ def _with_times(points: list[MixedPrecisionChoice]) -> list[MixedPrecisionChoice
 
 
 def pareto_front(points: Sequence[MixedPrecisionChoice]) -> list[MixedPrecisionChoice]:
-    """Return the points that no other beats in both loss and time, least lossy first.
+    """Return the choices that no other beats in accuracy drop and latency, most accurate first.
 
-    Where time was not measured, quantizing more blocks counts as faster.
+    Where latency was not measured, quantizing more blocks counts as faster.
     """
     front: list[MixedPrecisionChoice] = []
     for point in sorted(points, key=lambda one: (one.drop_db, _time(one))):
@@ -538,13 +551,13 @@ def _time(point: MixedPrecisionChoice) -> float:
 def choose_fastest_accepted(
     points: Sequence[MixedPrecisionChoice], max_drop_db: float, target_fps: float | None = None
 ) -> MixedPrecisionChoice:
-    """Return the fastest point that loses no more, or the least lossy that is fast enough.
+    """Return the fastest choice within the tolerance, or the most accurate one that is fast enough.
 
-    Where that would be a network without INT8, the least lossy one with it: the gate then says in
-    numbers why it is not accepted.
+    Where that would be a network without INT8, the most accurate one with it is returned: the
+    quality gate then rejects it in numbers.
 
     Raises:
-        OptionError: No point is as fast as was asked for.
+        OptionError: No choice reaches the target throughput.
     """
     front = pareto_front(points)
     if target_fps is not None:
@@ -552,8 +565,8 @@ def choose_fastest_accepted(
         if front[-1].ms is not None and not fast:
             raise OptionError(
                 f"no choice of blocks reaches {target_fps:g} frames per second here; the fastest "
-                f"has {1e3 / front[-1].ms:.1f} at {front[-1].drop_db:.3f} dB lost. Ask "
-                "for less, or for a smaller --size"
+                f"has {1e3 / front[-1].ms:.1f} at an accuracy drop of "
+                f"{front[-1].drop_db:.3f} dB. Give a smaller --target-fps or --size"
             )
         if fast and fast[0].blocks:
             return fast[0]
@@ -569,7 +582,7 @@ def better_choice(
     max_drop_db: float,
     target_fps: float | None,
 ) -> MixedPrecisionChoice:
-    """Return the better of two graphs of the same blocks: what passes, then what loses less."""
+    """Return the better of two graphs of the same blocks: an accepted one, else the nearer."""
     limit = math.inf if target_fps is None else 1e3 / target_fps
 
     def order(point: MixedPrecisionChoice) -> tuple[bool, bool, float]:
@@ -581,17 +594,20 @@ def better_choice(
 
 def _describe_choice(
     best: MixedPrecisionChoice,
-    engine: Engine,
+    quantizer: Quantizer,
     graphs: QuantizedGraph,
-    competitor: MixedPrecisionChoice,
+    other_choice: MixedPrecisionChoice,
 ) -> QuantizationFacts:
     left = [block for block in graphs.blocks if block.name not in best.blocks]
-    time = "" if best.ratio is None else f", {best.ratio:.2f}x the time of fp32"
+    speedup = "" if not best.ratio else f", {1.0 / best.ratio:.2f}x speedup"
     names = ", ".join(block.name for block in left) or "none"
+    drops = (
+        f"{best.drop_db:.3f} dB{speedup}; {other_choice.quantizer}: {other_choice.drop_db:.3f} dB"
+    )
     return QuantizationFacts(
-        engine=engine,
+        quantizer=quantizer,
         float_blocks=[block.name for block in left],
         float_nodes=[node for block in left for node in block.convolutions],
-        reason=f"{len(best.blocks)} blocks in INT8 by {engine} ({best.drop_db:.3f} dB lost{time}; "
-        f"{competitor.engine}: {competitor.drop_db:.3f} dB); left in float: {names}",
+        reason=f"{len(best.blocks)} blocks in INT8 by {quantizer} (accuracy drop {drops}); "
+        f"left in float: {names}",
     )

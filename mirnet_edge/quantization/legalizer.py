@@ -30,7 +30,7 @@ _CHANNEL_AXIS = 1
 _FRAME_AXES = 4
 
 
-def whole_frame_convs(model: onnx.ModelProto) -> list[str]:
+def list_whole_frame_convs(model: onnx.ModelProto) -> list[str]:
     """Return the names of the convolutions that only feed, or are only fed by, a frame's means.
 
     Two kinds: those that see nothing but global context vectors (channel attention, stream fusion,
@@ -113,7 +113,7 @@ def read_shapes_after_cast(model: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
-QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
+QDQ_OPERATORS = {"QuantizeLinear", "DequantizeLinear"}
 CONVOLUTIONS = {"Conv", "ConvTranspose"}
 _STANDARD_DOMAINS = {"", "ai.onnx"}
 _FP16_SCALE_OPSET = 19
@@ -201,7 +201,7 @@ def _frames_are_cast(view: GraphView, node: onnx.NodeProto) -> str | None:
 
 
 def _zero_point_is_signed_zero(view: GraphView, node: onnx.NodeProto) -> str | None:
-    if node.op_type not in QUANTIZERS:
+    if node.op_type not in QDQ_OPERATORS:
         return None
     if len(node.input) < 3 or not node.input[2]:
         return "expected an int8 zero point of 0, found none: ONNX then means uint8, TensorRT int8"
@@ -219,7 +219,7 @@ def _zero_point_is_signed_zero(view: GraphView, node: onnx.NodeProto) -> str | N
 
 
 def _scale_is_constant_and_positive(view: GraphView, node: onnx.NodeProto) -> str | None:
-    if node.op_type not in QUANTIZERS:
+    if node.op_type not in QDQ_OPERATORS:
         return None
     scale = view.constants.get(node.input[1])
     if scale is None:
@@ -232,7 +232,7 @@ def _scale_is_constant_and_positive(view: GraphView, node: onnx.NodeProto) -> st
 
 
 def _activation_is_per_tensor(view: GraphView, node: onnx.NodeProto) -> str | None:
-    if node.op_type not in QUANTIZERS:
+    if node.op_type not in QDQ_OPERATORS:
         return None
     scale = view.constants.get(node.input[1])
     if scale is None or scale.size == 1 or _holds_weights(view, node.input[0]):
@@ -244,7 +244,9 @@ def _holds_weights(view: GraphView, tensor: str) -> bool:
     if tensor in view.constants:
         return True
     node = view.producers.get(tensor)
-    return node is not None and node.op_type in QUANTIZERS and _holds_weights(view, node.input[0])
+    return (
+        node is not None and node.op_type in QDQ_OPERATORS and _holds_weights(view, node.input[0])
+    )
 
 
 def _convolution_is_whole(view: GraphView, node: onnx.NodeProto) -> str | None:
@@ -350,7 +352,7 @@ def _write_zero_points(model: onnx.ModelProto) -> None:
     constants = constants_of(model)
     stored = {name: value.dtype for name, value in constants.items()}
     for number, node in enumerate(model.graph.node):
-        if node.op_type not in QUANTIZERS:
+        if node.op_type not in QDQ_OPERATORS:
             continue
         if len(node.input) < 3 or not node.input[2]:
             name = f"zero_point_{number}"
@@ -369,7 +371,7 @@ def _make_signed(model: onnx.ModelProto) -> None:
 
     constants = constants_of(model)
     for node in model.graph.node:
-        if node.op_type not in QUANTIZERS or node.input[1] not in constants:
+        if node.op_type not in QDQ_OPERATORS or node.input[1] not in constants:
             continue
         zero_point = constants.get(node.input[2])
         if zero_point is None or zero_point.dtype != np.uint8 or zero_point.any():
@@ -396,7 +398,7 @@ def _make_signed(model: onnx.ModelProto) -> None:
 
 def _return_to_float(model: onnx.ModelProto) -> None:
     view = GraphView.of(model)
-    whole_frame = set(whole_frame_convs(model))
+    whole_frame = set(list_whole_frame_convs(model))
     for node in model.graph.node:
         if node.op_type not in CONVOLUTIONS:
             continue
@@ -446,7 +448,7 @@ def _drop_unused(model: onnx.ModelProto) -> None:
     wanted = {value.name for value in model.graph.output}
     kept = []
     for node in reversed(model.graph.node):
-        if node.op_type in QUANTIZERS and not wanted.intersection(node.output):
+        if node.op_type in QDQ_OPERATORS and not wanted.intersection(node.output):
             continue
         wanted.update(node.input)
         kept.append(node)

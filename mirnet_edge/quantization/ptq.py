@@ -29,13 +29,14 @@ from mirnet_edge.manifest import StrictDocument
 from mirnet_edge.onnx_files import copy_model, plain_feed, suppress_library_output, write_model
 from mirnet_edge.onnx_sessions import OnnxSession
 from mirnet_edge.quantization.legalizer import (
+    QDQ_OPERATORS,
     check_for_tensorrt,
     legalize_for_tensorrt,
-    whole_frame_convs,
+    list_whole_frame_convs,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import onnx
@@ -59,7 +60,7 @@ class GraphBlock:
     """Whether all of them decide about the whole frame, and so stay in float in every bundle."""
 
 
-def blocks_of(fp32: onnx.ModelProto) -> tuple[GraphBlock, ...]:
+def list_blocks(fp32: onnx.ModelProto) -> tuple[GraphBlock, ...]:
     """Return a graph's blocks, in the order of the graph.
 
     A module that serves in many places is one block: its weights are stored once.
@@ -70,7 +71,7 @@ def blocks_of(fp32: onnx.ModelProto) -> tuple[GraphBlock, ...]:
     Raises:
         GraphError: A convolution's weight has another name.
     """
-    whole_frame = set(whole_frame_convs(fp32))
+    whole_frame = set(list_whole_frame_convs(fp32))
     found: dict[str, list[str]] = {}
     for node in fp32.graph.node:
         if node.op_type == "Conv":
@@ -80,16 +81,6 @@ def blocks_of(fp32: onnx.ModelProto) -> tuple[GraphBlock, ...]:
         pixelwise = tuple(node for node in nodes if node not in whole_frame)
         blocks.append(GraphBlock(name, pixelwise or tuple(nodes), not pixelwise))
     return tuple(blocks)
-
-
-def quantizable(blocks: Iterable[GraphBlock]) -> tuple[GraphBlock, ...]:
-    """Return the blocks that a bundle may hold in INT8."""
-    return tuple(block for block in blocks if not block.decides_frame)
-
-
-def convolutions_of(blocks: Iterable[GraphBlock]) -> frozenset[str]:
-    """Return the names of the nodes of all these blocks."""
-    return frozenset(node for block in blocks for node in block.convolutions)
 
 
 def _block_name(node: onnx.NodeProto) -> str:
@@ -104,8 +95,8 @@ def _block_name(node: onnx.NodeProto) -> str:
 
 RANGES_FILE = "ranges.json"
 """In a calibration set's folder."""
-Method = Literal["minmax", "percentile", "entropy"]
-METHODS: tuple[Method, ...] = get_args(Method)
+RangeEstimator = Literal["minmax", "percentile", "entropy"]
+RANGE_ESTIMATORS: tuple[RangeEstimator, ...] = get_args(RangeEstimator)
 
 PERCENTILE = 99.99
 _BINS = 2048
@@ -124,7 +115,7 @@ class Histogram:
     counts: NDArray[np.int64]
     """Of |x| in equal bins from 0 to `largest`."""
 
-    def range(self, method: Method) -> float:
+    def range(self, method: RangeEstimator) -> float:
         """Return the magnitude that is to be the largest INT8 step.
 
         `minmax` is the largest that was seen; `percentile` leaves one of 10000 values above it;
@@ -230,9 +221,9 @@ class RangeCache(StrictDocument):
     model_sha256: str
     """Of the fp32 graph."""
     images: int = Field(ge=1)
-    ranges: dict[Method, dict[str, float]]
+    ranges: dict[RangeEstimator, dict[str, float]]
     """The largest magnitude, by method and tensor."""
-    best: Method | None = None
+    best: RangeEstimator | None = None
     """What came nearest to fp32 on the images that judge; None: not compared."""
 
 
@@ -250,13 +241,15 @@ class RangeKey:
         return cls(data_sha256, preprocessing, sha256_of(fp32))
 
 
-def preprocessing_of(image: ImageContract) -> str:
+def describe_preprocessing(image: ImageContract) -> str:
     """Return in words what is done to an image before a graph sees it."""
     size = "any size" if image.size is None else f"{image.size[1]}x{image.size[0]}"
     return f"{image.io} RGB, cut to {size}, padded by reflection to multiples of {image.multiple}"
 
 
-def ranges_of(binding: RangeKey, images: int, histograms: Mapping[str, Histogram]) -> RangeCache:
+def estimate_ranges(
+    binding: RangeKey, images: int, histograms: Mapping[str, Histogram]
+) -> RangeCache:
     """Return the ranges of every method."""
     return RangeCache(
         data_sha256=binding.data_sha256,
@@ -265,17 +258,17 @@ def ranges_of(binding: RangeKey, images: int, histograms: Mapping[str, Histogram
         images=images,
         ranges={
             method: {name: histogram.range(method) for name, histogram in histograms.items()}
-            for method in METHODS
+            for method in RANGE_ESTIMATORS
         },
     )
 
 
-def write_cache(path: Path, cache: RangeCache) -> None:
+def write_ranges(path: Path, cache: RangeCache) -> None:
     """Write ranges, whole or not at all."""
     write_atomically(path, cache.model_dump_json(indent=1).encode() + b"\n")
 
 
-def read_cache(path: Path, binding: RangeKey) -> RangeCache:
+def read_ranges(path: Path, binding: RangeKey) -> RangeCache:
     """Return the ranges of a file after comparing what they were taken from.
 
     Raises:
@@ -298,9 +291,6 @@ def read_cache(path: Path, binding: RangeKey) -> RangeCache:
                 f"{found[:40]}. Run mirnet-calibrate again, or delete it"
             )
     return cache
-
-
-_QUANTIZERS = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def quantize_partly(
@@ -361,7 +351,7 @@ def _own_constants(partial: onnx.ModelProto, fp32: onnx.ModelProto) -> dict[str,
     return own
 
 
-def quantized_convolutions(model: onnx.ModelProto) -> tuple[str, ...]:
+def list_quantized_convolutions(model: onnx.ModelProto) -> tuple[str, ...]:
     """Return the names of the convolutions whose weight is dequantized."""
     producers = {name: node for node in model.graph.node for name in node.output}
     return tuple(
@@ -382,7 +372,7 @@ def _read_float(
     """Make readers of a dequantized activation that no quantized convolution needs read float."""
     weights = {one.name for one in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type in _QUANTIZERS:
+        if node.op_type in QDQ_OPERATORS:
             continue
         for place, name in enumerate(node.input):
             if name in kept_inputs or not _is_dequantized(name, producers):
@@ -397,7 +387,7 @@ def _complete(partial: onnx.ModelProto, fp32: onnx.ModelProto) -> None:
     wanted = {value.name for value in partial.graph.output}
     nodes = []
     for node in reversed(partial.graph.node):
-        if node.op_type in _QUANTIZERS and not wanted.intersection(node.output):
+        if node.op_type in QDQ_OPERATORS and not wanted.intersection(node.output):
             continue
         wanted.update(node.input)
         nodes.append(node)
@@ -414,8 +404,8 @@ def _complete(partial: onnx.ModelProto, fp32: onnx.ModelProto) -> None:
     del partial.graph.value_info[:]  # it holds tensors that are gone
 
 
-Engine = Literal["onnxruntime", "nncf"]
-ENGINES: tuple[Engine, ...] = get_args(Engine)
+Quantizer = Literal["onnxruntime", "nncf"]
+QUANTIZERS: tuple[Quantizer, ...] = get_args(Quantizer)
 # Only convolutions are worth it; quantizers elsewhere cost more memory traffic than they spare,
 # and near the image they cost quality. NNCF refuses types that a graph does not have.
 _NEVER_QUANTIZED = (
@@ -431,25 +421,28 @@ class QuantizationScheme:
 
     exclude: tuple[str, ...] = ()
     """Names of further nodes to leave in float."""
-    method: Method = "minmax"
+    estimator: RangeEstimator = "minmax"
     """How a range is taken from what was seen."""
-    engine: Engine | None = None
+    quantizer: Quantizer | None = None
     """Whose quantizer: ONNX Runtime's for TensorRT and NNCF for CPUs, unless told otherwise."""
     ranges: Mapping[str, float] | None = None
     """Magnitudes by tensor, from an earlier look at the same samples. For ONNX Runtime's."""
     whole_frame: bool = False
     """Whether what decides about the whole frame is quantized too: to measure what it costs."""
 
-    def left_alone(self, model: onnx.ModelProto) -> list[str]:
+    def list_excluded(self, model: onnx.ModelProto) -> list[str]:
         """Return the names of the convolutions to leave in float."""
-        return [*(() if self.whole_frame else whole_frame_convs(model)), *self.exclude]
+        return [*(() if self.whole_frame else list_whole_frame_convs(model)), *self.exclude]
 
 
-_AS_USUAL = QuantizationScheme()
+_DEFAULT_SCHEME = QuantizationScheme()
 
 
 def quantize_for_tensorrt(
-    fp32: Path, target: Path, samples: Sequence[np.ndarray], how: QuantizationScheme = _AS_USUAL
+    fp32: Path,
+    target: Path,
+    samples: Sequence[np.ndarray],
+    scheme: QuantizationScheme = _DEFAULT_SCHEME,
 ) -> None:
     """Write an INT8 graph that TensorRT 10.3 to 11 and TensorRT-RTX read alike.
 
@@ -460,22 +453,25 @@ def quantize_for_tensorrt(
         fp32: The graph to quantize.
         target: The file to write, whole or not at all.
         samples: What the graph takes: uint8 (1, H, W, 3) or float32 (1, 3, H, W).
-        how: Its `whole_frame` is not for TensorRT: the legalizer undoes it.
+        scheme: Its `whole_frame` is not for TensorRT: the legalizer undoes it.
 
     Raises:
         CalibrationError: There are no samples.
         GraphError: The result is not legal for TensorRT.
     """
-    _need(samples)
-    if how.engine == "nncf":
-        model = _by_nncf(fp32, samples, how, seven_bits=False)
+    _check_samples(samples)
+    if scheme.quantizer == "nncf":
+        model = _quantize_with_nncf(fp32, samples, scheme, seven_bits=False)
     else:
-        model = _by_onnxruntime(fp32, samples, how, seven_bits=False)
+        model = _quantize_with_onnxruntime(fp32, samples, scheme, seven_bits=False)
     _finish(legalize_for_tensorrt(model), target)
 
 
 def quantize_for_cpu(
-    fp32: Path, target: Path, samples: Sequence[np.ndarray], how: QuantizationScheme = _AS_USUAL
+    fp32: Path,
+    target: Path,
+    samples: Sequence[np.ndarray],
+    scheme: QuantizationScheme = _DEFAULT_SCHEME,
 ) -> None:
     """Write an INT8 graph for OpenVINO and ONNX Runtime on CPUs.
 
@@ -486,23 +482,25 @@ def quantize_for_cpu(
         fp32: The graph to quantize.
         target: The file to write, whole or not at all.
         samples: What the graph takes: uint8 (1, H, W, 3) or float32 (1, 3, H, W).
-        how: Its method is for ONNX Runtime's quantizer; NNCF takes the widest range.
+        scheme: Its estimator is for ONNX Runtime's quantizer; NNCF takes minmax.
 
     Raises:
         CalibrationError: There are no samples.
         MissingDependencyError: NNCF is not installed.
     """
-    _need(samples)
-    if how.engine == "onnxruntime":
-        model = _by_onnxruntime(fp32, samples, how, seven_bits=True)
+    _check_samples(samples)
+    if scheme.quantizer == "onnxruntime":
+        model = _quantize_with_onnxruntime(fp32, samples, scheme, seven_bits=True)
     else:
-        model = _by_nncf(fp32, samples, how, seven_bits=True)
+        model = _quantize_with_nncf(fp32, samples, scheme, seven_bits=True)
     _finish(model, target, for_tensorrt=False)
 
 
-def quantized_inputs(model: onnx.ModelProto, how: QuantizationScheme = _AS_USUAL) -> list[str]:
+def list_quantized_inputs(
+    model: onnx.ModelProto, scheme: QuantizationScheme = _DEFAULT_SCHEME
+) -> list[str]:
     """Return the names of the activations that are quantized, whose ranges are needed."""
-    alone = set(how.left_alone(model))
+    alone = set(scheme.list_excluded(model))
     inputs = {
         node.input[0]: None
         for node in model.graph.node
@@ -511,8 +509,8 @@ def quantized_inputs(model: onnx.ModelProto, how: QuantizationScheme = _AS_USUAL
     return list(inputs)
 
 
-def _by_onnxruntime(
-    fp32: Path, samples: Sequence[np.ndarray], how: QuantizationScheme, *, seven_bits: bool
+def _quantize_with_onnxruntime(
+    fp32: Path, samples: Sequence[np.ndarray], scheme: QuantizationScheme, *, seven_bits: bool
 ) -> onnx.ModelProto:
     """Let ONNX Runtime place the quantizers; the ranges are our own, which need less memory."""
     require("onnxruntime", "quantizing")
@@ -523,13 +521,13 @@ def _by_onnxruntime(
 
     # a tensor whose type is not written down is passed over without a word
     model = onnx.shape_inference.infer_shapes(onnx.load(fp32))
-    names = quantized_inputs(model, how)
+    names = list_quantized_inputs(model, scheme)
     if not names:
         return model
-    found = how.ranges
+    found = scheme.ranges
     if found is None:
         histograms = collect_histograms(fp32, samples, names)
-        found = {name: one.range(how.method) for name, one in histograms.items()}
+        found = {name: one.range(scheme.estimator) for name, one in histograms.items()}
     sides = {name: (np.float32(-found[name]), np.float32(found[name])) for name in names}
     with suppress_library_output():
         quantizer = QDQQuantizer(
@@ -543,7 +541,7 @@ def _by_onnxruntime(
                 {name: tuple(map(np.asarray, pair)) for name, pair in sides.items()},
             ),
             nodes_to_quantize=[],
-            nodes_to_exclude=how.left_alone(model),
+            nodes_to_exclude=scheme.list_excluded(model),
             op_types_to_quantize=["Conv"],
             extra_options={
                 "ActivationSymmetric": True,
@@ -559,8 +557,8 @@ def _by_onnxruntime(
     return quantized
 
 
-def _by_nncf(
-    fp32: Path, samples: Sequence[np.ndarray], how: QuantizationScheme, *, seven_bits: bool
+def _quantize_with_nncf(
+    fp32: Path, samples: Sequence[np.ndarray], scheme: QuantizationScheme, *, seven_bits: bool
 ) -> onnx.ModelProto:
     # NNCF reports usage to its makers unless this stands before it is imported. Nothing leaves
     # this machine.
@@ -572,7 +570,7 @@ def _by_nncf(
     model = onnx.load(fp32)
     present = {node.op_type for node in model.graph.node}
     scope = nncf.IgnoredScope(
-        names=how.left_alone(model),
+        names=scheme.list_excluded(model),
         types=[kind for kind in _NEVER_QUANTIZED if kind in present],
     )
     overflow = nncf.OverflowFix.ENABLE if seven_bits else nncf.OverflowFix.DISABLE
@@ -592,7 +590,7 @@ def _by_nncf(
     return quantized
 
 
-def _need(samples: Sequence[np.ndarray]) -> None:
+def _check_samples(samples: Sequence[np.ndarray]) -> None:
     if not samples:
         raise CalibrationError("no image to set INT8 ranges on; give a set with at least one")
 

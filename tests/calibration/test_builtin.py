@@ -1,4 +1,4 @@
-"""The built-in sets: one for each task, of photos that either calibrate or judge."""
+"""The built-in sets: one for each task, of photos that either calibrate or evaluator."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _every_task = pytest.mark.parametrize("case", _TASKS, ids=lambda case: case.task
 
 def _samples(task):
     found = _found(task)
-    return [*found.calibrating, *found.judging]
+    return [*found.calibration, *found.evaluation]
 
 
 def _photos(samples):
@@ -45,29 +45,31 @@ def _photos(samples):
 def test_the_same_set_comes_each_time(case):
     first, second = _found(case.task), builtin_set(case.task)
     assert first.sha256 == second.sha256
-    for one, two in zip(_samples(case.task), [*second.calibrating, *second.judging], strict=True):
+    for one, two in zip(
+        _samples(case.task), [*second.calibration, *second.evaluation], strict=True
+    ):
         assert one.name == two.name
         assert np.array_equal(one.frame, two.frame)
         assert np.array_equal(one.reference, two.reference)
 
 
 @_every_task
-def test_no_photo_both_calibrates_and_judges(case):
+def test_no_photo_is_in_both_groups(case):
     found = _found(case.task)
-    judging = _photos(found.judging)
-    assert len(judging) == 4
-    assert len(_photos(found.calibrating)) == 6
-    assert not _photos(found.calibrating) & judging
+    evaluation = _photos(found.evaluation)
+    assert len(evaluation) == 4
+    assert len(_photos(found.calibration)) == 6
+    assert not _photos(found.calibration) & evaluation
     # under two names there may be one photo: the originals are compared too
     originals = [
         {sample.reference.tobytes() for sample in group}
-        for group in (found.calibrating, found.judging)
+        for group in (found.calibration, found.evaluation)
     ]
     assert not originals[0] & originals[1]
 
 
 @_every_task
-def test_every_photo_is_made_bad_in_each_of_the_tasks_ways(case):
+def test_every_photo_is_degraded_in_each_of_the_tasks_ways(case):
     samples = _samples(case.task)
     names = [sample.name for sample in samples]
     assert len(names) == len(set(names)) >= MINIMUM_IMAGES

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mirnet_edge.calibration.sampling import describe_frame, sample_set, stratified
+from mirnet_edge.calibration.sampling import (
+    SamplingOptions,
+    describe_frame,
+    sample_set,
+    sample_stratified,
+)
 from mirnet_edge.calibration.sets import read_set
 from mirnet_edge.errors import CalibrationError
 
@@ -51,7 +56,7 @@ def test_the_same_view_in_other_light_is_kept(tmp_path):
 def test_what_is_rare_in_the_source_is_not_rare_in_the_set():
     bright = [describe_frame(_view(number)) for number in range(60)]
     dark = [describe_frame(_view(100 + number, 0.1)) for number in range(20)]
-    kept = stratified([*bright, *dark], 16)
+    kept = sample_stratified([*bright, *dark], 16)
     assert len(kept) == 16
     assert sum(one.light < 0.1 for one in kept) >= 4
     detail = sorted(one.detail for one in bright)
@@ -64,7 +69,7 @@ def test_a_set_is_accepted_by_the_export_and_bound_to_its_images(tmp_path):
     sample_set(str(source), tmp_path / "set")
     by_file, by_folder = read_set(tmp_path / "set" / "set.toml"), read_set(tmp_path / "set")
     assert by_file.sha256 == by_folder.sha256
-    assert len(by_file.calibrating) + len(by_file.judging) == 12
+    assert len(by_file.calibration) + len(by_file.evaluation) == 12
     Image.fromarray(_view(99)).save(tmp_path / "set" / "0003.png")
     with pytest.raises(CalibrationError, match=r"0003\.png is not as set\.toml lists it"):
         read_set(tmp_path / "set")
@@ -85,7 +90,10 @@ def test_a_list_that_is_none_is_refused_in_one_line(tmp_path, text, says):
 
 def test_the_same_source_and_seed_give_the_same_set(tmp_path):
     source = str(_folder(tmp_path / "in", [_view(number) for number in range(20)]))
-    sets = [sample_set(source, tmp_path / name, frames=9, seed=3) for name in ("a", "b")]
+    sets = [
+        sample_set(source, tmp_path / name, sampling=SamplingOptions(frames=9), seed=3)
+        for name in ("a", "b")
+    ]
     assert sets[0].described == sets[1].described
     assert len(sets[0].described.files) == 9
 
@@ -100,7 +108,7 @@ def test_a_video_is_sampled(tmp_path):
     done = sample_set(path, tmp_path / "set")
     assert done.described.seen == 30
     assert len(done.described.files) == 10
-    first = read_set(tmp_path / "set").calibrating[0].frame
+    first = read_set(tmp_path / "set").calibration[0].frame
     errors = [np.abs(first.astype(int) - _view(number)).mean() for number in range(10)]
     assert min(errors) < 8, "the colors are those that went in"
 

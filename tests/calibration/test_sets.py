@@ -1,4 +1,4 @@
-"""Calibration sets: what calibrates never judges, and what is too little or broken is named."""
+"""Reading sets: calibration and evaluation images differ, and what is broken is named."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def _hashes(samples):
     return {hashlib.sha256(sample.frame.tobytes()).hexdigest() for sample in samples}
 
 
-def test_every_fourth_image_judges_and_the_groups_are_disjoint(tmp_path):
+def test_every_fourth_image_is_for_evaluation_and_the_groups_are_disjoint(tmp_path):
     found = read_set(_folder(tmp_path, 10))
-    assert [sample.name for sample in found.judging] == ["03", "07"]
-    assert len(found.calibrating) == 8
-    assert not _hashes(found.calibrating) & _hashes(found.judging)
+    assert [sample.name for sample in found.evaluation] == ["03", "07"]
+    assert len(found.calibration) == 8
+    assert not _hashes(found.calibration) & _hashes(found.evaluation)
 
 
 def _pairs(folder, size=(24, 32), reference=(24, 32)):
@@ -48,11 +48,11 @@ def _pairs(folder, size=(24, 32), reference=(24, 32)):
     return folder
 
 
-def test_a_pair_table_calibrates_on_train_and_judges_on_val_with_references(tmp_path):
+def test_a_pair_table_calibrates_on_train_and_evaluates_on_val_with_references(tmp_path):
     found = read_set(_pairs(tmp_path))
-    assert [sample.name for sample in found.judging] == ["0", "1"]
-    assert all(sample.reference is not None for sample in found.judging)
-    assert {sample.name for sample in found.calibrating} == set("2345678")
+    assert [sample.name for sample in found.evaluation] == ["0", "1"]
+    assert all(sample.reference is not None for sample in found.evaluation)
+    assert {sample.name for sample in found.calibration} == set("2345678")
 
 
 def test_the_hash_belongs_to_the_content_and_not_to_the_names(tmp_path):
@@ -64,10 +64,10 @@ def test_the_hash_belongs_to_the_content_and_not_to_the_names(tmp_path):
 
 
 def test_large_sets_are_thinned_evenly(tmp_path):
-    found = read_set(_folder(tmp_path, 24), calibrating=4, judging=2)
-    assert found.calibrating[0].name == "00"
-    assert len(found.calibrating) == 4
-    assert len(found.judging) == 2
+    found = read_set(_folder(tmp_path, 24), calibration=4, evaluation=2)
+    assert found.calibration[0].name == "00"
+    assert len(found.calibration) == 4
+    assert len(found.evaluation) == 2
 
 
 @pytest.mark.parametrize(("count", "says"), [(0, "0 images"), (1, "1 image;"), (7, "7 images")])
@@ -91,7 +91,7 @@ def test_a_text_file_named_png_is_named(tmp_path):
 def test_a_copy_in_both_groups_is_refused(tmp_path):
     _folder(tmp_path, 8)
     _write(tmp_path / "03.png", 0)  # what 00.png holds
-    with pytest.raises(CalibrationError, match="00 would both calibrate and judge"):
+    with pytest.raises(CalibrationError, match="00 would be in both groups"):
         read_set(tmp_path)
 
 
@@ -99,8 +99,8 @@ def test_a_copy_in_both_groups_is_refused(tmp_path):
 def test_references_are_as_much_larger_as_the_network_enlarges(tmp_path, scale):
     size, reference = (5, 7), (5 * scale, 7 * scale)
     found = read_set(_pairs(tmp_path, size, reference), scale=scale)
-    assert {sample.frame.shape for sample in found.judging} == {(*size, 3)}
-    assert {sample.reference.shape for sample in found.judging} == {(*reference, 3)}
+    assert {sample.frame.shape for sample in found.evaluation} == {(*size, 3)}
+    assert {sample.reference.shape for sample in found.evaluation} == {(*reference, 3)}
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ BAD = [
     Bad(no_image, ("none holds 0 images", "at least 8"), "no image"),
     Bad(one_image, ("one holds 1 image;", "at least 8"), "one image"),
     Bad(text_image, ("0.png", "calibration set"), "text named .png"),
-    Bad(["--int8", "--calibration", "absent"], ("absent is not a folder",), "no calibration"),
+    Bad(["--int8", "--calibration", "absent"], ("no calibration set 'absent'",), "no calibration"),
     Bad(own_weights, ("own.safetensors", "--calibration DIR"), "own weights, no images"),
     Bad(out_is_a_file, ("taken is a file",), "out is a file"),
     Bad(out_under_a_file, ("taken cannot be written",), "out under a file"),

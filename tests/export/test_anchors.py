@@ -13,12 +13,12 @@ from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import EngineError, OptionError
-from mirnet_edge.export.graphs import ExportOptions
 from mirnet_edge.export.job import export_bundle
 from mirnet_edge.export.onnx_graph import context_anchored_form, export_onnx, measured_reach
+from mirnet_edge.export.workspace import ExportOptions
 from mirnet_edge.images.files import ImageFile, write_image
 from mirnet_edge.manifest import read_manifest
-from mirnet_edge.quantization.legalizer import whole_frame_convs
+from mirnet_edge.quantization.legalizer import list_whole_frame_convs
 from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 from mirnet_edge.runtime.tiling import frame_with_thumbnail, thumbnail_of, tile_runner
 from mirnet_edge.testing.null_runner import NullRunner
@@ -94,8 +94,8 @@ def test_the_same_convolutions_stay_in_float(name, graph_of, network_of, tmp_pat
         context_anchored_form(network), tmp_path / "a.onnx", io="uint8", size=(32, 48),
         multiple=network.multiple,
     )  # fmt: skip
-    plain = whole_frame_convs(onnx.load(graph_of(name)))
-    assert len(whole_frame_convs(onnx.load(tmp_path / "a.onnx"))) == len(plain) > 0
+    plain = list_whole_frame_convs(onnx.load(graph_of(name)))
+    assert len(list_whole_frame_convs(onnx.load(tmp_path / "a.onnx"))) == len(plain) > 0
 
 
 @pytest.mark.parametrize("backend", _BACKENDS)

@@ -6,11 +6,10 @@ import pytest
 from PIL import Image
 
 from mirnet_edge import checkpoints
-from mirnet_edge.calibration.sets import read_set
 from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.export.analysis import compare_estimators
-from mirnet_edge.export.graphs import ExportOptions, fit_calibration_set, make_graphs, timing_frame
-from mirnet_edge.export.job import image_contract
+from mirnet_edge.export.graphs import make_graphs
+from mirnet_edge.export.workspace import ExportOptions, open_workspace
 from mirnet_edge.quantization.ptq import RANGES_FILE, RangeCache
 
 
@@ -40,14 +39,10 @@ def _exported(weights, folder, out):
     """Return the INT8 graph for TensorRT, its facts, and what was said."""
     out.mkdir()
     said = []
-    loaded = checkpoints.load(weights)
     options = ExportOptions(
         weights=str(weights), out=out, int8=True, target="tensorrt", calibration=folder
     )
-    image = image_contract(loaded, options)
-    images = fit_calibration_set(read_set(folder), image, loaded)
-    frame = timing_frame(images, image, loaded)
-    made, _ = make_graphs(loaded.model, out, image, images, options, said.append, frame)
+    made, _ = make_graphs(open_workspace(options, out, said.append))
     return (out / made[-1].file).read_bytes(), made[-1], "; ".join(said)
 
 
@@ -67,5 +62,5 @@ def test_ranges_of_other_weights_are_not_used_and_it_is_said(folder, tmp_path, n
     checkpoints.save(network_of("edge", 1), other, ModelCard(task="low-light"))
     _, file, said = _exported(other, folder, tmp_path / "out")
     assert file.ranges == "minmax"
-    assert "the widest ranges are seen anew" in said
+    assert "estimate minmax ranges anew" in said
     assert "was calibrated on other graph" in said

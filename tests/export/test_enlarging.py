@@ -12,8 +12,8 @@ from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.export import job
-from mirnet_edge.export.graphs import ExportOptions
 from mirnet_edge.export.job import export_bundle
+from mirnet_edge.export.workspace import ExportOptions
 from mirnet_edge.images.contract import batch_from_frames
 from mirnet_edge.manifest import ImageContract, read_manifest
 from mirnet_edge.metrics import psnr

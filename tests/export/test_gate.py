@@ -1,26 +1,34 @@
-"""The gate's verdicts, from figures alone: nothing here measures time."""
+"""The quality gate's decisions, from given accuracy and latency: nothing here measures time."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from mirnet_edge.calibration.sets import CalibrationSample
-from mirnet_edge.errors import GraphError
+from mirnet_edge.errors import EngineError, GraphError
 from mirnet_edge.export.gate import (
     GateCandidate,
     GateResult,
     decide,
-    estimated_loss_db,
-    fastest,
+    describe_acceptance,
+    describe_rejection,
+    estimate_drop_db,
+    find_fastest,
     run_gate,
 )
-from mirnet_edge.manifest import LatencyFacts, QualityFacts
+from mirnet_edge.manifest import (
+    Configuration,
+    LatencyFacts,
+    QualityFacts,
+    RejectionReason,
+)
 from mirnet_edge.testing.null_runner import NullRunner
 
+QUALITY, SPEED = RejectionReason.QUALITY, RejectionReason.SPEED
 _QUALITY = QualityFacts(mean_db=45.0, worst_db=40.0, worst_image="a")
 
 
@@ -36,46 +44,59 @@ class Case:
     id: str
     drop_db: float
     ratio: float | None
-    accepted: bool
+    reason: RejectionReason | None
     says: str
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        Case("faster and within", 0.05, 0.6, True, "0.60x the time of fp32; 0.050 dB lost"),
-        Case("better than fp32", -0.02, 0.6, True, "-0.020 dB"),
-        Case("on the limit", 0.1, 0.6, True, "limit 0.1"),
-        Case("too lossy", 0.11, 0.2, False, "rejected: 0.110 dB lost (limit 0.1)"),
-        Case("not a number", math.nan, 0.2, False, "rejected"),
-        Case("slower", 0.0, 1.4, False, "not faster here: 1.40x"),
-        Case("within the noise", 0.0, 0.99, False, "not faster here: 0.99x"),
-        Case("not timed", 0.05, None, True, "latency not measured"),
-        Case("not timed, too lossy", 0.5, None, False, "rejected: 0.500 dB"),
+        Case("faster and within", 0.05, 0.5, None, "accepted: 2.00x speedup; accuracy drop 0.050"),
+        Case("better than fp32", -0.02, 0.6, None, "accuracy drop -0.020 dB"),
+        Case("on the tolerance", 0.1, 0.6, None, "(tolerance 0.1 dB)"),
+        Case("too inaccurate", 0.11, 0.2, QUALITY, "drop 0.110 dB (tolerance 0.1 dB)"),
+        Case("too inaccurate, slower", 0.11, 2.0, QUALITY, "drop 0.110 dB (tolerance 0.1 dB)"),
+        Case("not a number", math.nan, 0.2, QUALITY, "accuracy drop not a number"),
+        Case(
+            "slower", 0.0, 1.25, SPEED, "not faster here: 0.80x speedup (expected at least 1.03x)"
+        ),
+        Case("on the least speedup", 0.0, 0.97, None, "1.03x speedup"),
+        Case("within the noise", 0.0, 0.99, SPEED, "not faster here: 1.01x"),
+        Case("not timed", 0.05, None, None, "latency not measured"),
+        Case("not timed, too inaccurate", 0.5, None, QUALITY, "rejected: accuracy drop 0.500 dB"),
     ],
     ids=lambda case: case.id,
 )
-def test_verdicts(case):
+def test_decisions(case):
     latency = None if case.ratio is None else _latency(case.ratio)
-    figures = GateResult(_QUALITY, _QUALITY, case.drop_db, latency)
-    accepted, reason = decide("int8", figures, 0.1)
-    assert accepted is case.accepted
-    assert case.says in reason
+    result = GateResult(_QUALITY, _QUALITY, case.drop_db, latency)
+    rejection = decide("int8", result, 0.1)
+    if case.reason is None:
+        assert rejection is None
+        assert case.says in describe_acceptance("int8", result, 0.1)
+        return
+    assert rejection.reason is case.reason
+    assert rejection.tolerance_db == 0.1
+    assert rejection.drop_db == (None if math.isnan(case.drop_db) else case.drop_db)
+    assert rejection.speedup == (None if case.ratio is None else 1 / case.ratio)
+    text = describe_rejection(rejection)
+    assert text.startswith("rejected: ")
+    assert case.says in text
 
 
-def test_fp32_is_always_adopted():
-    assert decide("fp32", GateResult(_QUALITY, None, 9.0, _latency(2.0)), 0.1)[0]
+def test_fp32_is_always_accepted():
+    assert decide("fp32", GateResult(_QUALITY, None, 9.0, _latency(2.0)), 0.1) is None
 
 
 def test_the_estimate_without_references_follows_independent_errors():
-    assert estimated_loss_db(math.inf) == 0.0
-    assert estimated_loss_db(30.0) == pytest.approx(10 * math.log10(2))
+    assert estimate_drop_db(math.inf) == 0.0
+    assert estimate_drop_db(30.0) == pytest.approx(10 * math.log10(2))
     rng = np.random.default_rng(0)
     truth = np.zeros(200_000)
     fp32 = truth + rng.normal(0, 10 ** (-30 / 20), truth.shape)
     mode = fp32 + rng.normal(0, 10 ** (-40 / 20), truth.shape)
     lost = 10 * math.log10(np.mean(mode**2) / np.mean(fp32**2))
-    assert estimated_loss_db(40.0) == pytest.approx(lost, abs=0.02)
+    assert estimate_drop_db(40.0) == pytest.approx(lost, abs=0.02)
 
 
 class _Shifted(NullRunner):
@@ -111,7 +132,7 @@ def _candidate(name, levels, timed=True):
     return GateCandidate(backend, precision, f"graph-{precision}", _Shifted(levels), timed)
 
 
-def test_modes_are_judged_against_the_truth_and_timed_round_by_round():
+def test_accuracy_is_against_the_truth_and_latency_round_by_round():
     modes = run_gate(
         [
             _candidate("onnxruntime:fp32", 9),
@@ -145,10 +166,10 @@ def test_modes_are_judged_against_the_truth_and_timed_round_by_round():
     assert worse.truth_drop_db == pytest.approx(20 * math.log10(7), abs=1e-6)
     assert by_name["tensorrt:int8"].latency is None
     assert by_name["tensorrt:int8"].accepted
-    assert fastest(modes).name == "openvino:fp32"
+    assert find_fastest(modes).name == "openvino:fp32"
 
 
-def test_without_references_the_loss_is_estimated_from_fp32():
+def test_without_references_the_accuracy_drop_is_estimated_from_fp32():
     modes = run_gate(
         [_candidate("onnxruntime:fp32", 0), _candidate("onnxruntime:int8", 3)],
         _samples(reference=False),
@@ -159,7 +180,7 @@ def test_without_references_the_loss_is_estimated_from_fp32():
     against = -20 * math.log10(3 / 255)
     assert modes[1].against_truth is None
     assert modes[1].against_fp32.mean_db == pytest.approx(against, abs=1e-3)
-    assert f"{estimated_loss_db(against):.3f} dB" in modes[1].reason
+    assert f"{estimate_drop_db(against):.3f} dB" in modes[1].reason
 
 
 def test_the_worst_image_is_named():
@@ -182,7 +203,7 @@ class _Black(NullRunner):
         return np.zeros_like(super().run(frames))
 
 
-def test_constant_output_is_an_error_that_names_the_mode():
+def test_constant_output_is_an_error_that_names_the_configuration():
     broken = GateCandidate("onnxruntime", "int8", "int8-cpu", _Black(), timed=True)
     with pytest.raises(GraphError, match=r"onnxruntime:int8 gives constant images.*int8-cpu"):
         run_gate(
@@ -192,3 +213,30 @@ def test_constant_output_is_an_error_that_names_the_mode():
             timing_frame=np.zeros((1, 8, 8, 3), np.uint8),
             measure=_timed({}),
         )
+
+
+def _run_unsupported(names):
+    """Return the configurations where OpenVINO cannot run its graphs."""
+    broken = NullRunner(failure=EngineError("no kernel for Resize"))
+    candidates = [_candidate(name, 1) for name in names]
+    return run_gate(
+        [replace(one, runner=broken) if one.backend == "openvino" else one for one in candidates],
+        _samples(),
+        max_drop_db=0.1,
+        timing_frame=np.zeros((1, 8, 8, 3), np.uint8),
+        measure=_timed({"onnxruntime:fp32": [1.0]}),
+    )
+
+
+def test_a_graph_that_a_backend_cannot_run_is_rejected_as_unsupported():
+    _, found = _run_unsupported(["onnxruntime:fp32", "openvino:bf16"])
+    assert not found.accepted
+    assert found.rejection.reason is RejectionReason.UNSUPPORTED
+    assert found.reason == "rejected: not supported here: no kernel for Resize"
+    assert found.against_fp32 is found.latency is None
+    assert Configuration.model_validate_json(found.model_dump_json()) == found
+
+
+def test_the_reference_must_run():
+    with pytest.raises(EngineError, match="no kernel"):
+        _run_unsupported(["openvino:fp32", "onnxruntime:fp32"])

@@ -20,8 +20,8 @@ from mirnet_edge import checkpoints
 from mirnet_edge.calibration.sets import builtin_set
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
-from mirnet_edge.export.graphs import ExportOptions
 from mirnet_edge.export.job import export_bundle
+from mirnet_edge.export.workspace import ExportOptions
 from mirnet_edge.files import sha256_of
 from mirnet_edge.images.contract import batch_from_frames, pad_to_multiple
 from mirnet_edge.manifest import read_manifest
@@ -41,7 +41,7 @@ def exported(tmp_path_factory):
 @pytest.fixture(scope="module")
 def dark():
     """An image that did not calibrate, with a fiftieth of its light."""
-    judging = builtin_set("low-light").judging
+    judging = builtin_set("low-light").evaluation
     return next(sample for sample in judging if sample.name.endswith("-0.02"))
 
 

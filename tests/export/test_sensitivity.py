@@ -30,12 +30,12 @@ from mirnet_edge.export.sensitivity import (
     trial_backend,
 )
 from mirnet_edge.manifest import ImageContract
-from mirnet_edge.quantization.legalizer import whole_frame_convs
+from mirnet_edge.quantization.legalizer import list_whole_frame_convs
 from mirnet_edge.quantization.ptq import (
     QuantizationScheme,
-    blocks_of,
+    list_blocks,
+    list_quantized_convolutions,
     quantize_partly,
-    quantized_convolutions,
 )
 
 SIZE = (32, 48)
@@ -84,34 +84,34 @@ def judge(planted, frames):
 
 @pytest.fixture(scope="module")
 def graphs(planted, frames):
-    how = QuantizationScheme(engine="onnxruntime", whole_frame=True)
+    how = QuantizationScheme(quantizer="onnxruntime", whole_frame=True)
     return quantize_all_blocks(planted, frames[:4], "onnxruntime", how)
 
 
 @pytest.fixture(scope="module")
-def measured(graphs, judge):
-    return measure_sensitivity(graphs, judge, new_analysis("w", "c", "r"))
+def measured(graphs, evaluator):
+    return measure_sensitivity(graphs, evaluator, new_analysis("w", "c", "r"))
 
 
 def test_blocks_are_those_of_the_module_tree_and_hold_every_pixelwise_convolution(planted):
     model = onnx.load(planted)
-    blocks = {block.name: block for block in blocks_of(model)}
+    blocks = {block.name: block for block in list_blocks(model)}
     assert {"exposure", "stem", "blocks.0.top", "blocks.0.bottom", "head"} <= set(blocks)
     assert blocks["exposure"].decides_frame
     assert not blocks["blocks.0.top"].decides_frame
     held = {node for one in blocks.values() if not one.decides_frame for node in one.convolutions}
     convolutions = {node.name for node in model.graph.node if node.op_type == "Conv"}
-    assert held == convolutions - set(whole_frame_convs(model))
+    assert held == convolutions - set(list_whole_frame_convs(model))
 
 
 @pytest.mark.parametrize("name", ["mirnet", "mirnet-v2"])
 def test_the_other_networks_have_blocks_too(name, graph_of):
-    names = [block.name for block in blocks_of(onnx.load(graph_of(name)))]
+    names = [block.name for block in list_blocks(onnx.load(graph_of(name)))]
     assert len(names) > 3
     assert len(names) == len(set(names))
 
 
-def test_with_no_block_in_int8_the_graph_is_the_one_in_float(graphs, frames, judge):
+def test_with_no_block_in_int8_the_graph_is_the_one_in_float(graphs, frames, evaluator):
     """NNCF shifts biases under their own names: what goes back to float must get its own."""
     shifted = copy.deepcopy(graphs.int8)
     for one in shifted.graph.initializer:
@@ -119,7 +119,7 @@ def test_with_no_block_in_int8_the_graph_is_the_one_in_float(graphs, frames, jud
             values = onnx.numpy_helper.to_array(one) + np.float32(0.5)
             one.CopyFrom(onnx.numpy_helper.from_array(values, one.name))
     back = quantize_partly(shifted, graphs.fp32, ())
-    assert not quantized_convolutions(back)
+    assert not list_quantized_convolutions(back)
     assert not [node for node in back.graph.node if "Linear" in node.op_type]
     outputs = []
     for model in (back, graphs.fp32):
@@ -133,9 +133,9 @@ def test_with_no_block_in_int8_the_graph_is_the_one_in_float(graphs, frames, jud
 
 
 def test_with_all_blocks_the_graph_is_the_quantizer_s(graphs):
-    nodes = quantized_convolutions(graphs.int8)
+    nodes = list_quantized_convolutions(graphs.int8)
     same = quantize_partly(graphs.int8, graphs.fp32, nodes)
-    assert quantized_convolutions(same) == nodes
+    assert list_quantized_convolutions(same) == nodes
 
 
 def test_a_name_that_is_no_quantized_convolution_is_refused(graphs):
@@ -144,7 +144,7 @@ def test_a_name_that_is_no_quantized_convolution_is_refused(graphs):
 
 
 def test_the_block_with_an_outlier_is_found_first(measured):
-    worst = [one for one in measured.worst_first() if not one.decides_frame]
+    worst = [one for one in measured.most_sensitive_first() if not one.decides_frame]
     assert worst[0].block == BAD
     assert worst[0].drop_db > 5 * max(abs(one.drop_db) for one in worst[1:])
     assert order_by_sensitivity(measured)[-1] == BAD
@@ -159,8 +159,8 @@ def test_every_block_has_its_error_by_darkness(measured):
 
 def test_a_backend_that_is_here_is_timed_against_fp32(planted, frames, graphs, tmp_path):
     samples = [CalibrationSample("one", frames[5][0], None)]
-    judge = GraphEvaluator(planted, IMAGE, samples, frames[0], "onnxruntime", rounds=2)
-    trial = judge.tried(graphs.write(["stem"], tmp_path / "stem.onnx"))
+    evaluator = GraphEvaluator(planted, IMAGE, samples, frames[0], "onnxruntime", rounds=2)
+    trial = evaluator.evaluate(graphs.write(["stem"], tmp_path / "stem.onnx"))
     assert trial.fp32_ms > 0.0
     assert trial.saved_ms == pytest.approx(trial.fp32_ms * (1.0 - trial.ratio))
 
@@ -184,7 +184,7 @@ def test_a_stopped_run_goes_on_without_measuring_again(graphs, measured, tmp_pat
 
     class Stopwatch:
         def tried(self, graph):
-            assert quantized_convolutions(onnx.load(graph)) == graphs.blocks[-1].convolutions
+            assert list_quantized_convolutions(onnx.load(graph)) == graphs.blocks[-1].convolutions
             raise KeyboardInterrupt
 
     known = resume_analysis(file, new_analysis("w", "c", "r"))
@@ -206,7 +206,7 @@ class Other:
     [
         Other("weights", ("other", "c", "r"), "other weights: expected other, found w"),
         Other("images", ("w", "other", "r"), "other calibration images"),
-        Other("recipe", ("w", "c", "other"), "other recipe"),
+        Other("setup", ("w", "c", "other"), "other setup"),
     ],
     ids=lambda case: case.id,
 )
@@ -242,23 +242,25 @@ def test_the_search_leaves_the_bad_block_in_float(planted, frames, tmp_path, bac
     samples = [
         CalibrationSample(str(place), frame[0], None) for place, frame in enumerate(frames[4:])
     ]
-    judge = GraphEvaluator(planted, IMAGE, samples, frames[0], backend, rounds=1)
+    evaluator = GraphEvaluator(planted, IMAGE, samples, frames[0], backend, rounds=1)
     target = tmp_path / "int8.onnx"
-    facts = search_graph(planted, target, frames[:4], judge, max_drop_db=0.3)
+    facts = search_graph(planted, target, frames[:4], evaluator, max_drop_db=0.3)
     assert BAD in facts.float_blocks
     model = onnx.load(target)
-    quantized = set(quantized_convolutions(model))
+    quantized = set(list_quantized_convolutions(model))
     assert quantized
-    bad = next(one for one in blocks_of(onnx.load(planted)) if one.name == BAD)
+    bad = next(one for one in list_blocks(onnx.load(planted)) if one.name == BAD)
     assert quantized.isdisjoint(bad.convolutions)
     assert set(bad.convolutions) <= set(facts.float_nodes)
-    assert facts.engine in facts.reason
-    assert judge.tried(target).drop_db <= 0.3
+    assert facts.quantizer in facts.reason
+    assert evaluator.evaluate(target).drop_db <= 0.3
 
 
-def _point(count, loss, ms, engine="nncf"):
+def _point(count, loss, ms, quantizer="nncf"):
     blocks = tuple(map(str, range(count)))
-    return MixedPrecisionChoice(blocks, engine, "int8", loss, ms, None if ms is None else ms / 100)
+    return MixedPrecisionChoice(
+        blocks, quantizer, "int8", loss, ms, None if ms is None else ms / 100
+    )
 
 
 LADDER = [

@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from mirnet_edge.errors import CalibrationError, GraphError, MissingDependencyError
 from mirnet_edge.onnx_files import constants_of
 from mirnet_edge.quantization import ptq
-from mirnet_edge.quantization.legalizer import check_for_tensorrt, whole_frame_convs
+from mirnet_edge.quantization.legalizer import check_for_tensorrt, list_whole_frame_convs
 from mirnet_edge.quantization.ptq import (
-    Method,
     QuantizationScheme,
+    RangeEstimator,
     quantize_for_cpu,
     quantize_for_tensorrt,
 )
@@ -103,7 +103,7 @@ def test_every_convolution_over_pixels_is_quantized_and_no_other(
 ):
     before, after = onnx.load(graph_of(name)), onnx.load(quantized_of(recipe, name))
     assert _convs(after) == _convs(before)
-    whole_frame = set(whole_frame_convs(before))
+    whole_frame = set(list_whole_frame_convs(before))
     assert len(whole_frame) > 5
     assert len(_convs(before) - whole_frame) > 10
     assert _quantized_convs(after) == _convs(before) - whole_frame
@@ -115,7 +115,7 @@ def test_a_network_without_exposure_has_no_decision_about_it(graph_of):
     Three look at a thumbnail, which has one size whatever the frame's, and two decide.
     """
     with_branch, without = (
-        whole_frame_convs(onnx.load(graph_of(name))) for name in ("edge", "enlarging")
+        list_whole_frame_convs(onnx.load(graph_of(name))) for name in ("edge", "enlarging")
     )
     assert len(with_branch) == len(without) + 5
 
@@ -291,15 +291,15 @@ def test_percentiles_leave_out_what_is_rare(tiny, tmp_path):
     samples = _samples(count=20)
     samples[7][0, 1, 2, 3] = 40.0
     quantize_for_tensorrt(
-        tiny, tmp_path / "int8.onnx", samples, QuantizationScheme(method="percentile")
+        tiny, tmp_path / "int8.onnx", samples, QuantizationScheme(estimator="percentile")
     )
     assert _scale_of(tmp_path / "int8.onnx", "x") < 20.0 / 127
 
 
-@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("method", get_args(RangeEstimator))
 def test_every_method_gives_a_legal_graph(tiny, tmp_path, method):
     quantize_for_tensorrt(
-        tiny, tmp_path / "int8.onnx", _samples(), QuantizationScheme(method=method)
+        tiny, tmp_path / "int8.onnx", _samples(), QuantizationScheme(estimator=method)
     )
     check_for_tensorrt(onnx.load(tmp_path / "int8.onnx"), "int8.onnx")
     assert 0 < _scale_of(tmp_path / "int8.onnx", "x") <= 1.001 / 127

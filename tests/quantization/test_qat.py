@@ -15,7 +15,7 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.export.onnx_graph import write_int8
 from mirnet_edge.images import contract
 from mirnet_edge.quantization.legalizer import check_for_tensorrt
-from mirnet_edge.quantization.ptq import quantized_convolutions
+from mirnet_edge.quantization.ptq import list_quantized_convolutions
 from mirnet_edge.quantization.qat import (
     FakeQuantizer,
     fake_quantize,
@@ -83,7 +83,7 @@ def test_what_decides_about_the_frame_stays_in_float(faked, exported):
     assert "blocks.0.top.body.0" in chosen
     assert not [name for name in chosen if "exposure" in name or "channel" in name]
     # the head is two convolutions once it is exported
-    assert len(quantized_convolutions(onnx.load(exported))) == len(chosen) + 1
+    assert len(list_quantized_convolutions(onnx.load(exported))) == len(chosen) + 1
 
 
 def test_the_mask_of_a_context_is_no_pixelwise_convolution(network_of):

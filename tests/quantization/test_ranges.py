@@ -10,16 +10,16 @@ import pytest
 
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.quantization.ptq import (
-    METHODS,
+    RANGE_ESTIMATORS,
     Histogram,
     QuantizationScheme,
     RangeKey,
     collect_histograms,
+    estimate_ranges,
+    list_quantized_inputs,
     quantize_for_tensorrt,
-    quantized_inputs,
-    ranges_of,
-    read_cache,
-    write_cache,
+    read_ranges,
+    write_ranges,
 )
 
 
@@ -40,7 +40,7 @@ def test_estimators_differ_by_what_they_clip():
     assert 3.0 < found.range("entropy") < 10.0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANGE_ESTIMATORS)
 def test_a_tensor_that_is_always_zero_has_a_scale_that_half_precision_holds(method):
     silent = Histogram(0.0, np.zeros(2048, np.int64))
     assert silent.range(method) / 127.0 >= np.finfo(np.float16).tiny
@@ -48,12 +48,12 @@ def test_a_tensor_that_is_always_zero_has_a_scale_that_half_precision_holds(meth
 
 @pytest.fixture(scope="module")
 def seen(graph_of, images):
-    names = quantized_inputs(onnx.load(graph_of("edge")))
+    names = list_quantized_inputs(onnx.load(graph_of("edge")))
     return collect_histograms(graph_of("edge"), images(3), names)
 
 
 def test_every_value_is_counted_once(seen, graph_of):
-    assert set(seen) == set(quantized_inputs(onnx.load(graph_of("edge"))))
+    assert set(seen) == set(list_quantized_inputs(onnx.load(graph_of("edge"))))
     for one in seen.values():
         assert one.counts.sum() > 0
         assert one.counts[-1] > 0, "the largest is in the last bin"
@@ -62,8 +62,8 @@ def test_every_value_is_counted_once(seen, graph_of):
 
 def test_kept_ranges_give_the_same_graph(seen, graph_of, images, tmp_path):
     binding = RangeKey.of(graph_of("edge"), "data", "way")
-    write_cache(tmp_path / "ranges.json", ranges_of(binding, 3, seen))
-    kept = read_cache(tmp_path / "ranges.json", binding).ranges["minmax"]
+    write_ranges(tmp_path / "ranges.json", estimate_ranges(binding, 3, seen))
+    kept = read_ranges(tmp_path / "ranges.json", binding).ranges["minmax"]
     for name, how in (("a", QuantizationScheme()), ("b", QuantizationScheme(ranges=kept))):
         quantize_for_tensorrt(graph_of("edge"), tmp_path / name, images(3), how)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -87,13 +87,15 @@ class Other:
 )
 def test_ranges_of_something_else_are_refused(case, tmp_path):
     binding = RangeKey("data", "way", "model")
-    write_cache(tmp_path / "r.json", ranges_of(binding, 1, {"x": _histogram(np.arange(9.0))}))
-    assert read_cache(tmp_path / "r.json", binding).images == 1
+    write_ranges(
+        tmp_path / "r.json", estimate_ranges(binding, 1, {"x": _histogram(np.arange(9.0))})
+    )
+    assert read_ranges(tmp_path / "r.json", binding).images == 1
     with pytest.raises(CalibrationError, match=case.says):
-        read_cache(tmp_path / "r.json", replace(binding, **{case.field: "other"}))
+        read_ranges(tmp_path / "r.json", replace(binding, **{case.field: "other"}))
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "r.json").write_text("{")
     with pytest.raises(CalibrationError, match="delete it"):
-        read_cache(tmp_path / "r.json", RangeKey("data", "way", "model"))
+        read_ranges(tmp_path / "r.json", RangeKey("data", "way", "model"))

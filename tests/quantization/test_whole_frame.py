@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mirnet_edge.quantization.legalizer import whole_frame_convs
+from mirnet_edge.quantization.legalizer import list_whole_frame_convs
 
 
 def _node(kind, inputs, output, name="", **attributes):
@@ -77,7 +77,7 @@ class Reduction:
 )
 def test_a_reduction_over_the_frame_makes_it_a_decision_about_the_frame(case):
     constants = {} if case.axes is None else {"axes": np.array(case.axes)}
-    found = whole_frame_convs(_attention(case.node, **constants))
+    found = list_whole_frame_convs(_attention(case.node, **constants))
     assert found == (["inside"] if case.whole else [])
 
 
@@ -88,7 +88,7 @@ def test_axes_may_stand_in_a_constant_node():
         )
         model = _attention(_node("ReduceMean", "c axes", "pooled"))
         model.graph.node.insert(0, constant)
-        assert whole_frame_convs(model) == expected
+        assert list_whole_frame_convs(model) == expected
 
 
 def test_what_only_feeds_a_mean_is_whole_frame_too():
@@ -102,7 +102,7 @@ def test_what_only_feeds_a_mean_is_whole_frame_too():
         _node("Mul", "x d", "e"),
         _conv("e", "y", "pixels"),
     )
-    assert whole_frame_convs(model) == ["features", "more features", "decide"]
+    assert list_whole_frame_convs(model) == ["features", "more features", "decide"]
 
 
 def test_one_way_around_the_pool_is_enough_to_be_about_pixels():
@@ -112,7 +112,7 @@ def test_one_way_around_the_pool_is_enough_to_be_about_pixels():
         _conv("p", "d", "decide"),
         _node("Add", "f d", "y"),
     )
-    assert whole_frame_convs(model) == ["decide"]
+    assert list_whole_frame_convs(model) == ["decide"]
 
 
 def test_one_input_from_the_pixels_is_enough_to_be_about_pixels():
@@ -121,7 +121,7 @@ def test_one_input_from_the_pixels_is_enough_to_be_about_pixels():
         _node("Add", "x p", "s"),
         _conv("s", "y", "after"),
     )
-    assert whole_frame_convs(model) == []
+    assert list_whole_frame_convs(model) == []
 
 
 def test_the_mask_of_a_context_is_about_the_frame():
@@ -135,7 +135,7 @@ def test_the_mask_of_a_context_is_about_the_frame():
         _node("Add", "c a", "m"),
         _conv("m", "y", "after"),
     )
-    assert whole_frame_convs(model) == ["mask", "add"]
+    assert list_whole_frame_convs(model) == ["mask", "add"]
 
 
 def test_transposed_convolutions_count():
@@ -144,14 +144,14 @@ def test_transposed_convolutions_count():
         _conv("p", "d", "up", "ConvTranspose"),
         _node("Mul", "x d", "y"),
     )
-    assert whole_frame_convs(model) == ["up"]
+    assert list_whole_frame_convs(model) == ["up"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_plain_chain_has_none(count):
     names = ["x", *(f"t{place}" for place in range(count)), "y"]
     nodes = [_conv(*pair, pair[1]) for pair in itertools.pairwise(names)]
-    assert whole_frame_convs(_model(*nodes)) == []
+    assert list_whole_frame_convs(_model(*nodes)) == []
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class Network:
 def test_the_networks_decide_where_their_papers_say(case, graph_of):
     model = onnx.load(graph_of(case.id))
     before = model.SerializeToString(deterministic=True)
-    found = set(whole_frame_convs(model))
+    found = set(list_whole_frame_convs(model))
     assert model.SerializeToString(deterministic=True) == before
     convs = [one for one in model.graph.node if one.op_type in ("Conv", "ConvTranspose")]
     expected = {node.name for node in convs if re.search(case.whole, node.input[1])}

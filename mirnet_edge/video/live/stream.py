@@ -66,8 +66,8 @@ def shipped_bundle(
             f"no bundle was named, and making one of {weights} needs packages that are not "
             f"installed: give --bundle DIR (made elsewhere by mirnet-export), or {advice('torch')}"
         )
-    from mirnet_edge.export.graphs import ExportOptions
     from mirnet_edge.export.job import export_bundle
+    from mirnet_edge.export.workspace import ExportOptions
 
     on_stage(f"making a bundle of {weights} in {folder}, once")
     options = ExportOptions(weights=weights, out=folder, target="cpu", anchored=True, int8=int8)
