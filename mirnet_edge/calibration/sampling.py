@@ -52,7 +52,7 @@ class SamplingOptions(StrictDocument):
     frames: int = Field(default=200, ge=1)
     """The largest number of images."""
     every: int | None = Field(default=None, ge=1)
-    """Look at every n-th frame; by default every 15th of a camera, each of others."""
+    """Look at every n-th frame of a camera (15th by default) or video (each); not of a folder."""
     near_bits: int = Field(default=3, ge=0, le=_HASH_SIDE**2)
     """Two frames whose 64-bit perceptual hashes differ in fewer bits are near-duplicates. Six left
     only 6 of the 468 frames of a slow flight over a bridge."""
@@ -206,14 +206,13 @@ def _open_source(source: str, sampling: SamplingOptions) -> Iterator[Frame]:
     if source.isdigit():
         every = sampling.every or _CAMERA_STRIDE
         return _read_capture(int(source), f"camera {source}", every, sampling.frames * every)
-    every = sampling.every or 1
     if path.is_dir():
-        return (read_image(file).frame for file in list_image_files(path)[::every])
+        return (read_image(file).frame for file in list_image_files(path))
     if not path.is_file():
         raise CalibrationError(
             f"there is no source {source}; expected a camera's number, a video or a folder"
         )
-    return _read_capture(source, path.name, every, None)
+    return _read_capture(source, path.name, sampling.every or 1, None)
 
 
 def _read_capture(source: int | str, name: str, every: int, most: int | None) -> Iterator[Frame]:

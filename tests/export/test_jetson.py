@@ -18,7 +18,9 @@ def test_what_the_kit_types_exists(path):
     text = path.read_text(encoding="utf-8")
     commands = {entry.name for entry in distribution("mirnet-edge").entry_points}
     assert set(re.findall(r"mirnet-(?!edge)[a-z]+", text)) <= commands
-    for file in re.findall(r"export/[\w/.-]+\.toml", text):
+    presets = re.findall(r"export/[\w/.-]+\.toml", text)
+    assert presets or path.suffix != ".md"
+    for file in presets:
         assert (_ROOT / file).is_file()
     for extra in re.findall(r"(?:mirnet-edge|/src)\[([\w-]+)\]", text):
         assert f"\n{extra} = [" in (_ROOT / "pyproject.toml").read_text(encoding="utf-8")

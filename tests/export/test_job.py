@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,11 +21,14 @@ from mirnet_edge import checkpoints
 from mirnet_edge.calibration.sets import builtin_set
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
+from mirnet_edge.export import job
+from mirnet_edge.export.gate import MINIMUM_SPEEDUP
+from mirnet_edge.export.graphs import GraphFile
 from mirnet_edge.export.job import export_bundle
 from mirnet_edge.export.workspace import ExportOptions
 from mirnet_edge.files import sha256_of
 from mirnet_edge.images.contract import batch_from_frames, pad_to_multiple
-from mirnet_edge.manifest import read_manifest
+from mirnet_edge.manifest import Rejection, RejectionReason, read_manifest
 from mirnet_edge.metrics import psnr, psnr_gtmean
 
 pytestmark = pytest.mark.slow
@@ -40,12 +44,12 @@ def exported(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dark():
-    """An image that did not calibrate, with a fiftieth of its light."""
-    judging = builtin_set("low-light").evaluation
-    return next(sample for sample in judging if sample.name.endswith("-0.02"))
+    """An evaluation image with a fiftieth of its light."""
+    evaluation = builtin_set("low-light").evaluation
+    return next(sample for sample in evaluation if sample.name.endswith("-0.02"))
 
 
-def test_every_precision_has_its_file_its_quality_and_a_verdict(exported):
+def test_every_precision_has_its_file_its_accuracy_and_a_decision(exported):
     found = read_manifest(exported.bundle)
     assert {graph.name for graph in found.graphs} == PRECISIONS
     for graph in found.graphs:
@@ -55,42 +59,69 @@ def test_every_precision_has_its_file_its_quality_and_a_verdict(exported):
         assert graph.against_truth.mean_db >= graph.against_truth.worst_db
         # the mean: on one overexposed image INT8 may clip, and even come nearer to the truth
         assert graph.name == "fp32" or graph.against_fp32.mean_db > 40.0
-        modes = [mode for mode in found.configurations if mode.graph == graph.name]
-        assert modes
-        assert all(mode.reason for mode in modes)
+        configurations = [one for one in found.configurations if one.graph == graph.name]
+        assert configurations
+        assert all(one.reason for one in configurations)
 
 
-def test_cpu_modes_are_timed_and_tensorrt_is_not_said_to_be(exported):
-    for mode in read_manifest(exported.bundle).configurations:
-        if mode.backend == "tensorrt":
-            assert mode.latency is None
-        else:
-            assert 0.0 < mode.latency.p50_ms <= mode.latency.p95_ms
-            assert mode.latency.runs == len(mode.latency.samples_ms)
+def test_cpu_backends_are_timed_and_tensorrt_is_not(exported):
+    found = read_manifest(exported.bundle).configurations
+    simulated = [one for one in found if one.backend == "tensorrt"]
+    assert len(simulated) == 4
+    assert [one.latency for one in simulated] == [None] * 4
+    timed = [one for one in found if one.backend != "tensorrt"]
+    assert {"onnxruntime:fp32", "onnxruntime:int8", "torch:fp32"} <= {one.name for one in timed}
+    for one in timed:
+        assert 0.0 < one.latency.p50_ms <= one.latency.p95_ms
+        assert one.latency.runs == len(one.latency.samples_ms)
 
 
-def test_the_fastest_adopted_mode_is_the_default(exported):
+def test_the_fastest_accepted_configuration_is_the_default(exported):
     found = read_manifest(exported.bundle)
-    timed = [mode for mode in found.configurations if mode.accepted and mode.latency]
-    best = min(timed, key=lambda mode: mode.latency.p50_ms)
+    timed = [one for one in found.configurations if one.accepted and one.latency]
+    best = min(timed, key=lambda one: one.latency.p50_ms)
     assert found.default_configuration == best.name
 
 
-def test_a_slower_precision_is_not_adopted(exported):
-    for mode in read_manifest(exported.bundle).configurations:
-        if mode.precision != "fp32" and mode.latency and mode.latency.ratio_to_fp32 > 1.0:
-            assert not mode.accepted
-            assert "not faster" in mode.reason
+def test_every_decision_follows_from_the_measured_numbers(exported):
+    """Whichever is faster on the machine at hand: one of the branches is taken."""
+    found = [one for one in read_manifest(exported.bundle).configurations if one.latency]
+    measured = [one for one in found if one.precision != "fp32"]
+    assert measured
+    for one in measured:
+        expected = None
+        if one.truth_drop_db > 0.1:
+            expected = RejectionReason.QUALITY
+        elif 1.0 / one.latency.ratio_to_fp32 < MINIMUM_SPEEDUP:
+            expected = RejectionReason.SPEED
+        assert one.accepted == (expected is None), one.name
+        assert (one.rejection.reason if one.rejection else None) is expected, one.name
 
 
-def test_int8_loses_at_most_a_tenth_of_a_decibel(exported):
-    losses = {
-        mode.name: mode.truth_drop_db
-        for mode in read_manifest(exported.bundle).configurations
-        if "int8" in mode.precision
+@pytest.mark.parametrize("reason", RejectionReason, ids=lambda reason: reason.value)
+def test_a_rejected_graph_is_kept_where_another_machine_may_use_it(reason, make_mode, tmp_path):
+    """The text is that of all reasons, so that nothing can be read out of it."""
+    graph = tmp_path / "int8-cpu.onnx"
+    graph.write_bytes(b"graph")
+    rejected = make_mode(
+        "onnxruntime:int8", accepted=False, reason="rejected: not faster, not supported, inaccurate"
+    ).model_copy(update={"graph": "int8-cpu", "rejection": Rejection(reason=reason)})
+    described = job._describe_graph(
+        SimpleNamespace(path=tmp_path.joinpath), GraphFile("int8-cpu", "int8", ("cpu",)), [rejected]
+    )
+    kept = reason is not RejectionReason.QUALITY
+    assert described.kept is kept
+    assert graph.exists() is kept
+
+
+def test_int8_drops_at_most_a_tenth_of_a_decibel(exported):
+    drops = {
+        one.name: one.truth_drop_db
+        for one in read_manifest(exported.bundle).configurations
+        if "int8" in one.precision
     }
-    assert len(losses) >= 3
-    assert max(losses.values()) <= 0.1
+    assert len(drops) >= 3
+    assert max(drops.values()) <= 0.1
 
 
 def test_the_graph_computes_what_the_network_does(exported):
@@ -115,7 +146,7 @@ def test_a_dark_photo_gets_bright(exported, dark):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (64, 16)])
-def test_any_size_goes_through_the_default_mode(exported, size):
+def test_any_size_goes_through_the_default_configuration(exported, size):
     frame = np.full((1, *size, 3), 20, np.uint8)
     with mirnet_edge.open_bundle(exported.bundle) as runner:
         assert runner.run(frame).shape == frame.shape
@@ -131,7 +162,7 @@ def test_the_manifest_tells_nothing_of_the_disk(exported):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory, network_of):
-    """Return what says weights and images, all small: for where figures do not matter."""
+    """Return options of an export that takes seconds: small weights, eight small images."""
     folder = tmp_path_factory.mktemp("images")
     weights = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
     checkpoints.save(network_of("edge"), weights, checkpoints.ModelCard(task="low-light"))
@@ -181,14 +212,14 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_the_image_contract_is_what_was_asked_for(case, small, tmp_path, network_of):
+def test_the_image_contract_is_that_of_the_options(case, small, tmp_path, network_of):
     out = export_bundle(
         ExportOptions(out=tmp_path / "bundle", target="cpu", **small, **case.options)
     )
     assert out.manifest.image.size == case.size
     assert out.manifest.image.io == case.io
     assert out.manifest.engines == []
-    assert not any(mode.backend == "tensorrt" for mode in out.manifest.configurations)
+    assert not any(one.backend == "tensorrt" for one in out.manifest.configurations)
     frame = np.random.default_rng(0).integers(0, 60, (1, 30, 50, 3), np.uint8)
     with mirnet_edge.open_bundle(out.bundle, "onnxruntime", "fp32") as runner:
         restored = runner.run(frame)

@@ -74,7 +74,7 @@ def frames(smooth_frames):
 
 
 @pytest.fixture(scope="module")
-def judge(planted, frames):
+def evaluator(planted, frames):
     samples = [
         CalibrationSample(str(place), frame[0], None) for place, frame in enumerate(frames[4:])
     ]
@@ -151,6 +151,7 @@ def test_the_block_with_an_outlier_is_found_first(measured):
 
 
 def test_every_block_has_its_error_by_darkness(measured):
+    assert len(measured.blocks) > 3
     for one in measured.blocks:
         assert list(one.darkness_db) == ["dark", "middle", "bright"]
         assert one.saved_ms is None
@@ -183,7 +184,7 @@ def test_a_stopped_run_goes_on_without_measuring_again(graphs, measured, tmp_pat
     stages = []
 
     class Stopwatch:
-        def tried(self, graph):
+        def evaluate(self, graph):
             assert list_quantized_convolutions(onnx.load(graph)) == graphs.blocks[-1].convolutions
             raise KeyboardInterrupt
 

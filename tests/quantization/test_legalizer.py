@@ -58,7 +58,7 @@ def _pair(tensor, scale, zero, **attributes):
 
 
 def _legal():
-    """Return two convolutions as the recipe for TensorRT leaves them.
+    """Return two convolutions as the quantization scheme for TensorRT leaves them.
 
     The first weight is float with a Q/DQ pair, the second is stored as int8: both are legal.
     """

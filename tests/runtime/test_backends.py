@@ -75,8 +75,8 @@ def toy():
 def test_one_row_takes_a_backend_from_export_to_doctor(toy, network_of, smooth_frames, tmp_path):
     from mirnet_edge import checkpoints
     from mirnet_edge.checkpoints import ModelCard
-    from mirnet_edge.export.graphs import ExportOptions
     from mirnet_edge.export.job import export_bundle
+    from mirnet_edge.export.workspace import ExportOptions
 
     weights, images = tmp_path / "small.safetensors", tmp_path / "images"
     images.mkdir()
