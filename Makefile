@@ -1,13 +1,14 @@
 # The two commands of the README, each complete on a fresh clone.
 #   make export   a measured bundle of the shipped weights, and enhanced photos, in build/
 #   make test     the tests
+#   make docs     the documents as pages, in build/site
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: export test check wheel clean
+.PHONY: export test check docs wheel clean
 
 export: $(STAMP)
 	@# exit code 3: a precision was rejected, with its numbers in the table; the bundle is usable
@@ -24,6 +25,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP)
+	@# strict: a link without a target, or a name without a docstring, is an error
+	$(BIN)/mkdocs build --strict --quiet
 
 wheel: $(STAMP)
 	@# setuptools packs again what an earlier build left in build/lib

@@ -1,0 +1,105 @@
+"""The scripts of examples/ run as their first lines say, and the documents are true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def run(name, *arguments, folder):
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / name, *map(str, arguments)],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def bundle(make_bundle):
+    return make_bundle()
+
+
+def test_these_are_all_examples():
+    tested = ["benchmark.py", "export_checkpoint.py", "live_camera.py", "restore_image.py"]
+    assert [*tested, "restore_video.py"] == EXAMPLES
+
+
+def test_an_image_is_restored_with_its_exif(bundle, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "a maker"
+    Image.new("RGB", (40, 24), (20, 30, 40)).save(tmp_path / "photo.jpg", exif=exif)
+    run("restore_image.py", "photo.jpg", bundle, "restored.jpg", folder=tmp_path)
+    with Image.open(tmp_path / "restored.jpg") as restored:
+        assert restored.size == (40, 24)
+        assert restored.getexif()[0x010F] == "a maker"
+
+
+def test_a_video_keeps_its_frames(bundle, tmp_path):
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "night.mp4"), "w") as container:
+        track = container.add_stream("libx264", rate=25)
+        track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
+        for level in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level * 10, np.uint8), "rgb24")
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    assert "5 frames" in run("restore_video.py", "night.mp4", bundle, "out", folder=tmp_path)
+    with av.open(str(tmp_path / "out" / "night.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 5
+
+
+def test_a_live_source_prints_a_line_for_each_frame(bundle, tmp_path):
+    lines = run("live_camera.py", "synthetic", bundle, 3, folder=tmp_path).splitlines()
+    assert len(lines) == 3
+    assert all(re.fullmatch(r"\d+x\d+ [\d.]+ fps, age \d+ ms, \d+ dropped", one) for one in lines)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_exported_and_its_bundle_measured(network_of, tmp_path):
+    from mirnet_edge import checkpoints
+
+    weights = tmp_path / "net.safetensors"
+    checkpoints.save(network_of("edge", 0), weights, checkpoints.ModelCard(task="low-light"))
+    images = tmp_path / "images"
+    images.mkdir()
+    for seed in range(8):
+        pixels = np.random.default_rng(seed).integers(0, 90, (48, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(images / f"{seed}.png")
+    told = run("export_checkpoint.py", weights, images, "mine", folder=tmp_path)
+    assert "openvino:int8: " in told
+    default = told.splitlines()[-1].removeprefix("default: ")
+    measured = run("benchmark.py", "mine", "64x48", folder=tmp_path)
+    assert re.search(rf"^{default}: [\d.]+ ms, [\d.]+x$", measured, re.MULTILINE)
+
+
+def test_messages_that_troubleshooting_explains_are_in_the_code():
+    page = (ROOT / "docs/guides/troubleshooting.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"(?:^|, )\*\*`([^`]+)`\*\*", page, re.MULTILINE)
+    assert len(quoted) > 15
+    # messages are written over several lines of source; f-strings hold the values
+    code = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "mirnet_edge").rglob("*.py")
+    )
+    joined = re.sub(r'"\n\s*f?"', "", code)
+    for message in quoted:
+        words = message.replace('"mirnet-edge[', "").removesuffix(" ")
+        assert words in joined.replace('\\"', '"'), message
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_commands_in_documents_exist(page):
+    from mirnet_edge.cli import application  # noqa: F401  # the commands' module is importable
+
+    commands = {path.stem for path in (ROOT / "mirnet_edge/cli").glob("*.py")} | {"live"}
+    for name in re.findall(r"^\s*mirnet ([a-z]+)\b", page.read_text("utf-8"), re.MULTILINE):
+        assert name in commands, f"{page}: mirnet {name}"
