@@ -186,9 +186,9 @@ def live(runner: Runner, source: FileSource, seconds: float, row: Row) -> None:
     taken_ms: list[float] = []
     end = time.perf_counter() + seconds
     for shown in run:
-        taken_ms.append(shown.figures.restore_ms)
-        row.ages_ms.append(shown.figures.age_ms)
-        row.waits_ms.append(shown.figures.age_ms - shown.figures.restore_ms)
+        taken_ms.append(shown.status.restore_ms)
+        row.ages_ms.append(shown.status.age_ms)
+        row.waits_ms.append(shown.status.age_ms - shown.status.restore_ms)
         if time.perf_counter() > end:
             run.controls.stop()
     row.restore_ms.append(taken_ms)

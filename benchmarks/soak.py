@@ -25,7 +25,7 @@ import numpy as np
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.frames import VideoFrame
 from mirnet_edge.video.live.pipeline import Live
-from mirnet_edge.video.live.sinks import Detached, Sink
+from mirnet_edge.video.live.sinks import DetachedSink, Sink
 from mirnet_edge.video.live.sources import FileSource
 from mirnet_edge.video.restorer import single_runner_restorer
 
@@ -138,13 +138,13 @@ def soak(
     """
     run = Live(
         Repeated(clip, speed), single_runner_restorer(NullRunner(delay_s=restore_s)),
-        [Detached(Glancing())]
+        [DetachedSink(Glancing())]
     )  # fmt: skip
     looks: list[Look] = []
     ages_ms: list[float] = []
     started = time.monotonic()
     for shown in run:
-        ages_ms.append(shown.figures.age_ms)
+        ages_ms.append(shown.status.age_ms)
         passed_s = time.monotonic() - started
         if passed_s >= (len(looks) + 1) * every_s:
             p50, p95 = np.percentile(ages_ms, (50, 95))

@@ -19,7 +19,7 @@ import av
 from mirnet_edge.files import sha256_of
 from mirnet_edge.manifest import FILE_NAME
 from mirnet_edge.runtime.bundle import open_bundle
-from mirnet_edge.video.files.decoding import VideoReader, color_of
+from mirnet_edge.video.files.decoding import VideoReader, read_color_tags
 from mirnet_edge.video.files.restoring import restore_video
 from mirnet_edge.video.restorer import single_runner_restorer
 
@@ -51,8 +51,8 @@ class Told:
 def told(path: Path) -> Told:
     """Return what a file is made of, as far as it decodes."""
     with VideoReader(path) as reader:
-        frames = [one for packet in reader.packets() for one in reader.decoded(packet)]
-        promised = reader.promised
+        frames = [one for packet in reader.packets() for one in reader.decode(packet)]
+        promised = reader.frame_count
     first = frames[0]
     with av.open(str(path)) as container:
         sound = [
@@ -66,7 +66,7 @@ def told(path: Path) -> Told:
         sound=sound,
         size=f"{first.width}x{first.height}",
         rotation=first.rotation,
-        color=color_of(first),
+        color=read_color_tags(first),
         promised=promised,
     )
 

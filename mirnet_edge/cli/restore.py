@@ -74,7 +74,7 @@ def restore_in_process(runner: Runner, choice: RunnerChoice) -> VideoWork:
         from mirnet_edge.video.files.restoring import restore_video
         from mirnet_edge.video.restorer import single_runner_restorer
 
-        made_by = choice.fingerprint()
+        fingerprint = choice.fingerprint()
         with runner:
             for video in videos:
                 bar = told.progress.add_task(video.name, total=None)
@@ -88,7 +88,7 @@ def restore_in_process(runner: Runner, choice: RunnerChoice) -> VideoWork:
                         video,
                         single_runner_restorer(runner),
                         out,
-                        made_by=made_by,
+                        fingerprint=fingerprint,
                         on_frame=advance,
                     )
                 except VideoError as error:
@@ -189,10 +189,10 @@ def restore_videos(
 
 def _skip_existing(videos: list[Path], out: Path, told: VideoReport) -> str:
     """Return in one line what a run that is interrupted leaves, and what to do."""
-    from mirnet_edge.video.files.muxing import has_parts
+    from mirnet_edge.video.files.muxing import has_segments
 
     over = {one.source for one in told.done} | {path for path, _ in told.failed}
-    begun = [video for video in videos if video not in over and has_parts(video, out)]
+    begun = [video for video in videos if video not in over and has_segments(video, out)]
     if begun:
         which = begun[0].name if len(begun) == 1 else f"{len(begun)} videos"
         line = f"the finished segments of {which} are kept, and the same command goes on from there"

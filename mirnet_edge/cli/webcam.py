@@ -130,17 +130,15 @@ def _sinks(
 ) -> list[Sink]:
     from pathlib import Path
 
-    from mirnet_edge.video.files.muxing import Recorder
-    from mirnet_edge.video.live.controls import Snapshots
-    from mirnet_edge.video.live.sinks import Detached
+    from mirnet_edge.video.live.sinks import DetachedSink, Recorder, Snapshots
     from mirnet_edge.video.live.window import Window, check_display
 
     console = stderr()
     sinks: list[Sink] = []
     if record is not None:
-        sinks.append(Detached(Recorder(record)))
+        sinks.append(DetachedSink(Recorder(record)))
     sinks.append(
-        Detached(Snapshots(snapshots or Path(), lambda path: console.print(f"saved {path}")))
+        DetachedSink(Snapshots(snapshots or Path(), lambda path: console.print(f"saved {path}")))
     )
     if display == "window":
         check_display()
@@ -149,9 +147,9 @@ def _sinks(
 
 
 def _virtual_camera(device: str) -> Sink:
-    from mirnet_edge.video.live.sinks import Detached, VirtualCamera
+    from mirnet_edge.video.live.sinks import DetachedSink, VirtualCamera
 
-    return Detached(VirtualCamera(device))
+    return DetachedSink(VirtualCamera(device))
 
 
 def _publisher(url: str) -> Publisher:
@@ -159,7 +157,8 @@ def _publisher(url: str) -> Publisher:
 
     console = stderr()
     return Publisher(
-        url, tell=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)
+        url,
+        on_change=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
     )
 
 
@@ -219,7 +218,7 @@ def _restorer(
 
 def _run(live: Live, *, quiet: bool) -> None:
     """Run to the end; Ctrl-C is one. Where nothing is shown a line tells how it goes."""
-    from mirnet_edge.video.frames import figures_line
+    from mirnet_edge.video.frames import format_status
 
     console = stderr()
     try:
@@ -228,7 +227,7 @@ def _run(live: Live, *, quiet: bool) -> None:
             return
         with console.status("waiting for the first frame") as status:
             for shown in live:
-                status.update(figures_line(shown.figures))
+                status.update(format_status(shown.status))
     except KeyboardInterrupt:
         pass  # the usual way to end it
 
@@ -239,7 +238,7 @@ def _tell(statistics: LiveStatistics) -> None:
         f"{statistics.source}: {statistics.shown} frames at {statistics.fps:.1f} fps, "
         f"{statistics.dropped} dropped, {statistics.failed} not restored; age p50 "
         f"{age.p50_ms:.0f} ms, p95 {age.p95_ms:.0f} ms; restoring p50 {restore.p50_ms:.0f} ms; "
-        f"{statistics.mode}",
+        f"{statistics.configuration}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 

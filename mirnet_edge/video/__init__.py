@@ -1,1 +1,1 @@
-"""Video: files (`files`), live sources and sinks (`live`), the live page (`web`)."""
+"""Video: files (`files`), live sources, pipeline and sinks (`live`), the live page (`web`)."""

@@ -21,10 +21,10 @@ Range: TypeAlias = Literal["limited", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class ColorTags:
-    """How a stream codes color as luma and chroma: what it was read by, and is written by.
+    """A stream's color metadata: how luma and chroma are coded.
 
-    `transfer` and `primaries` are the numbers of ITU-T H.273, 2 where the stream does not say;
-    they are carried, never converted.
+    `transfer` and `primaries` are code points of ITU-T H.273, 2 where unspecified; they are
+    copied to the output, never converted.
     """
 
     matrix: Matrix = "bt709"
@@ -34,10 +34,9 @@ class ColorTags:
 
 
 class VideoFrame:
-    """One image of a video. Whoever gets one may keep it, and writes nothing into it.
+    """One frame of a video. It may be kept, and must not be written to.
 
-    What a decoder gives is turned into pixels when somebody first asks for them, and once: live
-    video drops frames that nobody looks at.
+    Decoded frames are converted to RGB pixels on first use, once: a dropped frame costs nothing.
     """
 
     def __init__(
@@ -50,19 +49,19 @@ class VideoFrame:
         time_base: Fraction | None = None,
         color: ColorTags = ColorTags(),
     ) -> None:
-        """Say what it shows, and when.
+        """Create a frame.
 
         Args:
-            pixels: (H, W, 3) uint8 RGB, contiguous, or what makes them: called once at most, by
-                any thread.
+            pixels: (H, W, 3) uint8 RGB, contiguous, or a function that returns them, called once at
+                most, on any thread.
             index: Counted by the source from 0, dropped frames included.
-            captured_s: When it was captured, in seconds of the pipeline's clock.
+            captured_s: The time of capture, in seconds of the pipeline's clock.
             pts: Presentation time in units of `time_base`, where the source has one.
             time_base: Seconds per unit of `pts`.
-            color: How the stream codes it.
+            color: The stream's color metadata.
         """
         self._pixels = pixels
-        self._making = threading.Lock()
+        self._lock = threading.Lock()
         self.index = index
         self.captured_s = captured_s
         self.pts, self.time_base = pts, time_base
@@ -70,14 +69,14 @@ class VideoFrame:
 
     @property
     def pixels(self) -> Frame:
-        """Return (H, W, 3) uint8 RGB, contiguous: the same array each time."""
-        with self._making:
+        """Return (H, W, 3) uint8 RGB, contiguous; the same array each time."""
+        with self._lock:
             if callable(self._pixels):
-                self._pixels = self._pixels()  # and the decoder's frame is let go
+                self._pixels = self._pixels()  # and the decoder's frame is freed
             return self._pixels
 
     def captured_at(self, captured_s: float) -> VideoFrame:
-        """Return the same frame with another time of capture, before anybody asked for pixels."""
+        """Return the same frame with another time of capture; called before pixels are used."""
         return VideoFrame(
             pixels=self._pixels,
             index=self.index,
@@ -96,57 +95,57 @@ class VideoFrame:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiveFigures:
-    """How the pipeline does at one frame: what a window or a page writes beside the image."""
+class LiveStatus:
+    """Statistics and state at one frame, as a window or a page displays them."""
 
     fps: float
-    """Frames shown per second, over the last second or so; 0 at the first."""
+    """Displayed frames per second over the last second; 0 at the first."""
     age_ms: float
-    """From this frame's capture to its hand-over to the sinks."""
+    """This frame's age: from capture until it is passed to the sinks."""
     age_p95_ms: float
-    """Of all frames shown so far, up to the end of the sinks; 0 at the first."""
+    """95th percentile of all frame ages, sinks included; 0 at the first."""
     restore_ms: float
-    """What restoring this frame took."""
+    """The time of restoring this frame."""
     captured: int
     shown: int
     dropped: int
-    """Frames that were replaced by newer ones before they could be restored, or grew too old."""
+    """Frames replaced by newer ones before they could be restored, or too old."""
     failed: int
-    """Frames that could not be restored, and were shown as they came."""
-    mode: str
-    """`backend:precision` and what the budget made of it; what restores now."""
-    modes: tuple[str, ...]
-    """What `Controls.choose_mode` takes."""
+    """Frames that could not be restored, and were displayed unrestored."""
+    configuration: str
+    """The one in use: `backend:precision`, and the frame budget's reductions."""
+    configurations: tuple[str, ...]
+    """Those that `Controls.choose_configuration` accepts."""
     restoring: bool
     """False where restoration is switched off."""
     frozen: bool
     recording: bool
     snapshots: int
-    """How many were asked for so far; a sink that saves them compares with its own count."""
+    """How many were requested so far; a sink compares with the number it has saved."""
     note: str
-    """The last thing worth telling in one line; empty where there is none."""
+    """The last warning, in one line; empty where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DisplayedFrame:
-    """What a sink gets. While the image is frozen it gets the same two again and again."""
+    """A frame as sinks get it, before and after restoration. Repeated while frozen."""
 
     before: VideoFrame
     after: Frame
-    """(scale H, scale W, 3) uint8 RGB of the same moment; the source's own pixels, enlarged,
-    where restoration is off or failed. Belongs to all sinks: write nothing into it."""
+    """(scale H, scale W, 3) uint8 RGB; the source's pixels, enlarged, where restoration is off or
+    failed. Shared by all sinks: it must not be written to."""
     restored: bool
-    """Whether `after` comes from the network."""
-    figures: LiveFigures
+    """Whether `after` is the network's output."""
+    status: LiveStatus
 
 
-def figures_line(figures: LiveFigures) -> str:
-    """Return what is written below the image: one line."""
-    state = " frozen" if figures.frozen else "" if figures.restoring else " restoration off"
-    failed = f"  failed {figures.failed}" if figures.failed else ""
+def format_status(status: LiveStatus) -> str:
+    """Return the status in one line."""
+    state = " frozen" if status.frozen else "" if status.restoring else " restoration off"
+    failed = f"  failed {status.failed}" if status.failed else ""
     return (
-        f"{figures.fps:4.1f} fps  age p95 {figures.age_p95_ms:.0f} ms  "
-        f"dropped {figures.dropped}{failed}  {figures.mode}{state}"
+        f"{status.fps:4.1f} fps  age p95 {status.age_p95_ms:.0f} ms  "
+        f"dropped {status.dropped}{failed}  {status.configuration}{state}"
     )
 
 
@@ -154,21 +153,21 @@ Item = TypeVar("Item")
 
 
 class BufferClosed(Exception):  # noqa: N818  # the end of a stream, not a fault
-    """Nothing more will come."""
+    """The buffer is closed and empty."""
 
 
 class LatestFrameBuffer(Generic[Item]):
-    """Holds the newest item. Putting never waits; what was not taken is replaced and counted.
+    """A one-slot buffer between two threads: `put` replaces a waiting item, which is dropped.
 
-    One thread puts, one takes. What fails or ends on the putting side reaches the taking side at
-    once, even while it waits.
+    `put` never waits, so backpressure costs frames and not delay. Closing the buffer, with or
+    without an error, wakes the taking thread at once.
     """
 
     def __init__(self, clock: Clock = REAL_CLOCK) -> None:
         """Start empty and open.
 
         Args:
-            clock: What waits.
+            clock: The clock of `take`'s timeout.
         """
         self._clock = clock
         self._changed = threading.Condition()
@@ -186,12 +185,12 @@ class LatestFrameBuffer(Generic[Item]):
 
     @property
     def dropped(self) -> int:
-        """Return how many items were replaced before they were taken."""
+        """Return how many items were replaced before they were taken (dropped frames)."""
         with self._changed:
             return self._dropped
 
     def put(self, item: Item) -> None:
-        """Leave an item; an item that is still there is dropped. Ignored once closed."""
+        """Put an item, dropping one that still waits. Ignored once closed."""
         with self._changed:
             if self._closed:
                 return
@@ -201,11 +200,11 @@ class LatestFrameBuffer(Generic[Item]):
             self._changed.notify_all()
 
     def take(self, timeout_s: float | None = None) -> Item | None:
-        """Return the newest item, waiting for one; None where the time ran out.
+        """Return the newest item, waiting for one; None on timeout.
 
         Raises:
-            MailboxClosed: Closed, and the last item was taken.
-            BaseException: What the putting side failed with; an item that waits is forgotten.
+            BufferClosed: The buffer is closed and empty.
+            BaseException: The error it was closed with; a waiting item is discarded.
         """
         end = None if timeout_s is None else self._clock.now() + timeout_s
         with self._changed:
@@ -223,9 +222,9 @@ class LatestFrameBuffer(Generic[Item]):
                 self._clock.wait(self._changed, left)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Tell the taking side that nothing more comes, and why where it is a fault.
+        """Close the buffer, with the error that `take` raises from now on, if any.
 
-        Only the first call counts.
+        Only the first call has an effect.
         """
         with self._changed:
             if not self._closed:

@@ -1,4 +1,4 @@
-"""Restoring the frames of a video: which runner is at work, and changing it between two frames."""
+"""Restore the frames of a video, with a configuration that can change between two frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.runner import Runner
@@ -21,82 +20,80 @@ if TYPE_CHECKING:
 
 
 class Restorer:
-    """Restores frames by one of several runners. For one thread; can be opened twice.
+    """Restores frames with one of several configurations. For one thread; a reentrant context.
 
-    A runner is opened when it is first chosen and stays open to the end: going back is quick.
+    Global context is smoothed over time, and reset at scene cuts, so that brightness does not
+    flicker. A runner is opened when it is first chosen and stays open to the end, so that
+    returning to it is quick.
     """
 
     def __init__(self, runners: Mapping[str, Callable[[], Runner]], first: str) -> None:
-        """Remember what can be chosen; `with` opens the first.
+        """Store the configurations; `with` opens the first.
 
         Args:
-            runners: What makes each runner, by the name of its mode. All of one scale.
-            first: The mode to begin with.
+            runners: A function that returns each configuration's runner, by its name. All runners
+                have the same scale.
+            first: The configuration to start with.
 
         Raises:
-            OptionError: `first` is none of them.
+            OptionError: `first` is not one of them.
         """
         self._runners = dict(runners)
-        self._check(first)
-        self._mode = first
+        self._check_name(first)
+        self._configuration = first
         self._open: dict[str, TemporalSmoother] = {}
         self._depth = 0
         self._stack = ExitStack()
 
     @property
-    def mode(self) -> str:
-        """Return the mode at work."""
-        return self._mode
+    def configuration(self) -> str:
+        """Return the configuration in use."""
+        return self._configuration
 
     @property
     def scale(self) -> int:
-        """Return how many times higher and wider restored frames are; it must be open."""
-        return self._opened(self._mode).scale
+        """Return how many times higher and wider restored frames are; requires an open context."""
+        return self._open_runner(self._configuration).scale
 
     @property
-    def modes(self) -> tuple[str, ...]:
-        """Return the modes that can be chosen."""
+    def configurations(self) -> tuple[str, ...]:
+        """Return the configurations that can be chosen."""
         return tuple(self._runners)
 
     def __enter__(self) -> Restorer:
-        self._opened(self._mode)
+        self._open_runner(self._configuration)
         self._depth += 1
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if self._depth == 0:
             self._open.clear()
             self._stack.close()
 
-    def choose(self, mode: str) -> None:
-        """Go over to another mode; where that cannot be opened the former stays.
+    def choose(self, configuration: str) -> None:
+        """Change to another configuration; on failure the former one stays in use.
 
         Raises:
-            OptionError: No such mode.
+            OptionError: There is no such configuration.
             MirnetEdgeError: It cannot be opened.
         """
-        self._check(mode)
-        self._opened(mode)
-        self._mode = mode
+        self._check_name(configuration)
+        self._open_runner(configuration)
+        self._configuration = configuration
 
     def restore(self, pixels: Frame) -> Frame:
-        """Return a frame restored: a new array, (scale H, scale W, 3).
+        """Return the restored frame: a new array, (scale H, scale W, 3) uint8 RGB.
 
         Raises:
-            MirnetEdgeError: The runner is not open, or failed.
+            MirnetEdgeError: The runner failed.
         """
-        restored: Frame = self._opened(self._mode).run(pixels[None])[0]
+        restored: Frame = self._open_runner(self._configuration).run(pixels[None])[0]
         return restored
 
-    def passed(self, pixels: Frame) -> Frame:
-        """Return a frame as it is, of the size that a restored one has."""
-        scale = self._opened(self._mode).scale
+    def resize_unrestored(self, pixels: Frame) -> Frame:
+        """Return the unrestored frame, enlarged to the size of a restored one."""
+        scale = self._open_runner(self._configuration).scale
         if scale == 1:
             return pixels
         import cv2
@@ -106,37 +103,31 @@ class Restorer:
 
     @property
     def smoothing_state(self) -> SmoothingState | None:
-        """Return what the next frame is smoothed with; None where it begins a scene."""
-        return self._opened(self._mode).smoothing_state
+        """Return the state that the next frame is smoothed with; None at the start of a scene."""
+        return self._open_runner(self._configuration).smoothing_state
 
     @smoothing_state.setter
     def smoothing_state(self, smoothing_state: SmoothingState | None) -> None:
-        """Go on from a frame that another run ended with; it must be open."""
-        self._opened(self._mode).smoothing_state = smoothing_state
+        """Continue from the last frame of another run; requires an open context."""
+        self._open_runner(self._configuration).smoothing_state = smoothing_state
 
-    def _opened(self, mode: str) -> TemporalSmoother:
-        if mode not in self._open:
-            self._open[mode] = self._stack.enter_context(wrap_runner(self._runners[mode]()))
-        return self._open[mode]
+    def _open_runner(self, configuration: str) -> TemporalSmoother:
+        if configuration not in self._open:
+            self._open[configuration] = self._stack.enter_context(
+                smooth_over_time(self._runners[configuration]())
+            )
+        return self._open[configuration]
 
-    def _check(self, mode: str) -> None:
-        if mode not in self._runners:
+    def _check_name(self, configuration: str) -> None:
+        if configuration not in self._runners:
             raise OptionError(
-                f"expected a mode of {', '.join(self._runners) or 'none'}, found {mode!r}"
+                f"expected a configuration of {', '.join(self._runners)}, found {configuration!r}"
             )
 
 
 def single_runner_restorer(runner: Runner) -> Restorer:
-    """Return a restorer that has one runner."""
+    """Return a restorer with a single runner."""
     return Restorer({runner.name: lambda: runner}, runner.name)
-
-
-def wrap_runner(runner: Runner) -> TemporalSmoother:
-    """Return the runner as video needs it: the one place where every runner of a video passes.
-
-    What it decides for the whole frame is smoothed over time and forgotten at cuts: no flicker.
-    """
-    return smooth_over_time(runner)
 
 
 def bundle_runners(
@@ -146,20 +137,20 @@ def bundle_runners(
     *,
     threads: int | None = None,
 ) -> dict[str, Callable[[], Runner]]:
-    """Return what makes the runner of each mode of a bundle that was accepted and runs here.
+    """Return a bundle's accepted configurations that run here, each with a function to open it.
 
-    The first is the one to begin with; the others follow from the fastest to the slowest.
+    The first is the one to start with; the others follow, fastest first.
 
     Args:
         bundle: The bundle's folder.
-        backend: The backend to begin with, or auto.
-        precision: The precision to begin with, or auto.
-        threads: How many the backend may use; None leaves it to the backend.
+        backend: The backend to start with, or auto.
+        precision: The precision to start with, or auto.
+        threads: Threads of the backend; None for its default.
 
     Raises:
-        BundleError: No bundle, a changed file, or no mode that fits.
-        EngineError: The backend is tensorrt.
-        OptionError: No such backend or precision, or less than one thread.
+        BundleError: The folder is no bundle, a file was changed, or no configuration runs here.
+        EngineError: The backend cannot run here.
+        OptionError: Unknown backend or precision, or less than one thread.
     """
     from pathlib import Path
 
@@ -168,9 +159,11 @@ def bundle_runners(
 
     first = open_bundle(bundle, backend, precision, threads=threads)
     runners: dict[str, Callable[[], Runner]] = {first.name: lambda: first}
-    for mode in fitting_configurations(read_manifest(Path(bundle))):
-        if mode.name not in runners:
-            runners[mode.name] = _opener(bundle, mode.backend, mode.precision, threads)
+    for configuration in fitting_configurations(read_manifest(Path(bundle))):
+        if configuration.name not in runners:
+            runners[configuration.name] = _bundle_opener(
+                bundle, configuration.backend, configuration.precision, threads
+            )
     return runners
 
 
@@ -181,12 +174,12 @@ def bundle_restorer(
     *,
     threads: int | None = None,
 ) -> Restorer:
-    """Return a restorer with the modes of a bundle; see `bundle_runners`."""
+    """Return a restorer with a bundle's configurations; see `bundle_runners`."""
     runners = bundle_runners(bundle, backend, precision, threads=threads)
     return Restorer(runners, next(iter(runners)))
 
 
-def _opener(
+def _bundle_opener(
     bundle: str | Path, backend: str, precision: str, threads: int | None
 ) -> Callable[[], Runner]:
     from mirnet_edge.runtime.bundle import open_bundle

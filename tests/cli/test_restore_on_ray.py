@@ -21,7 +21,7 @@ from mirnet_edge.errors import EngineError, MirnetEdgeError, OptionError
 from mirnet_edge.runtime.bundle import RunnerChoice
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.files import ray_cluster
-from mirnet_edge.video.files.muxing import has_parts
+from mirnet_edge.video.files.muxing import has_segments
 from mirnet_edge.video.files.restoring import restore_video
 from mirnet_edge.video.restorer import single_runner_restorer
 
@@ -37,7 +37,7 @@ SEGMENT = 250
 @pytest.fixture(scope="module")
 def cluster():
     """What is started where no address is given, for all tests of this module."""
-    with ray_cluster.cluster(None) as started:
+    with ray_cluster.connect_ray(None) as started:
         yield started
 
 
@@ -254,7 +254,7 @@ def test_ctrl_c_ends_the_others_and_keeps_their_segments(cluster, make_clip, tmp
     with pytest.raises(KeyboardInterrupt):
         ray_cluster.restore_on_ray([bright, dark], choice_of(make_runner), out, on_done=interrupt)
     assert time.monotonic() - started < 20
-    assert has_parts(bright, out)
+    assert has_segments(bright, out)
     assert sorted(path.name for path in out.iterdir()) == [".bright.mp4.parts", "dark.mp4"]
     kept = sorted(path.name for path in finished.parent.iterdir())
     assert kept == ["00000.npz", "00000.nut", "recipe.json"]  # nothing half written

@@ -42,7 +42,7 @@ def test_a_clip_is_restored_live_and_counted(ran, make_bundle, clip, tmp_path):
     assert 0 < found["shown"] <= FRAMES
     assert found["shown"] + found["dropped"] == found["captured"]
     assert found["failed"] == 0
-    assert found["mode"] == "onnxruntime:fp32"
+    assert found["configuration"] == "onnxruntime:fp32"
 
 
 def test_what_is_shown_can_be_recorded(ran, make_bundle, clip, tmp_path):
@@ -64,7 +64,7 @@ def test_a_server_that_is_not_there_is_told_and_the_clip_goes_on(ran, make_bundl
     assert result.code == 0, result.err
     lines = [line for line in result.err.splitlines() if line.startswith(address)]
     told, summed = lines
-    assert told == f"{address} does not answer: Connection refused; trying again"
+    assert told == f"{address} does not respond: Connection refused; trying again"
     assert re.fullmatch(re.escape(address) + r": 0 frames sent, [1-9]\d* not sent", summed)
 
 

@@ -1,4 +1,4 @@
 """Video files: decode, restore every frame at its own time, encode, mux; many files on Ray.
 
-VideoReader ─► Restorer ─► VideoWriter, in segments ─► join ─► the restored file
+VideoReader ─► Restorer ─► VideoWriter, in segments ─► join_segments ─► the restored file
 """

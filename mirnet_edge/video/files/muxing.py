@@ -1,4 +1,4 @@
-"""Encode and mux videos: output files, finished segments, joining with source streams."""
+"""Encode and mux videos: the H.264 writer, segments of a resumable run, joining them, names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mirnet_edge.video.files.decoding import (
     SWSCALE_MATRIX,
     SWSCALE_RANGE,
     exact_conversion_flags,
-    reason_of,
+    ffmpeg_reason,
 )
 
 if TYPE_CHECKING:
@@ -40,82 +40,27 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.files.decoding import VideoReader
-    from mirnet_edge.video.frames import ColorTags, DisplayedFrame, Matrix
+    from mirnet_edge.video.frames import ColorTags, Matrix
 
 logger = logging.getLogger(__name__)
 
-_OTHERS = (".mp4", ".mkv")  # of results whose source's own container cannot hold H.264
-
-
-def output_of(source: Path, copied: Sequence[Stream], out: Path) -> Path:
-    """Return the result's file: in its own container where that holds H.264 with any timestamps."""
-    suffix = source.suffix
-    if suffix.lower() not in SUFFIXES:
-        usual, lenient = _OTHERS
-        codecs = {stream.codec_context.name for stream in copied}
-        suffix = usual if codecs <= _codecs_of("mp4") else lenient
-    return out / f"{source.stem}{suffix}"
-
-
-def parts_of(output: Path) -> Path:
-    """Return the folder that holds a result's finished segments until it is there."""
-    return output.with_name(f".{output.name}.parts")
-
-
-def has_parts(source: Path, out: Path) -> bool:
-    """Say whether finished segments of a video lie in OUT, from which a run would go on."""
-    return any(Segments(parts_of(output), {}).any() for output in _outputs(source, out))
-
-
-def is_restored(source: Path, out: Path) -> bool:
-    """Say whether OUT holds a video's result, whatever made it: results are there whole."""
-    return any(
-        output.is_file() and output.resolve() != source.resolve()
-        for output in _outputs(source, out)
-    )
-
-
-def _outputs(source: Path, out: Path) -> set[Path]:
-    return {out / f"{source.stem}{suffix}" for suffix in (source.suffix, *_OTHERS)}
-
-
-def copied_streams(reader: VideoReader) -> list[Stream]:
-    """Return the streams beside the images that can be copied; tells of those that cannot."""
-    streams = reader.container.streams
-    copied: list[Stream] = list(streams.audio)
-    for stream in streams.subtitles:
-        same = reader.path.suffix.lower() in SUFFIXES
-        if same:
-            copied.append(stream)
-        else:
-            logger.warning("%s: its subtitles are not kept in another container", reader.path)
-    return copied
-
-
-def _codecs_of(container: str) -> set[str]:
-    av = require("av", "writing video")
-    with av.open(io.BytesIO(), "w", format=container) as empty:
-        return set(empty.supported_codecs)
-
-
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
-"""Of the files that are written: containers that hold H.264 with any timestamps."""
-PART_SUFFIX = ".nut"
-"""Of a part that is to be joined with others: a container that keeps any time base."""
+"""Of output files: containers that hold H.264 with any time stamps."""
+SEGMENT_SUFFIX = ".nut"
+"""Of segments: a container that keeps any time base."""
 _H273_MATRIX: dict[Matrix, int] = {"bt709": 1, "bt601": 6, "bt2020": 9}
-# near the eye's limit: restoring is not to be undone by the file it is kept in
+# visually lossless: encoding must not undo the restoration
 _QUALITY = {"crf": "16", "preset": "veryfast"}
 REPRODUCIBLE = {"x264-params": "cpu-independent=1", "threads": "4", "thread_type": "frame"}
-"""Options of libx264 by which the frames and the other options alone decide a file's bytes.
+"""Options of libx264 that make a file's bytes depend on the frames and other options only.
 
 Without the first, its AVX-512 code for the macroblock tree gives other sizes from run to run (x264
-165, frames 64 wide). Without the others, it cuts a frame into as many slices as there are cores.
+165, frames 64 wide). Without the others, it splits a frame into as many slices as there are cores.
 """
-_TICK = Fraction(1, 90_000)
 
 
 class VideoWriter:
-    """An H.264 file that is being written; it appears under its name when `with` ends well."""
+    """Writes an H.264 file while its context is open; the file appears whole or not at all."""
 
     def __init__(
         self,
@@ -129,22 +74,22 @@ class VideoWriter:
         aspect: Fraction | None = None,
         quality: Mapping[str, str] = _QUALITY,
     ) -> None:
-        """Say what is to be written; nothing is yet.
+        """Store the options; `with` opens the file.
 
         Args:
-            path: Its suffix is one of `SUFFIXES`, or `PART_SUFFIX`.
+            path: Its suffix is one of `SUFFIXES`, or `SEGMENT_SUFFIX`.
             height: Of the frames.
-            width: Of the frames; where a side is odd, chroma is stored at full size (4:4:4).
-            time_base: Seconds per unit of the times.
-            rate: Frames per second on average, for the encoder's own use.
-            color: By which frames are coded, and tagged.
-            aspect: Width over height of a pixel; None for square ones.
-            quality: Options of libx264, beside `REPRODUCIBLE`, which they may replace.
+            width: Of the frames; where a side is odd, chroma is not subsampled (4:4:4).
+            time_base: Seconds per unit of PTS.
+            rate: The average frame rate, for the encoder's rate control.
+            color: The color metadata, by which frames are coded.
+            aspect: The pixel aspect ratio, width over height; None for square pixels.
+            quality: Options of libx264; they override those in `REPRODUCIBLE`.
 
         Raises:
-            OptionError: Another suffix.
+            OptionError: The suffix is not supported.
         """
-        if path.suffix.lower() not in (*SUFFIXES, PART_SUFFIX):
+        if path.suffix.lower() not in (*SUFFIXES, SEGMENT_SUFFIX):
             raise OptionError(
                 f"expected a video name ending in {', '.join(SUFFIXES)}, found {path.name}"
             )
@@ -155,7 +100,7 @@ class VideoWriter:
         self._options = {**REPRODUCIBLE, **quality}
         self._stack = ExitStack()
         self.frames = 0
-        """How many were written."""
+        """The number of frames written."""
 
     def __enter__(self) -> VideoWriter:
         av = require("av", "writing video")
@@ -168,7 +113,7 @@ class VideoWriter:
             self._video = self._container.add_stream(
                 "libx264", rate=self._rate or Fraction(30), options=self._options
             )
-            self._set_up_video()
+            self._set_up_stream()
             self._stack = stack.pop_all()
         return self
 
@@ -179,9 +124,9 @@ class VideoWriter:
         traceback: TracebackType | None,
     ) -> None:
         if error is not None:
-            self._stack.__exit__(kind, error, traceback)  # keeps nothing
+            self._stack.__exit__(kind, error, traceback)  # discards the file
             return
-        with self._stack, write_errors(self._path):
+        with self._stack, convert_write_errors(self._path):
             if self.frames:
                 self._container.mux(self._video.encode(None))
 
@@ -190,24 +135,24 @@ class VideoWriter:
 
         Args:
             pixels: (H, W, 3) uint8 RGB of the writer's size.
-            pts: In units of the time base; rises from frame to frame.
+            pts: In units of the time base, increasing from frame to frame.
 
         Raises:
-            VideoError: Another size, or it cannot be written.
+            VideoError: The frame has another size, or cannot be written.
         """
         if pixels.shape[:2] != self._size:
             raise VideoError(
                 f"{self._path}: expected frames of {self._size[1]}x{self._size[0]}, found "
-                f"{pixels.shape[1]}x{pixels.shape[0]}; write another file for another size"
+                f"{pixels.shape[1]}x{pixels.shape[0]}; start another file for another size"
             )
-        layout = self._video.codec_context.pix_fmt or "yuv420p"
-        frame = luma_and_chroma(self._reformatter, pixels, layout, self._color)
+        pixel_format = self._video.codec_context.pix_fmt or "yuv420p"
+        frame = convert_to_yuv(self._reformatter, pixels, pixel_format, self._color)
         frame.pts, frame.time_base = pts, self._time_base
-        with write_errors(self._path):
+        with convert_write_errors(self._path):
             self._container.mux(self._video.encode(frame))
         self.frames += 1
 
-    def _set_up_video(self) -> None:
+    def _set_up_stream(self) -> None:
         height, width = self._size
         context = self._video.codec_context
         context.height, context.width = height, width
@@ -219,30 +164,30 @@ class VideoWriter:
 
 
 def write_color_tags(context: VideoCodecContext, color: ColorTags) -> None:
-    """Write into an encoder's stream how its frames are coded."""
+    """Set the color metadata of an encoder's stream."""
     context.colorspace = _H273_MATRIX[color.matrix]
     context.color_range = SWSCALE_RANGE[color.range]
     context.color_trc = color.transfer
     context.color_primaries = color.primaries
 
 
-def luma_and_chroma(
-    reformatter: VideoReformatter, pixels: Frame, layout: str, color: ColorTags
+def convert_to_yuv(
+    reformatter: VideoReformatter, pixels: Frame, pixel_format: str, color: ColorTags
 ) -> Coded:
-    """Return (H, W, 3) uint8 RGB as an encoder takes it, coded by a matrix and range.
+    """Return an RGB frame converted to luma and chroma, for an encoder.
 
     Args:
-        reformatter: Keeps its tables from frame to frame.
-        pixels: The frame.
-        layout: FFmpeg's name of how luma and chroma are stored.
-        color: How they are coded.
+        reformatter: Caches its tables from frame to frame.
+        pixels: (H, W, 3) uint8 RGB.
+        pixel_format: FFmpeg's name of the format, for example yuv420p.
+        color: The color matrix and range.
     """
     from av import VideoFrame
 
     rgb = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
     return reformatter.reformat(
         rgb,
-        format=layout,
+        format=pixel_format,
         src_color_range=SWSCALE_RANGE["full"],
         dst_colorspace=SWSCALE_MATRIX[color.matrix],
         dst_color_range=SWSCALE_RANGE[color.range],
@@ -251,8 +196,8 @@ def luma_and_chroma(
 
 
 @contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """Turn what PyAV raises while it writes PATH into one line.
+def convert_write_errors(path: Path) -> Iterator[None]:
+    """Convert PyAV's errors on writing PATH to a `VideoError`.
 
     Raises:
         VideoError: It cannot be written.
@@ -262,142 +207,71 @@ def write_errors(path: Path) -> Iterator[None]:
         yield
     except av.FFmpegError as error:
         raise VideoError(
-            f"{path} cannot be written: {reason_of(error)}. Free the disk, or choose another name"
+            f"{path} cannot be written: {ffmpeg_reason(error)}. Free disk space or choose "
+            "another name"
         ) from error
 
 
-class Recorder:
-    """A sink that writes what is shown while recording is on, one file per time it was switched on.
-
-    Frames keep the times at which they were captured; those that live video drops are missing.
-    To be used through `Detached`: encoding takes longer than a sink may.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Remember the name; later recordings are called STEM-2, STEM-3.
-
-        Raises:
-            OptionError: Its suffix is none that is written.
-        """
-        if path.suffix.lower() not in SUFFIXES:
-            raise OptionError(
-                f"--record must end in {', '.join(SUFFIXES)}, found {path.name}; rename it"
-            )
-        require("av", "recording")
-        self._path = path
-        self._writer: VideoWriter | None = None
-        self._size: tuple[int, int] | None = None
-        self._origin_s = 0.0
-        self._last_pts = -1
-        self.files: list[Path] = []
-        """Those begun, in order."""
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._finish()  # what was recorded is kept, whatever ended the run
-
-    def show(self, shown: DisplayedFrame) -> None:
-        """Write a frame, where recording is on and the frame is a new one.
-
-        Raises:
-            VideoError: It cannot be written.
-        """
-        if not shown.figures.recording:
-            self._finish()
-            return
-        if self._writer is None or shown.after.shape[:2] != self._size:
-            self._begin(shown)
-        pts = round((shown.before.captured_s - self._origin_s) / _TICK)
-        if self._writer is not None and pts > self._last_pts:
-            self._writer.write(shown.after, pts)
-            self._last_pts = pts
-
-    def _begin(self, shown: DisplayedFrame) -> None:
-        self._finish()
-        number = len(self.files) + 1
-        name = self._path.name if number == 1 else f"{self._path.stem}-{number}{self._path.suffix}"
-        height, width = shown.after.shape[:2]
-        writer = VideoWriter(
-            self._path.with_name(name), height=height, width=width, time_base=_TICK, rate=None,
-            color=shown.before.color,
-        )  # fmt: skip
-        self._writer = writer.__enter__()
-        self.files.append(self._path.with_name(name))
-        self._size, self._last_pts = (height, width), -1
-        self._origin_s = shown.before.captured_s
-
-    def _finish(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.__exit__(None, None, None)
-
-
-_RECIPE = "recipe.json"
+_FINGERPRINT = "fingerprint.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A stretch of a video that is restored and coded."""
+    """A finished segment of a video: restored and encoded."""
 
     path: Path
     frames: int
     failed: int
-    """Of them, those that could not be restored."""
+    """Those of them that could not be restored."""
     first_pts: int
     """In units of the source's time base."""
     size: tuple[int, int]
     """(height, width) of its frames."""
     smoothing_state: SmoothingState | None
-    """What the frame after it is smoothed with."""
+    """The smoothing state after its last frame."""
 
 
-class Segments:
-    """A folder of finished segments of one video; it is there only while something is unfinished.
+class SegmentFolder:
+    """The finished segments of one video; the folder is removed once the result is complete.
 
-    A segment counts once its record is there, which is written after the segment itself, whole or
-    not at all: a kill at any moment loses what is not finished, and nothing else.
+    A segment is finished once its record is written, atomically and after the segment: killing the
+    process at any moment loses the unfinished segment only.
     """
 
-    def __init__(self, folder: Path, recipe: Mapping[str, object]) -> None:
-        """Name the folder; nothing is read or written yet.
+    def __init__(self, folder: Path, fingerprint: Mapping[str, object]) -> None:
+        """Store the folder; nothing is read or written yet.
 
         Args:
             folder: Beside the result.
-            recipe: All that the segments depend on; others are thrown away. Made of what JSON has.
+            fingerprint: All that the segments depend on, in JSON types; segments with another
+                fingerprint are removed.
         """
         self._folder = folder
-        self._recipe = json.dumps(recipe, indent=1, sort_keys=True)
+        self._fingerprint = json.dumps(fingerprint, indent=1, sort_keys=True)
 
-    def finished(self) -> list[Segment]:
-        """Return what can be gone on from, in order; what was made otherwise is removed."""
-        known = self._folder / _RECIPE
-        if not known.is_file() or known.read_text() != self._recipe:
+    def read_finished(self) -> list[Segment]:
+        """Return the finished segments, in order; remove those with another fingerprint."""
+        fingerprint = self._folder / _FINGERPRINT
+        if not fingerprint.is_file() or fingerprint.read_text() != self._fingerprint:
             self.remove()
             return []
         segments: list[Segment] = []
-        while self._record(len(segments)).is_file():
+        while self._record_path(len(segments)).is_file():
             segments.append(self._read(len(segments)))
         return segments
 
     def path(self, number: int) -> Path:
-        """Return where a segment is to be written."""
-        return self._folder / f"{number:05}{PART_SUFFIX}"
+        """Return the file of a segment."""
+        return self._folder / f"{number:05}{SEGMENT_SUFFIX}"
 
-    def finish(self, number: int, segment: Segment) -> None:
-        """Write a segment's record, after the segment.
+    def write_record(self, number: int, segment: Segment) -> None:
+        """Write a segment's record, which marks it as finished.
 
         Raises:
             MirnetEdgeError: The folder cannot be written.
         """
         if number == 0:
-            write_atomically(self._folder / _RECIPE, self._recipe.encode())
+            write_atomically(self._folder / _FINGERPRINT, self._fingerprint.encode())
         arrays = {
             "frames": np.array([segment.frames, segment.failed]),
             "first_pts": np.array(segment.first_pts),
@@ -410,27 +284,27 @@ class Segments:
                 "level": smoothing_state.level, "decided": smoothing_state.decided,
             }  # fmt: skip
         record = io.BytesIO()
-        np.savez(record, allow_pickle=False, **arrays)  # exact, as JSON's decimals are not
-        write_atomically(self._record(number), record.getvalue())
+        np.savez(record, allow_pickle=False, **arrays)  # exact, unlike JSON's decimals
+        write_atomically(self._record_path(number), record.getvalue())
 
     def remove(self) -> None:
-        """Remove the folder and all that is in it."""
+        """Remove the folder with its files."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def remove_if_empty(self) -> None:
         """Remove the folder where no segment is finished."""
-        if not self.any():
+        if not self.has_finished():
             self.remove()
 
-    def any(self) -> bool:
-        """Say whether a segment is finished, whatever it was made by."""
-        return self._record(0).is_file()
+    def has_finished(self) -> bool:
+        """Return whether a segment is finished, whatever its fingerprint."""
+        return self._record_path(0).is_file()
 
-    def _record(self, number: int) -> Path:
+    def _record_path(self, number: int) -> Path:
         return self._folder / f"{number:05}.npz"
 
     def _read(self, number: int) -> Segment:
-        with np.load(self._record(number)) as record:
+        with np.load(self._record_path(number)) as record:
             smoothing_state = None
             if "seen" in record:
                 shape = tuple(int(side) for side in record["shape"])
@@ -454,15 +328,15 @@ def join_segments(
     time_base: Fraction,
     rotation: int,
 ) -> None:
-    """Write a file of segments, copying packets; it is there whole or not at all.
+    """Remux segments and the source's other streams into one file, atomically.
 
     Args:
-        segments: In order, coded alike.
-        output: Of a suffix that holds H.264.
-        source: Newly opened; gives the metadata and the packets of other streams.
-        others: The indices of those of its streams that are copied.
-        time_base: Of the segments' first times, and of the images in the file.
-        rotation: Degrees counterclockwise by which players are to turn it.
+        segments: In order, encoded alike.
+        output: Its suffix is one of `SUFFIXES`.
+        source: Newly opened; its metadata and other streams are copied.
+        others: The indices of the source's streams to copy.
+        time_base: Of the segments' first PTS, and of the output's video stream.
+        rotation: Degrees counterclockwise by which players rotate the video.
 
     Raises:
         VideoError: It cannot be written.
@@ -471,7 +345,7 @@ def join_segments(
     av = require("av", "writing video")
     with (
         replaced_file(output) as part,
-        write_errors(output),
+        convert_write_errors(output),
         av.open(str(segments[0].path)) as first,
         av.open(str(part), "w") as container,
     ):
@@ -480,54 +354,56 @@ def join_segments(
         if rotation:
             video.set_display_rotation(rotation)
         streams = source.container.streams
-        copies = {one: container.add_stream_from_template(streams[one]) for one in others}
+        copies = {index: container.add_stream_from_template(streams[index]) for index in others}
         container.metadata.update(source.container.metadata)
-        images = ((packet, video) for packet in retime_packets(segments, time_base))
-        for packet, stream in merge(images, _others(source, copies), key=_decoded_at):
+        frames = ((packet, video) for packet in retime_packets(segments, time_base))
+        for packet, stream in merge(frames, _other_packets(source, copies), key=_dts_s):
             packet.stream = stream
             container.mux(packet)
 
 
 def retime_packets(segments: Sequence[Segment], time_base: Fraction) -> Iterator[Packet[Any]]:
-    """Yield the packets of all segments in coding order, with times that fit together.
+    """Yield the packets of all segments in coding order, with consistent time stamps.
 
-    A decoder needs DTS that rise and never pass PTS. Each segment's own do, but those of the next
-    begin before them where frames come at uneven intervals. So they are set anew, over all: the
-    packet in place i gets the PTS of the frame that is shown in place i - d, where d is the largest
-    number of packets that any frame is coded ahead of its turn.
+    A decoder requires DTS that increase and do not exceed PTS. This holds within each segment, but
+    with a variable frame rate the next segment's DTS may begin before the last one's end. So all
+    DTS are set again: packet i gets the PTS of the frame displayed at position i - d, where d is
+    the largest number of positions that any frame is coded ahead of its display order.
     """
-    places = [_times(segment, time_base) for segment in segments]
-    order = sorted(chain.from_iterable(places))
-    delay = max(map(_furthest_ahead, places))
+    times = [_pts_in_coding_order(segment, time_base) for segment in segments]
+    order = sorted(chain.from_iterable(times))
+    delay = max(map(_reorder_depth, times))
     steps = [after - before for before, after in pairwise(order)]
-    # nobody says how long the last frame lasts: as long as the others do on average
-    lasts = dict(zip(order, [*steps, round(fmean(steps)) if steps else 1], strict=True))
-    place = 0
-    for segment, of in zip(segments, places, strict=True):
-        for packet, pts in zip(_packets(segment), of, strict=True):
-            shown = place - delay
+    # the last frame has no duration: it gets the mean of the others
+    durations = dict(zip(order, [*steps, round(fmean(steps)) if steps else 1], strict=True))
+    position = 0
+    for segment, segment_times in zip(segments, times, strict=True):
+        for packet, pts in zip(_packets(segment), segment_times, strict=True):
+            displayed = position - delay
             packet.pts = pts
-            packet.dts = order[shown] if shown >= 0 else order[0] + shown * lasts[order[0]]
-            packet.duration = lasts[pts]
+            packet.dts = (
+                order[displayed] if displayed >= 0 else order[0] + displayed * durations[order[0]]
+            )
+            packet.duration = durations[pts]
             packet.time_base = time_base
             yield packet
-            place += 1
+            position += 1
 
 
-def _furthest_ahead(times: list[int]) -> int:
-    """Return by how many packets a frame is coded ahead of its turn, at most."""
-    turns = {pts: turn for turn, pts in enumerate(sorted(times))}
-    return max(place - turns[pts] for place, pts in enumerate(times))
+def _reorder_depth(times: list[int]) -> int:
+    """Return by how many positions a frame is coded ahead of its display order, at most."""
+    displayed = {pts: position for position, pts in enumerate(sorted(times))}
+    return max(position - displayed[pts] for position, pts in enumerate(times))
 
 
-def _times(segment: Segment, time_base: Fraction) -> list[int]:
-    """Return the PTS of a segment's packets in coding order, as its source counts them."""
-    # every packet that an encoder makes has its time
+def _pts_in_coding_order(segment: Segment, time_base: Fraction) -> list[int]:
+    """Return the PTS of a segment's packets in coding order, on the source's time line."""
+    # all packets of an encoder have a PTS
     own = [
         round(cast("int", packet.pts) * packet.time_base / time_base)
         for packet in _packets(segment)
     ]
-    shift = segment.first_pts - min(own)  # the container begins at 0
+    shift = segment.first_pts - min(own)  # the segment's container starts at 0
     return [pts + shift for pts in own]
 
 
@@ -537,17 +413,78 @@ def _packets(segment: Segment) -> Iterator[Packet[Any]]:
         yield from (packet for packet in container.demux(video=0) if packet.size)
 
 
-def _others(source: VideoReader, copies: dict[int, Stream]) -> Iterator[tuple[Packet[Any], Stream]]:
-    """Yield the packets of other streams with the streams that they are copied to."""
+def _other_packets(
+    source: VideoReader, copies: dict[int, Stream]
+) -> Iterator[tuple[Packet[Any], Stream]]:
+    """Yield the packets of the source's other streams, with the output streams they go to."""
     if not copies:
         return
     streams = source.container.streams
     for packet in source.packets(*(streams[index] for index in copies)):
-        # some are of images; those without a time mark the end, and hold nothing
+        # video packets are skipped; those without a DTS are empty and mark the end
         if packet.stream.index in copies and packet.dts is not None:
             yield packet, copies[packet.stream.index]
 
 
-def _decoded_at(timed: tuple[Packet[Any], Stream]) -> float:
-    packet, _ = timed
-    return float(cast("int", packet.dts) * packet.time_base)  # `_others` leaves out the rest
+def _dts_s(packet_and_stream: tuple[Packet[Any], Stream]) -> float:
+    packet, _ = packet_and_stream
+    return float(cast("int", packet.dts) * packet.time_base)  # `_other_packets` skips those without
+
+
+_FALLBACK_SUFFIXES = (".mp4", ".mkv")  # where the source's container cannot hold H.264
+
+
+def output_path(source: Path, copied: Sequence[Stream], out: Path) -> Path:
+    """Return the result's file: in the source's container where that can hold H.264."""
+    suffix = source.suffix
+    if suffix.lower() not in SUFFIXES:
+        mp4, mkv = _FALLBACK_SUFFIXES
+        codecs = {stream.codec_context.name for stream in copied}
+        suffix = mp4 if codecs <= _supported_codecs("mp4") else mkv
+    return out / f"{source.stem}{suffix}"
+
+
+def segments_folder(output: Path) -> Path:
+    """Return the folder of a result's finished segments."""
+    return output.with_name(f".{output.name}.parts")
+
+
+def has_segments(source: Path, out: Path) -> bool:
+    """Return whether OUT has finished segments of a video, from which a run would resume."""
+    return any(
+        SegmentFolder(segments_folder(output), {}).has_finished()
+        for output in _possible_outputs(source, out)
+    )
+
+
+def is_restored(source: Path, out: Path) -> bool:
+    """Return whether OUT has a video's result, whatever its configuration."""
+    return any(
+        output.is_file() and output.resolve() != source.resolve()
+        for output in _possible_outputs(source, out)
+    )
+
+
+def _possible_outputs(source: Path, out: Path) -> set[Path]:
+    return {out / f"{source.stem}{suffix}" for suffix in (source.suffix, *_FALLBACK_SUFFIXES)}
+
+
+def copyable_streams(reader: VideoReader) -> list[Stream]:
+    """Return the audio and subtitle streams that can be copied; warn about those that cannot."""
+    streams = reader.container.streams
+    copied: list[Stream] = list(streams.audio)
+    for stream in streams.subtitles:
+        if reader.path.suffix.lower() in SUFFIXES:
+            copied.append(stream)
+        else:
+            logger.warning(
+                "%s: its subtitles are not copied, because the result has another container",
+                reader.path,
+            )
+    return copied
+
+
+def _supported_codecs(container: str) -> set[str]:
+    av = require("av", "writing video")
+    with av.open(io.BytesIO(), "w", format=container) as empty:
+        return set(empty.supported_codecs)

@@ -1,10 +1,10 @@
-"""Restoring many videos on a Ray cluster: one task per file, which does what is done without Ray.
+"""Restore many videos on a Ray cluster: one task per file, which calls `restore_video`.
 
     restore_on_ray ─► one task per file ─► restore_video, in a worker process
-                   ◄─ RestoredVideo, or why not, and what it warned of
+                   ◄─ RestoredVideo or an error, and warnings
 
-The files, the bundle and the folder for the results must have the same paths on every machine of
-the cluster: images travel through files, not through Ray.
+The videos, the bundle and the output folder must have the same paths on every machine of the
+cluster: frames are exchanged through files, not through Ray.
 """
 
 from __future__ import annotations
@@ -34,37 +34,37 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RETRIES = 1
-_KNOCK_S = 5.0
+_CONNECT_S = 5.0
 _CANCEL_S = 10.0  # for workers to close their files; a frame of a large network takes seconds
-_STORE_BYTES = 80 << 20  # results are a few numbers; Ray takes a third of the memory otherwise
+_OBJECT_STORE_BYTES = 80 << 20  # results are small; by default Ray takes a third of the memory
 
 # for a cluster that is started here
-_ALONE = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the one way to have Ray 2.60 listen on loopback
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers see the GPU that a runner may want
+_LOCAL_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # the only way to make Ray 2.60 listen on loopback
+    "RAY_USAGE_STATS_ENABLED": "0",  # sends no usage data
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers see the GPU
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    """What is the same for all files."""
+    """The options that all files share."""
 
     choice: RunnerChoice
     out: Path
-    made_by: str
+    fingerprint: str
     version: str
-    """Of this package: another one in a worker might restore otherwise."""
+    """Of this package; a worker must have the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """What came of one file."""
+    """The result of one file."""
 
     video: RestoredVideo | None = None
-    mode: str = ""
+    configuration: str = ""
     error: MirnetEdgeError | None = None
-    """Why there is no video."""
+    """The reason where there is no video."""
     warnings: tuple[str, ...] = ()
 
 
@@ -74,39 +74,39 @@ def restore_on_ray(
     out: Path,
     *,
     address: str | None = None,
-    on_done: Callable[[RestoredVideo, str], None] = lambda video, mode: None,
+    on_done: Callable[[RestoredVideo, str], None] = lambda video, configuration: None,
     on_failed: Callable[[Path, VideoError], None] = lambda path, error: None,
 ) -> None:
     """Restore videos into a folder, as many at once as the cluster has CPUs for.
 
-    A file whose worker is killed is begun once more, from its last finished segment. Ctrl-C, and
-    what is raised here, ends the others; what they finished is kept.
+    A file whose worker is killed is tried once more, from its last finished segment. Ctrl-C or an
+    error cancels the other tasks; their finished segments are kept.
 
     Args:
         videos: Files, of different stems.
-        choice: The runner; its threads are the CPUs of one task. Where it leaves them open the
-            files share what the cluster has.
-        out: The folder; made where it is missing.
-        address: Of a running cluster; None starts one on this machine, for as long as this takes,
-            that nobody else reaches. Where the calling program has joined one, that is taken.
-        on_done: Told each result and the mode that made it, in the order in which they are done.
-        on_failed: Told each file that could not be restored; the others go on.
+        choice: The runner; its threads are the CPUs per task. Where it has none, the files share
+            the cluster's CPUs.
+        out: The folder; created where it is missing.
+        address: Of a running cluster; None starts one for the duration of the call, which only
+            this machine can reach. Where the calling program is connected to one, that is used.
+        on_done: Called with each result and its configuration, in order of completion.
+        on_failed: Called with each file that could not be restored; the others continue.
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        OptionError: Nobody answers at the address, or no machine has CPUs enough for one file.
-        MirnetEdgeError: What no other file would fare better with.
+        OptionError: There is no cluster at the address, or no machine has enough CPUs for one file.
+        MirnetEdgeError: An error that every other file would have too.
     """
-    with cluster(address) as ray:
-        cpus = _cpus(ray, choice.threads, len(videos))
-        # the mode that suits this machine is the mode of all: results are to be alike
+    with connect_ray(address) as ray:
+        cpus = _cpus_per_task(ray, choice.threads, len(videos))
+        # this machine's choice of configuration is used for all, so that results are alike
         backend, _, precision = choice.runner().name.partition(":")
-        there = replace(
+        worker_choice = replace(
             choice, bundle=choice.bundle.absolute(), threads=cpus,
             backend=backend, precision=precision,
         )  # fmt: skip
         task = _Task(
-            choice=there, out=out.absolute(), made_by=choice.fingerprint(),
+            choice=worker_choice, out=out.absolute(), fingerprint=choice.fingerprint(),
             version=version("mirnet-edge"),
         )  # fmt: skip
         remote = ray.remote(num_cpus=cpus, max_retries=_RETRIES)(_restore)
@@ -115,64 +115,64 @@ def restore_on_ray(
             while waiting:
                 ((ready, *_), _) = ray.wait(list(waiting), num_returns=1)
                 video = waiting.pop(ready)
-                _tell(video, _outcome(ray, ready, video), out, on_done, on_failed)
+                _report(video, _read_outcome(ray, ready, video), out, on_done, on_failed)
         except BaseException:
             _cancel(ray, list(waiting))
             raise
 
 
 def _restore(video: Path, task: _Task) -> _Outcome:
-    """Restore one video; runs in a worker."""
+    """Restore one video, in a worker process."""
     found = version("mirnet-edge")
     if found != task.version:
         return _Outcome(
             error=MirnetEdgeError(
-                f"a machine of the cluster has mirnet-edge {found}, this one {task.version}; "
-                "install the same on all"
+                f"expected mirnet-edge {task.version} on every machine of the cluster, found "
+                f"{found}; install the same version on all"
             )
         )
-    with _warnings() as warnings:
+    with _collect_warnings() as warnings:
         try:
             runner = task.choice.runner()
-            warnings.clear()  # what is said of the bundle was said where the command runs
+            warnings.clear()  # the bundle's warnings were shown where the command runs
             done = restore_video(
-                video, single_runner_restorer(runner), task.out, made_by=task.made_by
+                video, single_runner_restorer(runner), task.out, fingerprint=task.fingerprint
             )
         except MirnetEdgeError as error:
             return _Outcome(error=error, warnings=tuple(warnings))
-    return _Outcome(video=done, mode=runner.name, warnings=tuple(warnings))
+    return _Outcome(video=done, configuration=runner.name, warnings=tuple(warnings))
 
 
-def _outcome(ray: ModuleType, ready: Any, video: Path) -> _Outcome:  # noqa: ANN401  # Ray's
-    """Return what came of a file, a worker that died twice included."""
+def _read_outcome(ray: ModuleType, ready: Any, video: Path) -> _Outcome:  # noqa: ANN401  # Ray's
+    """Return the outcome of a file, also where its worker was killed twice."""
     try:
         outcome: _Outcome = ray.get(ready)
-    except ray.exceptions.RayTaskError:  # a fault of ours: it carries the worker's traceback
+    except ray.exceptions.RayTaskError:  # a bug: it has the worker's traceback
         raise
     except ray.exceptions.RayError as error:
-        lost = ray.exceptions
-        died = isinstance(
-            error, (lost.WorkerCrashedError, lost.OutOfMemoryError, lost.NodeDiedError)
+        errors = ray.exceptions
+        was_killed = isinstance(
+            error, (errors.WorkerCrashedError, errors.OutOfMemoryError, errors.NodeDiedError)
         )
-        what = "its worker died, and so did the one that took over" if died else "Ray gave it up"
+        what = "two workers were killed" if was_killed else "Ray canceled it"
         reason = " ".join(str(error).split())[:200]
         return _Outcome(
             error=VideoError(
                 f"{video} was not restored: {what} ({reason}). Restore it alone with --engine "
-                "local, or fewer at once with more --threads"
+                "local, or fewer videos at once with more --threads"
             )
         )
     return outcome
 
 
-def _tell(
+def _report(
     video: Path,
     outcome: _Outcome,
     out: Path,
     on_done: Callable[[RestoredVideo, str], None],
     on_failed: Callable[[Path, VideoError], None],
 ) -> None:
-    """Pass on what came of a file, under the names that were given."""
+    """Report the outcome of a file, with the paths as they were given."""
     for line in outcome.warnings:
         logger.warning("%s", line)
     if isinstance(outcome.error, VideoError):
@@ -181,11 +181,11 @@ def _tell(
         raise outcome.error
     elif outcome.video is not None:
         named = replace(outcome.video, source=video, output=out / outcome.video.output.name)
-        on_done(named, outcome.mode)
+        on_done(named, outcome.configuration)
 
 
 def _cancel(ray: ModuleType, tasks: list[Any]) -> None:
-    """End tasks and wait until they have closed their files."""
+    """Cancel tasks and wait until they have closed their files."""
     for task in tasks:
         ray.cancel(task)
     if tasks:
@@ -193,35 +193,38 @@ def _cancel(ray: ModuleType, tasks: list[Any]) -> None:
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[ModuleType]:
-    """Give Ray, connected; where it was connected already it stays so afterwards.
+def connect_ray(address: str | None) -> Iterator[ModuleType]:
+    """Connect to Ray while the block lasts; an existing connection is used and kept.
 
     Args:
-        address: Of a running cluster; None starts one on this machine, reached from here alone.
+        address: Of a running cluster; None starts one that only this machine can reach.
 
     Raises:
         MissingDependencyError: It is not installed.
-        OptionError: Nobody answers at the address.
+        OptionError: There is no cluster at the address.
     """
     if address is None:
-        os.environ.update(_ALONE)  # some are read by the import
+        os.environ.update(_LOCAL_ENVIRONMENT)  # some are read at import
     ray = require("ray", "--engine ray")
     if ray.is_initialized():
         yield ray
         return
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
         ray.init(
-            address="local", include_dashboard=False, object_store_memory=_STORE_BYTES, **quiet
+            address="local",
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            **options,
         )
-        _check_is_alone(ray)
+        _check_loopback(ray)
     else:
         advice = "start one with: ray start --head"
         try:
             _check_port(address)
-            # somebody is there, and may want what `ray start` of 2.60 asks of those who join
-            advice = "set RAY_AUTH_MODE=token, if it asks for one"
-            ray.init(address=address, **quiet)
+            # something listens there; Ray 2.60's `ray start` may require a token
+            advice = "set RAY_AUTH_MODE=token, if the cluster requires a token"
+            ray.init(address=address, **options)
         except (OSError, RuntimeError, ValueError) as error:
             raise OptionError(
                 f"--ray-address {address}: no Ray cluster can be joined there "
@@ -234,35 +237,35 @@ def cluster(address: str | None) -> Iterator[ModuleType]:
 
 
 def _check_port(address: str) -> None:
-    """Raise where nobody listens: Ray itself waits for minutes (2.60).
+    """Raise where nothing listens: Ray itself would wait for minutes (2.60).
 
     Raises:
-        OSError: Nobody does.
-        ValueError: The port is no number.
+        OSError: Nothing listens.
+        ValueError: The port is not a number.
     """
     place = urlsplit(address if "://" in address else f"//{address}")
     if place.hostname and place.port:  # "auto" has neither
-        socket.create_connection((place.hostname, place.port), timeout=_KNOCK_S).close()
+        socket.create_connection((place.hostname, place.port), timeout=_CONNECT_S).close()
 
 
-def _check_is_alone(ray: ModuleType) -> None:
-    """Refuse a cluster of ours that others reach: who reaches it may run what they like.
+def _check_loopback(ray: ModuleType) -> None:
+    """Raise where the local cluster can be reached by others, who could run any code on it.
 
     Raises:
-        OptionError: Ray was imported before it could be told.
+        OptionError: Ray was imported before its environment was set.
     """
     (node,) = ray.nodes()
     address = node["NodeManagerAddress"]
     if not ipaddress.ip_address(address).is_loopback:
         ray.shutdown()
         raise OptionError(
-            f"expected Ray to listen on this machine alone, found that it listens on {address}: it "
-            "was imported too early. Import it later, or join a cluster of your own with ray.init"
+            f"expected Ray to listen on loopback only, found {address}: it was imported too early. "
+            "Import it later, or connect to your own cluster with ray.init"
         )
 
 
-def _cpus(ray: ModuleType, threads: int | None, files: int) -> int:
-    """Return how many CPUs one task takes: what was asked for, or a fair share.
+def _cpus_per_task(ray: ModuleType, threads: int | None, files: int) -> int:
+    """Return the CPUs of one task: the requested number, or a fair share.
 
     Raises:
         OptionError: No machine has as many.
@@ -280,7 +283,7 @@ def _cpus(ray: ModuleType, threads: int | None, files: int) -> int:
 
 
 class _WarningCollector(logging.Handler):
-    """Keeps the messages of warnings."""
+    """A handler that keeps the messages of warnings."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -291,12 +294,12 @@ class _WarningCollector(logging.Handler):
 
 
 @contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Collect what this package warns of while the block lasts."""
-    collecting = _WarningCollector()
+def _collect_warnings() -> Iterator[list[str]]:
+    """Collect this package's warnings while the block lasts."""
+    collector = _WarningCollector()
     package = logging.getLogger("mirnet_edge")
-    package.addHandler(collecting)
+    package.addHandler(collector)
     try:
-        yield collecting.messages
+        yield collector.messages
     finally:
-        package.removeHandler(collecting)
+        package.removeHandler(collector)

@@ -2,5 +2,5 @@
 
     Source ─ capture thread ─► latest-frame buffer ─ Live (main thread) ─► Restorer ─► Sinks
 
-Live video never queues: a frame that arrives while another is restored replaces the waiting one.
+There is no queue: a frame that arrives while another is restored replaces the waiting one.
 """

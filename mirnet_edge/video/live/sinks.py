@@ -1,17 +1,21 @@
-"""Live sinks: where restored frames go; memory, detached thread, virtual camera."""
+"""Live sinks: detached threads, recordings, snapshots, virtual cameras, memory."""
 
 from __future__ import annotations
 
+import datetime
 import sys
 import threading
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mirnet_edge.dependencies import require
-from mirnet_edge.errors import VideoError
+from mirnet_edge.errors import OptionError, VideoError
+from mirnet_edge.images.files import ImageFile, write_image
+from mirnet_edge.video.files.muxing import SUFFIXES, VideoWriter
 from mirnet_edge.video.frames import BufferClosed, LatestFrameBuffer
 
 if TYPE_CHECKING:
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Sink(Protocol):
-    """Shows, writes or sends frames. `with` opens it and, at the end, closes what it wrote.
+    """Displays, writes or sends frames, while its context is open.
 
     Opened, used and closed by one thread.
     """
@@ -38,69 +42,29 @@ class Sink(Protocol):
     ) -> None: ...
 
     def show(self, shown: DisplayedFrame) -> None:
-        """Take a frame, in a few milliseconds: the next frame waits meanwhile.
+        """Take a frame, within a few milliseconds: the pipeline waits meanwhile.
 
-        What it raises ends the program; to end it without a fault there is `Controls.stop`.
-        Called again with the same image while that is frozen, or while the source is silent.
+        An error ends the run; `Controls.stop` ends it without one. Called again with the same
+        frame while the display is frozen, or while the source gives none.
         """
 
 
-class MemorySink:
-    """Remembers what it was shown. For tests of all that is done with sinks."""
+class DetachedSink:
+    """Runs a sink on its own thread: a slow one drops frames and does not delay the pipeline.
 
-    def __init__(self, on_show: Callable[[DisplayedFrame], None] = lambda shown: None) -> None:
-        """Say what else it does with every frame."""
-        self._on_show = on_show
-        self.shown: list[DisplayedFrame] = []
-        """What it got, in order."""
-        self.is_open = False
-
-    @property
-    def indices(self) -> list[int]:
-        """Return the indices of the frames it got."""
-        return [shown.before.index for shown in self.shown]
-
-    def __enter__(self) -> MemorySink:
-        self.is_open = True
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.is_open = False
-
-    def show(self, shown: DisplayedFrame) -> None:
-        """Remember a frame.
-
-        Raises:
-            ValueError: It is not open.
-            Exception: What `on_show` raises.
-        """
-        if not self.is_open:
-            raise ValueError("a frame was shown to a sink that is not open")
-        self.shown.append(shown)
-        self._on_show(shown)
-
-
-class Detached:
-    """Runs a sink on a thread of its own: a slow one loses frames and slows nobody.
-
-    The sink is opened, used and closed there. What it raises reaches the main thread at the next
-    frame, or at the end.
+    The sink is opened, used and closed on that thread. Its errors are raised on the main thread
+    at the next frame, or at the end.
     """
 
-    def __init__(self, sink: Sink, *, patience_s: float = 10.0) -> None:
-        """Remember the sink; it is opened by `with`.
+    def __init__(self, sink: Sink, *, close_timeout_s: float = 10.0) -> None:
+        """Store the sink; `with` opens it.
 
         Args:
-            sink: Any.
-            patience_s: How long closing it may take before it is left behind.
+            sink: Any sink.
+            close_timeout_s: How long opening or closing it may take; after that it is abandoned.
         """
         self._sink = sink
-        self._patience_s = patience_s
+        self._close_timeout_s = close_timeout_s
         self._buffer: LatestFrameBuffer[DisplayedFrame] = LatestFrameBuffer()
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
@@ -111,12 +75,12 @@ class Detached:
         """Return how many frames the sink was too slow for."""
         return self._buffer.dropped
 
-    def __enter__(self) -> Detached:
+    def __enter__(self) -> DetachedSink:
         self._buffer, self._error = LatestFrameBuffer(), None
         self._ready.clear()
         self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
         self._thread.start()
-        self._ready.wait(self._patience_s)
+        self._ready.wait(self._close_timeout_s)
         self._raise_error()
         return self
 
@@ -128,15 +92,15 @@ class Detached:
     ) -> None:
         self._buffer.close()
         if self._thread is not None:
-            self._thread.join(self._patience_s)
+            self._thread.join(self._close_timeout_s)
         if error is None:
             self._raise_error()
 
     def show(self, shown: DisplayedFrame) -> None:
-        """Leave a frame for the sink.
+        """Put a frame for the sink.
 
         Raises:
-            BaseException: What the sink failed with.
+            BaseException: The sink's error.
         """
         self._raise_error()
         self._buffer.put(shown)
@@ -149,7 +113,7 @@ class Detached:
                     shown = self._buffer.take()
                     if shown is not None:
                         sink.show(shown)
-        except BaseException as error:  # noqa: BLE001  # carried to the main thread
+        except BaseException as error:  # noqa: BLE001  # raised again on the main thread
             self._error = error
             self._buffer.close()
         finally:
@@ -161,9 +125,123 @@ class Detached:
             raise error
 
 
+_RECORDING_TIME_BASE = Fraction(1, 90_000)
+
+
+class Recorder:
+    """A sink that records displayed frames to video files, a new one each time it is switched on.
+
+    Frames keep their times of capture; dropped frames are missing. Wrap it in `DetachedSink`:
+    encoding takes longer than a sink may.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Store the file name; later recordings are named STEM-2, STEM-3.
+
+        Raises:
+            OptionError: Its suffix is not supported.
+        """
+        if path.suffix.lower() not in SUFFIXES:
+            raise OptionError(f"--record must end in {', '.join(SUFFIXES)}, found {path.name}")
+        require("av", "recording")
+        self._path = path
+        self._writer: VideoWriter | None = None
+        self._size: tuple[int, int] | None = None
+        self._start_s = 0.0
+        self._last_pts = -1
+        self.files: list[Path] = []
+        """The recordings so far, in order."""
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish_file()  # the recording is kept, whatever ended the run
+
+    def show(self, shown: DisplayedFrame) -> None:
+        """Write a frame, where recording is on and the frame is new.
+
+        Raises:
+            VideoError: It cannot be written.
+        """
+        if not shown.status.recording:
+            self._finish_file()
+            return
+        if self._writer is None or shown.after.shape[:2] != self._size:
+            self._start_file(shown)
+        pts = round((shown.before.captured_s - self._start_s) / _RECORDING_TIME_BASE)
+        if self._writer is not None and pts > self._last_pts:
+            self._writer.write(shown.after, pts)
+            self._last_pts = pts
+
+    def _start_file(self, shown: DisplayedFrame) -> None:
+        self._finish_file()
+        number = len(self.files) + 1
+        name = self._path.name if number == 1 else f"{self._path.stem}-{number}{self._path.suffix}"
+        height, width = shown.after.shape[:2]
+        writer = VideoWriter(
+            self._path.with_name(name),
+            height=height,
+            width=width,
+            time_base=_RECORDING_TIME_BASE,
+            rate=None,
+            color=shown.before.color,
+        )
+        self._writer = writer.__enter__()
+        self.files.append(self._path.with_name(name))
+        self._size, self._last_pts = (height, width), -1
+        self._start_s = shown.before.captured_s
+
+    def _finish_file(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.__exit__(None, None, None)
+
+
+class Snapshots:
+    """A sink that saves a frame as PNG files, before and after, when a snapshot is requested.
+
+    Wrap it in `DetachedSink`: writing a PNG takes longer than a sink may.
+    """
+
+    def __init__(
+        self, folder: Path, on_saved: Callable[[Path], None] = lambda path: None
+    ) -> None:  # fmt: skip
+        """Store the folder.
+
+        Args:
+            folder: Created where it is missing.
+            on_saved: Called with each file.
+        """
+        self._folder, self._on_saved = folder, on_saved
+        self._saved = 0
+
+    def __enter__(self) -> Snapshots:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, shown: DisplayedFrame) -> None:
+        """Save the frame where a snapshot was requested since the last one.
+
+        Raises:
+            MirnetEdgeError: The folder cannot be written.
+        """
+        if shown.status.snapshots <= self._saved:
+            return
+        self._saved = shown.status.snapshots
+        stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for kind, pixels in (("before", shown.before.pixels), ("after", shown.after)):
+            path = self._folder / f"mirnet-{stamp}-{self._saved}-{kind}.png"
+            write_image(path, ImageFile(frame=pixels))
+            self._on_saved(path)
+
+
 AUTO = "auto"
-_FPS = 30.0  # what it announces; frames are sent as they come
-_SET_UP = "sudo modprobe v4l2loopback exclusive_caps=1"
+_FPS = 30.0  # announced; frames are sent as they are displayed
+_SETUP_COMMAND = "sudo modprobe v4l2loopback exclusive_caps=1"
 
 
 class VirtualCameraDevice(Protocol):
@@ -175,9 +253,9 @@ class VirtualCameraDevice(Protocol):
 
 
 class VirtualCamera:
-    """Gives what is shown to a virtual camera, opened with the first frame, which has its size.
+    """Sends displayed frames to a virtual camera, which is opened in the size of the first.
 
-    To be used through `Detached`: a device may block.
+    Wrap it in `DetachedSink`: a device may block.
     """
 
     def __init__(
@@ -186,11 +264,11 @@ class VirtualCamera:
         *,
         open_device: Callable[[str, int, int], VirtualCameraDevice] | None = None,
     ) -> None:
-        """Remember the device.
+        """Store the device; it is opened with the first frame.
 
         Args:
             device: /dev/videoN of v4l2loopback, the camera's name elsewhere, or "auto".
-            open_device: Opens a device for a width and a height; replaced in tests.
+            open_device: Opens a device by name, width and height; replaced in tests.
 
         Raises:
             MissingDependencyError: pyvirtualcam is not installed.
@@ -200,11 +278,11 @@ class VirtualCamera:
             require("pyvirtualcam", "a virtual camera")
             if sys.platform == "linux" and device != AUTO and not Path(device).exists():
                 raise VideoError(
-                    f"{device} does not exist; expected a device of v4l2loopback: {_SET_UP}, then "
-                    f"--virtual-camera {AUTO}"
+                    f"{device} does not exist; expected a device of v4l2loopback: "
+                    f"{_SETUP_COMMAND}, then --virtual-camera {AUTO}"
                 )
         self._name = device
-        self._open_device = _pyvirtualcam if open_device is None else open_device
+        self._open_device = _open_virtual_camera if open_device is None else open_device
         self._device: VirtualCameraDevice | None = None
         self._size = (0, 0)
         self._last: Frame | None = None
@@ -212,22 +290,17 @@ class VirtualCamera:
     def __enter__(self) -> VirtualCamera:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
 
     def show(self, shown: DisplayedFrame) -> None:
-        """Send a frame; another size opens the camera anew.
+        """Send a frame; a change of size reopens the camera.
 
         Raises:
             VideoError: There is no device, or it is in use.
         """
         if shown.after is self._last:
-            return  # the image stands still, and so does the camera's
+            return  # frozen: the camera repeats its last frame
         self._last = shown.after
         height, width = shown.after.shape[:2]
         if self._device is None or self._size != (height, width):
@@ -242,17 +315,52 @@ class VirtualCamera:
             device.close()
 
 
-def _pyvirtualcam(name: str, width: int, height: int) -> VirtualCameraDevice:
-    """Return a device that takes (H, W, 3) uint8 RGB."""
-    virtual = require("pyvirtualcam", "a virtual camera")
+def _open_virtual_camera(name: str, width: int, height: int) -> VirtualCameraDevice:
+    """Return an open device that takes (H, W, 3) uint8 RGB."""
+    pyvirtualcam = require("pyvirtualcam", "a virtual camera")
     try:
-        device: VirtualCameraDevice = virtual.Camera(
-            width, height, _FPS, fmt=virtual.PixelFormat.RGB,
+        device: VirtualCameraDevice = pyvirtualcam.Camera(
+            width, height, _FPS, fmt=pyvirtualcam.PixelFormat.RGB,
             device=None if name == AUTO else name,
         )  # fmt: skip
     except RuntimeError as error:
         raise VideoError(
             f"the virtual camera {name} cannot be opened for {width}x{height}: "
-            f"{' '.join(str(error).split())[:200].rstrip('.')}. On Linux: {_SET_UP}"
+            f"{' '.join(str(error).split())[:200].rstrip('.')}. On Linux: {_SETUP_COMMAND}"
         ) from error
     return device
+
+
+class MemorySink:
+    """Keeps all frames in memory. For tests."""
+
+    def __init__(self, on_show: Callable[[DisplayedFrame], None] = lambda shown: None) -> None:
+        """Store a function to call with every frame."""
+        self._on_show = on_show
+        self.shown: list[DisplayedFrame] = []
+        """The frames it got, in order."""
+        self.is_open = False
+
+    @property
+    def indices(self) -> list[int]:
+        """Return the indices of the frames it got."""
+        return [shown.before.index for shown in self.shown]
+
+    def __enter__(self) -> MemorySink:
+        self.is_open = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_open = False
+
+    def show(self, shown: DisplayedFrame) -> None:
+        """Keep a frame.
+
+        Raises:
+            ValueError: The sink is not open.
+            Exception: An error of `on_show`.
+        """
+        if not self.is_open:
+            raise ValueError("expected an open sink, found a closed one: use `with sink:`")
+        self.shown.append(shown)
+        self._on_show(shown)

@@ -1,4 +1,4 @@
-"""Live video in a program: `stream()` and an OpenCV-like capture class."""
+"""Live video in Python: `stream()`, a drop-in `cv2.VideoCapture`, the default bundle."""
 
 from __future__ import annotations
 
@@ -37,46 +37,46 @@ def shipped_bundle(
 ) -> Path:
     """Return the folder of a bundle of shipped weights, exported on first use.
 
-    It is of this machine (its modes are timed here) and of this version of the package. Its
-    graphs take and give the vectors that are smoothed over time. INT8 is among them where NNCF is
-    installed; whether it runs is the gate's word.
+    The bundle is specific to this machine (its configurations are timed here) and to this version
+    of the package. Its graphs have global context inputs and outputs, for temporal smoothing. INT8
+    is included where NNCF is installed and the quality gate accepts it.
 
     Args:
         weights: The name of shipped weights.
-        cache: The folder to keep it in; None for the user's cache.
-        on_stage: Told in a few words what is being done, where anything is.
+        cache: The folder of the bundles; None for the user's cache.
+        on_stage: Called with a few words at each stage of the export.
 
     Raises:
-        MissingDependencyError: There is none yet, and what makes one is not installed.
+        MissingDependencyError: There is no bundle yet, and the packages to export one are missing.
         MirnetEdgeError: The cache cannot be written.
     """
     int8 = available("nncf")
-    modes = "anchored-int8" if int8 else "anchored"
-    name = f"{weights.removeprefix('shipped:')}-{modes}-{version('mirnet-edge')}"
+    variant = "anchored-int8" if int8 else "anchored"
+    name = f"{weights.removeprefix('shipped:')}-{variant}-{version('mirnet-edge')}"
     folder = (cache or user_cache()) / "bundles" / name
     if (folder / FILE_NAME).is_file():
         try:
             read_manifest(folder)
         except BundleError:
-            pass  # of another schema, or cut off by a full disk: made anew below
+            pass  # of another schema, or truncated by a full disk: exported again below
         else:
             return folder
     if not (available("torch") and available("onnx")):
         raise MissingDependencyError(
-            f"no bundle was named, and making one of {weights} needs packages that are not "
-            f"installed: give --bundle DIR (made elsewhere by mirnet-export), or {advice('torch')}"
+            f"no bundle was given, and exporting one of {weights} needs packages that are not "
+            f"installed: give --bundle DIR (exported elsewhere), or {advice('torch')}"
         )
     from mirnet_edge.export.job import export_bundle
     from mirnet_edge.export.workspace import ExportOptions
 
-    on_stage(f"making a bundle of {weights} in {folder}, once")
+    on_stage(f"exporting a bundle of {weights} to {folder}, once")
     options = ExportOptions(weights=weights, out=folder, target="cpu", anchored=True, int8=int8)
     export_bundle(options, on_stage)
     return folder
 
 
 def user_cache() -> Path:
-    """Return this package's folder in the user's cache, where the system keeps that."""
+    """Return this package's folder in the user's cache folder."""
     home = Path.home()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "mirnet-edge"
@@ -91,28 +91,28 @@ def stream(
     *,
     size: tuple[int, int] | None = None,
 ) -> Iterator[DisplayedFrame]:
-    """Yield the newest frame, restored, each time it is asked for one.
+    """Yield the newest frame, restored, at each iteration.
 
-    A file is shown at its own pace, as a camera would: frames for which the loop is too slow are
-    dropped, and `figures.dropped` counts them. `video.files.restoring.restore_video` drops none.
+    A file is played at its own speed, like a camera: frames for which the loop is too slow are
+    dropped, and `status.dropped` counts them. `video.files.restoring.restore_video` drops none.
 
     Args:
-        source: As `mirnet-webcam --source` takes it, a camera's number, or a `Source`.
-        bundle: A bundle's folder; None for one of the shipped weights, made on first use.
-        size: (height, width) of the frames, where the source can choose.
+        source: A camera's number, any value of `mirnet-webcam --source`, or a `Source`.
+        bundle: A bundle's folder; None for the shipped weights, exported on first use.
+        size: (height, width) of the frames, where the source supports a choice.
 
     Yields:
-        `before.pixels` and `after`, (H, W, 3) uint8 RGB, and the figures.
+        `before.pixels` and `after`, (H, W, 3) uint8 RGB, and the status.
 
     Raises:
-        MirnetEdgeError: The source or the bundle cannot be opened, or the source was lost.
+        MirnetEdgeError: The source or the bundle cannot be opened, or the source failed.
     """
     opened = open_source(str(source), size=size) if isinstance(source, (str, int)) else source
     yield from Live(opened, bundle_restorer(bundle or shipped_bundle()))
 
 
 class RestoringCapture:
-    """`cv2.VideoCapture` whose frames are restored: the same methods, BGR as OpenCV has it.
+    """A `cv2.VideoCapture` with restored frames: the same methods, BGR as in OpenCV.
 
     Every frame is restored in turn; for live video without growing delay use `stream`.
     """
@@ -120,12 +120,12 @@ class RestoringCapture:
     def __init__(
         self, source: str | int, bundle: str | Path | None = None, api: int | None = None
     ) -> None:
-        """Open at once, as OpenCV does; `isOpened` tells whether that went well.
+        """Open the source, as OpenCV does; `isOpened` returns whether that succeeded.
 
         Args:
-            source: What `cv2.VideoCapture` takes: a number, a file, an address, a pipeline.
-            bundle: A bundle's folder; None for one of the shipped weights, made on first use.
-            api: OpenCV's number of the interface; None for any.
+            source: As `cv2.VideoCapture` takes it: a number, a file, a URL, a pipeline.
+            bundle: A bundle's folder; None for the shipped weights, exported on first use.
+            api: OpenCV's number of the capture backend; None for any.
 
         Raises:
             MirnetEdgeError: The bundle cannot be opened.
@@ -151,8 +151,8 @@ class RestoringCapture:
 
     def retrieve(self) -> tuple[bool, NDArray[np.uint8] | None]:
         """Return True and the frame that was grabbed, restored, or False and None."""
-        there, pixels = self._capture.retrieve()
-        if not there:
+        success, pixels = self._capture.retrieve()
+        if not success:
             return False, None
         rgb = np.ascontiguousarray(pixels[..., ::-1], np.uint8)
         return True, np.ascontiguousarray(self._restorer.restore(rgb)[..., ::-1])
@@ -170,6 +170,6 @@ class RestoringCapture:
         return bool(self._capture.set(property_id, value))
 
     def release(self) -> None:
-        """Close the source and the bundle. May be called again."""
+        """Close the source and the bundle. May be called more than once."""
         self._capture.release()
         self._stack.close()

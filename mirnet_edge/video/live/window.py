@@ -1,4 +1,4 @@
-"""The window: before and after with a split that can be dragged, figures, keys."""
+"""The desktop window: before and after with a split to drag, statistics, keys."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import VideoError
-from mirnet_edge.video.frames import figures_line
+from mirnet_edge.video.frames import format_status
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.frames import DisplayedFrame
     from mirnet_edge.video.live.controls import Controls
 
-KEYS = "space restore on/off  f freeze  s save  r record  m mode  q quit"
+KEYS = "space restore on/off  f freeze  s save  r record  m configuration  q quit"
 _WHITE, _RED = (255, 255, 255), (235, 64, 52)
 _ESCAPE = 27
 
 
 class Window:
-    """Shows frames in a window of the desktop and passes its keys on to the controls."""
+    """A sink that shows frames in a desktop window; keys change the controls."""
 
     def __init__(self, controls: Controls, title: str = "mirnet-edge") -> None:
-        """Remember what keys act on; the window opens in `with`.
+        """Store the options; `with` opens the window.
 
         Args:
-            controls: Those of the pipeline.
-            title: Of the window.
+            controls: The pipeline's.
+            title: The window's title.
         """
         self._controls, self._title = controls, title
         self._split = 0.5
         self._width = 1
         self._dragging = False
-        self._sized = False
-        self._mode_place = 0
+        self._has_size = False
+        self._configuration_index = 0
 
     def __enter__(self) -> Window:
         check_display()
@@ -52,57 +50,52 @@ class Window:
         except cv2.error as error:
             raise VideoError(
                 f"this OpenCV opens no windows ({' '.join(str(error).split())[:120]}); install "
-                "opencv-python in place of opencv-python-headless, or give --display web"
+                "opencv-python in place of opencv-python-headless, or use --display web"
             ) from error
-        self._sized = False
+        self._has_size = False
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         import cv2
 
         cv2.destroyWindow(self._title)
         cv2.waitKey(1)  # without it the window stays until the program ends
 
     def show(self, shown: DisplayedFrame) -> None:
-        """Draw a frame and answer keys; takes a few milliseconds."""
+        """Draw a frame and handle keys; takes a few milliseconds."""
         import cv2
 
         image = compose_view(shown, self._split)
         self._width = image.shape[1]
-        if not self._sized:
+        if not self._has_size:
             cv2.resizeWindow(self._title, self._width, image.shape[0])
-            self._sized = True
+            self._has_size = True
         cv2.imshow(self._title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        self._answer(cv2.waitKey(1))
+        self._handle_key(cv2.waitKey(1))
         if cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) < 1:
-            self._controls.stop()  # closed by its own button
+            self._controls.stop()  # its close button
 
-    def _answer(self, key: int) -> None:
+    def _handle_key(self, key: int) -> None:
         if key < 0:
             return
         pressed = chr(key & 0xFF).lower()
         actions = {
             " ": self._controls.toggle_restoring,
             "f": self._controls.toggle_frozen,
-            "s": self._controls.ask_snapshot,
+            "s": self._controls.request_snapshot,
             "r": lambda: self._controls.set_recording(not self._controls.recording),
-            "m": self._next_mode,
+            "m": self._choose_next_configuration,
             "q": self._controls.stop,
             chr(_ESCAPE): self._controls.stop,
         }
         if pressed in actions:
             actions[pressed]()
 
-    def _next_mode(self) -> None:
-        modes = self._controls.modes
-        if len(modes) > 1:
-            self._mode_place = (self._mode_place + 1) % len(modes)
-            self._controls.choose_mode(modes[self._mode_place])
+    def _choose_next_configuration(self) -> None:
+        configurations = self._controls.configurations
+        if len(configurations) > 1:
+            self._configuration_index = (self._configuration_index + 1) % len(configurations)
+            self._controls.choose_configuration(configurations[self._configuration_index])
 
     def _on_mouse(self, event: int, x: int, y: int, flags: int, parameter: object) -> None:
         del y, flags, parameter
@@ -117,26 +110,26 @@ class Window:
 
 
 def check_display() -> None:
-    """Refuse a machine without a screen, where Qt would abort the program.
+    """Raise on a machine without a display, where Qt would abort the program.
 
     Raises:
-        VideoError: No display.
+        VideoError: There is no display.
     """
     if sys.platform != "linux":
         return
     if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise VideoError(
-            "this machine has no display (neither DISPLAY nor WAYLAND_DISPLAY is set); give "
-            "--display web to see it in a browser, or --display none with --record FILE"
+            "this machine has no display (neither DISPLAY nor WAYLAND_DISPLAY is set); use "
+            "--display web to watch in a browser, or --display none with --record FILE"
         )
 
 
 def compose_view(shown: DisplayedFrame, split: float) -> Frame:
-    """Return a new image: before left of the split, after right of it, the figures on top.
+    """Return a new image: before left of the split, after right of it, the status on top.
 
     Args:
-        shown: What the pipeline gives.
-        split: From 0, all after, to 1, all before.
+        shown: The displayed frame.
+        split: From 0 (after only) to 1 (before only).
     """
     import cv2
 
@@ -152,28 +145,28 @@ def compose_view(shown: DisplayedFrame, split: float) -> Frame:
     scale = max(0.4, height / 900.0)
     if 0 < edge < width:
         image[:, max(0, edge - 1) : edge + 1] = 255
-    _label(image, "before", (edge - 8, 8), scale, right=True)
-    _label(image, "after" if shown.restored else "after (as it came)", (edge + 8, 8), scale)
+    _draw_label(image, "before", (edge - 8, 8), scale, right=True)
+    _draw_label(image, "after" if shown.restored else "after (not restored)", (edge + 8, 8), scale)
     line = round(44 * scale)
     bottom = height - 8
-    texts = [KEYS, figures_line(shown.figures), *([note] if (note := shown.figures.note) else [])]
+    texts = [KEYS, format_status(shown.status), *([note] if (note := shown.status.note) else [])]
     for place, text in enumerate(texts):
-        _label(image, text, (8, bottom - (place + 1) * line), scale)
-    if shown.figures.recording:
+        _draw_label(image, text, (8, bottom - (place + 1) * line), scale)
+    if shown.status.recording:
         cv2.circle(image, (width - 24, 24), 9, _RED, -1, cv2.LINE_AA)
     return image
 
 
-def _label(
+def _draw_label(
     image: Frame, text: str, corner: tuple[int, int], scale: float, *, right: bool = False
 ) -> None:
-    """Write white on a dark ground; CORNER is the top left, or the top right."""
+    """Draw white text on a dark background; CORNER is the top left, or the top right."""
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX
     limit = image.shape[1] - 16
     (wide, tall), base = cv2.getTextSize(text, font, scale, 1)
-    if wide > limit:  # small images: smaller letters rather than half a line
+    if wide > limit:  # small images: a smaller font rather than half a line
         scale *= limit / wide
         (wide, tall), base = cv2.getTextSize(text, font, scale, 1)
     left, top = corner[0] - (wide + 8 if right else 0), corner[1]

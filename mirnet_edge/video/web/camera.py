@@ -1,6 +1,6 @@
-"""`--source browser`: the camera of whoever has the page open, sent in, restored, sent back.
+"""The live source of `--source browser`: frames of a viewer's own camera, sent by the page.
 
-One viewer at a time sends, and only that viewer sees the image.
+One viewer at a time sends, and only that viewer sees the restored frames.
 """
 
 from __future__ import annotations
@@ -14,29 +14,27 @@ from mirnet_edge.video.clock import REAL_CLOCK
 from mirnet_edge.video.frames import BufferClosed, ColorTags, LatestFrameBuffer, VideoFrame
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.clock import Clock
     from mirnet_edge.video.live.controls import Controls
 
-_GLANCE_S = 0.1
-LONGEST_SIDE = 1920
-"""What is larger is refused: a phone may offer 4K, and no CPU restores that live."""
+_POLL_S = 0.1
+MAX_SIDE = 1920
+"""The largest accepted side of a frame: phones offer 4K, which no CPU restores live."""
 
 
 class BrowserSource:
-    """Gives the frames that a page sends. `read` belongs to one thread, `give` to the server's.
+    """A source of the frames that one page sends. `read` belongs to one thread, `put` to another.
 
-    It waits for a page without end, and ends with the pipeline.
+    It waits for a page without a timeout, and ends with the pipeline.
     """
 
     def __init__(self, controls: Controls, *, clock: Clock = REAL_CLOCK) -> None:
-        """Nobody sends yet.
+        """Wait for a viewer to claim it.
 
         Args:
             controls: The pipeline's: `read` ends when it is stopped.
-            clock: Stamps the frames when they come.
+            clock: Time stamps of the frames, set when they arrive.
         """
         self._controls = controls
         self._clock = clock
@@ -52,36 +50,31 @@ class BrowserSource:
 
     @property
     def paced(self) -> bool:
-        """Return False: frames come when they come."""
+        """Return False: frames are shown as they arrive."""
         return False
 
     @property
     def frame_time_s(self) -> float | None:
-        """Return None: a browser changes its rate as it likes."""
+        """Return None: a browser may change its rate at any time."""
         return None
 
     @property
     def owner(self) -> str | None:
-        """Return the key of the viewer who sends, None where nobody does."""
+        """Return the key of the viewer who sends, None where none does."""
         with self._lock:
             return self._owner
 
     def __enter__(self) -> BrowserSource:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._buffer.close()
 
     def read(self) -> VideoFrame | None:
         """Return the newest frame, waiting for one; None once the pipeline is stopped."""
         while not self._controls.stopped:
             try:
-                frame = self._buffer.take(_GLANCE_S)
+                frame = self._buffer.take(_POLL_S)
             except BufferClosed:
                 return None
             if frame is not None:
@@ -89,24 +82,24 @@ class BrowserSource:
         return None
 
     def claim(self, key: str) -> bool:
-        """Let the viewer of that key send; False where another one does."""
+        """Make the viewer with that key the owner; return False where another is."""
         with self._lock:
             if self._owner is None:
                 self._owner = key
             return self._owner == key
 
     def release(self, key: str) -> None:
-        """Let others send, where this viewer did."""
+        """Give up ownership, where this viewer has it."""
         with self._lock:
             if self._owner == key:
                 self._owner = None
 
-    def give(self, key: str, pixels: Frame) -> None:
-        """Leave a frame; an older one that waits is dropped. Ignored from who may not send.
+    def put(self, key: str, pixels: Frame) -> None:
+        """Put a frame in the latest-frame buffer; ignored unless the viewer is the owner.
 
         Args:
-            key: Of the viewer who sends.
-            pixels: (H, W, 3) uint8 RGB, not written to any more.
+            key: The viewer's.
+            pixels: (H, W, 3) uint8 RGB; the caller must not change it afterwards.
         """
         with self._lock:
             if self._owner != key:

@@ -1,4 +1,4 @@
-"""One viewer's WebRTC connection: the shared stream goes out, and a camera may come in."""
+"""One viewer's WebRTC connection: sends the shared stream, may receive the viewer's camera."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from av import Packet, VideoFrame
 
 from mirnet_edge.errors import VideoError
 from mirnet_edge.video.live.publishing import CLOCK_RATE
-from mirnet_edge.video.web.broadcast import ViewerGone
-from mirnet_edge.video.web.camera import LONGEST_SIDE
+from mirnet_edge.video.web.broadcast import QueueClosed
+from mirnet_edge.video.web.camera import MAX_SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from av.stream import Stream
 
     from mirnet_edge.images.contract import Frame
-    from mirnet_edge.video.web.broadcast import Broadcast, Viewer
+    from mirnet_edge.video.web.broadcast import Broadcast, ViewerQueue
 
 logger = logging.getLogger(__name__)
 
 
 class SharedTrack(MediaStreamTrack):
-    """A track of frames that were encoded for all: aiortc packs what is encoded as it is."""
+    """A video track of frames that were encoded once for all viewers; aiortc sends them as is."""
 
     kind = "video"
 
-    def __init__(self, viewer: Viewer) -> None:
-        """Take frames from where they wait for one viewer."""
+    def __init__(self, queue: ViewerQueue) -> None:
+        """Send the frames of one viewer's queue."""
         super().__init__()
-        self._viewer = viewer
+        self._queue = queue
 
     async def recv(self) -> Packet[Stream]:
         """Return the next frame.
@@ -51,8 +51,8 @@ class SharedTrack(MediaStreamTrack):
             MediaStreamError: The viewer left.
         """
         try:
-            frame = await self._viewer.take()
-        except ViewerGone:
+            frame = await self._queue.take()
+        except QueueClosed:
             raise MediaStreamError from None
         packet = Packet(frame.content)
         packet.pts, packet.time_base = frame.ticks, Fraction(1, CLOCK_RATE)
@@ -60,7 +60,7 @@ class SharedTrack(MediaStreamTrack):
 
 
 class Peer:
-    """One connection, from the page's offer to its end. Belongs to one event loop."""
+    """One WebRTC connection, from the page's offer to its end. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -70,68 +70,69 @@ class Peer:
         on_end: Callable[[str], None],
         connect_s: float,
     ) -> None:
-        """Connect nothing yet.
+        """Subscribe to a stream; `answer` connects.
 
         Args:
-            broadcast: What is sent.
-            on_camera: Gets the frames of the page's camera, on the event loop; None refuses it.
-            on_end: Called with the reason when the connection is lost or never made.
-            connect_s: After which a connection that is not made is given up.
+            broadcast: The stream to send.
+            on_camera: Called on the event loop with each frame of the viewer's camera; None
+                refuses a camera.
+            on_end: Called with the reason when the connection is lost or not made in time.
+            connect_s: Timeout for connecting.
         """
-        # no servers: the default asks one of a third party for this machine's address
+        # no STUN server: the default is a third party's
         self._connection = RTCPeerConnection(RTCConfiguration(iceServers=[]))
         self._broadcast = broadcast
-        self._viewer = broadcast.join()
+        self._queue = broadcast.subscribe()
         self._on_camera, self._on_end = on_camera, on_end
         self._connect_s = connect_s
         self._tasks: set[asyncio.Task[None]] = set()
-        self._connection.on("track", self._receive)
-        self._connection.on("connectionstatechange", self._follow)
+        self._connection.on("track", self._handle_track)
+        self._connection.on("connectionstatechange", self._handle_state)
 
     async def answer(self, offer: str) -> str:
-        """Return the answer (SDP) to a page's offer.
+        """Return the answer (SDP) to a page's offer, and begin to send.
 
         Raises:
             VideoError: The offer cannot be read, or holds no VP8 video.
         """
-        way = "sendonly" if self._on_camera is None else "sendrecv"
-        outgoing = self._connection.addTransceiver(SharedTrack(self._viewer), direction=way)
-        known = RTCRtpSender.getCapabilities("video").codecs
-        outgoing.setCodecPreferences(
-            [codec for codec in known if codec.mimeType.lower() in ("video/vp8", "video/rtx")]
+        direction = "sendonly" if self._on_camera is None else "sendrecv"
+        transceiver = self._connection.addTransceiver(SharedTrack(self._queue), direction=direction)
+        supported = RTCRtpSender.getCapabilities("video").codecs
+        transceiver.setCodecPreferences(
+            [codec for codec in supported if codec.mimeType.lower() in ("video/vp8", "video/rtx")]
         )
         try:
             await self._connection.setRemoteDescription(
                 RTCSessionDescription(sdp=offer, type="offer")
             )
             await self._connection.setLocalDescription(await self._connection.createAnswer())
-        except Exception as error:  # aiortc's parser raises what it stumbles over
-            logger.debug("an offer was refused", exc_info=True)
-            raise VideoError(f"the browser's offer of WebRTC cannot be used: {error!r}") from error
-        self._start(self._expect_connection())
+        except Exception as error:  # aiortc's parser raises errors of many types
+            logger.debug("an SDP offer was rejected", exc_info=True)
+            raise VideoError(f"the browser's WebRTC offer cannot be used: {error!r}") from error
+        self._start_task(self._check_connected_in_time())
         return str(self._connection.localDescription.sdp)
 
     async def close(self) -> None:
         """Close the connection; nothing is called afterwards."""
-        self._broadcast.leave(self._viewer)
+        self._broadcast.unsubscribe(self._queue)
         self._connection.remove_all_listeners()
         for task in self._tasks:
             task.cancel()
         await self._connection.close()
 
-    async def _expect_connection(self) -> None:
+    async def _check_connected_in_time(self) -> None:
         await asyncio.sleep(self._connect_s)
         if self._connection.connectionState in ("new", "connecting"):
             self._on_end(f"WebRTC did not connect within {self._connect_s:g} s")
 
-    def _follow(self) -> None:
+    def _handle_state(self) -> None:
         state = self._connection.connectionState
         if state in ("failed", "closed"):
             self._on_end("the WebRTC connection was lost")
 
-    def _receive(self, track: MediaStreamTrack) -> None:
+    def _handle_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "video" and self._on_camera is not None:
-            self._start(self._read_camera(track, self._on_camera))
+            self._start_task(self._read_camera(track, self._on_camera))
 
     async def _read_camera(
         self, track: MediaStreamTrack, on_camera: Callable[[Frame], None]
@@ -140,19 +141,19 @@ class Peer:
             try:
                 frame = await track.recv()
             except MediaStreamError:
-                return  # the connection's end, or the page stopped its camera
+                return  # the connection ended, or the page stopped its camera
             if not isinstance(frame, VideoFrame):
                 continue
-            if max(frame.width, frame.height) > LONGEST_SIDE:
+            if max(frame.width, frame.height) > MAX_SIDE:
                 self._on_end(
                     f"the camera sends {frame.width}x{frame.height}; "
-                    f"expected at most {LONGEST_SIDE} pixels a side"
+                    f"expected at most {MAX_SIDE} pixels a side"
                 )
                 return
             pixels: Frame = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
             on_camera(pixels)
 
-    def _start(self, work: Coroutine[None, None, None]) -> None:
+    def _start_task(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,6 +1,6 @@
-"""The web server of the live page: routes, TLS certificate, and the sink that feeds it.
+"""The live page's web server: the sink that feeds it, routes, TLS.
 
-None is made here: a browser asks whether to trust it, and only who made it can say so.
+No certificate is created here: whoever trusts it in a browser should have made it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from aiohttp import web
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
-from mirnet_edge.video.web.broadcast import INDEX_LIMIT, png_of
-from mirnet_edge.video.web.sessions import HEADERS, TooManyViewers, ViewerSession
+from mirnet_edge.video.web.broadcast import INDEX_LIMIT, encode_png
+from mirnet_edge.video.web.sessions import SECURITY_HEADERS, TooManyViewers, ViewerSession
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
-    from types import TracebackType
 
     from aiohttp.typedefs import Handler
 
@@ -34,271 +33,14 @@ if TYPE_CHECKING:
     from mirnet_edge.video.web.camera import BrowserSource
     from mirnet_edge.video.web.sessions import AccessPolicy, SharedStreams, StreamLimits
 
-_FILE, _KEY = "certificate.pem", "key.pem"
-
-
-def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """Return what a server serves https with.
-
-    Args:
-        certificate: PEM; the chain, with the server's own first.
-        key: PEM, without a passphrase; None where it is in the certificate's file.
-
-    Raises:
-        OptionError: They cannot be read, or do not belong together.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    named = f"--certificate {certificate}{'' if key is None else f' --key {key}'}"
-    try:
-        # without a passphrase given here OpenSSL would ask for one on the terminal, and wait
-        context.load_cert_chain(certificate, key, password="")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise OptionError(
-            f"{named}: expected a certificate and its key without passphrase, both PEM, found: "
-            f"{reason}. Make both with: {openssl_command('127.0.0.1')}"
-        ) from error
-    return context
-
-
-def openssl_command(host: str) -> str:
-    """Return the command that makes a certificate for an address, and its key, for a year."""
-    kind = "IP" if host.replace(".", "").isdecimal() or ":" in host else "DNS"
-    return (
-        f"openssl req -x509 -newkey rsa:2048 -nodes -days 365 -keyout {_KEY} -out {_FILE} "
-        f"-subj /CN={host.strip('[]')} -addext subjectAltName={kind}:{host.strip('[]')}"
-    )
-
-
-def https_advice(host: str) -> str:
-    """Return in one line what makes a page at HOST https, which browsers give their camera to."""
-    return f"{openssl_command(host)}, then mirnet-webcam --certificate {_FILE} --key {_KEY}"
-
-
 logger = logging.getLogger(__name__)
-
-_BOUNDARY = "frame"
-_ASSETS = {
-    "": ("index.html", "text/html"),
-    "page.css": ("page.css", "text/css"),
-    "page.js": ("page.js", "text/javascript"),
-    "picture.js": ("picture.js", "text/javascript"),
-    "streams.js": ("streams.js", "text/javascript"),
-    "chart.js": ("chart.js", "text/javascript"),
-    "icon.svg": ("icon.svg", "image/svg+xml"),
-}
-_LARGEST_MESSAGE = 64 << 10  # an offer has 3 to 8 KiB
-_SEND_BUFFER = 128 << 10  # what the system may hold back for a slow viewer: a frame or two
-_SHUTDOWN_S = 0.3
-_LAST_ROUNDS_S = 0.01  # in which the loop closes the sockets of what was aborted
-
-
-class Server:
-    """What every request meets. Belongs to one event loop."""
-
-    def __init__(self, streams: SharedStreams, policy: AccessPolicy) -> None:
-        """Listen nowhere yet."""
-        self._streams = streams
-        self._policy = policy
-        self._unheard: set[object] = set()  # connections without a whole request so far
-        self._sockets: set[web.WebSocketResponse] = set()
-        folder = files(__package__) / "page"
-        self._assets = {
-            name: ((folder / file).read_bytes(), kind) for name, (file, kind) in _ASSETS.items()
-        }
-
-    def application(self) -> web.Application:
-        """Return the routes, behind the door."""
-        application = web.Application(middlewares=[self._guard], client_max_size=_LARGEST_MESSAGE)
-        application.on_response_prepare.append(_add_headers)
-        application.on_shutdown.append(self._close_sockets)
-        prefix = self._policy.prefix
-        for name in self._assets:
-            application.router.add_get(f"{prefix}/{name}", self._asset)
-        application.router.add_get(f"{prefix}/session", self._session)
-        application.router.add_get(f"{prefix}/stream.mjpg", self._mjpeg)
-        application.router.add_get(f"{prefix}/snapshot.png", self._snapshot)
-        return application
-
-    @asynccontextmanager
-    async def listening(
-        self, host: str, port: int, secured: ssl.SSLContext | None = None
-    ) -> AsyncIterator[int]:
-        """Serve while the block lasts; gives the port, which 0 lets the system choose.
-
-        Args:
-            host: An address of this machine.
-            port: On it.
-            secured: Serves https; None serves http.
-
-        Raises:
-            OSError: Nobody can listen there.
-        """
-        loop = asyncio.get_running_loop()
-        runner = web.AppRunner(
-            self.application(), access_log=None, shutdown_timeout=_SHUTDOWN_S
-        )  # an access log would hold the token
-        await runner.setup()
-        serving = [
-            asyncio.ensure_future(stream.run())
-            for stream in (self._streams.vp8, self._streams.jpeg)
-        ]
-        try:
-            make = runner.server
-            if make is None:
-                raise RuntimeError("aiohttp's runner has no server after setup")
-
-            def connect() -> asyncio.Protocol:
-                protocol = make()
-                self._unheard.add(protocol)
-                loop.call_later(self._streams.limits.request_s, self._drop_if_silent, protocol)
-                return protocol
-
-            listener = await loop.create_server(
-                connect, host, port, ssl=secured,
-                # who says nothing is dropped before there is a request, too
-                ssl_handshake_timeout=self._streams.limits.request_s if secured else None,
-            )  # fmt: skip
-            try:
-                yield listener.sockets[0].getsockname()[1]
-            finally:
-                listener.close()
-        finally:
-            for stream in serving:
-                stream.cancel()
-            still_open = _transports(runner)
-            await runner.cleanup()
-            for transport in still_open:
-                transport.abort()  # https would wait for each viewer's goodbye
-            await asyncio.gather(*serving, return_exceptions=True)
-            await asyncio.sleep(_LAST_ROUNDS_S)
-
-    @web.middleware
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        self._unheard.discard(request.protocol)
-        self._policy.check(request)
-        return await handler(request)
-
-    async def _asset(self, request: web.Request) -> web.Response:
-        content, kind = self._assets[request.path.removeprefix(f"{self._policy.prefix}/")]
-        return web.Response(body=content, content_type=kind, charset="utf-8")
-
-    async def _session(self, request: web.Request) -> web.StreamResponse:
-        with self._admitted():
-            live = web.WebSocketResponse(
-                heartbeat=self._streams.limits.heartbeat_s,
-                max_msg_size=_LARGEST_MESSAGE,
-                timeout=_SHUTDOWN_S,
-            )
-            await live.prepare(request)
-            self._sockets.add(live)
-            try:
-                await ViewerSession(live, self._streams).run()
-            finally:
-                self._sockets.discard(live)
-        return live
-
-    async def _mjpeg(self, request: web.Request) -> web.StreamResponse:
-        self._check_may_see(request)
-        with self._admitted():
-            response = web.StreamResponse(
-                headers={"Content-Type": f"multipart/x-mixed-replace; boundary={_BOUNDARY}"}
-            )
-            await response.prepare(request)
-            _hold_back_little(request)
-            viewer = self._streams.jpeg.join()
-            try:
-                while self._streams.may_see(request.query.get("key")):
-                    frame = await viewer.take()
-                    head = (
-                        f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\n"
-                        f"Content-Length: {len(frame.content)}\r\n"
-                        f"X-Frame: {frame.index % INDEX_LIMIT}\r\n\r\n"
-                    )
-                    part = head.encode() + frame.content + b"\r\n"
-                    await asyncio.wait_for(response.write(part), self._streams.limits.send_s)
-            except asyncio.TimeoutError:
-                logger.info("a viewer who took nothing is dropped")
-                if request.transport is not None:
-                    request.transport.abort()
-            except ConnectionError:
-                pass  # they left
-            finally:
-                self._streams.jpeg.leave(viewer)
-        return response
-
-    async def _snapshot(self, request: web.Request) -> web.Response:
-        self._check_may_see(request)
-        wanted = request.query.get("index")
-        if wanted is None:
-            shown = self._streams.frame_buffer.newest
-        elif wanted.isascii() and wanted.isdigit():
-            shown = self._streams.frame_buffer.find(int(wanted))
-        else:
-            raise web.HTTPBadRequest(text="index must be a frame's number")
-        if shown is None:
-            raise web.HTTPNotFound(text="this frame is no longer there; freeze the image first")
-        loop = asyncio.get_running_loop()
-        content = await loop.run_in_executor(None, png_of, shown.after)
-        name = f"mirnet-{shown.before.index}.png"
-        return web.Response(
-            body=content,
-            content_type="image/png",
-            headers={"Content-Disposition": f'attachment; filename="{name}"'},
-        )
-
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        try:
-            with self._streams.admitted():
-                yield
-        except TooManyViewers:
-            raise web.HTTPServiceUnavailable(
-                text=f"{self._streams.limits.viewers} viewers are here already, which is the limit"
-            ) from None
-
-    def _check_may_see(self, request: web.Request) -> None:
-        if not self._streams.may_see(request.query.get("key")):
-            raise web.HTTPForbidden(text="a viewer's own camera is shown to that viewer only")
-
-    def _drop_if_silent(self, protocol: web.RequestHandler) -> None:
-        if protocol in self._unheard:
-            self._unheard.discard(protocol)
-            if protocol.transport is not None:
-                protocol.transport.abort()
-
-    async def _close_sockets(self, application: web.Application) -> None:
-        del application
-        for live in list(self._sockets):
-            with suppress(ConnectionError, asyncio.TimeoutError):
-                await asyncio.wait_for(live.close(code=1001), _SHUTDOWN_S)
-
-
-def _transports(runner: web.AppRunner) -> list[asyncio.Transport]:
-    """Return what the open connections go through; aiohttp forgets it when it closes them."""
-    connections = [] if runner.server is None else runner.server.connections
-    return [protocol.transport for protocol in connections if protocol.transport is not None]
-
-
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    del request
-    response.headers.update(HEADERS)
-
-
-def _hold_back_little(request: web.Request) -> None:
-    """Let the system keep little of what a slow viewer does not take: it would be old frames."""
-    connection = request.get_extra_info("socket")
-    if connection is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-
 
 _START_S, _STOP_S = 10.0, 2.0
 DEFAULT_PORT = 8321
 
 
 class WebSink:
-    """Serves the page between `with` and its end; `show` only leaves the frame and returns."""
+    """A sink that serves the live page while it is open; `show` puts the frame and returns."""
 
     def __init__(
         self,
@@ -313,18 +55,18 @@ class WebSink:
         key: Path | None = None,
         on_open: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
-        """Say where to listen; nothing is opened yet.
+        """Store the options; `with` starts the server.
 
         Args:
-            controls: The pipeline's; the page's buttons act on it.
-            host: An address of this machine. One that others reach makes the token necessary.
+            controls: The pipeline's, changed by the page's controls.
+            host: An address of this machine; one that other machines reach requires a token.
             port: 0 takes any that is free.
-            camera: The pipeline's source, where that is the viewer's camera.
-            token: The first part of every path; None makes one where the host needs it.
-            limits: On viewers and their patience.
-            certificate: PEM; with it the page is https, without it http.
+            camera: The pipeline's source, where that is a viewer's camera.
+            token: The first part of every path; None creates one where the host requires it.
+            limits: The number of viewers, and timeouts.
+            certificate: PEM; serves https. None serves http.
             key: The certificate's, PEM; None where it is in the same file.
-            on_open: Gets `addresses` when the page is there, before the first frame.
+            on_open: Called with `addresses` when the page is served, before the first frame.
 
         Raises:
             MissingDependencyError: aiohttp or aiortc is not installed.
@@ -335,8 +77,8 @@ class WebSink:
         from mirnet_edge.video.web.sessions import AccessPolicy, StreamLimits, is_local, new_token
 
         if key is not None and certificate is None:
-            raise OptionError(f"--key {key} is of no use without --certificate; name both")
-        self._secured = None if certificate is None else tls_context(certificate, key)
+            raise OptionError(f"--key {key} requires --certificate; give both")
+        self._tls = None if certificate is None else tls_context(certificate, key)
         self._is_local = is_local(host)
         self._policy = AccessPolicy(token=token or (None if self._is_local else new_token()))
         self._controls, self._camera = controls, camera
@@ -352,17 +94,17 @@ class WebSink:
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Return where the page is, the token included; the port is known once it is open."""
-        scheme = "http" if self._secured is None else "https"
-        hosts = _reachable(self._host)
+        """Return the page's URLs, token included; the port is set once the sink is open."""
+        scheme = "http" if self._tls is None else "https"
+        hosts = _reachable_hosts(self._host)
         return tuple(f"{scheme}://{host}:{self._port}{self._policy.prefix}/" for host in hosts)
 
     @property
     def https_advice(self) -> str:
-        """Return how to get https, where a viewer's camera is wanted and needs it; else nothing."""
-        if self._camera is None or self._is_local or self._secured is not None:
+        """Return how to serve https, where a viewer's camera requires it; else an empty text."""
+        if self._camera is None or self._is_local or self._tls is not None:
             return ""
-        return https_advice(_reachable(self._host)[0])
+        return https_advice(_reachable_hosts(self._host)[0])
 
     def __enter__(self) -> WebSink:
         self._ready.clear()
@@ -376,12 +118,7 @@ class WebSink:
             self._on_open(self.addresses)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         loop, stop, thread = self._loop, self._stop, self._thread
         if thread is None or not thread.is_alive() or loop is None or stop is None:
             return
@@ -389,10 +126,10 @@ class WebSink:
         thread.join(_STOP_S)
 
     def show(self, shown: DisplayedFrame) -> None:
-        """Leave a frame for the viewers.
+        """Put a frame for the viewers.
 
         Raises:
-            BaseException: What the server failed with.
+            BaseException: The server's failure.
         """
         self._raise_error()
         if self._frame_buffer is not None:
@@ -406,7 +143,7 @@ class WebSink:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001  # carried to the pipeline's thread
+        except BaseException as error:  # noqa: BLE001  # raised again on the pipeline's thread
             self._error = error
         finally:
             self._frame_buffer = None
@@ -424,7 +161,7 @@ class WebSink:
         )  # fmt: skip
         server = Server(streams, self._policy)
         try:
-            async with server.listening(self._host, self._port, self._secured) as port:
+            async with server.listen(self._host, self._port, self._tls) as port:
                 self._port, self._frame_buffer = port, frame_buffer
                 self._ready.set()
                 await self._stop.wait()
@@ -435,13 +172,271 @@ class WebSink:
             ) from error
 
 
-def _reachable(host: str) -> list[str]:
-    """Return the names under which a browser finds what listens on HOST."""
+_BOUNDARY = "frame"
+_ASSETS = {
+    "": ("index.html", "text/html"),
+    "page.css": ("page.css", "text/css"),
+    "page.js": ("page.js", "text/javascript"),
+    "view.js": ("view.js", "text/javascript"),
+    "streams.js": ("streams.js", "text/javascript"),
+    "chart.js": ("chart.js", "text/javascript"),
+    "icon.svg": ("icon.svg", "image/svg+xml"),
+}
+_MAX_MESSAGE_BYTES = 64 << 10  # an offer has 3 to 8 KiB
+_SEND_BUFFER_BYTES = 128 << 10  # of the system, for a slow viewer: one or two frames
+_SHUTDOWN_S = 0.3
+_ABORT_S = 0.01  # for the event loop to close aborted sockets
+
+
+class Server:
+    """The routes of the page, behind its access policy. Belongs to one event loop."""
+
+    def __init__(self, streams: SharedStreams, policy: AccessPolicy) -> None:
+        """Load the page's files; `listen` serves them."""
+        self._streams = streams
+        self._policy = policy
+        self._silent: set[object] = set()  # connections without a whole request so far
+        self._sockets: set[web.WebSocketResponse] = set()
+        folder = files(__package__) / "page"
+        self._assets = {
+            name: ((folder / file).read_bytes(), kind) for name, (file, kind) in _ASSETS.items()
+        }
+
+    def application(self) -> web.Application:
+        """Return the aiohttp application: its routes, each checked by the access policy."""
+        application = web.Application(middlewares=[self._guard], client_max_size=_MAX_MESSAGE_BYTES)
+        application.on_response_prepare.append(_add_headers)
+        application.on_shutdown.append(self._close_sockets)
+        prefix = self._policy.prefix
+        for name in self._assets:
+            application.router.add_get(f"{prefix}/{name}", self._asset)
+        application.router.add_get(f"{prefix}/session", self._session)
+        application.router.add_get(f"{prefix}/stream.mjpg", self._mjpeg)
+        application.router.add_get(f"{prefix}/snapshot.png", self._snapshot)
+        return application
+
+    @asynccontextmanager
+    async def listen(
+        self, host: str, port: int, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator[int]:
+        """Serve while the block lasts, and yield the port.
+
+        Args:
+            host: An address of this machine.
+            port: 0 takes any that is free.
+            tls: Serves https; None serves http.
+
+        Raises:
+            OSError: The address cannot be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        runner = web.AppRunner(
+            self.application(), access_log=None, shutdown_timeout=_SHUTDOWN_S
+        )  # an access log would hold the token
+        await runner.setup()
+        streams = [
+            asyncio.ensure_future(stream.run())
+            for stream in (self._streams.vp8, self._streams.jpeg)
+        ]
+        try:
+            make_protocol = runner.server
+            if make_protocol is None:
+                raise RuntimeError("aiohttp's runner has no server after setup")
+
+            def connect() -> asyncio.Protocol:
+                protocol = make_protocol()
+                self._silent.add(protocol)
+                loop.call_later(self._streams.limits.request_s, self._drop_if_silent, protocol)
+                return protocol
+
+            listener = await loop.create_server(
+                connect, host, port, ssl=tls,
+                # a connection that sends nothing is dropped during the handshake, too
+                ssl_handshake_timeout=self._streams.limits.request_s if tls else None,
+            )  # fmt: skip
+            try:
+                yield listener.sockets[0].getsockname()[1]
+            finally:
+                listener.close()
+        finally:
+            for stream in streams:
+                stream.cancel()
+            still_open = _transports(runner)
+            await runner.cleanup()
+            for transport in still_open:
+                transport.abort()  # https would wait for each viewer to close
+            await asyncio.gather(*streams, return_exceptions=True)
+            await asyncio.sleep(_ABORT_S)
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._silent.discard(request.protocol)
+        self._policy.check(request)
+        return await handler(request)
+
+    async def _asset(self, request: web.Request) -> web.Response:
+        content, kind = self._assets[request.path.removeprefix(f"{self._policy.prefix}/")]
+        return web.Response(body=content, content_type=kind, charset="utf-8")
+
+    async def _session(self, request: web.Request) -> web.StreamResponse:
+        with self._admit_viewer():
+            live = web.WebSocketResponse(
+                heartbeat=self._streams.limits.heartbeat_s,
+                max_msg_size=_MAX_MESSAGE_BYTES,
+                timeout=_SHUTDOWN_S,
+            )
+            await live.prepare(request)
+            self._sockets.add(live)
+            try:
+                await ViewerSession(live, self._streams).run()
+            finally:
+                self._sockets.discard(live)
+        return live
+
+    async def _mjpeg(self, request: web.Request) -> web.StreamResponse:
+        self._check_is_visible(request)
+        with self._admit_viewer():
+            response = web.StreamResponse(
+                headers={"Content-Type": f"multipart/x-mixed-replace; boundary={_BOUNDARY}"}
+            )
+            await response.prepare(request)
+            _limit_send_buffer(request)
+            queue = self._streams.jpeg.subscribe()
+            try:
+                while self._streams.is_visible_to(request.query.get("key")):
+                    frame = await queue.take()
+                    head = (
+                        f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\n"
+                        f"Content-Length: {len(frame.content)}\r\n"
+                        f"X-Frame: {frame.index % INDEX_LIMIT}\r\n\r\n"
+                    )
+                    part = head.encode() + frame.content + b"\r\n"
+                    await asyncio.wait_for(response.write(part), self._streams.limits.send_s)
+            except asyncio.TimeoutError:
+                logger.info("a viewer is dropped: it did not take what was sent in time")
+                if request.transport is not None:
+                    request.transport.abort()
+            except ConnectionError:
+                pass  # they left
+            finally:
+                self._streams.jpeg.unsubscribe(queue)
+        return response
+
+    async def _snapshot(self, request: web.Request) -> web.Response:
+        self._check_is_visible(request)
+        index = request.query.get("index")
+        if index is None:
+            shown = self._streams.frame_buffer.newest
+        elif index.isascii() and index.isdigit():
+            shown = self._streams.frame_buffer.find(int(index))
+        else:
+            raise web.HTTPBadRequest(text="index must be a frame's index, a whole number")
+        if shown is None:
+            raise web.HTTPNotFound(text="this frame is no longer kept; freeze the video first")
+        loop = asyncio.get_running_loop()
+        content = await loop.run_in_executor(None, encode_png, shown.after)
+        name = f"mirnet-{shown.before.index}.png"
+        return web.Response(
+            body=content,
+            content_type="image/png",
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
+        )
+
+    @contextmanager
+    def _admit_viewer(self) -> Iterator[None]:
+        try:
+            with self._streams.admit_viewer():
+                yield
+        except TooManyViewers:
+            raise web.HTTPServiceUnavailable(
+                text=f"the limit of {self._streams.limits.viewers} viewers is reached; "
+                "close another page"
+            ) from None
+
+    def _check_is_visible(self, request: web.Request) -> None:
+        if not self._streams.is_visible_to(request.query.get("key")):
+            raise web.HTTPForbidden(text="a viewer's own camera is shown to that viewer only")
+
+    def _drop_if_silent(self, protocol: web.RequestHandler) -> None:
+        if protocol in self._silent:
+            self._silent.discard(protocol)
+            if protocol.transport is not None:
+                protocol.transport.abort()
+
+    async def _close_sockets(self, application: web.Application) -> None:
+        del application
+        for live in list(self._sockets):
+            with suppress(ConnectionError, asyncio.TimeoutError):
+                await asyncio.wait_for(live.close(code=1001), _SHUTDOWN_S)
+
+
+def _transports(runner: web.AppRunner) -> list[asyncio.Transport]:
+    """Return the transports of open connections, which aiohttp forgets when it closes them."""
+    connections = [] if runner.server is None else runner.server.connections
+    return [protocol.transport for protocol in connections if protocol.transport is not None]
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    del request
+    response.headers.update(SECURITY_HEADERS)
+
+
+def _limit_send_buffer(request: web.Request) -> None:
+    """Limit what the system buffers for a slow viewer: it would be old frames."""
+    connection = request.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+
+
+_FILE, _KEY = "certificate.pem", "key.pem"
+
+
+def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    """Return the TLS context of an https server.
+
+    Args:
+        certificate: PEM: the chain, the server's own first.
+        key: PEM without a passphrase; None where it is in the certificate's file.
+
+    Raises:
+        OptionError: They cannot be read, or do not match.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    options = f"--certificate {certificate}{'' if key is None else f' --key {key}'}"
+    try:
+        # without a passphrase OpenSSL would prompt for one on the terminal
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise OptionError(
+            f"{options}: expected a certificate and its key without passphrase, both PEM, found: "
+            f"{reason}. Create both with: {openssl_command('127.0.0.1')}"
+        ) from error
+    return context
+
+
+def openssl_command(host: str) -> str:
+    """Return the command that creates a certificate and its key for a host, valid for a year."""
+    kind = "IP" if host.replace(".", "").isdecimal() or ":" in host else "DNS"
+    return (
+        f"openssl req -x509 -newkey rsa:2048 -nodes -days 365 -keyout {_KEY} -out {_FILE} "
+        f"-subj /CN={host.strip('[]')} -addext subjectAltName={kind}:{host.strip('[]')}"
+    )
+
+
+def https_advice(host: str) -> str:
+    """Return in one line how to serve the page at HOST by https, as camera access requires."""
+    return f"{openssl_command(host)}, then mirnet-webcam --certificate {_FILE} --key {_KEY}"
+
+
+def _reachable_hosts(host: str) -> list[str]:
+    """Return the host names in the URLs of a server that listens on HOST."""
     if host not in ("0.0.0.0", "::", ""):
         return [f"[{host}]" if ":" in host else host]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("192.0.2.1", 9))  # nothing is sent: it asks which address would be ours
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: it selects this machine's address
         except OSError:
             return ["127.0.0.1"]
         return [probe.getsockname()[0]]

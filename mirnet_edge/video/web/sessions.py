@@ -1,10 +1,7 @@
-"""Access policy, viewer sessions, shared streams and WebSocket messages of the live page.
+"""The live page's access policy, viewer sessions, shared streams and WebSocket messages.
 
-Without a token the page is for this machine, and other sites that its browser visits must not
-reach it: neither under a name of theirs (DNS rebinding) nor from a page of theirs.
-
-The viewer lives as long as it: who does not answer its pings, or takes nothing, is dropped with
-everything that hangs on it.
+A viewer is dropped, with its peer connection and its camera, when it does not answer pings or does
+not take what is sent in time.
 """
 
 from __future__ import annotations
@@ -27,9 +24,6 @@ from mirnet_edge.video.web.broadcast import INDEX_LIMIT, Broadcast, JpegEncoder,
 from mirnet_edge.video.web.peer import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     from collections.abc import Coroutine, Iterator
 
     from mirnet_edge.images.contract import Frame
@@ -38,10 +32,14 @@ if TYPE_CHECKING:
     from mirnet_edge.video.web.broadcast import FrameBuffer
     from mirnet_edge.video.web.camera import BrowserSource
 
+logger = logging.getLogger(__name__)
+
+# access policy
+
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
-# the page loads nothing from elsewhere, runs no script of anybody else, and sits in no frame
-HEADERS = {
+SECURITY_HEADERS = {
+    # the page loads nothing from other hosts, runs no other script, and is not framed
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
         "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -56,38 +54,28 @@ HEADERS = {
 }
 
 
-def is_local(host: str) -> bool:
-    """Say whether nobody but this machine reaches what listens on HOST."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False  # a name: it may stand for any address
-
-
-def new_token() -> str:
-    """Return a token nobody guesses: 128 bits, as they may stand in an address."""
-    return secrets.token_urlsafe(16)
-
-
 @dataclass(frozen=True, kw_only=True)
 class AccessPolicy:
-    """Refuses with 403 whoever may not come in. The same for every route, known or not."""
+    """Which requests are served; the others get 403, whatever their path.
+
+    With a token, those whose path begins with it. Without one, those to this machine under its own
+    name: a site that the viewer's browser visits reaches the page neither under another name (DNS
+    rebinding) nor from its own pages (`Origin`).
+    """
 
     token: str | None
-    """The first part of every path; None where only this machine listens."""
+    """The first part of every path; None where only this machine can connect."""
 
     @property
     def prefix(self) -> str:
-        """Return what every path begins with, without the slash at the end."""
+        """Return the beginning of every path, without a slash at its end."""
         return "" if self.token is None else f"/{self.token}"
 
     def check(self, request: web.Request) -> None:
-        """Let the request pass.
+        """Raise unless the request is allowed.
 
         Raises:
-            web.HTTPForbidden: The token is missing or wrong, or another site's page asks.
+            web.HTTPForbidden: The token is missing or wrong, or the request is another site's.
         """
         if self.token is not None:
             first = request.path.split("/", 2)[1]
@@ -100,6 +88,21 @@ class AccessPolicy:
             raise web.HTTPForbidden(text="another site's page may not use this one")
 
 
+def is_local(host: str) -> bool:
+    """Return whether a server that listens on HOST can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name: it may stand for any address
+
+
+def new_token() -> str:
+    """Return a random token of 128 bits, made of characters that an address may hold."""
+    return secrets.token_urlsafe(16)
+
+
 def _hostname(address: str) -> str | None:
     try:
         return urlsplit(address).hostname
@@ -107,60 +110,67 @@ def _hostname(address: str) -> str | None:
         return None
 
 
-class _PageRequest(BaseModel):
+# messages between page and server
+
+
+class _PageMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Offer(_PageRequest):
+class ConnectPeer(_PageMessage):
     """Connect by WebRTC."""
 
-    do: Literal["offer"]
+    type: Literal["offer"]
     sdp: str
 
 
-class Refresh(_PageRequest):
-    """Send a whole image: the decoder is stuck."""
+class RequestKeyFrame(_PageMessage):
+    """Send a key frame: the viewer's decoder is stuck."""
 
-    do: Literal["refresh"]
-
-
-class Disconnect(_PageRequest):
-    """End WebRTC; the page goes over to the fallback."""
-
-    do: Literal["hangup"]
+    type: Literal["refresh"]
 
 
-class SetRestoring(_PageRequest):
+class DisconnectPeer(_PageMessage):
+    """End WebRTC: the page falls back to MJPEG."""
+
+    type: Literal["disconnect"]
+
+
+class SetRestoring(_PageMessage):
     """Switch restoration on or off."""
 
-    do: Literal["restoring"]
+    type: Literal["restoring"]
     on: bool
 
 
-class SetFrozen(_PageRequest):
-    """Let the image stand still or go on."""
+class SetFrozen(_PageMessage):
+    """Freeze the displayed frame, or resume."""
 
-    do: Literal["frozen"]
+    type: Literal["frozen"]
     on: bool
 
 
-class ChooseConfiguration(_PageRequest):
-    """Go over to another backend or precision."""
+class ChooseConfiguration(_PageMessage):
+    """Change to another configuration (backend and precision)."""
 
-    do: Literal["mode"]
-    mode: str
-
-
-Request = Offer | Refresh | Disconnect | SetRestoring | SetFrozen | ChooseConfiguration
-parse_request: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="do")])
+    type: Literal["configuration"]
+    configuration: str
 
 
-def figures_message(shown: DisplayedFrame, *, viewers: int, viewer_drops: int) -> dict[str, Any]:
-    """Return what the page writes beside the image."""
+PageMessage = (
+    ConnectPeer | RequestKeyFrame | DisconnectPeer | SetRestoring | SetFrozen | ChooseConfiguration
+)
+page_messages: TypeAdapter[PageMessage] = TypeAdapter(
+    Annotated[PageMessage, Field(discriminator="type")]
+)
+
+
+def status_message(shown: DisplayedFrame, *, viewers: int, viewer_drops: int) -> dict[str, Any]:
+    """Return the message with the statistics that the page displays beside a frame."""
     height, width = shown.after.shape[:2]
     return {
-        "say": "figures",
-        **asdict(shown.figures),
+        "type": "status",
+        **asdict(shown.status),
         "index": shown.before.index % INDEX_LIMIT,
         "restored": shown.restored,
         "width": width,
@@ -170,12 +180,16 @@ def figures_message(shown: DisplayedFrame, *, viewers: int, viewer_drops: int) -
     }
 
 
-_VP8_DEPTH, _JPEG_DEPTH = 6, 1  # VP8 frames build on each other: a hiccup must not cost a key frame
+# streams and sessions
+
+# VP8 frames build on each other: a short delay of one viewer must not cost all a key frame
+_VP8_DEPTH, _JPEG_DEPTH = 6, 1
+_STATUS_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamLimits:
-    """How many viewers, and how long to wait for one."""
+    """The number of viewers, and timeouts for each."""
 
     viewers: int = 8
     """Pages and MJPEG streams together."""
@@ -184,17 +198,17 @@ class StreamLimits:
     send_s: float = 5.0
     """For a viewer to take what is sent."""
     heartbeat_s: float = 6.0
-    """Between two pings; half of it is what an answer may take."""
+    """Between two pings; the answer may take half of it."""
     connect_s: float = 10.0
     """For WebRTC to connect."""
 
 
 class TooManyViewers(Exception):  # noqa: N818  # answered with 503, no fault
-    """The limit is reached."""
+    """The limit on viewers is reached."""
 
 
 class SharedStreams:
-    """Belongs to one event loop."""
+    """The streams and the limits that all viewers share. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -205,15 +219,15 @@ class SharedStreams:
         limits: StreamLimits,
         https_advice: str = "",
     ) -> None:
-        """Send nothing yet.
+        """Create the streams; nothing is encoded yet.
 
         Args:
-            frame_buffer: What the pipeline shows.
-            controls: What viewers' buttons do.
-            camera: Where viewers' cameras go; None where the source is another.
+            frame_buffer: The displayed frames.
+            controls: Changed by the page's controls.
+            camera: Takes the frames of a viewer's camera; None for another source.
             limits: For all viewers.
-            https_advice: How this server is to be started so that browsers give it their camera;
-                empty where they do.
+            https_advice: How to start this server with https, which browsers require for camera
+                access; empty where that is not needed.
         """
         self.frame_buffer = frame_buffer
         self.controls = controls
@@ -225,16 +239,21 @@ class SharedStreams:
         self.viewers = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def may_see(self, key: str | None) -> bool:
-        """Say whether the viewer of that key may see the image: a viewer's camera is theirs."""
+    @property
+    def viewer_drops(self) -> int:
+        """Return how many frames viewers were too slow for, in both streams."""
+        return self.vp8.dropped + self.jpeg.dropped
+
+    def is_visible_to(self, key: str | None) -> bool:
+        """Return whether the viewer with that key may see frames: a viewer's camera is private."""
         return self.camera is None or (key is not None and self.camera.owner == key)
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Count a viewer while the block lasts.
+    def admit_viewer(self) -> Iterator[None]:
+        """Count one more viewer while the block lasts.
 
         Raises:
-            TooManyViewers: There are as many as may be.
+            TooManyViewers: The limit is reached.
         """
         if self.viewers >= self.limits.viewers:
             raise TooManyViewers
@@ -244,20 +263,15 @@ class SharedStreams:
         finally:
             self.viewers -= 1
 
-    def start(self, work: Coroutine[None, None, None]) -> None:
-        """Run something beside everything else, and keep it until it is done."""
+    def start_task(self, work: Coroutine[None, None, None]) -> None:
+        """Run a coroutine as a task, referenced until it is done."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-logger = logging.getLogger(__name__)
-
-_FIGURES_EVERY_S = 0.1
-
-
 class ViewerSession:
-    """One WebSocket from its opening to its end. Belongs to one event loop."""
+    """One viewer's WebSocket, from its opening to its end. Belongs to one event loop."""
 
     def __init__(self, socket: web.WebSocketResponse, streams: SharedStreams) -> None:
         """Take over an open socket."""
@@ -268,11 +282,11 @@ class ViewerSession:
 
     async def run(self) -> None:
         """Serve the viewer until they leave or are dropped."""
-        telling = asyncio.ensure_future(self._tell_figures())
+        sending_status = asyncio.ensure_future(self._send_status())
         try:
             await self._send(
                 {
-                    "say": "hello",
+                    "type": "session",
                     "camera": self._streams.camera is not None,
                     "key": self._key,
                     "https": self._streams.https_advice,
@@ -281,97 +295,91 @@ class ViewerSession:
             async for message in self._socket:
                 if message.type is not WSMsgType.TEXT:
                     break
-                await self._answer(message.data)
+                await self._handle_text(message.data)
         except (TimeoutError, asyncio.TimeoutError, ConnectionError):
-            logger.info("a viewer who did not take what was sent is dropped")
+            logger.info("a viewer is dropped: it did not take what was sent in time")
         finally:
-            telling.cancel()
+            sending_status.cancel()
             with suppress(asyncio.CancelledError):
-                await telling
-            await self._hang_up()
+                await sending_status
+            await self._disconnect_peer()
 
-    async def _answer(self, text: str) -> None:
+    async def _handle_text(self, text: str) -> None:
         try:
-            request = parse_request.validate_json(text)
-            await self._follow(request)
+            await self._handle(page_messages.validate_json(text))
         except ValidationError:
-            await self._complain("the page asked for what this server does not know; reload it")
+            await self._send_error("the server does not support this message; reload the page")
         except MirnetEdgeError as error:
-            await self._complain(str(error))
+            await self._send_error(str(error))
 
-    async def _follow(self, request: Request) -> None:
+    async def _handle(self, message: PageMessage) -> None:
         controls = self._streams.controls
-        match request:
-            case Offer():
-                await self._connect(request.sdp)
-            case Refresh():
-                self._streams.vp8.want_key()
-            case Disconnect():
-                await self._hang_up()
-            case _ if not self._streams.may_see(self._key):
-                raise OptionError("another viewer's camera is on; its buttons are theirs")
+        match message:
+            case ConnectPeer():
+                await self._connect_peer(message.sdp)
+            case RequestKeyFrame():
+                self._streams.vp8.request_key_frame()
+            case DisconnectPeer():
+                await self._disconnect_peer()
+            case _ if not self._streams.is_visible_to(self._key):
+                raise OptionError("another viewer's camera is on; only that viewer has controls")
             case SetRestoring():
-                controls.set_restoring(request.on)
+                controls.set_restoring(message.on)
             case SetFrozen():
-                controls.set_frozen(request.on)
+                controls.set_frozen(message.on)
             case ChooseConfiguration():
-                controls.choose_mode(request.mode)
+                controls.choose_configuration(message.configuration)
 
-    async def _connect(self, offer: str) -> None:
+    async def _connect_peer(self, offer: str) -> None:
         camera = self._streams.camera
-        await self._hang_up()
+        await self._disconnect_peer()
         if camera is not None and not camera.claim(self._key):
             raise VideoError("another viewer's camera is on; wait until they leave")
         self._peer = Peer(
             self._streams.vp8,
-            on_camera=None if camera is None else self._give,
-            on_end=self._lose,
+            on_camera=None if camera is None else self._put_camera_frame,
+            on_end=self._handle_peer_end,
             connect_s=self._streams.limits.connect_s,
         )
         try:
             answer = await self._peer.answer(offer)
         except VideoError:
-            await self._hang_up()
+            await self._disconnect_peer()
             raise
-        await self._send({"say": "answer", "sdp": answer})
+        await self._send({"type": "answer", "sdp": answer})
 
-    def _give(self, pixels: Frame) -> None:
-        if self._streams.camera is not None:
-            self._streams.camera.give(self._key, pixels)
-
-    def _lose(self, reason: str) -> None:
-        """Take the end of the connection: the page hears of it and goes over to the fallback."""
-        self._streams.start(self._end_peer(reason))
-
-    async def _end_peer(self, reason: str) -> None:
-        await self._hang_up()
-        with suppress(ConnectionError, asyncio.TimeoutError):
-            await self._send({"say": "lost", "why": reason})
-
-    async def _hang_up(self) -> None:
+    async def _disconnect_peer(self) -> None:
         peer, self._peer = self._peer, None
         if peer is not None:
             await peer.close()
         if self._streams.camera is not None:
             self._streams.camera.release(self._key)
 
-    async def _tell_figures(self) -> None:
+    def _put_camera_frame(self, pixels: Frame) -> None:
+        if self._streams.camera is not None:
+            self._streams.camera.put(self._key, pixels)
+
+    def _handle_peer_end(self, reason: str) -> None:
+        self._streams.start_task(self._report_peer_end(reason))
+
+    async def _report_peer_end(self, reason: str) -> None:
+        """Disconnect, and send the reason: the page falls back to MJPEG."""
+        await self._disconnect_peer()
+        with suppress(ConnectionError, asyncio.TimeoutError):
+            await self._send({"type": "disconnected", "reason": reason})
+
+    async def _send_status(self) -> None:
         version = 0
         with suppress(ConnectionError, asyncio.TimeoutError):  # the reading side ends the session
             while True:
-                version, shown = await self._streams.frame_buffer.after(version)
-                if self._streams.may_see(self._key):
-                    await self._send(
-                        figures_message(
-                            shown,
-                            viewers=self._streams.viewers,
-                            viewer_drops=self._streams.vp8.dropped + self._streams.jpeg.dropped,
-                        )
-                    )
-                await asyncio.sleep(_FIGURES_EVERY_S)
+                version, shown = await self._streams.frame_buffer.wait_newer(version)
+                if self._streams.is_visible_to(self._key):
+                    viewers, drops = self._streams.viewers, self._streams.viewer_drops
+                    await self._send(status_message(shown, viewers=viewers, viewer_drops=drops))
+                await asyncio.sleep(_STATUS_INTERVAL_S)
 
-    async def _complain(self, text: str) -> None:
-        await self._send({"say": "problem", "text": " ".join(text.split())})
+    async def _send_error(self, text: str) -> None:
+        await self._send({"type": "error", "message": " ".join(text.split())})
 
     async def _send(self, message: dict[str, Any]) -> None:
         await asyncio.wait_for(self._socket.send_json(message), self._streams.limits.send_s)

@@ -13,13 +13,13 @@ from mirnet_edge.video.files.decoding import (
     SWSCALE_MATRIX,
     SWSCALE_RANGE,
     RgbDecoder,
-    color_of,
     exact_conversion_flags,
+    read_color_tags,
 )
-from mirnet_edge.video.files.muxing import Recorder, VideoWriter
+from mirnet_edge.video.files.muxing import VideoWriter
 from mirnet_edge.video.files.restoring import restore_video
-from mirnet_edge.video.frames import ColorTags, DisplayedFrame, LiveFigures, VideoFrame
-from mirnet_edge.video.live.controls import Snapshots
+from mirnet_edge.video.frames import ColorTags, DisplayedFrame, LiveStatus, VideoFrame
+from mirnet_edge.video.live.sinks import Recorder, Snapshots
 from mirnet_edge.video.live.sources import CameraSource, FileSource
 from mirnet_edge.video.restorer import single_runner_restorer
 
@@ -109,7 +109,7 @@ def test_pixels_are_those_of_swscales_own_exact_rgb_to_one_level(kind, size):
         if kind.endswith("10le"):
             noise = (noise.view(np.uint16) % 1024).view(np.uint8)
         plane.update(noise.tobytes())
-    color = color_of(frame)
+    color = read_color_tags(frame)
     expected = VideoReformatter().reformat(
         frame, format="rgb24", interpolation=exact_conversion_flags(),
         dst_color_range=SWSCALE_RANGE["full"],
@@ -123,10 +123,10 @@ def test_pixels_are_those_of_swscales_own_exact_rgb_to_one_level(kind, size):
 
 def test_what_has_no_tags_is_read_by_its_size():
     small, large = av.VideoFrame(640, 480, "yuv420p"), av.VideoFrame(720, 1280, "yuv420p")
-    assert color_of(small).matrix == "bt601"
-    assert color_of(large).matrix == "bt709"
-    assert color_of(av.VideoFrame(64, 48, "yuvj420p")).range == "full"
-    assert color_of(av.VideoFrame(64, 48, "rgb24")).range == "limited"
+    assert read_color_tags(small).matrix == "bt601"
+    assert read_color_tags(large).matrix == "bt709"
+    assert read_color_tags(av.VideoFrame(64, 48, "yuvj420p")).range == "full"
+    assert read_color_tags(av.VideoFrame(64, 48, "rgb24")).range == "limited"
 
 
 class FakeDevice:
@@ -164,12 +164,13 @@ def test_a_cameras_frames_are_rgb():
 def test_recordings_and_snapshots_have_the_colors_shown(tmp_path):
     from mirnet_edge.images.files import read_image
 
-    figures = LiveFigures(
+    status = LiveStatus(
         fps=0, age_ms=0, age_p95_ms=0, restore_ms=0, captured=1, shown=1, dropped=0, failed=0,
-        mode="m", modes=(), restoring=True, frozen=False, recording=True, snapshots=1, note="",
+        configuration="m", configurations=(), restoring=True, frozen=False, recording=True,
+        snapshots=1, note="",
     )  # fmt: skip
     before = VideoFrame(pixels=bars(), index=0, captured_s=5.0)
-    shown = DisplayedFrame(before=before, after=bars(), restored=True, figures=figures)
+    shown = DisplayedFrame(before=before, after=bars(), restored=True, status=status)
     saved = []
     with Recorder(tmp_path / "r.mkv") as recorder, Snapshots(tmp_path, saved.append) as snapshots:
         for sink in (recorder, snapshots):

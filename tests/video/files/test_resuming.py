@@ -151,14 +151,14 @@ def test_what_fails_is_counted_over_all_runs(source, tmp_path):
 
 @pytest.mark.parametrize("change", ["source", "bundle", "mode", "encoder"])
 def test_what_was_made_otherwise_is_not_gone_on_from(change, source, tmp_path, monkeypatch):
-    cut_off(source, tmp_path / "out", 25, made_by="one bundle")
+    cut_off(source, tmp_path / "out", 25, fingerprint="one bundle")
     if change == "encoder":
         monkeypatch.setattr("mirnet_edge.video.files.restoring.REPRODUCIBLE", {"threads": "3"})
     if change == "source":
         os.utime(source, ns=(0, 0))
     runner = Breathing("another" if change == "mode" else "null")
-    made_by = "another" if change == "bundle" else "one bundle"
-    done = restored(source, tmp_path / "out", runner, made_by=made_by)
+    fingerprint = "another" if change == "bundle" else "one bundle"
+    done = restored(source, tmp_path / "out", runner, fingerprint=fingerprint)
     assert done.resumed == 0
     assert runner.calls == FRAMES
     assert len(list((tmp_path / "out").iterdir())) == 1

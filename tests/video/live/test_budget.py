@@ -14,95 +14,95 @@ from mirnet_edge.video.live.budget import (
     BudgetedRestorer,
     BudgetLevel,
     FrameBudget,
-    apply_curves,
+    apply_tone_curves,
     budget_levels,
     budgeted_restorer,
-    curves_between,
+    fit_tone_curves,
 )
 
-RUNGS = budget_levels(["slow", "fast"], sizes=True)
+LEVELS = budget_levels(["slow", "fast"], sizes=True)
 
 
 def machine(full_s, overhead_s=0.0, fast=0.5):
-    """Return what a frame takes on a rung: by pixels, with some part that does not shrink."""
+    """Return what a frame takes on a level: by pixels, with some part that does not shrink."""
 
-    def work_s(rung, turn):
-        restored = turn % rung.every == 0
-        mode = fast if rung.mode == "fast" else 1.0
-        return overhead_s + (mode * full_s * rung.size**2 if restored else 0.0)
+    def work_s(level, turn):
+        restored = turn % level.every == 0
+        configuration = fast if level.configuration == "fast" else 1.0
+        return overhead_s + (configuration * full_s * level.size**2 if restored else 0.0)
 
     return work_s
 
 
 def run(budget, work_s, seconds, target_fps, start_s=0.0):
-    """Return the rungs over time, frames coming at the target rate or as fast as they are done."""
-    now, turn, rungs = start_s, 0, []
+    """Return the levels over time, frames coming at the target rate or as fast as they are done."""
+    now, turn, levels = start_s, 0, []
     while now < start_s + seconds:
-        took = work_s(budget.rung, turn)
+        took = work_s(budget.level, turn)
         now += max(took, 1 / target_fps)
         turn += 1
         budget.observe(now, took)
-        rungs.append((now, budget.rung))
-    return rungs
+        levels.append((now, budget.level))
+    return levels
 
 
-def test_the_ladder_takes_off_modes_then_pixels_then_frames():
-    assert [str(rung) for rung in RUNGS] == [
+def test_the_ladder_takes_off_configurations_then_pixels_then_frames():
+    assert [str(level) for level in LEVELS] == [
         "slow", "fast", "fast at 75% size", "fast at 50% size", "fast at 50% size, 1 of 2 frames",
         "fast at 50% size, 1 of 3 frames", "fast at 50% size, 1 of 4 frames",
     ]  # fmt: skip
-    assert [rung.size for rung in budget_levels(["a"], sizes=False)] == [1.0] * 4
+    assert [level.size for level in budget_levels(["a"], sizes=False)] == [1.0] * 4
 
 
 def test_a_machine_that_is_fast_enough_stays_at_the_top():
-    budget = FrameBudget(RUNGS, 30.0)
-    rungs = run(budget, machine(0.02), 20.0, 30.0)
-    assert {rung for _, rung in rungs} == {RUNGS[0]}
+    budget = FrameBudget(LEVELS, 30.0)
+    levels = run(budget, machine(0.02), 20.0, 30.0)
+    assert {level for _, level in levels} == {LEVELS[0]}
 
 
 @given(st.floats(0.01, 1.0), st.sampled_from([5.0, 15.0, 30.0]))
-def test_it_comes_to_rest_where_the_rate_holds_if_any_rung_does(full_s, fps):
-    budget, work_s = FrameBudget(RUNGS, fps), machine(full_s)
-    rungs = run(budget, work_s, 60.0, fps)
-    late = [rung for now, rung in rungs if now > 30.0]
-    cost = [sum(work_s(rung, turn) for turn in range(12)) / 12 for rung in late]
-    cheapest = sum(work_s(RUNGS[-1], turn) for turn in range(12)) / 12
+def test_it_comes_to_rest_where_the_rate_holds_if_any_level_does(full_s, fps):
+    budget, work_s = FrameBudget(LEVELS, fps), machine(full_s)
+    levels = run(budget, work_s, 60.0, fps)
+    late = [level for now, level in levels if now > 30.0]
+    cost = [sum(work_s(level, turn) for turn in range(12)) / 12 for level in late]
+    cheapest = sum(work_s(LEVELS[-1], turn) for turn in range(12)) / 12
     held = np.mean(cost) <= 1 / fps
     assert held or cheapest > 0.85 / fps
 
 
-def test_it_does_not_swing_between_two_rungs():
-    # the rung above always looks roomy by its share, and never is: a fixed part is hidden in it
-    def work_s(rung, turn):
-        return 0.5 if rung.size == 1.0 else 0.01
+def test_it_does_not_swing_between_two_levels():
+    # the level above always looks roomy by its share, and never is: a fixed part is hidden in it
+    def work_s(level, turn):
+        return 0.5 if level.size == 1.0 else 0.01
 
     budget = FrameBudget(budget_levels(["a"], sizes=True), 30.0)
-    rungs = run(budget, work_s, 600.0, 30.0)
-    moves = sum(one != two for (_, one), (_, two) in itertools.pairwise(rungs))
+    levels = run(budget, work_s, 600.0, 30.0)
+    moves = sum(one != two for (_, one), (_, two) in itertools.pairwise(levels))
     assert moves < 60
-    last_minutes = [pair for pair in rungs if pair[0] > 300.0]
-    at_the_top = sum(rung.size == 1.0 for _, rung in last_minutes) / len(last_minutes)
+    last_minutes = [pair for pair in levels if pair[0] > 300.0]
+    at_the_top = sum(level.size == 1.0 for _, level in last_minutes) / len(last_minutes)
     assert at_the_top < 0.05
 
 
 def test_it_goes_up_again_when_the_machine_is_free():
-    budget = FrameBudget(RUNGS, 30.0)
+    budget = FrameBudget(LEVELS, 30.0)
     run(budget, machine(0.2), 10.0, 30.0)
-    assert budget.rung != RUNGS[0]
+    assert budget.level != LEVELS[0]
     run(budget, machine(0.005), 60.0, 30.0, start_s=10.0)
-    assert budget.rung == RUNGS[0]
+    assert budget.level == LEVELS[0]
 
 
 def test_a_single_slow_frame_moves_nothing():
-    budget = FrameBudget(RUNGS, 30.0)
+    budget = FrameBudget(LEVELS, 30.0)
     for turn in range(300):
         budget.observe(turn / 30, 0.2 if turn == 150 else 0.01)
-    assert budget.rung == RUNGS[0]
+    assert budget.level == LEVELS[0]
 
 
 def test_a_rate_of_nothing_is_refused():
     with pytest.raises(OptionError, match="--target-fps must be above 0, found 0"):
-        FrameBudget(RUNGS, 0.0)
+        FrameBudget(LEVELS, 0.0)
 
 
 class Slow(NullRunner):
@@ -123,16 +123,16 @@ def test_the_restorer_does_what_the_budget_says_and_frames_keep_their_size(frame
     budget = FrameBudget(budget_levels(["a"], sizes=True), 25.0)
     restorer = BudgetedRestorer({"a": lambda: runner}, "a", budget, clock=clock)
     pixels = frames_of(40, 60)[0] // 4
-    modes = []
+    configurations = []
     with restorer:
         for _ in range(200):
             assert restorer.restore(pixels).shape == pixels.shape
-            modes.append(restorer.mode)
+            configurations.append(restorer.configuration)
             clock.sleep(0.01)
-        with pytest.raises(OptionError, match="--target-fps chooses the mode"):
+        with pytest.raises(OptionError, match="--target-fps chooses the configuration"):
             restorer.choose("a")
-    assert modes[0] == "a"
-    assert modes[-1] == "a at 50% size"
+    assert configurations[0] == "a"
+    assert configurations[-1] == "a at 50% size"
     assert runner.sizes[0] == (40, 60)
     assert runner.sizes[-1] == (20, 30)
 
@@ -140,7 +140,7 @@ def test_the_restorer_does_what_the_budget_says_and_frames_keep_their_size(frame
 def test_frames_between_get_the_curves_of_the_last_one_restored(frames_of):
     clock = VirtualClock()
     runner = Slow(clock, "a", 0.0)
-    budget = FrameBudget([BudgetLevel(mode="a", every=2)], 25.0)
+    budget = FrameBudget([BudgetLevel(configuration="a", every=2)], 25.0)
     pixels = frames_of(40, 60)[0] // 4
     with BudgetedRestorer({"a": lambda: runner}, "a", budget, clock=clock) as restorer:
         first, second = restorer.restore(pixels), restorer.restore(pixels)
@@ -153,14 +153,14 @@ def test_frames_between_get_the_curves_of_the_last_one_restored(frames_of):
 def test_curves_give_back_any_rising_change_of_levels(seed, gamma):
     before = np.random.default_rng(seed).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     after = np.rint(255 * (before / 255) ** gamma).astype(np.uint8)
-    curves = curves_between(before, after)
+    curves = fit_tone_curves(before, after)
     assert (np.diff(curves.astype(int), axis=1) >= 0).all()
-    np.testing.assert_array_equal(apply_curves(curves, before), after)
+    np.testing.assert_array_equal(apply_tone_curves(curves, before), after)
 
 
 def test_a_bundle_is_held_to_a_rate(make_bundle, make_mode):
-    modes = [make_mode("onnxruntime:fp32", p50_ms=5.0)]
-    restorer = budgeted_restorer(make_bundle(modes=modes), 30.0)
-    assert restorer.mode == "onnxruntime:fp32"
+    configurations = [make_mode("onnxruntime:fp32", p50_ms=5.0)]
+    restorer = budgeted_restorer(make_bundle(modes=configurations), 30.0)
+    assert restorer.configuration == "onnxruntime:fp32"
     with restorer:
         assert restorer.restore(np.zeros((8, 8, 3), np.uint8)).shape == (8, 8, 3)

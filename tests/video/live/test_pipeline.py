@@ -16,8 +16,8 @@ from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.clock import VirtualClock
 from mirnet_edge.video.frames import VideoFrame
 from mirnet_edge.video.live.controls import Controls
-from mirnet_edge.video.live.pipeline import Durations, Live, ReconnectPolicy
-from mirnet_edge.video.live.sinks import Detached, MemorySink
+from mirnet_edge.video.live.pipeline import DurationHistogram, Live, ReconnectPolicy
+from mirnet_edge.video.live.sinks import DetachedSink, MemorySink
 from mirnet_edge.video.live.sources import SyntheticSource
 from mirnet_edge.video.restorer import Restorer
 
@@ -84,12 +84,12 @@ class SlowRunner(NullRunner):
         return super().run(frames)
 
 
-class Scheduled:
+class ScheduledCapture:
     """Stands for the capture thread: puts frames at their times on the virtual clock."""
 
-    reads = Durations()
+    read_times = DurationHistogram()
     reconnects = 0
-    trouble = ""
+    interruption = ""
 
     def __init__(self, times_s):
         self.times_s = times_s
@@ -100,7 +100,7 @@ class Scheduled:
         clock.at(self.times_s[-1] + 0.01, buffer.close)
         return self
 
-    def check(self):
+    def check_stuck(self):
         pass
 
     def __enter__(self):
@@ -123,7 +123,7 @@ def virtual(times_s, restore_s, show_s=(0.0,), **options):
     source = SyntheticSource(fps=1 / max(np.diff(times_s, prepend=-1e-3)))
     restorer = Restorer({"slow": lambda: SlowRunner(clock, restore_s)}, "slow")
     live = Live(
-        source, restorer, [sink], clock=clock, capturing=Scheduled(times_s), **options
+        source, restorer, [sink], clock=clock, make_capture=ScheduledCapture(times_s), **options
     )  # fmt: skip
     return sink, ends, live.run()
 
@@ -149,7 +149,7 @@ def test_age_order_and_counters_hold_whatever_the_consumer_does(steps, restore_s
 def test_age_does_not_grow_with_a_consumer_ten_times_too_slow():
     times_s = [i / 30 for i in range(3000)]
     sink, _, statistics = virtual(times_s, [10 / 30])
-    ages = [shown.figures.age_ms for shown in sink.shown]
+    ages = [shown.status.age_ms for shown in sink.shown]
     assert max(ages) <= 1e3 * 11 / 30 + 1e-6
     assert max(ages[-100:]) <= max(ages[:100]) + 1e-6
     assert statistics.shown == pytest.approx(300, abs=2)
@@ -175,7 +175,7 @@ def test_a_frame_becomes_pixels_once_if_it_is_shown_and_never_if_it_is_dropped()
         made.append(index)
         return np.full((4, 6, 3), index % 256, np.uint8)
 
-    class Lazy(Scheduled):
+    class Lazy(ScheduledCapture):
         def __call__(self, source, buffer, clock, reconnect_policy):
             for index, time_s in enumerate(self.times_s):
                 frame = VideoFrame(
@@ -190,7 +190,7 @@ def test_a_frame_becomes_pixels_once_if_it_is_shown_and_never_if_it_is_dropped()
     sink = MemorySink()
     times_s = [i / 30 for i in range(60)]
     statistics = Live(
-        SyntheticSource(fps=30), restorer, [sink], clock=clock, capturing=Lazy(times_s)
+        SyntheticSource(fps=30), restorer, [sink], clock=clock, make_capture=Lazy(times_s)
     ).run()  # fmt: skip
     assert statistics.dropped > 30
     assert made == sink.indices
@@ -207,7 +207,7 @@ def test_a_frame_that_waited_out_a_stall_is_not_shown():
     restorer = Restorer({"slow": lambda: SlowRunner(clock, [0.0, 1.0, 0.0, 0.0, 0.0])}, "slow")
     source = SyntheticSource(fps=10)
     statistics = Live(
-        source, restorer, [sink], clock=clock, capturing=Scheduled(times_s)
+        source, restorer, [sink], clock=clock, make_capture=ScheduledCapture(times_s)
     ).run()  # fmt: skip
     assert list(dict.fromkeys(sink.indices)) == [0, 1, 5, 6, 7]
     assert statistics.dropped == 3
@@ -223,12 +223,12 @@ def test_a_frozen_image_stands_still_and_sinks_are_served():
     restorer = Restorer({"slow": lambda: SlowRunner(clock, [0.0])}, "slow")
     statistics = Live(
         SyntheticSource(fps=10), restorer, [sink],
-        clock=clock, capturing=Scheduled(times_s), controls=controls,
+        clock=clock, make_capture=ScheduledCapture(times_s), controls=controls,
     ).run()  # fmt: skip
     assert sorted(set(sink.indices)) == [0, 1, 2, 3, 4, 15, 16, 17, 18, 19]
     assert statistics.held == 10
     assert statistics.captured == statistics.shown + statistics.dropped + statistics.held
-    frozen = [shown for shown in sink.shown if shown.figures.frozen]
+    frozen = [shown for shown in sink.shown if shown.status.frozen]
     assert len(frozen) >= 10
     assert {shown.before.index for shown in frozen} == {4}
 
@@ -245,8 +245,8 @@ def test_a_frame_that_cannot_be_restored_is_shown_as_it_came_and_counted(caplog)
     last = sink.shown[-1]
     assert not last.restored
     assert last.after is last.before.pixels
-    assert last.figures.note == "a frame was not restored: out of memory"
-    assert [record.message for record in caplog.records] == [last.figures.note]  # once
+    assert last.status.note == "a frame was not restored: out of memory"
+    assert [record.message for record in caplog.records] == [last.status.note]  # once
 
 
 def test_a_failed_frame_of_an_enlarging_network_has_the_size_of_a_restored_one():
@@ -264,10 +264,12 @@ def test_restoration_can_be_switched_off():
     Live(source, _one(runner), [sink], controls=controls).run()
     assert [shown.restored for shown in sink.shown][:4] == [True, True, True, False]
     assert runner.calls == 3
-    assert not sink.shown[-1].figures.restoring
+    assert not sink.shown[-1].status.restoring
 
 
-def test_the_mode_changes_between_two_frames_and_one_that_fails_to_open_changes_nothing(caplog):
+def test_the_configuration_changes_between_two_frames_and_one_that_fails_to_open_changes_nothing(
+    caplog,
+):
     class Broken(NullRunner):
         def _open(self):
             raise EngineError("no such engine")
@@ -279,14 +281,14 @@ def test_the_mode_changes_between_two_frames_and_one_that_fails_to_open_changes_
 
     def ask(shown):
         if shown.before.index in asked:
-            controls.choose_mode(asked[shown.before.index])
+            controls.choose_configuration(asked[shown.before.index])
 
     sink = MemorySink(ask)
     source = SyntheticSource(width=8, height=6, fps=50, frames=6)
     Live(source, restorer, [sink], controls=controls).run()
-    assert [shown.figures.mode for shown in sink.shown] == ["a", "a", "b", "b", "b", "b"]
-    assert sink.shown[0].figures.modes == ("a", "b", "broken")
-    assert "no such engine" in sink.shown[-1].figures.note
+    assert [shown.status.configuration for shown in sink.shown] == ["a", "a", "b", "b", "b", "b"]
+    assert sink.shown[0].status.configurations == ("a", "b", "broken")
+    assert "no such engine" in sink.shown[-1].status.note
     assert not runners["a"].is_open
     assert not runners["b"].is_open
 
@@ -321,7 +323,7 @@ def test_what_a_sink_raises_ends_the_run(detached):
         raise ValueError("the disk is full")
 
     sink, others = MemorySink(fail), MemorySink()
-    sinks = [others, Detached(sink) if detached else sink]
+    sinks = [others, DetachedSink(sink) if detached else sink]
     with _within(1.0), pytest.raises(ValueError, match="the disk is full"):
         Live(SyntheticSource(width=8, height=6), _one(NullRunner()), sinks).run()
     assert not sink.is_open
@@ -361,7 +363,7 @@ def test_a_source_that_is_stuck_ends_the_run():
     stuck = threading.Event()
     source = ScriptedSource(lambda _: [None, FRAME, stuck])
     sink = MemorySink()
-    with _within(1.5), pytest.raises(VideoError, match="has given nothing for"):
+    with _within(1.5), pytest.raises(VideoError, match="has given no frame for"):
         Live(
             source, _one(NullRunner()), [sink], reconnect_policy=ReconnectPolicy(blocked_s=0.3)
         ).run()
@@ -402,7 +404,7 @@ def test_a_camera_that_stays_away_ends_the_run():
         Live(source, _one(NullRunner()), [sink], reconnect_policy=reconnect_policy).run()
     assert source.opened > 3  # it tried, and less often each time
     assert source.opened < 20
-    assert sink.shown[-1].figures.note == "the cable was pulled; trying again"
+    assert sink.shown[-1].status.note == "the cable was pulled; trying again"
 
 
 def test_an_interrupt_closes_everything():
@@ -417,7 +419,7 @@ def test_an_interrupt_closes_everything():
 
 
 def test_a_slow_detached_sink_slows_nobody():
-    slow = Detached(MemorySink(lambda shown: time.sleep(0.2)))
+    slow = DetachedSink(MemorySink(lambda shown: time.sleep(0.2)))
     source = SyntheticSource(width=8, height=6, fps=100, frames=60)
     with _within(3.0):
         statistics = Live(source, _one(NullRunner()), [slow]).run()

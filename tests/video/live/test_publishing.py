@@ -66,7 +66,7 @@ class Flat:
 def publishing(address, **how):
     """Publish beside the block; gives the publisher and the lines it told."""
     controls, lines = Controls(), []
-    publisher = Publisher(address, tell=lines.append)
+    publisher = Publisher(address, on_change=lines.append)
     live = Live(Flat(**how), single_runner_restorer(NullRunner()), [publisher], controls=controls)
     thread = threading.Thread(target=live.run)
     thread.start()
@@ -132,7 +132,7 @@ def test_a_server_that_goes_away_and_returns_is_published_to_again(port):
     assert len(lost) == 2
     assert len(lines) <= 5  # at first it may not have been there yet
     assert f"{publisher.published} frames sent" in publisher.summary()
-    assert "the server was lost 2 times" in publisher.summary()
+    assert "the connection was lost 2 times" in publisher.summary()
 
 
 class Server:
@@ -208,7 +208,7 @@ def _size_of_first(unread):
 def run_beside(address, frames=30):
     """Run a camera of so many frames to its end with a publisher; gives figures and lines."""
     lines = []
-    publisher = Publisher(address, tell=lines.append)
+    publisher = Publisher(address, on_change=lines.append)
     started = time.monotonic()
     statistics = Live(Flat(frames), single_runner_restorer(NullRunner()), [publisher]).run()
     # a stage that waited for the server would take its five seconds
@@ -223,7 +223,7 @@ def test_without_a_server_the_image_goes_on_and_one_line_says_so(port):
     address = f"rtsp://somebody:secret@127.0.0.1:{port}/live"
     publisher, lines, statistics = run_beside(address)
     assert lines == [
-        f"rtsp://127.0.0.1:{port}/live does not answer: Connection refused; trying again"
+        f"rtsp://127.0.0.1:{port}/live does not respond: Connection refused; trying again"
     ]
     assert (publisher.published, publisher.dropped) == (0, statistics.shown)
     assert "secret" not in publisher.summary()
@@ -238,7 +238,7 @@ def test_a_server_that_never_answers_holds_up_nothing():
 
 def test_a_server_that_takes_nothing_more_is_left_and_asked_again(monkeypatch):
     monkeypatch.setattr("mirnet_edge.video.live.publishing._SEND_S", 0.5)
-    monkeypatch.setattr("mirnet_edge.video.live.publishing._SEND_BUFFER", 4096)
+    monkeypatch.setattr("mirnet_edge.video.live.publishing._SEND_BUFFER_BYTES", 4096)
     with Server(hears=False) as server:
         with publishing(f"rtsp://127.0.0.1:{server.port}/live", sizes=((240, 320),)) as (
             publisher,
@@ -247,7 +247,7 @@ def test_a_server_that_takes_nothing_more_is_left_and_asked_again(monkeypatch):
             wait_for(lambda: server.methods().count("RECORD") == 2)
         assert publisher.losses >= 1
         assert publisher.dropped > 0
-    assert "was lost: no answer in time; trying again" in lines[1]
+    assert "was lost: no response in time; trying again" in lines[1]
 
 
 def test_a_server_that_refuses_is_told_with_its_reason():
@@ -303,7 +303,7 @@ def test_a_server_that_asks_who_it_is_is_told(challenge, allowed):
 
 def test_another_size_is_announced_anew():
     with Server() as server:
-        publisher = Publisher(f"rtsp://127.0.0.1:{server.port}/live", tell=lambda line: None)
+        publisher = Publisher(f"rtsp://127.0.0.1:{server.port}/live", on_change=lambda line: None)
         source = Flat(30, sizes=((48, 64), (24, 32)))
         Live(source, single_runner_restorer(NullRunner()), [publisher]).run()
         once = ["ANNOUNCE", "SETUP", "RECORD", "TEARDOWN"]
@@ -316,7 +316,7 @@ def test_another_size_is_announced_anew():
     ["http://a/b", "rtsps://a/b", "rtsp://", "rtsp://a:port/b", "live", "rtsp://a:99999/b"],
 )
 def test_another_kind_of_address_is_refused(address):
-    with pytest.raises(OptionError, match=r"expected an address like rtsp://HOST:8554/NAME"):
+    with pytest.raises(OptionError, match=r"expected a URL like rtsp://HOST:8554/NAME"):
         Publisher(address)
 
 

@@ -67,7 +67,7 @@ def test_a_server_that_dies_and_returns_is_found_again():
         thread.start()
         wait_for(lambda: len(set(sink.indices)) > 3)
         first.kill()
-        wait_for(lambda: "trying again" in sink.shown[-1].figures.note)
+        wait_for(lambda: "trying again" in sink.shown[-1].status.note)
         before = sink.shown[-1].before.index
         with serving(port=port_of(address)):
             wait_for(lambda: sink.shown[-1].before.index > before + 3)
@@ -76,7 +76,7 @@ def test_a_server_that_dies_and_returns_is_found_again():
     assert not thread.is_alive()
     assert runs[0].reconnects == 1
     assert runs[0].failed == 0
-    assert sink.shown[-1].figures.note == ""
+    assert sink.shown[-1].status.note == ""
 
 
 def test_a_server_that_dies_for_good_ends_the_run_after_fewer_and_fewer_tries(caplog):
@@ -102,7 +102,7 @@ def test_a_server_that_dies_for_good_ends_the_run_after_fewer_and_fewer_tries(ca
 
 
 def test_a_server_that_falls_silent_is_left_within_the_bound(monkeypatch):
-    monkeypatch.setattr("mirnet_edge.video.live.sources._SILENT_S", 1.0)
+    monkeypatch.setattr("mirnet_edge.video.live.sources._READ_TIMEOUT_S", 1.0)
     with serving("--silent-after", "100") as (process, address), open_source(address) as source:
         read_s = []
         with pytest.raises(SourceInterruptedError, match="was interrupted"):

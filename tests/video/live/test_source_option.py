@@ -185,7 +185,7 @@ def test_a_stream_gives_frames_and_its_end_is_an_interruption(mpeg_ts):
 
 
 def test_a_stream_that_falls_silent_is_an_interruption(mpeg_ts, monkeypatch):
-    monkeypatch.setattr("mirnet_edge.video.live.sources._SILENT_S", 0.5)
+    monkeypatch.setattr("mirnet_edge.video.live.sources._READ_TIMEOUT_S", 0.5)
     silence = threading.Event()
     started = time.monotonic()
     with StreamSource(serve(mpeg_ts, silence)) as source:

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirnet_edge.video.live.controls import Controls
-from mirnet_edge.video.live.pipeline import Durations, LiveCounters
+from mirnet_edge.video.live.pipeline import DurationHistogram, LiveCounters
 
 
 @given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=200), st.floats(0.0, 100.0))
 def test_percentiles_are_exact_to_one_percent(samples, q):
-    durations = Durations()
+    durations = DurationHistogram()
     for sample in samples:
         durations.add(sample)
     exact = np.percentile(samples, q, method="inverted_cdf")
@@ -23,37 +23,38 @@ def test_percentiles_are_exact_to_one_percent(samples, q):
 
 @given(st.lists(st.floats(0.0, 1e9), max_size=50))
 def test_the_figures_are_ordered_and_take_no_more_memory(samples):
-    durations = Durations()
+    durations = DurationHistogram()
     size = durations._counts.nbytes
     for sample in samples:
         durations.add(sample)
-    spread = durations.spread()
-    assert 0.0 <= spread.p50_ms <= spread.p95_ms <= spread.p99_ms <= spread.max_ms
-    assert spread.count == len(samples)
+    summary = durations.summarize()
+    assert 0.0 <= summary.p50_ms <= summary.p95_ms <= summary.p99_ms <= summary.max_ms
+    assert summary.count == len(samples)
     assert durations._counts.nbytes == size
 
 
 def test_frames_per_second_are_intervals_over_time():
     # three ticks of a true 10 a second are two intervals: 10, not 15
-    tally = LiveCounters()
+    counters = LiveCounters()
     for now_s in (0.0, 0.1, 0.2):
-        tally.count(now_s=now_s, age_s=0.0, convert_s=0.0, restore_s=None, show_s=0.0)
-    assert tally.fps == pytest.approx(10.0)
+        counters.add(now_s=now_s, age_s=0.0, convert_s=0.0, restore_s=None, show_s=0.0)
+    assert counters.fps == pytest.approx(10.0)
 
 
 def test_frames_per_second_follow_a_change_within_a_second():
-    tally = LiveCounters()
+    counters = LiveCounters()
     for now_s in (*np.arange(0.0, 10.0, 0.1), *np.arange(10.0, 11.5, 0.02)):
-        tally.count(now_s=now_s, age_s=0.0, convert_s=0.0, restore_s=0.0, show_s=0.0)
-    assert tally.fps == pytest.approx(50.0, rel=0.05)
+        counters.add(now_s=now_s, age_s=0.0, convert_s=0.0, restore_s=0.0, show_s=0.0)
+    assert counters.fps == pytest.approx(50.0, rel=0.05)
 
 
 def test_the_file_holds_what_the_dataclass_holds(tmp_path):
-    tally = LiveCounters()
-    tally.count(now_s=1.0, age_s=0.02, convert_s=0.004, restore_s=0.01, show_s=0.001)
-    statistics = tally.statistics(
-        source="synthetic", mode="null", captured=3, dropped=2, reconnects=0, frame_time_ms=33.3,
-        read=Durations().spread(),
+    counters = LiveCounters()
+    counters.add(now_s=1.0, age_s=0.02, convert_s=0.004, restore_s=0.01, show_s=0.001)
+    statistics = counters.statistics(
+        source="synthetic", configuration="null", captured=3, dropped=2, reconnects=0,
+        frame_time_ms=33.3,
+        read=DurationHistogram().summarize(),
     )  # fmt: skip
     statistics.write_json(tmp_path / "s.json")
     written = json.loads((tmp_path / "s.json").read_text())
@@ -64,13 +65,13 @@ def test_the_file_holds_what_the_dataclass_holds(tmp_path):
     assert replace(statistics, shown=5) != statistics
 
 
-def test_a_mode_that_is_not_offered_is_refused():
+def test_a_configuration_that_is_not_offered_is_refused():
     from mirnet_edge.errors import OptionError
 
     controls = Controls(("a", "b"))
-    with pytest.raises(OptionError, match="expected a mode of a, b, found 'c'"):
-        controls.choose_mode("c")
-    controls.choose_mode("a")
-    controls.choose_mode("b")
-    assert controls.take_mode() == "b"
-    assert controls.take_mode() is None
+    with pytest.raises(OptionError, match="expected a configuration of a, b, found 'c'"):
+        controls.choose_configuration("c")
+    controls.choose_configuration("a")
+    controls.choose_configuration("b")
+    assert controls.take_configuration() == "b"
+    assert controls.take_configuration() is None

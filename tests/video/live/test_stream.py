@@ -18,7 +18,7 @@ def test_frames_come_restored_in_a_loop(make_bundle):
     assert all(frame.restored for frame in frames)
     before, after = frames[0].before.pixels, frames[0].after
     assert np.abs(after - np.minimum(before * 1.5, 255)).max() <= 1
-    assert frames[-1].figures.mode == "onnxruntime:fp32"
+    assert frames[-1].status.configuration == "onnxruntime:fp32"
 
 
 def test_a_place_is_a_source_too(make_bundle):
@@ -90,7 +90,7 @@ def test_the_shipped_bundle_is_made_once(tmp_path, made):
     assert len(made) == 1
     assert made[0].weights == "shipped:low-light"
     assert made[0].anchored
-    assert told == [f"making a bundle of shipped:low-light in {first}, once", "export"]
+    assert told == [f"exporting a bundle of shipped:low-light to {first}, once", "export"]
 
 
 def test_the_shipped_bundle_has_int8_as_soon_as_that_can_be_made(tmp_path, monkeypatch, made):

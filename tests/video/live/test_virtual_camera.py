@@ -11,7 +11,7 @@ import pytest
 from mirnet_edge.errors import MissingDependencyError, VideoError
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.live.pipeline import Live
-from mirnet_edge.video.live.sinks import Detached, MemorySink, VirtualCamera
+from mirnet_edge.video.live.sinks import DetachedSink, MemorySink, VirtualCamera
 from mirnet_edge.video.live.sources import SyntheticSource
 from mirnet_edge.video.restorer import single_runner_restorer
 
@@ -82,7 +82,7 @@ def test_a_device_that_fails_ends_the_run_and_is_closed():
         made.append(Broken(*wanted))
         return made[-1]
 
-    camera = Detached(VirtualCamera("auto", open_device=open_device))
+    camera = DetachedSink(VirtualCamera("auto", open_device=open_device))
     with pytest.raises(OSError, match="busy"):
         Live(source(None), single_runner_restorer(NullRunner()), [camera]).run()
     assert made[0].closed
@@ -104,7 +104,7 @@ def test_a_machine_without_a_virtual_camera_ends_in_one_line():
     pytest.importorskip("pyvirtualcam")
     with pytest.raises(VideoError, match=r"auto cannot be opened for 32x24: .*modprobe"):
         Live(
-            source(), single_runner_restorer(NullRunner()), [Detached(VirtualCamera("auto"))]
+            source(), single_runner_restorer(NullRunner()), [DetachedSink(VirtualCamera("auto"))]
         ).run()
 
 

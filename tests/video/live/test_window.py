@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import VideoError
-from mirnet_edge.video.frames import DisplayedFrame, LiveFigures, VideoFrame
+from mirnet_edge.video.frames import DisplayedFrame, LiveStatus, VideoFrame
 from mirnet_edge.video.live.controls import Controls
 from mirnet_edge.video.live.window import Window, check_display, compose_view
 
@@ -19,16 +19,17 @@ LEFT_LEVEL, RIGHT_LEVEL = 30, 200
 
 
 def shown(height=240, width=320, scale=1, **changes):
-    figures = LiveFigures(
+    status = LiveStatus(
         fps=29.97, age_ms=31, age_p95_ms=48, restore_ms=20, captured=9, shown=7, dropped=2,
-        failed=changes.pop("failed", 0), mode="openvino:int8", modes=("a", "b"), restoring=True,
+        failed=changes.pop("failed", 0), configuration="openvino:int8", configurations=("a", "b"),
+        restoring=True,
         frozen=False, recording=changes.pop("recording", False), snapshots=0,
         note=changes.pop("note", ""),
     )  # fmt: skip
     before = np.full((height, width, 3), LEFT_LEVEL, np.uint8)
     after = np.full((scale * height, scale * width, 3), RIGHT_LEVEL, np.uint8)
     frame = VideoFrame(pixels=before, index=0, captured_s=0.0)
-    return DisplayedFrame(before=frame, after=after, restored=True, figures=figures)
+    return DisplayedFrame(before=frame, after=after, restored=True, status=status)
 
 
 @pytest.mark.parametrize("scale", [1, 2])
@@ -53,16 +54,16 @@ def test_keys_act_on_the_controls():
     controls = Controls(("a", "b"))
     window = Window(controls)
     for key in " fsrm":
-        window._answer(ord(key))
+        window._handle_key(ord(key))
     assert not controls.restoring
     assert controls.frozen
     assert controls.snapshots == 1
     assert controls.recording
-    assert controls.take_mode() == "b"
-    window._answer(-1)
-    window._answer(ord("x"))
+    assert controls.take_configuration() == "b"
+    window._handle_key(-1)
+    window._handle_key(ord("x"))
     assert not controls.stopped
-    window._answer(27)
+    window._handle_key(27)
     assert controls.stopped
 
 
@@ -92,16 +93,17 @@ def test_a_machine_without_a_display_gets_one_line(monkeypatch):
 SCRIPT = """
 import sys, threading
 from mirnet_edge.testing.null_runner import NullRunner
-from mirnet_edge.video.controls import Controls
-from mirnet_edge.video.live import Live
-from mirnet_edge.video.restorer import single
-from mirnet_edge.video.sources import SyntheticSource
-from mirnet_edge.video.window import Window
+from mirnet_edge.video.live.controls import Controls
+from mirnet_edge.video.live.pipeline import Live
+from mirnet_edge.video.live.sources import SyntheticSource
+from mirnet_edge.video.live.window import Window
+from mirnet_edge.video.restorer import single_runner_restorer
 
 controls = Controls()
 threading.Timer(2.0, controls.stop).start()
-live = Live(SyntheticSource(width=320, height=240), single(NullRunner()), [Window(controls)],
-            controls=controls)
+source = SyntheticSource(width=320, height=240)
+restorer = single_runner_restorer(NullRunner())
+live = Live(source, restorer, [Window(controls)], controls=controls)
 print(live.run().shown)
 """
 

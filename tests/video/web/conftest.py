@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from mirnet_edge.video.frames import DisplayedFrame, LiveFigures, VideoFrame
+from mirnet_edge.video.frames import DisplayedFrame, LiveStatus, VideoFrame
 from mirnet_edge.video.live.controls import Controls
 
 pytest.importorskip("aiohttp", reason='needs pip install "mirnet-edge[web]"')
@@ -18,9 +18,10 @@ pytest.importorskip("aiortc", reason='needs pip install "mirnet-edge[web]"')
 
 def shown_of(index, *, height=48, width=64, before=20, after=120):
     """Return what a sink gets: two flat images."""
-    figures = LiveFigures(
+    status = LiveStatus(
         fps=30.0, age_ms=20.0, age_p95_ms=25.0, restore_ms=5.0, captured=index + 1, shown=index + 1,
-        dropped=0, failed=0, mode="null:fp32", modes=("null:fp32", "null:int8"), restoring=True,
+        dropped=0, failed=0, configuration="null:fp32", configurations=("null:fp32", "null:int8"),
+        restoring=True,
         frozen=False, recording=False, snapshots=0, note="",
     )  # fmt: skip
     return DisplayedFrame(
@@ -29,7 +30,7 @@ def shown_of(index, *, height=48, width=64, before=20, after=120):
         ),
         after=np.full((height, width, 3), after, np.uint8),
         restored=True,
-        figures=figures,
+        status=status,
     )
 
 

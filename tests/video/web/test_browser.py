@@ -138,7 +138,7 @@ def open_page(browser):
 
 
 def wait_for_image(page, transport):
-    page.locator(f"#image[data-transport={transport}]").wait_for(timeout=20_000)
+    page.locator(f"#frame-view[data-transport={transport}]").wait_for(timeout=20_000)
 
 
 def luma(page, key):
@@ -146,7 +146,7 @@ def luma(page, key):
     page.locator("#split").press(key)
     return page.evaluate(
         """() => {
-            const canvas = document.getElementById("image");
+            const canvas = document.getElementById("frame-view");
             const { width, height } = canvas;
             const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
             let sum = 0;
@@ -169,9 +169,9 @@ def test_the_page_shows_restored_frames_that_move(open_page, transport):
         page = open_page(address + ("?transport=mjpeg" if transport == "MJPEG" else ""))
         wait_for_image(page, transport)
         assert_restored(page)
-        first = int(page.locator("#image").get_attribute("data-frames"))
+        first = int(page.locator("#frame-view").get_attribute("data-frames"))
         page.wait_for_timeout(1000)
-        assert int(page.locator("#image").get_attribute("data-frames")) >= first + 3
+        assert int(page.locator("#frame-view").get_attribute("data-frames")) >= first + 3
         assert page.faults == []
 
 
@@ -193,7 +193,7 @@ def test_the_browsers_own_camera_is_restored_and_sent_back(open_page):
         other = open_page(address)  # and nobody else sees it
         other.locator("#camera").click()
         other.get_by_text("another viewer's camera is on").wait_for(timeout=10_000)
-        assert other.locator("#image[data-frames]").count() == 0
+        assert other.locator("#frame-view[data-frames]").count() == 0
 
 
 def test_split_and_buttons_work_by_mouse_and_keyboard(open_page):
@@ -209,7 +209,7 @@ def test_split_and_buttons_work_by_mouse_and_keyboard(open_page):
         assert split.get_attribute("aria-valuenow") == "20"
         split.press("ArrowRight")
         assert split.get_attribute("aria-valuenow") == "22"
-        page.locator("#mode").select_option("null:int8")
+        page.locator("#configuration").select_option("null:int8")
         page.locator("#restoring").click()
         page.locator("#restoring[aria-pressed=false]").wait_for()
         page.get_by_text("not restored").wait_for()

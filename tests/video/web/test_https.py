@@ -74,7 +74,7 @@ def test_the_session_and_the_stream_are_secured_too(pair, serving, make_shown):
     with serving(certificate=certificate, key=key) as (sink, _):
         sink.show(make_shown(0))
         hello = asyncio.run(first(sink, certificate, "session"))
-        assert (hello["say"], hello["https"]) == ("hello", "")
+        assert (hello["type"], hello["https"]) == ("session", "")
         assert asyncio.run(first(sink, certificate, "stream.mjpg")) == b"--frame\r\n"
 
 
@@ -122,7 +122,7 @@ def test_what_cannot_be_used_is_one_line_that_says_how_to_make_it(
 
 
 def test_a_key_alone_is_refused(pair):
-    with pytest.raises(OptionError, match=r"--key .* without --certificate"):
+    with pytest.raises(OptionError, match=r"--key .* requires --certificate"):
         WebSink(Controls(), key=pair[1])
 
 

@@ -20,7 +20,7 @@ from mirnet_edge.video.web.server import WebSink
 from mirnet_edge.video.web.sessions import StreamLimits, is_local
 
 ROUTES = [
-    "", "page.css", "page.js", "picture.js", "streams.js", "chart.js", "icon.svg", "session",
+    "", "page.css", "page.js", "view.js", "streams.js", "chart.js", "icon.svg", "session",
     "stream.mjpg", "snapshot.png",
 ]  # fmt: skip
 
@@ -180,14 +180,14 @@ def session(sink, talk):
             aiohttp.ClientSession() as client,
             client.ws_connect(f"{sink.addresses[0]}session") as live,
         ):
-            assert (await live.receive_json(timeout=5))["say"] == "hello"
+            assert (await live.receive_json(timeout=5))["type"] == "session"
             return await asyncio.wait_for(talk(live), 10)
 
     return asyncio.run(run())
 
 
-async def heard(live, say):
-    while (message := await live.receive_json(timeout=5))["say"] != say:
+async def receive(live, kind):
+    while (message := await live.receive_json(timeout=5))["type"] != kind:
         pass
     return message
 
@@ -197,35 +197,42 @@ def test_buttons_act_and_figures_come(serving, make_shown):
         sink.show(make_shown(7))
 
         async def talk(live):
-            figures = await heard(live, "figures")
-            await live.send_json({"do": "restoring", "on": False})
-            await live.send_json({"do": "frozen", "on": True})
-            await live.send_json({"do": "mode", "mode": "null:int8"})
-            await live.send_json({"do": "mode", "mode": "no such"})
-            return figures, await heard(live, "problem")
+            status = await receive(live, "status")
+            await live.send_json({"type": "restoring", "on": False})
+            await live.send_json({"type": "frozen", "on": True})
+            await live.send_json({"type": "configuration", "configuration": "null:int8"})
+            await live.send_json({"type": "configuration", "configuration": "no such"})
+            return status, await receive(live, "error")
 
-        figures, problem = session(sink, talk)
-        assert figures["index"] == 7
-        assert (figures["width"], figures["height"], figures["viewers"]) == (64, 48, 1)
-        assert "no such" in problem["text"]
+        status, error = session(sink, talk)
+        assert status["index"] == 7
+        assert (status["width"], status["height"], status["viewers"]) == (64, 48, 1)
+        assert "no such" in error["message"]
         assert not controls.restoring
         assert controls.frozen
-        assert controls.take_mode() == "null:int8"
+        assert controls.take_configuration() == "null:int8"
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"do": "rm"}', json.dumps({"do": "offer", "sdp": "v=0"}), '{"do":"mode"}']
+    "text",
+    [
+        "",
+        "[]",
+        '{"type": "rm"}',
+        json.dumps({"type": "offer", "sdp": "v=0"}),
+        '{"type":"configuration"}',
+    ],
 )
 def test_nonsense_is_answered_and_the_session_goes_on(serving, text):
     with serving() as (sink, _):
 
         async def talk(live):
             await live.send_str(text)
-            await heard(live, "problem")
+            await receive(live, "error")
             await live.send_str(text)
-            return await heard(live, "problem")
+            return await receive(live, "error")
 
-        assert session(sink, talk)["text"]
+        assert session(sink, talk)["message"]
 
 
 def test_a_silent_page_is_dropped(serving):
@@ -266,9 +273,9 @@ def test_the_browser_source_gives_the_newest_frame_and_ends_with_the_pipeline():
     source = BrowserSource(controls)
     with source:
         source.claim("owner")
-        source.give("another", np.full((2, 2, 3), 9, np.uint8))
+        source.put("another", np.full((2, 2, 3), 9, np.uint8))
         for level in (1, 2):
-            source.give("owner", np.full((2, 2, 3), level, np.uint8))
+            source.put("owner", np.full((2, 2, 3), level, np.uint8))
         frame = source.read()
         assert frame is not None
         assert (frame.index, frame.pixels[0, 0, 0]) == (1, 2)

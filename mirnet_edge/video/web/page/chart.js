@@ -1,6 +1,6 @@
-// A line of the last minute on a canvas: from 0 to a round number above the largest value.
+// A line chart of the last minute: from 0 to a round number above the largest value.
 
-const LENGTH = 300; // points; figures come about five to ten times a second
+const LENGTH = 300; // points; status messages come five to ten times a second
 
 export class Chart {
   #canvas;

@@ -1,22 +1,22 @@
-// The page: a session with the server, the picture, the figures and the buttons.
+// The page: its session with the server, the frame view, the statistics and the controls.
 
 import { Chart } from "./chart.js";
-import { Picture } from "./picture.js";
 import { JpegStream, WebRtcStream } from "./streams.js";
+import { FrameView } from "./view.js";
 
-const RETRY_MS = 1500;
+const RECONNECT_MS = 1500;
 const element = (id) => document.getElementById(id);
 
-const picture = new Picture(element("stage"), element("picture"), element("split"));
+const view = new FrameView(element("stage"), element("frame-view"), element("split"));
 const charts = { fps: new Chart(element("fps-chart")), age: new Chart(element("age-chart")) };
-const forced = new URLSearchParams(location.search).get("transport"); // "mjpeg" leaves WebRTC out
+const transport = new URLSearchParams(location.search).get("transport"); // "mjpeg" turns WebRTC off
 
 let socket = null;
 let stream = null;
-let hello = null;
+let session = null; // the server's "session" message
 let camera = null;
-let waiting = null; // resolves with the answer to an offer
-let modes = "";
+let pendingOffer = null; // resolves with the answer (SDP)
+let options = ""; // the configurations in the menu
 
 // ---- the session -------------------------------------------------------------------------------
 
@@ -24,56 +24,56 @@ function connect() {
   const address = new URL("session", location.href);
   address.protocol = address.protocol.replace("http", "ws");
   socket = new WebSocket(address);
-  socket.addEventListener("message", (event) => hear(JSON.parse(event.data)));
+  socket.addEventListener("message", (event) => receive(JSON.parse(event.data)));
   socket.addEventListener("close", () => {
     stop();
-    say("no connection", "lost");
-    for (const id of ["restoring", "frozen", "snapshot", "mode"]) element(id).disabled = true;
-    setTimeout(connect, RETRY_MS);
+    showState("no connection", "lost");
+    for (const id of ["restoring", "frozen", "snapshot", "configuration"]) element(id).disabled = true;
+    setTimeout(connect, RECONNECT_MS);
   });
 }
 
-function ask(message) {
+function send(message) {
   if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(message));
 }
 
-function offer(message) {
-  if (message.do !== "offer") return ask(message);
+function sendOffer(message) {
+  if (message.type !== "offer") return send(message);
   return new Promise((resolve, reject) => {
-    waiting = { resolve, reject };
-    ask(message);
+    pendingOffer = { resolve, reject };
+    send(message);
   });
 }
 
-function hear(message) {
-  if (message.say === "hello") begin(message);
-  else if (message.say === "answer") waiting?.resolve(message.sdp);
-  else if (message.say === "figures") showFigures(message);
-  else if (message.say === "lost") fallBack(message.why);
-  else if (message.say === "problem") {
-    waiting?.reject(new Error(message.text));
-    note(message.text);
+function receive(message) {
+  if (message.type === "session") start(message);
+  else if (message.type === "answer") pendingOffer?.resolve(message.sdp);
+  else if (message.type === "status") showStatus(message);
+  else if (message.type === "disconnected") fallBack(message.reason);
+  else if (message.type === "error") {
+    pendingOffer?.reject(new Error(message.message));
+    showNote(message.message);
   }
 }
 
-// ---- the picture -------------------------------------------------------------------------------
+// ---- the stream --------------------------------------------------------------------------------
 
-function begin(message) {
-  hello = message;
-  note("");
-  if (hello.camera && !camera) inviteCamera();
+function start(message) {
+  session = message;
+  showNote("");
+  if (session.camera && !camera) offerCamera();
   else watch();
 }
 
-function inviteCamera() {
-  say("ready", "");
+function offerCamera() {
+  showState("ready", "");
   const secure = Boolean(navigator.mediaDevices);
   element("camera").hidden = !secure;
-  cover(
+  showCover(
     secure
-      ? "Your camera's picture goes to this server, is restored there, and comes back to you alone."
+      ? "Your camera's video goes to this server, is restored there, and comes back to you alone."
       : `A browser gives its camera only to https and to the server's own machine. ${
-          hello.https ? `For https, there: ${hello.https}` : "Open the page as http://127.0.0.1, for instance through an SSH tunnel."
+          session.https ? `For https, there: ${session.https}` : "Open the page as http://127.0.0.1, for instance through an SSH tunnel."
         }`,
   );
 }
@@ -84,7 +84,7 @@ async function useCamera() {
       video: { width: { ideal: 640 }, height: { ideal: 480 }, facingMode: "user" },
     });
   } catch (error) {
-    return cover(`The browser did not give its camera: ${error.message}`);
+    return showCover(`The browser did not give its camera: ${error.message}`);
   }
   element("camera").hidden = true;
   return watch();
@@ -92,109 +92,104 @@ async function useCamera() {
 
 async function watch() {
   stop();
-  cover("Waiting for the first frame");
-  say("connecting", "");
-  if (forced === "mjpeg" && !camera) return watchJpeg();
-  const own = new WebRtcStream(element("received"), { ask: offer, onPicture, camera });
+  showCover("Waiting for the first frame");
+  showState("connecting", "");
+  if (transport === "mjpeg" && !camera) return watchJpeg();
+  const own = new WebRtcStream(element("received"), { send: sendOffer, onFrame, camera });
   stream = own;
   try {
     await own.open();
-    if (stream === own) arrived("WebRTC");
+    if (stream === own) showTransport("WebRTC");
   } catch (error) {
     if (stream === own) fallBack(error.message);
   }
 }
 
-function fallBack(why) {
+function fallBack(reason) {
   stop();
-  ask({ do: "hangup" });
+  send({ type: "disconnect" });
   if (!camera) return watchJpeg();
   // a camera cannot be sent in any other way
   for (const track of camera.getTracks()) track.stop();
   camera = null;
-  note(why);
-  return inviteCamera();
+  showNote(reason);
+  return offerCamera();
 }
 
 async function watchJpeg() {
   const own = new JpegStream("stream.mjpg", {
-    onPicture: (...args) => {
-      onPicture(...args);
-      if (element("picture").dataset.transport !== "MJPEG") arrived("MJPEG");
+    onFrame: (...args) => {
+      onFrame(...args);
+      if (element("frame-view").dataset.transport !== "MJPEG") showTransport("MJPEG");
     },
   });
   stream = own;
   try {
     await own.open();
   } catch (error) {
-    if (stream === own) note(error.message);
+    if (stream === own) showNote(error.message);
   }
-  if (stream === own && socket?.readyState === WebSocket.OPEN) setTimeout(() => stream === own && watch(), RETRY_MS);
+  if (stream === own && socket?.readyState === WebSocket.OPEN) setTimeout(() => stream === own && watch(), RECONNECT_MS);
 }
 
-function onPicture(source, width, height) {
-  picture.draw(source, width, height);
+function onFrame(source, width, height) {
+  view.draw(source, width, height);
   element("cover").hidden = true;
 }
 
-function arrived(transport) {
-  element("picture").dataset.transport = transport;
-  say(`live · ${transport}`, "live");
+function showTransport(name) {
+  element("frame-view").dataset.transport = name;
+  showState(`live · ${name}`, "live");
 }
 
 function stop() {
   stream?.close();
   stream = null;
-  delete element("picture").dataset.transport;
+  delete element("frame-view").dataset.transport;
 }
 
-// ---- figures and buttons -----------------------------------------------------------------------
+// ---- statistics and controls -------------------------------------------------------------------
 
-function showFigures(figures) {
+function showStatus(status) {
   const count = (number) => number.toLocaleString("en");
-  element("fps").textContent = figures.fps.toFixed(1);
-  element("age").textContent = `${figures.age_ms.toFixed(0)} ms`;
-  element("p95").textContent = `${figures.age_p95_ms.toFixed(0)} ms`;
-  element("restore-ms").textContent = `${figures.restore_ms.toFixed(1)} ms`;
-  element("shown").textContent = count(figures.shown);
-  element("dropped").textContent = count(figures.dropped);
-  element("size").textContent = `${figures.width}×${figures.height}`;
-  element("viewers").textContent = count(figures.viewers);
-  if (!figures.frozen) {
-    charts.fps.add(figures.fps);
-    charts.age.add(figures.age_ms);
+  element("fps").textContent = status.fps.toFixed(1);
+  element("age").textContent = `${status.age_ms.toFixed(0)} ms`;
+  element("p95").textContent = `${status.age_p95_ms.toFixed(0)} ms`;
+  element("restore-ms").textContent = `${status.restore_ms.toFixed(1)} ms`;
+  element("shown").textContent = count(status.shown);
+  element("dropped").textContent = count(status.dropped);
+  element("size").textContent = `${status.width}×${status.height}`;
+  element("viewers").textContent = count(status.viewers);
+  if (!status.frozen) {
+    charts.fps.add(status.fps);
+    charts.age.add(status.age_ms);
   }
-  press("restoring", figures.restoring);
-  press("frozen", figures.frozen);
+  setPressed("restoring", status.restoring);
+  setPressed("frozen", status.frozen);
   element("snapshot").disabled = false;
-  element("after-tag").textContent = figures.restored ? "after" : "not restored";
-  offerModes(figures);
-  note(figures.note || (figures.failed ? `${count(figures.failed)} frames could not be restored and are shown as they came` : ""));
+  element("after-tag").textContent = status.restored ? "after" : "not restored";
+  showConfigurations(status);
+  showNote(status.note || (status.failed ? `${count(status.failed)} frames could not be restored and are shown unrestored` : ""));
 }
 
-function press(id, on) {
-  element(id).disabled = false;
-  element(id).setAttribute("aria-pressed", on);
-}
-
-function offerModes({ mode, modes: known }) {
-  const select = element("mode");
-  const offered = known.includes(mode) || !mode ? known : [mode, ...known];
-  if (modes !== offered.join()) {
-    modes = offered.join();
-    select.replaceChildren(...offered.map((name) => new Option(name.replace(":", " · "), name)));
+function showConfigurations({ configuration, configurations }) {
+  const select = element("configuration");
+  const names = configurations.includes(configuration) || !configuration ? configurations : [configuration, ...configurations];
+  if (options !== names.join()) {
+    options = names.join();
+    select.replaceChildren(...names.map((name) => new Option(name.replace(":", " · "), name)));
   }
-  select.disabled = known.length < 2;
-  if (document.activeElement !== select) select.value = mode;
+  select.disabled = configurations.length < 2;
+  if (document.activeElement !== select) select.value = configuration;
 }
 
 async function takeSnapshot() {
-  const index = picture.index;
+  const index = view.index;
   const address = new URL("snapshot.png", location.href);
   if (index !== null) address.searchParams.set("index", index);
-  if (hello?.camera) address.searchParams.set("key", hello.key);
+  if (session?.camera) address.searchParams.set("key", session.key);
   const response = await fetch(address);
-  if (!response.ok) return note(await response.text());
+  if (!response.ok) return showNote(await response.text());
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await response.blob());
   link.download = /filename="(.+)"/.exec(response.headers.get("Content-Disposition"))?.[1] ?? "mirnet.png";
@@ -203,26 +198,31 @@ async function takeSnapshot() {
   return undefined;
 }
 
-function say(text, kind) {
+function showState(text, kind) {
   element("state").textContent = text;
   element("state").className = `pill ${kind}`;
 }
 
-function cover(text) {
+function showCover(text) {
   element("cover").hidden = false;
   element("cover-text").textContent = text;
 }
 
-function note(text) {
+function showNote(text) {
   element("note").textContent = text;
   element("note").hidden = !text;
 }
 
-const pressed = (id) => element(id).getAttribute("aria-pressed") === "true";
-element("restoring").addEventListener("click", () => ask({ do: "restoring", on: !pressed("restoring") }));
-element("frozen").addEventListener("click", () => ask({ do: "frozen", on: !pressed("frozen") }));
-element("mode").addEventListener("change", ({ target }) => {
-  ask({ do: "mode", mode: target.value });
+function setPressed(id, on) {
+  element(id).disabled = false;
+  element(id).setAttribute("aria-pressed", on);
+}
+
+const isPressed = (id) => element(id).getAttribute("aria-pressed") === "true";
+element("restoring").addEventListener("click", () => send({ type: "restoring", on: !isPressed("restoring") }));
+element("frozen").addEventListener("click", () => send({ type: "frozen", on: !isPressed("frozen") }));
+element("configuration").addEventListener("change", ({ target }) => {
+  send({ type: "configuration", configuration: target.value });
   target.blur();
 });
 element("snapshot").addEventListener("click", takeSnapshot);

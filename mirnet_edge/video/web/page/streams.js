@@ -1,35 +1,36 @@
-// How pictures come: WebRTC, or JPEG after JPEG in one response where that does not work.
+// Receive frames: by WebRTC, or as MJPEG over HTTP where WebRTC does not work.
 
-const FIRST_PICTURE_MS = 6000;
+const FIRST_FRAME_MS = 6000;
 const STALLED_MS = 1500;
 
-// Resolve once pictures come by WebRTC, and reject where none comes in time. `ask(message)` sends an
-// offer over the session; `answered` resolves with the answer.
+// Receive frames by WebRTC. `send(message)` sends over the session; for an offer it resolves with the
+// answer (SDP).
 export class WebRtcStream {
-  #connection = null; #video; #onPicture; #ask; #camera; #watch = 0; #last = 0; #closed = false;
+  #connection = null; #video; #onFrame; #send; #camera; #watch = 0; #last = 0; #closed = false;
 
-  constructor(video, { ask, onPicture, camera = null }) {
-    [this.#video, this.#ask, this.#onPicture, this.#camera] = [video, ask, onPicture, camera];
+  constructor(video, { send, onFrame, camera = null }) {
+    [this.#video, this.#send, this.#onFrame, this.#camera] = [video, send, onFrame, camera];
   }
 
+  // Resolve with the first frame; reject where none comes in time.
   async open() {
     const connection = new RTCPeerConnection({ iceServers: [] });
     this.#connection = connection;
-    const arrived = new Promise((resolve) => connection.addEventListener("track", resolve));
+    const trackEvent = new Promise((resolve) => connection.addEventListener("track", resolve));
     if (this.#camera) {
       for (const track of this.#camera.getVideoTracks()) connection.addTrack(track, this.#camera);
     } else {
       connection.addTransceiver("video", { direction: "recvonly" });
     }
     await connection.setLocalDescription(await connection.createOffer());
-    await gathered(connection);
-    const answer = await this.#ask({ do: "offer", sdp: connection.localDescription.sdp });
+    await gatherCandidates(connection);
+    const answer = await this.#send({ type: "offer", sdp: connection.localDescription.sdp });
     await connection.setRemoteDescription({ type: "answer", sdp: answer });
-    const { track, receiver } = await arrived;
+    const { track, receiver } = await trackEvent;
     receiver.jitterBufferTarget = 0; // the newest frame, rather than an even flow of older ones
     this.#video.srcObject = new MediaStream([track]);
-    this.#video.play().catch(() => {}); // a closed stream; what is missing is seen below
-    await this.#follow();
+    this.#video.play().catch(() => {}); // a closed stream; a missing frame is reported below
+    await this.#readFrames();
   }
 
   close() {
@@ -39,10 +40,10 @@ export class WebRtcStream {
     this.#video.srcObject = null;
   }
 
-  // Hand over every picture; resolve with the first.
-  #follow() {
+  // Pass every frame on; resolve with the first.
+  #readFrames() {
     return new Promise((resolve, reject) => {
-      const late = setTimeout(() => reject(new Error("no picture came by WebRTC")), FIRST_PICTURE_MS);
+      const late = setTimeout(() => reject(new Error("no frame arrived by WebRTC")), FIRST_FRAME_MS);
       const next = this.#video.requestVideoFrameCallback
         ? (then) => this.#video.requestVideoFrameCallback(then)
         : (then) => requestAnimationFrame(then);
@@ -51,23 +52,23 @@ export class WebRtcStream {
         if (this.#video.videoWidth) {
           clearTimeout(late);
           this.#last = performance.now();
-          this.#onPicture(this.#video, this.#video.videoWidth, this.#video.videoHeight);
+          this.#onFrame(this.#video, this.#video.videoWidth, this.#video.videoHeight);
           resolve();
         }
         next(show);
       };
       next(show);
-      // a decoder that lost a packet waits for a whole picture
+      // a decoder that lost a packet waits for a key frame
       this.#watch = setInterval(() => {
         const stalled = performance.now() - this.#last > STALLED_MS && !document.hidden;
-        if (stalled) this.#ask({ do: "refresh" });
+        if (stalled) this.#send({ type: "refresh" });
       }, STALLED_MS);
     });
   }
 }
 
-// The candidates of this machine are there at once; there is no server to wait for.
-function gathered(connection) {
+// Resolve once the ICE candidates are known: there is no STUN server to wait for.
+function gatherCandidates(connection) {
   return new Promise((resolve) => {
     if (connection.iceGatheringState === "complete") resolve();
     connection.addEventListener("icegatheringstatechange", () => {
@@ -77,20 +78,21 @@ function gathered(connection) {
   });
 }
 
+// Receive frames as MJPEG: one response, a JPEG file per part.
 export class JpegStream {
-  #address; #onPicture; #stop = new AbortController();
+  #address; #onFrame; #stop = new AbortController();
 
-  constructor(address, { onPicture }) {
-    [this.#address, this.#onPicture] = [address, onPicture];
+  constructor(address, { onFrame }) {
+    [this.#address, this.#onFrame] = [address, onFrame];
   }
 
-  // Show pictures until the stream ends; rejects where it breaks.
+  // Receive frames until the stream ends; reject where it breaks.
   async open() {
     const response = await fetch(this.#address, { signal: this.#stop.signal });
     if (!response.ok) throw new Error(await response.text());
-    for await (const jpeg of parts(response.body.getReader())) {
+    for await (const jpeg of readParts(response.body.getReader())) {
       const bitmap = await createImageBitmap(jpeg);
-      this.#onPicture(bitmap, bitmap.width, bitmap.height);
+      this.#onFrame(bitmap, bitmap.width, bitmap.height);
     }
   }
 
@@ -99,8 +101,8 @@ export class JpegStream {
   }
 }
 
-// Cut a multipart body apart: a header that ends with an empty line and says the length, then that much.
-async function* parts(reader) {
+// Yield the parts of a multipart body as blobs: a header with the length, an empty line, the content.
+async function* readParts(reader) {
   let bytes = new Uint8Array(0);
   while (true) {
     const { done, value } = await reader.read();

@@ -9,13 +9,13 @@ from mirnet_edge.video.web.broadcast import (
     INDEX_LIMIT,
     STRIP_HEIGHT,
     Broadcast,
-    Encoded,
+    EncodedFrame,
     FrameBuffer,
     JpegEncoder,
-    Viewer,
-    ViewerGone,
+    QueueClosed,
+    ViewerQueue,
     Vp8Encoder,
-    index_from_strip,
+    read_index_strip,
     side_by_side,
 )
 
@@ -24,13 +24,13 @@ from mirnet_edge.video.web.broadcast import (
 @pytest.mark.parametrize("index", [0, 1, 123456, INDEX_LIMIT - 1])
 def test_the_strip_tells_the_frame_whatever_its_size(make_shown, size, index):
     image = side_by_side(make_shown(index, height=size[0], width=size[1]))
-    assert index_from_strip(image) == index
+    assert read_index_strip(image) == index
     assert image.shape[0] % 2 == 0
     assert image.shape[1] % 4 == 0
 
 
 def test_what_is_no_strip_is_not_read():
-    assert index_from_strip(np.full((64, 320, 3), 255, np.uint8)) is None
+    assert read_index_strip(np.full((64, 320, 3), 255, np.uint8)) is None
 
 
 def test_both_halves_are_of_one_frame(make_shown):
@@ -50,7 +50,7 @@ def test_strip_and_color_survive_the_codec(make_shown, encoder):
     decoder = av.CodecContext.create(name, "r")
     (frame,) = decoder.decode(av.Packet(encoded.content))
     decoded = frame.to_ndarray(format="rgb24")
-    assert index_from_strip(decoded) == 777
+    assert read_index_strip(decoded) == 777
     assert np.abs(decoded[100:200, 800:1100].mean((0, 1)) - (200, 60, 40)).max() < 4
 
 
@@ -61,12 +61,12 @@ def test_only_asked_for_frames_are_keys(make_shown):
 
 
 def frame(index, *, key=False):
-    return Encoded(content=b"", key=key, index=index, ticks=index)
+    return EncodedFrame(content=b"", key=key, index=index, ticks=index)
 
 
 def test_a_slow_viewer_begins_again_at_a_key_frame():
     async def play():
-        viewer = Viewer(2)
+        viewer = ViewerQueue(2)
         viewer.offer(frame(0))  # cannot be decoded
         for index, key in [(1, True), (2, False), (3, False), (4, False), (5, True), (6, False)]:
             viewer.offer(frame(index, key=key))
@@ -74,7 +74,7 @@ def test_a_slow_viewer_begins_again_at_a_key_frame():
         assert [(await viewer.take()).index for _ in range(2)] == [5, 6]
         assert viewer.dropped == 5
         viewer.close()
-        with pytest.raises(ViewerGone):
+        with pytest.raises(QueueClosed):
             await viewer.take()
 
     asyncio.run(play())
@@ -84,14 +84,14 @@ class Counting:
     """Encodes nothing, and counts."""
 
     def encode(self, shown, *, ticks, key):
-        return Encoded(content=b"x", key=key, index=shown.before.index, ticks=ticks)
+        return EncodedFrame(content=b"x", key=key, index=shown.before.index, ticks=ticks)
 
 
 def test_a_frame_is_encoded_once_for_all_and_a_slow_viewer_slows_nobody(make_shown):
     async def play():
         frame_buffer = FrameBuffer(asyncio.get_running_loop())
         broadcast = Broadcast(frame_buffer, Counting, depth=3)
-        quick, _slow = broadcast.join(), broadcast.join()
+        quick, _slow = broadcast.subscribe(), broadcast.subscribe()
         running = asyncio.ensure_future(broadcast.run())
         got = []
         for index in range(20):
@@ -118,7 +118,7 @@ def test_the_board_remembers_in_bounded_memory(make_shown):
             True,
             True,
         ]
-        version, shown = await frame_buffer.after(0)
+        version, shown = await frame_buffer.wait_newer(0)
         assert (version, shown.before.index) == (6, 3)
 
     asyncio.run(play())

@@ -1,12 +1,12 @@
-// The picture: what is received is cut apart, and drawn as before | after with a split to move.
+// The frame view: draws before | after of one frame on a canvas, with a split that can be dragged.
 //
-// Received are both halves side by side and a strip below that holds the frame's number (see
-// picture.py): so before and after are always of one frame.
+// A received frame holds both halves side by side and, below them, a strip with the frame's index
+// (see broadcast.py): so before and after always belong to the same frame.
 
 const STRIP_HEIGHT = 16;
 const CELLS = 32;
 
-export class Picture {
+export class FrameView {
   #stage; #canvas; #context; #handle; #received = null;
   split = 0.5;
   frames = 0;
@@ -21,7 +21,7 @@ export class Picture {
     this.move(this.split);
   }
 
-  // Draw a source (video or bitmap) of the given size. A bitmap is kept until the next one.
+  // Draw a frame (video element or bitmap) of the given size. A bitmap is kept until the next one.
   draw(source, width, height) {
     if (!width || !height) return;
     const [half, tall] = [width / 2, height - STRIP_HEIGHT];
@@ -36,7 +36,7 @@ export class Picture {
     this.#paint();
   }
 
-  // Move the split: 0 shows only what was restored, 1 only what came.
+  // Move the split: 0 shows the restored frame alone, 1 the source frame alone.
   move(split) {
     this.split = Math.min(1, Math.max(0, split));
     this.#handle.style.left = `${100 * this.split}%`;
@@ -46,7 +46,7 @@ export class Picture {
     this.#paint();
   }
 
-  // The number of the frame that is to be seen; null where it cannot be read.
+  // Return the index of the frame in view; null where it cannot be read.
   get index() {
     if (!this.#received) return null;
     const { source, width, height } = this.#received;
@@ -76,7 +76,7 @@ export class Picture {
     }
   }
 
-  // As large as the window allows with the buttons in sight.
+  // Size the stage: as large as the window allows with the buttons visible.
   #fit() {
     const ratio = this.#canvas.width / this.#canvas.height;
     this.#stage.style.aspectRatio = String(ratio);
