@@ -11,11 +11,11 @@ ONNX Runtime's simulation, and measures nothing else.
 from __future__ import annotations
 
 import argparse
-import io
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirnet_edge.charts import Chart, ChartAxis, ChartPoint, scatter_chart
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
     GraphEvaluator,
@@ -37,31 +37,25 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def drawn(points: Sequence[MixedPrecisionChoice], title: str) -> bytes:
-    """Return a PNG of the points and their front."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    front = pareto_front(points)
-    axes.step(
-        [one.ratio or 0.0 for one in front], [one.drop_db for one in front],
-        where="post", color="tab:blue", label="Pareto front",
-    )  # fmt: skip
-    axes.scatter([one.ratio or 0.0 for one in points], [one.drop_db for one in points], s=18)
-    for one in points:
-        axes.annotate(
-            one.precision if not one.blocks else str(len(one.blocks)),
-            (one.ratio or 0.0, one.drop_db), xytext=(4, 4), textcoords="offset points", fontsize=8,
-        )  # fmt: skip
-    axes.set_xlabel("time of one frame, x fp32 (number: blocks in INT8)")
-    axes.set_ylabel("dB lost against the references")
-    axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
+def draw_front(choices: Sequence[MixedPrecisionChoice], title: str) -> Chart:
+    """Return a chart of accuracy drop against latency, with the Pareto front."""
+    points = [
+        ChartPoint(
+            str(len(one.blocks)) if one.blocks else one.precision,
+            one.ratio or 0.0,
+            one.drop_db,
+            tooltip=f"{len(one.blocks)} blocks in INT8, others in {one.precision}",
+        )
+        for one in choices
+    ]
+    return scatter_chart(
+        title,
+        points,
+        ChartAxis(label="latency, x fp32 (labels: number of blocks in INT8)", padding=0.02),
+        ChartAxis(label="accuracy drop (dB), lower is better", format="{:.4g}".format),
+        size=(880, 480),
+        front=[choices.index(one) for one in pareto_front(choices)],
+    )
 
 
 def simulated(
@@ -134,9 +128,10 @@ def main() -> None:
     print(f"\n{backend}; {frame.shape[2]}x{frame.shape[1]}; {here.processor}, {here.cores} cores, "
           f"{', '.join(here.instructions)}; {len(images.evaluation)} images")  # fmt: skip
     short = arguments.weights.removeprefix("shipped:").rpartition("/")[2]
-    chart = arguments.out / f"pareto-{short}.png"
-    write_atomically(chart, drawn(points, f"{arguments.weights}, {backend}, {here.processor}"))
-    print(chart)
+    file = arguments.out / f"pareto-{short}.svg"
+    title = f"{arguments.weights}, {backend}, {here.processor}"
+    write_atomically(file, draw_front(points, title).to_file())
+    print(file)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from mirnet_edge.bench.measure import Progress, TimingMethod, time_in_turns, timing_frame
+from mirnet_edge.bench.measure import (
+    LatencyMeasurement,
+    TimingMethod,
+    time_interleaved,
+    timing_frame,
+)
 from mirnet_edge.cli.application import parsed_size
 from mirnet_edge.manifest import checked_path, read_manifest
 from mirnet_edge.runtime.bundle import open_bundle
@@ -46,11 +51,11 @@ def main() -> None:
         session.run(None, {name: frame})
         plain_ms.append(1e3 * (time.perf_counter() - started))
 
-    progress: dict[str, Progress] = {}
+    progress: dict[str, LatencyMeasurement] = {}
     with open_bundle(arguments.bundle, "onnxruntime", "fp32", threads=usable_cores()) as runner:
         session.run(None, {name: frame})
         method = TimingMethod(rounds=arguments.rounds, row_seconds=600.0)
-        time_in_turns({"ours": runner}, frame, method, progress, plain)
+        time_interleaved({"ours": runner}, frame, method, progress, plain)
     ours, theirs = np.median(progress["ours"].samples_ms), np.median(plain_ms)
     print(f"mirnet-bench {ours:.2f} ms, plain ONNX Runtime {theirs:.2f} ms: {ours / theirs:.3f}")
     sys.exit(int(abs(ours / theirs - 1.0) > LIMIT))

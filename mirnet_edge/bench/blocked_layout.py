@@ -1,9 +1,9 @@
-"""Networks that ONNX Runtime saved after it had optimized them for one kind of processor.
+"""Convert ONNX files that ONNX Runtime saved after optimizing them for one processor.
 
-Their convolutions are operators of its own (`com.microsoft.nchwc`) on weights that are cut into
-blocks of 8 channels, as processors with AVX or AVX2 take them; those with AVX-512 take blocks of
-16. ONNX Runtime 1.32 refuses to run the wrong ones (onnxruntime#32557), at every level of
-optimization. With plain operators such a network runs everywhere, and is optimized where it runs.
+Their convolutions are ONNX Runtime's own operators (`com.microsoft.nchwc`) on weights in blocks of
+8 channels, for AVX and AVX2; AVX-512 needs blocks of 16. ONNX Runtime 1.32 does not run blocks of
+the other size (onnxruntime#32557), at any optimization level. With standard operators such a
+network runs on every processor, and is optimized there.
 """
 
 from __future__ import annotations
@@ -21,40 +21,40 @@ if TYPE_CHECKING:
 DOMAIN = "com.microsoft.nchwc"
 _BLOCK = 8
 _OPSET = 15  # the first whose Shape takes `start` and `end`
-_KNOWN = {
+_SUPPORTED = {
     "Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Upsample", "ReorderInput",
     "ReorderOutput",
 }  # fmt: skip
-# by name, how ONNX calls the numbers of those that a convolution may end in
+# of fused activations, by name: the ONNX attributes of their parameters
 _ACTIVATIONS: dict[str, tuple[str, ...]] = {
     "": (), "Relu": (), "Sigmoid": (), "Tanh": (), "LeakyRelu": ("alpha",),
 }  # fmt: skip
 
 
 def replace_blocked_operators(model: ModelProto) -> bool:
-    """Put plain operators in place of blocked ones; say whether that was done.
+    """Replace blocked operators by standard ones; return whether the model was changed.
 
     Args:
-        model: Changed in place. Left alone where nothing is blocked, something is that is not known
-            here, or the blocks may be of 16 channels, as nothing in a file tells.
+        model: Changed in place. Not changed where it has no blocked operator, an unsupported one,
+            or blocks that may be of 16 channels, which the file does not say.
     """
     graph = model.graph
     blocked = [node for node in graph.node if node.domain == DOMAIN]
     opset = next((one.version for one in model.opset_import if not one.domain), 0)
-    if not blocked or opset < _OPSET or not all(map(_is_known, blocked)):
+    if not blocked or opset < _OPSET or not all(map(_is_supported, blocked)):
         return False
-    rewriting = _Rewriting(model, blocked)
-    if not rewriting.by_eight:
+    rewriter = _BlockedGraphRewriter(model, blocked)
+    if not rewriter.by_eight:
         return False
-    rewriting.order_weights()
-    nodes = [new for node in graph.node for new in rewriting.plain(node)]
+    rewriter.order_weights()
+    nodes = [new for node in graph.node for new in rewriter.convert(node)]
     del graph.node[:]
     graph.node.extend(nodes)
     return True
 
 
-def unblocked(weights: NDArray[Any]) -> NDArray[Any]:
-    """Return a convolution's weights in ONNX's order, (O, I, H, W).
+def reorder_blocked_weights(weights: NDArray[Any]) -> NDArray[Any]:
+    """Return a convolution's blocked weights in ONNX's order, (O, I, H, W).
 
     Args:
         weights: Of that shape, but in the order (O / 8, I / 8, H, W, 8 of I, 8 of O), or
@@ -67,49 +67,52 @@ def unblocked(weights: NDArray[Any]) -> NDArray[Any]:
     return ordered
 
 
-class _Rewriting:
-    """Of one model's nodes, in order. Between blocked operators, channels stay whole blocks."""
+class _BlockedGraphRewriter:
+    """Converts the nodes of one model, in order.
+
+    Between blocked operators, tensors keep channels that only fill a block.
+    """
 
     def __init__(self, model: ModelProto, blocked: list[NodeProto]) -> None:
         self._constants = model.graph.initializer
-        self._held = {one.name: one for one in self._constants}
+        self._initializers = {one.name: one for one in self._constants}
         self._users: dict[str, list[NodeProto]] = {}
         for node in model.graph.node:
             for name in node.input:
                 self._users.setdefault(name, []).append(node)
         self._weights = {node.input[1] for node in blocked if node.op_type == "Conv"}
-        self.by_eight = self._weights <= set(self._held) and any(
-            self._held[name].dims[0] % (2 * _BLOCK) == _BLOCK for name in self._weights
+        self.by_eight = self._weights <= set(self._initializers) and any(
+            self._initializers[name].dims[0] % (2 * _BLOCK) == _BLOCK for name in self._weights
         )
         self._channels: dict[str, int] = {}  # of blocked tensors, where that is known
 
     def order_weights(self) -> None:
-        """Give all weights ONNX's order; to be done before any node is rewritten."""
+        """Reorder all weights; before any node is converted."""
         for name in self._weights:
-            self._set(name, unblocked(self._value(name)))
+            self._set(name, reorder_blocked_weights(self._value(name)))
 
-    def plain(self, node: NodeProto) -> Iterator[NodeProto]:
-        """Yield what takes a node's place."""
+    def convert(self, node: NodeProto) -> Iterator[NodeProto]:
+        """Yield the standard nodes that replace a node."""
         if node.domain != DOMAIN:
             yield node
         elif node.op_type == "Conv":
-            yield from self._convolution(node)
+            yield from self._convert_convolution(node)
         elif node.op_type == "ReorderInput":
-            yield from self._padding(node)
+            yield from self._pad_channels(node)
         elif node.op_type == "ReorderOutput":
-            yield self._cut(node)
+            yield self._slice_channels(node)
         else:
-            yield self._resized(node)
+            yield self._convert_resampling(node)
 
-    def _convolution(self, node: NodeProto) -> Iterator[NodeProto]:
+    def _convert_convolution(self, node: NodeProto) -> Iterator[NodeProto]:
         from onnx import helper
 
         attributes = _attributes(node)
         activation = attributes.pop("activation", b"").decode()
         numbers = attributes.pop("activation_params", [])
         (out,) = node.output
-        self._leave_out_filling(node, attributes.get("group", 1))
-        self._channels[out] = self._held[node.input[1]].dims[0]
+        self._remove_filling_channels(node, attributes.get("group", 1))
+        self._channels[out] = self._initializers[node.input[1]].dims[0]
         added = node.input[3:]  # without a bias the third is ""
         last = f"{out}_convolved" if added or activation else out
         yield helper.make_node("Conv", node.input[:3], [last], **attributes)
@@ -121,18 +124,20 @@ class _Rewriting:
             named = dict(zip(_ACTIVATIONS[activation], numbers, strict=True))
             yield helper.make_node(activation, [last], [out], **named)
 
-    def _leave_out_filling(self, node: NodeProto, groups: int) -> None:
-        """Leave out channels that a convolution gives only to fill a block, where it is alone."""
+    def _remove_filling_channels(self, node: NodeProto, groups: int) -> None:
+        """Remove output channels that only fill a block, where nothing else uses them."""
         constants = [name for name in node.input[1:] if name]
         users = self._users.get(node.output[0], [])
         kept = {_attributes(one).get("channels", 0) for one in users}  # 0: not a ReorderOutput
-        alone = all(name in self._held and len(self._users[name]) == 1 for name in constants)
+        alone = all(
+            name in self._initializers and len(self._users[name]) == 1 for name in constants
+        )
         if groups == 1 and alone and len(kept) == 1 and 0 not in kept:
             for name in constants:
                 self._set(name, self._value(name)[: min(kept)])
 
-    def _resized(self, node: NodeProto) -> NodeProto:
-        """Return a pooling, or a Resize for an Upsample: channels stay."""
+    def _convert_resampling(self, node: NodeProto) -> NodeProto:
+        """Return a pooling node, or a Resize for an Upsample."""
         from onnx import helper
 
         attributes = _attributes(node)
@@ -148,12 +153,12 @@ class _Rewriting:
                 attributes["coordinate_transformation_mode"] = "asymmetric"
         return helper.make_node(kind, inputs, node.output, **attributes)
 
-    def _padding(self, node: NodeProto) -> Iterator[NodeProto]:
-        """Yield what adds channels of zeros up to a whole block; how many, only a run tells."""
+    def _pad_channels(self, node: NodeProto) -> Iterator[NodeProto]:
+        """Yield nodes that add channels of zeros up to a whole block, computed at run time."""
         from onnx import helper
 
         (out,) = node.output
-        if any(map(self._is_whole_for, self._users.get(out, []))):
+        if any(map(self._uses_last_channel, self._users.get(out, []))):
             yield helper.make_node("Identity", node.input, node.output)
             return
         channels, negative, missing, pads = (
@@ -168,14 +173,14 @@ class _Rewriting:
         yield helper.make_node("Concat", [before, missing, after], [pads], axis=0)
         yield helper.make_node("Pad", [node.input[0], pads], [out])
 
-    def _is_whole_for(self, user: NodeProto) -> bool:
-        """Say whether a convolution looks at the last channel: then that fills no block."""
+    def _uses_last_channel(self, user: NodeProto) -> bool:
+        """Return whether a convolution uses the last channel, which then fills no block."""
         if user.op_type != "Conv" or _attributes(user).get("group", 1) != 1:
             return False
         return bool(self._value(user.input[1])[:, -1].any())
 
-    def _cut(self, node: NodeProto) -> NodeProto:
-        """Return what leaves out the channels that only fill a block."""
+    def _slice_channels(self, node: NodeProto) -> NodeProto:
+        """Return a node that removes the channels that only fill a block."""
         from onnx import helper
 
         channels = _attributes(node)["channels"]
@@ -196,20 +201,20 @@ class _Rewriting:
     def _value(self, name: str) -> NDArray[Any]:
         from onnx import numpy_helper
 
-        return numpy_helper.to_array(self._held[name])
+        return numpy_helper.to_array(self._initializers[name])
 
     def _set(self, name: str, value: NDArray[Any]) -> None:
         from onnx import numpy_helper
 
-        made = numpy_helper.from_array(np.ascontiguousarray(value), name)
-        self._held[name].CopyFrom(made)
+        tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        self._initializers[name].CopyFrom(tensor)
 
 
-def _is_known(node: NodeProto) -> bool:
+def _is_supported(node: NodeProto) -> bool:
     attributes = _attributes(node)
     activation = attributes.get("activation", b"").decode()
     last = attributes.get("channels_last", 0)
-    return node.op_type in _KNOWN and activation in _ACTIVATIONS and not last
+    return node.op_type in _SUPPORTED and activation in _ACTIVATIONS and not last
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:

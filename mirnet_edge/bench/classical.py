@@ -1,7 +1,7 @@
-"""Classical restoration, a few lines each over a library: what a network must beat to be worth it.
+"""Classical baselines, which a network must beat to be worth its latency.
 
-Each takes a frame, (H, W, 3) uint8 RGB, and gives one; parameters are those their papers or
-OpenCV's documentation recommend, not tuned to any image.
+Each takes and returns a frame, (H, W, 3) uint8 RGB; parameters are those of the papers or of
+OpenCV's documentation, not tuned to any image.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A classical method."""
+    """A classical restoration method."""
 
     name: str
     tasks: tuple[str, ...]
-    """What it is held against networks in."""
+    """Tasks in whose benchmarks it is a baseline."""
     restore: Callable[[Frame], Frame]
 
 
 def baselines_for(task: str) -> list[Baseline]:
-    """Return the methods that a task's networks are held against.
+    """Return the baselines of a task.
 
     Raises:
-        OptionError: There are none for this task.
+        OptionError: There is none for this task.
     """
     found = [baseline for baseline in BASELINES if task in baseline.tasks]
     if not found:
@@ -43,7 +43,7 @@ def baselines_for(task: str) -> list[Baseline]:
 
 
 def baseline_named(name: str) -> Baseline:
-    """Return the method of that name.
+    """Return the baseline of that name.
 
     Raises:
         OptionError: There is none.
@@ -56,7 +56,7 @@ def baseline_named(name: str) -> Baseline:
 
 
 def gamma(frame: Frame) -> Frame:
-    """Raise values to the power that brings the mean of the frame to the middle of the range."""
+    """Apply the gamma curve that brings the mean of the frame to the middle of the range."""
     unit = np.arange(256) / 255.0
     mean = float(np.clip(frame.mean() / 255.0, 1e-3, 1.0 - 1e-3))
     curve = np.rint(255.0 * unit ** (np.log(0.5) / np.log(mean))).astype(np.uint8)
@@ -113,9 +113,9 @@ def median(frame: Frame) -> Frame:
 
 
 def adaptive_wiener(frame: Frame) -> Frame:
-    """Keep of each 5x5 neighborhood what exceeds the noise (Lee, IEEE TPAMI 1980).
+    """Apply an adaptive Wiener filter over 5x5 neighborhoods (Lee, IEEE TPAMI 1980).
 
-    The local mean, plus the deviation from it times the share of the local variance that is not
+    The local mean, plus the deviation from it times the fraction of the local variance that is not
     noise; the noise is estimated from the whole frame.
     """
     import cv2
@@ -123,12 +123,12 @@ def adaptive_wiener(frame: Frame) -> Frame:
     value = frame.astype(np.float32)
     mean = cv2.blur(value, (5, 5))
     variance = np.maximum(cv2.blur(value * value, (5, 5)) - mean * mean, 1e-3)
-    share = np.maximum(variance - noise_level(frame) ** 2, 0.0) / variance
-    return np.asarray(np.rint(np.clip(mean + share * (value - mean), 0, 255)), np.uint8)
+    fraction = np.maximum(variance - noise_level(frame) ** 2, 0.0) / variance
+    return np.asarray(np.rint(np.clip(mean + fraction * (value - mean), 0, 255)), np.uint8)
 
 
 def fuzzy_impulse(frame: Frame) -> Frame:
-    """Bring pixels to the median of their neighbors as far as they look like impulses.
+    """Replace impulse noise by the median, weighted by a fuzzy membership.
 
     The membership "impulse" rises from 0 to 1 over the distance to the median of 3x3, as in
     Toh and Isa, "Noise adaptive fuzzy switching median filter", IEEE SPL 2010 (T1 10, T2 30).
@@ -144,8 +144,8 @@ def fuzzy_impulse(frame: Frame) -> Frame:
 def underwater(frame: Frame) -> Frame:
     """Balance the channels, brighten by a sine, sharpen by a Gaussian, then CLAHE.
 
-    What underwater enhancement does step by step; the constants are ours, of no one paper: the
-    gray world's gains up to 4, sin(pi/2 x), an unsharp mask of sigma 3 at half strength.
+    The usual steps of underwater enhancement; the constants are ours, of no one paper: gray-world
+    gains up to 4, sin(pi/2 x), an unsharp mask of sigma 3 at half strength.
     """
     import cv2
 
@@ -158,14 +158,14 @@ def underwater(frame: Frame) -> Frame:
 
 
 def bilateral(frame: Frame) -> Frame:
-    """Smooth across neighbors that are alike (Tomasi and Manduchi, ICCV 1998)."""
+    """Apply a bilateral filter (Tomasi and Manduchi, ICCV 1998)."""
     import cv2
 
     return np.asarray(cv2.bilateralFilter(np.ascontiguousarray(frame), 7, 50, 3), np.uint8)
 
 
 def non_local_means(frame: Frame) -> Frame:
-    """Average patches that are alike (Buades et al., IPOL 2011), at the strength of the noise."""
+    """Average similar patches (Buades et al., IPOL 2011), with a strength from the noise level."""
     import cv2
 
     strength = float(np.clip(0.8 * noise_level(frame), 1.0, 40.0))
@@ -192,16 +192,16 @@ def lanczos(frame: Frame) -> Frame:
 
 
 def noise_level(frame: Frame) -> float:
-    """Return the standard deviation of a frame's white noise, in 8-bit levels.
+    """Return the estimated standard deviation of a frame's white noise, in 8-bit levels.
 
-    Immerkaer, "Fast Noise Variance Estimation", CVIU 1996: a mask that sees neither flat areas
-    nor straight edges.
+    Immerkaer, "Fast Noise Variance Estimation", CVIU 1996: a mask that is zero on flat areas and
+    straight edges.
     """
     import cv2
 
     mask = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
-    seen = cv2.filter2D(frame.astype(np.float32), -1, mask)[1:-1, 1:-1]
-    return float(np.sqrt(np.pi / 2.0) * np.abs(seen).mean() / 6.0) if seen.size else 0.0
+    response = cv2.filter2D(frame.astype(np.float32), -1, mask)[1:-1, 1:-1]
+    return float(np.sqrt(np.pi / 2.0) * np.abs(response).mean() / 6.0) if response.size else 0.0
 
 
 BASELINES = (

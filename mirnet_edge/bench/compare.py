@@ -1,10 +1,10 @@
-"""Two reports of one machine: what became slower or worse, beyond noise.
+"""Compare two benchmark reports of one machine: regressions of latency and quality beyond noise.
 
-The ratio of medians, new over old, with a confidence interval from resampling the raw samples
-(Efron, "Bootstrap methods", Annals of Statistics 1979). A row is a regression where the whole
-interval lies above what is tolerated: two runs of one program on one machine differ by a few
-percent that no resampling within a run can see. Fewer than three samples, of a run that was
-interrupted, have no such interval: they are called noise.
+The ratio of median latencies, new over old, has a confidence interval by bootstrapping the raw
+samples (Efron, "Bootstrap methods", Annals of Statistics 1979). It is a regression where the whole
+interval is above the tolerance, because two runs of one program on one machine differ by a few
+percent that resampling within a run does not show. Fewer than three samples, of an interrupted
+run, count as noise.
 """
 
 from __future__ import annotations
@@ -28,62 +28,63 @@ if TYPE_CHECKING:
 TOLERANCE = 0.05
 TOLERATED_DROP_DB = 0.05
 _RESAMPLES, _CONFIDENCE, _SEED = 4000, 0.95, 0
-_YARDSTICKS = ("competitor", "baseline")
+_UNCHANGED_KINDS = ("competitor", "baseline")
 
-Outcome = Literal["slower", "faster", "noise", "gone"]
+LatencyOutcome = Literal["slower", "faster", "noise", "missing"]
 
 
 @dataclass(frozen=True)
 class LatencyChange:
-    """One row at one size in both reports."""
+    """Latency of one entry at one size in both reports."""
 
     name: str
     size: str
     old_ms: float
     new_ms: float | None
-    """None: it is no longer measured."""
+    """None: the new report does not have it."""
     ratio: float
-    """New over old; above 1 is slower. Divided by the machine's own where that was asked for."""
+    """New over old; above 1 is slower. Divided by `machine_ratio` with `relative`."""
     low: float
     high: float
-    """Where the ratio lies with 95 % confidence."""
-    outcome: Outcome
+    """Ends of the ratio's 95 % confidence interval."""
+    outcome: LatencyOutcome
 
 
 @dataclass(frozen=True)
 class QualityChange:
-    """One row on one set of images in both reports."""
+    """Mean PSNR of one entry on one pair set in both reports."""
 
     name: str
     pairs: str
     old_db: float
     new_db: float
     worse: bool
+    """Whether the accuracy drop is above `TOLERATED_DROP_DB`."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two reports say of each other."""
+    """Changes from an old report to a new one."""
 
     changes: tuple[LatencyChange, ...]
     quality: tuple[QualityChange, ...]
     machine_ratio: float | None
-    """How much slower rows ran that no change of ours touches: classical methods, competitors with
-    the same bytes. None where both reports have none."""
+    """Median latency ratio of the entries that are the same program in both reports: baselines,
+    and competitor models with the same bytes. None where there is no such entry."""
     relative: bool
-    """Whether ratios were divided by it."""
+    """Whether latency ratios were divided by it."""
     only_old: tuple[str, ...]
     only_new: tuple[str, ...]
 
     @property
     def regressions(self) -> list[str]:
-        """Return one line for each row that became slower or worse."""
+        """A line for each entry that became slower, worse or is missing."""
         lines = [
             f"{one.name} {one.size}: " + (
-                "no longer measured" if one.outcome == "gone"
-                else f"{one.ratio:.2f} times the time ({one.low:.2f} to {one.high:.2f})"
+                "no longer measured" if one.outcome == "missing"
+                else f"latency x{one.ratio:.2f} ({one.low:.2f} to {one.high:.2f})"
             )
-            for one in self.changes if one.outcome in ("slower", "gone")
+            for one in self.changes if one.outcome in ("slower", "missing")
         ]  # fmt: skip
         return lines + [
             f"{one.name} on {one.pairs}: {one.new_db:.2f} dB instead of {one.old_db:.2f}"
@@ -95,17 +96,17 @@ class Comparison:
 def compare(
     old: Report, new: Report, *, tolerance: float = TOLERANCE, relative: bool = False
 ) -> Comparison:
-    """Compare two reports.
+    """Return the changes between two reports of one machine.
 
     Args:
-        old: What was.
-        new: What is.
-        tolerance: How much slower, as a share, is still called noise.
+        old: The former report.
+        new: The present report.
+        tolerance: Relative slowdown that still counts as noise.
         relative: Divide ratios by `machine_ratio`, for a machine whose speed changes.
 
     Raises:
-        DataError: Reports of different machines or settings, or without a common row.
-        OptionError: A tolerance below 0, or `relative` without yardsticks.
+        DataError: Reports of different machines or settings, or without a common entry.
+        OptionError: A tolerance below 0, or `relative` without baselines or competitors.
     """
     if not tolerance >= 0:
         raise OptionError(f"--tolerance must be 0 or more, found {tolerance:g}")
@@ -117,35 +118,35 @@ def compare(
             "--relative needs competitors or baselines that both reports measured; found none"
         )
     divisor = machine_ratio if relative and machine_ratio is not None else 1.0
-    yet = {row.name: row for row in new.rows}
+    new_names = {row.name for row in new.rows}
     changes = []
     for key, timing in former.items():
         if key in latter:
             changes.append(_change(key, timing, latter[key], tolerance, divisor))
-        elif key[0] in yet and not new.partial and key[1] in new.sizes:
-            nothing = float("nan")
+        elif key[0] in new_names and not new.partial and key[1] in new.sizes:
+            nan = float("nan")
             changes.append(
-                LatencyChange(*key, p50(timing.samples_ms), None, nothing, nothing, nothing, "gone")
+                LatencyChange(*key, p50(timing.samples_ms), None, nan, nan, nan, "missing")
             )
     if not changes:
         raise DataError(
-            "the reports have no row in common; expected two of the same bundles and sizes"
+            "the reports have no entry in common; expected two of the same bundles and sizes"
         )
-    gone = {(one.name, one.size) for one in changes if one.outcome == "gone"}
+    missing = {(one.name, one.size) for one in changes if one.outcome == "missing"}
     return Comparison(
         changes=tuple(changes),
         quality=tuple(_quality_changes(old, new)),
         machine_ratio=machine_ratio,
         relative=relative,
-        only_old=_named(former.keys() - latter.keys() - gone),
-        only_new=_named(latter.keys() - former.keys()),
+        only_old=_entry_names(former.keys() - latter.keys() - missing),
+        only_new=_entry_names(latter.keys() - former.keys()),
     )
 
 
 def ratio_interval(old: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
-    """Return where the ratio of medians, new over old, lies with 95 % confidence.
+    """Return the 95 % confidence interval of the ratio of medians, new over old.
 
-    Both are resampled with replacement, always in the same way, so that a verdict can be repeated.
+    Both are resampled with replacement and a fixed seed, so that outcomes are repeatable.
     """
     generator = np.random.default_rng(_SEED)
     medians = [
@@ -162,7 +163,7 @@ def _change(
 ) -> LatencyChange:
     before, after = p50(old.samples_ms), p50(new.samples_ms)
     low, high = (edge / divisor for edge in ratio_interval(old.samples_ms, new.samples_ms))
-    outcome: Outcome = "noise"
+    outcome: LatencyOutcome = "noise"
     if min(len(old.samples_ms), len(new.samples_ms)) < FEWEST_RUNS:
         return LatencyChange(*key, before, after, after / before / divisor, low, high, outcome)
     if low > 1.0 + tolerance:
@@ -173,13 +174,16 @@ def _change(
 
 
 def _machine_ratio(old: Report, new: Report) -> float | None:
-    """Return the median ratio of rows that are the same program in both reports."""
+    """Return the median latency ratio of entries that are the same program in both reports."""
     former, latter = _timings(old), _timings(new)
     known = {row.name: row for row in old.rows}
     same = {
-        row.name for row in new.rows
-        if row.kind in _YARDSTICKS and row.name in known and known[row.name].sha256 == row.sha256
-    }  # fmt: skip
+        row.name
+        for row in new.rows
+        if row.kind in _UNCHANGED_KINDS
+        and row.name in known
+        and known[row.name].sha256 == row.sha256
+    }
     ratios = [
         p50(latter[key].samples_ms) / p50(former[key].samples_ms)
         for key in former.keys() & latter.keys()
@@ -191,7 +195,7 @@ def _machine_ratio(old: Report, new: Report) -> float | None:
 def _quality_changes(old: Report, new: Report) -> list[QualityChange]:
     hashes = [{one.name: one.sha256 for one in report.pair_sets} for report in (old, new)]
     same = {name for name, value in hashes[0].items() if hashes[1].get(name) == value}
-    former, latter = _decibels(old.rows), _decibels(new.rows)
+    former, latter = _mean_psnr(old.rows), _mean_psnr(new.rows)
     return [
         QualityChange(*key, former[key], latter[key], former[key] - latter[key] > TOLERATED_DROP_DB)
         for key in former
@@ -199,7 +203,7 @@ def _quality_changes(old: Report, new: Report) -> list[QualityChange]:
     ]
 
 
-def _decibels(rows: Sequence[ReportRow]) -> dict[tuple[str, str], float]:
+def _mean_psnr(rows: Sequence[ReportRow]) -> dict[tuple[str, str], float]:
     return {
         (row.name, quality.pairs): mean.psnr_db
         for row in rows
@@ -215,7 +219,7 @@ def _require_comparable(old: Report, new: Report) -> None:
             "cores": one.machine.cores,
             "instructions": ", ".join(one.machine.instructions),
             "system": one.machine.system,
-            "threads": one.settings.threads or "each backend's choice",
+            "threads": one.settings.threads or "each backend's default",
         }
         for one in (old, new)
     ]
@@ -223,7 +227,7 @@ def _require_comparable(old: Report, new: Report) -> None:
         if facts[1][name] != before:
             raise DataError(
                 f"the reports are of different machines or settings: {name} {before} and "
-                f"{facts[1][name]}. Measure both on one"
+                f"{facts[1][name]}. Measure both on one machine"
             )
 
 
@@ -231,5 +235,5 @@ def _timings(report: Report) -> dict[tuple[str, str], LatencyTiming]:
     return {(row.name, timing.size): timing for row in report.rows for timing in row.timings}
 
 
-def _named(keys: set[tuple[str, str]]) -> tuple[str, ...]:
+def _entry_names(keys: set[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(f"{name} {size}" for name, size in sorted(keys))

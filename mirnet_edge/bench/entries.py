@@ -1,11 +1,11 @@
-"""Benchmark entries: bundles, baselines, competitor models; how each one is opened.
+"""Benchmark entries: configurations of bundles, baselines and competitor models, and their runners.
 
-Known are networks with one image in and one out, NCHW float in [0, 1] or NHWC uint8, and two
-that need more:
+A competitor model is an ONNX file with one image input and one image output, NCHW float in [0, 1]
+or NHWC uint8. Two that need more are supported:
 
-- Zero-DCE (Guo et al., CVPR 2020) gives 24 maps; the image is brightened eight times by
-  x + a (x^2 - x), three maps each.
-- Bread (Guo and Hu, IJCV 2023) also takes `gamma` and `strength`, one number each.
+- Zero-DCE (Guo et al., CVPR 2020) returns 24 curve maps; the image is brightened eight times by
+  x + a (x^2 - x), with three maps each.
+- Bread (Guo and Hu, IJCV 2023) has the inputs `gamma` and `strength` too, one number each.
 """
 
 from __future__ import annotations
@@ -51,16 +51,15 @@ _IMAGE_AXES = 4
 
 
 def count_macs(path: Path, height: int, width: int) -> int | None:
-    """Return the multiply-accumulates of a graph's convolutions for one frame of that size.
+    """Return the multiply-accumulates of a graph's convolutions for one frame.
 
-    What `models.macs` counts for our own networks; a transposed convolution is counted by its
-    input. None where the package onnx is not installed, or shapes cannot be told from the graph:
-    then the figure is not known, and not zero.
+    Counted as `models.macs` counts them for our own networks; a transposed convolution by its
+    input. None where the package onnx is not installed, or shape inference fails.
 
     Args:
-        path: An ONNX file whose first input with four axes is the image.
+        path: An ONNX file whose inputs with four axes are images.
         height: Of the frame.
-        width: The same.
+        width: Of the frame.
     """
     if not available("onnx"):
         return None
@@ -68,12 +67,12 @@ def count_macs(path: Path, height: int, width: int) -> int | None:
 
     model = onnx.load(str(path))
     for one in model.graph.input:
-        _fix(one, height, width)
+        _set_image_shape(one, height, width)
     del model.graph.output[:], model.graph.value_info[:]
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        logger.info("%s: shapes are not known: %s", path.name, error)
+        logger.info("%s: shape inference failed: %s", path.name, error)
         return None
     shapes = {
         one.name: [axis.dim_value for axis in one.type.tensor_type.shape.dim]
@@ -86,7 +85,7 @@ def count_macs(path: Path, height: int, width: int) -> int | None:
     return total if len(known) == len(counts) and total > 0 else None
 
 
-def _fix(value: onnx.ValueInfoProto, height: int, width: int) -> None:
+def _set_image_shape(value: onnx.ValueInfoProto, height: int, width: int) -> None:
     axes = value.type.tensor_type.shape.dim
     if len(axes) != _IMAGE_AXES:
         return
@@ -97,7 +96,7 @@ def _fix(value: onnx.ValueInfoProto, height: int, width: int) -> None:
 
 
 def _macs_of(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int | None:
-    """Return a node's count, 0 for what is not counted, None where its shapes are not known."""
+    """Return a convolution's count, 0 for other nodes, None where shapes are not known."""
     if node.op_type not in ("Conv", "ConvTranspose"):
         return 0
     weight = shapes.get(node.input[1])
@@ -107,17 +106,17 @@ def _macs_of(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int | None:
     return math.prod(counted) * math.prod(weight[1:])
 
 
-NOTE = "random weights: for latency only; the published network's size, run by torch"
+_RANDOM_WEIGHTS_NOTE = "random weights: for latency only; of the published size, run by torch"
 
 
 class FullMirnetRunner(TorchRunner):
-    """MIRNet as published (64 channels, 3 groups of 2 blocks), weights drawn at random."""
+    """MIRNet as published (64 channels, 3 groups of 2 blocks) with random weights."""
 
     def __init__(self, *, threads: int | None = None) -> None:
-        """Remember what to make; nothing is made yet.
+        """Set the options; the network is made when the runner opens.
 
         Args:
-            threads: How many one run may use; None leaves it to torch.
+            threads: For one run; None for torch's default.
         """
         image = ImageContract(io="float", multiple=4, size=None)
         super().__init__(
@@ -125,7 +124,7 @@ class FullMirnetRunner(TorchRunner):
         )
 
     def _load(self) -> None:
-        require("torch", "the row of full MIRNet")
+        require("torch", "--full-mirnet")
         import torch
 
         from mirnet_edge.checkpoints import ModelCard, save
@@ -138,8 +137,8 @@ class FullMirnetRunner(TorchRunner):
             super()._load()
 
 
-def full_macs() -> int | None:
-    """Return the network's multiply-accumulates for 640x480; None where torch is not installed."""
+def _full_mirnet_macs() -> int | None:
+    """Return the multiply-accumulates of full MIRNet at 640x480; None without torch."""
     if not available("torch"):
         return None
     from mirnet_edge.models.macs import count_macs
@@ -152,33 +151,33 @@ def full_macs() -> int | None:
 # 1, 1.3, 2.2 and strength 0, 0.05, 1 these gave the best PSNR on a LOL image (2026-11).
 EXTRA_INPUTS = {"gamma": 1.0, "strength": 0.05}
 _CURVES, _CHANNELS = 8, 3
-# What networks that halve the image up to three times need; Bread fails on other sizes.
+# For networks that halve the image up to three times; Bread fails on other sizes.
 _MULTIPLE = 8
 _EXPECTED = (
-    "expected one image, NCHW float or NHWC uint8 with 3 channels, and of other inputs only "
+    "expected one image input, NCHW float or NHWC uint8 with 3 channels, and no others than "
     f"{' and '.join(EXTRA_INPUTS)}"
 )
 
 
 def open_competitor(path: Path, *, threads: int | None = None) -> CompetitorRunner:
-    """Return a runner for an ONNX file; `with` opens it.
+    """Return a runner for a competitor's ONNX file; `with` opens it.
 
     Raises:
-        EngineError: Not an ONNX file, or one with other inputs or outputs.
+        EngineError: Not an ONNX file, or one with unsupported inputs or outputs.
     """
-    return CompetitorRunner(path, _contract_of(path), threads=threads)
+    return CompetitorRunner(path, _image_contract(path), threads=threads)
 
 
 class CompetitorRunner(OnnxRuntimeRunner):
-    """A competitor in ONNX Runtime on the processor."""
+    """A competitor model in ONNX Runtime on the CPU."""
 
     def __init__(self, path: Path, image: ImageContract, *, threads: int | None = None) -> None:
-        """Remember what to open.
+        """Set the file and options; the session is made when the runner opens.
 
         Args:
             path: The ONNX file.
-            image: What it takes and gives.
-            threads: How many one run may use; None for all that this process may use.
+            image: Layout of its input and output.
+            threads: For one run; None for all that this process may use.
         """
         super().__init__(path, image, name=path.stem, precision="fp32", threads=threads)
         self._extra: dict[str, NDArray[Any]] = {}
@@ -202,18 +201,18 @@ class CompetitorRunner(OnnxRuntimeRunner):
         return model.SerializeToString() if replace_blocked_operators(model) else str(self.path)
 
     def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
-        given = np.asarray(self._session.run(None, {self._input: fed, **self._extra})[0])
-        if self.image.io == "float" and given.shape[1] == _CURVES * _CHANNELS:
-            return apply_zero_dce_curves(fed, given)
-        return given
+        output = np.asarray(self._session.run(None, {self._input: fed, **self._extra})[0])
+        if self.image.io == "float" and output.shape[1] == _CURVES * _CHANNELS:
+            return apply_zero_dce_curves(fed, output)
+        return output
 
 
 def apply_zero_dce_curves(batch: NDArray[Any], curves: NDArray[Any]) -> NDArray[Any]:
-    """Return what Zero-DCE's maps make of an image.
+    """Return a batch brightened by Zero-DCE's curve maps.
 
     Args:
         batch: (N, 3, H, W) float32 in [0, 1].
-        curves: (N, 24, H, W): a of x + a (x^2 - x), for three channels eight times.
+        curves: (N, 24, H, W): a of x + a (x^2 - x), for three channels, eight times.
 
     Returns:
         (N, 3, H, W) float32.
@@ -225,9 +224,9 @@ def apply_zero_dce_curves(batch: NDArray[Any], curves: NDArray[Any]) -> NDArray[
     return value
 
 
-def _contract_of(path: Path) -> ImageContract:
-    """Return what a file takes, after refusing what we cannot feed or read."""
-    session = _session(path)
+def _image_contract(path: Path) -> ImageContract:
+    """Return the layout of a file's input and output, if it is supported."""
+    session = _open_session(path)
     image, *others = _sorted_inputs(session)
     known = {
         ("tensor(float)", 1): "float",
@@ -235,16 +234,19 @@ def _contract_of(path: Path) -> ImageContract:
     }
     places = [place for place, side in enumerate(image.shape) if side == _CHANNELS]
     io = next((known[image.type, one] for one in places if (image.type, one) in known), None)
-    strange = [one.name for one in others if one.name not in EXTRA_INPUTS]
-    if io is None or len(image.shape) != 4 or strange:
-        raise EngineError(f"{path.name} takes {_describe_error(session.get_inputs())}; {_EXPECTED}")
+    unknown = [one.name for one in others if one.name not in EXTRA_INPUTS]
+    if io is None or len(image.shape) != _IMAGE_AXES or unknown:
+        raise EngineError(
+            f"{path.name} has the inputs {_describe_tensors(session.get_inputs())}; {_EXPECTED}"
+        )
     output = session.get_outputs()[0]
-    channels = output.shape[1 if io == "float" else 3] if len(output.shape) == 4 else None
+    is_image = len(output.shape) == _IMAGE_AXES
+    channels = output.shape[1 if io == "float" else 3] if is_image else None
     wrong = isinstance(channels, int) and channels not in (_CHANNELS, _CURVES * _CHANNELS)
     if output.type != image.type or wrong:
         raise EngineError(
-            f"{path.name} gives {_describe_error([output])}; expected an image like its input, or "
-            f"{_CURVES * _CHANNELS} curve maps"
+            f"{path.name} has the output {_describe_tensors([output])}; expected an image like its "
+            f"input, or {_CURVES * _CHANNELS} curve maps"
         )
     sides = image.shape[2:] if io == "float" else image.shape[1:3]
     fixed = tuple(sides) if all(isinstance(side, int) for side in sides) else None
@@ -255,18 +257,18 @@ def _contract_of(path: Path) -> ImageContract:
     )
 
 
-def _session(path: Path) -> Any:  # noqa: ANN401  # ONNX Runtime has no types
+def _open_session(path: Path) -> Any:  # noqa: ANN401  # ONNX Runtime has no types
     onnxruntime_runner.BACKEND.require()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is wrong is raised
+    options.log_severity_level = 4  # errors are raised too
     options.intra_op_num_threads = 1
     if not path.is_file():
         raise EngineError(f"{path} is not there; expected an ONNX file")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has a dozen kinds
+    except Exception as error:  # ONNX Runtime has a dozen exception types
         reason = " ".join(str(error).split())[:200]
         raise EngineError(
             f"{path} is not an ONNX file that opens: {reason}; {_EXPECTED}"
@@ -278,31 +280,31 @@ def _sorted_inputs(session: Any) -> list[Any]:  # noqa: ANN401  # ONNX Runtime h
     return sorted(session.get_inputs(), key=lambda one: one.name in EXTRA_INPUTS)
 
 
-def _describe_error(tensors: list[Any]) -> str:
+def _describe_tensors(tensors: list[Any]) -> str:
     return ", ".join(
         f"{one.name} {one.type.removeprefix('tensor')} {tuple(one.shape)}" for one in tensors
     )
 
 
-Source = Literal["bundle", "competitor", "baseline", "full mirnet"]
+EntrySource = Literal["bundle", "competitor", "baseline", "full mirnet"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkEntry:
-    """Someone to measure; cheap to make, and small enough to be told to another process."""
+    """A bundle configuration, competitor model or baseline to benchmark; opens nothing itself."""
 
-    source: Source
+    source: EntrySource
     path: str = ""
-    """Of the bundle or the ONNX file; the method's name for a baseline."""
+    """Of the bundle or the ONNX file; the name of a baseline."""
     backend: str = "auto"
     precision: str = "auto"
     threads: int | None = None
 
     def runner(self) -> Runner:
-        """Return what runs it; `with` opens it.
+        """Return the entry's runner; `with` opens it.
 
         Raises:
-            MirnetEdgeError: It cannot run here; says why.
+            MirnetEdgeError: It cannot run here.
         """
         if self.source == "bundle":
             return open_bundle(self.path, self.backend, self.precision, threads=self.threads)
@@ -310,16 +312,15 @@ class BenchmarkEntry:
             return open_competitor(Path(self.path), threads=self.threads)
         if self.source == "baseline":
             return BaselineRunner(baseline_named(self.path))
-
         return FullMirnetRunner(threads=self.threads)
 
-    def told(self) -> str:
-        """Return it as text for another process."""
+    def to_json(self) -> str:
+        """Return the entry as JSON, for another process."""
         return json.dumps(asdict(self))
 
 
 def entry_from_json(text: str) -> BenchmarkEntry:
-    """Return the entry that `told` gave."""
+    """Return the entry of `BenchmarkEntry.to_json`."""
     return BenchmarkEntry(**json.loads(text))
 
 
@@ -329,13 +330,13 @@ class BaselineRunner:
     multiple = 1
 
     def __init__(self, baseline: Baseline) -> None:
-        """Wrap a method."""
+        """Set the method."""
         self._baseline = baseline
         self.name = baseline.name
         self.scale = 2 if "super-resolution" in baseline.tasks else 1
 
     def __enter__(self) -> BaselineRunner:
-        """Open nothing: there is nothing to open."""
+        """Return the runner; there is nothing to open."""
         return self
 
     def __exit__(
@@ -344,12 +345,10 @@ class BaselineRunner:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Free nothing."""
+        """Do nothing; there is nothing to close."""
 
     def run(self, frames: Frames) -> Frames:
-        """Restore frames, (N, H, W, 3) uint8, one after the other."""
-        import numpy as np
-
+        """Return the restored frames, (N, H, W, 3) uint8."""
         check_frames(frames)
         return np.stack([self._baseline.restore(frame) for frame in frames])
 
@@ -357,55 +356,53 @@ class BaselineRunner:
 def bundle_entries(
     bundles: Sequence[Path], *, backends: Sequence[str] = (), threads: int | None = None
 ) -> list[tuple[BenchmarkEntry, ReportRow]]:
-    """Return every mode of the bundles, with the facts of its row.
+    """Return an entry for each configuration of the bundles, with the facts of its report row.
 
     Args:
         bundles: Folders.
-        backends: Only these; all where none is named.
-        threads: How many each may use; None leaves it to the backends.
+        backends: Only these; all where it is empty.
+        threads: For each runner; None for the backend's default.
 
     Raises:
-        BundleError: One is no bundle.
-        OptionError: Two have one name, or there is no such backend.
+        BundleError: A folder is not a bundle.
+        OptionError: Two folders have one name, or there is no such backend.
     """
     for backend in backends:
         find_backend(backend)
     names = [bundle.resolve().name for bundle in bundles]
     if len(set(names)) < len(names):
         raise OptionError(
-            f"two bundles have one name ({', '.join(names)}); expected a name for each. Rename one"
+            f"expected bundles of different names, found {', '.join(names)}; rename a folder"
         )
     found = []
     for bundle, name in zip(bundles, names, strict=True):
         manifest = read_manifest(bundle)
-        modes = [
-            mode for mode in manifest.configurations if not backends or mode.backend in backends
-        ]
-        for mode in modes:
+        chosen = [one for one in manifest.configurations if not backends or one.backend in backends]
+        for one in chosen:
             entry = BenchmarkEntry(
                 source="bundle",
                 path=str(bundle),
-                backend=mode.backend,
-                precision=mode.precision,
+                backend=one.backend,
+                precision=one.precision,
                 threads=threads,
             )
-            found.append((entry, _row_of(mode, manifest, name)))
+            found.append((entry, _configuration_row(one, manifest, name)))
         for backend in backends:
-            if backend not in {mode.backend for mode in modes}:
+            if backend not in {one.backend for one in chosen}:
                 entry = BenchmarkEntry(
                     source="bundle", path=str(bundle), backend=backend, threads=threads
                 )
-                found.append((entry, _absent(backend, manifest, name)))
+                found.append((entry, _missing_row(backend, manifest, name)))
     return found
 
 
 def competitor_entries(
     competitors: Sequence[Path], task: str | None, *, threads: int | None = None
 ) -> list[tuple[BenchmarkEntry, ReportRow]]:
-    """Return competitors with the facts of their rows.
+    """Return competitor models with the facts of their report rows.
 
     Raises:
-        EngineError: One is missing, or of a kind that we cannot feed; before anything is measured.
+        EngineError: A file is missing or not supported, or two have one name.
     """
     found = []
     for path in competitors:
@@ -425,21 +422,23 @@ def competitor_entries(
         found.append((BenchmarkEntry(source="competitor", path=str(path), threads=threads), row))
     names = [row.name for _, row in found]
     if len(set(names)) < len(names):
-        raise EngineError(f"two competitors have one name ({', '.join(names)}); rename one")
+        raise EngineError(
+            f"expected competitors of different names, found {', '.join(names)}; rename a file"
+        )
     return found
 
 
 def baseline_entries(
     names: Sequence[str] | None, task: str | None
 ) -> list[tuple[BenchmarkEntry, ReportRow]]:
-    """Return classical methods with the facts of their rows.
+    """Return baselines with the facts of their report rows.
 
     Args:
-        names: Which; None for those of the task.
-        task: What the networks do.
+        names: Which; None for all of the task.
+        task: The task of the bundles.
 
     Raises:
-        OptionError: No such method.
+        OptionError: No such baseline.
     """
     if names is None:
         chosen = baselines_for(task) if task else []
@@ -461,26 +460,46 @@ def baseline_entries(
     ]
 
 
-def _row_of(mode: Configuration, manifest: Manifest, name: str) -> ReportRow:
-    runs_weights = mode.backend in backend_names() and find_backend(mode.backend).runs_weights
-    file = manifest.model.weights if runs_weights else manifest.graph(mode.graph).onnx
+def full_mirnet_entry(
+    task: str | None, *, threads: int | None = None
+) -> tuple[BenchmarkEntry, ReportRow]:
+    """Return full MIRNet with random weights, for latency only, and the facts of its report row."""
+    row = ReportRow(
+        name="full MIRNet",
+        kind="random weights",
+        task=task,
+        backend="torch",
+        precision="fp32",
+        state="measured",
+        note=_RANDOM_WEIGHTS_NOTE,
+        macs_640x480=_full_mirnet_macs(),
+    )
+    return BenchmarkEntry(source="full mirnet", threads=threads), row
+
+
+def _configuration_row(configuration: Configuration, manifest: Manifest, name: str) -> ReportRow:
+    backend = configuration.backend
+    runs_weights = backend in backend_names() and find_backend(backend).runs_weights
+    file = manifest.model.weights if runs_weights else manifest.graph(configuration.graph).onnx
     return ReportRow(
-        name=f"{name} {mode.name}",
+        name=f"{name} {configuration.name}",
         kind="bundle",
         task=manifest.model.task,
-        backend=mode.backend,
-        precision=mode.precision,
+        backend=configuration.backend,
+        precision=configuration.precision,
         state="measured",
-        note="" if mode.accepted else f"not accepted by the gate: {mode.reason}",
+        note=""
+        if configuration.accepted
+        else f"rejected by the quality gate: {configuration.reason}",
         sha256=file.sha256,
         bytes_on_disk=file.size_bytes,
         macs_640x480=manifest.model.macs_640x480,
-        accepted=mode.accepted,
+        accepted=configuration.accepted,
     )
 
 
-def _absent(backend: str, manifest: Manifest, name: str) -> ReportRow:
-    known = ", ".join(mode.name for mode in manifest.configurations)
+def _missing_row(backend: str, manifest: Manifest, name: str) -> ReportRow:
+    known = ", ".join(one.name for one in manifest.configurations)
     return ReportRow(
         name=f"{name} {backend}",
         kind="bundle",
@@ -488,7 +507,7 @@ def _absent(backend: str, manifest: Manifest, name: str) -> ReportRow:
         backend=backend,
         precision=None,
         state="missing",
-        note=f"the bundle has no mode for {backend}; it has {known}",
+        note=f"the bundle has no configuration for {backend}; it has {known}",
     )
 
 

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from mirnet_edge.bench import entries, telemetry
-from mirnet_edge.bench.entries import NOTE, BenchmarkEntry, full_macs
 from mirnet_edge.bench.measure import (
-    LOOP_S,
-    Progress,
+    ENERGY_RUN_S,
+    LatencyMeasurement,
     SustainedRun,
     SustainedSchedule,
     TimingMethod,
-    measure_cold,
+    measure_cold_start,
     run_sustained,
     sustained_schedule,
-    time_in_turns,
+    time_interleaved,
     timing_frame,
 )
 from mirnet_edge.bench.quality import (
@@ -45,6 +44,7 @@ from mirnet_edge.runtime import machine
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mirnet_edge.bench.entries import BenchmarkEntry
     from mirnet_edge.bench.measure import ColdStart
     from mirnet_edge.bench.quality import BenchmarkClip, PairSource
     from mirnet_edge.bench.record import SustainedPart
@@ -56,18 +56,20 @@ _SUFFIX = ".toml"
 
 
 class PairSetEntry(StrictDocument):
-    """Images to measure quality on."""
+    """A pair set of a suite."""
 
     pairs: str
-    """LOW:HIGH, a folder, or `built-in`; folders are looked up in --data."""
+    """LOW:HIGH, a folder, or `built-in`; folders are relative to --data."""
     task: str | None = None
-    """None: that of the first bundle."""
+    """None: the task of the first bundle."""
     suffixes: tuple[str, str] | None = None
+    """How the names of degraded and clean images end, where one folder holds both."""
     sigma: tuple[float, ...] = ()
+    """Degrade clean images by white noise of these strengths, a pair set for each."""
 
 
 class BenchmarkSuite(StrictDocument):
-    """A benchmark to run."""
+    """What to benchmark, and how (`benchmarks/suites/*.toml`)."""
 
     former_keys: ClassVar[dict[str, str]] = {"rivals": "competitors"}
     former_versions: ClassVar[tuple[int, ...]] = (1,)
@@ -75,35 +77,36 @@ class BenchmarkSuite(StrictDocument):
     schema_version: Literal[2] = 2
     title: str = ""
     bundles: tuple[str, ...] = ()
-    """Folders, as seen from where the command runs; --bundle replaces them."""
+    """Bundle folders, relative to the working directory; --bundle replaces them."""
     backends: tuple[str, ...] = ()
-    """None: all that a bundle has modes for."""
+    """Empty: all backends of a bundle's configurations."""
     sizes: tuple[str, ...] = ("640x480",)
     rounds: int = Field(default=30, ge=1)
     row_seconds: float = Field(default=20.0, gt=0)
+    """Time limit of an entry at one size; slower entries run in fewer rounds."""
     threads: int | None = Field(default=None, ge=1)
     sustained: float | None = Field(default=None, gt=0)
-    """Minutes that each bundle's row runs without pause, at each size; None: not at all."""
+    """Minutes of a sustained run of each bundle entry at each size; None: no such run."""
     sustained_rows: tuple[str, ...] = ()
-    """Other rows that do: names of competitors and classical methods."""
+    """Names of competitors and baselines that get a sustained run too."""
     competitors: tuple[str, ...] = ()
-    """ONNX files, looked up in --data."""
+    """ONNX files, relative to --data."""
     baselines: tuple[str, ...] | None = None
-    """Names; None: those of the task."""
+    """Names; None: all baselines of the task."""
     full_mirnet: bool = False
     """Time the full network too, with random weights."""
     cold: bool = True
-    """Measure cold start and memory, each row in a process of its own."""
+    """Measure cold start and peak memory, each entry in its own process."""
     quality: tuple[PairSetEntry, ...] = (PairSetEntry(pairs=BUILT_IN),)
     frames: tuple[str, ...] = ()
-    """Videos to measure flicker on, looked up in --data, or `still`: a camera at rest."""
+    """Videos to measure flicker on, relative to --data, or `still`: a static scene with noise."""
 
 
 def read_suite(name_or_path: str) -> BenchmarkSuite:
-    """Return a suite of `benchmarks/suites`, by its name, or a file of the user's.
+    """Return a suite of `benchmarks/suites` by name, or of a TOML file.
 
     Raises:
-        OptionError: There is no such suite, or the file is not one.
+        OptionError: There is no such suite, or the file is not a suite.
     """
     named = _FOLDER / f"{name_or_path}{_SUFFIX}"
     path = named if named.is_file() else Path(name_or_path)
@@ -116,297 +119,300 @@ def read_suite(name_or_path: str) -> BenchmarkSuite:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRequest:
-    """What to measure, and where its files lie."""
+    """A suite with its files and output folder."""
 
     suite: BenchmarkSuite
     suite_name: str | None
     sizes: tuple[tuple[int, int], ...]
-    """(height, width) of the frames that are timed."""
+    """(height, width) of the timed frames."""
     root: Path
-    """The folder that competitors and images are looked up in."""
+    """The folder of competitors and images."""
     out: Path
     command: str
     clips: tuple[BenchmarkClip, ...] = ()
-    """Videos that flicker is measured on."""
+    """Videos to measure flicker on."""
 
 
-def task_of(suite: BenchmarkSuite) -> str | None:
-    """Return what the first bundle does, else what the suite says, else nothing."""
+@dataclass(frozen=True)
+class BenchmarkStage:
+    """What a benchmark job is doing."""
+
+    name: str
+    progress: str = ""
+    """How much of the stage is done, such as "round 3 of 30"; empty when it starts."""
+
+    def __str__(self) -> str:
+        """Return stage and progress as one line."""
+        return f"{self.name}: {self.progress}" if self.progress else self.name
+
+
+def suite_task(suite: BenchmarkSuite) -> str | None:
+    """Return the task of the first bundle, else of the first pair set that has one, else None."""
     for bundle in suite.bundles:
         return read_manifest(Path(bundle)).model.task
     return next((entry.task for entry in suite.quality if entry.task is not None), None)
 
 
 def load_entries(
-    order: BenchmarkRequest, task: str | None
+    request: BenchmarkRequest, task: str | None
 ) -> list[tuple[BenchmarkEntry, ReportRow]]:
-    """Return who takes part, with the facts of each row.
+    """Return all entries of a request with the facts of their report rows.
 
     Raises:
-        MirnetEdgeError: Someone is not there, or two have one name.
-        OptionError: Nobody takes part, or a row that is to run for minutes does not.
+        MirnetEdgeError: An entry is missing, or two have one name.
+        OptionError: There is no entry, or `sustained_rows` names an unknown one.
     """
-    suite = order.suite
-    lineup = entries.bundle_entries(
+    suite = request.suite
+    found = entries.bundle_entries(
         [Path(bundle) for bundle in suite.bundles], backends=suite.backends, threads=suite.threads
     )
-    competitors = [order.root / competitor for competitor in suite.competitors]
-    lineup += entries.competitor_entries(competitors, task, threads=suite.threads)
-    lineup += entries.baseline_entries(suite.baselines, task)
+    competitors = [request.root / competitor for competitor in suite.competitors]
+    found += entries.competitor_entries(competitors, task, threads=suite.threads)
+    found += entries.baseline_entries(suite.baselines, task)
     if suite.full_mirnet:
-        row = ReportRow(
-            name="full MIRNet",
-            kind="random weights",
-            task=task,
-            backend="torch",
-            precision="fp32",
-            state="measured",
-            note=NOTE,
-            macs_640x480=full_macs(),
-        )
-        lineup.append((BenchmarkEntry(source="full mirnet", threads=suite.threads), row))
-    names = [row.name for _, row in lineup]
+        found.append(entries.full_mirnet_entry(task, threads=suite.threads))
+    names = [row.name for _, row in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise EngineError(f"two rows are called {', '.join(twice)}; rename the file or the folder")
-    if not lineup:
+        raise EngineError(
+            f"expected a name for each entry, found {', '.join(twice)} twice; rename the file or "
+            "the folder"
+        )
+    if not found:
         raise OptionError("nothing to measure; give --bundle, --competitor or --baseline")
     for name in suite.sustained_rows:
         if name not in names:
             raise OptionError(
-                f"sustained_rows names {name!r}; expected rows of this run: {', '.join(names)}"
+                f"sustained_rows names {name!r}; expected entries of this run: {', '.join(names)}"
             )
-    return lineup
+    return found
 
 
-def load_pair_sets(order: BenchmarkRequest, task: str | None) -> list[PairSource]:
-    """Return the sets of images that quality is measured on.
+def load_pair_sources(request: BenchmarkRequest, task: str | None) -> list[PairSource]:
+    """Return the pair sets of a request.
 
     Raises:
-        DataError: One is not there, or has images without a partner.
+        DataError: A pair set is missing, or has images without a partner.
     """
     sources = []
-    for entry in order.suite.quality:
+    for entry in request.suite.quality:
         wanted = entry.task or task
         if wanted is None:
             continue
         places = ":".join(
-            part if part == "built-in" else str(order.root / part)
+            part if part == BUILT_IN else str(request.root / part)
             for part in entry.pairs.split(":")
         )
         sources += find_pair_sources(places, wanted, suffixes=entry.suffixes, sigmas=entry.sigma)
     return sources
 
 
-def load_clips(order: BenchmarkRequest, task: str | None) -> list[BenchmarkClip]:
-    """Return the clips of the order, and the still one where the suite asks for it."""
-    still = STILL in order.suite.frames and task is not None
-    return [*([built_in_clip(str(task))] if still else []), *order.clips]
+def load_clips(request: BenchmarkRequest, task: str | None) -> list[BenchmarkClip]:
+    """Return the clips of a request, the built-in still one first where the suite names it."""
+    still = [built_in_clip(task)] if STILL in request.suite.frames and task is not None else []
+    return [*still, *request.clips]
 
 
 @dataclass
 class BenchmarkJob:
-    """A benchmark in progress: whatever happens, `report` says what was measured."""
+    """A benchmark in progress; `report` returns what was measured so far, at any time.
 
-    order: BenchmarkRequest
-    on_stage: Callable[[str], None]
+    Raises:
+        MirnetEdgeError: A bundle, competitor, baseline or pair set is missing or not usable.
+    """
+
+    request: BenchmarkRequest
+    on_stage: Callable[[BenchmarkStage], None]
     sensors: MachineSensors = field(default_factory=open_sensors)
     entries: list[tuple[BenchmarkEntry, ReportRow]] = field(init=False)
-    findings: list[QualityMeasurement] = field(init=False)
-    seen: list[FlickerMeasurement] = field(init=False)
-    progress: dict[tuple[int, int], dict[str, Progress]] = field(default_factory=dict)
-    endured: dict[tuple[tuple[int, int], str], SustainedRun] = field(default_factory=dict)
-    """Runs without pause, of minutes or only for energy, by size and row."""
-    cold: dict[tuple[tuple[int, int], str], ColdStart] = field(default_factory=dict)
+    quality: list[QualityMeasurement] = field(init=False)
+    flicker: list[FlickerMeasurement] = field(init=False)
+    latency: dict[tuple[int, int], dict[str, LatencyMeasurement]] = field(default_factory=dict)
+    sustained: dict[tuple[tuple[int, int], str], SustainedRun] = field(default_factory=dict)
+    """Runs without pause, of minutes or only for energy, by size and entry."""
+    cold_starts: dict[tuple[tuple[int, int], str], ColdStart] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
-    """Why a row cannot run here, by row."""
+    """Why an entry cannot run here, by its name."""
 
     def __post_init__(self) -> None:
-        """Find out who takes part and on what.
-
-        Raises:
-            MirnetEdgeError: A bundle, competitor, method or set of pairs that is not there or not
-                one.
-        """
-        self._before = self.sensors.conditions()
-        suite = self.order.suite
-        self._minutes = None if suite.sustained is None else sustained_schedule(suite.sustained)
-        self._task = task_of(suite)
-        self.entries = load_entries(self.order, self._task)
-        self.findings = [
-            QualityMeasurement(source) for source in load_pair_sets(self.order, self._task)
-        ]
-        self.seen = [FlickerMeasurement(clip) for clip in load_clips(self.order, self._task)]
+        """Load entries, pair sets and clips."""
+        self._conditions_before = self.sensors.conditions()
+        suite = self.request.suite
+        self._schedule = None if suite.sustained is None else sustained_schedule(suite.sustained)
+        task = suite_task(suite)
+        self.entries = load_entries(self.request, task)
+        self.quality = [QualityMeasurement(one) for one in load_pair_sources(self.request, task)]
+        self.flicker = [FlickerMeasurement(clip) for clip in load_clips(self.request, task)]
 
     def run(self) -> None:
-        """Measure. When this is interrupted, `report` holds what there is until then."""
-        suite = self.order.suite
+        """Measure latency, cold start, quality and flicker; may be interrupted."""
+        suite = self.request.suite
         method = TimingMethod(rounds=suite.rounds, row_seconds=suite.row_seconds)
-        for size in self.order.sizes:
-            self._time(size, method)
+        for size in self.request.sizes:
+            self._measure_latency(size, method)
         if suite.cold:
-            self._start_cold()
-        for findings in self.findings:
-            self._judge(findings)
-        for seen in self.seen:
-            self._watch(seen)
+            self._measure_cold_starts()
+        for quality in self.quality:
+            self._measure_quality(quality)
+        for flicker in self.flicker:
+            self._measure_flicker(flicker)
 
     def report(self, *, partial: bool) -> Report:
         """Return what was measured so far."""
-        suite = self.order.suite
+        suite = self.request.suite
         return Report(
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             partial=partial,
             machine=machine.describe(),
             revision=telemetry.revision(),
-            tools=machine.tool_versions(),
+            versions=machine.tool_versions(),
             settings=BenchmarkSettings(
-                command=self.order.command,
-                suite=self.order.suite_name,
+                command=self.request.command,
+                suite=self.request.suite_name,
                 rounds=suite.rounds,
                 row_seconds=suite.row_seconds,
                 threads=suite.threads,
                 affinity=telemetry.affinity(),
                 sustained_minutes=suite.sustained,
             ),
-            before=self._before,
-            after=self.sensors.conditions(),
+            conditions_before=self._conditions_before,
+            conditions_after=self.sensors.conditions(),
             meters=self.sensors.covers,
             sensor_notes=list(self.sensors.notes),
-            rows=[self._finished(row) for _, row in self.entries],
-            pair_sets=[one.pair_set for one in self.findings if one.images or one.unreadable],
-            clips=[one.facts for one in self.seen if one.flicker or one.note],
-            crops=[crop for one in self.findings for crop in one.crops],
+            rows=[self._complete_row(row) for _, row in self.entries],
+            pair_sets=[one.pair_set for one in self.quality if one.images or one.unreadable],
+            clips=[one.facts for one in self.flicker if one.flicker or one.note],
+            crops=[crop for one in self.quality for crop in one.crops],
         )
 
-    def _time(self, size: tuple[int, int], method: TimingMethod) -> None:
-        text = size_text(*size)
-        self.progress[size] = {}
-        with ExitStack() as opened:
-            runners = self._opened(self.entries, opened)
-            self.on_stage(f"{text}: warming up {len(runners)} rows")
+    def _measure_latency(self, size: tuple[int, int], method: TimingMethod) -> None:
+        name = f"{size_text(*size)}: latency"
+        self.latency[size] = {}
+        with ExitStack() as stack:
+            runners = self._open_runners(self.entries, stack)
+            self.on_stage(BenchmarkStage(f"{name} of {len(runners)} entries"))
             frame = timing_frame(*size)
-            time_in_turns(
+            time_interleaved(
                 runners,
                 frame,
                 method,
-                self.progress[size],
-                lambda done, rounds: self.on_stage(f"{text}: round {done} of {rounds}"),
+                self.latency[size],
+                lambda done, rounds: self.on_stage(
+                    BenchmarkStage(name, f"round {done} of {rounds}")
+                ),
             )
-            self._endure(runners, frame, size)
+            for row in (row for _, row in self.entries if row.name in runners):
+                self._run_sustained(row, runners[row.name], frame, size)
 
-    def _endure(self, runners: Mapping[str, Runner], frame: Frames, size: tuple[int, int]) -> None:
-        """Run rows without pause: the chosen for minutes, the others as long as energy needs."""
-        suite = self.order.suite
-        seconds = min(LOOP_S, suite.row_seconds)
-        for _, row in self.entries:
-            progress = self.progress[size].get(row.name)
-            if progress is None or progress.failure is not None:
-                continue
-            chosen = row.kind == "bundle" or row.name in suite.sustained_rows
-            pace = self._minutes if chosen else None
-            if pace is None and not self.sensors.meters:
-                continue
-            what = "energy" if pace is None else f"{suite.sustained:g} minutes without pause"
-            stage = f"{size_text(*size)}: {row.name}: {what}"
-            self.on_stage(stage)
+    def _run_sustained(
+        self, row: ReportRow, runner: Runner, frame: Frames, size: tuple[int, int]
+    ) -> None:
+        """Run an entry without pause: for minutes if it is chosen, else as long as energy needs."""
+        suite = self.request.suite
+        if self.latency[size][row.name].failure is not None:
+            return
+        chosen = row.kind == "bundle" or row.name in suite.sustained_rows
+        schedule = self._schedule if chosen else None
+        what = "sustained run"
+        is_sustained = schedule is not None
+        if schedule is None:
+            if not self.sensors.meters:
+                return
+            seconds = min(ENERGY_RUN_S, suite.row_seconds)
+            what, schedule = "energy", SustainedSchedule(seconds, seconds)
+        name = f"{size_text(*size)}: {what} of {row.name}"
+        minutes = schedule.seconds / 60.0
+        self.on_stage(BenchmarkStage(name))
 
-            def tell(part: SustainedPart, stage: str = stage) -> None:
-                self.on_stage(f"{stage}, {part.end_s / 60:.1f} done")
+        def show(part: SustainedPart) -> None:
+            self.on_stage(BenchmarkStage(name, f"{part.end_s / 60.0:.1f} of {minutes:.1f} minutes"))
 
-            found = self.endured[size, row.name] = SustainedRun(pace is not None)
-            run_sustained(
-                runners[row.name],
-                frame,
-                pace or SustainedSchedule(seconds, seconds),
-                self.sensors,
-                found,
-                tell,
-            )
+        run = self.sustained[size, row.name] = SustainedRun(is_sustained)
+        run_sustained(runner, frame, schedule, self.sensors, run, show)
 
-    def _start_cold(self) -> None:
-        for size, progress in self.progress.items():
+    def _measure_cold_starts(self) -> None:
+        for size, measured in self.latency.items():
             for entry, row in self.entries:
-                if row.name in progress and progress[row.name].samples_ms:
-                    self.on_stage(f"{size_text(*size)}: cold start of {row.name}")
-                    found = measure_cold(entry, *size)
+                if row.name in measured and measured[row.name].samples_ms:
+                    self.on_stage(BenchmarkStage(f"{size_text(*size)}: cold start of {row.name}"))
+                    found = measure_cold_start(entry, *size)
                     if found is not None:
-                        self.cold[size, row.name] = found
+                        self.cold_starts[size, row.name] = found
 
-    def _judge(self, findings: QualityMeasurement) -> None:
-        source = findings.source
-        entries = [
+    def _measure_quality(self, quality: QualityMeasurement) -> None:
+        source = quality.source
+        chosen = [
             (entry, row)
             for entry, row in self.entries
             if row.task == source.task and row.kind != "random weights"
         ]
-        with ExitStack() as opened:
-            runners = self._opened(entries, opened)
+        name = f"quality on {source.name}"
+        self.on_stage(BenchmarkStage(name))
+        with ExitStack() as stack:
             measure_quality(
-                runners,
-                findings,
-                self.order.out,
-                lambda done: self.on_stage(f"{source.name}: image {done} of {len(source)}"),
+                self._open_runners(chosen, stack),
+                quality,
+                self.request.out,
+                lambda done: self.on_stage(BenchmarkStage(name, f"image {done} of {len(source)}")),
             )
 
-    def _watch(self, seen: FlickerMeasurement) -> None:
-        entries = [one for one in self.entries if one[1].kind != "random weights"]
-        with ExitStack() as opened:
+    def _measure_flicker(self, flicker: FlickerMeasurement) -> None:
+        chosen = [one for one in self.entries if one[1].kind != "random weights"]
+        with ExitStack() as stack:
             measure_flicker(
-                self._opened(entries, opened),
-                seen,
-                self.order.suite.row_seconds,
-                lambda row: self.on_stage(f"{seen.clip.name}: flicker of {row}"),
+                self._open_runners(chosen, stack),
+                flicker,
+                self.request.suite.row_seconds,
+                lambda row: self.on_stage(BenchmarkStage(f"{flicker.clip.name}: flicker of {row}")),
             )
 
-    def _opened(
-        self, entries: list[tuple[BenchmarkEntry, ReportRow]], opened: ExitStack
-    ) -> dict[str, Runner]:
-        """Open what runs here; why the others do not is remembered for their rows."""
+    def _open_runners(
+        self, chosen: list[tuple[BenchmarkEntry, ReportRow]], stack: ExitStack
+    ) -> Mapping[str, Runner]:
+        """Return the runners that open here; `missing` says why the others do not."""
         runners: dict[str, Runner] = {}
-        for entry, row in entries:
+        for entry, row in chosen:
             if row.state == "missing" or row.name in self.missing:
                 continue
             try:
-                runners[row.name] = opened.enter_context(entry.runner())
+                runners[row.name] = stack.enter_context(entry.runner())
             except MirnetEdgeError as error:
                 self.missing[row.name] = " ".join(str(error).split())
         return runners
 
-    def _finished(self, row: ReportRow) -> ReportRow:
-        """Return a row with all that was measured of it."""
+    def _complete_row(self, row: ReportRow) -> ReportRow:
+        """Return a row with all that was measured of its entry."""
         reason = self.missing.get(row.name)
         if reason is not None:
             return row.model_copy(update={"state": "missing", "note": reason})
         timings, failures = [], []
-        for size, progress in self.progress.items():
-            one = progress.get(row.name)
-            if one is None:
+        for size, by_entry in self.latency.items():
+            measured = by_entry.get(row.name)
+            if measured is None:
                 continue
-            endured = self.endured.get((size, row.name), SustainedRun())
+            run = self.sustained.get((size, row.name), SustainedRun())
             failures += [
                 f"{size_text(*size)}: {failure}"
-                for failure in (one.failure, endured.failure)
+                for failure in (measured.failure, run.failure)
                 if failure is not None
             ]
-            timing = one.timing
+            timing = measured.timing
             if timing is not None:
-                cold = self.cold.get((size, row.name))
-                figures: dict[str, object] = {} if cold is None else {
+                cold = self.cold_starts.get((size, row.name))
+                fields: dict[str, object] = {} if cold is None else {
                     "cold_start_ms": cold.start_ms, "peak_memory_mib": cold.peak_memory_mib,
                 }  # fmt: skip
-                figures |= endured.figures
-                timings.append(timing.model_copy(update=figures))
+                timings.append(timing.model_copy(update=fields | run.timing_fields))
         failures += [
             f"{one.source.name}: {one.failures[row.name]}"
-            for one in self.findings
+            for one in self.quality
             if row.name in one.failures
         ]
-        qualities = [found for one in self.findings if (found := one.quality(row.name))]
-        flicker = [one.flicker[row.name] for one in self.seen if row.name in one.flicker]
         changes: dict[str, object] = {
-            "timings": timings, "quality": qualities, "flicker": flicker,
-        }  # fmt: skip
+            "timings": timings,
+            "quality": [found for one in self.quality if (found := one.of_entry(row.name))],
+            "flicker": [one.flicker[row.name] for one in self.flicker if row.name in one.flicker],
+        }
         if failures:
             changes |= {"state": "failed", "note": "; ".join(failures)}
         return row.model_copy(update=changes)

@@ -4,35 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mirnet_edge.bench import statistics
-from mirnet_edge.bench.charts import bins_of, darkness_chart, standalone
-from mirnet_edge.bench.page import CSS_OF, to_html
+from mirnet_edge.bench import tables
+from mirnet_edge.bench.charts import darkness_chart, sustained_chart
+from mirnet_edge.bench.page import to_html
 from mirnet_edge.bench.record import to_json
-from mirnet_edge.bench.tables import (
-    EXPLAINED,
-    FLICKER,
-    HEADINGS,
-    LATENCY,
-    MODEL,
-    QUALITY,
-    clip_headings,
-    describe_speedups,
-    energy_cells,
-    energy_columns,
-    flicker_cells,
-    format_value,
-    latency_cells,
-    machine_lines,
-    meter_line,
-    model_cells,
-    notes,
-    quality_cells,
-    speedups,
-    sustained_chart,
-    sustained_details,
-    sustained_summary,
-    to_csv,
-)
 from mirnet_edge.files import write_atomically
 
 if TYPE_CHECKING:
@@ -40,106 +15,100 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirnet_edge.bench.record import Report
+    from mirnet_edge.bench.tables import ReportTable
 
 
 def to_markdown(report: Report) -> str:
-    """Return the report as people read it: facts, a table for each size and set, verdicts."""
+    """Return the report as Markdown: machine, latency, quality, flicker, sustained, notes."""
     parts = [_facts(report)]
     for size in report.sizes:
-        parts.append(f"## Latency at {size}\n\n{_latency_table(report, size)}")
+        parts.append(
+            f"## Latency at {size}\n\n{_table(tables.latency_table(report, size))}\n\n"
+            f"\\* unstable; see below. Energy: {tables.describe_meters(report)}."
+        )
     for pairs in report.pair_sets:
         note = f"{pairs.images} images measured"
         if pairs.unreadable:
-            note += f", {len(pairs.unreadable)} not:\n" + "".join(
-                f"\n- {line}" for line in pairs.unreadable
-            )
+            unreadable = "".join(f"\n- {line}" for line in pairs.unreadable)
+            note += f", {len(pairs.unreadable)} not:\n{unreadable}"
         parts.append(
-            f"## Quality on {pairs.name}\n\n{note}\n\n{_quality_table(report, pairs.name)}"
+            f"## Quality on {pairs.name}\n\n{note}\n\n"
+            f"{_table(tables.quality_table(report, pairs.name))}"
         )
-        dark = _darkness_table(report, pairs.name)
-        if dark:
-            parts.append(f"### By how bright the images were that went in\n\n{dark}")
-            parts.append(_image("quality by darkness", darkness_file(report, pairs.name)))
+        by_darkness = tables.darkness_table(report, pairs.name)
+        if by_darkness is not None:
+            parts.append(f"### Quality by input brightness\n\n{_table(by_darkness)}")
+            parts.append(f"![quality by input brightness]({_darkness_file(report, pairs.name)})")
     if report.clips:
-        parts.append(f"## Flicker\n\n{FLICKER}\n\n{_flicker_table(report)}")
+        parts.append(
+            f"## Flicker\n\n{tables.FLICKER_NOTE}\n\n{_table(tables.flicker_table(report))}"
+        )
     for size in report.sizes:
         parts += _sustained(report, size)
-        parts += _speedups(report, size)
-    lines = notes(report)
+        parts += _speedup(report, size)
+    lines = tables.report_notes(report)
     if lines:
-        parts.append(
-            "## What to know about these figures\n\n" + "\n".join(f"- {one}" for one in lines)
-        )
+        parts.append("## Notes\n\n" + "\n".join(f"- {one}" for one in lines))
     return "\n\n".join(parts) + "\n"
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write report.json, .csv, .md and .html, and the charts, each atomically.
+
+    Args:
+        report: The report.
+        folder: Where the files go; the report's crops are in it already.
+
+    Raises:
+        MirnetEdgeError: The folder cannot be written.
+    """
+    write_atomically(folder / "report.json", to_json(report))
+    write_atomically(folder / "report.csv", tables.to_csv(report).encode())
+    write_atomically(folder / "report.md", to_markdown(report).encode())
+    for name, content in chart_files(report).items():
+        write_atomically(folder / name, content)
+    write_atomically(folder / "report.html", to_html(report, folder).encode())
+
+
+def chart_files(report: Report) -> dict[str, bytes]:
+    """Return the charts of the Markdown report by file name."""
+    charts = {
+        _darkness_file(report, pairs.name): darkness_chart(report, pairs.name, narrow=False)
+        for pairs in report.pair_sets
+    }
+    charts |= {
+        _sustained_file(size): sustained_chart(report, size, narrow=False) for size in report.sizes
+    }
+    return {name: chart.to_file() for name, chart in charts.items() if chart is not None}
 
 
 def _facts(report: Report) -> str:
     partial = "\n\n**Partial: the run was interrupted; what is missing was not measured.**"
-    lines = [f"- {name}: {value}" for name, value in machine_lines(report)]
+    lines = [f"- {name}: {value}" for name, value in tables.machine_facts(report)]
     title = f"# Benchmark of {report.created}{partial if report.partial else ''}"
     return f"{title}\n\n" + "\n".join(lines)
 
 
-def _latency_table(report: Report, size: str) -> str:
-    columns = (*LATENCY, *MODEL, *energy_columns(report))
-    lines = []
-    for row in report.rows:
-        timing = next((one for one in row.timings if one.size == size), None)
-        cells = latency_cells(timing) | model_cells(row) | energy_cells(timing)
-        mark = " *" if timing is not None and not statistics.assess_stability(timing).stable else ""
-        lines.append(
-            [row.name + mark, *(format_value(cells[one.key], one.digits) for one in columns)]
-        )
-    heads = ["row", *(column.heading for column in columns)]
-    note = f"\n\n\\* unstable; see below. Energy: {meter_line(report)}."
-    return _table(heads, lines) + note
-
-
-def _quality_table(report: Report, pairs: str) -> str:
-    lines = []
-    for row in report.rows:
-        cells = quality_cells(row, report.rows, pairs)
-        lines.append([row.name, *(format_value(cells[one.key], one.digits) for one in QUALITY)])
-    return _table(["row", *(column.heading for column in QUALITY)], lines)
-
-
-def _flicker_table(report: Report) -> str:
-    lines = [
-        [row.name, *(format_value(cell, 2) for cell in flicker_cells(row, report))]
-        for row in report.rows
+def _sustained(report: Report, size: str) -> list[str]:
+    summary = tables.sustained_table(report, size)
+    if summary is None:
+        return []
+    parts = _table(tables.sustained_parts_table(report, size))
+    return [
+        f"## Sustained latency at {size}\n\n{tables.SUSTAINED_NOTE}\n\n{_table(summary)}",
+        f"![sustained latency over minutes]({_sustained_file(size)})",
+        f"<details><summary>All parts</summary>\n\n{parts}\n\n</details>",
     ]
-    return _table(["row", *clip_headings(report)], lines)
 
 
-def _darkness_table(report: Report, pairs: str) -> str:
-    found = bins_of(report, pairs)
-    labels = list(dict.fromkeys(label for _, bins in found for label in bins))
-    if not labels:
-        return ""
-    counts = {label: bins[label].images for _, bins in found for label in bins}
-    heads = ["row, PSNR dB", *(f"{label} ({counts[label]})" for label in labels)]
-    lines = [
-        [row.name, *(format_value(bins[one].psnr_db if one in bins else None, 2) for one in labels)]
-        for row, bins in found
-    ]
-    return _table(heads, lines)
+def _speedup(report: Report, size: str) -> list[str]:
+    found = tables.speedup_table(report, size)
+    if found is None:
+        return []
+    return [f"## Speedup at {size}\n\n{tables.describe_speedup(report, size)}\n\n{_table(found)}"]
 
 
-def drawings(report: Report) -> dict[str, bytes]:
-    """Return the drawings that the Markdown shows, by their files' names beside it."""
-    found = {
-        darkness_file(report, pairs.name): darkness_chart(report, pairs.name, CSS_OF, narrow=False)
-        for pairs in report.pair_sets
-    }
-    found |= {
-        _sustained_file(size): sustained_chart(report, size, CSS_OF, narrow=False)
-        for size in report.sizes
-    }
-    return {name: standalone(drawing) for name, drawing in found.items() if drawing}
-
-
-def darkness_file(report: Report, pairs: str) -> str:
-    """Return where the drawing of a set's quality by darkness lies."""
+def _darkness_file(report: Report, pairs: str) -> str:
     number = [one.name for one in report.pair_sets].index(pairs) + 1
     safe = "".join(one if one.isalnum() else "-" for one in pairs)
     return f"charts/darkness-{number}-{safe}.svg"
@@ -149,56 +118,10 @@ def _sustained_file(size: str) -> str:
     return f"charts/sustained-{size}.svg"
 
 
-def _sustained(report: Report, size: str) -> list[str]:
-    heads, lines = sustained_summary(report, size)
-    if not lines:
-        return []
-    whole, parts = (
-        _table(one_heads, [[format_value(*cell) for cell in line] for line in one_lines])
-        for one_heads, one_lines in ((heads, lines), sustained_details(report, size))
-    )
-    return [
-        f"## Without pause at {size}\n\n{EXPLAINED}\n\n{whole}",
-        _image("frame time over minutes", _sustained_file(size)),
-        f"<details><summary>Every part</summary>\n\n{parts}\n\n</details>",
-    ]
-
-
-def _speedups(report: Report, size: str) -> list[str]:
-    lines = [[format_value(*cell) for cell in one.cells] for one in speedups(report, size)]
-    if not lines:
-        return []
-    return [
-        f"## What was saved at {size}\n\n{describe_speedups(report, size)}\n\n"
-        f"{_table(['row', *HEADINGS], lines)}"
-    ]
-
-
-def _image(what: str, file: str) -> str:
-    return f"![{what}]({file})"
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(map(_line, [heads, ["---"] * len(heads), *lines]))
+def _table(table: ReportTable) -> str:
+    rows = [table.headings, ["---"] * len(table.headings), *table.lines]
+    return "\n".join(map(_line, rows))
 
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def write_report(report: Report, folder: Path) -> None:
-    """Write report.json, .csv, .md and .html, and the charts, each whole or not at all.
-
-    Args:
-        report: What was measured.
-        folder: Where they go; the report's crops lie in it.
-
-    Raises:
-        MirnetEdgeError: The folder cannot be written.
-    """
-    write_atomically(folder / "report.json", to_json(report))
-    write_atomically(folder / "report.csv", to_csv(report).encode())
-    write_atomically(folder / "report.md", to_markdown(report).encode())
-    for name, drawing in drawings(report).items():
-        write_atomically(folder / name, drawing)
-    write_atomically(folder / "report.html", to_html(report, folder).encode())

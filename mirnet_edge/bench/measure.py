@@ -1,11 +1,10 @@
-"""Measure latency: interleaved timing, sustained runs, cold start and memory.
+"""Measure latency: interleaved timing, sustained runs, cold start and peak memory.
 
-What disturbs one row for a moment disturbs its neighbors too, so ratios within a report hold on
-a noisy machine where milliseconds do not.
+Entries are timed in turns, so that a load of the machine slows all of them alike, and ratios within
+a report hold where milliseconds do not.
 
-In the process that times all rows, everything is loaded and warm, and memory belongs to all of
-them. `python -m mirnet_edge.bench.measure ENTRY HEIGHT WIDTH` opens one and prints its
-figures.
+Cold start and memory need a process for each entry:
+`python -m mirnet_edge.bench.measure ENTRY HEIGHT WIDTH` opens one and prints both as JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from mirnet_edge.runtime.runner import Runner
 
 FEWEST_RUNS = 3
-# Settled: the medians of two consecutive threes of warm-up runs differ by less.
+# Steady: the medians of two consecutive threes of warm-up runs differ by less.
 SETTLED_WITHIN = 0.05
 FEWEST_WARMUPS, MOST_WARMUPS = 6, 20
 # ONNX Runtime's threads spin for a while after a run, and would take a core from the next row.
@@ -43,21 +42,21 @@ PAUSE_S = 0.01
 
 @dataclass(frozen=True)
 class TimingMethod:
-    """How runs are timed.
+    """Number of rounds and time limit of a latency measurement.
 
     Raises:
-        OptionError: No round, or no time.
+        OptionError: Fewer than one round, or no time.
     """
 
     rounds: int = 30
     row_seconds: float = 20.0
-    """What one row may take at one size; slow rows run in fewer rounds, at least three."""
+    """Time limit of an entry at one size; slow entries run in fewer rounds, at least three."""
     clock: Callable[[], float] = time.perf_counter
     """Seconds, rising; replaced in tests."""
     pause: Callable[[float], None] = time.sleep
 
     def __post_init__(self) -> None:
-        """Refuse what gives no figures."""
+        """Validate the numbers."""
         if self.rounds < 1 or not self.row_seconds > 0:
             raise OptionError(
                 "expected at least 1 round and more than 0 --row-seconds, found "
@@ -65,16 +64,16 @@ class TimingMethod:
             )
 
 
-class FailureRecord(Protocol):
-    """What was measured so far of a row that may fail."""
+class FailableMeasurement(Protocol):
+    """A measurement that a failing runner ends."""
 
     failure: str | None
-    """Why there is nothing more to come."""
+    """Why it ended early."""
 
 
 @dataclass
-class Progress:
-    """What was measured so far of one row at one size; complete or not."""
+class LatencyMeasurement:
+    """Latency samples of one entry at one size so far."""
 
     height: int
     width: int
@@ -83,11 +82,11 @@ class Progress:
     samples_ms: list[float] = field(default_factory=list)
     stages_ms: list[tuple[float, float, float]] = field(default_factory=list)
     failure: str | None = None
-    """Why there is nothing more to come."""
+    """Why it ended early."""
 
     @property
     def timing(self) -> LatencyTiming | None:
-        """Return what the report says of it, None where no run was timed."""
+        """The report's part, None where no run was timed."""
         if not self.samples_ms:
             return None
         stages = None
@@ -95,7 +94,7 @@ class Progress:
             before, network, after = (
                 round(float(value), 4) for value in np.median(self.stages_ms, axis=0)
             )
-            stages = StageTimes(before_ms=before, network_ms=network, after_ms=after)
+            stages = StageTimes(preprocess_ms=before, inference_ms=network, postprocess_ms=after)
         return LatencyTiming(
             width=self.width,
             height=self.height,
@@ -107,9 +106,9 @@ class Progress:
 
 
 def timing_frame(height: int, width: int) -> Frames:
-    """Return the frame that is timed, (1, H, W, 3): dim waves with noise, always the same.
+    """Return the frame that is timed, (1, H, W, 3) uint8: dim waves with noise, always the same.
 
-    Not one of the images, so that reports on other images can be compared.
+    Independent of the pair sets, so that reports on different images can be compared.
     """
     down, across = np.mgrid[0:height, 0:width].astype(np.float32)
     waves = [np.sin(across / 40 + one) * np.cos(down / 30 + one) for one in range(3)]
@@ -118,100 +117,101 @@ def timing_frame(height: int, width: int) -> Frames:
     return np.asarray(np.clip(levels, 0, 255)[None], np.uint8)
 
 
-def time_in_turns(
+def time_interleaved(
     runners: Mapping[str, Runner],
     frame: Frames,
     method: TimingMethod,
-    progress: dict[str, Progress],
-    on_round: Callable[[int, int], None] = lambda done, all_rounds: None,
+    measured: dict[str, LatencyMeasurement],
+    on_round: Callable[[int, int], None] = lambda done, rounds: None,
 ) -> None:
     """Time open runners in turns: A B C, A B C, and so on.
 
-    A row that fails is left out of what follows. When this is interrupted, `progress` holds what
-    had been measured.
+    A runner that fails is left out of the following rounds. After an interruption, `measured` holds
+    the samples until then.
 
     Args:
-        runners: By row, all open.
+        runners: By entry, all open.
         frame: (1, H, W, 3) uint8, given to every run.
-        method: How often, and with which clock.
-        progress: Filled in, by row.
-        on_round: Told how many rounds are done, of how many.
+        method: Rounds, time limit and clock.
+        measured: Filled in, by entry.
+        on_round: Called with the number of rounds done, and of all rounds.
     """
-    height, width = frame.shape[1:3]
     for name in runners:
-        progress[name] = Progress(height, width)
+        measured[name] = LatencyMeasurement(*frame.shape[1:3])
     for name, runner in runners.items():
-        _warm_up(runner, frame, method, progress[name])
-    wanted = {name: _rounds_for(one, method) for name, one in progress.items()}
+        _warm_up(runner, frame, method, measured[name])
+    wanted = {name: _count_rounds(one, method) for name, one in measured.items()}
     for turn in range(method.rounds):
         for name, runner in runners.items():
-            one = progress[name]
+            one = measured[name]
             if one.failure is not None or turn >= wanted[name]:
                 continue
             method.pause(PAUSE_S)
-            elapsed = time_run(runner, frame, method.clock, one)
-            if elapsed is not None:
-                one.samples_ms.append(elapsed)
+            elapsed_ms = time_run(runner, frame, method.clock, one)
+            if elapsed_ms is not None:
+                one.samples_ms.append(elapsed_ms)
                 stages = getattr(runner, "stages_s", None)
                 if stages is not None:
                     one.stages_ms.append((1e3 * stages[0], 1e3 * stages[1], 1e3 * stages[2]))
         on_round(turn + 1, method.rounds)
 
 
-def _warm_up(runner: Runner, frame: Frames, method: TimingMethod, progress: Progress) -> None:
-    """Run until two consecutive threes have about one median, or the row's time is up."""
+def _warm_up(
+    runner: Runner, frame: Frames, method: TimingMethod, measured: LatencyMeasurement
+) -> None:
+    """Run until latency is steady, or half of the entry's time has passed."""
     spent_ms = 0.0
-    while len(progress.warmup_ms) < MOST_WARMUPS and not progress.settled:
+    while len(measured.warmup_ms) < MOST_WARMUPS and not measured.settled:
         method.pause(PAUSE_S)
-        elapsed = time_run(runner, frame, method.clock, progress)
-        if elapsed is None:
+        elapsed_ms = time_run(runner, frame, method.clock, measured)
+        if elapsed_ms is None:
             return
-        progress.warmup_ms.append(elapsed)
-        spent_ms += elapsed
-        if len(progress.warmup_ms) >= FEWEST_WARMUPS:
-            former, latter = p50(progress.warmup_ms[-6:-3]), p50(progress.warmup_ms[-3:])
-            progress.settled = abs(latter / former - 1.0) < SETTLED_WITHIN
-        if spent_ms > 500.0 * method.row_seconds:  # half of the row's time
+        measured.warmup_ms.append(elapsed_ms)
+        spent_ms += elapsed_ms
+        if len(measured.warmup_ms) >= FEWEST_WARMUPS:
+            former, latter = p50(measured.warmup_ms[-6:-3]), p50(measured.warmup_ms[-3:])
+            measured.settled = abs(latter / former - 1.0) < SETTLED_WITHIN
+        if spent_ms > 500.0 * method.row_seconds:
             return
 
 
-def _rounds_for(progress: Progress, method: TimingMethod) -> int:
-    if not progress.warmup_ms:
+def _count_rounds(measured: LatencyMeasurement, method: TimingMethod) -> int:
+    if not measured.warmup_ms:
         return 0
-    typical_s = p50(progress.warmup_ms[-3:]) / 1e3
+    typical_s = p50(measured.warmup_ms[-3:]) / 1e3
     return max(FEWEST_RUNS, min(method.rounds, int(method.row_seconds / max(typical_s, 1e-9))))
 
 
 def time_run(
-    runner: Runner, frame: Frames, clock: Callable[[], float], progress: FailureRecord
+    runner: Runner, frame: Frames, clock: Callable[[], float], measured: FailableMeasurement
 ) -> float | None:
-    """Return the milliseconds of one run, None where it failed; `progress` says why."""
+    """Return the milliseconds of one run, None where it failed; `measured` gets the failure."""
     try:
         with pause_garbage_collection():
             started = clock()
             runner.run(frame)
             elapsed = clock() - started
     except MirnetEdgeError as error:
-        progress.failure = " ".join(str(error).split())
+        measured.failure = " ".join(str(error).split())
         return None
-    except Exception as error:  # noqa: BLE001  # a library's own: the row fails, the others go on
-        progress.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    except Exception as error:  # noqa: BLE001  # of any library: this entry fails, others go on
+        measured.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         return None
     return 1e3 * elapsed
 
 
-# A part is half a minute, of short runs an eighth: enough parts to see where the rate falls.
+# A part is half a minute, of short runs an eighth: enough to see when the rate falls.
 _PART_S, _FEWEST_PARTS = 30.0, 8
-# Counters of energy move about ten times a second: two percent of this.
-LOOP_S = 5.0
+# Energy counters change about ten times a second: two percent of this.
+ENERGY_RUN_S = 5.0
 
 
 @dataclass(frozen=True)
 class SustainedSchedule:
-    """How long a row runs, and in which parts.
+    """Duration of a sustained run and of its parts.
 
     Raises:
-        OptionError: No time.
+        OptionError: The duration is not positive and finite.
     """
 
     seconds: float
@@ -220,7 +220,7 @@ class SustainedSchedule:
     """Seconds, rising; replaced in tests."""
 
     def __post_init__(self) -> None:
-        """Refuse what gives no figures."""
+        """Validate the durations."""
         if not (0.0 < self.part_s <= self.seconds < math.inf):
             raise OptionError(f"--sustained must be more than 0 minutes, found {self.seconds / 60}")
 
@@ -228,7 +228,7 @@ class SustainedSchedule:
 def sustained_schedule(
     minutes: float, clock: Callable[[], float] = time.perf_counter
 ) -> SustainedSchedule:
-    """Return the pace of a run of minutes.
+    """Return the schedule of a sustained run of MINUTES.
 
     Raises:
         OptionError: Not more than 0 minutes.
@@ -239,76 +239,80 @@ def sustained_schedule(
 
 @dataclass
 class SustainedRun:
-    """What was measured so far of one row; complete or not."""
+    """Parts of a run without pause so far."""
 
     sustained: bool = False
-    """Whether minutes were asked for, not energy alone."""
+    """Whether it is a sustained run, and not a short one for energy alone."""
     parts: list[SustainedPart] = field(default_factory=list)
     failure: str | None = None
-    """Why there is nothing more to come."""
+    """Why it ended early."""
 
     @property
-    def figures(self) -> dict[str, object]:
-        """Return the fields of the row's `LatencyTiming`."""
+    def timing_fields(self) -> dict[str, object]:
+        """Fields of the entry's `LatencyTiming`."""
         if self.sustained:
             return {"sustained": self.parts}
-        return {"loop": self.parts[0]} if self.parts else {}
+        return {"energy_run": self.parts[0]} if self.parts else {}
 
 
 def run_sustained(
     runner: Runner,
     frame: Frames,
-    pace: SustainedSchedule,
+    schedule: SustainedSchedule,
     sensors: Sensors,
-    found: SustainedRun,
+    run: SustainedRun,
     on_part: Callable[[SustainedPart], None] = lambda part: None,
 ) -> None:
-    """Let an open, warm runner restore a frame again and again, without pause.
+    """Run an open, warm runner on one frame again and again without pause.
 
-    When it fails or this is interrupted, `found` holds the parts that were whole.
+    After a failure or an interruption, `run` holds the complete parts.
 
     Args:
         runner: Open.
         frame: (1, H, W, 3) uint8, given to every run.
-        pace: How long, with which clock.
+        schedule: Duration, parts and clock.
         sensors: Read at the end of each part.
-        found: Filled in.
-        on_part: Told each part.
+        run: Filled in.
+        on_part: Called with each complete part.
     """
-    clock = pace.clock
+    clock = schedule.clock
     with sensors.watching():
         began = started = clock()
-        count = sensors.joules()
-        while started - began < pace.seconds:
+        energy_j = sensors.joules()
+        while started - began < schedule.seconds:
             # the next edge ahead: a run that is longer than a part ends several
-            edge = began + pace.part_s * (math.floor((started - began) / pace.part_s + 1e-9) + 1)
+            passed = math.floor((started - began) / schedule.part_s + 1e-9)
+            edge = began + schedule.part_s * (passed + 1)
             samples: list[float] = []
             now = started
             while now < edge:
-                elapsed = time_run(runner, frame, clock, found)
-                if elapsed is None:
+                elapsed_ms = time_run(runner, frame, clock, run)
+                if elapsed_ms is None:
                     return
-                samples.append(elapsed)
+                samples.append(elapsed_ms)
                 now = clock()
-            former, count = count, sensors.joules()
-            used = {kind: count[kind] - former[kind] for kind in count if kind in former}
-            found.parts.append(
+            former_j, energy_j = energy_j, sensors.joules()
+            run.parts.append(
                 SustainedPart(
                     end_s=round(now - began, 3),
-                    seconds=round(now - started, 3),
+                    duration_s=round(now - started, 3),
                     runs=len(samples),
                     p50_ms=round(p50(samples), 4),
                     p95_ms=round(p95(samples), 4),
-                    end=sensors.conditions(),
-                    joules={kind: round(value, 4) for kind, value in used.items()},
+                    conditions=sensors.conditions(),
+                    energy_j={
+                        kind: round(value - former_j[kind], 4)
+                        for kind, value in energy_j.items()
+                        if kind in former_j
+                    },
                 )
             )
-            on_part(found.parts[-1])
+            on_part(run.parts[-1])
             started = clock()
 
 
 _RUNS = 3
-# Full MIRNet takes minutes a frame at large sizes: its memory is that of one frame.
+# Full MIRNet takes minutes per frame at large sizes: its peak memory is that of one frame.
 _SLOW_MS = 20_000.0
 _STATUS = Path("/proc/self/status")
 _TIMEOUT_S = 600
@@ -316,33 +320,29 @@ _TIMEOUT_S = 600
 
 @dataclass(frozen=True)
 class ColdStart:
-    """What a fresh process took."""
+    """Cold start and peak memory of a fresh process."""
 
     start_ms: float
-    """From opening to the first restored frame, the backend's import included."""
+    """From opening to the first restored frame, imports included."""
     peak_memory_mib: float | None
-    """The most it held after three frames, after one where that took longer than 20 s; None where
-    the system does not tell."""
+    """After three frames, or after one that took longer than 20 s; None where the system does not
+    measure it."""
 
 
-def measure_cold(entry: BenchmarkEntry, height: int, width: int) -> ColdStart | None:
-    """Return an entry's figures, None where it does not run; the timed rows say why.
+def measure_cold_start(entry: BenchmarkEntry, height: int, width: int) -> ColdStart | None:
+    """Return an entry's cold start in its own process, None where it fails there.
 
     Args:
-        entry: Whom to start.
+        entry: What to open.
         height: Of the frame, in pixels.
         width: The same.
     """
-    line = [
-        sys.executable,
-        "-m",
-        "mirnet_edge.bench.measure",
-        entry.told(),
-        str(height),
-        str(width),
-    ]
+    module = "mirnet_edge.bench.measure"
+    command = [sys.executable, "-m", module, entry.to_json(), str(height), str(width)]
     try:
-        done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S
+        )
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return None
     found = json.loads(done.stdout.splitlines()[-1])
@@ -350,10 +350,9 @@ def measure_cold(entry: BenchmarkEntry, height: int, width: int) -> ColdStart | 
 
 
 def peak_memory_mib() -> float | None:
-    """Return the most memory that this process ever held, None where the system does not tell.
+    """Return the peak resident memory of this process, None where the system does not measure it.
 
-    Linux's VmHWM, and not getrusage's ru_maxrss: that one is inherited from the process that
-    started this one.
+    Linux's VmHWM, and not getrusage's ru_maxrss, which a process inherits from its parent.
     """
     try:
         lines = _STATUS.read_text(encoding="utf-8").splitlines()
@@ -366,15 +365,15 @@ def peak_memory_mib() -> float | None:
 
 
 def count_further_runs(start_ms: float) -> int:
-    """Return how many frames follow the first, which took so long with all that it opened."""
+    """Return how many frames follow a first one that took START_MS."""
     return 0 if start_ms > _SLOW_MS else _RUNS - 1
 
 
 def _main() -> None:
     from mirnet_edge.bench.entries import entry_from_json
 
-    told, height, width = sys.argv[1:]
-    entry = entry_from_json(told)
+    text, height, width = sys.argv[1:]
+    entry = entry_from_json(text)
     frame = timing_frame(int(height), int(width))
     started = time.perf_counter()
     with entry.runner() as runner:
@@ -382,8 +381,8 @@ def _main() -> None:
         start_ms = 1e3 * (time.perf_counter() - started)
         for _ in range(count_further_runs(start_ms)):
             runner.run(frame)
-        figures = {"start_ms": round(start_ms, 2), "peak_memory_mib": peak_memory_mib()}
-    sys.stdout.write(json.dumps(figures) + "\n")
+        found = {"start_ms": round(start_ms, 2), "peak_memory_mib": peak_memory_mib()}
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

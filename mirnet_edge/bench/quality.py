@@ -40,21 +40,21 @@ _TABLE = "pairs.csv"
 
 @dataclass(frozen=True, kw_only=True)
 class PairSource:
-    """A set of pairs."""
+    """Image pairs to measure quality on."""
 
     name: str
     task: str
     pairs: tuple[PairFiles, ...] = ()
-    """None where the set is the built-in one."""
+    """Empty for the built-in pairs of the task."""
     sigma: float | None = None
-    """White noise, in 8-bit levels, that makes the good images bad; None: as the task does."""
+    """Degrade clean images by white noise of this strength, in 8-bit levels; None: by the task."""
 
     def __len__(self) -> int:
-        """Return how many images there are, readable or not."""
+        """Return the number of pairs, readable or not."""
         return len(self.pairs) or len(builtin_set(self.task).evaluation)
 
     def images(self) -> Iterator[tuple[str, Frame, Frame] | ImageError]:
-        """Yield each image's name, what goes in and what is to come out, or why it cannot."""
+        """Yield each image's name, degraded input and ground truth, or why it cannot be read."""
         if not self.pairs:
             for sample in builtin_set(self.task).evaluation:
                 if sample.reference is not None:
@@ -72,17 +72,17 @@ class PairSource:
         if pair.low is None:
             height, width = (side // task.scale * task.scale for side in high.shape[:2])
             high = high[:height, :width]
-            return pair.high.stem, self._made_bad(high, np.random.default_rng(place)), high
+            return pair.high.stem, self._degrade(high, np.random.default_rng(place)), high
         low = read_image(pair.low).frame
         expected = (low.shape[0] * task.scale, low.shape[1] * task.scale)
         if high.shape[:2] != expected:
             raise ImageError(
                 f"{pair.low} is {size_text(*low.shape[:2])} and {pair.high} "
-                f"{size_text(*high.shape[:2])}; expected {size_text(*expected)}. Leave the pair out"
+                f"{size_text(*high.shape[:2])}; expected {size_text(*expected)}. Remove the pair"
             )
         return pair.low.stem, low, high
 
-    def _made_bad(self, clean: Frame, generator: np.random.Generator) -> Frame:
+    def _degrade(self, clean: Frame, generator: np.random.Generator) -> Frame:
         if self.sigma is None:
             return task_of(self.task).degrade(clean, generator)
         return add_noise(clean, Noise(sigma=self.sigma), generator)
@@ -95,18 +95,18 @@ def find_pair_sources(
     suffixes: tuple[str, str] | None = None,
     sigmas: tuple[float, ...] = (),
 ) -> list[PairSource]:
-    """Return the sets that a --pairs value names.
+    """Return the pair sets that a --pairs value names.
 
     Args:
         places: LOW:HIGH (two folders whose files match by name), a folder (with a pairs.csv, of
-            which the `val` and `test` splits count; with low/ and high/; or of clean images,
-            made bad the task's way), or `built-in`.
-        task: What the networks do.
-        suffixes: How the names of bad and good images end, where one folder holds both.
-        sigmas: Clean images are made bad by white noise of these strengths, a set for each.
+            which the `val` and `test` splits are used; with low/ and high/; or of clean images,
+            which the task's degradation degrades), or `built-in`.
+        task: The task of the bundles.
+        suffixes: How the names of degraded and clean images end, where one folder holds both.
+        sigmas: Degrade clean images by white noise of these strengths, a pair set for each.
 
     Raises:
-        DataError: Nothing there, or images without a partner.
+        DataError: The folder is missing, or has images without a partner.
     """
     if places == BUILT_IN:
         return [PairSource(name=f"{BUILT_IN} {task}", task=task)]
@@ -117,8 +117,8 @@ def find_pair_sources(
     folder = Path(places)
     name = folder.resolve().name
     if suffixes is not None:
-        return [PairSource(name=name, task=task, pairs=_by_suffixes(folder, *suffixes))]
-    pairs = _of_folder(folder)
+        return [PairSource(name=name, task=task, pairs=_pairs_by_suffixes(folder, *suffixes))]
+    pairs = _pairs_of_folder(folder)
     if not sigmas:
         return [PairSource(name=name, task=task, pairs=pairs)]
     clean = tuple(PairFiles(None, pair.high, pair.scene) for pair in pairs)
@@ -128,33 +128,33 @@ def find_pair_sources(
     ]
 
 
-def _of_folder(folder: Path) -> tuple[PairFiles, ...]:
+def _pairs_of_folder(folder: Path) -> tuple[PairFiles, ...]:
     if (folder / _TABLE).is_file():
         splits = read_table(folder)
         pairs = splits["val"] + splits["test"]
         if not pairs:
             raise DataError(
-                f"{folder / _TABLE} has no row whose split is val or test; images that were "
-                "trained on prove nothing. Give some that were not"
+                f"{folder / _TABLE} has no row whose split is val or test; expected some, because "
+                "images of the training split do not measure quality"
             )
         return pairs
     if (folder / "low").is_dir() and (folder / "high").is_dir():
         return tuple(pairs_between(folder / "low", folder / "high"))
-    # clean images: every tenth, those that training leaves out too
+    # clean images: every tenth, which training leaves out
     return list_pairs(folder).val
 
 
-def _by_suffixes(folder: Path, bad: str, good: str) -> tuple[PairFiles, ...]:
+def _pairs_by_suffixes(folder: Path, degraded: str, clean: str) -> tuple[PairFiles, ...]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; expected one of images")
     known = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in FORMAT_OF_SUFFIX]
-    low = [path for path in known if path.stem.endswith(bad)]
-    pairs = [(path, path.with_stem(path.stem.removesuffix(bad) + good)) for path in low]
+    low = [path for path in known if path.stem.endswith(degraded)]
+    pairs = [(path, path.with_stem(path.stem.removesuffix(degraded) + clean)) for path in low]
     missing = [high.name for _, high in pairs if not high.is_file()]
     if missing or not pairs:
         raise DataError(
-            f"{folder} holds {len(low)} images whose names end in {bad}, {len(missing)} of them "
-            f"without one that ends in {good} ({', '.join(missing[:3])}); mend the suffixes"
+            f"{folder} holds {len(low)} images whose names end in {degraded}, {len(missing)} of "
+            f"them without one that ends in {clean} ({', '.join(missing[:3])}); correct --suffixes"
         )
     return tuple(PairFiles(one, two, one.stem) for one, two in pairs)
 
@@ -166,13 +166,12 @@ _CROP = (300, 400)  # height, width
 
 @dataclass
 class QualityMeasurement:
-    """What was measured so far on one set; complete or not."""
+    """Quality of all entries on one pair set so far."""
 
     source: PairSource
-    figures: dict[str, list[ImageQuality]] = field(default_factory=dict)
-    """By row."""
+    by_entry: dict[str, list[ImageQuality]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    """Why a row has no figures, by row."""
+    """Why an entry was not measured any further, by its name."""
     unreadable: list[str] = field(default_factory=list)
     crops: list[ImageCrop] = field(default_factory=list)
     images: int = 0
@@ -180,7 +179,7 @@ class QualityMeasurement:
 
     @property
     def pair_set(self) -> PairSet:
-        """Return what the report says of the set."""
+        """The report's part about the set."""
         return PairSet(
             name=self.source.name,
             task=self.source.task,
@@ -189,46 +188,46 @@ class QualityMeasurement:
             sha256=self.digest.hexdigest(),
         )
 
-    def quality(self, row: str) -> PairSetQuality | None:
-        """Return a row's figures, None where it has none."""
-        found = self.figures.get(row)
+    def of_entry(self, name: str) -> PairSetQuality | None:
+        """Return an entry's quality, None where it was not measured."""
+        found = self.by_entry.get(name)
         return PairSetQuality(pairs=self.source.name, images=found) if found else None
 
 
 def measure_quality(
     runners: Mapping[str, Runner],
-    findings: QualityMeasurement,
+    measured: QualityMeasurement,
     folder: Path,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Let every open runner restore every image of a set, and hold the results to the good ones.
+    """Restore every image of a pair set with every open runner and compare it to the ground truth.
 
-    An image that cannot be read is named and left out; a row that fails is left out of what
-    follows. When this is interrupted, `findings` holds what had been measured.
+    An image that cannot be read is listed and left out; a runner that fails is left out of the
+    following images. After an interruption, `measured` holds the results until then.
 
     Args:
-        runners: By row, all open.
-        findings: Filled in.
-        folder: Where crops are written to, in its own `crops` folder.
-        on_image: Told how many images are done.
+        runners: By entry, all open.
+        measured: Filled in.
+        folder: Crops are written to its `crops` folder.
+        on_image: Called with the number of images done.
     """
-    shown = _shown(len(findings.source))
-    for place, image in enumerate(findings.source.images()):
+    shown = _select_shown(len(measured.source))
+    for index, image in enumerate(measured.source.images()):
         if isinstance(image, ImageError):
-            findings.unreadable.append(" ".join(str(image).split()))
+            measured.unreadable.append(" ".join(str(image).split()))
         else:
-            _measure_image(runners, findings, image, folder if place in shown else None)
-        on_image(place + 1)
+            _measure_image(runners, measured, image, folder if index in shown else None)
+        on_image(index + 1)
 
 
 def measure_image(name: str, low: Frame, output: Frame, high: Frame) -> ImageQuality:
-    """Return the figures of one restored image.
+    """Return the quality metrics of one restored image.
 
     Args:
         name: Of the image.
-        low: What went in.
-        output: What came out.
-        high: What was to come out, of the same size.
+        low: The degraded input.
+        output: The restored image.
+        high: The ground truth, of the size of the output.
     """
     one, two = output[None], high[None]
     large = min(high.shape[:2]) >= SSIM_WINDOW
@@ -244,44 +243,44 @@ def measure_image(name: str, low: Frame, output: Frame, high: Frame) -> ImageQua
 
 def _measure_image(
     runners: Mapping[str, Runner],
-    findings: QualityMeasurement,
+    measured: QualityMeasurement,
     image: tuple[str, Frame, Frame],
     folder: Path | None,
 ) -> None:
     name, low, high = image
-    findings.images += 1
+    measured.images += 1
     for frame in (low, high):
-        findings.digest.update(np.ascontiguousarray(frame).tobytes())
+        measured.digest.update(np.ascontiguousarray(frame).tobytes())
     outputs: dict[str, Frame] = {}
-    for row, runner in runners.items():
-        if row in findings.failures:
+    for entry, runner in runners.items():
+        if entry in measured.failures:
             continue
         try:
             output = runner.run(low[None])[0]
-            figures = measure_image(name, low, output, high)
+            quality = measure_image(name, low, output, high)
         except MirnetEdgeError as error:
-            findings.failures[row] = " ".join(str(error).split())
+            measured.failures[entry] = " ".join(str(error).split())
             continue
-        findings.figures.setdefault(row, []).append(figures)
-        outputs[row] = output
+        measured.by_entry.setdefault(entry, []).append(quality)
+        outputs[entry] = output
     if folder is not None:
-        _write_crops(findings, name, {BEFORE: low, **outputs, REFERENCE: high}, folder)
+        _write_crops(measured, name, {BEFORE: low, **outputs, REFERENCE: high}, folder)
 
 
 def _write_crops(
-    findings: QualityMeasurement, name: str, frames: dict[str, Frame], folder: Path
+    measured: QualityMeasurement, name: str, frames: dict[str, Frame], folder: Path
 ) -> None:
-    target = frames[REFERENCE].shape[:2]
+    pairs, size = measured.source.name, frames[REFERENCE].shape[:2]
+    safe = "".join(one if one.isalnum() else "-" for one in f"{pairs}-{name}")
     for number, (row, frame) in enumerate(frames.items()):
-        enlarged = _enlarged(frame, target)
-        safe = "".join(one if one.isalnum() else "-" for one in f"{findings.source.name}-{name}")
         file = f"crops/{safe}-{number:02d}.jpg"
-        write_image(folder / file, ImageFile(frame=_middle(enlarged), format="JPEG"))
-        findings.crops.append(ImageCrop(pairs=findings.source.name, image=name, row=row, file=file))
+        crop = _crop_center(_enlarge(frame, size))
+        write_image(folder / file, ImageFile(frame=crop, format="JPEG"))
+        measured.crops.append(ImageCrop(pairs=pairs, image=name, row=row, file=file))
 
 
-def _enlarged(frame: Frame, size: tuple[int, ...]) -> Frame:
-    """Return a small image, what super-resolution takes, at the size of its reference."""
+def _enlarge(frame: Frame, size: tuple[int, ...]) -> Frame:
+    """Return an input of super-resolution at the size of its ground truth; others as they are."""
     if frame.shape[:2] == size:
         return frame
     import cv2
@@ -290,26 +289,24 @@ def _enlarged(frame: Frame, size: tuple[int, ...]) -> Frame:
     return np.asarray(large, np.uint8)
 
 
-def _middle(frame: Frame) -> Frame:
+def _crop_center(frame: Frame) -> Frame:
     top, left = (
         max(0, (side - wanted) // 2) for side, wanted in zip(frame.shape, _CROP, strict=False)
     )
     return np.ascontiguousarray(frame[top : top + _CROP[0], left : left + _CROP[1]])
 
 
-def _shown(count: int) -> set[int]:
-    """Return which images are shown: a few, evenly spread."""
-    return {
-        round((count - 1) * place / max(1, _SHOWN_IMAGES - 1)) for place in range(_SHOWN_IMAGES)
-    }
+def _select_shown(count: int) -> set[int]:
+    """Return the indices of the images whose crops are kept: a few, evenly spread."""
+    return {round((count - 1) * index / (_SHOWN_IMAGES - 1)) for index in range(_SHOWN_IMAGES)}
 
 
-def _finite(decibel: float) -> float | None:
-    return None if math.isinf(decibel) else round(decibel, 4)
+def _finite(psnr_db: float) -> float | None:
+    return None if math.isinf(psnr_db) else round(psnr_db, 4)
 
 
 STILL = "still"
-FRAMES = 24  # a second of film
+CLIP_FRAMES = 24  # a second of film
 _WIDTH = 512
 _NOISE = Noise(photons=300, sigma=2)
 """Of a small sensor at night."""
@@ -324,8 +321,8 @@ class BenchmarkClip:
     """(N, H, W, 3) uint8 RGB, in order."""
 
 
-def still_clip(image: Frame, count: int = FRAMES) -> Frames:
-    """Return what a camera at rest sees of an image, (N, H, W, 3): its noise alone moves."""
+def still_clip(image: Frame, count: int = CLIP_FRAMES) -> Frames:
+    """Return COUNT frames of a static scene with sensor noise, (N, H, W, 3) uint8."""
     import cv2
 
     height = round(_WIDTH * image.shape[0] / image.shape[1])
@@ -335,23 +332,23 @@ def still_clip(image: Frame, count: int = FRAMES) -> Frames:
 
 
 def built_in_clip(task: str) -> BenchmarkClip:
-    """Return a clip that stands still, of the built-in images of a task."""
+    """Return a still clip of the task's first built-in image."""
     return BenchmarkClip(STILL, still_clip(builtin_set(task).evaluation[0].frame))
 
 
 @dataclass
 class FlickerMeasurement:
-    """What was measured so far on one clip."""
+    """Flicker of all entries on one clip so far."""
 
     clip: BenchmarkClip
     flicker: dict[str, ClipFlicker] = field(default_factory=dict)
-    """By row."""
+    """By entry."""
     note: str = ""
-    """Why no row has a figure, where that is so."""
+    """Why flicker is not defined on the clip, or empty."""
 
     @property
     def facts(self) -> ClipFacts:
-        """Return what the report says of the clip."""
+        """The report's part about the clip."""
         count, height, width = self.clip.frames.shape[:3]
         return ClipFacts(
             name=self.clip.name,
@@ -365,45 +362,45 @@ class FlickerMeasurement:
 
 def measure_flicker(
     runners: Mapping[str, Runner],
-    seen: FlickerMeasurement,
+    measured: FlickerMeasurement,
     row_seconds: float,
-    on_row: Callable[[str], None] = lambda name: None,
+    on_entry: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Let every open runner restore a clip, one frame after the other; fill in `seen`.
+    """Restore a clip frame by frame with every open runner and measure its flicker.
 
-    A row that takes longer than ROW_SECONDS is left out and says so.
+    Args:
+        runners: By entry, all open.
+        measured: Filled in.
+        row_seconds: Time limit of an entry; a slower one gets a note instead.
+        on_entry: Called with the name of the entry that starts.
     """
-    frames = seen.clip.frames
+    clip = measured.clip
     try:
-        flicker(frames, frames)
+        flicker(clip.frames, clip.frames)
     except ImageError as error:
-        seen.note = " ".join(str(error).split())
+        measured.note = " ".join(str(error).split())
         return
-    for row, runner in runners.items():
-        on_row(row)
+    for name, runner in runners.items():
+        on_entry(name)
+        ratio, note = None, ""
         try:
-            restored = _restored(runner, frames, row_seconds)
+            restored = _restore_clip(runner, clip.frames, row_seconds)
         except MirnetEdgeError as error:
-            seen.flicker[row] = _without(seen.clip, " ".join(str(error).split()))
-            continue
-        if restored is None:
-            seen.flicker[row] = _without(seen.clip, f"takes longer than {row_seconds:g} s")
-            continue
-        ratio = flicker(restored, frames)
-        seen.flicker[row] = ClipFlicker(
-            clip=seen.clip.name, ratio=round(ratio, 4) if math.isfinite(ratio) else None
-        )
+            note = " ".join(str(error).split())
+        else:
+            if restored is None:
+                note = f"takes longer than {row_seconds:g} s"
+            elif math.isfinite(found := flicker(restored, clip.frames)):
+                ratio = round(found, 4)
+        measured.flicker[name] = ClipFlicker(clip=clip.name, ratio=ratio, note=note)
 
 
-def _restored(runner: Runner, frames: Frames, row_seconds: float) -> Frames | None:
+def _restore_clip(runner: Runner, frames: Frames, seconds: float) -> Frames | None:
+    """Return the restored frames, None where they take longer than SECONDS."""
     started = time.monotonic()
     restored = []
     for frame in frames:
-        if time.monotonic() - started > row_seconds:
+        if time.monotonic() - started > seconds:
             return None
         restored.append(runner.run(frame[None])[0])
     return np.stack(restored)
-
-
-def _without(clip: BenchmarkClip, note: str) -> ClipFlicker:
-    return ClipFlicker(clip=clip.name, ratio=None, note=note)

@@ -1,11 +1,11 @@
-"""What a benchmark report says: its schema, and reading it without trusting it.
+"""The benchmark report's schema (`report.json`), reading and writing it.
 
-A figure that was not measured is None, null in JSON: never zero, never a guess. Raw samples are
-kept, all of them; medians and verdicts are computed from them when a report is shown. Only of
-sustained runs, which have too many, each part's figures are kept.
+A value that was not measured is None, null in JSON; never zero. All raw latency samples are kept;
+medians and stability are computed from them when a report is shown. Of sustained runs, which have
+too many samples, the statistics of each part are kept.
 
-Schema history: 1 (2026-11) the first; 2 (2026-11) sustained runs, energy and graphics cards'
-clocks, reports of schema 1 still read.
+Schema history: 1 (2026-11) the first; 2 (2026-11) sustained runs, energy and GPU clocks;
+3 (2026-11) keys and the kind `competitor` renamed. Versions 1 and 2 are still read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from mirnet_edge.errors import DataError
 from mirnet_edge.images.contract import size_text
@@ -23,56 +23,66 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA_VERSION = 3
-_READ = (1, 2, 3)
 NOT_MEASURED = "not measured"
 
-Kind = Literal["bundle", "competitor", "baseline", "random weights"]
-State = Literal["measured", "missing", "failed"]
+EntryKind = Literal["bundle", "competitor", "baseline", "random weights"]
+EntryState = Literal["measured", "missing", "failed"]
 MeterKind = Literal["package", "gpu", "board"]
 
 
 class StageTimes(StrictDocument):
-    """Median times of the parts of a frame's way, in ms, over the timed runs."""
+    """Median latency of each stage of a run, in ms."""
 
-    before_ms: float
-    """Checking, padding, converting to what the network takes."""
-    network_ms: float
-    after_ms: float
-    """Converting back and cutting off the padding."""
+    former_keys: ClassVar[dict[str, str]] = {
+        "before_ms": "preprocess_ms", "network_ms": "inference_ms", "after_ms": "postprocess_ms",
+    }  # fmt: skip
+
+    preprocess_ms: float
+    """Checking, padding and converting the frame to the network's input."""
+    inference_ms: float
+    postprocess_ms: float
+    """Converting the network's output to a frame and cropping the padding."""
 
 
 class MachineConditions(StrictDocument):
-    """What the machine was like at one moment; None where it does not tell."""
+    """Load, clocks and temperatures at one moment; None where they cannot be read."""
 
     load: float | None
-    """Runnable processes, mean of the last minute."""
+    """Runnable processes, mean of the last minute (load average)."""
     clock_mhz: float | None
     """Mean over the cores."""
     celsius: float | None
-    """The hottest sensor of processor and board."""
+    """Highest temperature of processor and board."""
     gpu_clock_mhz: float | None = None
-    """Mean over the graphics cards."""
+    """Mean over the GPUs."""
     gpu_celsius: float | None = None
-    """The hottest card."""
+    """Highest temperature of the GPUs."""
 
 
 class SustainedPart(StrictDocument):
-    """A stretch of a row's run without pause."""
+    """Statistics of one part of a sustained run."""
+
+    former_keys: ClassVar[dict[str, str]] = {
+        "seconds": "duration_s", "end": "conditions", "joules": "energy_j",
+    }  # fmt: skip
 
     end_s: float
-    """Since the run began."""
-    seconds: float
-    """How long the part took, reading sensors included."""
+    """Since the start of the run."""
+    duration_s: float
+    """Reading sensors included."""
     runs: int
     p50_ms: float
     p95_ms: float
-    end: MachineConditions
-    joules: dict[MeterKind, float] = Field(default_factory=dict)
-    """What each meter counted during the part; idle is in it."""
+    conditions: MachineConditions
+    """At the end of the part."""
+    energy_j: dict[MeterKind, float] = Field(default_factory=dict)
+    """Energy during the part by meter, idle power included."""
 
 
 class LatencyTiming(StrictDocument):
-    """One row at one frame size."""
+    """Latency of one entry at one frame size."""
+
+    former_keys: ClassVar[dict[str, str]] = {"loop": "energy_run"}
 
     width: int
     height: int
@@ -80,94 +90,99 @@ class LatencyTiming(StrictDocument):
     """Every timed run, in order, from an 8-bit frame to an 8-bit frame."""
     warmup_runs: int
     settled: bool
-    """Whether the warm-up ended because the times had settled, not because it was long enough."""
+    """Whether the latency was steady when the warm-up ended."""
     stages: StageTimes | None = None
-    """None where the row cannot tell."""
+    """None where the runner does not time its stages."""
     cold_start_ms: float | None = None
-    """A fresh process: from opening to the first restored frame, the backend's import included."""
+    """Of a fresh process, from opening to the first restored frame, imports included."""
     peak_memory_mib: float | None = None
-    """The most memory such a process held, Python and its libraries included."""
+    """Of that process, Python and its libraries included."""
     sustained: list[SustainedPart] = Field(default_factory=list)
-    """A run of minutes, in order; empty where none was asked for."""
-    loop: SustainedPart | None = None
-    """A run of seconds that energy was counted over; None where there was a longer one, or no
-    meter."""
+    """Parts of the sustained run, in order; empty where there was none."""
+    energy_run: SustainedPart | None = None
+    """A run of seconds over which energy was measured; None after a sustained run, or without an
+    energy meter."""
 
     @property
     def size(self) -> str:
-        """Return WIDTHxHEIGHT."""
+        """WIDTHxHEIGHT."""
         return size_text(self.height, self.width)
 
 
 class ImageQuality(StrictDocument):
-    """What a row made of one image."""
+    """Quality metrics of one restored image."""
 
     name: str
     brightness: float
-    """Mean luma of what went in, from 0 to 1."""
+    """Mean luma of the input, from 0 to 1."""
     psnr_db: float | None
-    """None: the image came back exactly."""
+    """None: output and ground truth are identical."""
     psnr_gtmean_db: float | None
     ssim: float | None
-    """None: the image is smaller than the window of SSIM."""
+    """None: the image is smaller than the SSIM window."""
     mae: float
 
 
 class PairSetQuality(StrictDocument):
-    """What a row made of one set of pairs."""
+    """Quality metrics of one entry on one pair set."""
 
     former_keys: ClassVar[dict[str, str]] = {"pictures": "images"}
 
     pairs: str
-    """The name of the set, as in `Report.pair_sets`."""
+    """Name of the pair set, as in `Report.pair_sets`."""
     images: list[ImageQuality]
 
 
 class ClipFlicker(StrictDocument):
-    """What a row made of one clip."""
+    """Flicker of one entry on one clip."""
 
     clip: str
-    """The name of the clip, as in `Report.clips`."""
+    """Name of the clip, as in `Report.clips`."""
     ratio: float | None
-    """As `metrics.flicker` defines it; None where it was not measured, or nothing changes."""
+    """Output over source, see `metrics.flicker`; None where not measured or not defined."""
     note: str = ""
     """Why it was not measured."""
 
 
 class ReportRow(StrictDocument):
-    """One entry: a mode of a bundle, a competitor, or a classical method."""
+    """Results of one entry: a configuration of a bundle, a competitor model or a baseline."""
 
     former_keys: ClassVar[dict[str, str]] = {"adopted": "accepted"}
 
     name: str
     """Unique in the report."""
-    kind: Kind
+    kind: EntryKind
     task: str | None
     backend: str | None
     precision: str | None
-    state: State
+    state: EntryState
     note: str = ""
-    """Why it is missing or failed; else what a reader must know about it."""
+    """Why it is missing or failed, or a remark."""
     sha256: str | None = None
-    """Of the file that computes: the graph, the weights."""
+    """Of the graph or the weights."""
     bytes_on_disk: int | None = None
     macs_640x480: int | None = None
     accepted: bool | None = None
-    """What the bundle's gate said; None where there was no gate."""
+    """By the bundle's quality gate; None where there was no gate."""
     timings: list[LatencyTiming] = Field(default_factory=list)
     quality: list[PairSetQuality] = Field(default_factory=list)
     flicker: list[ClipFlicker] = Field(default_factory=list)
 
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _read_former_kind(cls, kind: object) -> object:
+        return "competitor" if kind == "rival" else kind
+
 
 class PairSet(StrictDocument):
-    """Images that quality was measured on."""
+    """Image pairs that quality was measured on."""
 
     former_keys: ClassVar[dict[str, str]] = {"pictures": "images"}
 
     name: str
     task: str
     images: int
-    """How many were measured."""
+    """Number of measured pairs."""
     unreadable: list[str]
     """One line for each image that could not be measured."""
     sha256: str
@@ -175,65 +190,69 @@ class PairSet(StrictDocument):
 
 
 class ClipFacts(StrictDocument):
-    """A video that flicker was measured on."""
+    """A clip that flicker was measured on."""
 
     name: str
     frames: int
     width: int
     height: int
     note: str
-    """Why no row has a figure on it; empty where some have."""
+    """Why flicker is not defined on it, or empty."""
     sha256: str
     """Over the pixels of all frames, in order."""
 
 
 class ImageCrop(StrictDocument):
-    """A piece of an image, before or after a row, in a file beside the report."""
+    """A cropped input, output or ground truth, in a file beside the report."""
 
     former_keys: ClassVar[dict[str, str]] = {"picture": "image"}
 
     pairs: str
     image: str
     row: str
-    """A row's name, or `before` or `reference`."""
+    """Name of the entry, or `before` or `reference`."""
     file: str
 
 
 class BenchmarkSettings(StrictDocument):
-    """How the figures were taken."""
+    """Options of the benchmark run."""
 
     command: str
     suite: str | None
     rounds: int
     row_seconds: float
-    """Rows that would take longer at one size run in fewer rounds."""
+    """Time limit of an entry at one size; slower entries run in fewer rounds."""
     threads: int | None
-    """None: each backend decides."""
+    """None: each backend's default."""
     affinity: list[int] | None
-    """The processors this process may use."""
+    """CPU cores this process may use; None where the system has no affinity."""
     sustained_minutes: float | None = None
-    """How long each chosen row ran without pause; None: not at all."""
+    """Duration of each sustained run; None: there was none."""
 
 
 class Report(StrictDocument):
-    """A whole benchmark."""
+    """A benchmark report."""
 
+    former_keys: ClassVar[dict[str, str]] = {
+        "before": "conditions_before", "after": "conditions_after", "tools": "versions",
+    }  # fmt: skip
     former_versions: ClassVar[tuple[int, ...]] = (1, 2)
 
     schema_version: Literal[3] = 3
     created: str
     """UTC, ISO 8601."""
     partial: bool
-    """The run was interrupted: what had been measured until then is here, the rest is missing."""
+    """Whether the run was interrupted; what it had measured until then is here."""
     machine: MachineFacts
     revision: str | None
-    """The git commit of mirnet-edge, with "+changes" where files differed; None outside git."""
-    tools: dict[str, str]
+    """Git commit of mirnet-edge, with "+changes" where files differed; None outside git."""
+    versions: dict[str, str]
+    """Version of each library."""
     settings: BenchmarkSettings
-    before: MachineConditions
-    after: MachineConditions
+    conditions_before: MachineConditions
+    conditions_after: MachineConditions
     meters: dict[MeterKind, str] = Field(default_factory=dict)
-    """What counted energy, and what is in its figures, in words."""
+    """Energy meters, and the parts of the machine that each one measures."""
     sensor_notes: list[str] = Field(default_factory=list)
     """Why a sensor could not be read, and what to do."""
     rows: list[ReportRow]
@@ -243,22 +262,20 @@ class Report(StrictDocument):
 
     @property
     def sizes(self) -> list[str]:
-        """Return the frame sizes that were timed, in order."""
+        """Frame sizes that were timed, in order."""
         return list(dict.fromkeys(timing.size for row in self.rows for timing in row.timings))
 
 
 def to_json(report: Report) -> bytes:
-    """Return the text of a report's file."""
-    return (
-        json.dumps(report.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    ).encode()
+    """Return the content of a report's JSON file."""
+    return (report.model_dump_json(indent=1) + "\n").encode()
 
 
 def read_report(path: Path) -> Report:
-    """Read a report's JSON file.
+    """Return the report of a JSON file, of this or a former schema version.
 
     Raises:
-        DataError: Not there, not a report, or of another schema.
+        DataError: The file cannot be read, is not a report, or has an unknown schema version.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -271,16 +288,17 @@ def read_report(path: Path) -> Report:
             f"{path} is not JSON ({error}); expected a report.json of mirnet-bench"
         ) from error
     version = document.get("schema_version") if isinstance(document, dict) else None
-    if version not in _READ or isinstance(version, bool):
-        known = " and ".join(map(str, _READ))
+    known = (*Report.former_versions, SCHEMA_VERSION)
+    if version not in known or isinstance(version, bool):
         raise DataError(
-            f"{path} has schema version {version!r}; this program reads {known}. "
-            "Measure again, or compare with the mirnet-edge that wrote it"
+            f"{path} has schema version {version!r}; expected {' or '.join(map(str, known))}. "
+            "Measure again, or compare with the mirnet-edge version that wrote it"
         )
     try:
-        # what came with 2 has defaults that say "not measured"
         return Report.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{path}: {where}: {first['msg']}; measure again") from error
+        raise DataError(
+            f"{path} is not a report: {where}: {first['msg']}; measure again"
+        ) from error

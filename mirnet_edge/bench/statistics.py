@@ -1,12 +1,13 @@
-"""What raw samples say: percentiles, whether they can be believed, means over images.
+"""Statistics of recorded samples: stability, mean quality, energy, sustained rate, Pareto front.
 
-Pure functions of recorded figures, so that they are tested without timing anything.
+Pure functions of recorded values, so that tests need not measure anything.
 """
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mirnet_edge.runtime.measure import p50, percentile
@@ -14,35 +15,44 @@ from mirnet_edge.runtime.measure import p50, percentile
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mirnet_edge.bench.record import ImageQuality, LatencyTiming, PairSetQuality, ReportRow
+    from mirnet_edge.bench.record import (
+        ImageQuality,
+        LatencyTiming,
+        MeterKind,
+        PairSetQuality,
+        Report,
+        ReportRow,
+        SustainedPart,
+    )
 
 # torch.utils.benchmark warns from 10 % on, and calls 25 % gross
 SPREAD_LIMIT, DRIFT_LIMIT = 0.10, 0.05
 FEWEST_SAMPLES = 5
-# identical images count so many dB beside others, as in the gate
+# identical images count so many dB beside others, as in the quality gate
 IDENTICAL_DB = 100.0
-# upper edges of the mean luma of what goes in, from 0 to 1: each about twice the one before
-DARKNESS_EDGES = (0.03, 0.06, 0.12, 0.25, 1.0)
+# edges of the mean luma of the input: each about twice the one before
+DARKNESS_EDGES = (0.0, 0.03, 0.06, 0.12, 0.25, 1.0)
+DARKNESS_LABELS = [f"{100 * low:.0f}-{100 * high:.0f} %" for low, high in pairwise(DARKNESS_EDGES)]
 
 
 @dataclass(frozen=True)
 class StabilityVerdict:
-    """Whether a row's times can be believed."""
+    """Whether a measurement is stable."""
 
     reasons: tuple[str, ...]
-    """What speaks against them, with figures; none where they are stable."""
+    """Why it is unstable, with values; empty where it is stable."""
     advice: str = ""
-    """What to do about it."""
+    """How to get a stable measurement."""
 
     @property
     def stable(self) -> bool:
-        """Say whether nothing speaks against them."""
+        """Whether there is no reason against it."""
         return not self.reasons
 
 
 @dataclass(frozen=True)
 class QualityMean:
-    """Figures over a set of images."""
+    """Mean quality over a set of images."""
 
     images: int
     psnr_db: float
@@ -54,20 +64,18 @@ class QualityMean:
 
 
 def assess_stability(timing: LatencyTiming) -> StabilityVerdict:
-    """Say whether times can be believed, why not, and what to do."""
+    """Return whether a latency measurement is stable: sample count, spread, drift, warm-up."""
     samples = timing.samples_ms
     if len(samples) < FEWEST_SAMPLES:
         return StabilityVerdict(
             (f"only {len(samples)} runs, expected at least {FEWEST_SAMPLES}",),
-            "raise --rounds, or --row-seconds for slow rows",
+            "raise --rounds, or --row-seconds for slow entries",
         )
     reasons = []
-    median = p50(samples)
-    spread = (percentile(samples, 75.0) - percentile(samples, 25.0)) / median
+    spread = (percentile(samples, 75.0) - percentile(samples, 25.0)) / p50(samples)
     if spread > SPREAD_LIMIT:
         reasons.append(
-            f"the middle half of the runs spreads over {spread:.0%} of the median "
-            f"(limit {SPREAD_LIMIT:.0%})"
+            f"the interquartile range is {spread:.0%} of the median (limit {SPREAD_LIMIT:.0%})"
         )
     half = len(samples) // 2
     drift = p50(samples[-half:]) / p50(samples[:half]) - 1.0
@@ -78,44 +86,86 @@ def assess_stability(timing: LatencyTiming) -> StabilityVerdict:
             f"(limit {DRIFT_LIMIT:.0%})"
         )
     if not timing.settled:
-        reasons.append(f"times had not settled after {timing.warmup_runs} warm-up runs")
+        reasons.append(f"latency was not steady after {timing.warmup_runs} warm-up runs")
     if not reasons:
         return StabilityVerdict(())
     return StabilityVerdict(
         tuple(reasons),
-        "close other programs, let the machine cool, fix its clock, or raise --rounds; "
-        "ratios within this report still hold, for its rows took turns",
+        "close other programs, let the machine cool, fix its clock, or raise --rounds; ratios "
+        "within this report still hold, because its entries were timed in turns",
     )
 
 
+def median_latencies(report: Report, size: str) -> dict[str, float]:
+    """Return the median latency in ms of each entry that was timed at SIZE."""
+    return {
+        row.name: p50(timing.samples_ms)
+        for row in report.rows
+        for timing in row.timings
+        if timing.size == size
+    }
+
+
+def sustained_runs(report: Report, size: str) -> list[tuple[ReportRow, LatencyTiming]]:
+    """Return the entries with a sustained run at SIZE."""
+    return [
+        (row, timing)
+        for row in report.rows
+        for timing in row.timings
+        if timing.size == size and timing.sustained
+    ]
+
+
+def last_to_first(parts: Sequence[SustainedPart]) -> float | None:
+    """Return the last part's median latency over the first's; None for fewer than two parts."""
+    return parts[-1].p50_ms / parts[0].p50_ms if len(parts) > 1 else None
+
+
+def energy_per_frame_mj(timing: LatencyTiming | None, kind: MeterKind) -> float | None:
+    """Return the energy per frame over the sustained run, else over the energy run.
+
+    None where the meter measured neither.
+    """
+    if timing is None:
+        return None
+    parts = timing.sustained or ([timing.energy_run] if timing.energy_run else [])
+    measured = [one for one in parts if kind in one.energy_j]
+    if not measured:
+        return None
+    return 1e3 * sum(one.energy_j[kind] for one in measured) / sum(one.runs for one in measured)
+
+
+def power_w(part: SustainedPart, kind: MeterKind) -> float | None:
+    """Return the mean power of a part, None where the meter did not measure it."""
+    energy_j = part.energy_j.get(kind)
+    return None if energy_j is None else energy_j / part.duration_s
+
+
 def mean_quality(quality: PairSetQuality) -> QualityMean | None:
-    """Return the means over a set's images, None where no image was measured."""
+    """Return the means over a pair set, None where no image was measured."""
     return _mean(quality.images)
 
 
 def by_darkness(quality: PairSetQuality) -> dict[str, QualityMean]:
-    """Return means by how dark the images were that went in; only ranges that hold some."""
-    found, low = {}, 0.0
-    for high in DARKNESS_EDGES:
-        last = high == DARKNESS_EDGES[-1]
+    """Return the means by brightness of the input, darkest first; empty bins are left out."""
+    means = {}
+    for label, (low, high) in zip(DARKNESS_LABELS, pairwise(DARKNESS_EDGES), strict=True):
         inside = [
             one
             for one in quality.images
-            if low <= one.brightness and (one.brightness < high or last)
+            if low <= one.brightness < high or one.brightness == high == DARKNESS_EDGES[-1]
         ]
-        label = f"{100 * low:.0f}-{100 * high:.0f} %"
         mean = _mean(inside)
         if mean is not None:
-            found[label] = mean
-        low = high
-    return found
+            means[label] = mean
+    return means
 
 
 def drop_db(row: ReportRow, rows: Sequence[ReportRow], pairs: str) -> float | None:
-    """Return how much lower a bundle's mean PSNR is than that of its fp32 rows.
+    """Return the accuracy drop of a bundle's entry: mean PSNR of its fp32 entry less its own.
 
-    The same backend's where it was measured, else any backend's; None where there is none, or
-    the row is fp32 itself.
+    The fp32 entry of the same backend where it was measured, else of any backend. None where there
+    is none, or the entry is fp32 itself.
     """
     if row.kind != "bundle" or row.precision == "fp32":
         return None
@@ -132,7 +182,7 @@ def drop_db(row: ReportRow, rows: Sequence[ReportRow], pairs: str) -> float | No
 
 
 def psnr_of(row: ReportRow, pairs: str) -> float | None:
-    """Return a row's mean PSNR on a set, None where it was not measured."""
+    """Return an entry's mean PSNR on a pair set, None where it was not measured."""
     for quality in row.quality:
         if quality.pairs == pairs and (mean := mean_quality(quality)) is not None:
             return mean.psnr_db
@@ -140,13 +190,13 @@ def psnr_of(row: ReportRow, pairs: str) -> float | None:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return which of the (ms, dB) points no other beats in both, the fastest first."""
-    order = sorted(range(len(points)), key=lambda place: (points[place][0], -points[place][1]))
+    """Return the indices of the (ms, dB) points on the Pareto front, fastest first."""
+    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1]))
     front, best = [], float("-inf")
-    for place in order:
-        if points[place][1] > best:
-            front.append(place)
-            best = points[place][1]
+    for index in order:
+        if points[index][1] > best:
+            front.append(index)
+            best = points[index][1]
     return front
 
 
@@ -166,5 +216,5 @@ def _mean(images: Sequence[ImageQuality]) -> QualityMean | None:
     )
 
 
-def _finite(decibel: float | None) -> float:
-    return IDENTICAL_DB if decibel is None else min(decibel, IDENTICAL_DB)
+def _finite(psnr_db: float | None) -> float:
+    return IDENTICAL_DB if psnr_db is None else min(psnr_db, IDENTICAL_DB)

@@ -1,10 +1,10 @@
 """Machine telemetry during a benchmark: energy meters, clocks, temperatures, load.
 
-- The processor's own counters (RAPL) in Linux's powercap tree; AMD's kernels fill the same one.
-- NVIDIA's cards through NVML, see `graphics`.
-- The INA3221 of a Jetson's board in Linux's hwmon tree: volts and amperes, which are integrated.
+- CPU: the RAPL counters in Linux's powercap tree, Intel's and AMD's.
+- NVIDIA GPUs: NVML.
+- Jetson boards: the INA3221 in Linux's hwmon tree, whose power is integrated over time.
 
-All of them count the whole machine's use, idle and other programs included.
+All of them measure the whole machine, idle power and other programs included.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ _SUM_OF_SHUNTS = 7  # the chip's seventh "voltage" is no rail
 
 
 class EnergyMeter(Protocol):
-    """Something that counts energy."""
+    """An energy meter."""
 
     covers: str
-    """What is in its figure, in words."""
+    """The parts of the machine that it measures, as text for reports."""
 
     def joules(self) -> float | None:
-        """Return the energy since some moment before; None where it no longer answers."""
+        """Return the energy since a fixed time; None where the meter stopped answering."""
 
     def watching(self) -> AbstractContextManager[None]:
-        """Return a context within which it counts."""
+        """Return a context within which it measures."""
 
 
 class RaplMeter:
-    """The counters of all processor packages."""
+    """The RAPL energy counters of all CPU packages."""
 
-    covers = "processor package (RAPL: cores, caches, built-in graphics; not the memory)"
+    covers = "CPU package (RAPL: cores, caches, integrated GPU; not the memory)"
 
     def __init__(self, zones: Sequence[Path]) -> None:
-        """Start counting.
+        """Start at zero.
 
         Args:
-            zones: Folders of packages; each holds energy_uj and max_energy_range_uj.
+            zones: Powercap folders of packages, with energy_uj and max_energy_range_uj.
 
         Raises:
             OSError: A counter cannot be read.
@@ -65,21 +65,21 @@ class RaplMeter:
         self._counters = [_Counter(zone) for zone in zones]
 
     def joules(self) -> float | None:
-        """Return the energy since the start; None where a counter no longer answers."""
+        """Return the energy since the start; None where a counter stopped answering."""
         try:
             return sum(counter.microjoules() for counter in self._counters) / 1e6
         except (OSError, ValueError):
             return None
 
     def watching(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing: the processor counts by itself."""
+        """Return a context that does nothing: the counters run by themselves."""
         return nullcontext()
 
 
 class _Counter:
-    """A counter that begins anew at its largest value: after about an hour at 70 W.
+    """A counter that wraps around at its maximum, after about an hour at 70 W.
 
-    It must be asked more often than that.
+    It must be read more often than that.
     """
 
     def __init__(self, zone: Path) -> None:
@@ -99,9 +99,9 @@ class _Counter:
 
 
 class PowerMeter:
-    """Energy from power that is read ten times a second, in a thread of its own.
+    """Energy by integrating power, read ten times a second in its own thread.
 
-    Not between the frames: just after one, a processor draws what it draws while it works.
+    Reading between frames would be biased: just after one, a processor still draws full power.
     """
 
     def __init__(
@@ -111,11 +111,11 @@ class PowerMeter:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Say what is read.
+        """Set the sensor.
 
         Args:
-            watts: Gives the power now, None where it does not answer.
-            covers: What is in it, in words.
+            watts: Returns the power now, None where the sensor does not answer.
+            covers: The parts of the machine that it measures.
             clock: Seconds, rising; replaced in tests.
         """
         self.covers = covers
@@ -126,7 +126,7 @@ class PowerMeter:
         self._lost = False
 
     def sample(self) -> None:
-        """Read once, and add what was used since the last time."""
+        """Read the power once and add the energy since the last reading."""
         with self._lock:
             power, now = self._watts(), self._clock()
             if power is None:
@@ -138,13 +138,13 @@ class PowerMeter:
             self._last = (power, now)
 
     def joules(self) -> float | None:
-        """Return the energy while it was watched; None where the sensor stopped answering."""
+        """Return the energy of all `watching` contexts; None where the sensor stopped answering."""
         self.sample()
         return None if self._lost else self._joules
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Read again and again until the end."""
+        """Read the power periodically within the context."""
         ended = threading.Event()
 
         def read() -> None:
@@ -152,7 +152,7 @@ class PowerMeter:
                 self.sample()
 
         with self._lock:
-            self._last = None  # what was used while nobody looked is not known
+            self._last = None  # the energy since the last context is not known
         self.sample()
         thread = threading.Thread(target=read, name="power", daemon=True)
         thread.start()
@@ -164,7 +164,7 @@ class PowerMeter:
 
 
 def open_rapl(system: Path) -> tuple[RaplMeter | None, str]:
-    """Return the processor's meter, or None and why there is none; no reason where no RAPL is.
+    """Return the CPU's energy meter, or None and why it cannot be read ("" without RAPL).
 
     Args:
         system: Linux's /sys.
@@ -181,17 +181,17 @@ def open_rapl(system: Path) -> tuple[RaplMeter | None, str]:
         return RaplMeter(zones), ""
     except PermissionError:
         return None, (
-            "the processor counts its energy (RAPL), but only root may read it; run as root, or "
+            "the CPU's energy counters (RAPL) can only be read by root; run as root, or allow it "
             "until the next start: sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
         )
     except (OSError, ValueError) as error:
-        return None, f"the processor's energy counter (RAPL) does not answer: {error}"
+        return None, f"the CPU's energy counter (RAPL) does not answer: {error}"
 
 
 def open_board(
     system: Path, *, clock: Callable[[], float] = time.monotonic
 ) -> tuple[PowerMeter | None, str]:
-    """Return the meter of a Jetson's board, or None and why there is none.
+    """Return the energy meter of a Jetson board, or None and why it cannot be read.
 
     Args:
         system: Linux's /sys.
@@ -204,25 +204,25 @@ def open_board(
     covers = f"board ({chosen[0]})" if len(chosen) == 1 else f"board (sum of {', '.join(chosen)})"
 
     def watts() -> float | None:
-        drawn = [_watts(*rails[name]) for name in chosen]
-        known = [one for one in drawn if one is not None]
-        return sum(known) if len(known) == len(drawn) else None
+        values = [_watts(*rails[name]) for name in chosen]
+        known = [one for one in values if one is not None]
+        return sum(known) if len(known) == len(values) else None
 
     if watts() is None:
         return None, f"the board's power sensor ({_INA3221}: {', '.join(chosen)}) does not answer"
     return PowerMeter(watts, covers, clock=clock), ""
 
 
-def number_in(path: Path) -> float | None:
-    """Return the number that a sensor's file holds, None where it does not answer."""
+def read_number(path: Path) -> float | None:
+    """Return the number in a sensor's file, None where it cannot be read."""
     try:
         return float(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # sensors that exist and do not answer
+    except (OSError, ValueError):  # some sensors exist and do not answer
         return None
 
 
 def _rails(system: Path) -> dict[str, tuple[Path, Path]]:
-    """Return the files of voltage (mV) and current (mA) of each rail, by its name."""
+    """Return each power rail's files of voltage (mV) and current (mA), by its name."""
     rails = {}
     for folder in sorted((system / "class/hwmon").glob("hwmon*")):
         if not _text(folder / "name").startswith(_INA3221):
@@ -237,7 +237,7 @@ def _rails(system: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _watts(voltage: Path, current: Path) -> float | None:
-    millivolts, milliamperes = number_in(voltage), number_in(current)
+    millivolts, milliamperes = read_number(voltage), read_number(current)
     if millivolts is None or milliamperes is None:
         return None
     return millivolts * milliamperes / 1e6
@@ -252,117 +252,117 @@ def _text(path: Path) -> str:
 
 _MODULE = "pynvml"  # of the package nvidia-ml-py
 _ABSENT = (
-    f"the graphics card's clock, temperature and energy need {_MODULE}, which is not installed; "
+    f"the GPU's clock, temperature and energy need {_MODULE}, which is not installed; "
     "pip install nvidia-ml-py"
 )
 
 
-class NvidiaCards:
-    """All cards of the machine: which one a row computes on, NVML does not tell."""
+class NvidiaGpus:
+    """All NVIDIA GPUs of the machine: NVML does not say which one a runner uses."""
 
     def __init__(self, nvml: Any) -> None:  # noqa: ANN401  # untyped library
-        """Find the cards.
+        """List the GPUs.
 
         Args:
-            nvml: The module `pynvml`, initialized, or what stands for it in tests.
+            nvml: The module `pynvml`, initialized, or a fake in tests.
         """
         self._nvml = nvml
         count = nvml.nvmlDeviceGetCount()
-        self._cards = [nvml.nvmlDeviceGetHandleByIndex(place) for place in range(count)]
+        self._handles = [nvml.nvmlDeviceGetHandleByIndex(place) for place in range(count)]
 
     def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._cards)
+        """Return the number of GPUs."""
+        return len(self._handles)
 
     def clock_mhz(self) -> float | None:
-        """Return the mean clock of the cards' processors."""
-        found = self._asked(self._nvml.nvmlDeviceGetClockInfo, self._nvml.NVML_CLOCK_GRAPHICS)
+        """Return the mean graphics clock."""
+        found = self._query(self._nvml.nvmlDeviceGetClockInfo, self._nvml.NVML_CLOCK_GRAPHICS)
         return round(sum(found) / len(found), 1) if found else None
 
     def celsius(self) -> float | None:
-        """Return the hottest card's temperature."""
-        found = self._asked(self._nvml.nvmlDeviceGetTemperature, self._nvml.NVML_TEMPERATURE_GPU)
+        """Return the highest temperature."""
+        found = self._query(self._nvml.nvmlDeviceGetTemperature, self._nvml.NVML_TEMPERATURE_GPU)
         return max(found) if found else None
 
     def meter(self) -> EnergyMeter | None:
-        """Return what counts their energy, None where they tell neither energy nor power."""
-        covers = "graphics card (NVML)" if len(self) == 1 else f"all {len(self)} cards (NVML)"
-        if self._asked(self._nvml.nvmlDeviceGetTotalEnergyConsumption):
-            return _CardMeter(self.joules, covers)
+        """Return their energy meter, None where neither energy nor power can be read."""
+        covers = "GPU (NVML)" if len(self) == 1 else f"all {len(self)} GPUs (NVML)"
+        if self._query(self._nvml.nvmlDeviceGetTotalEnergyConsumption):
+            return _NvmlMeter(self.joules, covers)
         if self.watts() is not None:
             return PowerMeter(self.watts, covers)
         return None
 
     def joules(self) -> float | None:
-        """Return what they used since the driver was loaded."""
-        found = self._asked(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
+        """Return the energy since the driver was loaded."""
+        found = self._query(self._nvml.nvmlDeviceGetTotalEnergyConsumption)
         return sum(found) / 1e3 if found else None
 
     def watts(self) -> float | None:
-        """Return what they draw now."""
-        found = self._asked(self._nvml.nvmlDeviceGetPowerUsage)
+        """Return the power now."""
+        found = self._query(self._nvml.nvmlDeviceGetPowerUsage)
         return sum(found) / 1e3 if found else None
 
-    def _asked(self, question: Callable[..., Any], *arguments: int) -> list[float]:
-        """Return each card's answer; nothing where one has none, for a sum would be short."""
+    def _query(self, function: Callable[..., Any], *arguments: int) -> list[float]:
+        """Return each GPU's value; empty where one has none, because a sum would be short."""
         try:
-            return [float(question(card, *arguments)) for card in self._cards]
-        except self._nvml.NVMLError:  # cards before Volta count no energy, some have no clock
+            return [float(function(handle, *arguments)) for handle in self._handles]
+        except self._nvml.NVMLError:  # GPUs before Volta have no energy counter, some no clock
             return []
 
 
-class _CardMeter:
-    """The cards' own counter; 64 bits of millijoules do not begin anew."""
+class _NvmlMeter:
+    """The GPUs' own energy counters; 64 bits of millijoules do not wrap around."""
 
     def __init__(self, joules: Callable[[], float | None], covers: str) -> None:
         self.covers = covers
         self._joules = joules
 
     def joules(self) -> float | None:
-        """Return the energy since the driver was loaded; None where they no longer answer."""
+        """Return the energy since the driver was loaded; None where it stopped answering."""
         return self._joules()
 
     def watching(self) -> AbstractContextManager[None]:
-        """Return a context that does nothing: the cards count by themselves."""
+        """Return a context that does nothing: the counters run by themselves."""
         return nullcontext()
 
 
-def open_cards(*, driver_loaded: bool) -> tuple[NvidiaCards | None, str]:
-    """Return the cards, or None and why they cannot be asked; no reason where there are none.
+def open_gpus(*, driver_loaded: bool) -> tuple[NvidiaGpus | None, str]:
+    """Return the NVIDIA GPUs, or None and why they cannot be read ("" where there are none).
 
     Args:
-        driver_loaded: Whether the machine has NVIDIA's driver, as Linux tells.
+        driver_loaded: Whether Linux has loaded NVIDIA's driver.
     """
     if not available(_MODULE):
         return None, _ABSENT if driver_loaded else ""
-    pynvml = require(_MODULE, "a graphics card's energy")
+    pynvml = require(_MODULE, "the GPU's energy")
     try:
         pynvml.nvmlInit()
-        cards = NvidiaCards(pynvml)
+        gpus = NvidiaGpus(pynvml)
     except pynvml.NVMLError as error:
         return None, f"NVML does not answer: {error}" if driver_loaded else ""
-    return (cards, "") if len(cards) else (None, "")
+    return (gpus, "") if len(gpus) else (None, "")
 
 
 _SYSTEM = Path("/sys")
 
 
 class Sensors(Protocol):
-    """Something that reads a machine; a recorded one in tests."""
+    """Sensors of a machine; fakes in tests."""
 
     @property
     def covers(self) -> dict[MeterKind, str]:
-        """Return what each meter counts, in words; none where energy cannot be read."""
+        """The parts of the machine that each energy meter measures; empty without meters."""
 
     def conditions(self) -> MachineConditions:
         """Return clocks, temperatures and load now."""
 
     def joules(self) -> dict[MeterKind, float]:
-        """Return each meter's count; one that does not answer is left out."""
+        """Return each meter's energy; one that does not answer is left out."""
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Count energy until the end."""
+        """Measure energy within the context."""
 
 
 @dataclass(frozen=True)
@@ -371,33 +371,33 @@ class MachineSensors:
 
     system: Path = _SYSTEM
     meters: Mapping[MeterKind, EnergyMeter] = field(default_factory=dict)
-    cards: NvidiaCards | None = None
+    gpus: NvidiaGpus | None = None
     notes: tuple[str, ...] = ()
-    """Why one could not be read, and what to do."""
+    """Why a sensor could not be read, and what to do."""
 
     @property
     def covers(self) -> dict[MeterKind, str]:
-        """Return what each meter counts, in words."""
+        """The parts of the machine that each energy meter measures."""
         return {kind: meter.covers for kind, meter in self.meters.items()}
 
     def conditions(self) -> MachineConditions:
-        """Return clocks, temperatures and load now; a Jetson's graphics clock too."""
-        cards = self.cards
-        return conditions(self.system).model_copy(
+        """Return clocks, temperatures and load now; a Jetson's GPU clock too."""
+        gpus = self.gpus
+        return read_conditions(self.system).model_copy(
             update={
-                "gpu_clock_mhz": board_gpu_mhz(self.system) if cards is None else cards.clock_mhz(),
-                "gpu_celsius": None if cards is None else cards.celsius(),
+                "gpu_clock_mhz": board_gpu_mhz(self.system) if gpus is None else gpus.clock_mhz(),
+                "gpu_celsius": None if gpus is None else gpus.celsius(),
             }
         )
 
     def joules(self) -> dict[MeterKind, float]:
-        """Return each meter's count; one that does not answer is left out."""
+        """Return each meter's energy; one that does not answer is left out."""
         counts = {kind: meter.joules() for kind, meter in self.meters.items()}
         return {kind: count for kind, count in counts.items() if count is not None}
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Count energy until the end."""
+        """Measure energy within the context."""
         with ExitStack() as watched:
             for meter in self.meters.values():
                 watched.enter_context(meter.watching())
@@ -405,31 +405,30 @@ class MachineSensors:
 
 
 def open_sensors(system: Path = _SYSTEM) -> MachineSensors:
-    """Return what this machine lets be read; the notes say what it does not, and why.
+    """Return the sensors that can be read here; the notes say why others cannot.
 
     Args:
         system: Linux's /sys; another folder in tests.
     """
     package, package_note = open_rapl(system)
     board, board_note = open_board(system)
-    cards, cards_note = open_cards(driver_loaded=(system / "module/nvidia").is_dir())
-    gpu = None if cards is None else cards.meter()
+    gpus, gpus_note = open_gpus(driver_loaded=(system / "module/nvidia").is_dir())
+    gpu = None if gpus is None else gpus.meter()
     found: dict[MeterKind, EnergyMeter | None] = {"package": package, "gpu": gpu, "board": board}
     meters = {kind: meter for kind, meter in found.items() if meter is not None}
-    notes = [note for note in (package_note, board_note, cards_note) if note]
+    notes = [note for note in (package_note, board_note, gpus_note) if note]
     if not meters and not notes:
-        notes = ["energy: not measured; no RAPL, NVIDIA card or Jetson board is visible here"]
-    return MachineSensors(system=system, meters=meters, cards=cards, notes=tuple(notes))
+        notes = ["energy: not measured; no RAPL, NVIDIA GPU or Jetson board is visible here"]
+    return MachineSensors(system=system, meters=meters, gpus=gpus, notes=tuple(notes))
 
 
-_TABLE = Path("/proc/cpuinfo")
-# A Jetson's graphics processor, by the names that its boards give it: Orin's and Xavier's chips
-# before JetPack 6, `gpu` since.
+_CPUINFO = Path("/proc/cpuinfo")
+# A Jetson's GPU: the chip's name on Orin and Xavier before JetPack 6, `gpu` since.
 _BOARD_GPU = re.compile(r".*\.(gpu|ga10b|gv11b|gp10b)")
 
 
-def conditions(system: Path) -> MachineConditions:
-    """Return what the machine is like now; what it does not tell is None.
+def read_conditions(system: Path) -> MachineConditions:
+    """Return load, clock and temperature now; None for what cannot be read.
 
     Args:
         system: Linux's /sys.
@@ -437,35 +436,35 @@ def conditions(system: Path) -> MachineConditions:
     clocks = [
         khz / 1000.0
         for path in system.glob("devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
-        if (khz := number_in(path)) is not None
-    ] or _clocks_of_table()
-    warmth = [
+        if (khz := read_number(path)) is not None
+    ] or _cpuinfo_clocks()
+    temperatures = [
         millidegrees / 1000.0
         for path in system.glob("class/thermal/thermal_zone*/temp")
-        if (millidegrees := number_in(path)) is not None
+        if (millidegrees := read_number(path)) is not None
     ]
     return MachineConditions(
         load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         clock_mhz=round(sum(clocks) / len(clocks), 1) if clocks else None,
-        celsius=round(max(warmth), 1) if warmth else None,
+        celsius=round(max(temperatures), 1) if temperatures else None,
     )
 
 
 def board_gpu_mhz(system: Path) -> float | None:
-    """Return the clock of a Jetson's graphics processor, None where there is none.
+    """Return the clock of a Jetson's GPU, None where there is none.
 
     Args:
         system: Linux's /sys.
     """
     for path in sorted(system.glob("class/devfreq/*/cur_freq")):
-        hertz = number_in(path) if _BOARD_GPU.fullmatch(path.parent.name) else None
+        hertz = read_number(path) if _BOARD_GPU.fullmatch(path.parent.name) else None
         if hertz is not None:
             return round(hertz / 1e6, 1)
     return None
 
 
 def affinity() -> list[int] | None:
-    """Return the processors this process may use, None where the system does not tell."""
+    """Return the CPU cores this process may use, None where the system has no affinity."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return None
@@ -477,27 +476,27 @@ def revision() -> str | None:
     git = shutil.which("git")
     if git is None or not (folder / ".git").exists():
         return None
-    commit = _query(git, folder, "rev-parse", "HEAD")
+    commit = _run_git(git, folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    changed = _query(git, folder, "status", "--porcelain", "--untracked-files=no")
+    changed = _run_git(git, folder, "status", "--porcelain", "--untracked-files=no")
     return commit + ("+changes" if changed else "")
 
 
-def _query(git: str, folder: Path, *arguments: str) -> str | None:
+def _run_git(git: str, folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
             [git, "-C", str(folder), *arguments],
             capture_output=True, text=True, check=True, timeout=10,
         )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):  # not our repository to ask, say
+    except (OSError, subprocess.SubprocessError):  # another user's repository, for example
         return None
     return done.stdout.strip()
 
 
-def _clocks_of_table() -> list[float]:
+def _cpuinfo_clocks() -> list[float]:
     try:
-        lines = _TABLE.read_text(encoding="utf-8").splitlines()
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     return [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]

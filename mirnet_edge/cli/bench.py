@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mirnet_edge.bench.compare import Comparison
-    from mirnet_edge.bench.job import BenchmarkJob, BenchmarkRequest, BenchmarkSuite
+    from mirnet_edge.bench.job import BenchmarkJob, BenchmarkRequest, BenchmarkStage, BenchmarkSuite
     from mirnet_edge.bench.quality import BenchmarkClip
     from mirnet_edge.bench.record import Report
 
@@ -196,7 +196,7 @@ def _order(suite: BenchmarkSuite, name: str | None, root: Path, out: Path) -> Be
 
 def _clips(suite: BenchmarkSuite, root: Path) -> tuple[BenchmarkClip, ...]:
     """Return the videos of a suite; the still clip is the job's."""
-    from mirnet_edge.bench.quality import FRAMES, STILL, BenchmarkClip
+    from mirnet_edge.bench.quality import CLIP_FRAMES, STILL, BenchmarkClip
 
     named = [one for one in suite.frames if one != STILL]
     if not named:
@@ -204,7 +204,7 @@ def _clips(suite: BenchmarkSuite, root: Path) -> tuple[BenchmarkClip, ...]:
     from mirnet_edge.video.live.sources import read_clip
 
     return tuple(
-        BenchmarkClip(Path(one).stem, read_clip(root / one, FRAMES, widest=_WIDEST))
+        BenchmarkClip(Path(one).stem, read_clip(root / one, CLIP_FRAMES, widest=_WIDEST))
         for one in named
     )
 
@@ -217,10 +217,10 @@ def _measured(order: BenchmarkRequest) -> Report:
     console = stderr()
     with console.status("start") as status:
 
-        def show(what: str) -> None:
-            status.update(what)
-            if not console.is_terminal and not _often(what):
-                console.print(what, markup=False, highlight=False, soft_wrap=True)
+        def show(stage: BenchmarkStage) -> None:
+            status.update(str(stage))
+            if not console.is_terminal and not stage.progress:
+                console.print(str(stage), markup=False, highlight=False, soft_wrap=True)
 
         running = BenchmarkJob(order, show)
         try:
@@ -231,11 +231,6 @@ def _measured(order: BenchmarkRequest) -> Report:
         report = running.report(partial=False)
         write_report(report, order.out)
     return report
-
-
-def _often(what: str) -> bool:
-    """Say whether a stage is one of many, which a log has no room for."""
-    return any(word in what for word in ("round ", "image ", " done"))
 
 
 def _keep(running: BenchmarkJob, order: BenchmarkRequest) -> None:
@@ -252,8 +247,8 @@ def _show(report: Report, out: Path) -> None:
     from mirnet_edge.bench.tables import (
         format_value,
         latency_cells,
-        notes,
         quality_cells,
+        report_notes,
         sustained_rate_lines,
     )
 
@@ -262,7 +257,7 @@ def _show(report: Report, out: Path) -> None:
     for size in report.sizes:
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
         table.add_column(size, overflow="fold")
-        for heading in ("p50 ms", "p95 ms", "cold ms", "PSNR dB"):
+        for heading in ("latency p50 (ms)", "p95 (ms)", "cold start (ms)", "PSNR (dB)"):
             table.add_column(heading, justify="right")
         for row in report.rows:
             timing = next((one for one in row.timings if one.size == size), None)
@@ -273,7 +268,7 @@ def _show(report: Report, out: Path) -> None:
                     ("psnr_db", 2))  # fmt: skip
             table.add_row(row.name, *(format_value(cells[key], digits) for key, digits in keys))
         console.print(table)
-    for line in (*sustained_rate_lines(report), *notes(report)):
+    for line in (*sustained_rate_lines(report), *report_notes(report)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     console.print(f"Report: {out}/report.html", highlight=False, soft_wrap=True)
 
@@ -285,7 +280,7 @@ def _show_comparison(found: Comparison) -> None:
             continue
         print(
             f"{one.name} {one.size}: {one.old_ms:.1f} -> {one.new_ms:.1f} ms, "
-            f"{one.ratio:.3f} times ({one.low:.3f} to {one.high:.3f}): {one.outcome}"
+            f"x{one.ratio:.3f} ({one.low:.3f} to {one.high:.3f}): {one.outcome}"
         )
     for drop in found.quality:
         print(f"{drop.name} on {drop.pairs}: {drop.old_db:.2f} -> {drop.new_db:.2f} dB")
@@ -294,7 +289,7 @@ def _show_comparison(found: Comparison) -> None:
             print(f"{label}: {', '.join(names)}")
     if found.machine_ratio is not None:
         how = "divided out" if found.relative else "not divided out; --relative does"
-        print(f"rows that did not change took {found.machine_ratio:.3f} times as long ({how})")
+        print(f"latency of unchanged entries: x{found.machine_ratio:.3f} ({how})")
 
 
 def _without_nan(value: object) -> object:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirnet_edge.dependencies import available
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
     FILE_NAME,
@@ -22,6 +21,7 @@ from mirnet_edge.export.sensitivity import (
     trial_backend,
 )
 from mirnet_edge.export.workspace import ExportOptions, make_timing_frame, open_workspace
+from mirnet_edge.files import write_atomically
 from mirnet_edge.images.contract import size_text
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.quantization.ptq import (
@@ -91,8 +91,7 @@ def analyze_sensitivity(
             on_stage(f"fp32: {len(images.evaluation)} images")
             evaluator = GraphEvaluator(fp32, workspace.image, images.evaluation, frame, backend)
             found = measure_sensitivity(graphs, evaluator, found, file, on_stage)
-    if available("matplotlib"):
-        draw_sensitivity(found, request.out / IMAGE_NAME)
+    write_atomically(request.out / IMAGE_NAME, draw_sensitivity(found).to_file())
     return found
 
 

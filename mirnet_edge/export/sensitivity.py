@@ -7,7 +7,6 @@ accuracy drop and latency is the Pareto front, and a choice on it is taken.
 
 from __future__ import annotations
 
-import io
 import math
 import tempfile
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import numpy as np
 from pydantic import Field, ValidationError
 
+from mirnet_edge.charts import BarPanel, Chart, bar_chart
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.gate import compare_outputs
@@ -199,7 +199,7 @@ def trial_backend(name: str) -> TrialBackend:
     return name  # type: ignore[return-value]  # one of them
 
 
-FILE_NAME, IMAGE_NAME = "sensitivity.json", "sensitivity.png"
+FILE_NAME, IMAGE_NAME = "sensitivity.json", "sensitivity.svg"
 # Less than this share of fp32's latency is within the noise of two runs of one graph: what a block
 # saves counts as at least so much, or one that saves nothing would be infinitely sensitive.
 NOISE = 0.01
@@ -379,35 +379,24 @@ def _short(value: str | MachineFacts) -> str:
     return value[:60] if isinstance(value, str) else f"{value.processor}, {value.cores} cores"
 
 
-def draw_sensitivity(found: Sensitivity, path: Path) -> None:
-    """Write a PNG: accuracy drop and saved latency by block, and the error by darkness."""
-    from matplotlib.figure import Figure
-
-    rows = found.most_sensitive_first()[::-1]  # the first bar is the lowest
+def draw_sensitivity(found: Sensitivity) -> Chart:
+    """Return a chart of each block's accuracy drop, saved latency and error by darkness."""
+    rows = found.most_sensitive_first()
     names = [f"{one.block} (stays float)" if one.decides_frame else one.block for one in rows]
-    figure = Figure(figsize=(12, 1.5 + 0.36 * len(rows)), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, sharey=True)
-    left.barh(names, [one.drop_db for one in rows], color="tab:red")
-    left.set_xlabel("accuracy drop, dB (log above 0.01)")
-    left.set_xscale("symlog", linthresh=0.01)
-    middle.barh(names, [one.saved_ms or 0.0 for one in rows], color="tab:green")
-    middle.set_xlabel("latency saved, ms")
-    for bin_name, color in zip(DARKNESS, ("black", "tab:gray", "goldenrod"), strict=True):
-        values = [one.darkness_db.get(bin_name) for one in rows]
-        right.plot(
-            [float("nan") if value is None else value for value in values], names,
-            marker="o", linestyle="", color=color, label=f"{bin_name} pixels",
-        )  # fmt: skip
-    right.set_xlabel("PSNR to fp32, dB")
-    right.legend(fontsize="small")
-    for axes in (left, middle, right):
-        axes.grid(alpha=0.3, axis="x")
-    figure.suptitle(
-        f"One block in INT8 at a time, most sensitive first ({found.setup})", fontsize=10
-    )
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    write_atomically(path, stream.getvalue())
+    panels = [
+        BarPanel("accuracy drop (dB)", [one.drop_db for one in rows], digits=4),
+        BarPanel("latency saved (ms)", [one.saved_ms for one in rows], "secondary", digits=1),
+    ]
+    panels += [
+        BarPanel(
+            f"{name} pixels: PSNR to fp32 (dB)",
+            [one.darkness_db.get(name) for one in rows],
+            "muted",
+            digits=1,
+        )
+        for name in DARKNESS
+    ]
+    return bar_chart("Sensitivity of each block to INT8", names, panels, width=1280)
 
 
 _WHOLE_LADDER = 12

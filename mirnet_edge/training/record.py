@@ -7,7 +7,8 @@ import io
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
-from mirnet_edge.dependencies import available, require
+from mirnet_edge.charts import Chart, ChartAxis, ChartSeries, arrange_charts, line_chart
+from mirnet_edge.dependencies import require
 from mirnet_edge.files import write_atomically
 
 if TYPE_CHECKING:
@@ -15,15 +16,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HISTORY_FILE = "history.csv"
-CURVES_FILE = "curves.png"
+CURVES_FILE = "curves.svg"
 # Each panel: its title, and the columns it shows.
 _PANELS = (
     ("training loss", ("loss",)),
-    ("PSNR, dB", ("psnr_db", "psnr_gtmean_db")),
+    ("PSNR (dB)", ("psnr_db", "psnr_gtmean_db")),
     ("SSIM", ("ssim",)),
     ("mean absolute error", ("mae",)),
 )
-_LABELS = {"psnr_db": "as it is", "psnr_gtmean_db": "at equal brightness"}
+_LABELS = {"psnr_db": "as is", "psnr_gtmean_db": "brightness-matched"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class ValidationScore:
 def append_score(folder: Path, score: ValidationScore) -> None:
     """Add a line to the history; lines of later steps, of a run that was killed, go.
 
-    The curves are drawn anew where matplotlib is installed.
+    The chart of the curves is written again.
     """
     kept = [one for one in read_history(folder) if one.step < score.step]
     stream = io.StringIO()
@@ -53,8 +54,7 @@ def append_score(folder: Path, score: ValidationScore) -> None:
     writer.writeheader()
     writer.writerows(asdict(one) for one in [*kept, score])
     write_atomically(folder / HISTORY_FILE, stream.getvalue().encode())
-    if available("matplotlib"):
-        draw_curves([*kept, score], folder / CURVES_FILE)
+    write_atomically(folder / CURVES_FILE, draw_curves([*kept, score]).to_file())
 
 
 def append_to_tensorboard(folder: Path, score: ValidationScore) -> None:
@@ -86,23 +86,27 @@ def read_history(folder: Path) -> list[ValidationScore]:
         ]
 
 
-def draw_curves(scores: Sequence[ValidationScore], path: Path) -> None:
-    """Write the curves as a PNG, one panel per kind of figure."""
-    from matplotlib.figure import Figure
+def draw_curves(scores: Sequence[ValidationScore]) -> Chart:
+    """Return the validation curves over training steps, a panel per metric.
 
-    # a figure of its own, without pyplot: no window, nothing global
-    figure = Figure(figsize=(10, 6), layout="constrained")
-    for place, (title, columns) in enumerate(_PANELS, start=1):
-        axes = figure.add_subplot(2, 2, place)
-        for column in columns:
-            values = [getattr(score, column) for score in scores]
-            steps = [score.step for score in scores]
-            axes.plot(steps, values, marker="o", markersize=3, label=_LABELS.get(column))
-        axes.set_title(title)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        if len(columns) > 1:
-            axes.legend()
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    write_atomically(path, stream.getvalue())
+    Args:
+        scores: At least one, in order.
+    """
+    panels = [
+        line_chart(
+            title,
+            [
+                ChartSeries(
+                    _LABELS.get(column, ""),
+                    [(float(score.step), getattr(score, column)) for score in scores],
+                    "primary" if column == columns[0] else "secondary",
+                )
+                for column in columns
+            ],
+            ChartAxis(label="step"),
+            ChartAxis(label=title, format="{:.4g}".format),
+            size=(520, 320),
+        )
+        for title, columns in _PANELS
+    ]
+    return arrange_charts("Validation curves", panels, columns=2)

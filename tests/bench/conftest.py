@@ -1,4 +1,4 @@
-"""Recorded reports: no test here measures time."""
+"""Fixtures of recorded reports: no test of them measures time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mirnet_edge.manifest import MachineFacts
 
 
 def _samples(median_ms, count=40, spread=0.02, seed=1):
-    """Return times like a quiet machine's: log-normal around the median."""
+    """Return samples of a stable measurement: log-normal around the median."""
     noise = np.random.default_rng(seed).normal(0.0, spread, count)
     return [round(float(median_ms * np.exp(one)), 4) for one in noise]
 
@@ -38,7 +38,7 @@ def _quality(psnr_db):
 
 @pytest.fixture
 def samples_of():
-    """Return times: samples_of(median_ms, count=40, spread=0.02, seed=1)."""
+    """Return latency samples: samples_of(median_ms, count=40, spread=0.02, seed=1)."""
     return _samples
 
 
@@ -55,14 +55,16 @@ def timing_of():
 
 @pytest.fixture
 def parts_of():
-    """Return a sustained run in half minutes: parts_of([10.0, 12.0], joules={"package": 60.0})."""
+    """Return half-minute parts: parts_of([10.0, 12.0], energy_j={"package": 60.0})."""
 
-    def make(medians_ms, joules=None):
+    def make(medians_ms, energy_j=None):
         return [
             SustainedPart(
-                end_s=30.0 * (place + 1), seconds=30.0, runs=int(30_000 / median), p50_ms=median,
-                p95_ms=1.1 * median, joules=joules or {},
-                end=MachineConditions(load=1.0, clock_mhz=3000.0 - 100 * place, celsius=None),
+                end_s=30.0 * (place + 1), duration_s=30.0, runs=int(30_000 / median), p50_ms=median,
+                p95_ms=1.1 * median, energy_j=energy_j or {},
+                conditions=MachineConditions(
+                    load=1.0, clock_mhz=3000.0 - 100 * place, celsius=None
+                ),
             )
             for place, median in enumerate(medians_ms)
         ]  # fmt: skip
@@ -98,12 +100,12 @@ def report_of():
             "machine": MachineFacts(
                 processor=processor, cores=2, instructions=["avx2"], system="Linux", python="3.11"
             ),
-            "tools": {"mirnet-edge": "0.1.0"},
+            "versions": {"mirnet-edge": "0.1.0"},
             "settings": BenchmarkSettings(
                 command="mirnet-bench", suite=None, rounds=40, row_seconds=20, threads=threads,
                 affinity=[0, 1],
             ),
-            "before": nothing, "after": nothing, "rows": rows,
+            "conditions_before": nothing, "conditions_after": nothing, "rows": rows,
             "pair_sets": [
                 PairSet(name="night", task="low-light", images=3, unreadable=[], sha256="a")
             ] if any(row.quality for row in rows) else [],

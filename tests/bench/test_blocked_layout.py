@@ -7,7 +7,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mirnet_edge.bench.blocked_layout import DOMAIN, replace_blocked_operators, unblocked
+from mirnet_edge.bench.blocked_layout import (
+    DOMAIN,
+    reorder_blocked_weights,
+    replace_blocked_operators,
+)
 
 WEIGHTS = {
     "first": (16, 3, 3, 3),
@@ -128,7 +132,7 @@ def test_plain_operators_compute_the_same(plain, saved):
 def test_weights_come_back_from_their_blocks(name, weights):
     if name == "twelve":  # a block is whole: of 12 channels 16 are kept
         weights[name] = np.pad(weights[name], ((0, 0), (0, 4), (0, 0), (0, 0)))
-    np.testing.assert_array_equal(unblocked(blocked(weights[name])), weights[name])
+    np.testing.assert_array_equal(reorder_blocked_weights(blocked(weights[name])), weights[name])
 
 
 def test_what_is_not_blocked_or_not_known_stays_as_it_is(plain, saved):

@@ -108,7 +108,7 @@ def test_lost_quality_on_the_same_images_is_a_regression(row_of, report_of, new_
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"processor": "B"}, "processor A and B"), ({"threads": 1}, "threads each backend's choice")],
+    [({"processor": "B"}, "processor A and B"), ({"threads": 1}, "threads each backend's default")],
     ids=["machine", "threads"],
 )
 def test_other_machines_and_settings_are_refused(row_of, report_of, changes, message):
@@ -119,5 +119,5 @@ def test_other_machines_and_settings_are_refused(row_of, report_of, changes, mes
 
 def test_nothing_in_common_is_refused(row_of, report_of):
     one, two = (report_of([row_of(name, median_ms=1.0)]) for name in ("a", "b"))
-    with pytest.raises(DataError, match="no row in common"):
+    with pytest.raises(DataError, match="no entry in common"):
         compare(one, two)

@@ -13,7 +13,7 @@ from mirnet_edge.bench.measure import (
     MOST_WARMUPS,
     TimingMethod,
     count_further_runs,
-    time_in_turns,
+    time_interleaved,
     timing_frame,
 )
 from mirnet_edge.errors import EngineError, OptionError
@@ -52,7 +52,7 @@ def timed():
         for runner in runners.values():
             runner.__enter__()
         with contextlib.suppress(KeyboardInterrupt):
-            time_in_turns(runners, _FRAME, method, progress, on_round)
+            time_interleaved(runners, _FRAME, method, progress, on_round)
         return progress, diary
 
     return run

@@ -22,7 +22,7 @@ def test_quiet_times_are_believed(timing_of, samples_of):
     ("samples", "reason"),
     [
         ([10.0] * 4, "only 4 runs, expected at least 5"),
-        ([10.0, 14.0] * 10, "the middle half of the runs spreads over"),
+        ([10.0, 14.0] * 10, "the interquartile range is 33% of the median (limit 10%)"),
         ([10.0] * 10 + [11.0] * 10, "the second half of the runs is 10% slower than the first"),
         ([11.0] * 10 + [10.0] * 10, "the second half of the runs is 9% faster than the first"),
     ],
@@ -37,7 +37,7 @@ def test_times_that_cannot_be_believed_say_why_and_what_to_do(timing_of, samples
 
 def test_a_warm_up_that_never_settled_is_said(timing_of, samples_of):
     (reason,) = assess_stability(timing_of(samples_of(10.0), settled=False)).reasons
-    assert reason == "times had not settled after 6 warm-up runs"
+    assert reason == "latency was not steady after 6 warm-up runs"
 
 
 def test_the_front_holds_what_no_other_beats():

@@ -15,7 +15,8 @@ from mirnet_edge.bench.measure import (
     sustained_schedule,
 )
 from mirnet_edge.bench.record import MachineConditions
-from mirnet_edge.bench.tables import describe_sustained_rate, last_over_first
+from mirnet_edge.bench.statistics import last_to_first
+from mirnet_edge.bench.tables import describe_sustained_rate
 from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.testing.null_runner import NullRunner
 
@@ -89,12 +90,12 @@ def test_a_part_is_half_a_minute_or_an_eighth():
 def test_every_part_has_its_runs_conditions_and_energy(endured):
     parts = endured(lambda now: 0.25).parts
     assert [part.end_s for part in parts] == [8.0 * one for one in range(1, 9)]
-    assert {(part.runs, part.seconds, part.p50_ms, part.p95_ms) for part in parts} == {
+    assert {(part.runs, part.duration_s, part.p50_ms, part.p95_ms) for part in parts} == {
         (32, 8.0, 250.0, 250.0)
     }
-    assert [part.end.celsius for part in parts] == [45.0 + 8 * one for one in range(1, 9)]
-    assert {part.joules["package"] for part in parts} == {80.0}
-    assert [part.joules.get("gpu") for part in parts[:4]] == [800.0, 800.0, 800.0, None]
+    assert [part.conditions.celsius for part in parts] == [45.0 + 8 * one for one in range(1, 9)]
+    assert {part.energy_j["package"] for part in parts} == {80.0}
+    assert [part.energy_j.get("gpu") for part in parts[:4]] == [800.0, 800.0, 800.0, None]
 
 
 def test_frames_longer_than_a_part_end_several_and_none_is_empty(endured):
@@ -104,7 +105,7 @@ def test_frames_longer_than_a_part_end_several_and_none_is_empty(endured):
 
 def test_a_frame_longer_than_the_whole_run_is_one_run(endured):
     (part,) = endured(lambda now: 40.0, pace=(5.0, 5.0)).parts
-    assert (part.runs, part.seconds, part.joules["package"]) == (1, 40.0, 400.0)
+    assert (part.runs, part.duration_s, part.energy_j["package"]) == (1, 40.0, 400.0)
 
 
 def test_what_fails_or_is_interrupted_keeps_whole_parts(endured):
@@ -125,8 +126,8 @@ def test_what_fails_or_is_interrupted_keeps_whole_parts(endured):
         (lambda now: 0.2 if now < 37 else 0.25, "slows down by 25% after 32 s"),
         (lambda now: 0.25 if 21 <= now < 29 else 0.2, "slows down by 25% at 24 s, and recovers"),
         (lambda now: 0.25 if now < 13 else 0.2, "becomes 20% faster: the machine was busier"),
-        (lambda now: 7.0, "too slow to tell: a part of 1 frames, expected at least 5"),
-        (lambda now: 100.0, "too short to tell: fewer than two parts"),
+        (lambda now: 7.0, "not known: a part of 1 frames, expected at least 5"),
+        (lambda now: 100.0, "not known: fewer than two parts"),
     ],
     ids=["steady", "throttled", "dip", "warming", "slow", "one"],
 )
@@ -134,7 +135,7 @@ def test_the_verdict_says_whether_the_rate_is_held(endured, seconds_at, line):
     parts = endured(seconds_at).parts
     assert describe_sustained_rate(parts).startswith(line)
     if len(parts) > 1:
-        assert last_over_first(parts) == parts[-1].p50_ms / parts[0].p50_ms
+        assert last_to_first(parts) == parts[-1].p50_ms / parts[0].p50_ms
 
 
 def test_minutes_are_said_as_minutes(endured):

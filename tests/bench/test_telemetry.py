@@ -9,13 +9,13 @@ import pytest
 from mirnet_edge.bench import telemetry
 from mirnet_edge.bench import telemetry as sensing
 from mirnet_edge.bench.telemetry import (
-    NvidiaCards,
+    NvidiaGpus,
     PowerMeter,
     board_gpu_mhz,
-    conditions,
     open_board,
     open_rapl,
     open_sensors,
+    read_conditions,
 )
 
 _RANGE = 1_000_000
@@ -114,7 +114,7 @@ def test_a_counter_that_only_root_may_read_says_so_once(rapl, monkeypatch):
     monkeypatch.setattr(Path, "read_text", refused)
     meter, note = open_rapl(system)
     assert meter is None
-    assert "only root may read it" in note
+    assert "can only be read by root" in note
     assert "sudo chmod" in note
     found = open_sensors(system)
     assert list(found.notes) == [note]
@@ -184,17 +184,17 @@ def _nvml(counts=True, powers=True, cards=2):
 
 
 def test_cards_tell_clock_temperature_and_energy():
-    cards = NvidiaCards(_nvml())
+    cards = NvidiaGpus(_nvml())
     assert (cards.clock_mhz(), cards.celsius()) == (1500.0, 80.0)
     meter = cards.meter()
-    assert (meter.covers, meter.joules()) == ("all 2 cards (NVML)", 3000.0)
-    assert NvidiaCards(_nvml(cards=1)).meter().covers == "graphics card (NVML)"
+    assert (meter.covers, meter.joules()) == ("all 2 GPUs (NVML)", 3000.0)
+    assert NvidiaGpus(_nvml(cards=1)).meter().covers == "GPU (NVML)"
 
 
 def test_cards_without_a_counter_are_integrated_and_without_power_have_no_meter():
-    meter = NvidiaCards(_nvml(counts=False)).meter()
+    meter = NvidiaGpus(_nvml(counts=False)).meter()
     assert isinstance(meter, PowerMeter)
-    assert NvidiaCards(_nvml(counts=False, powers=False)).meter() is None
+    assert NvidiaGpus(_nvml(counts=False, powers=False)).meter() is None
 
 
 def test_a_machine_without_sensors_says_so_and_one_with_all_has_three_meters(
@@ -203,7 +203,7 @@ def test_a_machine_without_sensors_says_so_and_one_with_all_has_three_meters(
     nothing = open_sensors(tmp_path / "none")
     assert "not measured" in " ".join(nothing.notes)
     assert nothing.covers == {}
-    monkeypatch.setattr(sensing, "open_cards", lambda *, driver_loaded: (NvidiaCards(_nvml()), ""))
+    monkeypatch.setattr(sensing, "open_gpus", lambda *, driver_loaded: (NvidiaGpus(_nvml()), ""))
     rapl(1)
     everything = open_sensors(ina({"VDD_IN": (5000, 2000)}))
     assert everything.notes == ()
@@ -231,7 +231,7 @@ def test_clocks_and_temperatures_come_from_sysfs(write):
             "class/devfreq/15340000.vic/cur_freq": 115_000_000,
         }
     )
-    state = conditions(system)
+    state = read_conditions(system)
     assert (state.clock_mhz, state.celsius) == (2500.0, 51.0)
     assert board_gpu_mhz(system) == 918.0
     assert board_gpu_mhz(system / "none") is None

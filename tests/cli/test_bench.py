@@ -14,7 +14,7 @@ from mirnet_edge.bench import job
 from mirnet_edge.bench.classical import baseline_named
 from mirnet_edge.bench.job import BenchmarkRequest, BenchmarkSuite, read_suite
 from mirnet_edge.bench.record import read_report
-from mirnet_edge.bench.tables import mj_per_frame
+from mirnet_edge.bench.statistics import energy_per_frame_mj
 from mirnet_edge.bench.telemetry import MachineSensors
 from mirnet_edge.cli.application import parsed_size
 from mirnet_edge.cli.bench import main
@@ -27,7 +27,7 @@ _FAST = ("--rounds", 5, "--row-seconds", 0.5, "--size", "48x32")
 @pytest.fixture(autouse=True)
 def no_processes(monkeypatch):
     """A process per row takes seconds; one test below starts real ones."""
-    monkeypatch.setattr(job, "measure_cold", lambda entry, height, width: None)
+    monkeypatch.setattr(job, "measure_cold_start", lambda entry, height, width: None)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_bundle_gives_all_four_formats(ran, make_bundle, make_mode, pairs, tmp
     rows = {row["name"]: row for row in json.loads(done.out)["rows"]}
     ours = rows["bundle onnxruntime:fp32"]
     assert len(ours["timings"][0]["samples_ms"]) == 5
-    assert ours["timings"][0]["stages"]["network_ms"] > 0
+    assert ours["timings"][0]["stages"]["inference_ms"] > 0
     assert min(one["psnr_db"] or 100 for one in ours["quality"][0]["images"]) > 45
     assert rows["bundle tensorrt:fp32"]["state"] == "missing"
     assert "tensorrt" in rows["bundle tensorrt:fp32"]["note"].lower()
@@ -128,7 +128,7 @@ def test_a_backend_that_the_bundle_lacks_is_a_row_that_says_so(ran, make_bundle,
     )  # fmt: skip
     (missing, gamma) = json.loads(done.out)["rows"]
     assert (done.code, missing["state"], gamma["state"]) == (0, "missing", "measured")
-    assert "has no mode for openvino" in missing["note"]
+    assert "has no configuration for openvino" in missing["note"]
 
 
 @pytest.mark.parametrize(
@@ -172,15 +172,15 @@ def test_our_suites_are_suites_and_name_methods_that_exist(path):
 
 def test_cold_start_and_memory_come_from_a_process_of_its_own():
     from mirnet_edge.bench.entries import BenchmarkEntry
-    from mirnet_edge.bench.measure import measure_cold
+    from mirnet_edge.bench.measure import measure_cold_start
 
     kept = np.ones(2**26, np.uint8)  # 64 MiB here are not the other's
-    found = measure_cold(BenchmarkEntry(source="baseline", path="gamma"), 32, 48)
+    found = measure_cold_start(BenchmarkEntry(source="baseline", path="gamma"), 32, 48)
     assert found is not None
     assert found.start_ms > 0
     assert found.peak_memory_mib is None or 10 < found.peak_memory_mib < 400
     assert kept.sum() == 2**26
-    assert measure_cold(BenchmarkEntry(source="baseline", path="magic"), 32, 48) is None
+    assert measure_cold_start(BenchmarkEntry(source="baseline", path="magic"), 32, 48) is None
 
 
 def test_compare_tells_a_slowdown_by_its_exit_code(ran, tmp_path):
@@ -195,7 +195,7 @@ def test_compare_tells_a_slowdown_by_its_exit_code(ran, tmp_path):
     assert ran(main, "compare", old, noise).code == 0
     done = ran(main, "compare", old, slow)
     assert done.code == 1
-    assert "mirnet-bench compare: CLAHE 48x32: 1.20 times the time" in done.err
+    assert "mirnet-bench compare: CLAHE 48x32: latency x1.20" in done.err
     found = json.loads(ran(main, "compare", old, slow, "--json").out)
     assert found["changes"][0]["outcome"] == "slower"
     report["machine"]["processor"] = "another"
@@ -224,9 +224,9 @@ def test_a_sustained_run_follows_the_rounds_for_bundles_and_the_named(
     assert [0 < len(one) <= 8 for one in parts.values()] == [True, True, False]
     assert all(one[-1]["end_s"] >= 0.6 for one in list(parts.values())[:2])
     text = (tmp_path / "out/report.md").read_text()
-    assert "## Without pause at 48x32" in text
+    assert "## Sustained latency at 48x32" in text
     suite.write_text('sustained_rows = ["magic"]\nbaselines = ["gamma"]\nquality = []\n')
-    assert "sustained_rows names 'magic'; expected rows of this run: gamma" in ran(
+    assert "sustained_rows names 'magic'; expected entries of this run: gamma" in ran(
         main, "--suite", suite, "--sustained", 1
     ).line  # fmt: skip
     done = ran(main, "--baseline", "gamma", "--sustained", 0)
@@ -254,6 +254,6 @@ def test_where_there_is_a_meter_a_short_loop_counts_energy(tmp_path):
     report = bench.report(partial=False)
     (timing,) = report.rows[0].timings
     assert report.meters == {"package": "one joule a question"}
-    assert timing.loop.joules == {"package": 1.0}
-    assert timing.loop.seconds >= 0.05
-    assert mj_per_frame(timing, "package") == pytest.approx(1000.0 / timing.loop.runs)
+    assert timing.energy_run.energy_j == {"package": 1.0}
+    assert timing.energy_run.duration_s >= 0.05
+    assert energy_per_frame_mj(timing, "package") == pytest.approx(1000.0 / timing.energy_run.runs)

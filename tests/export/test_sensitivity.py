@@ -225,9 +225,11 @@ def test_a_damaged_file_is_refused(tmp_path):
         resume_analysis(file, new_analysis("w", "c", "r"))
 
 
-def test_the_image_is_drawn(measured, tmp_path):
-    draw_sensitivity(measured, tmp_path / "image.png")
-    assert (tmp_path / "image.png").read_bytes().startswith(b"\x89PNG")
+def test_the_chart_shows_each_block_with_its_accuracy_drop(measured):
+    text = draw_sensitivity(measured).to_file().decode()
+    for one in measured.blocks:
+        assert one.block in text
+        assert f">{one.drop_db:.4f}<" in text
 
 
 def test_a_backend_that_is_none_is_refused():

@@ -1,4 +1,4 @@
-// Before | after: the slider cuts the upper picture, the lists choose what is shown.
+// Before | after: the slider clips the upper image, the lists select the images.
 for (const shot of document.querySelectorAll(".shot")) {
   const box = shot.querySelector(".compare");
   const cut = (value) => box.style.setProperty("--cut", value + "%");
