@@ -203,3 +203,57 @@ def test_flicker_refuses_what_is_no_video(shape):
         metrics.flicker(np.zeros(shape), np.zeros(shape))
     with pytest.raises(ImageError, match="expected two videos"):
         metrics.flicker(np.zeros((4, 64, 64, 3)), np.zeros((5, 64, 64, 3)))
+
+
+def _clip(*levels):
+    """Return (N, 16, 16, 3): one gray block, whose level in each frame is given."""
+    return np.stack([np.full((16, 16, 3), float(one)) for one in levels])
+
+
+def test_flicker_is_the_ratio_of_variances_relative_to_each_blocks_brightness():
+    dark, bright = np.array([0.200, 0.204, 0.202]), np.array([0.600, 0.602, 0.601])
+    source = np.concatenate([_clip(*dark), _clip(*bright)], axis=2)
+    restored = np.concatenate([_clip(*(3 * dark)), _clip(*(bright + dark - 0.2))], axis=2)
+
+    def relative(levels):
+        return levels.var() / (levels.mean() + metrics._LUMA_FLOOR) ** 2
+
+    came_out = (relative(3 * dark) + relative(bright + dark - 0.2)) / 2
+    went_in = (relative(dark) + relative(bright)) / 2
+    assert metrics.flicker(restored, source) == pytest.approx(came_out / went_in, rel=1e-9)
+
+
+def test_flicker_takes_a_block_whose_deviation_is_at_the_limit_and_says_where_none_is():
+    source = _clip(0.5, 0.52, 0.5, 0.52)
+    limit = float(metrics._blocks(source, 16).std(0).max())
+    assert metrics.flicker(source, source, still=limit) == 1.0
+    says = r"within 2\.0 levels; give a clip of a camera that rests, or a larger limit"
+    with pytest.raises(ImageError, match=says):
+        metrics.flicker(source, source)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 64, 3), (3, 64, 8, 3), (2, 64, 64, 3)])
+def test_flicker_needs_three_frames_of_a_block_each(shape):
+    with pytest.raises(ImageError, match="at least 3 frames of 16x16"):
+        metrics.flicker(np.zeros(shape), np.zeros(shape))
+
+
+def test_gtmean_clamps_what_the_gain_makes_too_bright():
+    restored, reference = np.full((1, 4, 4, 3), 0.2), np.full((1, 4, 4, 3), 0.8)
+    restored[0, 0, 0] = 1.0
+    gain = (reference @ metrics.LUMA).mean() / (restored @ metrics.LUMA).mean()
+    expected = metrics.psnr(np.minimum(restored * gain, 1.0), reference)
+    assert metrics.psnr_gtmean(restored, reference) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("metric", _ALL)
+def test_single_precision_is_measured_in_double(metric):
+    one, two = _noisy(_photo(), 0.1).astype(np.float32), _photo().astype(np.float32)
+    exact = metric(one.astype(np.float64), two.astype(np.float64))
+    assert metric(one, two).tobytes() == exact.tobytes()
+
+
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.psnr_gtmean, metrics.mae])
+def test_no_image_at_all_is_refused(metric):
+    with pytest.raises(ImageError, match="expected two sets of images of one shape"):
+        metric(np.zeros((0, 16, 16, 3)), np.zeros((0, 16, 16, 3)))
