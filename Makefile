@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export: $(STAMP)
 	@# exit code 3: a precision was rejected, with its numbers in the table; the bundle is usable
 	$(BIN)/mirnet-export --fp16 --int8 --out build/lowlight || [ $$? -eq 3 ]
-	$(BIN)/python export/demo.py build/lowlight build
+	$(BIN)/python benchmarks/demo.py build/lowlight build
 	$(BIN)/mirnet-restore build/dark.png --bundle build/lowlight --out build/enhanced --compare
 
 test: $(STAMP)

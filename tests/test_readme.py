@@ -19,7 +19,7 @@ SHORTER = {
     "mirnet-train": ["--steps", "1", "--batch", "1", "--crop", "32", "--exposure-steps", "1"]
 }
 # What `make export` and the figures in the README run; the frames are small here.
-SCRIPTS = {"export/demo.py": ["build"]}
+SCRIPTS = {"benchmarks/demo.py": ["build"]}
 
 
 def blocks(language):

@@ -1,6 +1,6 @@
-"""Make a dark photo, enhance it with a bundle, and print what that won.
+"""Make a dark photo, enhance it with a bundle, and print its PSNR before and after.
 
-    python export/demo.py build/lowlight build
+    python benchmarks/demo.py build/lowlight build
 
 The photo is scikit-image's astronaut with a twentieth of its light and a sensor's noise. It is
 none of the images that the built-in calibration set takes its ranges from.

@@ -1,0 +1,215 @@
+"""Make the weights that the package ships: daylight pairs, interpolated weights, model pages.
+
+    python -m mirnet_edge.training.shipping daylight --photos bsds500 --out day
+    python -m mirnet_edge.training.shipping interpolate FIRST SECOND --share 0.5 --data lol \
+        --out low-light.safetensors
+    python -m mirnet_edge.training.shipping ship low-light.safetensors [--name low-light-nano]
+
+docs/training.md tells in which order the shipped weights were made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mirnet_edge import checkpoints
+from mirnet_edge.checkpoints.store import interpolate_weights
+from mirnet_edge.images.files import ImageFile, read_image, write_image
+from mirnet_edge.models.macs import count_macs, count_parameters
+from mirnet_edge.training.listing import list_pairs
+from mirnet_edge.training.loop import validate
+from mirnet_edge.training.pairs import degrade_images, load_pairs
+from mirnet_edge.training.tasks import task_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mirnet_edge.checkpoints import ModelCard
+    from mirnet_edge.training.listing import PairFiles
+
+FOLDER = Path(__file__).parents[1] / "weights"
+LARGEST_MIB = 4
+# What the data are, by the name of the folder that was trained on.
+_DATA = {
+    "lol": "LOL-v1 (Wei et al., BMVC 2018), the pairs of 378 scenes; where the note says so, also "
+    "photos of BSDS500 (Arbelaez et al., TPAMI 2011); their images are not shipped",
+    "bsds500": "180 clean photos of BSDS500 (Arbelaez et al., TPAMI 2011), none of them in CBSD68 "
+    "or BSD100, degraded by `mirnet_edge.degradations`; the photos are not shipped",
+}
+_VALIDATION = {
+    "lol": "22 whole images of 20 other scenes of the same set",
+    "bsds500": "20 other photos of the same set, degraded alike",
+}
+
+
+def write_daylight_pairs(photos: Path, out: Path) -> int:
+    """Write pairs that teach a low-light network to leave daylight as it is; return their number.
+
+    Each photo as a pair with itself; of those for training every second one also darkened as the
+    task low-light does. `mirnet-train --replay` takes the folder; docs/decisions/007-daylight.md
+    says why.
+
+    Args:
+        photos: A folder of clean photos, as `mirnet-train --data` takes it.
+        out: The folder for the darkened photos and pairs.csv.
+    """
+    degrade = task_of("low-light").degrade
+    out.mkdir(parents=True, exist_ok=True)
+    listing = list_pairs(photos)
+    rows = [_pair_row(pair, str(pair.high.resolve()), "val") for pair in listing.val]
+    for index, pair in enumerate(listing.train):
+        rows.append(_pair_row(pair, str(pair.high.resolve()), "train"))
+        if index % 2 == 0:
+            low = out / f"{pair.high.stem}-dark.png"
+            frame = degrade(read_image(pair.high).frame, np.random.default_rng(index))
+            write_image(low, ImageFile(frame=frame))
+            rows.append(_pair_row(pair, low.name, "train"))
+    with (out / "pairs.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["low", "high", "scene", "split"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return len(rows)
+
+
+def _pair_row(pair: PairFiles, low: str, split: str) -> dict[str, str]:
+    return {"low": low, "high": str(pair.high.resolve()), "scene": pair.scene, "split": split}
+
+
+def write_interpolated_weights(
+    first: str, second: str, share: float, data: Path, out: Path
+) -> ModelCard:
+    """Write weights between pretrained and fine-tuned ones (WiSE-FT) and return their card.
+
+    Args:
+        first: The weights that were fine-tuned, a file or shipped:NAME; the parent in the card.
+        second: What fine-tuning made of them.
+        share: Of the second weights, from 0 to 1.
+        data: A folder as `mirnet-train --data` takes it, to validate on.
+        out: The weights file.
+    """
+    pretrained, tuned = (checkpoints.load(one) for one in (first, second))
+    model = interpolate_weights(pretrained.model, tuned.model, share)
+    task = task_of(pretrained.card.task)
+    pairs = load_pairs(list_pairs(data).val, degrade=task.degrade, scale=task.scale)
+    names = ("val_psnr_db", "val_psnr_gtmean_db", "val_ssim", "val_mae")
+    figures = dict(zip(names, validate(model, degrade_images(pairs)), strict=True))
+    notes = [
+        f"interpolated weights, a share of {share:g} from sha256 {tuned.sha256}",
+        *([f"there {tuned.card.note}"] if tuned.card.note else []),
+    ]
+    card = pretrained.card.model_copy(
+        update={
+            "figures": {name: round(value, 5) for name, value in figures.items()},
+            "parent": pretrained.sha256,
+            "note": "; ".join(notes),
+        }
+    )
+    checkpoints.save(model, out, card)
+    return card
+
+
+def model_page(weights: Path, name: str) -> str:
+    """Return the Markdown page of a weights file: its card, for people."""
+    loaded = checkpoints.load(weights)
+    card, figures = loaded.card, loaded.card.figures
+    model = loaded.model
+    size = (
+        f"{count_parameters(model):,} parameters, {count_macs(model, 480, 640) / 1e9:.2f} GMACs "
+        f"at 640x480, {weights.stat().st_size:,} bytes"
+    )
+    rows = {
+        "task": card.task,
+        "network": "MIRNetEdge, "
+        + ", ".join(f"{key} {value}" for key, value in card.config.items()),
+        "size": size,
+        "sha256": f"`{loaded.sha256}`",
+        "trained on": _DATA.get(str(card.trained_on), card.trained_on),
+        "sha256 of the training files": f"`{card.data_sha256}`",
+        "parent": f"`{card.parent}`" if card.parent else "none: a random start",
+        "teacher": f"`{card.teacher}`" if card.teacher else "none",
+        **({"note": card.note} if card.note else {}),
+        "validated on": _VALIDATION.get(str(card.trained_on), "the val pairs of the same set"),
+        "PSNR": f"{figures['val_psnr_db']:.2f} dB; at equal brightness "
+        f"{figures['val_psnr_gtmean_db']:.2f} dB",
+        "SSIM": f"{figures['val_ssim']:.3f}",
+        "mean absolute error": f"{figures['val_mae']:.4f} on [0, 1]",
+        "source tree": str(card.revision),
+        "license": "Apache-2.0, as the rest of the package",
+    }
+    recipe = ", ".join(
+        f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
+        for key, value in sorted(card.recipe.items())
+    )
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return (
+        f"# {name}.safetensors\n\n| | |\n|---|---|\n{table}\n\n"
+        f"Made by `mirnet-train --task {card.task}`, as docs/training.md tells. The last "
+        f"run's recipe:\n{recipe}.\n\nThe file itself holds this card; "
+        f'`mirnet_edge.checkpoints.load("shipped:{name}").card` reads it.\n'
+    )
+
+
+def ship_weights(weights: Path, name: str | None = None, folder: Path = FOLDER) -> Path:
+    """Copy weights into the package, write their page, and return the path of the copy.
+
+    Args:
+        weights: The trained weights.
+        name: NAME in shipped:NAME; the file's stem by default.
+        folder: The package's folder of weights.
+
+    Raises:
+        ValueError: The file is too large to ship.
+    """
+    size = weights.stat().st_size
+    if size > LARGEST_MIB * 2**20:
+        raise ValueError(f"{weights} has {size:,} bytes; expected at most {LARGEST_MIB} MiB")
+    name = name or weights.stem
+    page = model_page(weights, name)
+    target = folder / f"{name}.safetensors"
+    shutil.copyfile(weights, target)
+    (folder / f"{name}.md").write_text(page, encoding="utf-8")
+    return target
+
+
+def main(typed: Sequence[str] | None = None) -> None:
+    """Run one of the commands of the module's docstring."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    daylight = commands.add_parser("daylight", help="pairs of clean photos with themselves")
+    daylight.add_argument("--photos", type=Path, required=True)
+    daylight.add_argument("--out", type=Path, required=True)
+    blend = commands.add_parser("interpolate", help="weights between two checkpoints")
+    blend.add_argument("first")
+    blend.add_argument("second")
+    blend.add_argument("--share", type=float, default=0.5)
+    blend.add_argument("--data", type=Path, required=True)
+    blend.add_argument("--out", type=Path, required=True)
+    ship = commands.add_parser("ship", help="weights and their page into the package")
+    ship.add_argument("weights", type=Path)
+    ship.add_argument("--name", help="NAME in shipped:NAME; the file's stem by default")
+    given = parser.parse_args(typed)
+    if given.command == "daylight":
+        count = write_daylight_pairs(given.photos, given.out)
+        print(f"{given.out}: {count} pairs")
+    elif given.command == "interpolate":
+        card = write_interpolated_weights(
+            given.first, given.second, given.share, given.data, given.out
+        )
+        psnr, ssim = card.figures["val_psnr_db"], card.figures["val_ssim"]
+        print(f"{given.out}: {psnr:.3f} dB, SSIM {ssim:.4f}")
+    else:
+        try:
+            print(ship_weights(given.weights, given.name))
+        except ValueError as error:
+            sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
