@@ -12,7 +12,7 @@ from mirnet_edge.video.frames import BufferClosed, LatestFrameBuffer
 
 
 @given(st.lists(st.sampled_from(["put", "take"]), max_size=60))
-def test_what_is_taken_is_the_newest_and_everything_is_counted(steps):
+def test_take_returns_the_newest_item_and_dropped_ones_are_counted(steps):
     buffer = LatestFrameBuffer(VirtualClock())
     put, taken = 0, []
     for step in steps:
@@ -29,7 +29,7 @@ def test_what_is_taken_is_the_newest_and_everything_is_counted(steps):
     assert buffer.put_count == put == len(taken) + buffer.dropped + waiting
 
 
-def test_the_last_item_is_still_there_after_closing():
+def test_the_last_item_can_be_taken_after_closing():
     buffer = LatestFrameBuffer()
     buffer.put("last")
     buffer.close()
@@ -40,7 +40,7 @@ def test_the_last_item_is_still_there_after_closing():
     assert buffer.put_count == 1
 
 
-def test_a_fault_comes_before_what_waits():
+def test_an_error_is_raised_before_a_waiting_item_is_returned():
     buffer = LatestFrameBuffer()
     buffer.put("frame")
     buffer.close(ValueError("unplugged"))
@@ -50,7 +50,7 @@ def test_a_fault_comes_before_what_waits():
 
 
 @pytest.mark.parametrize("error", [None, ValueError("unplugged")], ids=["end", "fault"])
-def test_closing_wakes_who_waits_at_once(error):
+def test_closing_wakes_a_waiting_take_at_once(error):
     buffer = LatestFrameBuffer()
     threading.Timer(0.05, buffer.close, [error]).start()
     started = time.monotonic()
@@ -59,7 +59,7 @@ def test_closing_wakes_who_waits_at_once(error):
     assert time.monotonic() - started < 1.0
 
 
-def test_putting_wakes_who_waits_at_once():
+def test_putting_wakes_a_waiting_take_at_once():
     buffer = LatestFrameBuffer()
     threading.Timer(0.05, buffer.put, ["frame"]).start()
     started = time.monotonic()
@@ -67,7 +67,7 @@ def test_putting_wakes_who_waits_at_once():
     assert time.monotonic() - started < 1.0
 
 
-def test_waiting_ends_when_the_time_is_up():
+def test_take_returns_none_on_timeout():
     clock = VirtualClock()
     buffer = LatestFrameBuffer(clock)
     assert buffer.take(0.25) is None

@@ -101,14 +101,22 @@ class Live:
 
     def statistics(self) -> LiveStatistics:
         """Return the statistics of the run so far."""
-        return self._counters.statistics(
+        counters = self._counters
+        durations = counters.summarize()
+        return LiveStatistics(
             source=self._source.name,
             configuration=self._restorer.configuration,
+            seconds=counters.seconds,
             captured=self._buffer.put_count,
-            dropped=self._buffer.dropped,
+            shown=counters.shown,
+            dropped=self._buffer.dropped + counters.stale,
+            held=counters.held,
+            failed=counters.failed,
             reconnects=self._capture.reconnects,
+            fps=counters.mean_fps,
             frame_time_ms=self._frame_interval.measured_ms,
-            read=self._capture.read_times.summarize(),
+            age=durations.pop("age"),
+            stages={"read": self._capture.read_times.summarize(), **durations},
         )
 
     def __iter__(self) -> Iterator[DisplayedFrame]:
@@ -225,13 +233,22 @@ class Live:
     def _status(
         self, frame: VideoFrame, *, now_s: float, restore_s: float, note: str
     ) -> LiveStatus:
-        return self._counters.status(
-            self.controls,
-            configuration=self._restorer.configuration,
-            age_s=now_s - frame.captured_s,
-            restore_s=restore_s,
+        counters, controls = self._counters, self.controls
+        return LiveStatus(
+            fps=counters.fps,
+            age_ms=1e3 * (now_s - frame.captured_s),
+            age_p95_ms=counters.age_p95_ms,
+            restore_ms=1e3 * restore_s,
             captured=self._buffer.put_count,
-            dropped=self._buffer.dropped,
+            shown=counters.shown,
+            dropped=self._buffer.dropped + counters.stale,
+            failed=counters.failed,
+            configuration=self._restorer.configuration,
+            configurations=controls.configurations,
+            restoring=controls.restoring,
+            frozen=controls.frozen,
+            recording=controls.recording,
+            snapshots=controls.snapshots,
             note=note,
         )
 
@@ -467,8 +484,8 @@ class LiveCounters:
     def __init__(self) -> None:
         """Start at zero."""
         self.shown = self.stale = self.held = self.failed = 0
-        self._age, self._convert = DurationHistogram(), DurationHistogram()
-        self._restore, self._show = DurationHistogram(), DurationHistogram()
+        stages = ("age", "convert", "restore", "show")
+        self._durations = {stage: DurationHistogram() for stage in stages}
         self._first_s: float | None = None
         self._recent: deque[float] = deque(maxlen=_MAX_WINDOW_FRAMES)
 
@@ -491,11 +508,11 @@ class LiveCounters:
             show_s: The time of the sinks.
         """
         self.shown += 1
-        self._age.add(1e3 * age_s)
-        self._convert.add(1e3 * convert_s)
-        self._show.add(1e3 * show_s)
+        self._durations["age"].add(1e3 * age_s)
+        self._durations["convert"].add(1e3 * convert_s)
+        self._durations["show"].add(1e3 * show_s)
         if restore_s is not None:
-            self._restore.add(1e3 * restore_s)
+            self._durations["restore"].add(1e3 * restore_s)
         if self._first_s is None:
             self._first_s = now_s
         self._recent.append(now_s)
@@ -505,80 +522,30 @@ class LiveCounters:
     @property
     def fps(self) -> float:
         """Return the displayed frames per second over the last second, 0 before the second one."""
-        return _rate(len(self._recent), self._recent[0], self._recent[-1]) if self._recent else 0.0
+        return _rate(len(self._recent), self._recent[-1] - self._recent[0]) if self._recent else 0.0
 
     @property
     def age_p95_ms(self) -> float:
         """Return the 95th percentile of the frame ages."""
-        return self._age.percentile(95.0)
+        return self._durations["age"].percentile(95.0)
 
-    def status(
-        self,
-        controls: Controls,
-        *,
-        configuration: str,
-        age_s: float,
-        restore_s: float,
-        captured: int,
-        dropped: int,
-        note: str,
-    ) -> LiveStatus:
-        """Return the status that is displayed with one frame."""
-        return LiveStatus(
-            fps=self.fps,
-            age_ms=1e3 * age_s,
-            age_p95_ms=self.age_p95_ms,
-            restore_ms=1e3 * restore_s,
-            captured=captured,
-            shown=self.shown,
-            dropped=dropped + self.stale,
-            failed=self.failed,
-            configuration=configuration,
-            configurations=controls.configurations,
-            restoring=controls.restoring,
-            frozen=controls.frozen,
-            recording=controls.recording,
-            snapshots=controls.snapshots,
-            note=note,
-        )
+    @property
+    def seconds(self) -> float:
+        """Return the time from the first displayed frame to the last."""
+        return self._recent[-1] - self._first_s if self._first_s is not None else 0.0
 
-    def statistics(
-        self,
-        *,
-        source: str,
-        configuration: str,
-        captured: int,
-        dropped: int,
-        reconnects: int,
-        frame_time_ms: float,
-        read: DurationSummary,
-    ) -> LiveStatistics:
-        """Return the statistics of the run so far."""
-        first, last = self._first_s or 0.0, self._recent[-1] if self._recent else 0.0
-        return LiveStatistics(
-            source=source,
-            configuration=configuration,
-            seconds=last - first,
-            captured=captured,
-            shown=self.shown,
-            dropped=dropped + self.stale,
-            held=self.held,
-            failed=self.failed,
-            reconnects=reconnects,
-            fps=_rate(self.shown, first, last),
-            frame_time_ms=frame_time_ms,
-            age=self._age.summarize(),
-            stages={
-                "read": read,
-                "convert": self._convert.summarize(),
-                "restore": self._restore.summarize(),
-                "show": self._show.summarize(),
-            },
-        )
+    @property
+    def mean_fps(self) -> float:
+        """Return the displayed frames per second over the whole run."""
+        return _rate(self.shown, self.seconds)
+
+    def summarize(self) -> dict[str, DurationSummary]:
+        """Return the durations of the stages, and the frame ages."""
+        return {name: histogram.summarize() for name, histogram in self._durations.items()}
 
 
-def _rate(count: int, first_s: float, last_s: float) -> float:
-    return (count - 1) / (last_s - first_s) if last_s > first_s else 0.0
+def _rate(count: int, seconds: float) -> float:
+    return (count - 1) / seconds if seconds > 0.0 else 0.0
 
 
 class FrameInterval:

@@ -124,11 +124,6 @@ class ViewerQueue:
         self.dropped = 0
         """Frames that this viewer was too slow for."""
 
-    @property
-    def needs_key(self) -> bool:
-        """Return whether only a key frame is of use."""
-        return self._needs_key
-
     def offer(self, frame: EncodedFrame) -> None:
         """Add a frame without waiting; drop those that are too old or cannot be decoded."""
         if len(self._waiting) >= self._depth:

@@ -34,6 +34,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class BackgroundTasks:
+    """Tasks of one event loop, referenced until they are done."""
+
+    def __init__(self) -> None:
+        """Start without tasks."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, work: Coroutine[None, None, None]) -> None:
+        """Run a coroutine as a task."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def cancel(self) -> None:
+        """Cancel all tasks."""
+        for task in self._tasks:
+            task.cancel()
+
+
 class SharedTrack(MediaStreamTrack):
     """A video track of frames that were encoded once for all viewers; aiortc sends them as is."""
 
@@ -85,7 +104,7 @@ class Peer:
         self._queue = broadcast.subscribe()
         self._on_camera, self._on_end = on_camera, on_end
         self._connect_s = connect_s
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._connection.on("track", self._handle_track)
         self._connection.on("connectionstatechange", self._handle_state)
 
@@ -109,15 +128,14 @@ class Peer:
         except Exception as error:  # aiortc's parser raises errors of many types
             logger.debug("an SDP offer was rejected", exc_info=True)
             raise VideoError(f"the browser's WebRTC offer cannot be used: {error!r}") from error
-        self._start_task(self._check_connected_in_time())
+        self._tasks.start(self._check_connected_in_time())
         return str(self._connection.localDescription.sdp)
 
     async def close(self) -> None:
         """Close the connection; nothing is called afterwards."""
         self._broadcast.unsubscribe(self._queue)
         self._connection.remove_all_listeners()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         await self._connection.close()
 
     async def _check_connected_in_time(self) -> None:
@@ -132,7 +150,7 @@ class Peer:
 
     def _handle_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "video" and self._on_camera is not None:
-            self._start_task(self._read_camera(track, self._on_camera))
+            self._tasks.start(self._read_camera(track, self._on_camera))
 
     async def _read_camera(
         self, track: MediaStreamTrack, on_camera: Callable[[Frame], None]
@@ -152,8 +170,3 @@ class Peer:
                 return
             pixels: Frame = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
             on_camera(pixels)
-
-    def _start_task(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -1,6 +1,6 @@
 """The live page's web server: the sink that feeds it, routes, TLS.
 
-No certificate is created here: whoever trusts it in a browser should have made it.
+Certificates are created by the user, with `openssl_command`, and never here.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class Server:
             self.application(), access_log=None, shutdown_timeout=_SHUTDOWN_S
         )  # an access log would hold the token
         await runner.setup()
-        streams = [
+        encoding = [
             asyncio.ensure_future(stream.run())
             for stream in (self._streams.vp8, self._streams.jpeg)
         ]
@@ -259,13 +259,13 @@ class Server:
             finally:
                 listener.close()
         finally:
-            for stream in streams:
-                stream.cancel()
+            for task in encoding:
+                task.cancel()
             still_open = _transports(runner)
             await runner.cleanup()
             for transport in still_open:
                 transport.abort()  # https would wait for each viewer to close
-            await asyncio.gather(*streams, return_exceptions=True)
+            await asyncio.gather(*encoding, return_exceptions=True)
             await asyncio.sleep(_ABORT_S)
 
     @web.middleware

@@ -21,10 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mirnet_edge.errors import MirnetEdgeError, OptionError, VideoError
 from mirnet_edge.video.web.broadcast import INDEX_LIMIT, Broadcast, JpegEncoder, Vp8Encoder
-from mirnet_edge.video.web.peer import Peer
+from mirnet_edge.video.web.peer import BackgroundTasks, Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Iterator
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.frames import DisplayedFrame
@@ -237,7 +237,7 @@ class SharedStreams:
         self.vp8 = Broadcast(frame_buffer, Vp8Encoder, depth=_VP8_DEPTH)
         self.jpeg = Broadcast(frame_buffer, JpegEncoder, depth=_JPEG_DEPTH)
         self.viewers = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks = BackgroundTasks()
 
     @property
     def viewer_drops(self) -> int:
@@ -262,12 +262,6 @@ class SharedStreams:
             yield
         finally:
             self.viewers -= 1
-
-    def start_task(self, work: Coroutine[None, None, None]) -> None:
-        """Run a coroutine as a task, referenced until it is done."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 class ViewerSession:
@@ -360,7 +354,7 @@ class ViewerSession:
             self._streams.camera.put(self._key, pixels)
 
     def _handle_peer_end(self, reason: str) -> None:
-        self._streams.start_task(self._report_peer_end(reason))
+        self._streams.tasks.start(self._report_peer_end(reason))
 
     async def _report_peer_end(self, reason: str) -> None:
         """Disconnect, and send the reason: the page falls back to MJPEG."""

@@ -81,7 +81,7 @@ def cut_off(source, out, at, **options):
 
 
 @pytest.mark.parametrize("at", [[10], [11], [29], [12, 23], [FRAMES]], ids=str)
-def test_an_interrupted_run_gives_the_same_bytes_as_one_that_was_not(at, source, tmp_path):
+def test_a_resumed_run_gives_the_same_bytes_as_an_uninterrupted_one(at, source, tmp_path):
     whole = restored(source, tmp_path / "whole")
     for place in at:
         cut_off(source, tmp_path / "out", place)
@@ -130,7 +130,7 @@ def test_the_number_of_cores_does_not_change_the_bytes(tmp_path):
         assert encoded(tmp_path / "b.nut") == usual
 
 
-def test_smoothing_goes_on_where_it_was(source, tmp_path):
+def test_the_smoothing_state_is_resumed(source, tmp_path):
     whole = restored(source, tmp_path / "whole")
     cut_off(source, tmp_path / "out", 25)
     (record,) = (tmp_path / "out").glob(".*/00001.npz")
@@ -141,7 +141,7 @@ def test_smoothing_goes_on_where_it_was(source, tmp_path):
     assert done.output.read_bytes() != whole.output.read_bytes()  # else it would not matter
 
 
-def test_what_fails_is_counted_over_all_runs(source, tmp_path):
+def test_failed_frames_are_counted_over_all_runs(source, tmp_path):
     failing = {"failure": EngineError("out of memory")}
     with pytest.raises(KeyboardInterrupt):
         restored(source, tmp_path, NullRunner(**failing, fails_at=8), stop_at=15)
@@ -150,7 +150,7 @@ def test_what_fails_is_counted_over_all_runs(source, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["source", "bundle", "mode", "encoder"])
-def test_what_was_made_otherwise_is_not_gone_on_from(change, source, tmp_path, monkeypatch):
+def test_segments_with_another_fingerprint_are_not_resumed(change, source, tmp_path, monkeypatch):
     cut_off(source, tmp_path / "out", 25, fingerprint="one bundle")
     if change == "encoder":
         monkeypatch.setattr("mirnet_edge.video.files.restoring.REPRODUCIBLE", {"threads": "3"})
@@ -164,12 +164,12 @@ def test_what_was_made_otherwise_is_not_gone_on_from(change, source, tmp_path, m
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 
-def test_what_is_cut_off_in_its_first_segment_leaves_nothing(source, tmp_path):
+def test_a_run_interrupted_in_its_first_segment_leaves_nothing(source, tmp_path):
     cut_off(source, tmp_path / "out", 9)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_source_that_is_gone_keeps_what_is_finished(source, tmp_path):
+def test_a_missing_source_keeps_finished_segments(source, tmp_path):
     cut_off(source, tmp_path / "out", 25)
     away = source.rename(source.with_name("away"))
     with pytest.raises(VideoError, match="cannot be opened"):
@@ -179,7 +179,7 @@ def test_a_source_that_is_gone_keeps_what_is_finished(source, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_killed_process_loses_its_last_segment_and_nothing_else(source, tmp_path):
+def test_a_killed_process_loses_its_unfinished_segment_only(source, tmp_path):
     whole = restored(source, tmp_path / "whole", NullRunner())
     program = textwrap.dedent(f"""
         from pathlib import Path

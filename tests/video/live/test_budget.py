@@ -46,7 +46,7 @@ def run(budget, work_s, seconds, target_fps, start_s=0.0):
     return levels
 
 
-def test_the_ladder_takes_off_configurations_then_pixels_then_frames():
+def test_levels_reduce_configuration_then_size_then_frames():
     assert [str(level) for level in LEVELS] == [
         "slow", "fast", "fast at 75% size", "fast at 50% size", "fast at 50% size, 1 of 2 frames",
         "fast at 50% size, 1 of 3 frames", "fast at 50% size, 1 of 4 frames",
@@ -54,14 +54,14 @@ def test_the_ladder_takes_off_configurations_then_pixels_then_frames():
     assert [level.size for level in budget_levels(["a"], sizes=False)] == [1.0] * 4
 
 
-def test_a_machine_that_is_fast_enough_stays_at_the_top():
+def test_a_fast_machine_stays_at_the_first_level():
     budget = FrameBudget(LEVELS, 30.0)
     levels = run(budget, machine(0.02), 20.0, 30.0)
     assert {level for _, level in levels} == {LEVELS[0]}
 
 
 @given(st.floats(0.01, 1.0), st.sampled_from([5.0, 15.0, 30.0]))
-def test_it_comes_to_rest_where_the_rate_holds_if_any_level_does(full_s, fps):
+def test_the_budget_settles_at_a_level_that_holds_the_rate_if_any_does(full_s, fps):
     budget, work_s = FrameBudget(LEVELS, fps), machine(full_s)
     levels = run(budget, work_s, 60.0, fps)
     late = [level for now, level in levels if now > 30.0]
@@ -71,7 +71,7 @@ def test_it_comes_to_rest_where_the_rate_holds_if_any_level_does(full_s, fps):
     assert held or cheapest > 0.85 / fps
 
 
-def test_it_does_not_swing_between_two_levels():
+def test_the_budget_does_not_oscillate_between_two_levels():
     # the level above always looks roomy by its share, and never is: a fixed part is hidden in it
     def work_s(level, turn):
         return 0.5 if level.size == 1.0 else 0.01
@@ -85,7 +85,7 @@ def test_it_does_not_swing_between_two_levels():
     assert at_the_top < 0.05
 
 
-def test_it_goes_up_again_when_the_machine_is_free():
+def test_the_level_is_raised_when_the_machine_is_idle_again():
     budget = FrameBudget(LEVELS, 30.0)
     run(budget, machine(0.2), 10.0, 30.0)
     assert budget.level != LEVELS[0]
@@ -93,14 +93,14 @@ def test_it_goes_up_again_when_the_machine_is_free():
     assert budget.level == LEVELS[0]
 
 
-def test_a_single_slow_frame_moves_nothing():
+def test_a_single_slow_frame_does_not_change_the_level():
     budget = FrameBudget(LEVELS, 30.0)
     for turn in range(300):
         budget.observe(turn / 30, 0.2 if turn == 150 else 0.01)
     assert budget.level == LEVELS[0]
 
 
-def test_a_rate_of_nothing_is_refused():
+def test_a_frame_rate_of_zero_is_refused():
     with pytest.raises(OptionError, match="--target-fps must be above 0, found 0"):
         FrameBudget(LEVELS, 0.0)
 
@@ -117,7 +117,7 @@ class Slow(NullRunner):
         return np.minimum(super().run(frames).astype(int) * 2, 255).astype(np.uint8)
 
 
-def test_the_restorer_does_what_the_budget_says_and_frames_keep_their_size(frames_of):
+def test_the_restorer_follows_the_budget_and_frames_keep_their_size(frames_of):
     clock = VirtualClock()
     runner = Slow(clock, "a", 0.1 / (40 * 60))
     budget = FrameBudget(budget_levels(["a"], sizes=True), 25.0)
@@ -137,7 +137,7 @@ def test_the_restorer_does_what_the_budget_says_and_frames_keep_their_size(frame
     assert runner.sizes[-1] == (20, 30)
 
 
-def test_frames_between_get_the_curves_of_the_last_one_restored(frames_of):
+def test_skipped_frames_get_the_tone_curves_of_the_last_restored_one(frames_of):
     clock = VirtualClock()
     runner = Slow(clock, "a", 0.0)
     budget = FrameBudget([BudgetLevel(configuration="a", every=2)], 25.0)
@@ -150,7 +150,7 @@ def test_frames_between_get_the_curves_of_the_last_one_restored(frames_of):
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.3, 3.0))
-def test_curves_give_back_any_rising_change_of_levels(seed, gamma):
+def test_tone_curves_reproduce_any_monotonic_change_of_levels(seed, gamma):
     before = np.random.default_rng(seed).integers(0, 256, (16, 24, 3), dtype=np.uint8)
     after = np.rint(255 * (before / 255) ** gamma).astype(np.uint8)
     curves = fit_tone_curves(before, after)
@@ -158,7 +158,7 @@ def test_curves_give_back_any_rising_change_of_levels(seed, gamma):
     np.testing.assert_array_equal(apply_tone_curves(curves, before), after)
 
 
-def test_a_bundle_is_held_to_a_rate(make_bundle, make_mode):
+def test_a_bundle_opens_with_a_frame_budget(make_bundle, make_mode):
     configurations = [make_mode("onnxruntime:fp32", p50_ms=5.0)]
     restorer = budgeted_restorer(make_bundle(modes=configurations), 30.0)
     assert restorer.configuration == "onnxruntime:fp32"

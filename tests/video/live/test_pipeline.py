@@ -1,7 +1,8 @@
-"""The live loop: on a virtual clock for age, order and counters; on real threads for its ends."""
+"""The live pipeline on a virtual clock and on threads, its statistics, its controls."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.clock import VirtualClock
 from mirnet_edge.video.frames import VideoFrame
 from mirnet_edge.video.live.controls import Controls
-from mirnet_edge.video.live.pipeline import DurationHistogram, Live, ReconnectPolicy
+from mirnet_edge.video.live.pipeline import DurationHistogram, Live, LiveCounters, ReconnectPolicy
 from mirnet_edge.video.live.sinks import DetachedSink, MemorySink
 from mirnet_edge.video.live.sources import SyntheticSource
 from mirnet_edge.video.restorer import Restorer
@@ -110,7 +111,7 @@ class ScheduledCapture:
         pass
 
 
-def virtual(times_s, restore_s, show_s=(0.0,), **options):
+def run_virtual(times_s, restore_s, show_s=(0.0,), **options):
     """Run on the virtual clock; return the sink, its clock times and the statistics."""
     clock = VirtualClock()
     ends = []
@@ -133,9 +134,9 @@ intervals = st.lists(st.floats(0.005, 0.1), min_size=1, max_size=60)
 
 
 @given(intervals, delays, delays)
-def test_age_order_and_counters_hold_whatever_the_consumer_does(steps, restore_s, show_s):
+def test_frame_age_is_bounded_under_any_backpressure_and_counters_add_up(steps, restore_s, show_s):
     times_s = list(np.cumsum(steps))
-    sink, ends, statistics = virtual(times_s, restore_s, show_s)
+    sink, ends, statistics = run_virtual(times_s, restore_s, show_s)
     assert sink.indices == sorted(set(sink.indices))
     assert statistics.captured == len(times_s)
     assert statistics.captured == statistics.shown + statistics.dropped
@@ -146,9 +147,9 @@ def test_age_order_and_counters_hold_whatever_the_consumer_does(steps, restore_s
         assert end - shown.before.captured_s <= 2.01 * max(*steps, 1e-3) + work_s + 1e-9
 
 
-def test_age_does_not_grow_with_a_consumer_ten_times_too_slow():
+def test_frame_age_does_not_grow_with_a_network_ten_times_too_slow():
     times_s = [i / 30 for i in range(3000)]
-    sink, _, statistics = virtual(times_s, [10 / 30])
+    sink, _, statistics = run_virtual(times_s, [10 / 30])
     ages = [shown.status.age_ms for shown in sink.shown]
     assert max(ages) <= 1e3 * 11 / 30 + 1e-6
     assert max(ages[-100:]) <= max(ages[:100]) + 1e-6
@@ -157,9 +158,9 @@ def test_age_does_not_grow_with_a_consumer_ten_times_too_slow():
     assert statistics.dropped == 3000 - statistics.shown
 
 
-def test_a_consumer_that_keeps_up_loses_nothing():
+def test_a_network_that_is_fast_enough_drops_no_frame():
     times_s = [i / 30 for i in range(100)]
-    sink, _, statistics = virtual(times_s, [0.02])
+    sink, _, statistics = run_virtual(times_s, [0.02])
     assert sink.indices == list(range(100))
     assert statistics.dropped == 0
     assert statistics.fps == pytest.approx(30.0)
@@ -168,7 +169,7 @@ def test_a_consumer_that_keeps_up_loses_nothing():
     assert statistics.frame_time_ms == pytest.approx(1e3 / 30)
 
 
-def test_a_frame_becomes_pixels_once_if_it_is_shown_and_never_if_it_is_dropped():
+def test_displayed_frames_are_converted_once_and_dropped_ones_never():
     made = []
 
     def make(index):
@@ -199,7 +200,7 @@ def test_a_frame_becomes_pixels_once_if_it_is_shown_and_never_if_it_is_dropped()
     assert statistics.stages["convert"].count == statistics.shown
 
 
-def test_a_frame_that_waited_out_a_stall_is_not_shown():
+def test_a_frame_that_waited_during_a_stall_is_dropped():
     # five frames, then silence while the consumer is busy for a second; then five more
     times_s = [0.1, 0.2, 0.3, 0.4, 0.5, 2.0, 2.1, 2.2]
     clock = VirtualClock()
@@ -213,7 +214,7 @@ def test_a_frame_that_waited_out_a_stall_is_not_shown():
     assert statistics.dropped == 3
 
 
-def test_a_frozen_image_stands_still_and_sinks_are_served():
+def test_a_frozen_display_repeats_its_frame_to_the_sinks():
     controls = Controls()
     times_s = [i / 10 for i in range(1, 21)]
     clock = VirtualClock()
@@ -236,7 +237,7 @@ def test_a_frozen_image_stands_still_and_sinks_are_served():
 # what is asked for
 
 
-def test_a_frame_that_cannot_be_restored_is_shown_as_it_came_and_counted(caplog):
+def test_a_failed_frame_is_displayed_unrestored_and_counted(caplog):
     failing = NullRunner(failure=EngineError("out of memory"), fails_at=3)
     sink = MemorySink()
     live = Live(SyntheticSource(width=8, height=6, fps=200, frames=6), _one(failing), [sink])
@@ -267,7 +268,7 @@ def test_restoration_can_be_switched_off():
     assert not sink.shown[-1].status.restoring
 
 
-def test_the_configuration_changes_between_two_frames_and_one_that_fails_to_open_changes_nothing(
+def test_a_configuration_that_fails_to_open_leaves_the_former_one_in_use(
     caplog,
 ):
     class Broken(NullRunner):
@@ -293,7 +294,7 @@ def test_the_configuration_changes_between_two_frames_and_one_that_fails_to_open
     assert not runners["b"].is_open
 
 
-def test_stop_ends_it_with_everything_closed():
+def test_stop_closes_everything():
     controls = Controls()
     sink = MemorySink(lambda shown: controls.stop())
     runner = NullRunner()
@@ -318,7 +319,7 @@ def test_leaving_the_loop_closes_everything():
 
 
 @pytest.mark.parametrize("detached", [False, True])
-def test_what_a_sink_raises_ends_the_run(detached):
+def test_a_sinks_error_ends_the_run(detached):
     def fail(shown):
         raise ValueError("the disk is full")
 
@@ -330,14 +331,14 @@ def test_what_a_sink_raises_ends_the_run(detached):
     assert not others.is_open
 
 
-def test_what_the_source_raises_ends_the_run():
+def test_a_sources_error_ends_the_run():
     source = ScriptedSource(lambda _: [None, FRAME, 0.05, ZeroDivisionError("a fault of ours")])
     with _within(1.0), pytest.raises(ZeroDivisionError, match="a fault of ours"):
         Live(source, _one(NullRunner()), [MemorySink()]).run()
     assert source.closed == 1
 
 
-def test_a_frame_that_cannot_become_pixels_ends_the_run():
+def test_a_frame_that_cannot_be_converted_ends_the_run():
     def broken():
         raise VideoError("no such pixel format")
 
@@ -359,7 +360,7 @@ def test_a_source_that_cannot_be_opened_ends_the_run_at_once():
         Live(source, _one(NullRunner())).run()
 
 
-def test_a_source_that_is_stuck_ends_the_run():
+def test_the_watchdog_ends_a_run_whose_source_is_stuck():
     stuck = threading.Event()
     source = ScriptedSource(lambda _: [None, FRAME, stuck])
     sink = MemorySink()
@@ -384,7 +385,7 @@ def test_a_sink_that_raises_while_the_source_is_stuck_ends_the_run():
     stuck.set()
 
 
-def test_a_camera_that_comes_back_goes_on():
+def test_a_camera_is_reconnected():
     scripts = [[None, FRAME, LOST], [VideoError("still not there")], [None, FRAME, 0.05]]
     source = ScriptedSource(lambda opened: scripts[opened])
     sink = MemorySink()
@@ -396,7 +397,7 @@ def test_a_camera_that_comes_back_goes_on():
     assert source.threads == {"capture"}
 
 
-def test_a_camera_that_stays_away_ends_the_run():
+def test_back_off_ends_with_an_error_where_the_camera_stays_away():
     source = ScriptedSource(lambda opened: [LOST] if opened else [None, FRAME, LOST])
     sink = MemorySink()
     reconnect_policy = ReconnectPolicy(first_pause_s=0.02, give_up_s=0.4)
@@ -418,7 +419,7 @@ def test_an_interrupt_closes_everything():
     assert not runner.is_open
 
 
-def test_a_slow_detached_sink_slows_nobody():
+def test_a_slow_detached_sink_drops_frames_and_delays_nothing():
     slow = DetachedSink(MemorySink(lambda shown: time.sleep(0.2)))
     source = SyntheticSource(width=8, height=6, fps=100, frames=60)
     with _within(3.0):
@@ -427,7 +428,7 @@ def test_a_slow_detached_sink_slows_nobody():
     assert slow.dropped > 20
 
 
-def test_a_paced_source_comes_at_its_own_rate():
+def test_a_paced_source_is_played_at_its_own_rate():
     source = SyntheticSource(width=8, height=6, fps=50, frames=26)
     statistics = Live(source, _one(NullRunner()), [MemorySink()]).run()
     assert statistics.seconds == pytest.approx(0.5, abs=0.1)
@@ -443,3 +444,63 @@ def _within(seconds):
     started = time.monotonic()
     yield
     assert time.monotonic() - started < seconds
+
+
+@given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=200), st.floats(0.0, 100.0))
+def test_percentiles_are_exact_to_one_percent(samples, q):
+    durations = DurationHistogram()
+    for sample in samples:
+        durations.add(sample)
+    exact = np.percentile(samples, q, method="inverted_cdf")
+    assert durations.percentile(q) == pytest.approx(exact, rel=0.0101)
+
+
+@given(st.lists(st.floats(0.0, 1e9), max_size=50))
+def test_percentiles_are_ordered_and_memory_is_constant(samples):
+    durations = DurationHistogram()
+    size = durations._counts.nbytes
+    for sample in samples:
+        durations.add(sample)
+    summary = durations.summarize()
+    assert 0.0 <= summary.p50_ms <= summary.p95_ms <= summary.p99_ms <= summary.max_ms
+    assert summary.count == len(samples)
+    assert durations._counts.nbytes == size
+
+
+def test_frames_per_second_are_intervals_over_time():
+    # three ticks of a true 10 a second are two intervals: 10, not 15
+    counters = LiveCounters()
+    for now_s in (0.0, 0.1, 0.2):
+        counters.add(now_s=now_s, age_s=0.0, convert_s=0.0, restore_s=None, show_s=0.0)
+    assert counters.fps == pytest.approx(10.0)
+
+
+def test_frames_per_second_follow_a_change_within_a_second():
+    counters = LiveCounters()
+    for now_s in (*np.arange(0.0, 10.0, 0.1), *np.arange(10.0, 11.5, 0.02)):
+        counters.add(now_s=now_s, age_s=0.0, convert_s=0.0, restore_s=0.0, show_s=0.0)
+    assert counters.fps == pytest.approx(50.0, rel=0.05)
+
+
+def test_statistics_are_written_as_json(tmp_path):
+    _, _, statistics = run_virtual([0.1, 0.2, 0.3], [0.25])
+    statistics.write_json(tmp_path / "s.json")
+    written = json.loads((tmp_path / "s.json").read_text())
+    assert (written["captured"], written["shown"], written["dropped"]) == (3, 2, 1)
+    assert (written["source"], written["configuration"]) == ("synthetic", "slow")
+    assert written["age"]["p95_ms"] == pytest.approx(300.0)
+    assert list(written["stages"]) == ["read", "convert", "restore", "show"]
+    assert written["stages"]["restore"]["count"] == 2
+    assert written["stages"]["restore"]["mean_ms"] == pytest.approx(250.0)
+
+
+def test_an_unknown_configuration_is_refused_and_the_newest_request_counts():
+    from mirnet_edge.errors import OptionError
+
+    controls = Controls(("a", "b"))
+    with pytest.raises(OptionError, match="expected a configuration of a, b, found 'c'"):
+        controls.choose_configuration("c")
+    controls.choose_configuration("a")
+    controls.choose_configuration("b")
+    assert controls.take_configuration() == "b"
+    assert controls.take_configuration() is None

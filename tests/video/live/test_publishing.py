@@ -117,7 +117,7 @@ def test_frames_arrive_at_a_real_server_with_their_size_and_color(size, port):
     assert publisher.losses == 0
 
 
-def test_a_server_that_goes_away_and_returns_is_published_to_again(port):
+def test_the_publisher_reconnects_to_a_server_that_restarts(port):
     address = f"rtsp://127.0.0.1:{port}/live"
     with publishing(address) as (publisher, lines):
         for _ in range(2):
@@ -219,7 +219,7 @@ def run_beside(address, frames=30):
     return publisher, lines, statistics
 
 
-def test_without_a_server_the_image_goes_on_and_one_line_says_so(port):
+def test_without_a_server_the_pipeline_continues_and_one_line_is_reported(port):
     address = f"rtsp://somebody:secret@127.0.0.1:{port}/live"
     publisher, lines, statistics = run_beside(address)
     assert lines == [
@@ -229,14 +229,14 @@ def test_without_a_server_the_image_goes_on_and_one_line_says_so(port):
     assert "secret" not in publisher.summary()
 
 
-def test_a_server_that_never_answers_holds_up_nothing():
+def test_a_server_that_never_responds_delays_nothing():
     with Server(lambda request: None) as server:
         publisher, _, _ = run_beside(f"rtsp://127.0.0.1:{server.port}/live")
         assert server.methods() == ["ANNOUNCE"]
     assert publisher.published == 0
 
 
-def test_a_server_that_takes_nothing_more_is_left_and_asked_again(monkeypatch):
+def test_the_publisher_reconnects_to_a_server_that_stops_receiving(monkeypatch):
     monkeypatch.setattr("mirnet_edge.video.live.publishing._SEND_S", 0.5)
     monkeypatch.setattr("mirnet_edge.video.live.publishing._SEND_BUFFER_BYTES", 4096)
     with Server(hears=False) as server:
@@ -250,7 +250,7 @@ def test_a_server_that_takes_nothing_more_is_left_and_asked_again(monkeypatch):
     assert "was lost: no response in time; trying again" in lines[1]
 
 
-def test_a_server_that_refuses_is_told_with_its_reason():
+def test_a_refusal_is_reported_with_its_reason():
     with Server(lambda request: "453 Not Enough Bandwidth") as server:
         _, lines, _ = run_beside(f"rtsp://127.0.0.1:{server.port}/live", frames=10)
     (line,) = lines
@@ -283,7 +283,7 @@ def basic(request):
     ],
     ids=["basic", "digest", "two digests"],
 )  # fmt: skip
-def test_a_server_that_asks_who_it_is_is_told(challenge, allowed):
+def test_the_publisher_authenticates(challenge, allowed):
     def answer(request):
         refusal = f"401 Unauthorized\r\nWWW-Authenticate: {challenge}"
         return "200 OK" if allowed(request) else refusal
@@ -301,7 +301,7 @@ def test_a_server_that_asks_who_it_is_is_told(challenge, allowed):
     assert "401 Unauthorized; check user and password" in lines[0]
 
 
-def test_another_size_is_announced_anew():
+def test_a_change_of_size_starts_a_new_session():
     with Server() as server:
         publisher = Publisher(f"rtsp://127.0.0.1:{server.port}/live", on_change=lambda line: None)
         source = Flat(30, sizes=((48, 64), (24, 32)))
@@ -315,7 +315,7 @@ def test_another_size_is_announced_anew():
     "address",
     ["http://a/b", "rtsps://a/b", "rtsp://", "rtsp://a:port/b", "live", "rtsp://a:99999/b"],
 )
-def test_another_kind_of_address_is_refused(address):
+def test_other_kinds_of_url_are_refused(address):
     with pytest.raises(OptionError, match=r"expected a URL like rtsp://HOST:8554/NAME"):
         Publisher(address)
 

@@ -11,7 +11,7 @@ from mirnet_edge.video.live import stream
 from mirnet_edge.video.live.sources import SyntheticSource
 
 
-def test_frames_come_restored_in_a_loop(make_bundle):
+def test_stream_yields_restored_frames(make_bundle):
     source = SyntheticSource(width=32, height=24, fps=50, frames=5)
     frames = list(mirnet_edge.stream(source, make_bundle()))
     assert frames
@@ -21,7 +21,7 @@ def test_frames_come_restored_in_a_loop(make_bundle):
     assert frames[-1].status.configuration == "onnxruntime:fp32"
 
 
-def test_a_place_is_a_source_too(make_bundle):
+def test_stream_takes_a_source_by_name(make_bundle):
     frames = mirnet_edge.stream("synthetic", make_bundle(), size=(24, 32))
     assert next(frames).after.shape == (24, 32, 3)
     frames.close()
@@ -40,7 +40,7 @@ def clip(tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1, 2])
-def test_it_takes_the_place_of_opencvs_capture(clip, scale, make_bundle):
+def test_restoring_capture_replaces_opencvs_capture(clip, scale, make_bundle):
     import cv2
 
     plain = cv2.VideoCapture(clip)
@@ -82,7 +82,7 @@ def made(monkeypatch, make_bundle):
     return made
 
 
-def test_the_shipped_bundle_is_made_once(tmp_path, made):
+def test_the_shipped_bundle_is_exported_once(tmp_path, made):
     told = []
     first = stream.shipped_bundle(cache=tmp_path / "cache", on_stage=told.append)
     again = stream.shipped_bundle(cache=tmp_path / "cache", on_stage=told.append)
@@ -93,7 +93,7 @@ def test_the_shipped_bundle_is_made_once(tmp_path, made):
     assert told == [f"exporting a bundle of shipped:low-light to {first}, once", "export"]
 
 
-def test_the_shipped_bundle_has_int8_as_soon_as_that_can_be_made(tmp_path, monkeypatch, made):
+def test_the_shipped_bundle_is_exported_again_once_int8_is_available(tmp_path, monkeypatch, made):
     installed = {"torch", "onnx"}
     monkeypatch.setattr(stream, "available", lambda name: name in installed)
     without = stream.shipped_bundle(cache=tmp_path)
@@ -102,12 +102,12 @@ def test_the_shipped_bundle_has_int8_as_soon_as_that_can_be_made(tmp_path, monke
     assert [options.int8 for options in made] == [False, True]
 
 
-def test_without_what_makes_it_there_is_one_line(tmp_path, monkeypatch):
+def test_without_the_export_packages_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "available", lambda name: False)
     with pytest.raises(MissingDependencyError, match=r'--bundle DIR .* "mirnet-edge\[export\]"'):
         stream.shipped_bundle(cache=tmp_path)
 
 
-def test_a_named_bundle_that_is_none_is_refused(tmp_path):
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
     with pytest.raises(BundleError):
         next(mirnet_edge.stream("synthetic", tmp_path))

@@ -45,12 +45,12 @@ def test_before_is_left_of_the_split_and_after_right_of_it(split, scale):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (120, 160), (720, 1280)])
-def test_any_size_is_drawn(size):
+def test_every_frame_size_is_drawn(size):
     image = compose_view(shown(*size, note="a note", recording=True, failed=3), 0.5)
     assert image.shape == (*size, 3)
 
 
-def test_keys_act_on_the_controls():
+def test_keys_change_the_controls():
     controls = Controls(("a", "b"))
     window = Window(controls)
     for key in " fsrm":
@@ -83,7 +83,7 @@ def test_the_split_follows_the_mouse_while_the_button_is_down():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is always a display")
-def test_a_machine_without_a_display_gets_one_line(monkeypatch):
+def test_a_machine_without_a_display_is_a_video_error(monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(VideoError, match=r"no display .* --display web .* --display none"):

@@ -22,18 +22,18 @@ from mirnet_edge.video.web.broadcast import (
 
 @pytest.mark.parametrize("size", [(1, 1), (48, 64), (49, 65), (480, 640), (720, 2560)])
 @pytest.mark.parametrize("index", [0, 1, 123456, INDEX_LIMIT - 1])
-def test_the_strip_tells_the_frame_whatever_its_size(make_shown, size, index):
+def test_the_strip_holds_the_index_at_every_size(make_shown, size, index):
     image = side_by_side(make_shown(index, height=size[0], width=size[1]))
     assert read_index_strip(image) == index
     assert image.shape[0] % 2 == 0
     assert image.shape[1] % 4 == 0
 
 
-def test_what_is_no_strip_is_not_read():
+def test_an_image_without_a_strip_has_no_index():
     assert read_index_strip(np.full((64, 320, 3), 255, np.uint8)) is None
 
 
-def test_both_halves_are_of_one_frame(make_shown):
+def test_before_is_left_and_after_right(make_shown):
     image = side_by_side(make_shown(3, height=480, width=640, before=10, after=90))
     assert (image[:-STRIP_HEIGHT, :640] == 10).all()
     assert (image[:-STRIP_HEIGHT, 640:] == 90).all()
@@ -54,7 +54,7 @@ def test_strip_and_color_survive_the_codec(make_shown, encoder):
     assert np.abs(decoded[100:200, 800:1100].mean((0, 1)) - (200, 60, 40)).max() < 4
 
 
-def test_only_asked_for_frames_are_keys(make_shown):
+def test_only_requested_frames_are_key_frames(make_shown):
     encoder = Vp8Encoder()
     keys = [encoder.encode(make_shown(at), ticks=3000 * at, key=at == 3).key for at in range(5)]
     assert keys == [True, False, False, True, False]
@@ -64,7 +64,7 @@ def frame(index, *, key=False):
     return EncodedFrame(content=b"", key=key, index=index, ticks=index)
 
 
-def test_a_slow_viewer_begins_again_at_a_key_frame():
+def test_a_slow_viewer_drops_frames_until_a_key_frame():
     async def play():
         viewer = ViewerQueue(2)
         viewer.offer(frame(0))  # cannot be decoded
@@ -87,7 +87,7 @@ class Counting:
         return EncodedFrame(content=b"x", key=key, index=shown.before.index, ticks=ticks)
 
 
-def test_a_frame_is_encoded_once_for_all_and_a_slow_viewer_slows_nobody(make_shown):
+def test_a_frame_is_encoded_once_and_a_slow_viewer_delays_no_other(make_shown):
     async def play():
         frame_buffer = FrameBuffer(asyncio.get_running_loop())
         broadcast = Broadcast(frame_buffer, Counting, depth=3)
@@ -106,7 +106,7 @@ def test_a_frame_is_encoded_once_for_all_and_a_slow_viewer_slows_nobody(make_sho
     asyncio.run(play())
 
 
-def test_the_board_remembers_in_bounded_memory(make_shown):
+def test_the_frame_buffer_is_bounded_in_memory(make_shown):
     async def play():
         size = 2 * 48 * 64 * 3
         frame_buffer = FrameBuffer(asyncio.get_running_loop(), kept_bytes=3 * size)

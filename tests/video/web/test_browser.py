@@ -175,7 +175,7 @@ def test_the_page_shows_restored_frames_that_move(open_page, transport):
         assert page.faults == []
 
 
-def test_a_browser_without_webrtc_goes_over_to_mjpeg_by_itself(open_page, browser):
+def test_a_browser_without_webrtc_falls_back_to_mjpeg(open_page, browser):
     with running(lambda _: Clip()) as (address, _):
         page = open_page("about:blank")
         page.add_init_script("window.RTCPeerConnection = undefined")
@@ -184,7 +184,7 @@ def test_a_browser_without_webrtc_goes_over_to_mjpeg_by_itself(open_page, browse
         assert_restored(page)
 
 
-def test_the_browsers_own_camera_is_restored_and_sent_back(open_page):
+def test_a_viewers_camera_is_restored_and_sent_back_to_that_viewer(open_page):
     with running(BrowserSource) as (address, _):
         page = open_page(address)
         page.locator("#camera").click()
@@ -196,7 +196,7 @@ def test_the_browsers_own_camera_is_restored_and_sent_back(open_page):
         assert other.locator("#frame-view[data-frames]").count() == 0
 
 
-def test_split_and_buttons_work_by_mouse_and_keyboard(open_page):
+def test_split_and_controls_work_by_mouse_and_keyboard(open_page):
     with running(lambda _: Clip()) as (address, controls):
         page = open_page(address)
         wait_for_image(page, "WebRTC")
@@ -228,7 +228,7 @@ def test_split_and_buttons_work_by_mouse_and_keyboard(open_page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_it_all_without_overflow(open_page, scheme):
+def test_the_page_fits_a_phone_without_overflow(open_page, scheme):
     with running(lambda _: Clip()) as (address, _):
         phone = {"width": 390, "height": 844}
         page = open_page(address, viewport=phone, color_scheme=scheme, is_mobile=True)
@@ -238,7 +238,7 @@ def test_a_phone_shows_it_all_without_overflow(open_page, scheme):
         assert page.evaluate(widest + "(one) => one.getBoundingClientRect().right))") <= 390
 
 
-def test_the_token_is_enforced_and_nothing_comes_from_outside(open_page):
+def test_the_token_is_enforced_and_nothing_is_loaded_from_other_hosts(open_page):
     with running(lambda _: Clip(), token="secret") as (address, _):
         outside = address.removesuffix("secret/")
         refused = open_page("about:blank")
@@ -264,7 +264,7 @@ def outside():
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_from_another_machine_without_https_the_page_says_how_to_get_it(open_page, outside, width):
+def test_without_https_the_page_shows_how_to_serve_it_to_other_machines(open_page, outside, width):
     with running(BrowserSource, host=outside) as (address, _):
         page = open_page(address, viewport={"width": width, "height": 800})
         page.get_by_text("openssl req -x509").wait_for(timeout=10_000)
@@ -281,7 +281,7 @@ def test_from_another_machine_without_https_the_page_says_how_to_get_it(open_pag
         assert clipped <= 0
 
 
-def test_from_another_machine_over_https_a_browsers_camera_is_restored(
+def test_a_browser_camera_on_another_machine_is_restored_over_https(
     open_page, outside, make_certificate, tmp_path
 ):
     certificate, key = make_certificate(tmp_path, host=outside)

@@ -1,10 +1,16 @@
+"""The live page's server: access policy, viewer sessions, MJPEG, snapshots, limits, https."""
+
 from __future__ import annotations
 
 import asyncio
 import http.client
 import io
 import json
+import shlex
+import shutil
 import socket
+import ssl
+import subprocess
 import time
 from urllib.parse import urlsplit
 
@@ -16,7 +22,7 @@ from PIL import Image
 from mirnet_edge.errors import OptionError
 from mirnet_edge.video.live.controls import Controls
 from mirnet_edge.video.web.camera import BrowserSource
-from mirnet_edge.video.web.server import WebSink
+from mirnet_edge.video.web.server import WebSink, openssl_command
 from mirnet_edge.video.web.sessions import StreamLimits, is_local
 
 ROUTES = [
@@ -39,12 +45,12 @@ def get(sink, path, **headers):
 
 @pytest.mark.parametrize("route", [*ROUTES, "no-such-route"])
 @pytest.mark.parametrize("prefix", ["/", "/wrong/", "/secre/", "//secret/"])
-def test_without_the_token_nothing_is_told(serving, route, prefix):
+def test_every_route_is_forbidden_without_the_token(serving, route, prefix):
     with serving(token="secret") as (sink, _):
         assert get(sink, f"{prefix}{route}")[0] == 403
 
 
-def test_with_the_token_the_page_is_served_and_loads_nothing_from_outside(serving):
+def test_with_the_token_the_page_is_served_and_loads_nothing_from_other_hosts(serving):
     with serving(token="secret") as (sink, _):
         assert sink.addresses[0].endswith("/secret/")
         for route in ROUTES[:7]:
@@ -65,7 +71,7 @@ def test_with_the_token_the_page_is_served_and_loads_nothing_from_outside(servin
     ("host", "local"),
     [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("cam", False)],
 )
-def test_a_host_that_others_reach_needs_a_token(host, local):
+def test_a_host_that_other_machines_reach_requires_a_token(host, local):
     assert is_local(host) is local
     (address,) = WebSink(Controls(), host=host, port=80).addresses
     assert (urlsplit(address).path == "/") is local
@@ -81,7 +87,7 @@ def test_another_site_cannot_use_a_local_page(serving, headers):
         assert get(sink, "/")[0] == 200
 
 
-def test_a_snapshot_is_the_frame_that_was_asked_for(serving, make_shown):
+def test_a_snapshot_is_the_requested_frame(serving, make_shown):
     with serving() as (sink, _):
         assert get(sink, "/snapshot.png")[0] == 404
         for index in range(3):
@@ -106,7 +112,7 @@ def read_part(stream):
     return int(head["x-frame"]), np.asarray(Image.open(io.BytesIO(body)))
 
 
-def test_mjpeg_frames_are_framed(serving, make_shown):
+def test_mjpeg_parts_have_length_and_index(serving, make_shown):
     with serving() as (sink, _):
         sink.show(make_shown(0))
         address = urlsplit(sink.addresses[0])
@@ -146,14 +152,14 @@ def is_closed_within(client, seconds):
 
 
 @pytest.mark.parametrize("request_", [b"", b"GET / HTTP/1.1\r\nHost: 127"], ids=["none", "half"])
-def test_a_client_who_says_nothing_is_dropped(serving, request_):
+def test_a_connection_without_a_request_is_dropped(serving, request_):
     with serving(limits=StreamLimits(request_s=0.3)) as (sink, _):
         client = connected(sink, request_)
         assert is_closed_within(client, 3)
         client.close()
 
 
-def test_a_viewer_who_takes_nothing_is_dropped_and_the_limit_counts(serving, make_shown):
+def test_a_viewer_that_receives_nothing_is_dropped_and_viewers_are_limited(serving, make_shown):
     with serving(limits=StreamLimits(viewers=1, send_s=0.3)) as (sink, _):
         client = connected(sink, b"GET /stream.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert client.recv(16).startswith(b"HTTP/1.1 200")
@@ -192,7 +198,7 @@ async def receive(live, kind):
     return message
 
 
-def test_buttons_act_and_figures_come(serving, make_shown):
+def test_the_session_changes_controls_and_sends_status(serving, make_shown):
     with serving() as (sink, controls):
         sink.show(make_shown(7))
 
@@ -223,7 +229,7 @@ def test_buttons_act_and_figures_come(serving, make_shown):
         '{"type":"configuration"}',
     ],
 )
-def test_nonsense_is_answered_and_the_session_goes_on(serving, text):
+def test_an_invalid_message_is_answered_and_the_session_continues(serving, text):
     with serving() as (sink, _):
 
         async def talk(live):
@@ -235,7 +241,7 @@ def test_nonsense_is_answered_and_the_session_goes_on(serving, text):
         assert session(sink, talk)["message"]
 
 
-def test_a_silent_page_is_dropped(serving):
+def test_a_page_that_answers_no_pings_is_dropped(serving):
     with serving(limits=StreamLimits(viewers=1, heartbeat_s=0.4)) as (sink, _):
 
         async def run():
@@ -255,7 +261,7 @@ def test_a_silent_page_is_dropped(serving):
         assert asyncio.run(run())
 
 
-def test_a_browsers_own_camera_is_shown_to_nobody_else(serving, make_shown):
+def test_a_viewers_camera_is_visible_to_that_viewer_only(serving, make_shown):
     camera = BrowserSource(Controls())
     with serving(camera=camera) as (sink, _):
         sink.show(make_shown(0))
@@ -268,7 +274,7 @@ def test_a_browsers_own_camera_is_shown_to_nobody_else(serving, make_shown):
         assert get(sink, "/snapshot.png?key=owner")[0] == 403
 
 
-def test_the_browser_source_gives_the_newest_frame_and_ends_with_the_pipeline():
+def test_the_browser_source_returns_the_newest_frame_and_ends_with_the_pipeline():
     controls = Controls()
     source = BrowserSource(controls)
     with source:
@@ -283,7 +289,7 @@ def test_the_browser_source_gives_the_newest_frame_and_ends_with_the_pipeline():
         assert source.read() is None
 
 
-def test_it_stops_in_a_second_with_viewers_there(serving, make_shown):
+def test_the_server_stops_within_a_second_with_viewers_connected(serving, make_shown):
     with serving() as (sink, _):
         sink.show(make_shown(0))
         client = connected(sink, b"GET /stream.mjpg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
@@ -294,8 +300,141 @@ def test_it_stops_in_a_second_with_viewers_there(serving, make_shown):
     client.close()
 
 
-def test_a_port_that_is_taken_is_named(serving):
+def test_a_port_in_use_is_an_option_error(serving):
     with serving() as (sink, _):
         port = urlsplit(sink.addresses[0]).port
         with pytest.raises(OptionError, match=f"{port}.*--port"), WebSink(Controls(), port=port):
             pass
+
+
+@pytest.fixture
+def pair(tmp_path, make_certificate):
+    return make_certificate(tmp_path)
+
+
+def get_https(sink, path, certificate):
+    address = urlsplit(sink.addresses[0])
+    tls = ssl.create_default_context(cafile=str(certificate))
+    connection = http.client.HTTPSConnection(address.hostname, address.port, timeout=5, context=tls)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["two files", "one file"])
+def test_the_page_is_served_over_https(together, pair, serving):
+    certificate, key = pair
+    if together:
+        certificate.write_bytes(certificate.read_bytes() + key.read_bytes())
+        key = None
+    with serving(certificate=certificate, key=key, token="secret") as (sink, _):
+        assert sink.addresses[0].startswith("https://127.0.0.1:")
+        status, body = get_https(sink, "/secret/", certificate)
+        assert status == 200
+        assert b"mirnet-edge live" in body
+        assert get_https(sink, "/", certificate)[0] == 403
+
+
+async def receive_first(sink, certificate, way):
+    tls = ssl.create_default_context(cafile=str(certificate))
+    address = sink.addresses[0] + way
+    async with aiohttp.ClientSession() as client:
+        if way == "session":
+            async with client.ws_connect(address.replace("https", "wss"), ssl=tls) as live:
+                came = await live.receive_json(timeout=5)
+        else:
+            async with client.get(address, ssl=tls) as answer:
+                came = await answer.content.readline()
+    await asyncio.sleep(0.2)  # aiohttp's client closes TLS after it says that it is closed
+    return came
+
+
+def test_the_session_and_the_stream_use_https_too(pair, serving, make_shown):
+    certificate, key = pair
+    with serving(certificate=certificate, key=key) as (sink, _):
+        sink.show(make_shown(0))
+        hello = asyncio.run(receive_first(sink, certificate, "session"))
+        assert (hello["type"], hello["https"]) == ("session", "")
+        assert asyncio.run(receive_first(sink, certificate, "stream.mjpg")) == b"--frame\r\n"
+
+
+def test_plain_http_gets_no_response_and_other_viewers_continue(pair, serving):
+    certificate, key = pair
+    with serving(certificate=certificate, key=key) as (sink, _):
+        address = urlsplit(sink.addresses[0])
+        plain = http.client.HTTPConnection(address.hostname, address.port, timeout=5)
+        plain.request("GET", "/")
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            plain.getresponse()
+        plain.close()
+        assert get_https(sink, "/", certificate)[0] == 200
+
+
+def test_a_connection_without_a_handshake_is_dropped(pair, serving):
+    certificate, key = pair
+    limits = StreamLimits(request_s=0.3)
+    with serving(certificate=certificate, key=key, limits=limits) as (sink, _):
+        address = urlsplit(sink.addresses[0])
+        started = time.monotonic()
+        with socket.create_connection((address.hostname, address.port), timeout=5) as silent:
+            assert silent.recv(1) == b""
+        assert time.monotonic() - started < 4
+
+
+@pytest.mark.parametrize("fault", ["missing", "no PEM", "another's key", "a passphrase", "no key"])
+def test_an_unusable_certificate_is_reported_with_the_command_to_create_one(
+    fault, pair, tmp_path, make_certificate
+):
+    certificate, key = pair
+    if fault == "missing":
+        certificate = tmp_path / "nowhere.pem"
+    elif fault == "no PEM":
+        certificate.write_text("no certificate")
+    elif fault == "another's key":
+        _, key = make_certificate(tmp_path / "other")
+    elif fault == "a passphrase":
+        certificate, key = make_certificate(tmp_path / "locked", passphrase=b"secret")
+    else:
+        key = None
+    with pytest.raises(OptionError, match=r"--certificate .*found: .*openssl req -x509") as raised:
+        WebSink(Controls(), certificate=certificate, key=key)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_key_without_a_certificate_is_refused(pair):
+    with pytest.raises(OptionError, match=r"--key .* requires --certificate"):
+        WebSink(Controls(), key=pair[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "advised"),
+    [
+        ({"host": "192.168.1.20"}, True),
+        ({"host": "127.0.0.1"}, False),
+        ({"host": "192.168.1.20", "certificate": True}, False),
+        ({"host": "192.168.1.20", "camera": False}, False),
+    ],
+    ids=["others reach it", "this machine", "https", "no viewer's camera"],
+)
+def test_https_advice_is_given_where_a_browser_camera_requires_it(options, advised, pair):
+    controls = Controls()
+    camera = BrowserSource(controls) if options.get("camera", True) else None
+    certificate, key = pair if options.get("certificate") else (None, None)
+    sink = WebSink(controls, host=options["host"], camera=camera, certificate=certificate, key=key)
+    if advised:
+        assert openssl_command("192.168.1.20") in sink.https_advice
+        assert "\n" not in sink.https_advice
+    else:
+        assert sink.https_advice == ""
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl on this machine")
+def test_the_advised_command_creates_a_usable_certificate(tmp_path, serving):
+    command = shlex.split(openssl_command("127.0.0.1"))
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    with serving(certificate=certificate, key=key) as (sink, _):
+        assert get_https(sink, "/", certificate)[0] == 200

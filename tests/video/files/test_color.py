@@ -65,7 +65,7 @@ def ids(color):
 
 @pytest.mark.parametrize("color", COLORS, ids=ids)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
-def test_what_the_writer_writes_a_file_source_reads(suffix, color, tmp_path):
+def test_a_file_source_reads_the_colors_of_the_writer(suffix, color, tmp_path):
     path = written(tmp_path / f"bars{suffix}", color)
     with FileSource(path) as source:
         frame = source.read()
@@ -74,7 +74,7 @@ def test_what_the_writer_writes_a_file_source_reads(suffix, color, tmp_path):
 
 
 @pytest.mark.parametrize("color", COLORS, ids=ids)
-def test_the_tags_are_those_of_the_standard_and_so_is_the_luma(color, tmp_path):
+def test_tags_and_luma_follow_the_standard(color, tmp_path):
     path = written(tmp_path / "bars.mp4", color)
     with av.open(str(path)) as container:
         frame = next(container.decode(container.streams.video[0]))
@@ -100,7 +100,7 @@ def test_a_restored_file_has_the_colors_and_tags_of_its_source(color, tmp_path):
 
 @pytest.mark.parametrize("size", [(64, 48), (63, 45), (1, 1)], ids=str)
 @pytest.mark.parametrize("kind", ["yuv420p", "yuvj422p", "yuv444p", "nv12", "yuv420p10le", "rgb24"])
-def test_pixels_are_those_of_swscales_own_exact_rgb_to_one_level(kind, size):
+def test_pixels_equal_exact_swscale_rgb_to_one_level(kind, size):
     from av.video.reformatter import VideoReformatter
 
     frame = av.VideoFrame(*size, kind)
@@ -121,7 +121,7 @@ def test_pixels_are_those_of_swscales_own_exact_rgb_to_one_level(kind, size):
     assert np.abs(pixels.astype(int) - expected.to_ndarray()).max() <= 1
 
 
-def test_what_has_no_tags_is_read_by_its_size():
+def test_color_defaults_follow_the_frame_size():
     small, large = av.VideoFrame(640, 480, "yuv420p"), av.VideoFrame(720, 1280, "yuv420p")
     assert read_color_tags(small).matrix == "bt601"
     assert read_color_tags(large).matrix == "bt709"
@@ -161,7 +161,7 @@ def test_a_cameras_frames_are_rgb():
     assert device.released
 
 
-def test_recordings_and_snapshots_have_the_colors_shown(tmp_path):
+def test_recordings_and_snapshots_have_the_displayed_colors(tmp_path):
     from mirnet_edge.images.files import read_image
 
     status = LiveStatus(
@@ -184,7 +184,7 @@ def test_recordings_and_snapshots_have_the_colors_shown(tmp_path):
         assert_same(read_image(path).frame, within=0)
 
 
-def test_frames_of_another_size_are_refused_and_nothing_is_left(tmp_path):
+def test_frames_of_another_size_are_refused_and_no_file_is_left(tmp_path):
     options = {"height": 64, "width": 64, "time_base": Fraction(1, 30), "rate": None}
     options["color"] = ColorTags()
 

@@ -41,7 +41,7 @@ def source(frames=5):
     return SyntheticSource(width=32, height=24, fps=20, frames=frames)
 
 
-def test_a_virtual_camera_gets_each_frame_that_is_shown_restored_and_is_closed():
+def test_a_virtual_camera_gets_each_restored_frame_and_is_closed():
     class Inverting(NullRunner):
         def run(self, frames):
             return 255 - super().run(frames)
@@ -58,7 +58,7 @@ def test_a_virtual_camera_gets_each_frame_that_is_shown_restored_and_is_closed()
         assert not np.array_equal(sent, shown.before.pixels)
 
 
-def test_another_size_opens_it_anew():
+def test_a_change_of_size_reopens_the_virtual_camera():
     devices = Devices()
     with VirtualCamera("auto", open_device=devices) as camera:
         for scale in (1, 1, 2):
@@ -92,7 +92,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="v4l2loopback is Linu
 
 
 @linux
-def test_a_device_that_is_not_there_is_one_line():
+def test_a_missing_device_is_a_video_error():
     pytest.importorskip("pyvirtualcam")
     with pytest.raises(VideoError, match=r"/dev/video97 does not exist.*modprobe v4l2loopback"):
         VirtualCamera("/dev/video97")
@@ -100,7 +100,7 @@ def test_a_device_that_is_not_there_is_one_line():
 
 @linux
 @pytest.mark.skipif(any(Path("/dev").glob("video*")), reason="there is a device here")
-def test_a_machine_without_a_virtual_camera_ends_in_one_line():
+def test_a_machine_without_a_virtual_camera_ends_with_a_video_error():
     pytest.importorskip("pyvirtualcam")
     with pytest.raises(VideoError, match=r"auto cannot be opened for 32x24: .*modprobe"):
         Live(
@@ -108,7 +108,7 @@ def test_a_machine_without_a_virtual_camera_ends_in_one_line():
         ).run()
 
 
-def test_without_its_package_it_says_what_to_install(monkeypatch):
+def test_without_its_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyvirtualcam", None)
     with pytest.raises(MissingDependencyError, match=r"mirnet-edge\[virtual-camera\]"):
         VirtualCamera("auto")
