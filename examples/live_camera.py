@@ -17,9 +17,9 @@ def main(source: str, bundle: str, frames: str | None = None) -> None:
     shown = mirnet_edge.stream(source, bundle)
     for frame in itertools.islice(shown, int(frames) if frames else None):
         height, width = frame.after.shape[:2]  # uint8 (H, W, 3) RGB
-        figures = frame.figures
-        print(f"{width}x{height} {figures.fps:.1f} fps, age {figures.age_ms:.0f} ms, "
-              f"{figures.dropped} dropped")  # fmt: skip
+        status = frame.status
+        print(f"{width}x{height} {status.fps:.1f} fps, age {status.age_ms:.0f} ms, "
+              f"{status.dropped} dropped")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run that is cut off goes on from its last finished segment, to the same bytes."""
+"""An interrupted run resumes from its last finished segment and gives the same bytes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ av = pytest.importorskip("av")
 FRAMES = 35
 
 
-class Breathing(NullRunner):
-    """Brightens each frame by another factor, told from its pixels: smoothing has work to do."""
+class FlickeringRunner(NullRunner):
+    """Brightens each frame by a factor that depends on its pixels, for smoothing to even out."""
 
     def run(self, frames):
         factor = 1.2 + 0.3 * (frames.astype(float).mean() * 7 % 1)
@@ -41,7 +41,7 @@ def _short_segments(monkeypatch):
 
 @pytest.fixture
 def source(tmp_path):
-    """A clip of one noisy scene, at uneven times, with sound."""
+    """A clip of one noisy scene, with a variable frame rate and audio."""
     path = tmp_path / "in" / "a.mp4"
     path.parent.mkdir()
     generator = np.random.default_rng(0)
@@ -65,28 +65,32 @@ def source(tmp_path):
     return path
 
 
-def restored(source, out, runner=None, stop_at=None, **options):
+def run_restore(source, out, runner=None, stop_at=None, **options):
     def interrupt(done, total):
         if done == stop_at:
             raise KeyboardInterrupt
 
     return restore_video(
-        source, single_runner_restorer(runner or Breathing()), out, on_frame=interrupt, **options
+        source,
+        single_runner_restorer(runner or FlickeringRunner()),
+        out,
+        on_frame=interrupt,
+        **options,
     )
 
 
-def cut_off(source, out, at, **options):
+def interrupt_at(source, out, at, **options):
     with pytest.raises(KeyboardInterrupt):
-        restored(source, out, stop_at=at, **options)
+        run_restore(source, out, stop_at=at, **options)
 
 
 @pytest.mark.parametrize("at", [[10], [11], [29], [12, 23], [FRAMES]], ids=str)
 def test_a_resumed_run_gives_the_same_bytes_as_an_uninterrupted_one(at, source, tmp_path):
-    whole = restored(source, tmp_path / "whole")
+    whole = run_restore(source, tmp_path / "whole")
     for place in at:
-        cut_off(source, tmp_path / "out", place)
-    runner = Breathing()
-    done = restored(source, tmp_path / "out", runner)
+        interrupt_at(source, tmp_path / "out", place)
+    runner = FlickeringRunner()
+    done = run_restore(source, tmp_path / "out", runner)
     assert done.resumed == at[-1] // 10 * 10
     assert runner.calls == FRAMES - done.resumed
     assert done.frames == whole.frames == FRAMES
@@ -131,12 +135,12 @@ def test_the_number_of_cores_does_not_change_the_bytes(tmp_path):
 
 
 def test_the_smoothing_state_is_resumed(source, tmp_path):
-    whole = restored(source, tmp_path / "whole")
-    cut_off(source, tmp_path / "out", 25)
+    whole = run_restore(source, tmp_path / "whole")
+    interrupt_at(source, tmp_path / "out", 25)
     (record,) = (tmp_path / "out").glob(".*/00001.npz")
-    forgetful = {key: value for key, value in np.load(record).items() if key != "seen"}
-    np.savez(record, **forgetful)
-    done = restored(source, tmp_path / "out")
+    without_state = {key: value for key, value in np.load(record).items() if key != "seen"}
+    np.savez(record, **without_state)
+    done = run_restore(source, tmp_path / "out")
     assert done.resumed == 20
     assert done.output.read_bytes() != whole.output.read_bytes()  # else it would not matter
 
@@ -144,43 +148,43 @@ def test_the_smoothing_state_is_resumed(source, tmp_path):
 def test_failed_frames_are_counted_over_all_runs(source, tmp_path):
     failing = {"failure": EngineError("out of memory")}
     with pytest.raises(KeyboardInterrupt):
-        restored(source, tmp_path, NullRunner(**failing, fails_at=8), stop_at=15)
-    done = restored(source, tmp_path, NullRunner(**failing, fails_at=21))
+        run_restore(source, tmp_path, NullRunner(**failing, fails_at=8), stop_at=15)
+    done = run_restore(source, tmp_path, NullRunner(**failing, fails_at=21))
     assert (done.resumed, done.failed) == (10, 3 + 5)
 
 
-@pytest.mark.parametrize("change", ["source", "bundle", "mode", "encoder"])
+@pytest.mark.parametrize("change", ["source", "bundle", "configuration", "encoder"])
 def test_segments_with_another_fingerprint_are_not_resumed(change, source, tmp_path, monkeypatch):
-    cut_off(source, tmp_path / "out", 25, fingerprint="one bundle")
+    interrupt_at(source, tmp_path / "out", 25, fingerprint="one bundle")
     if change == "encoder":
         monkeypatch.setattr("mirnet_edge.video.files.restoring.REPRODUCIBLE", {"threads": "3"})
     if change == "source":
         os.utime(source, ns=(0, 0))
-    runner = Breathing("another" if change == "mode" else "null")
+    runner = FlickeringRunner("another" if change == "configuration" else "null")
     fingerprint = "another" if change == "bundle" else "one bundle"
-    done = restored(source, tmp_path / "out", runner, fingerprint=fingerprint)
+    done = run_restore(source, tmp_path / "out", runner, fingerprint=fingerprint)
     assert done.resumed == 0
     assert runner.calls == FRAMES
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 
 def test_a_run_interrupted_in_its_first_segment_leaves_nothing(source, tmp_path):
-    cut_off(source, tmp_path / "out", 9)
+    interrupt_at(source, tmp_path / "out", 9)
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_missing_source_keeps_finished_segments(source, tmp_path):
-    cut_off(source, tmp_path / "out", 25)
+    interrupt_at(source, tmp_path / "out", 25)
     away = source.rename(source.with_name("away"))
     with pytest.raises(VideoError, match="cannot be opened"):
-        restored(source, tmp_path / "out")
+        run_restore(source, tmp_path / "out")
     away.rename(source)
-    assert restored(source, tmp_path / "out").resumed == 20
+    assert run_restore(source, tmp_path / "out").resumed == 20
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_process_loses_its_unfinished_segment_only(source, tmp_path):
-    whole = restored(source, tmp_path / "whole", NullRunner())
+    whole = run_restore(source, tmp_path / "whole", NullRunner())
     program = textwrap.dedent(f"""
         from pathlib import Path
         from mirnet_edge.testing.null_runner import NullRunner
@@ -199,6 +203,6 @@ def test_a_killed_process_loses_its_unfinished_segment_only(source, tmp_path):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "out" / "a.mp4").exists()
-    done = restored(source, tmp_path / "out", NullRunner())
+    done = run_restore(source, tmp_path / "out", NullRunner())
     assert done.resumed in (20, 30)
     assert done.output.read_bytes() == whole.output.read_bytes()

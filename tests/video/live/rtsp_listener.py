@@ -1,4 +1,4 @@
-"""FFmpeg's RTSP server, to be run as a process of its own: takes one publisher, and tells frames.
+"""FFmpeg's RTSP server as a process of its own: accepts one publisher and prints its frames.
 
     python rtsp_listener.py PORT
 
@@ -18,12 +18,12 @@ from mirnet_edge.video.files.decoding import RgbDecoder
 def main() -> None:
     address = f"rtsp://127.0.0.1:{sys.argv[1]}/live"
     options = {"rtsp_flags": "listen", "listen_timeout": "60", "fflags": "nobuffer"}
-    decoder = RgbDecoder()  # by the matrix and range that the stream says
+    decoder = RgbDecoder()  # by the stream's matrix and range
     with av.open(address, options=options) as container:
         for frame in container.decode(video=0):
             means = decoder.pixels(frame).mean((0, 1)).tolist()
-            told = {"width": frame.width, "height": frame.height, "rgb": means}
-            sys.stdout.write(json.dumps(told) + "\n")
+            line = {"width": frame.width, "height": frame.height, "rgb": means}
+            sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
 
 

@@ -2,9 +2,9 @@
 
     python rtsp_server.py PORT [--silent-after FRAMES]
 
-Prints its port once it listens. Of RTSP (RFC 2326) it speaks what a player of a live stream says;
+Prints its port once it listens. It supports the RTSP requests (RFC 2326) of live players;
 transport over UDP is refused with 461, as a camera behind a firewall does. Frames are 64x48 grays
-of 40, 80, 120, 160 and 200 in turn, each a key frame, packed as RFC 6184 says.
+of 40, 80, 120, 160 and 200 in turn, each a key frame, packed by RFC 6184.
 """
 
 from __future__ import annotations

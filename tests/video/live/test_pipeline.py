@@ -27,7 +27,7 @@ LOST = SourceInterruptedError("the cable was pulled")
 
 
 class ScriptedSource:
-    """Does what a list says: a number of seconds to sleep, "lost", an exception, or a frame.
+    """Follows a script: seconds to sleep, an event to wait for, an exception to raise, or a frame.
 
     `script` is called at every opening with how often it was opened before.
     """
@@ -74,7 +74,7 @@ def frame_of(index, captured_s=0.0, height=4, width=6):
 
 
 class SlowRunner(NullRunner):
-    """Takes as long as it is told, on the virtual clock."""
+    """Takes the given times in turn, on the virtual clock."""
 
     def __init__(self, clock, delays):
         super().__init__()
@@ -234,7 +234,7 @@ def test_a_frozen_display_repeats_its_frame_to_the_sinks():
     assert {shown.before.index for shown in frozen} == {4}
 
 
-# what is asked for
+# controls and failures
 
 
 def test_a_failed_frame_is_displayed_unrestored_and_counted(caplog):
@@ -278,13 +278,13 @@ def test_a_configuration_that_fails_to_open_leaves_the_former_one_in_use(
     runners = {"a": NullRunner("a"), "b": NullRunner("b"), "broken": Broken()}
     restorer = Restorer({name: lambda r=r: r for name, r in runners.items()}, "a")
     controls = Controls()
-    asked = {1: "b", 3: "broken"}
+    requests = {1: "b", 3: "broken"}
 
-    def ask(shown):
-        if shown.before.index in asked:
-            controls.choose_configuration(asked[shown.before.index])
+    def request(shown):
+        if shown.before.index in requests:
+            controls.choose_configuration(requests[shown.before.index])
 
-    sink = MemorySink(ask)
+    sink = MemorySink(request)
     source = SyntheticSource(width=8, height=6, fps=50, frames=6)
     Live(source, restorer, [sink], controls=controls).run()
     assert [shown.status.configuration for shown in sink.shown] == ["a", "a", "b", "b", "b", "b"]

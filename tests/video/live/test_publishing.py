@@ -33,8 +33,8 @@ LISTENER = Path(__file__).parent / "rtsp_listener.py"
 COLOR, FPS = (170, 100, 70), 25
 
 
-class Flat:
-    """A camera that shows one color, until it is stopped or after so many frames."""
+class ColorCamera:
+    """A camera of one color with noise, without end or of so many frames."""
 
     name, paced, frame_time_s = "flat", False, 1 / FPS
 
@@ -64,10 +64,12 @@ class Flat:
 
 @contextmanager
 def publishing(address, **how):
-    """Publish beside the block; gives the publisher and the lines it told."""
+    """Publish while the block runs; yield the publisher and the lines it reports."""
     controls, lines = Controls(), []
     publisher = Publisher(address, on_change=lines.append)
-    live = Live(Flat(**how), single_runner_restorer(NullRunner()), [publisher], controls=controls)
+    live = Live(
+        ColorCamera(**how), single_runner_restorer(NullRunner()), [publisher], controls=controls
+    )
     thread = threading.Thread(target=live.run)
     thread.start()
     try:
@@ -136,11 +138,11 @@ def test_the_publisher_reconnects_to_a_server_that_restarts(port):
 
 
 class Server:
-    """A server that says what it is told to, and notes what it is asked."""
+    """A server with scripted responses that records requests."""
 
-    def __init__(self, answer=lambda request: "200 OK", *, hears=True):
+    def __init__(self, answer=lambda request: "200 OK", *, receives=True):
         self.requests, self.received, self._clients = [], 0, []
-        self._answer, self._hears = answer, hears
+        self._answer, self._receives = answer, receives
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(0.1)
         self.port = self._listener.getsockname()[1]
@@ -193,7 +195,7 @@ class Server:
         client.sendall(
             f"RTSP/1.0 {answer}\r\nCSeq: {number}\r\nSession: 7;timeout=60\r\n\r\n".encode()
         )
-        return self._hears or not request.startswith("RECORD")
+        return self._receives or not request.startswith("RECORD")
 
 
 def _size_of_first(unread):
@@ -206,11 +208,11 @@ def _size_of_first(unread):
 
 
 def run_beside(address, frames=30):
-    """Run a camera of so many frames to its end with a publisher; gives figures and lines."""
+    """Publish a camera of so many frames; return the publisher, its lines, the statistics."""
     lines = []
     publisher = Publisher(address, on_change=lines.append)
     started = time.monotonic()
-    statistics = Live(Flat(frames), single_runner_restorer(NullRunner()), [publisher]).run()
+    statistics = Live(ColorCamera(frames), single_runner_restorer(NullRunner()), [publisher]).run()
     # a stage that waited for the server would take its five seconds
     assert time.monotonic() - started < frames / FPS + 3.0
     assert statistics.shown + statistics.dropped == statistics.captured == frames
@@ -220,7 +222,7 @@ def run_beside(address, frames=30):
 
 
 def test_without_a_server_the_pipeline_continues_and_one_line_is_reported(port):
-    address = f"rtsp://somebody:secret@127.0.0.1:{port}/live"
+    address = f"rtsp://user:secret@127.0.0.1:{port}/live"
     publisher, lines, statistics = run_beside(address)
     assert lines == [
         f"rtsp://127.0.0.1:{port}/live does not respond: Connection refused; trying again"
@@ -239,7 +241,7 @@ def test_a_server_that_never_responds_delays_nothing():
 def test_the_publisher_reconnects_to_a_server_that_stops_receiving(monkeypatch):
     monkeypatch.setattr("mirnet_edge.video.live.publishing._SEND_S", 0.5)
     monkeypatch.setattr("mirnet_edge.video.live.publishing._SEND_BUFFER_BYTES", 4096)
-    with Server(hears=False) as server:
+    with Server(receives=False) as server:
         with publishing(f"rtsp://127.0.0.1:{server.port}/live", sizes=((240, 320),)) as (
             publisher,
             lines,
@@ -291,8 +293,8 @@ def test_the_publisher_authenticates(challenge, allowed):
     with Server(answer) as server:
         address = f"127.0.0.1:{server.port}/live"
         publisher, _, _ = run_beside(f"rtsp://me:p%40ss@{address}", frames=15)
-        asked = ["ANNOUNCE", "ANNOUNCE", "SETUP", "RECORD", "TEARDOWN"]
-        wait_for(lambda: server.methods() == asked)
+        expected = ["ANNOUNCE", "ANNOUNCE", "SETUP", "RECORD", "TEARDOWN"]
+        wait_for(lambda: server.methods() == expected)
         assert server.received > 0
         assert all("Session: 7\r\n" in f"{one}\r\n" for one in server.requests[3:])
         assert publisher.published > 5
@@ -304,7 +306,7 @@ def test_the_publisher_authenticates(challenge, allowed):
 def test_a_change_of_size_starts_a_new_session():
     with Server() as server:
         publisher = Publisher(f"rtsp://127.0.0.1:{server.port}/live", on_change=lambda line: None)
-        source = Flat(30, sizes=((48, 64), (24, 32)))
+        source = ColorCamera(30, sizes=((48, 64), (24, 32)))
         Live(source, single_runner_restorer(NullRunner()), [publisher]).run()
         once = ["ANNOUNCE", "SETUP", "RECORD", "TEARDOWN"]
         wait_for(lambda: server.methods() == 2 * once)

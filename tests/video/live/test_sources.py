@@ -319,7 +319,7 @@ def test_rtsp_frames_arrive_over_tcp_in_order():
     assert [level % 5 for level in range(levels[0], levels[0] + 12)] == levels
     assert all(abs(f.pixels.mean() - GRAYS[k]) < 4 for f, k in zip(frames, levels, strict=True))
     assert frames[0].pixels.shape == (48, 64, 3)
-    # stamped as they come, not in a burst: nothing was held back while the stream was opened
+    # received one by one, not in a burst: nothing was buffered while the stream was opened
     steps_s = np.diff([frame.captured_s for frame in frames])
     assert np.median(steps_s) == pytest.approx(1 / 25, abs=0.02)
 
@@ -378,7 +378,7 @@ def test_an_rtsp_server_that_stops_sending_is_an_interruption_within_the_timeout
         with pytest.raises(SourceInterruptedError, match="was interrupted"):
             read_s.extend(time.monotonic() for _ in iter(source.read, None))
         stalled_s = time.monotonic() - read_s[-1]
-        assert process.poll() is None  # it is there, and says nothing
+        assert process.poll() is None  # it runs, and sends nothing
     assert len(read_s) > 3
     assert 0.8 < stalled_s < 3.0
 

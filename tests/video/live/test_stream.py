@@ -69,7 +69,7 @@ def test_restoring_capture_replaces_opencvs_capture(clip, scale, make_bundle):
 
 @pytest.fixture
 def made(monkeypatch, make_bundle):
-    """The exports that were asked for; a small bundle comes of each."""
+    """The options of each export; a small bundle is written instead."""
     made = []
 
     def export(options, on_stage):
@@ -83,14 +83,14 @@ def made(monkeypatch, make_bundle):
 
 
 def test_the_shipped_bundle_is_exported_once(tmp_path, made):
-    told = []
-    first = stream.shipped_bundle(cache=tmp_path / "cache", on_stage=told.append)
-    again = stream.shipped_bundle(cache=tmp_path / "cache", on_stage=told.append)
+    stages = []
+    first = stream.shipped_bundle(cache=tmp_path / "cache", on_stage=stages.append)
+    again = stream.shipped_bundle(cache=tmp_path / "cache", on_stage=stages.append)
     assert first == again
     assert len(made) == 1
     assert made[0].weights == "shipped:low-light"
     assert made[0].anchored
-    assert told == [f"exporting a bundle of shipped:low-light to {first}, once", "export"]
+    assert stages == [f"exporting a bundle of shipped:low-light to {first}, once", "export"]
 
 
 def test_the_shipped_bundle_is_exported_again_once_int8_is_available(tmp_path, monkeypatch, made):

@@ -97,13 +97,13 @@ def running(make_source, **options):
     camera = source if isinstance(source, BrowserSource) else None
     opened: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
     sink = WebSink(controls, port=0, camera=camera, on_open=opened.put, **options)
-    modes = {name: lambda name=name: Gain(name) for name in ("null:fp32", "null:int8")}
+    runners = {name: lambda name=name: Gain(name) for name in ("null:fp32", "null:int8")}
     reconnect_policy = ReconnectPolicy(
         blocked_s=1e9
     )  # as long as it takes until a viewer switches a camera on
     live = Live(
         source,
-        Restorer(modes, "null:fp32"),
+        Restorer(runners, "null:fp32"),
         [sink],
         controls=controls,
         reconnect_policy=reconnect_policy,
@@ -128,7 +128,7 @@ def open_page(browser):
         page = contexts[-1].new_page()
         page.faults = []
         page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("console", lambda said: said.type == "error" and page.faults.append(said.text))
+        page.on("console", lambda line: line.type == "error" and page.faults.append(line.text))
         page.goto(address)
         return page
 
@@ -190,7 +190,7 @@ def test_a_viewers_camera_is_restored_and_sent_back_to_that_viewer(open_page):
         page.locator("#camera").click()
         wait_for_image(page, "WebRTC")
         assert_restored(page)
-        other = open_page(address)  # and nobody else sees it
+        other = open_page(address)  # another viewer does not see it
         other.locator("#camera").click()
         other.get_by_text("another viewer's camera is on").wait_for(timeout=10_000)
         assert other.locator("#frame-view[data-frames]").count() == 0
@@ -243,13 +243,13 @@ def test_the_token_is_enforced_and_nothing_is_loaded_from_other_hosts(open_page)
         outside = address.removesuffix("secret/")
         refused = open_page("about:blank")
         assert refused.goto(outside).status == 403
-        asked = []
+        requested = []
         page = open_page("about:blank")
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested.append(request.url))
         page.goto(address)
         wait_for_image(page, "WebRTC")
-        assert len(asked) >= 7
-        assert {urlsplit(url).netloc for url in asked} == {urlsplit(address).netloc}
+        assert len(requested) >= 7
+        assert {urlsplit(url).netloc for url in requested} == {urlsplit(address).netloc}
 
 
 @pytest.fixture
@@ -268,9 +268,9 @@ def test_without_https_the_page_shows_how_to_serve_it_to_other_machines(open_pag
     with running(BrowserSource, host=outside) as (address, _):
         page = open_page(address, viewport={"width": width, "height": 800})
         page.get_by_text("openssl req -x509").wait_for(timeout=10_000)
-        said = page.locator("#cover-text").inner_text()
-        assert f"subjectAltName=IP:{outside}" in said
-        assert "--certificate certificate.pem --key key.pem" in said
+        text = page.locator("#cover-text").inner_text()
+        assert f"subjectAltName=IP:{outside}" in text
+        assert "--certificate certificate.pem --key key.pem" in text
         assert page.locator("#camera").is_hidden()
         overflow = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         assert overflow <= 0

@@ -348,7 +348,7 @@ async def receive_first(sink, certificate, way):
         else:
             async with client.get(address, ssl=tls) as answer:
                 came = await answer.content.readline()
-    await asyncio.sleep(0.2)  # aiohttp's client closes TLS after it says that it is closed
+    await asyncio.sleep(0.2)  # aiohttp's client closes TLS after it reports that it is closed
     return came
 
 
