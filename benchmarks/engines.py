@@ -1,11 +1,11 @@
-"""Build all graphs of the shipped weights and full networks with TensorRT-RTX, without a GPU.
+"""Build TensorRT-RTX engines of the shipped weights and full networks, without a GPU.
 
-    python benchmarks/engines.py build/engines [--cards 8.0,8.6,8.9,12.0] [--network mirnet]
+    python benchmarks/engines.py build/engines [--capabilities 8.0,8.6,8.9,12.0] [--network mirnet]
 
-Prints build time and plan size per network, precision and kind of card. It proves that the builder
-takes the graphs; how fast and how right a plan runs takes a GPU to tell. Graphs are for any size,
-in one profile from 64x64 over 640x480 to 1920x1088. Calibrated on corners of 64x64 pixels of four
-built-in images; the full networks have random weights.
+Prints build time and engine size per network, precision and compute capability. It shows that the
+engines build; their latency and quality need a GPU. Graphs have dynamic shapes in one optimization
+profile: 64x64, 640x480, 1920x1088. INT8 is calibrated on 64x64 corners of four built-in images; the
+full networks have random weights.
 """
 
 from __future__ import annotations
@@ -32,30 +32,32 @@ _SIDE = 64
 
 
 def main() -> None:
-    """Print one row per graph."""
+    """Print a table row for each graph."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="keeps the graphs; those there are used again")
-    parser.add_argument("--cards", default="8.0,8.6,8.9,12.0")
+    parser.add_argument("folder", type=Path, help="folder of the graphs; existing ones are reused")
+    # --cards: the former name
+    parser.add_argument("--capabilities", "--cards", default="8.0,8.6,8.9,12.0")
     parser.add_argument("--network", help="only this one")
     arguments = parser.parse_args()
-    cards = arguments.cards.split(",")
+    capabilities = arguments.capabilities.split(",")
     names = [name.removeprefix("shipped:") for name in shipped_names()] + list(FULL)
-    heads = " | ".join(f"SM {card}: s, MiB" for card in cards)
-    print(f"| network | precision | ONNX MiB | {heads} |\n|---|---|---|{'---|' * len(cards)}")
+    headings = " | ".join(f"SM {one}: s, MiB" for one in capabilities)
+    print(f"| network | precision | ONNX MiB | {headings} |")
+    print(f"|---|---|---|{'---|' * len(capabilities)}")
     for name in [arguments.network] if arguments.network else names:
         for precision in PRECISIONS:
-            path, image = graph_of(name, precision, arguments.folder)
-            cells = [built(path, image, card) for card in cards]
+            path, image = export_graph(name, precision, arguments.folder)
+            cells = [build_engine(path, image, one) for one in capabilities]
             size = path.stat().st_size / 2**20
             print(f"| {name} | {precision} | {size:.1f} | {' | '.join(cells)} |", flush=True)
 
 
-def built(path: Path, image: ImageContract, card: str) -> str:
-    """Return seconds and MiB of one build; the plan itself is not kept."""
+def build_engine(path: Path, image: ImageContract, capability: str) -> str:
+    """Return seconds and MiB of one engine build; the engine is deleted."""
     plan = path.with_suffix(".plan")
     order = BuildRequest(
         onnx=path, plan=plan, profiles=profiles_for(image), graph=path.stem,
-        settings=BuildSettings(capabilities=(card,)), flavor="tensorrt_rtx",
+        settings=BuildSettings(capabilities=(capability,)), flavor="tensorrt_rtx",
     )  # fmt: skip
     started = time.perf_counter()
     facts = build_apart(order)
@@ -64,8 +66,8 @@ def built(path: Path, image: ImageContract, card: str) -> str:
     return f"{seconds:.0f}, {facts.plan.size_bytes / 2**20:.1f}"
 
 
-def graph_of(name: str, precision: str, folder: Path) -> tuple[Path, ImageContract]:
-    """Return a graph, made where it is not there yet, and what it takes."""
+def export_graph(name: str, precision: str, folder: Path) -> tuple[Path, ImageContract]:
+    """Return an ONNX file, exported where it does not exist, and its image contract."""
     fp32 = folder / f"{name}-fp32.onnx"
     path = folder / f"{name}-{precision}.onnx"
     network = FULL[name]() if name in FULL else checkpoints.load(f"shipped:{name}").model

@@ -1,12 +1,12 @@
-"""What fine-tuning wins on another camera, and what it forgets of the first.
+"""Measure the gain of fine-tuning on another camera, and its accuracy drop on the first.
 
     python benchmarks/fine_tune.py shipped:low-light --data lol --out build/fine-tune
 
-The other camera is synthetic: a hundred training pairs of DATA whose dark images went through
-another white balance and a higher gamma. Four rows: the weights as they are, fine-tuned on those
-pairs alone, on those pairs with DATA replayed, and the last one moved back until DATA loses no more
-than --keep dB; each measured on DATA's val images as they are and as the other camera sees them,
-and on photos in daylight, which are to come back as they were.
+The other camera is synthetic: a hundred training pairs of DATA whose degraded images get another
+white balance and a higher gamma. Four rows: the initial weights, fine-tuned on those pairs, with
+DATA replayed, and interpolated with the initial weights (WiSE-FT) until the accuracy drop on DATA
+is at most --keep dB. Each is evaluated on the validation split of both cameras, and on daylight
+images, which restoration should not change.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ TRAINED = 100
 
 
 def other_camera(frame: np.ndarray) -> np.ndarray:
-    """Return what the other camera would have made of a dark image."""
+    """Return a degraded image as the other camera takes it."""
     value = (frame.astype(np.float32) / 255.0) ** np.float32(GAMMA) * GAINS
     return np.rint(255.0 * np.clip(value, 0.0, 1.0)).astype(np.uint8)
 
 
-def made(listing: PairListing, folder: Path) -> Path:
-    """Write the other camera's pairs as a folder that mirnet-train takes."""
+def write_camera_pairs(listing: PairListing, folder: Path) -> Path:
+    """Write the other camera's image pairs as a folder for mirnet-train; return it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     step = max(1, len(listing.train) // TRAINED)
     chosen = [("train", pair) for pair in listing.train[::step][:TRAINED]]
     chosen += [("val", pair) for pair in listing.val]
-    rows = [taken(pair, split, folder) for split, pair in chosen]
+    rows = [write_pair(pair, split, folder) for split, pair in chosen]
     with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, ["low", "high", "scene", "split"])
         writer.writeheader()
@@ -54,23 +54,23 @@ def made(listing: PairListing, folder: Path) -> Path:
     return folder
 
 
-def taken(pair: PairFiles, split: str, folder: Path) -> dict[str, str]:
-    """Write one pair as the other camera took it; return its row of the table."""
+def write_pair(pair: PairFiles, split: str, folder: Path) -> dict[str, str]:
+    """Write one pair of the other camera; return its row of pairs.csv."""
     if pair.low is None:
-        raise SystemExit("the data must hold pairs, found clean images; give a paired set")
+        raise SystemExit("--data must be a folder of image pairs, found clean images alone")
     low = folder / f"{pair.low.stem}.png"
     write_image(low, ImageFile(frame=other_camera(read_image(pair.low).frame)))
     return {"low": low.name, "high": str(pair.high.resolve()), "scene": pair.scene, "split": split}
 
 
-def daylight() -> Pairs:
-    """Return well-lit photos as pairs with themselves."""
-    folder = Path(str(require("skimage", "the photos in daylight").__file__)).parent / "data"
+def load_daylight() -> Pairs:
+    """Return well-lit images as pairs with themselves."""
+    folder = Path(str(require("skimage", "the daylight images").__file__)).parent / "data"
     return load_pairs([PairFiles(folder / name, folder / name, name) for name in DAYLIGHT])
 
 
-class Silent:
-    """Is told how far a job is, and says nothing."""
+class NullProgress:
+    """A progress display that shows nothing."""
 
     def __getattr__(self, name: str) -> object:
         """Return a method that does nothing."""
@@ -78,22 +78,24 @@ class Silent:
 
 
 def main() -> None:
-    """Print a line per row of the table."""
+    """Print a table row for each kind of weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--keep", type=float, default=0.3, help="dB that DATA may lose")
+    parser.add_argument(
+        "--keep", type=float, default=0.3, help="accepted accuracy drop on DATA, dB"
+    )
     arguments = parser.parse_args()
     listing = list_pairs(arguments.data)
-    camera = made(listing, arguments.out / "camera")
+    camera = write_camera_pairs(listing, arguments.out / "camera")
     first = load_pairs(listing.val)
     other = load_pairs(list_pairs(camera).val)
-    lit = daylight()
+    lit = load_daylight()
     print(
-        "| weights | other camera, dB | SSIM | first camera, dB | SSIM | daylight to itself, dB "
-        "| minutes |"
+        "| weights | other camera: PSNR (dB) | SSIM | first camera: PSNR (dB) | SSIM "
+        "| daylight to input: PSNR (dB) | minutes |"
     )
     print("|---|---|---|---|---|---|---|")
 
@@ -106,12 +108,17 @@ def main() -> None:
             flush=True,
         )
 
-    show("as they are", arguments.weights, 0.0)
+    show("initial", arguments.weights, 0.0)
     for name, folder, replay, keep_db in (
         ("fine-tuned", "alone", None, None),
-        ("first replayed", "replayed", arguments.data, None),
-        # goes on from the finished training of the row above
-        (f"and at most {arguments.keep:g} dB lost", "replayed", arguments.data, arguments.keep),
+        ("with replay", "replayed", arguments.data, None),
+        # resumes the finished training of the row above
+        (
+            f"interpolated, drop at most {arguments.keep:g} dB",
+            "replayed",
+            arguments.data,
+            arguments.keep,
+        ),
     ):
         started = time.monotonic()
         request = TrainingRequest(
@@ -122,7 +129,7 @@ def main() -> None:
             keep_db=keep_db,
             training={} if arguments.steps is None else {"steps": arguments.steps},
         )
-        trained = train_weights(request, Silent())
+        trained = train_weights(request, NullProgress())
         show(name, trained.weights, (time.monotonic() - started) / 60.0)
 
 

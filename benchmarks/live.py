@@ -1,20 +1,21 @@
-"""What live video costs beside the bare engine, measured in turns.
+"""Measure the overhead of the live pipeline over its runner, interleaved.
 
     python benchmarks/live.py build/live --video night_bridge_720p.mp4 [--rounds 6] [--seconds 5]
 
 Every round runs each of these for a few seconds:
 
-    engine     the runner alone, on frames that lie ready
-    + decoder  the same, while a thread decodes the video at its own rate: what shares the cores
-    smoothed   the runner as video runs it, on frames that lie ready
-    live       the pipeline: decode, newest frame, pixels, smoothed runner
-    eager      the pipeline, when every frame is made pixels as it is decoded, dropped ones too
+    runner     the runner alone, on frames in memory
+    + decoder  the same, while a thread decodes the video at its frame rate on the same cores
+    smoothed   the runner with temporal smoothing, on frames in memory
+    live       the pipeline: decode, latest frame, convert to pixels, runner with smoothing
+    eager      the pipeline with every frame converted as it is decoded, dropped ones too
 
-"Own work" is the processor time of all threads per shown frame, less decoding, over that of the
-engine alone: what the pipeline adds. Other programs on the machine hardly change it. Decoding is
-timed by itself; it is no work of the pipeline, but it takes the same cores.
+"Overhead" is the CPU time of all threads per shown frame, without decoding, over that of the runner
+alone; other programs hardly change it. Decoding is timed separately: it is not part of the
+pipeline, but uses the same cores.
 
-Ratios are of one round's mean times; the middle one of all rounds is printed, with the extremes.
+Ratios are of the mean latencies of one round; printed are the median of all rounds, the smallest
+and the largest.
 """
 
 from __future__ import annotations
@@ -45,36 +46,36 @@ if TYPE_CHECKING:
     from mirnet_edge.video.frames import VideoFrame
     from mirnet_edge.video.live.pipeline import LiveStatistics
 
-_READY = 24
-"""Frames that lie ready for the bare engine."""
+_FRAMES = 24
+"""Frames in memory for the runner alone."""
 
 
 @dataclass
-class Row:
-    """What one contender took."""
+class Measurement:
+    """Measurements of one variant, of all rounds."""
 
     restore_ms: list[list[float]] = field(default_factory=list)
-    """Of each frame, by rounds."""
-    processor_s: float = 0.0
-    """Of all threads."""
+    """Latency of each frame, by rounds."""
+    cpu_s: float = 0.0
+    """CPU time of all threads."""
     runs: list[LiveStatistics] = field(default_factory=list)
     ages_ms: list[float] = field(default_factory=list)
     waits_ms: list[float] = field(default_factory=list)
-    """Age without restoring: waiting in the latest-frame buffer, and becoming pixels."""
+    """Frame age less restoring: waiting in the latest-frame buffer, and conversion to pixels."""
 
     def means(self) -> np.ndarray:
-        """Return the mean of each round."""
+        """Return the mean latency of each round."""
         return np.array([np.mean(one) for one in self.restore_ms])
 
     @property
-    def processor_ms(self) -> float:
-        """Return processor time per restored frame, all threads together."""
-        return 1e3 * self.processor_s / sum(map(len, self.restore_ms))
+    def cpu_ms(self) -> float:
+        """CPU time of all threads per restored frame."""
+        return 1e3 * self.cpu_s / sum(map(len, self.restore_ms))
 
-    def own_ms(self, decode_ms: float) -> float:
-        """Return the processor time per shown frame of a live run without decoding."""
+    def cpu_without_decoding_ms(self, decode_ms: float) -> float:
+        """Return the CPU time per shown frame of a live run without decoding."""
         captured = sum(run.captured for run in self.runs)
-        return self.processor_ms - decode_ms * captured / sum(map(len, self.restore_ms))
+        return self.cpu_ms - decode_ms * captured / sum(map(len, self.restore_ms))
 
     def percentiles(self) -> str:
         """Return p50 and p95 of all frames."""
@@ -82,8 +83,8 @@ class Row:
         return f"{p50:.1f} | {p95:.1f}"
 
 
-class Eager(FileSource):
-    """A file whose every frame is made pixels on the thread that decodes it."""
+class EagerFileSource(FileSource):
+    """A video file whose every frame is converted to pixels on the thread that decodes it."""
 
     def read(self) -> VideoFrame | None:
         """Return the next frame."""
@@ -94,7 +95,7 @@ class Eager(FileSource):
 
 
 def main() -> None:
-    """Print the table of contenders, the live runs' ages and their stages."""
+    """Print latency of all variants, then frame age and stages of the live ones."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--video", type=Path, required=True)
@@ -104,41 +105,43 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     arguments = parser.parse_args()
     video, seconds = arguments.video, arguments.seconds
-    ready = frames_of(video)
-    rows = {name: Row() for name in ("engine", "+ decoder", "smoothed", "live", "eager")}
+    ready = read_frames(video)
+    rows = {name: Measurement() for name in ("runner", "+ decoder", "smoothed", "live", "eager")}
     decode_ms: list[float] = []
     with open_bundle(arguments.bundle, arguments.backend, arguments.precision) as runner:
-        steady = smooth_over_time(runner)
-        steady.run(ready[0][None])
+        smoothed = smooth_over_time(runner)
+        smoothed.run(ready[0][None])
         turns: dict[str, Callable[[], None]] = {
-            "engine": lambda: bare(runner, ready, seconds, rows["engine"]),
-            "+ decoder": lambda: beside_decoder(runner, ready, seconds, rows["+ decoder"], video),
-            "smoothed": lambda: bare(steady, ready, seconds, rows["smoothed"]),
-            "live": lambda: live(runner, FileSource(video), seconds, rows["live"]),
-            "eager": lambda: live(runner, Eager(video), seconds, rows["eager"]),
+            "runner": lambda: run_frames(runner, ready, seconds, rows["runner"]),
+            "+ decoder": lambda: run_beside_decoder(
+                runner, ready, seconds, rows["+ decoder"], video
+            ),
+            "smoothed": lambda: run_frames(smoothed, ready, seconds, rows["smoothed"]),
+            "live": lambda: run_live(runner, FileSource(video), seconds, rows["live"]),
+            "eager": lambda: run_live(runner, EagerFileSource(video), seconds, rows["eager"]),
         }
         for turn in range(arguments.rounds):
-            decode_ms.append(decoding_ms(video))
-            # each begins a round in its turn: what follows what matters on a machine that warms up
+            decode_ms.append(measure_decoding_ms(video))
+            # rotated: the order matters on a machine that warms up
             names = list(turns)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 started_s = time.process_time()
                 turns[name]()
-                rows[name].processor_s += time.process_time() - started_s
+                rows[name].cpu_s += time.process_time() - started_s
     machine = describe()
     print(f"{machine.processor}, {machine.cores} cores, {runner.name}, {video.name}\n")
     print_times(rows)
     print_runs(rows, float(np.mean(decode_ms)))
 
 
-def frames_of(video: Path) -> list[Frame]:
+def read_frames(video: Path) -> list[Frame]:
     """Return the first frames of a video."""
     with FileSource(video) as source:
-        read = itertools.islice(iter(source.read, None), _READY)
+        read = itertools.islice(iter(source.read, None), _FRAMES)
         return [frame.pixels for frame in read]
 
 
-def decoding_ms(video: Path, count: int = 120) -> float:
+def measure_decoding_ms(video: Path, count: int = 120) -> float:
     """Return the processor time, of all threads, that one frame's decoding takes."""
     with FileSource(video) as source:
         started_s = time.process_time()
@@ -146,7 +149,7 @@ def decoding_ms(video: Path, count: int = 120) -> float:
         return 1e3 * (time.process_time() - started_s) / decoded
 
 
-def bare(runner: Runner, ready: list[Frame], seconds: float, row: Row) -> None:
+def run_frames(runner: Runner, ready: list[Frame], seconds: float, row: Measurement) -> None:
     """Restore frames that lie ready, over and over."""
     taken_ms: list[float] = []
     end = time.perf_counter() + seconds
@@ -159,10 +162,10 @@ def bare(runner: Runner, ready: list[Frame], seconds: float, row: Row) -> None:
     row.restore_ms.append(taken_ms)
 
 
-def beside_decoder(
-    runner: Runner, ready: list[Frame], seconds: float, row: Row, video: Path
+def run_beside_decoder(
+    runner: Runner, ready: list[Frame], seconds: float, row: Measurement, video: Path
 ) -> None:
-    """Restore frames that lie ready while a thread decodes the video at its rate."""
+    """Restore frames in memory while a thread decodes the video at its frame rate."""
     stop = threading.Event()
 
     def decode() -> None:
@@ -175,13 +178,13 @@ def beside_decoder(
 
     thread = threading.Thread(target=decode)
     thread.start()
-    bare(runner, ready, seconds, row)
+    run_frames(runner, ready, seconds, row)
     stop.set()
     thread.join()
 
 
-def live(runner: Runner, source: FileSource, seconds: float, row: Row) -> None:
-    """Run the pipeline without a display."""
+def run_live(runner: Runner, source: FileSource, seconds: float, row: Measurement) -> None:
+    """Run the live pipeline without a display."""
     run = Live(source, single_runner_restorer(runner))
     taken_ms: list[float] = []
     end = time.perf_counter() + seconds
@@ -195,28 +198,25 @@ def live(runner: Runner, source: FileSource, seconds: float, row: Row) -> None:
     row.runs.append(run.statistics())
 
 
-def print_times(rows: dict[str, Row]) -> None:
-    """Print what restoring a frame takes, beside the engine alone."""
-    print("| | restore: p50 ms | p95 | x engine | x engine beside a decoder |"
-          " all threads, ms of processor per frame | x engine |")  # fmt: skip
+def print_times(rows: dict[str, Measurement]) -> None:
+    """Print the latency of each variant, and its ratio to the runner alone."""
+    print("| | latency p50 (ms) | p95 (ms) | x runner | x runner + decoder |"
+          " CPU time of all threads per frame (ms) | x runner |")  # fmt: skip
     print("|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         ratios = " | ".join(
-            spread(row.means() / rows[base].means()) for base in ("engine", "+ decoder")
+            format_ratios(row.means() / rows[base].means()) for base in ("runner", "+ decoder")
         )
-        processor = row.processor_ms / rows["engine"].processor_ms
-        print(
-            f"| {name} | {row.percentiles()} | {ratios} | {row.processor_ms:.0f} | "
-            f"{processor:.2f} |"
-        )
+        cpu = row.cpu_ms / rows["runner"].cpu_ms
+        print(f"| {name} | {row.percentiles()} | {ratios} | {row.cpu_ms:.0f} | {cpu:.2f} |")
 
 
-def print_runs(rows: dict[str, Row], decode_ms: float) -> None:
-    """Print what live runs came to: rate, age, drops, stages, the pipeline's own work."""
-    print(f"\nDecoding a frame: {decode_ms:.1f} ms of processor.")
-    print("\n| | fps | dropped | decode p50 ms | pixels p50 | age p50 | p95 | p99 |"
-          " age less restoring p95 | two frame times | frames within |"
-          " own work x engine |")  # fmt: skip
+def print_runs(rows: dict[str, Measurement], decode_ms: float) -> None:
+    """Print throughput, dropped frames, stages, frame age and overhead of the live variants."""
+    print(f"\nDecoding a frame: {decode_ms:.1f} ms of CPU time.")
+    print("\n| | throughput (fps) | dropped | decode p50 (ms) | convert p50 (ms) |"
+          " frame age p50 (ms) | p95 (ms) | p99 (ms) | age less restoring p95 (ms) |"
+          " two frame times (ms) | frames within | overhead, x runner |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         if not row.runs:
@@ -230,16 +230,16 @@ def print_runs(rows: dict[str, Row], decode_ms: float) -> None:
         p50, p95, p99 = np.percentile(row.ages_ms, (50, 95, 99))
         bound = 2.0 * np.median([run.frame_time_ms for run in row.runs])
         within = np.mean(np.array(row.waits_ms) <= bound)
-        own = row.own_ms(decode_ms) / rows["engine"].processor_ms
+        overhead = row.cpu_without_decoding_ms(decode_ms) / rows["runner"].cpu_ms
         print(
             f"| {name} | {fps:.1f} | {dropped:.0%} | {decode:.1f} | {pixels:.1f} | "
             f"{p50:.0f} | {p95:.0f} | {p99:.0f} | {np.percentile(row.waits_ms, 95):.0f} | "
-            f"{bound:.0f} | {within:.1%} | {own:.2f} |"
+            f"{bound:.0f} | {within:.1%} | {overhead:.2f} |"
         )
 
 
-def spread(ratios: np.ndarray) -> str:
-    """Return the middle ratio and the extremes."""
+def format_ratios(ratios: np.ndarray) -> str:
+    """Return median, smallest and largest ratio as text."""
     return f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
 
 

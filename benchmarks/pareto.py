@@ -1,4 +1,4 @@
-"""What INT8 costs and wins, block by block: the Pareto front of PSNR and time, and its image.
+"""Measure accuracy drop and latency of INT8 block by block, and draw the Pareto front of both.
 
     python benchmarks/pareto.py shipped:low-light --data lol --out benchmarks/reports
     python benchmarks/pareto.py shipped:low-light --data lol --qat build/qat/low-light-int8.onnx
@@ -58,11 +58,11 @@ def draw_front(choices: Sequence[MixedPrecisionChoice], title: str) -> Chart:
     )
 
 
-def simulated(
+def print_simulated(
     evaluator: GraphEvaluator, fp32: Path, samples: list, qat: Path, folder: Path
 ) -> None:
-    """Print what TensorRT's INT8 form loses: after PTQ by each quantizer, and after QAT."""
-    print("| graph | dB lost | dB to fp32 |")
+    """Print the accuracy drop of INT8 for TensorRT: after PTQ by each quantizer, and after QAT."""
+    print("| graph | accuracy drop (dB) | PSNR to fp32 (dB) |")
     print("|---|---|---|")
     for quantizer in QUANTIZERS:
         path = folder / f"{quantizer}.onnx"
@@ -74,7 +74,7 @@ def simulated(
 
 
 def main() -> None:
-    """Print the tables, and write the image."""
+    """Print the tables and write the chart."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights")
     parser.add_argument("--data", type=Path, default=None)
@@ -95,15 +95,16 @@ def main() -> None:
         export_onnx(network, fp32, io=image.io, size=None, multiple=image.multiple)
         evaluator = GraphEvaluator(fp32, image, images.evaluation, frame, backend)
         if arguments.qat:
-            simulated(evaluator, fp32, samples, arguments.qat, Path(name))
+            print_simulated(evaluator, fp32, samples, arguments.qat, Path(name))
             return
         graphs = quantize_all_blocks(fp32, samples, backend, QuantizationScheme(quantizer="nncf"))
-        costs = measure_sensitivity(graphs, evaluator, new_analysis("", "", ""))
+        sensitivity = measure_sensitivity(graphs, evaluator, new_analysis("", "", ""))
         print(
-            "| block in INT8 | dB lost | ms won | dB per ms | dark, dB to fp32 | middle | bright |"
+            "| block in INT8 | accuracy drop (dB) | latency saved (ms) | drop per ms (dB) "
+            "| dark: PSNR to fp32 (dB) | middle | bright |"
         )
         print("|---|---|---|---|---|---|---|")
-        for one in costs.most_sensitive_first():
+        for one in sensitivity.most_sensitive_first():
             bins = " | ".join(
                 "-" if value is None else f"{value:.1f}" for value in one.darkness_db.values()
             )
@@ -111,10 +112,10 @@ def main() -> None:
                 f"| {one.block} | {one.drop_db:+.4f} | {one.saved_ms or 0.0:+.1f} "
                 f"| {one.db_per_ms:+.5f} | {bins} |"
             )
-        points = measure_ladder(graphs, "nncf", costs, evaluator)
+        points = measure_ladder(graphs, "nncf", sensitivity, evaluator)
     front = pareto_front(points)
     print(
-        "\n| blocks in INT8 | rest in | dB lost | time, x fp32 | on the front |\n"
+        "\n| blocks in INT8 | others | accuracy drop (dB) | latency, x fp32 | Pareto front |\n"
         "|---|---|---|---|---|"
     )
     for one in points:

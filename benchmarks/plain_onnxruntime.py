@@ -1,8 +1,8 @@
-"""Hold the times of mirnet-bench against a few lines of plain ONNX Runtime, in the same run.
+"""Compare latency by mirnet-bench to a few lines of plain ONNX Runtime, interleaved in one run.
 
     python benchmarks/plain_onnxruntime.py build/lowlight [--size 640x480] [--rounds 40]
 
-Both take turns on one graph and one frame. Exit code 1: the medians differ by more than 5 %.
+Both run the same graph on the same frame. Exit code 1: the medians differ by more than 5 %.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
     plain_ms: list[float] = []
 
     def plain(done: int, rounds: int) -> None:
-        """Take the turn after mirnet-bench's, as someone would who never heard of it."""
+        """Time one run without mirnet-bench's code, after each of its rounds."""
         time.sleep(0.01)
         started = time.perf_counter()
         session.run(None, {name: frame})

@@ -1,13 +1,13 @@
-"""Compare what mirnet-plan predicts for this processor with what it does, in one interleaved run.
+"""Compare the latency that mirnet-plan predicts for this processor to measurements, interleaved.
 
     OMP_NUM_THREADS=1 python benchmarks/plan.py [--precision int8] [--size 320x240] [--rounds 9]
     OMP_NUM_THREADS=2 python benchmarks/plan.py --threads 2
 
-Each round takes the machine's two rates (a matrix product, a copy) and every network once, in turn,
-so that what else the machine does disturbs all of them alike. With one thread the processor's time
-is taken rather than the clock's, so that waiting for a core does not count; with more, the clock's.
-Networks marked "calibrated" set the shares in planning/roofline.py, in fp32 with one thread; the
-others never did. OpenVINO, random or shipped weights; INT8 by NNCF on four built-in images.
+Each round measures the machine's compute and memory rates (a matrix product, a copy) and every
+network once, in turn, so that a load of the machine slows all of them alike. One thread is timed by
+CPU time, so that waiting for a core does not count; several by the clock. Networks marked
+"calibrated" were used to fit planning/roofline.py, in fp32 with one thread; the others were not.
+OpenVINO, random or shipped weights; INT8 by NNCF on four built-in images.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ OTHERS = {
 
 
 def main() -> None:
-    """Print one row per network."""
+    """Print a table row for each network."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="320x240")
     parser.add_argument("--rounds", type=int, default=9)
@@ -70,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as opened:
         runners = {
             name: opened.enter_context(
-                _runner(
+                _export_runner(
                     network, Path(folder) / f"{place}.onnx", frame,
                     arguments.precision, arguments.threads,
                 )
@@ -90,20 +90,23 @@ def main() -> None:
         f"{1e3 * device.fp32_tflops:.0f} GFLOP/s in a matrix product, "
         f"{device.bandwidth_gbs:.1f} GB/s in a copy; medians of {arguments.rounds}\n"
     )
-    print("| network | GMACs | predicted ms | middle | measured p50 | measured / middle | |")
+    print(
+        "| network | GMACs | predicted (ms) | middle (ms) | measured p50 (ms) "
+        "| measured / middle | |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name, network in networks.items():
         cost = cost_of(network, height, width)
         found = predict(cost, device, arguments.precision, 25.0)
-        took = float(np.median(samples[name]))
+        measured_ms = float(np.median(samples[name]))
         print(
             f"| {name} | {cost.macs / 1e9:.2f} | {found.best_ms:.1f} to {found.worst_ms:.1f} | "
-            f"{found.middle_ms:.1f} | {took:.1f} | {took / found.middle_ms:.2f} | "
+            f"{found.middle_ms:.1f} | {measured_ms:.1f} | {measured_ms / found.middle_ms:.2f} | "
             f"{'calibrated' if name in CALIBRATED else ''} |"
         )
 
 
-def _runner(
+def _export_runner(
     network: nn.Module, path: Path, frame: np.ndarray, precision: str, threads: int
 ) -> OpenVinoRunner:
     size = (int(frame.shape[1]), int(frame.shape[2]))

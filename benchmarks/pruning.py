@@ -1,10 +1,10 @@
-"""What pruning costs: taylor, magnitude and random channels at the same widths.
+"""Measure the accuracy drop of pruning: Taylor, magnitude and random channels at equal widths.
 
     python benchmarks/pruning.py --weights wide.safetensors --data lol --out build/pruning
 
-For each speed-up one `mirnet-prune --importance taylor` chooses blocks and widths; the others cut
-the same network to these (`--like`), so they have its time and its MACs, and are trained alike.
-Stopped runs go on where they were; run again, it prints the table of what is there.
+For each speedup one `mirnet-prune --importance taylor` selects blocks and widths; the others prune
+the same network to these (`--like`), so that latency, MACs and training are equal. Stopped runs
+resume; a repeated call prints the table of finished runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONTROLS = ("magnitude", "random")
 
 
 def requests_for(given: argparse.Namespace) -> dict[str, PruningRequest]:
-    """Return the runs by name, each before those that take its widths."""
+    """Return the runs by name, each before those that reuse its widths."""
     found = {}
     for speedup in given.speedup:
         shared: dict[str, Any] = {
@@ -44,11 +44,11 @@ def requests_for(given: argparse.Namespace) -> dict[str, PruningRequest]:
     return found
 
 
-def table_of(records: Mapping[str, PruneRecord]) -> str:
-    """Return the figures of runs as Markdown, the unpruned network first."""
+def format_table(records: Mapping[str, PruneRecord]) -> str:
+    """Return the results of runs as Markdown, the unpruned network first."""
     lines = [
-        "| network | GMACs | times faster | cut, PSNR dB | trained, PSNR dB "
-        "| against the unpruned | brightness-matched, dB | SSIM | steps |",
+        "| network | GMACs | speedup (x) | pruned: PSNR (dB) | trained: PSNR (dB) "
+        "| gain over unpruned (dB) | brightness-matched PSNR (dB) | SSIM | steps |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for place, (name, record) in enumerate(records.items()):
@@ -77,7 +77,7 @@ def _row(name: str, last: PruningRound, gmacs: float, whole: PruningQuality) -> 
 
 
 def main() -> None:
-    """Run what is not done yet and print the table."""
+    """Run what is not finished and print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--weights", required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -95,7 +95,7 @@ def main() -> None:
         with TrainingProgress.shown() as display:
             display.stage(name)
             records[name] = prune_weights(given, display)
-    print(table_of(records))
+    print(format_table(records))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a bundle makes of images darker, noisier, smaller, compressed and tinted.
+"""Measure a bundle on images that are darker, noisier, smaller, compressed or tinted.
 
-    python benchmarks/robustness.py build/lowlight [--photos FOLDER] [--json]
+    python benchmarks/robustness.py build/lowlight [--images FOLDER] [--json]
 
-Clean photos (scikit-image's, or a folder of yours) are made bad in the way of the bundle's task,
-one condition at a time off the usual one. The table gives PSNR of what goes in and of what comes
-out: for low light against the photo; for the other tasks against the photo in the condition's
-light, which they are to leave as it is. A clean, well-lit photo is to come back as it was.
+Clean images (scikit-image's, or of a folder) are degraded by the task's degradation, with one
+condition at a time changed. The table shows PSNR of input and output to the ground truth: for low
+light the clean image; for other tasks the image in the condition's light, which they should not
+change. A clean, well-lit image should not change at all.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ WARM, COLD = (1.3, 1.0, 0.7), (0.7, 1.0, 1.3)
 
 @dataclass(frozen=True)
 class Condition:
-    """One way in which an image is bad."""
+    """A degradation of the table."""
 
     kind: str
     name: str
     light: LowLight = AS_IT_IS
     noise: Noise = CLEAN
     height: int = 480
-    bad: bool = True
-    """Whether the image is also made bad in the way of the task."""
+    degraded: bool = True
+    """Whether the task's own degradation is applied too."""
     monochrome: bool = False
-    """Whether the photo that is to come out has no colors."""
+    """Whether the ground truth has no colors."""
 
 
-def conditions_of(task: str) -> list[Condition]:
+def list_conditions(task: str) -> list[Condition]:
     """Return the conditions of a task's table."""
     usual = DARK if task == "low-light" else AS_IT_IS
     noise = Noise(sigma=25.0) if task == "denoise" else CLEAN
@@ -85,7 +85,7 @@ def conditions_of(task: str) -> list[Condition]:
             for sigma in (0, 5, 15, 25, 50)
         ]
     return [
-        Condition("light", "well lit, clean", bad=False),
+        Condition("light", "well lit, clean", degraded=False),
         *dark,
         *noises,
         *(
@@ -100,12 +100,12 @@ def conditions_of(task: str) -> list[Condition]:
             Condition("color", f"{name} light", replace(usual, white_balance=gains), noise)
             for name, gains in (("warm", WARM), ("cold", COLD))
         ),
-        # a print without colors turns brown too, and is not to be given any
+        # a black and white print turns brown too, and must not get colors
         *(
             Condition(
                 "color",
                 f"black and white{', clean' if clean else ''}",
-                bad=not clean,
+                degraded=not clean,
                 monochrome=True,
             )
             for clean in (False, True)
@@ -114,23 +114,23 @@ def conditions_of(task: str) -> list[Condition]:
     ]
 
 
-def made_bad(
+def degrade(
     task: str, clean: np.ndarray, condition: Condition, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image that goes in and the one that is to come out."""
+    """Return degraded input and ground truth."""
     if condition.monochrome:
         clean = age_photo(clean, OldPhoto(color_loss=1.0), generator)
     lit = reduce_light(clean, condition.light, generator)
     truth = clean if task == "low-light" else lit
     if task == "super-resolution":
-        lit = downscale(lit, 2)  # bad or not: it is what the network enlarges
-    elif task == "old-photo" and condition.bad:
+        lit = downscale(lit, 2)  # degraded or not: the network enlarges it
+    elif task == "old-photo" and condition.degraded:
         lit = age_photo(lit, OLD, generator)
     return add_noise(lit, condition.noise, generator), truth
 
 
-def enlarged(frame: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Return a frame at the size of another, by bicubic interpolation."""
+def enlarge(frame: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Return a frame at the size of LIKE, by bicubic interpolation."""
     from PIL import Image
 
     if frame.shape == like.shape:
@@ -139,8 +139,8 @@ def enlarged(frame: np.ndarray, like: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
 
 
-def photos_of(folder: Path | None) -> list[np.ndarray]:
-    """Return the clean photos, (H, W, 3) uint8."""
+def load_images(folder: Path | None) -> list[np.ndarray]:
+    """Return the clean images, (H, W, 3) uint8."""
     if folder is None:
         import skimage
 
@@ -153,61 +153,58 @@ def photos_of(folder: Path | None) -> list[np.ndarray]:
     return [read_image(path).frame for path in paths]
 
 
-def measured(
+def measure_condition(
     restore: Callable[[np.ndarray], np.ndarray],
     task: str,
     condition: Condition,
-    photos: list[np.ndarray],
+    images: list[np.ndarray],
 ) -> dict[str, float]:
-    """Return mean figures of one condition: before and after, in dB, and SSIM after."""
+    """Return mean quality of one condition: PSNR of input and output, SSIM of the output."""
     import cv2
 
     rows = []
-    for number, photo in enumerate(photos):
-        width = round(photo.shape[1] * condition.height / photo.shape[0])
-        clean = cv2.resize(photo, (width, condition.height), interpolation=cv2.INTER_AREA)
+    for number, image in enumerate(images):
+        width = round(image.shape[1] * condition.height / image.shape[0])
+        clean = cv2.resize(image, (width, condition.height), interpolation=cv2.INTER_AREA)
         clean = fit_sample(CalibrationSample("", clean, None), None, (1080, 1920)).frame
         clean = clean[: clean.shape[0] // 2 * 2, : clean.shape[1] // 2 * 2]
-        bad, truth = made_bad(task, clean, condition, np.random.default_rng(number))
-        good = restore(bad[None])
+        low, truth = degrade(task, clean, condition, np.random.default_rng(number))
+        restored = restore(low[None])
         rows.append(
             [
-                min(100.0, float(psnr(enlarged(bad, truth)[None], truth[None])[0])),
-                *(float(figure(good, truth[None])[0]) for figure in (psnr, psnr_gtmean, ssim)),
+                min(100.0, float(psnr(enlarge(low, truth)[None], truth[None])[0])),
+                *(float(metric(restored, truth[None])[0]) for metric in (psnr, psnr_gtmean, ssim)),
             ]
         )
-    names = ("before_db", "after_db", "equal_brightness_db", "ssim")
+    names = ("input_db", "output_db", "brightness_matched_db", "ssim")
     return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
 
 
 def main() -> None:
-    """Print one line per condition."""
+    """Print a table row for each condition."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--photos", type=Path)
+    parser.add_argument("--images", "--photos", type=Path)  # --photos: the former name
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    photos = photos_of(arguments.photos)
+    images = load_images(arguments.images)
     task = read_manifest(arguments.bundle).model.task
     with mirnet_edge.open_bundle(arguments.bundle) as runner:
         table = {
-            (one.kind, one.name): measured(runner.run, task, one, photos)
-            for one in conditions_of(task)
+            (one.kind, one.name): measure_condition(runner.run, task, one, images)
+            for one in list_conditions(task)
         }
         name = runner.name
     if arguments.json:
         print(json.dumps([{"kind": k, "condition": c, **v} for (k, c), v in table.items()]))
         return
-    print(
-        f"{task}, {len(photos)} photos, {name}; PSNR in dB before and after, "
-        "and at equal brightness\n"
-    )
-    print("| | condition | before | after | equal brightness | SSIM |")
+    print(f"{task}, {len(images)} images, {name}\n")
+    print("| | condition | input: PSNR (dB) | output: PSNR (dB) | brightness-matched (dB) | SSIM |")
     print("|---|---|---|---|---|---|")
     for (kind, condition), row in table.items():
         print(
-            f"| {kind} | {condition} | {row['before_db']:.2f} | {row['after_db']:.2f} "
-            f"| {row['equal_brightness_db']:.2f} | {row['ssim']:.3f} |"
+            f"| {kind} | {condition} | {row['input_db']:.2f} | {row['output_db']:.2f} "
+            f"| {row['brightness_matched_db']:.2f} | {row['ssim']:.3f} |"
         )
 
 

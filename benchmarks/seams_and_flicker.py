@@ -1,11 +1,11 @@
-"""What context anchoring is worth: seams of tiles, flicker of video, ghosts at cuts, and its cost.
+"""Measure context anchoring: seams of tiles, flicker of video, ghosting at cuts, and latency.
 
     python benchmarks/seams_and_flicker.py seams build/low-light --images night
     python benchmarks/seams_and_flicker.py flicker build/low-light --video night_bridge_720p.mp4
     python benchmarks/seams_and_flicker.py still build/low-light --images night
-    python benchmarks/seams_and_flicker.py cost build/plain build/low-light
+    python benchmarks/seams_and_flicker.py latency build/plain build/low-light
 
-Bundles are made with mirnet-export --anchored; `cost` takes one made without it first.
+Bundles are exported with `mirnet-export --anchored`; `latency` also takes one without, first.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from mirnet_edge.runtime.runner import ContextRunner, Runner
 
 
-class WithoutVectors:
-    """A runner whose vectors nobody knows of."""
+class ContextFreeRunner:
+    """A runner without the context inputs and outputs of the wrapped one."""
 
     def __init__(self, runner: Runner) -> None:
-        """Hide those of RUNNER."""
+        """Wrap RUNNER."""
         self.name, self.multiple, self.scale = runner.name, runner.multiple, runner.scale
         self.run = runner.run
         self._runner = runner
 
-    def __enter__(self) -> WithoutVectors:
+    def __enter__(self) -> ContextFreeRunner:
         """Open the runner."""
         self._runner.__enter__()
         return self
@@ -53,19 +53,19 @@ class WithoutVectors:
 
 
 def seam_energy(tiles: Frame, whole: Frame, columns: list[int]) -> float:
-    """Return the mean step, in 8-bit levels, that tiling adds between the columns of a cut.
+    """Return the mean step, in 8-bit levels, that tiling adds across the columns of a seam.
 
-    Of the difference to the whole frame, so that edges of the image itself do not count.
+    Measured on the difference to the whole frame, so that edges of the image do not count.
     """
     error = (tiles.astype(np.float64) - whole) @ LUMA
     steps = [np.abs(error[:, at] - error[:, at - 1]).mean() for at in columns]
     return float(np.mean(steps)) if steps else 0.0  # an image no wider than a tile has no seam
 
 
-def seams(runner: ContextRunner, images: list[Frame], side: int) -> None:
-    """Print one line per overlap: PSNR to the whole frame, largest error and seam energy."""
-    print("| overlap | own pools: dB | seam | frame's vectors: dB | worst level | seam |"
-          " vectors by tiles: dB | worst level | seam |")  # fmt: skip
+def print_seams(runner: ContextRunner, images: list[Frame], side: int) -> None:
+    """Print a row for each overlap: PSNR to the whole frame, largest error and seam energy."""
+    print("| overlap | tile's context: PSNR (dB) | seam | frame's context: PSNR (dB) | "
+          "worst level | seam | tiles' mean context: PSNR (dB) | worst level | seam |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|")
     reach = runner.image.reach
     for overlap in sorted({0, 32, 64, 96, -(-2 * reach // runner.multiple) * runner.multiple}):
@@ -75,7 +75,9 @@ def seams(runner: ContextRunner, images: list[Frame], side: int) -> None:
             whole, own = runner.run_with_context(frame, None, 0.0)
             anchored = tile_runner(runner, tile=(side, side), overlap=overlap)
             found = (
-                tile_runner(WithoutVectors(runner), tile=(side, side), overlap=overlap).run(frame),
+                tile_runner(ContextFreeRunner(runner), tile=(side, side), overlap=overlap).run(
+                    frame
+                ),
                 anchored.run_with_context(frame, own, 1.0)[0],
                 anchored.run(frame),
             )
@@ -95,29 +97,29 @@ def seams(runner: ContextRunner, images: list[Frame], side: int) -> None:
         )  # fmt: skip
 
 
-def breathing(restored: Frames) -> float:
-    """Return how much the frames' mean luma jumps from each to the next, in 8-bit levels (RMS)."""
+def brightness_jitter(restored: Frames) -> float:
+    """Return the RMS change of mean luma from frame to frame, in 8-bit levels."""
     level = (restored @ LUMA).mean((1, 2))
     return float(np.sqrt(np.mean(np.diff(level) ** 2)))
 
 
-def steadiness(runner: ContextRunner, name: str, frames: Frames) -> None:
-    """Print one line per way of steadying a clip."""
+def print_flicker(runner: ContextRunner, name: str, frames: Frames) -> None:
+    """Print flicker and brightness jitter of a clip for each kind of temporal smoothing."""
     plain, own = runner.run_with_context(frames, None, 0.0)
     fixed = np.repeat(own.mean(0, keepdims=True), len(frames), 0)
-    ways = {
-        "each frame by itself": plain,
+    variants = {
+        "none": plain,
         "smoothed": smooth_over_time(runner).run(frames),
-        "smoothed, gains alone": smooth_over_time(WithoutVectors(runner)).run(frames),
-        "one set of vectors for all": runner.run_with_context(frames, fixed, 1.0)[0],
+        "smoothed, gain alone": smooth_over_time(ContextFreeRunner(runner)).run(frames),
+        "one context for all frames": runner.run_with_context(frames, fixed, 1.0)[0],
     }
-    for way, restored in ways.items():
-        print(f"| {name} | {way} | {flicker(restored, frames):.3f} | {breathing(restored):.3f} |",
-              flush=True)  # fmt: skip
+    for variant, restored in variants.items():
+        ratio, jitter = flicker(restored, frames), brightness_jitter(restored)
+        print(f"| {name} | {variant} | {ratio:.3f} | {jitter:.3f} |", flush=True)
 
 
-def cuts(runner: ContextRunner, clips: list[Frames]) -> None:
-    """Print what the frame after each cut has in common with the result without a past."""
+def print_cuts(runner: ContextRunner, clips: list[Frames]) -> None:
+    """Print how far the frame after a cut is from one restored without smoothing state."""
     lit = np.minimum(clips[0][:8].astype(int) * 3, 255).astype(np.uint8)
     for name, after in {"another scene": clips[1][:8], "a light, three times": lit}.items():
         video = smooth_over_time(runner)
@@ -127,50 +129,52 @@ def cuts(runner: ContextRunner, clips: list[Frames]) -> None:
         print(f"| {name} | {video.used_memory:.2f} | {worst} |", flush=True)
 
 
-def cost(plain: Path, anchored: Path, frame: Frames, rounds: int) -> None:
-    """Print the time of the anchored graph over that of the plain one, interleaved, per mode."""
-    for mode in ("onnxruntime:fp32", "openvino:fp32", "openvino:int8"):
-        backend, _, precision = mode.partition(":")
+def print_latency(plain: Path, anchored: Path, frame: Frames, rounds: int) -> None:
+    """Print the latency ratio of the anchored graph to the plain one for each configuration."""
+    for name in ("onnxruntime:fp32", "openvino:fp32", "openvino:int8"):
+        backend, _, precision = name.partition(":")
         runners = {
             kind: mirnet_edge.open_bundle(bundle, backend, precision, threads=1)
             for kind, bundle in (("plain", plain), ("anchored", anchored))
         }
         times = measure_interleaved(runners, frame, rounds=rounds)
         ratios = [two / one for one, two in zip(times["plain"], times["anchored"], strict=True)]
-        print(f"| {mode} | {p50(times['plain']):.1f} | {p50(ratios):.3f} |", flush=True)
+        print(f"| {name} | {p50(times['plain']):.1f} | {p50(ratios):.3f} |", flush=True)
 
 
 def main() -> None:
-    """Print the table that was asked for."""
+    """Print the chosen table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=("seams", "still", "flicker", "cost"))
+    parser.add_argument("table", choices=("seams", "still", "flicker", "latency"))
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--images", type=Path)
     parser.add_argument("--video", type=Path)
     parser.add_argument("--count", type=int, default=3, help="images, or frames of the video")
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--mode", default="onnxruntime:fp32", help="backend:precision")
+    parser.add_argument(
+        "--configuration", "--mode", default="onnxruntime:fp32", help="backend:precision"
+    )
     arguments = parser.parse_args()
-    if arguments.table == "cost":
+    if arguments.table == "latency":
         frame = np.random.default_rng(0).integers(0, 60, (1, 480, 640, 3), np.uint8)
-        cost(*arguments.bundles, frame, arguments.rounds)
+        print_latency(*arguments.bundles, frame, arguments.rounds)
         return
-    backend, _, precision = arguments.mode.partition(":")
+    backend, _, precision = arguments.configuration.partition(":")
     with mirnet_edge.open_bundle(arguments.bundles[0], backend, precision, threads=1) as runner:
         if arguments.table == "flicker":
             frames = read_clip(arguments.video, arguments.count, widest=640)
-            steadiness(runner, arguments.video.stem, frames)
+            print_flicker(runner, arguments.video.stem, frames)
             return
         paths = find_images([arguments.images])[: arguments.count]
         images = [read_image(path).frame for path in paths]
         if arguments.table == "seams":
-            seams(runner, images, arguments.tile)
+            print_seams(runner, images, arguments.tile)
             return
         clips = [still_clip(image) for image in images]
         for path, clip in zip(paths, clips, strict=True):
-            steadiness(runner, path.stem, clip)
-        cuts(runner, clips)
+            print_flicker(runner, path.stem, clip)
+        print_cuts(runner, clips)
 
 
 if __name__ == "__main__":

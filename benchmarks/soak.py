@@ -1,12 +1,11 @@
-"""Run the live pipeline for a long time, faster than life, and watch memory and age.
+"""Soak-test the live pipeline: memory and frame age over minutes at several times the speed.
 
     python benchmarks/soak.py CLIP [--minutes 10] [--speed 4] [--restore-ms 12] [--json]
 
-The clip plays over and over, opened anew each time, through the capture thread, the latest-frame
-buffer, a runner that takes so long and copies, and a sink on a thread of its own. Exit code 1: the
-resident
-memory at the end is more than 8 MiB above that after a fifth of the time, or the age of frames has
-grown by more than a frame time.
+The clip repeats, reopened each time, through the capture thread, the latest-frame buffer, a runner
+that waits and copies, and a sink on its own thread. Exit code 1: resident memory at the end is more
+than 8 MiB above that after a fifth of the time, or the frame age has grown by more than a frame
+time.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ if TYPE_CHECKING:
 _GROWTH_MIB = 8.0
 
 
-class Repeated:
-    """A video file over and over, at another speed: a source without end."""
+class RepeatingSource:
+    """A source that repeats a video file at another speed, without end."""
 
     paced = True
 
     def __init__(self, path: Path, speed: int) -> None:
-        """Remember the file; `speed` times its own."""
+        """Set the file, and the speed as a factor."""
         self._source = FileSource(path)
         self._speed = speed
         self._index, self._passes = 0, 0
@@ -61,7 +60,7 @@ class Repeated:
         own_s = self._source.frame_time_s
         return None if own_s is None else own_s / self._speed
 
-    def __enter__(self) -> Repeated:
+    def __enter__(self) -> RepeatingSource:
         self._source.__enter__()
         return self
 
@@ -96,10 +95,10 @@ class Repeated:
         )
 
 
-class Glancing(Sink):
-    """A sink that looks at every frame and keeps none."""
+class ReadingSink(Sink):
+    """A sink that reads every frame and keeps none."""
 
-    def __enter__(self) -> Glancing:
+    def __enter__(self) -> ReadingSink:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,11 +111,11 @@ class Glancing(Sink):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """How things stood over one stretch of the run."""
+class Interval:
+    """Memory and frame age over one interval of the run."""
 
     seconds: float
-    """Since the start, at the end of the stretch."""
+    """Since the start, at the end of the interval."""
     rss_mib: float
     shown: int
     age_p50_ms: float
@@ -126,36 +125,36 @@ class Look:
 
 def soak(
     clip: Path, *, seconds: float, every_s: float, speed: int = 4, restore_s: float = 0.012
-) -> tuple[list[Look], LiveStatistics]:
-    """Run and look at memory and age every so often.
+) -> tuple[list[Interval], LiveStatistics]:
+    """Return memory and frame age of each interval, and the statistics of the whole run.
 
     Args:
         clip: Any video.
         seconds: How long, of real time.
-        every_s: How long a stretch is.
+        every_s: Duration of an interval.
         speed: How many times faster than the clip's own.
         restore_s: What the runner takes.
     """
     run = Live(
-        Repeated(clip, speed), single_runner_restorer(NullRunner(delay_s=restore_s)),
-        [DetachedSink(Glancing())]
+        RepeatingSource(clip, speed), single_runner_restorer(NullRunner(delay_s=restore_s)),
+        [DetachedSink(ReadingSink())]
     )  # fmt: skip
-    looks: list[Look] = []
+    intervals: list[Interval] = []
     ages_ms: list[float] = []
     started = time.monotonic()
     for shown in run:
         ages_ms.append(shown.status.age_ms)
         passed_s = time.monotonic() - started
-        if passed_s >= (len(looks) + 1) * every_s:
+        if passed_s >= (len(intervals) + 1) * every_s:
             p50, p95 = np.percentile(ages_ms, (50, 95))
-            looks.append(Look(
+            intervals.append(Interval(
                 seconds=passed_s, rss_mib=resident_mib(), shown=len(ages_ms),
                 age_p50_ms=float(p50), age_p95_ms=float(p95), age_max_ms=max(ages_ms),
             ))  # fmt: skip
             ages_ms.clear()
         if passed_s >= seconds:
             run.controls.stop()
-    return looks, run.statistics()
+    return intervals, run.statistics()
 
 
 def resident_mib() -> float:
@@ -164,13 +163,13 @@ def resident_mib() -> float:
     return pages * 4096 / 2**20
 
 
-def growth(looks: list[Look]) -> tuple[float, float]:
-    """Return MiB of memory and ms of median age that the last fifth has over the second fifth.
+def growth(intervals: list[Interval]) -> tuple[float, float]:
+    """Return the growth from the second fifth to the last: memory in MiB, median frame age in ms.
 
     The first is left out: buffers fill, pages are touched for the first time.
     """
-    fifth = max(1, len(looks) // 5)
-    early, late = looks[fifth : 2 * fifth], looks[-fifth:]
+    fifth = max(1, len(intervals) // 5)
+    early, late = intervals[fifth : 2 * fifth], intervals[-fifth:]
     memory, age = (
         float(np.median([getattr(one, name) for one in late]))
         - float(np.median([getattr(one, name) for one in early]))
@@ -179,10 +178,13 @@ def growth(looks: list[Look]) -> tuple[float, float]:
     return memory, age
 
 
-def print_rows(looks: list[Look]) -> None:
+def print_rows(intervals: list[Interval]) -> None:
     """Print a table."""
-    print("| minutes | memory MiB | shown | age p50 ms | p95 | max |\n|---|---|---|---|---|---|")
-    for one in looks:
+    print(
+        "| minutes | memory (MiB) | shown | frame age p50 (ms) | p95 (ms) | max (ms) |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for one in intervals:
         print(
             f"| {one.seconds / 60:.1f} | {one.rss_mib:.1f} | {one.shown} | "
             f"{one.age_p50_ms:.1f} | {one.age_p95_ms:.1f} | {one.age_max_ms:.0f} |"
@@ -190,7 +192,7 @@ def print_rows(looks: list[Look]) -> None:
 
 
 def main() -> None:
-    """Print a row per stretch, the totals and the verdict."""
+    """Print a row for each interval and the totals."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clip", type=Path)
     parser.add_argument("--minutes", type=float, default=10.0)
@@ -199,16 +201,19 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     seconds = 60.0 * arguments.minutes
-    looks, statistics = soak(
+    intervals, statistics = soak(
         arguments.clip, seconds=seconds, every_s=seconds / 20, speed=arguments.speed,
         restore_s=1e-3 * arguments.restore_ms,
     )  # fmt: skip
-    memory_mib, age_ms = growth(looks)
+    memory_mib, age_ms = growth(intervals)
     if arguments.json:
-        told = {"looks": [asdict(one) for one in looks], "statistics": asdict(statistics)}
-        print(json.dumps(told, indent=1))
+        document = {
+            "intervals": [asdict(one) for one in intervals],
+            "statistics": asdict(statistics),
+        }
+        print(json.dumps(document, indent=1))
     else:
-        print_rows(looks)
+        print_rows(intervals)
         print(
             f"\n{statistics.captured} frames captured at {1e3 / statistics.frame_time_ms:.0f} a "
             f"second, {statistics.shown} shown, {statistics.dropped} dropped; growth "

@@ -1,8 +1,8 @@
-"""Restore video files and hold what came out against what went in: frames, times, sound, tags.
+"""Restore video files and compare output to input: frames, timestamps, sound, metadata.
 
     python benchmarks/video_files.py CLIPS... --bundle build/any --out build/films
 
-Sound is compared packet by packet, byte by byte. A row whose "kept" says no makes the exit code 1.
+Sound is compared packet by packet, byte by byte. Exit code 1: something differs.
 """
 
 from __future__ import annotations
@@ -30,29 +30,30 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a file is made of."""
+class VideoContent:
+    """Frames, sound and metadata of a video file."""
 
     times: list[Fraction]
-    """Of its frames, in seconds."""
+    """Timestamps of its frames, in seconds."""
     sound: list[bytes]
     size: str
     rotation: int
     color: ColorTags
-    promised: int
+    header_frames: int
+    """Number of frames that the container states; 0 where it does not."""
 
     @property
     def steps(self) -> str:
-        """Return the shortest and the longest time between two frames, in ms."""
+        """Shortest and longest time between two frames, in ms."""
         steps = [1e3 * float(b - a) for a, b in pairwise(self.times)]
         return f"{min(steps):.1f} to {max(steps):.1f}"
 
 
-def told(path: Path) -> Told:
-    """Return what a file is made of, as far as it decodes."""
+def read_content(path: Path) -> VideoContent:
+    """Return the content of a file, as far as it decodes."""
     with VideoReader(path) as reader:
         frames = [one for packet in reader.packets() for one in reader.decode(packet)]
-        promised = reader.frame_count
+        header_frames = reader.frame_count
     first = frames[0]
     with av.open(str(path)) as container:
         sound = [
@@ -61,55 +62,60 @@ def told(path: Path) -> Told:
             for packet in container.demux(stream)
             if packet.size
         ]
-    return Told(
+    return VideoContent(
         times=[frame.pts * frame.time_base for frame in frames],
         sound=sound,
         size=f"{first.width}x{first.height}",
         rotation=first.rotation,
         color=read_color_tags(first),
-        promised=promised,
+        header_frames=header_frames,
     )
 
 
-def row(clip: Path, before: Told, after: Told, rate: float) -> tuple[str, bool]:
-    """Return a line of the table, and whether all is kept."""
+def format_row(
+    clip: Path, before: VideoContent, after: VideoContent, rate: float
+) -> tuple[str, bool]:
+    """Return a table row, and whether timestamps, sound and metadata are equal."""
     same = before.times == after.times
-    heard = before.sound == after.sound
+    same_sound = before.sound == after.sound
     tags = (before.size, before.rotation, before.color) == (
         after.size, after.rotation, after.color
     )  # fmt: skip
-    sound = f"{len(before.sound)} packets, {'the same bytes' if heard else 'NOT the same'}"
+    sound = f"{len(before.sound)} packets, {'equal bytes' if same_sound else 'NOT equal'}"
     line = (
-        f"| {clip.name} | {before.size} | {before.promised or 'not said'} | {len(before.times)} | "
-        f"{len(after.times)} | {before.steps} | {'all equal' if same else 'NOT equal'} | "
-        f"{sound if before.sound else 'none'} | {'kept' if tags else 'NOT kept'} | {rate:.1f} |"
+        f"| {clip.name} | {before.size} | {before.header_frames or 'unknown'} | "
+        f"{len(before.times)} | {len(after.times)} | {before.steps} | "
+        f"{'all equal' if same else 'NOT equal'} | "
+        f"{sound if before.sound else 'none'} | {'equal' if tags else 'NOT equal'} | {rate:.1f} |"
     )
-    return line, same and heard and tags
+    return line, same and same_sound and tags
 
 
 def main() -> None:
-    """Print one row per clip."""
+    """Print a table row for each clip."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clips", type=Path, nargs="+")
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    print("| clip | size | frames promised | that decode | written | ms between frames | times |"
-          " sound | size, rotation, color | fps |")  # fmt: skip
+    print("| clip | size | frames in header | decoded | written | frame interval (ms) | "
+          "timestamps | sound | size, rotation, color | throughput (fps) |")  # fmt: skip
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    kept = True
+    equal = True
     with open_bundle(arguments.bundle) as runner:
         for clip in arguments.clips:
             made_by = sha256_of(arguments.bundle / FILE_NAME)
             done = restore_video(
                 clip, single_runner_restorer(runner), arguments.out, made_by=made_by
             )
-            line, same = row(clip, told(clip), told(done.output), done.frames / done.seconds)
+            line, same = format_row(
+                clip, read_content(clip), read_content(done.output), done.frames / done.seconds
+            )
             print(line, flush=True)
             if done.shortfall:
                 print(f"  {done.shortfall}", file=sys.stderr)
-            kept = kept and same
-    sys.exit(int(not kept))
+            equal = equal and same
+    sys.exit(int(not equal))
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ STYLESHEET = """
 .accent { color: var(--accent); fill: var(--accent); stroke: var(--accent); }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text {
-  fill: var(--soft); stroke: none; font: 12px system-ui, sans-serif;
-  font-variant-numeric: tabular-nums;
+  fill: var(--soft); font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums;
+  stroke: var(--card); stroke-width: 3px; stroke-linejoin: round; paint-order: stroke;
 }
 svg text.name { fill: var(--ink); }
 svg .grid { stroke: var(--line); stroke-width: 1; fill: none; }
@@ -64,7 +64,7 @@ _CHARACTER = 6.6  # mean width of a letter at 12 px
 _LABEL_HEIGHT = 15.0
 _LINE_HEIGHT = 14.0
 _TOP, _BOTTOM, _LEAST_LEFT = 26.0, 46.0, 44.0
-_MOST_MARKERS = 40
+_MOST_LARGE_MARKERS, _MOST_MARKERS = 12, 40
 
 
 @dataclass(frozen=True)
@@ -433,8 +433,9 @@ def _line(series: ChartSeries, path: Sequence[tuple[float, float]], y: ChartAxis
     drawn = f'<path class="line {series.style}" d="M{joined}"/>'
     if len(path) > _MOST_MARKERS:
         return drawn
+    radius = 4.5 if len(path) <= _MOST_LARGE_MARKERS else 3.0
     markers = [
-        _marker(place, 4.5, series.style, f"{series.name}: {y.format(value)}")
+        _marker(place, radius, series.style, f"{series.name}: {y.format(value)}")
         for place, (_, value) in zip(path, series.points, strict=True)
     ]
     return drawn + "".join(markers)

@@ -1,10 +1,12 @@
-"""The scripts in benchmarks/: what they make bad, what they pair, what they print."""
+"""The scripts in benchmarks/: degradations, runs to compare, tables."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,13 @@ from mirnet_edge.pruning.record import (
 from mirnet_edge.pruning.timing import timing_conditions
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-TASKS = ("low-light", "denoise", "super-resolution", "old-photo")
+UNDEGRADED = {
+    "low-light": {"well lit, clean"},
+    "denoise": {"well lit, clean", "sigma 0"},
+    "super-resolution": set(),
+    "old-photo": {"well lit, clean", "black and white, clean"},
+}
+"""Conditions whose input equals the ground truth, by task."""
 
 
 def script(name):
@@ -42,53 +50,98 @@ def robustness():
 
 
 @pytest.fixture
-def photo(frames_of):
+def image(frames_of):
     return np.kron(frames_of(30, 40)[0], np.ones((4, 4, 1), np.uint8))
 
 
-@pytest.mark.parametrize("task", TASKS)
+def input_psnr_db(robustness, task, image, condition):
+    """Return the PSNR of a condition's degraded input to its ground truth."""
+    low, truth = robustness.degrade(task, image, condition, np.random.default_rng(0))
+    return float(psnr(robustness.enlarge(low, truth)[None], truth[None])[0])
+
+
+@pytest.mark.parametrize("task", UNDEGRADED)
 def test_each_table_has_every_kind_of_condition_once(robustness, task):
-    conditions = robustness.conditions_of(task)
+    conditions = robustness.list_conditions(task)
     assert {one.kind for one in conditions} == {"light", "noise", "size", "JPEG", "color"}
     names = [(one.kind, one.name) for one in conditions]
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_well_lit_clean_photo_is_itself_what_is_to_come_out(robustness, photo, task):
-    clean = next(one for one in robustness.conditions_of(task) if not one.bad)
-    bad, truth = robustness.made_bad(task, photo, clean, np.random.default_rng(0))
-    assert np.array_equal(truth, photo)
-    assert np.array_equal(robustness.enlarged(bad, truth), photo) or task == "super-resolution"
+@pytest.mark.parametrize("task", UNDEGRADED)
+def test_a_clean_well_lit_image_is_its_own_ground_truth(robustness, image, task):
+    clean = next(one for one in robustness.list_conditions(task) if not one.degraded)
+    low, truth = robustness.degrade(task, image, clean, np.random.default_rng(0))
+    np.testing.assert_array_equal(truth, image)
+    assert low.shape == ((60, 80, 3) if task == "super-resolution" else image.shape)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_every_other_condition_makes_the_photo_bad(robustness, photo, task):
-    for condition in robustness.conditions_of(task):
-        if condition.bad and condition.name not in ("sigma 0", "240 lines", "1080 lines"):
-            bad, truth = robustness.made_bad(task, photo, condition, np.random.default_rng(0))
-            before = float(psnr(robustness.enlarged(bad, truth)[None], truth[None])[0])
-            noisy_or_smaller = task in ("denoise", "low-light", "old-photo")
-            assert before < 45 or not noisy_or_smaller, condition
-
-
-def test_only_low_light_is_to_bring_the_light_back(robustness, photo):
-    dark = robustness.Condition("light", "dark", robustness.LowLight(exposure=0.1))
-    for task in TASKS:
-        _, truth = robustness.made_bad(task, photo, dark, np.random.default_rng(0))
-        assert np.array_equal(truth, photo) == (task == "low-light")
-
-
-def test_an_old_photo_without_colors_is_to_come_out_without(robustness, photo):
+@pytest.mark.parametrize(("task", "undegraded"), UNDEGRADED.items())
+def test_exactly_the_named_conditions_leave_the_image_as_it_is(robustness, image, task, undegraded):
     found = {
-        task: [one for one in robustness.conditions_of(task) if one.monochrome] for task in TASKS
+        one.name: input_psnr_db(robustness, task, image, one)
+        for one in robustness.list_conditions(task)
+    }
+    assert {name for name, decibel in found.items() if math.isinf(decibel)} == undegraded
+    assert max(decibel for decibel in found.values() if math.isfinite(decibel)) < 40
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("denoise", "noise"),
+        ("super-resolution", "noise"),
+        ("denoise", "JPEG"),
+        ("low-light", "light"),
+    ],
+)
+def test_stronger_degradations_have_a_lower_psnr(robustness, image, task, kind):
+    conditions = [one for one in robustness.list_conditions(task) if one.kind == kind]
+    found = [input_psnr_db(robustness, task, image, one) for one in conditions]
+    assert len(found) >= 3
+    assert all(after < before for before, after in pairwise(found))
+
+
+def test_only_low_light_has_the_lit_image_as_ground_truth(robustness, image):
+    dark = robustness.Condition("light", "dark", robustness.LowLight(exposure=0.1))
+    for task in UNDEGRADED:
+        _, truth = robustness.degrade(task, image, dark, np.random.default_rng(0))
+        assert np.array_equal(truth, image) == (task == "low-light"), task
+
+
+def test_only_old_photos_have_a_ground_truth_without_colors(robustness, image):
+    found = {
+        task: [one for one in robustness.list_conditions(task) if one.monochrome]
+        for task in UNDEGRADED
     }
     assert {task for task, conditions in found.items() if conditions} == {"old-photo"}
-    for condition in found["old-photo"]:
-        bad, truth = robustness.made_bad("old-photo", photo, condition, np.random.default_rng(0))
+    degraded, clean = found["old-photo"]
+    assert (degraded.degraded, clean.degraded) == (True, False)
+    for condition in (degraded, clean):
+        low, truth = robustness.degrade("old-photo", image, condition, np.random.default_rng(0))
         assert np.ptp(truth, 2).max() == 0
-        assert np.array_equal(bad, truth) != condition.bad
-        assert np.ptp(bad, 2).max() > 20 or not condition.bad  # it turned brown
+        if condition.degraded:
+            assert np.ptp(low, 2).max() > 20  # it turned brown
+        else:
+            np.testing.assert_array_equal(low, truth)
+
+
+def test_a_condition_is_measured_at_its_size_and_a_runner_that_changes_nothing_gains_nothing(
+    robustness, image
+):
+    shapes = []
+
+    def restore(batch):
+        shapes.append(batch.shape)
+        return batch
+
+    for condition in robustness.list_conditions("denoise"):
+        row = robustness.measure_condition(restore, "denoise", condition, [image])
+        clean = condition.name in UNDEGRADED["denoise"]
+        assert (row["input_db"] == 100.0) is clean
+        assert clean or row["output_db"] == row["input_db"]
+        assert shapes.pop()[1] == condition.height
+        assert (row["ssim"] > 0.999) is clean
 
 
 def _pruned(distilled):
@@ -118,8 +171,8 @@ def _quality(psnr_db, steps=0):
     return PruningQuality(psnr_db=psnr_db, psnr_gtmean_db=24.0, ssim=0.8, steps=steps)
 
 
-def test_the_pruning_table_says_what_was_lost_and_what_was_not_trained():
-    table = script("pruning").table_of({"a": _pruned(_quality(20.25, 300)), "b": _pruned(None)})
+def test_the_pruning_table_has_psnr_gains_and_untrained_runs():
+    table = script("pruning").format_table({"a": _pruned(_quality(20.25, 300)), "b": _pruned(None)})
     rows = table.splitlines()[2:]
     assert rows == [
         "| unpruned | 7.50 | 1.00 | | 20.50 | | 24.00 | 0.8000 | |",
@@ -128,12 +181,12 @@ def test_the_pruning_table_says_what_was_lost_and_what_was_not_trained():
     ]
 
 
-def test_the_controls_of_the_pruning_table_take_the_widths_of_the_first():
-    given = argparse.Namespace(
+def test_pruning_controls_reuse_the_widths_of_the_taylor_run():
+    options = argparse.Namespace(
         weights="w", data=Path("lol"), out=Path("out"), speedup=[2.0, 4.0], backend="openvino",
         size="256x192", steps=3,
     )  # fmt: skip
-    found = script("pruning").requests_for(given)
+    found = script("pruning").requests_for(options)
     assert list(found) == [
         "2x-taylor", "2x-magnitude", "2x-random", "4x-taylor", "4x-magnitude", "4x-random",
     ]  # fmt: skip

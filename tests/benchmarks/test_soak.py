@@ -32,8 +32,8 @@ def clip(write_video):
     not Path("/proc/self/statm").exists(), reason="memory is read as Linux tells it"
 )
 def test_memory_and_age_stay_flat_for_a_fifth_of_a_minute_at_four_times_the_speed(soak, clip):
-    looks, statistics = soak.soak(clip, seconds=12.0, every_s=0.6)
-    memory_mib, age_ms = soak.growth(looks)
+    intervals, statistics = soak.soak(clip, seconds=12.0, every_s=0.6)
+    memory_mib, age_ms = soak.growth(intervals)
     assert statistics.captured > 400  # 120 a second, and opened anew four times a second
     assert statistics.dropped > 0  # 12 ms of work for frames that come every 8.3
     assert statistics.shown > 120
@@ -41,24 +41,24 @@ def test_memory_and_age_stay_flat_for_a_fifth_of_a_minute_at_four_times_the_spee
     assert age_ms < 25.0  # a queue would add seconds
 
 
-def test_growth_of_memory_or_age_is_seen(soak):
-    def looks(rss_mib, age_ms):
+def test_growth_of_memory_or_frame_age_is_measured(soak):
+    def intervals(rss_mib, age_ms):
         return [
-            soak.Look(
+            soak.Interval(
                 seconds=i, rss_mib=100 + rss_mib * i, shown=1, age_p50_ms=5 + age_ms * i,
                 age_p95_ms=0, age_max_ms=0,
             )
             for i in range(20)
         ]  # fmt: skip
 
-    assert soak.growth(looks(0.0, 0.0)) == (0.0, 0.0)
-    memory_mib, age_ms = soak.growth(looks(1.0, 2.0))
+    assert soak.growth(intervals(0.0, 0.0)) == (0.0, 0.0)
+    memory_mib, age_ms = soak.growth(intervals(1.0, 2.0))
     assert memory_mib == pytest.approx(12.0)
     assert age_ms == pytest.approx(24.0)
 
 
 def test_a_clip_goes_on_in_time_where_it_begins_anew(soak, clip):
-    with soak.Repeated(clip, 4) as source:
+    with soak.RepeatingSource(clip, 4) as source:
         frames = [source.read() for _ in range(75)]
     times_s = [frame.time_s for frame in frames]
     assert np.diff(times_s) == pytest.approx(1 / 120, abs=1e-5)
