@@ -21,7 +21,7 @@ from mirnet_edge.bench.measure import (
     time_interleaved,
     timing_frame,
 )
-from mirnet_edge.cli.application import parsed_size
+from mirnet_edge.cli.arguments import parse_size
 from mirnet_edge.manifest import checked_path, read_manifest
 from mirnet_edge.runtime.bundle import open_bundle
 from mirnet_edge.runtime.machine import usable_cores
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--rounds", type=int, default=40)
     arguments = parser.parse_args()
-    frame = timing_frame(*parsed_size(arguments.size, "--size"))
+    frame = timing_frame(*parse_size(arguments.size, "--size"))
     graph = checked_path(arguments.bundle, read_manifest(arguments.bundle).graph("fp32").onnx)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()

@@ -23,7 +23,7 @@ import numpy as np
 
 from mirnet_edge import checkpoints
 from mirnet_edge.calibration.sets import builtin_set
-from mirnet_edge.cli.application import parsed_size
+from mirnet_edge.cli.arguments import parse_size
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "int8"), default="fp32")
     arguments = parser.parse_args()
-    height, width = parsed_size(arguments.size, "--size")
+    height, width = parse_size(arguments.size, "--size")
     frame = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     networks = {name: make().eval() for name, make in {**CALIBRATED, **OTHERS}.items()}
     clock = time.process_time if arguments.threads == 1 else time.perf_counter

@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirnet_edge.cli.application import parsed_size
+from mirnet_edge.cli.arguments import parse_size
 from mirnet_edge.cli.progress import TrainingProgress
 from mirnet_edge.pruning.job import PruningRequest, load_pruning, prune_weights
 
@@ -31,7 +31,7 @@ def requests_for(given: argparse.Namespace) -> dict[str, PruningRequest]:
     for speedup in given.speedup:
         shared: dict[str, Any] = {
             "weights": given.weights, "data": given.data, "backend": given.backend,
-            "size": parsed_size(given.size, "--size"), "training": {"steps": given.steps},
+            "size": parse_size(given.size, "--size"), "training": {"steps": given.steps},
             "workers": 0,
         }  # fmt: skip
         first = f"{speedup:g}x-taylor"

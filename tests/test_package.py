@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import pydoc
+import re
+import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
 from importlib import import_module
-from importlib.metadata import distribution
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import mirnet_edge
+from mirnet_edge.errors import ImageError
+from mirnet_edge.export import shipped
 from mirnet_edge.files import sha256_of
 
+if sys.version_info >= (3, 11):
+    from tomllib import loads as read_toml_text
+else:
+    from tomli import loads as read_toml_text
+
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "nncf", "openvino", "tensorrt", "tensorrt_rtx", "onnxruntime", "cv2", "skimage"}
-COMMANDS = sorted(entry.name for entry in distribution("mirnet-edge").entry_points)
+HEAVY = {
+    "torch", "nncf", "openvino", "tensorrt", "tensorrt_rtx", "onnx", "onnxruntime", "cv2",
+    "skimage", "av", "ray", "matplotlib",
+}  # fmt: skip
+SCRIPTS = read_toml_text((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+    "scripts"
+]
 
 
 def loaded_after(statement):
@@ -26,12 +43,16 @@ def loaded_after(statement):
     return set(done.stdout.splitlines()[-1].split())
 
 
-def module_of(command):
-    return f"mirnet_edge.cli.{command.removeprefix('mirnet-').replace('-', '_')}"
+def load_script(name):
+    module, _, function = SCRIPTS[name].partition(":")
+    return getattr(import_module(module), function)
 
 
-def help_of(command):
-    return f"from {module_of(command)} import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+def statement_of(script, *arguments):
+    """Return code that runs a console script, whatever its exit code."""
+    module, _, function = SCRIPTS[script].partition(":")
+    call = f"try: {function}({list(arguments)!r})\nexcept SystemExit: pass"
+    return f"from {module} import {function}\n{call}"
 
 
 @pytest.mark.parametrize(
@@ -41,9 +62,9 @@ def help_of(command):
         "import mirnet_edge.manifest",
         "import mirnet_edge.bench.classical",
         "import mirnet_edge.calibration.sets",
-        *map(help_of, COMMANDS),
+        *(statement_of(script, "--help") for script in SCRIPTS),
     ],
-    ids=["import", "manifest", "baselines", "built-in sets", *COMMANDS],
+    ids=["import", "manifest", "baselines", "built-in sets", *SCRIPTS],
 )
 def test_import_and_help_are_light(statement):
     assert loaded_after(statement).isdisjoint(HEAVY)
@@ -59,13 +80,84 @@ def test_the_checks_above_can_fail():
     assert "torch" in loaded_after("import mirnet_edge.models.edge")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_tells_its_version(command, capsys):
-    module = import_module(module_of(command))
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_prints_its_version(script, capsys):
     with pytest.raises(SystemExit) as left:
-        module.main(["--version"])
+        load_script(script)(["--version"])
     assert not left.value.code
-    assert capsys.readouterr().out.startswith(f"{command} ")
+    assert capsys.readouterr().out == f"{script} {mirnet_edge.__version__}\n"
+
+
+def test_the_installed_module_is_the_program(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["mirnet", "--version"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("mirnet_edge", run_name="__main__")
+    assert capsys.readouterr().out == f"mirnet {mirnet_edge.__version__}\n"
+
+
+# the public API
+
+
+def test_help_shows_the_public_names_and_no_others():
+    assert set(dir(mirnet_edge)) == set(mirnet_edge.__all__)
+    shown = pydoc.render_doc(mirnet_edge, renderer=pydoc.plaintext)
+    entries = set(re.findall(r"^    (?:class )?(\w+)\(", shown, re.MULTILINE))
+    assert entries == {"RestoringCapture", "open_bundle", "restore", "stream"}
+    assert "TYPE_CHECKING" not in shown
+
+
+@pytest.mark.parametrize("name", mirnet_edge.__all__)
+def test_every_public_name_is_there_and_described(name):
+    assert getattr(mirnet_edge, name).__doc__
+
+
+def test_an_array_and_its_file_are_restored_alike(make_bundle, frames_of, tmp_path):
+    bundle = make_bundle()
+    frame = frames_of(24, 40)[0] // 2
+    Image.fromarray(frame).save(tmp_path / "night.png")
+    restored = mirnet_edge.restore(frame, bundle)
+    assert restored.dtype == np.uint8
+    assert np.abs(restored - np.minimum(np.rint(frame * 1.5), 255)).max() <= 1
+    np.testing.assert_array_equal(
+        mirnet_edge.restore(tmp_path / "night.png", str(bundle)), restored
+    )
+    large = frames_of(150, 211)[0]
+    whole, tiled = (mirnet_edge.restore(large, bundle, tile=tile) for tile in (None, (96, 96)))
+    assert np.abs(whole.astype(int) - tiled).max() <= 1
+
+
+def test_a_file_is_turned_as_viewers_show_it(make_bundle, frames_of, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(frames_of(24, 40)[0]).save(tmp_path / "turned.png", exif=exif)
+    assert mirnet_edge.restore(tmp_path / "turned.png", make_bundle()).shape == (40, 24, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (np.zeros((8, 8, 3), np.float32), "must be uint8"),
+        (np.zeros((8, 8, 4), np.uint8), "3 channels"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "4 axes"),
+        ("absent.png", "absent.png cannot be read"),
+    ],
+    ids=["float", "four channels", "batch", "absent file"],
+)
+def test_what_is_no_image_is_refused(image, says, make_bundle):
+    with pytest.raises(ImageError, match=says):
+        mirnet_edge.restore(image, make_bundle())
+
+
+def test_shipped_weights_are_a_bundle_too(make_bundle, frames_of, monkeypatch):
+    bundle = make_bundle()
+    names = []
+    monkeypatch.setattr(
+        shipped, "shipped_bundle", lambda weights, on_stage: names.append(weights) or bundle
+    )
+    frame = frames_of(24, 40)[0]
+    mirnet_edge.restore(frame)
+    mirnet_edge.restore(frame, "shipped:denoise")
+    assert names == ["shipped:low-light", "shipped:denoise"]
 
 
 def test_the_folders_of_material_are_no_packages():

@@ -1,101 +1,177 @@
-"""mirnet-bench: how fast and how good, as a report one can believe; and two reports compared."""
+"""`mirnet bench`: speed and quality as a report, and two reports compared."""
 
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mirnet_edge.cli.application import command, parsed_size, print_error, stderr
+from mirnet_edge.cli.application import command, command_line, print_error, stderr
+from mirnet_edge.cli.arguments import (
+    INPUT,
+    QUALITY,
+    SIZE_METAVAR,
+    SPEED,
+    check_bundle,
+    check_file,
+    parse_size,
+)
 from mirnet_edge.errors import OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mirnet_edge.bench.compare import Comparison
     from mirnet_edge.bench.job import BenchmarkJob, BenchmarkRequest, BenchmarkStage, BenchmarkSuite
     from mirnet_edge.bench.quality import BenchmarkClip
     from mirnet_edge.bench.record import Report
 
-_PROGRAM = "mirnet-bench"
 _INCOMPLETE, _REGRESSION = 3, 1
-_COMPARE = "compare"
-_WIDEST = 640  # of a clip that flicker is measured on: every row restores all of it
+_CLIP_WIDTH = 640  # of a clip that flicker is measured on: every row restores all of it
+_SUITE = "the suite's"
 
 
 def bench(
     suite: Annotated[
-        str | None, typer.Option(help="A TOML file, or the name of one in benchmarks/suites.")
-    ] = None,
-    bundle: Annotated[
-        list[Path] | None, typer.Option(help="A bundle's folder; all its modes. Repeatable.")
-    ] = None,
-    pairs: Annotated[
-        list[str] | None,
+        str | None,
         typer.Option(
-            help="LOW:HIGH, a folder with pairs.csv or of clean images, built-in, or none."
+            help="Benchmark suite: a TOML file, or the name of one in benchmarks/suites.",
+            rich_help_panel=INPUT,
         ),
     ] = None,
-    suffixes: Annotated[
-        str | None, typer.Option(help="BAD,GOOD: how names end where one folder holds both.")
-    ] = None,
-    sigma: Annotated[
-        list[float] | None, typer.Option(help="Make --pairs bad by white noise. Repeatable.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(help="Of the timed frames: WIDTHxHEIGHT, several with commas.")
-    ] = None,
-    backend: Annotated[
-        list[str] | None, typer.Option(help="Only this backend's modes. Repeatable.")
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A bundle's folder; all its configurations. Repeatable.", rich_help_panel=INPUT
+        ),
     ] = None,
     competitor: Annotated[
-        list[str] | None, typer.Option(help="Another network as an ONNX file. Repeatable.")
+        list[str] | None,
+        typer.Option(help="A competitor model as an ONNX file. Repeatable.", rich_help_panel=INPUT),
     ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="A classical method, or none; those of the task if left out."),
+        typer.Option(
+            help="A classical baseline, or none. Repeatable.",
+            show_default="those of the task",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     full_mirnet: Annotated[
-        bool, typer.Option("--full-mirnet", help="Time the full network, random weights, too.")
+        bool,
+        typer.Option(
+            "--full-mirnet",
+            help="Time the full-size network too, with random weights.",
+            rich_help_panel=INPUT,
+        ),
     ] = False,
-    frames: Annotated[
+    backend: Annotated[
         list[str] | None,
-        typer.Option(help="A video to measure flicker on, or still, a camera at rest. Repeatable."),
+        typer.Option(
+            help="Only this backend's configurations. Repeatable.",
+            show_default="all",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     root: Annotated[
-        Path, typer.Option("--data", help="Where competitors, images and videos are looked up.")
+        Path,
+        typer.Option(
+            "--data",
+            help="Folder that competitors, images and videos are looked up in.",
+            rich_help_panel=INPUT,
+        ),
     ] = Path(),
-    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("build/bench"),
-    rounds: Annotated[int | None, typer.Option(help="How often each row is timed.")] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Image pairs: LOW:HIGH, a folder with pairs.csv or of clean images, built-in, or "
+            "none. Repeatable.",
+            rich_help_panel=QUALITY,
+        ),
+    ] = None,
+    suffixes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DEGRADED,CLEAN",
+            help="Ends of the names where one folder holds both, as _real,_mean.",
+            rich_help_panel=QUALITY,
+        ),
+    ] = None,
+    sigma: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Degrade --pairs by white noise of this standard deviation. Repeatable.",
+            rich_help_panel=QUALITY,
+        ),
+    ] = None,
+    frames: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A video to measure flicker on, or still, a fixed camera. Repeatable.",
+            rich_help_panel=QUALITY,
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar=SIZE_METAVAR,
+            help="Size of the timed frames; several with commas.",
+            show_default=_SUITE,
+            rich_help_panel=SPEED,
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            help="How often each row is timed.", show_default=_SUITE, rich_help_panel=SPEED
+        ),
+    ] = None,
     row_seconds: Annotated[
-        float | None, typer.Option(help="What one row may take; slow rows run less often.")
+        float | None,
+        typer.Option(
+            help="Seconds that one row may take; slow rows run less often.",
+            show_default=_SUITE,
+            rich_help_panel=SPEED,
+        ),
     ] = None,
     sustained: Annotated[
         float | None,
-        typer.Option(help="Minutes that each bundle's row then runs without pause, at each size."),
+        typer.Option(
+            help="Minutes that each bundle's row then runs without pause, at each size.",
+            rich_help_panel=SPEED,
+        ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="How many each backend may use; its choice if left out.")
+        int | None,
+        typer.Option(
+            help="Threads of each backend.",
+            show_default="the backend's choice",
+            rich_help_panel=SPEED,
+        ),
     ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("build/bench"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Measure bundles beside competitors and baselines; write JSON, CSV, Markdown and a page.
+    """Measure bundles beside competitor models and baselines; write JSON, CSV, Markdown and HTML.
 
-    `mirnet-bench compare OLD NEW` compares two reports. Exit code 3: images could not be read;
-    the rest was measured.
+    `compare OLD NEW` compares two reports. Exit code 3: images could not be read; the others were
+    measured.
     """
-    from mirnet_edge.bench.job import BenchmarkSuite, PairSetEntry, read_suite
-
     if suite is None and not (bundle or competitor or baseline):
         raise OptionError("nothing to measure; give --suite FILE or --bundle DIR")
+    for one in (size or "").split(",") if size else ():
+        parse_size(one, "--size")
+    for folder in bundle or ():
+        check_bundle(folder)
+    for one in competitor or ():
+        check_file(root / one, "--competitor", "an ONNX file")
+    from mirnet_edge.bench.job import BenchmarkSuite, PairSetEntry, read_suite
+
     chosen = BenchmarkSuite() if suite is None else read_suite(suite)
     quality = None
     if pairs is not None:
-        ends = None if suffixes is None else _two(suffixes)
+        ends = None if suffixes is None else _parse_suffixes(suffixes)
         quality = tuple(
             PairSetEntry(pairs=one, suffixes=ends, sigma=tuple(sigma or ()))
             for one in pairs
@@ -117,8 +193,8 @@ def bench(
         "frames": tuple(frames) if frames else None,
     }
     given = {name: value for name, value in changes.items() if value is not None}
-    order = _order(chosen.model_copy(update=given), suite, root, out)
-    report = _measured(order)
+    request = _request(chosen.model_copy(update=given), suite, root, out)
+    report = _measure(request)
     if as_json:
         sys.stdout.write(report.model_dump_json(indent=1) + "\n")
     else:
@@ -126,26 +202,28 @@ def bench(
     unreadable = [line for pairs_set in report.pair_sets for line in pairs_set.unreadable]
     if unreadable:
         for line in unreadable:
-            print_error(_PROGRAM, line)
-        print_error(_PROGRAM, f"{len(unreadable)} images could not be measured; the rest was")
+            print_error(line)
+        print_error(f"{len(unreadable)} images could not be measured; the rest was")
         raise typer.Exit(_INCOMPLETE)
 
 
 def compare(
-    old: Annotated[Path, typer.Argument(help="The report.json that was; an older version's too.")],
-    new: Annotated[Path, typer.Argument(help="The report.json that is.")],
+    old: Annotated[Path, typer.Argument(help="The former report.json; an older schema's too.")],
+    new: Annotated[Path, typer.Argument(help="The new report.json.")],
     tolerance: Annotated[
-        float, typer.Option(help="How much slower, as a share, is still called noise.")
+        float, typer.Option(help="Slowdown, as a share, that still counts as noise.")
     ] = 0.05,
     relative: Annotated[
         bool,
         typer.Option(
-            "--relative", help="Measure against competitors and classical methods of the run."
+            "--relative", help="Relative to the competitor models and baselines of each run."
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the changes as JSON.")] = False,
 ) -> None:
-    """Compare two reports of one machine; exit code 1 where something became slower or worse."""
+    """Compare two reports of one machine; exit code 1: something became slower or worse."""
+    for report in (old, new):
+        check_file(report, "the report", "a report.json of mirnet bench")
     import dataclasses
 
     from mirnet_edge.bench import compare as comparing
@@ -162,40 +240,29 @@ def compare(
         _show_comparison(found)
     if found.regressions:
         for line in found.regressions:
-            print_error(f"{_PROGRAM} {_COMPARE}", line)
+            print_error(line)
         raise typer.Exit(_REGRESSION)
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run `mirnet-bench`, or `mirnet-bench compare` where that word comes first."""
-    typed = sys.argv[1:] if arguments is None else list(arguments)
-    if typed[:1] == [_COMPARE]:
-        command(compare, f"{_PROGRAM} {_COMPARE}")(typed[1:])
-    command(bench)(typed)
+def _parse_suffixes(text: str) -> tuple[str, str]:
+    degraded, comma, clean = text.partition(",")
+    if not (degraded and comma and clean):
+        raise OptionError(f"--suffixes must be DEGRADED,CLEAN like _real,_mean, found {text!r}")
+    return degraded, clean
 
 
-def _two(text: str) -> tuple[str, str]:
-    bad, comma, good = text.partition(",")
-    if not (bad and comma and good):
-        raise OptionError(f"--suffixes must be BAD,GOOD like _real,_mean, found {text!r}")
-    return bad, good
-
-
-def _order(suite: BenchmarkSuite, name: str | None, root: Path, out: Path) -> BenchmarkRequest:
+def _request(suite: BenchmarkSuite, name: str | None, root: Path, out: Path) -> BenchmarkRequest:
     from mirnet_edge.bench.job import BenchmarkRequest
 
-    sizes = tuple(parsed_size(size, "--size") for size in suite.sizes)
-    if any(min(size) < 1 for size in sizes):
-        raise OptionError(f"--size must be positive, found {', '.join(suite.sizes)}")
-    words = shlex.join([_PROGRAM, *sys.argv[1:]])
+    sizes = tuple(parse_size(size, "--size") for size in suite.sizes)
     return BenchmarkRequest(
-        suite=suite, suite_name=name, sizes=sizes, root=root, out=out, command=words,
+        suite=suite, suite_name=name, sizes=sizes, root=root, out=out, command=command_line(),
         clips=_clips(suite, root),
     )  # fmt: skip
 
 
 def _clips(suite: BenchmarkSuite, root: Path) -> tuple[BenchmarkClip, ...]:
-    """Return the videos of a suite; the still clip is the job's."""
+    """Return the videos of a suite, without the still clip, which the job makes."""
     from mirnet_edge.bench.quality import CLIP_FRAMES, STILL, BenchmarkClip
 
     named = [one for one in suite.frames if one != STILL]
@@ -204,13 +271,13 @@ def _clips(suite: BenchmarkSuite, root: Path) -> tuple[BenchmarkClip, ...]:
     from mirnet_edge.video.live.sources import read_clip
 
     return tuple(
-        BenchmarkClip(Path(one).stem, read_clip(root / one, CLIP_FRAMES, widest=_WIDEST))
+        BenchmarkClip(Path(one).stem, read_clip(root / one, CLIP_FRAMES, widest=_CLIP_WIDTH))
         for one in named
     )
 
 
-def _measured(order: BenchmarkRequest) -> Report:
-    """Return the report, written; of an interrupted run what there is, marked partial."""
+def _measure(request: BenchmarkRequest) -> Report:
+    """Return the report after writing it; an interrupted run's is marked partial."""
     from mirnet_edge.bench.job import BenchmarkJob
     from mirnet_edge.bench.markdown_report import write_report
 
@@ -222,22 +289,22 @@ def _measured(order: BenchmarkRequest) -> Report:
             if not console.is_terminal and not stage.progress:
                 console.print(str(stage), markup=False, highlight=False, soft_wrap=True)
 
-        running = BenchmarkJob(order, show)
+        running = BenchmarkJob(request, show)
         try:
             running.run()
         except KeyboardInterrupt:
-            _keep(running, order)
+            _keep(running, request)
             raise
         report = running.report(partial=False)
-        write_report(report, order.out)
+        write_report(report, request.out)
     return report
 
 
-def _keep(running: BenchmarkJob, order: BenchmarkRequest) -> None:
+def _keep(running: BenchmarkJob, request: BenchmarkRequest) -> None:
     from mirnet_edge.bench.markdown_report import write_report
 
-    write_report(running.report(partial=True), order.out)
-    print_error(_PROGRAM, f"what was measured is in {order.out}, marked partial")
+    write_report(running.report(partial=True), request.out)
+    print_error(f"what was measured is in {request.out}, marked partial")
 
 
 def _show(report: Report, out: Path) -> None:
@@ -298,3 +365,18 @@ def _without_nan(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_without_nan(one) for one in value]
     return None if isinstance(value, float) and value != value else value  # NaN
+
+
+main = command(
+    bench,
+    examples=(
+        "bench --bundle build/bundle --size 640x480",
+        "bench --suite quick --bundle build/bundle --out build/bench",
+        "bench compare old/report.json build/bench/report.json",
+    ),
+    subcommands={
+        "compare": command(
+            compare, examples=("bench compare old/report.json build/bench/report.json",)
+        )
+    },
+)

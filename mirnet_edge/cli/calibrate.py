@@ -1,4 +1,4 @@
-"""mirnet-calibrate: a calibration set from the user's own camera."""
+"""`mirnet calibrate`: a calibration set from the user's own camera."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mirnet_edge.cli.application import command, stderr
+from mirnet_edge.cli.arguments import WEIGHTS_METAVAR, check_source, check_weights
 
 if TYPE_CHECKING:
     from mirnet_edge.calibration.sampling import SamplingResult
@@ -20,29 +21,38 @@ def calibrate(
     source: Annotated[
         str | None,
         typer.Option(
-            help="A camera's number (0 is the first), a video or a folder. Default: the preset's."
+            help="A camera's number (0 is the first), a video file, or a folder.",
+            show_default="the preset's",
         ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
             "--set",
-            help="How frames are sampled: a preset's file, or night, indoor-camera, video, "
-            "old-prints.",
+            metavar="FILE|NAME",
+            help="Calibration preset, which says how frames are sampled: a file, or night, "
+            "indoor-camera, video, old-prints.",
         ),
     ] = None,
     frames: Annotated[
         int | None,
-        typer.Option(help="Largest number of images; the preset's, or 200, by default."),
+        typer.Option(help="Largest number of images.", show_default="the preset's, or 200"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Sampling seed.")] = 0,
     weights: Annotated[
         str | None,
-        typer.Option(help="Also compare minmax, percentile and entropy ranges for these weights."),
+        typer.Option(
+            metavar=WEIGHTS_METAVAR,
+            help="Also compare the range estimators minmax, percentile and entropy for these "
+            "weights.",
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Sample a calibration set: dark and bright, plain and detailed, no image twice."""
+    if source is not None:
+        check_source(source)
+    check_weights(weights)
     from mirnet_edge.calibration.presets import choose_sampling
     from mirnet_edge.calibration.sampling import sample_set
 
@@ -58,12 +68,12 @@ def calibrate(
 
             compared = compare_estimators(weights, out, status.update)
     if as_json:
-        print(json.dumps(_summarize(sampled, compared)))
+        print(json.dumps(_document(sampled, compared)))
     else:
         _show(sampled, compared)
 
 
-def _summarize(sampled: SamplingResult, compared: EstimatorComparison | None) -> dict[str, object]:
+def _document(sampled: SamplingResult, compared: EstimatorComparison | None) -> dict[str, object]:
     found = sampled.described
     summary: dict[str, object] = {
         "set": str(sampled.folder),
@@ -88,7 +98,13 @@ def _show(sampled: SamplingResult, compared: EstimatorComparison | None) -> None
     for method, trial in () if compared is None else compared.trials.items():
         best = " *" if compared is not None and method == compared.best else ""
         print(f"{method:10}  {trial.against_fp32_db:6.2f} dB to fp32 (INT8 for TensorRT){best}")
-    print(f"mirnet-export --int8 --calibration {sampled.folder}")
+    print(f"mirnet export --int8 --calibration {sampled.folder}")
 
 
-main = command(calibrate)
+main = command(
+    calibrate,
+    examples=(
+        "calibrate --source 0 --out build/my_camera",
+        "calibrate --source night.mp4 --set night --out build/night",
+    ),
+)

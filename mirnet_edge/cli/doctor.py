@@ -1,4 +1,4 @@
-"""mirnet-doctor: what this device lacks, and the command that puts it right."""
+"""`mirnet doctor`: what this device lacks, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -35,4 +35,4 @@ def doctor(
         raise typer.Exit(_INCOMPLETE)
 
 
-main = command(doctor)
+main = command(doctor, examples=("doctor", "doctor --json"))

@@ -1,4 +1,4 @@
-"""mirnet-engine: build the TensorRT plans of a bundle on the machine that is to run them."""
+"""`mirnet engine`: build a bundle's TensorRT engines on the machine that will run them."""
 
 from __future__ import annotations
 
@@ -6,69 +6,95 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path  # noqa: TC003  # typer reads the annotations
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mirnet_edge.cli.application import command, stderr
-from mirnet_edge.cli.preset import (  # noqa: TC001  # typer reads the annotations
-    FormerPreset,
-    Preset,
-)
+from mirnet_edge.cli.arguments import DEVICE, check_bundle
+from mirnet_edge.cli.presets import PRESET_FORMER_OPTIONS, DevicePresetOption
 
 if TYPE_CHECKING:
     from mirnet_edge.runtime.tensorrt.bundle_engines import DlaReport
 
 _LOW_MEMORY_WORKSPACE_MIB, _LOW_MEMORY_LEVEL = 512, 2
+_BUILD = "Build"
 
 
 def engine(
-    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, made by mirnet-export.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle's folder, written by mirnet export.")],
     graph: Annotated[
-        list[str] | None, typer.Option(help="Only this graph, as fp16; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Only this graph, for example fp16. Repeatable.", show_default="all"),
     ] = None,
     profiles: Annotated[
         str | None,
         typer.Option(
-            help="Sizes of static profiles, as 640x360,1280x720, or ladder. "
-            "Default: those of the former plan, else one for any size."
+            help="Frame sizes of static optimization profiles, as 640x360,1280x720, or ladder.",
+            show_default="those of the former engine, else one for any size",
+            rich_help_panel=_BUILD,
         ),
     ] = None,
     workspace: Annotated[
-        int | None, typer.Option(help="Memory a layer may use, in MiB. Default: from what is free.")
+        int | None,
+        typer.Option(
+            help="Memory a layer may use, in MiB.",
+            show_default="from the free memory",
+            rich_help_panel=_BUILD,
+        ),
     ] = None,
     level: Annotated[
-        int | None, typer.Option(min=0, max=5, help="Optimization; higher takes longer.")
+        int | None,
+        typer.Option(
+            min=0,
+            max=5,
+            help="Optimization level; a higher one takes longer to build.",
+            show_default="TensorRT's",
+            rich_help_panel=_BUILD,
+        ),
     ] = None,
     low_memory: Annotated[
-        bool, typer.Option("--low-memory", help="For boards of 8 GB: 512 MiB, level 2.")
+        bool,
+        typer.Option(
+            "--low-memory",
+            help="For boards of 8 GB: 512 MiB of workspace, level 2.",
+            rich_help_panel=_BUILD,
+        ),
     ] = False,
-    cards: Annotated[
+    capabilities: Annotated[
         str | None,
-        typer.Option(help="TensorRT-RTX: build for these compute capabilities, as 8.6,8.9."),
+        typer.Option(
+            help="TensorRT-RTX: build for these compute capabilities, as 8.6,8.9.",
+            show_default="this GPU's",
+            rich_help_panel=DEVICE,
+        ),
     ] = None,
     flavor: Annotated[
-        str | None, typer.Option(help="tensorrt or tensorrt_rtx; the first found if left out.")
+        Literal["tensorrt", "tensorrt_rtx"] | None,
+        typer.Option(
+            help="TensorRT library.", show_default="the first found", rich_help_panel=DEVICE
+        ),
     ] = None,
     dla_report: Annotated[
         bool,
         typer.Option(
             "--dla-report",
             help="Build nothing; predict from the graphs what Orin's DLA could run of them.",
+            rich_help_panel=DEVICE,
         ),
     ] = False,
-    preset: Preset = None,
-    recipe: FormerPreset = None,
+    preset: DevicePresetOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was built as JSON.")] = False,
 ) -> None:
-    """Build a bundle's TensorRT plans here, from the graphs in it. A former plan is replaced.
+    """Build a bundle's TensorRT engines here, from its graphs; former engines are replaced.
 
-    The bundle stays usable throughout: a plan that cannot be built leaves the former one.
+    The bundle stays usable throughout: where an engine cannot be built, the former one is kept.
     """
+    del preset  # it has set the defaults
+    check_bundle(bundle)
     from mirnet_edge.runtime.tensorrt.build import BuildSettings, sizes_from_text
     from mirnet_edge.runtime.tensorrt.bundle_engines import build_engines, dla_reports
 
-    del preset, recipe  # they have set the defaults
     if dla_report:
         reports = dla_reports(bundle, graph or ())
         if as_json:
@@ -82,7 +108,7 @@ def engine(
     settings = BuildSettings(
         workspace_mib=workspace,
         level=level,
-        capabilities=tuple(cards.split(",")) if cards else (),
+        capabilities=tuple(capabilities.split(",")) if capabilities else (),
     )
     console, started = stderr(), time.monotonic()
 
@@ -113,4 +139,15 @@ def _document(report: DlaReport) -> dict[str, Any]:
     return {"predicted": True, "suited": report.is_suited, **asdict(report)}
 
 
-main = command(engine)
+main = command(
+    engine,
+    examples=(
+        "engine build/bundle --preset export/recipes/orin-nano-super.toml",
+        "engine build/bundle --profiles 640x360,1280x720",
+    ),
+    former_options={
+        **PRESET_FORMER_OPTIONS,
+        "--cards": "--capabilities",
+        "--flavour": "--flavor",
+    },
+)

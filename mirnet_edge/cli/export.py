@@ -1,18 +1,27 @@
-"""mirnet-export: weights in, a measured bundle out."""
+"""`mirnet export`: weights in, a measured bundle out."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mirnet_edge.cli.application import command, parsed_size, stderr
-from mirnet_edge.cli.preset import (  # noqa: TC001  # typer reads the annotations
-    FormerPreset,
-    Preset,
+from mirnet_edge.cli.application import command, stderr
+from mirnet_edge.cli.arguments import (
+    CALIBRATION_METAVAR,
+    DEVICE,
+    OUTPUT,
+    QUALITY,
+    SIZE_METAVAR,
+    WEIGHTS_METAVAR,
+    check_calibration,
+    check_output_folder,
+    check_weights,
+    parse_size,
 )
+from mirnet_edge.cli.presets import PRESET_FORMER_OPTIONS, DevicePresetOption
 from mirnet_edge.errors import OptionError, PrecisionRejected
 
 if TYPE_CHECKING:
@@ -20,66 +29,112 @@ if TYPE_CHECKING:
     from mirnet_edge.export.workspace import ExportOptions
     from mirnet_edge.manifest import Configuration, Manifest, QualityFacts
 
+_PRECISION = "Precision"
+
 
 def export(
     weights: Annotated[
-        str, typer.Option(help="A .safetensors, .pth or .pt file, or shipped:NAME.")
+        str,
+        typer.Option(
+            metavar=WEIGHTS_METAVAR,
+            help="A .safetensors, .pth or .pt file, or weights of this package.",
+        ),
     ] = "shipped:low-light",
     out: Annotated[Path, typer.Option(help="The bundle's folder; replaced as a whole.")] = Path(
         "build/bundle"
     ),
-    fp16: Annotated[bool, typer.Option("--fp16", help="Make an fp16 graph for TensorRT.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Make INT8 graphs.")] = False,
-    size: Annotated[
-        str | None, typer.Option(help="Fixed frame size WIDTHxHEIGHT, for example 640x480.")
-    ] = None,
-    dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="Any frame size; what happens without --size.")
+    fp16: Annotated[
+        bool,
+        typer.Option("--fp16", help="Add an fp16 graph for TensorRT.", rich_help_panel=_PRECISION),
     ] = False,
-    io: Annotated[
-        str, typer.Option(help="uint8: NHWC frames in and out. float: NCHW in [0, 1].")
-    ] = "uint8",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Add INT8 graphs.", rich_help_panel=_PRECISION)
+    ] = False,
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="A folder with images as your camera takes them or with pairs.csv; or a preset: "
-            "its file, or night, indoor-camera, video, old-prints."
+            metavar=CALIBRATION_METAVAR,
+            help="Images for INT8 calibration: a folder of images as your camera takes them or "
+            "with pairs.csv, or a calibration preset: its file, or night, indoor-camera, video, "
+            "old-prints.",
+            show_default="built-in images, for shipped weights",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = None,
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed",
+            help="Choose by measurement which blocks are INT8.",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = False,
+    target_fps: Annotated[
+        float | None,
+        typer.Option(
+            help="With --mixed: the smallest accuracy drop that reaches this frame rate here.",
+            rich_help_panel=_PRECISION,
         ),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option(help="Quality a precision may lose against fp32, in dB.")
+        float,
+        typer.Option(
+            help="Accuracy drop against fp32 that a precision may have, in dB.",
+            rich_help_panel=QUALITY,
+        ),
     ] = 0.1,
-    mixed: Annotated[
-        bool, typer.Option("--mixed", help="Choose by measurement which blocks are INT8.")
-    ] = False,
-    target_fps: Annotated[
-        float | None, typer.Option(help="With --mixed: the least loss that is so fast here.")
+    size: Annotated[
+        str | None,
+        typer.Option(metavar=SIZE_METAVAR, help="Fixed frame size.", show_default="any size"),
     ] = None,
-    target: Annotated[str, typer.Option(help="cpu, tensorrt or all.")] = "all",
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Any frame size, as without --size.")
+    ] = False,
+    io: Annotated[
+        Literal["uint8", "float"],
+        typer.Option(help="Type of input and output. uint8: NHWC frames. float: NCHW in [0, 1]."),
+    ] = "uint8",
+    target: Annotated[
+        Literal["cpu", "tensorrt", "all"],
+        typer.Option(help="Devices to write graphs for.", rich_help_panel=DEVICE),
+    ] = "all",
+    preset: DevicePresetOption = None,
     anchored: Annotated[
         bool,
         typer.Option(
             "--anchored",
-            help="Graphs with global context vectors as inputs and outputs: for tiles without "
-            "seams and video without flicker.",
+            help="Write graphs with global context vectors as inputs and outputs: for tiles "
+            "without seams and video without flicker.",
         ),
     ] = False,
-    preset: Preset = None,
-    recipe: FormerPreset = None,
     triton: Annotated[
-        Path | None, typer.Option(help="Also write a model repository for Triton here.")
+        Path | None,
+        typer.Option(help="Also write a model repository for Triton here.", rich_help_panel=OUTPUT),
     ] = None,
-    openvino_ir: Annotated[Path | None, typer.Option(help="Also write OpenVINO IR here.")] = None,
-    ort: Annotated[Path | None, typer.Option(help="Also write ONNX Runtime's format here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+    openvino_ir: Annotated[
+        Path | None, typer.Option(help="Also write OpenVINO IR here.", rich_help_panel=OUTPUT)
+    ] = None,
+    ort: Annotated[
+        Path | None,
+        typer.Option(help="Also write ONNX Runtime's format here.", rich_help_panel=OUTPUT),
+    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the manifest as JSON.", rich_help_panel=OUTPUT),
+    ] = False,
 ) -> None:
-    """Export weights to a bundle of ONNX graphs, quantized, measured and judged.
+    """Export weights to a bundle of ONNX graphs: quantized, measured, and accepted or rejected.
 
-    Exit code 3: a precision that was asked for did not pass; the table says why, and the bundle
-    holds the others.
+    Exit code 3: a precision that was requested was rejected by the quality gate; the table says
+    why, and the bundle holds the others.
     """
+    del preset  # it has set the defaults
     if size is not None and dynamic:
         raise OptionError("--size and --dynamic exclude each other; give one of them")
+    frame_size = None if size is None else parse_size(size, "--size")
+    check_weights(weights)
+    check_calibration(calibration)
+    check_output_folder(out)
     from mirnet_edge.export.workspace import ExportOptions
 
     options = ExportOptions(
@@ -87,16 +142,15 @@ def export(
         out=out,
         fp16=fp16,
         int8=int8,
-        size=None if size is None else parsed_size(size, "--size"),
-        io=io,  # type: ignore[arg-type]  # the options refuse other words
+        size=frame_size,
+        io=io,
         calibration=calibration,
         max_drop_db=max_drop,
         mixed=mixed,
         target_fps=target_fps,
-        target=target,  # type: ignore[arg-type]  # as above
+        target=target,
         anchored=anchored,
     )
-    del preset, recipe  # they have set the defaults
     exported = _with_progress(options)
     _write_formats(out, triton, openvino_ir, ort)
     if as_json:
@@ -149,7 +203,7 @@ def _show(exported: ExportResult) -> None:
     for heading in (
         "to fp32\ndB",
         "to truth\ndB",
-        "lost\ndB",
+        "drop\ndB",
         "p50\nms",
         "p95\nms",
         "time\nx fp32",
@@ -192,7 +246,7 @@ def _notes(exported: ExportResult) -> list[str]:
     lines += [
         f"* default. Times: one {frame.width}x{frame.height} frame, {manifest.machine.processor}, "
         f"{manifest.machine.cores} cores, {frame.runs} interleaved runs",
-        f"Judged on {manifest.gate.images} images ({manifest.gate.source}), "
+        f"Measured on {manifest.gate.images} images ({manifest.gate.source}), "
         f"{manifest.gate.references} with a reference; graph against network "
         f"{exported.parity_db:.0f} dB",
     ]
@@ -211,4 +265,11 @@ def _notes(exported: ExportResult) -> list[str]:
     return lines
 
 
-main = command(export)
+main = command(
+    export,
+    examples=(
+        "export --int8",
+        "export --weights my.pth --int8 --calibration my_images --out build/mine",
+    ),
+    former_options=PRESET_FORMER_OPTIONS,
+)

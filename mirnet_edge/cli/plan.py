@@ -1,40 +1,63 @@
-"""mirnet-plan: what a network will do on a device, before anything is built."""
+"""`mirnet plan`: predicted frame rate and memory of a network on a device, before a build."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mirnet_edge.cli.application import command, parsed_size
+from mirnet_edge.cli.application import command
+from mirnet_edge.cli.arguments import (
+    DEVICE,
+    SIZE_METAVAR,
+    check_positive,
+    check_weights,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from mirnet_edge.planning import DevicePlan, NetworkCost
+
+_FULL_NETWORKS = ("mirnet", "mirnet-v2")
 
 
 def plan(
     weights: Annotated[
         str,
-        typer.Argument(help="A file, shipped:NAME, a bundle, or mirnet or mirnet-v2."),
+        typer.Argument(
+            help="A weights file, shipped:NAME, a bundle's folder, or a full-size network of the "
+            "papers: mirnet or mirnet-v2."
+        ),
     ] = "shipped:low-light",
     device: Annotated[
         list[str] | None,
-        typer.Option(help="As orin-nano-super; may be repeated; all, or here. Default: all."),
+        typer.Option(
+            help="A device's name, as orin-nano-super; all; or here, measured in a second. "
+            "Repeatable.",
+            show_default="all",
+            rich_help_panel=DEVICE,
+        ),
     ] = None,
-    size: Annotated[str, typer.Option(help="Of the frames, WIDTHxHEIGHT.")] = "640x360",
-    fps: Annotated[float, typer.Option(help="The frame rate that is wanted.")] = 25.0,
+    size: Annotated[
+        str, typer.Option(metavar=SIZE_METAVAR, help="Frame size.", rich_help_panel=DEVICE)
+    ] = "640x360",
+    fps: Annotated[float, typer.Option(help="Wanted frame rate.", rich_help_panel=DEVICE)] = 25.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the prediction as JSON.")] = False,
 ) -> None:
-    """Predict rate and memory on a device, say whether it will do, and what to take instead.
+    """Predict frame rate and memory on a device, whether they suffice, and what to use instead.
 
     All figures are predicted from the graph and a table of devices; none is measured, except the
     rates of this processor with --device here.
     """
-    from mirnet_edge.planning import plan_network as predicted
+    height, width = parse_size(size, "--size")
+    check_positive(fps, "--fps")
+    if weights not in _FULL_NETWORKS and not Path(weights).is_dir():
+        check_weights(weights)
+    from mirnet_edge.planning import plan_network
 
-    height, width = parsed_size(size, "--size")
-    cost, answers = predicted(weights, device or ["all"], height, width, fps)
+    cost, answers = plan_network(weights, device or ["all"], height, width, fps)
     if as_json:
         print(json.dumps(_document(weights, cost, answers, fps), indent=1))
         return
@@ -82,4 +105,10 @@ def _document(
     }
 
 
-main = command(plan)
+main = command(
+    plan,
+    examples=(
+        "plan --device orin-nano-super --size 1280x720",
+        "plan mirnet-v2 --device here --fps 30",
+    ),
+)

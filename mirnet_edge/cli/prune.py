@@ -1,72 +1,162 @@
-"""mirnet-prune: narrower weights that are measured to be faster."""
+"""`mirnet prune`: narrower weights that are measured to be faster."""
 
 from __future__ import annotations
 
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mirnet_edge.cli.application import command, parsed_size
+from mirnet_edge.cli.application import command
+from mirnet_edge.cli.arguments import (
+    DEVICE,
+    SIZE_METAVAR,
+    SPEED,
+    TRAINING,
+    WEIGHTS_METAVAR,
+    check_folder,
+    check_positive,
+    check_weights,
+    parse_size,
+)
 from mirnet_edge.cli.progress import TrainingProgress
 
 if TYPE_CHECKING:
     from mirnet_edge.pruning.record import PruneRecord, PruningQuality
 
+_PRUNING = "Pruning"
+
 
 def prune(
-    data: Annotated[Path, typer.Option(help="Images, as mirnet-train --data takes them.")],
+    data: Annotated[Path, typer.Option(help="Images, as mirnet train --data takes them.")],
     weights: Annotated[
-        str, typer.Option(help="A .safetensors, .pth or .pt file, or shipped:low-light.")
+        str,
+        typer.Option(
+            metavar=WEIGHTS_METAVAR,
+            help="A .safetensors, .pth or .pt file, or weights of this package.",
+        ),
     ] = "shipped:low-light",
     out: Annotated[
-        Path, typer.Option(help="Folder for the weights and the record; a stopped run goes on.")
+        Path, typer.Option(help="Folder for the weights and the record; a stopped run is resumed.")
     ] = Path("build/prune"),
     speedup: Annotated[
-        float | None, typer.Option(help="How many times faster, measured here.")
+        float | None,
+        typer.Option(
+            help="Wanted speedup, measured here: 2 halves the latency.", rich_help_panel=SPEED
+        ),
     ] = None,
     target_latency: Annotated[
-        float | None, typer.Option(help="Milliseconds that a frame may take here, instead.")
+        float | None,
+        typer.Option(help="Instead: wanted latency of a frame here, in ms.", rich_help_panel=SPEED),
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option(help="--out of another run, instead: cut to its blocks and widths."),
+        typer.Option(
+            help="Instead: the --out folder of another run, whose blocks and widths are taken.",
+            rich_help_panel=SPEED,
+        ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="openvino or onnxruntime.")] = "openvino",
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of the frame that is timed.")] = "256x256",
+    backend: Annotated[
+        Literal["openvino", "onnxruntime"],
+        typer.Option(help="Backend that is timed.", rich_help_panel=SPEED),
+    ] = "openvino",
+    size: Annotated[
+        str,
+        typer.Option(metavar=SIZE_METAVAR, help="Size of the timed frame.", rich_help_panel=SPEED),
+    ] = "256x256",
     importance: Annotated[
-        str, typer.Option(help="What a channel is worth: taylor, magnitude or random.")
+        Literal["taylor", "magnitude", "random"],
+        typer.Option(help="Measure of a channel's importance.", rich_help_panel=_PRUNING),
     ] = "taylor",
     round_to: Annotated[
-        int, typer.Option(help="Widths are multiples: 8; 16 or 32 where INT8 follows.")
+        int,
+        typer.Option(
+            help="Widths are multiples of this: 8; 16 or 32 where INT8 follows.",
+            rich_help_panel=_PRUNING,
+        ),
     ] = 8,
     blocks: Annotated[
-        bool, typer.Option("--blocks", help="Let whole blocks go too, where that loses less.")
+        bool,
+        typer.Option(
+            "--blocks",
+            help="Remove whole blocks too, where the accuracy drop is smaller.",
+            rich_help_panel=_PRUNING,
+        ),
     ] = False,
     rounds: Annotated[
-        int, typer.Option(help="Cut and train so often, each time a part of the way.")
+        int,
+        typer.Option(
+            help="Rounds of pruning and training, each a part of the way.", rich_help_panel=_PRUNING
+        ),
     ] = 1,
     task: Annotated[
-        str | None, typer.Option(help="What the weights restore; default: as their card says.")
+        str | None,
+        typer.Option(
+            help="What the weights restore.",
+            show_default="as their card says",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(help="How to train after a cut: a recipe of ours or a TOML file.")
+        str,
+        typer.Option(
+            help="Training recipe after pruning: a name of this package or a TOML file.",
+            rich_help_panel=TRAINING,
+        ),
     ] = "prune",
-    steps: Annotated[int | None, typer.Option(help="Training steps after each cut.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Crops per step.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Its peak.")] = None,
-    seed: Annotated[int, typer.Option(help="All chance comes from it.")] = 0,
-    device: Annotated[str, typer.Option(help="To train on: auto, cpu or cuda.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Threads that draw batches ahead.")] = 1,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Training steps after each round.",
+            show_default="the recipe's",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Batch size.", show_default="the recipe's", rich_help_panel=TRAINING),
+    ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the crops in pixels.",
+            show_default="the recipe's",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Peak learning rate.", show_default="the recipe's", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.", rich_help_panel=TRAINING)] = 0,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="Device to train on.", rich_help_panel=DEVICE),
+    ] = "auto",
+    workers: Annotated[
+        int, typer.Option(help="Threads that prepare batches.", rich_help_panel=DEVICE)
+    ] = 1,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after so many minutes; run again to go on.")
+        float | None,
+        typer.Option(
+            help="Stop after so many minutes; the same command resumes.", rich_help_panel=DEVICE
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
-    """Cut a network to a measured speed, and let it learn from the unpruned one."""
+    """Prune a network to a measured speed; it then learns from the unpruned one."""
+    frame_size = parse_size(size, "--size")
+    check_positive(max_minutes, "--max-minutes")
+    check_positive(steps, "--steps")
+    check_positive(batch, "--batch")
+    check_positive(crop, "--crop")
+    check_weights(weights)
+    check_folder(data, "--data")
+    check_folder(like, "--like", "the --out of another run")
     from mirnet_edge.pruning.job import PruningRequest, load_pruning, prune_weights
 
     training = {
@@ -84,7 +174,7 @@ def prune(
         like=like,
         task=task,
         backend=backend,
-        size=parsed_size(size, "--size"),
+        size=frame_size,
         importance=importance,
         round_to=round_to,
         blocks=blocks,
@@ -115,20 +205,20 @@ def _show(record: PruneRecord, out: Path) -> None:
         table.add_column(heading, justify="right")
     if record.rounds and record.unpruned:
         first = record.rounds[-1].chosen.unpruned_ms
-        table.add_row("unpruned", f"{first:.2f}", "1.00", *_figures(record.unpruned))
+        table.add_row("unpruned", f"{first:.2f}", "1.00", *_cells(record.unpruned))
     for number, one in enumerate(record.rounds, 1):
         name = f"round {number} " if record.options.rounds > 1 else ""
         times = (f"{one.chosen.pruned_ms:.2f}", f"{one.chosen.speedup:.2f}")
-        table.add_row(f"{name}cut", *times, *_figures(one.cut))
+        table.add_row(f"{name}cut", *times, *_cells(one.cut))
         if one.distilled is not None:
-            table.add_row(f"{name}trained", *times, *_figures(one.distilled))
+            table.add_row(f"{name}trained", *times, *_cells(one.distilled))
     console = Console()
     console.print(table)
     for line in _lines(record, out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _figures(quality: PruningQuality) -> tuple[str, ...]:
+def _cells(quality: PruningQuality) -> tuple[str, ...]:
     return (
         f"{quality.psnr_db:.2f}",
         f"{quality.psnr_gtmean_db:.2f}",
@@ -155,9 +245,15 @@ def _lines(record: PruneRecord, out: Path) -> list[str]:
             f"{len(one.attempts)})"
         )
     if not record.finished:
-        lines.append("Out of time: run the same command again to go on.")
+        lines.append("Stopped by --max-minutes: the same command resumes.")
     lines.append(f"Weights and record: {out}")
     return lines
 
 
-main = command(prune)
+main = command(
+    prune,
+    examples=(
+        "prune --data pairs --speedup 1.5",
+        "prune --data pairs --target-latency 20 --size 640x480 --out build/fast",
+    ),
+)

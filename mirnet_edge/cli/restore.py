@@ -1,4 +1,4 @@
-"""mirnet-restore: restore images and videos."""
+"""`mirnet restore`: restore images and videos."""
 
 from __future__ import annotations
 
@@ -7,18 +7,26 @@ import json
 import logging
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from pathlib import Path  # typer reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import typer
 
-from mirnet_edge.cli.application import command, parsed_size, print_error, stderr
+from mirnet_edge.cli.application import command, print_error, stderr
+from mirnet_edge.cli.arguments import (
+    SHIPPED,
+    SIZE_METAVAR,
+    SPEED,
+    check_bundle,
+    check_file,
+    check_output_folder,
+    check_weights,
+    parse_size,
+)
 from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.runtime.backends import backend_names
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.progress import Progress, TaskID
 
     from mirnet_edge.errors import ImageError
@@ -31,57 +39,56 @@ logger = logging.getLogger(__name__)
 _BACKENDS = f"auto, {', '.join(backend_names())}."
 
 
-class VideoWork(Protocol):
-    """Restores videos into a folder, one after the other or many at once, and tells each."""
+class VideoExecutor(Protocol):
+    """Restores videos into a folder, one after the other or many at once."""
 
-    def __call__(self, videos: list[Path], out: Path, told: VideoReport) -> None: ...  # noqa: D102
+    def __call__(self, videos: list[Path], out: Path, results: VideoResults) -> None:
+        """Restore the videos and add each result."""
 
 
 @dataclass
-class VideoReport:
-    """What came of the videos so far; tells it as it comes."""
+class VideoResults:
+    """The videos restored so far and those that failed; each is printed as it is added."""
 
-    program: str
-    """Begins the lines of what failed."""
     progress: Progress
     done: list[RestoredVideo] = field(default_factory=list)
     failed: list[tuple[Path, VideoError]] = field(default_factory=list)
 
-    def restored(self, one: RestoredVideo, mode: str) -> None:
-        """Take a result and the mode that made it."""
+    def add_restored(self, one: RestoredVideo, mode: str) -> None:
+        """Add a restored video and the configuration that restored it."""
         self.done.append(one)
         for line in _lines(one, mode):
             self.progress.console.print(
                 line, markup=False, emoji=False, highlight=False, soft_wrap=True
             )
 
-    def lost(self, video: Path, error: VideoError) -> None:
-        """Take a video that cannot be read or written."""
+    def add_failed(self, video: Path, error: VideoError) -> None:
+        """Add a video that cannot be read or written."""
         self.failed.append((video, error))
-        print_error(self.program, error)
+        print_error(error)
 
 
-def restore_in_process(runner: Runner, choice: RunnerChoice) -> VideoWork:
-    """Return what restores videos one after the other, with a bar each.
+def restore_in_process(runner: Runner, choice: RunnerChoice) -> VideoExecutor:
+    """Return an executor that restores videos one after the other, with a progress bar each.
 
     Args:
-        runner: Opened for as long as it takes.
-        choice: What it was made by; what an earlier run left is gone on from where that was the
-            same.
+        runner: Opened by the executor.
+        choice: What the runner was made from; the segments of an earlier run are kept where its
+            fingerprint was the same.
     """
 
-    def work(videos: list[Path], out: Path, told: VideoReport) -> None:
+    def execute(videos: list[Path], out: Path, results: VideoResults) -> None:
         from mirnet_edge.video.files.restoring import restore_video
         from mirnet_edge.video.restorer import single_runner_restorer
 
         fingerprint = choice.fingerprint()
         with runner:
             for video in videos:
-                bar = told.progress.add_task(video.name, total=None)
+                bar = results.progress.add_task(video.name, total=None)
 
                 def advance(count: int, total: int | None, bar: TaskID = bar) -> None:
                     known = None if total is None else max(count, total)
-                    told.progress.update(bar, completed=count, total=known)
+                    results.progress.update(bar, completed=count, total=known)
 
                 try:
                     one = restore_video(
@@ -92,43 +99,45 @@ def restore_in_process(runner: Runner, choice: RunnerChoice) -> VideoWork:
                         on_frame=advance,
                     )
                 except VideoError as error:
-                    told.lost(video, error)
+                    results.add_failed(video, error)
                 else:
-                    told.restored(one, runner.name)
-                told.progress.remove_task(bar)
+                    results.add_restored(one, runner.name)
+                results.progress.remove_task(bar)
 
-    return work
+    return execute
 
 
-def restore_with_ray(choice: RunnerChoice, address: str | None) -> VideoWork:
-    """Return what spreads videos over a Ray cluster, with one bar that counts them.
+def restore_with_ray(choice: RunnerChoice, address: str | None) -> VideoExecutor:
+    """Return an executor that restores one video per task of a Ray cluster.
 
     Args:
         choice: The runner of each worker.
-        address: Of a cluster; None for one that is started here.
+        address: The cluster's; None for one that is started here.
     """
 
-    def work(videos: list[Path], out: Path, told: VideoReport) -> None:
+    def execute(videos: list[Path], out: Path, results: VideoResults) -> None:
         from mirnet_edge.video.files.ray_cluster import restore_on_ray
 
-        bar = told.progress.add_task("videos", total=len(videos))
+        bar = results.progress.add_task("videos", total=len(videos))
 
-        def restored(one: RestoredVideo, mode: str) -> None:
-            told.restored(one, mode)
-            told.progress.advance(bar)
+        def add_restored(one: RestoredVideo, mode: str) -> None:
+            results.add_restored(one, mode)
+            results.progress.advance(bar)
 
-        def lost(video: Path, error: VideoError) -> None:
-            told.lost(video, error)
-            told.progress.advance(bar)
+        def add_failed(video: Path, error: VideoError) -> None:
+            results.add_failed(video, error)
+            results.progress.advance(bar)
 
-        with redirect_stdout(_Aside()):
-            restore_on_ray(videos, choice, out, address=address, on_done=restored, on_failed=lost)
+        with redirect_stdout(_LogWriter()):
+            restore_on_ray(
+                videos, choice, out, address=address, on_done=add_restored, on_failed=add_failed
+            )
 
-    return work
+    return execute
 
 
-class _Aside(io.TextIOBase):
-    """Takes what Ray prints, which -v shows: stdout is for results."""
+class _LogWriter(io.TextIOBase):
+    """Logs what Ray prints to stdout, which is for results; -v shows it."""
 
     def write(self, text: str) -> int:
         if text.strip():
@@ -137,19 +146,18 @@ class _Aside(io.TextIOBase):
 
 
 def restore_videos(
-    program: str, videos: list[Path], work: VideoWork, out: Path
+    videos: list[Path], execute: VideoExecutor, out: Path
 ) -> tuple[list[RestoredVideo], list[tuple[Path, VideoError]]]:
-    """Restore videos, with a bar where somebody looks.
+    """Restore videos, with a progress bar on a terminal.
 
     Args:
-        program: Begins the lines on stderr.
         videos: Files.
-        work: What restores them.
+        execute: Restores them.
         out: The folder for the results.
 
     Returns:
-        Those that were restored, and those that cannot be read or written with the reason; in the
-        order in which they were named.
+        The restored videos, and those that cannot be read or written with the reason; in the
+        order of VIDEOS.
 
     Raises:
         OptionError: Two results would have one name.
@@ -176,36 +184,36 @@ def restore_videos(
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        told = VideoReport(program, progress)
+        results = VideoResults(progress)
         try:
-            work(videos, out, told)
+            execute(videos, out, results)
         except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(_skip_existing(videos, out, told)) from error
+            raise KeyboardInterrupt(_interruption(videos, out, results)) from error
     turn = {video: place for place, video in enumerate(videos)}
-    told.done.sort(key=lambda one: turn[one.source])
-    told.failed.sort(key=lambda one: turn[one[0]])
-    return told.done, told.failed
+    results.done.sort(key=lambda one: turn[one.source])
+    results.failed.sort(key=lambda one: turn[one[0]])
+    return results.done, results.failed
 
 
-def _skip_existing(videos: list[Path], out: Path, told: VideoReport) -> str:
-    """Return in one line what a run that is interrupted leaves, and what to do."""
-    from mirnet_edge.video.files.muxing import has_segments
-
-    over = {one.source for one in told.done} | {path for path, _ in told.failed}
+def _interruption(videos: list[Path], out: Path, results: VideoResults) -> str:
+    """Return in one line what an interrupted run has finished, and how to resume it."""
+    over = {one.source for one in results.done} | {path for path, _ in results.failed}
     begun = [video for video in videos if video not in over and has_segments(video, out)]
     if begun:
         which = begun[0].name if len(begun) == 1 else f"{len(begun)} videos"
-        line = f"the finished segments of {which} are kept, and the same command goes on from there"
+        line = f"the finished segments of {which} are kept, and the same command resumes there"
     else:
-        line = "no segment was finished; the same command begins again"
-    if told.done:
-        done = f"{len(told.done)} of {len(videos)} videos are done"
-        line += f". {done}: --skip-existing leaves them out"
+        line = "no segment was finished; the same command starts again"
+    if results.done:
+        done = f"{len(results.done)} of {len(videos)} videos are done"
+        line += f". {done}: --skip-existing skips them"
     return f"interrupted; {line}"
 
 
-def report_of(done: list[RestoredVideo], failed: list[tuple[Path, VideoError]]) -> dict[str, Any]:
-    """Return what `--json` tells of videos."""
+def video_report(
+    done: list[RestoredVideo], failed: list[tuple[Path, VideoError]]
+) -> dict[str, Any]:
+    """Return the part of the `--json` document about videos."""
     return {
         "videos": [
             {
@@ -230,10 +238,10 @@ def _lines(one: RestoredVideo, mode: str) -> list[str]:
     lines = [f"{one.output}  {one.width}x{one.height}  {one.frames} frames  {rate:.1f} fps  {mode}"]
     if one.resumed:
         lines.append(
-            f"{one.source}: an earlier run that was cut off had restored the first {one.resumed}"
+            f"{one.source}: resumed; an interrupted run had restored the first {one.resumed}"
         )
     if one.failed:
-        lines.append(f"{one.source}: {one.failed} frames could not be restored: as they came")
+        lines.append(f"{one.source}: {one.failed} frames could not be restored and were copied")
     if one.shortfall:
         lines.append(one.shortfall)
     return lines
@@ -251,72 +259,94 @@ def _check_stems(videos: list[Path]) -> None:
             )
 
 
-_PROGRAM = "mirnet-restore"
 _INCOMPLETE = 2
-_ENGINES = ("local", "ray")
 
 
 def restore(
     images: Annotated[
         list[Path],
-        typer.Argument(help="Images (PNG, JPEG, WebP, TIFF), folders of them, or videos."),
+        typer.Argument(help="Images (PNG, JPEG, WebP, TIFF), folders of images, or videos."),
     ],
-    bundle: Annotated[Path, typer.Option(help="A bundle's folder, made by mirnet-export.")],
     out: Annotated[Path, typer.Option(help="Folder for the results; they keep their names.")],
-    backend: Annotated[str, typer.Option(help=_BACKENDS)] = "auto",
+    bundle: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|shipped:NAME",
+            help="A bundle's folder, written by mirnet export, or weights of this package, "
+            "exported on first use.",
+        ),
+    ] = "shipped:low-light",
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also write NAME.compare.png: before and after.")
+    ] = False,
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Skip inputs whose results --out holds already.")
+    ] = False,
+    backend: Annotated[
+        str,
+        typer.Option(help=_BACKENDS, rich_help_panel=SPEED),
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option(help="auto, fp32, bf16, fp16, int8, int8+bf16 or int8+fp16.")
+        str,
+        typer.Option(
+            help="auto, fp32, bf16, fp16, int8, int8+bf16 or int8+fp16.", rich_help_panel=SPEED
+        ),
     ] = "auto",
     threads: Annotated[
         int | None,
         typer.Option(
-            help="How many to use; the backend decides if left out. With --engine ray: for each "
-            "video; an equal share if left out."
+            help="Threads to use; with --executor ray, for each video.",
+            show_default="the backend's choice; an equal share with ray",
+            rich_help_panel=SPEED,
         ),
     ] = None,
     tile: Annotated[
         str | None,
         typer.Option(
-            help="Restore large images in tiles: WIDTHxHEIGHT, or auto: the size of the "
-            "bundle's graphs, or what --max-memory allows."
+            metavar=f"{SIZE_METAVAR}|auto",
+            help="Restore large images in tiles of this size. auto: the size of the bundle's "
+            "graphs, or what --max-memory allows.",
+            show_default="whole images",
+            rich_help_panel=SPEED,
         ),
     ] = None,
     max_memory: Annotated[
         int | None,
-        typer.Option(help="MiB that restoring may take beside the image; sets the tiles' size."),
-    ] = None,
-    compare: Annotated[
-        bool, typer.Option("--compare", help="Also write NAME.compare.png: before and after.")
-    ] = False,
-    skip_existing: Annotated[
-        bool,
         typer.Option(
-            "--skip-existing", help="Leave out what --out holds already, whatever made it."
+            help="Memory for restoring beside the image, in MiB; sets the tile size.",
+            rich_help_panel=SPEED,
         ),
-    ] = False,
-    engine: Annotated[
-        str,
+    ] = None,
+    executor: Annotated[
+        Literal["local", "ray"],
         typer.Option(
-            help="local: one video after the other; ray: one task each, on a Ray cluster or, "
-            "without one, on this machine's cores."
+            help="local: one video after the other. ray: one task per video, on a Ray cluster or, "
+            "without one, on this machine's cores.",
+            rich_help_panel=SPEED,
         ),
     ] = "local",
     ray_address: Annotated[
         str | None,
         typer.Option(
             envvar="RAY_ADDRESS",
-            help="A running cluster, for --engine ray; it must see the same paths.",
+            help="A running cluster, for --executor ray; it must see the same paths.",
+            rich_help_panel=SPEED,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Restore images and videos with a bundle.
+    """Restore images and videos.
 
-    What cannot be read is named; the others are restored, and the exit code is 2. Videos keep
-    every frame, its time, and the sound; the same command goes on with one that was cut off.
+    Inputs that cannot be read are listed; the others are restored, and the exit code is 2. Videos
+    keep every frame, its timestamp, and the sound; the same command resumes an interrupted one.
     """
-    if engine not in _ENGINES:
-        raise OptionError(f"--engine must be one of {', '.join(_ENGINES)}, found {engine!r}")
+    tiles = _tile(tile)
+    _check_inputs(images)
+    check_output_folder(out)
+    if bundle.startswith(SHIPPED):
+        check_weights(bundle)
+    else:
+        check_bundle(Path(bundle))
     from mirnet_edge.runtime.bundle import RunnerChoice
     from mirnet_edge.runtime.restore import check_outputs, find_images, is_restored
     from mirnet_edge.video.files import muxing
@@ -326,50 +356,70 @@ def restore(
     images = find_images([path for path in images if path not in videos])
     skipped: set[Path] = set()
     if skip_existing:
-        check_outputs(images, out, compare=compare)  # an input is not its own result
-        asked = len(images) + len(videos)
+        check_outputs(images, out, compare=compare)  # an input is no result
+        requested = len(images) + len(videos)
         skipped = {path for path in images if is_restored(path, out, compare=compare)}
         skipped |= {path for path in videos if muxing.is_restored(path, out)}
         images = [path for path in images if path not in skipped]
         videos = [path for path in videos if path not in skipped]
         if skipped:
-            print_error(_PROGRAM, f"{len(skipped)} of {asked} results are in {out} already")
+            print_error(f"{len(skipped)} of {requested} results are in {out} already")
     choice = RunnerChoice(
-        bundle=bundle, backend=backend, precision=precision, threads=threads, tile=_tile(tile),
+        bundle=_find_bundle(bundle), backend=backend, precision=precision, threads=threads,
+        tile=tiles,
         max_memory_mib=max_memory,
     )  # fmt: skip
     runner = choice.runner()
-    work = (
+    execute = (
         restore_with_ray(choice, ray_address)
-        if engine == "ray"
+        if executor == "ray"
         else restore_in_process(runner, choice)
     )
-    done, failed = _restored(images, runner, out, compare=compare) if images else ([], [])
-    films, failed_films = restore_videos(_PROGRAM, videos, work, out)
+    done, failed = _restore_images(images, runner, out, compare=compare) if images else ([], [])
+    videos_done, failed_videos = restore_videos(videos, execute, out)
     if as_json:
         report = _report(runner, done, failed)
         if skip_existing:
             report["skipped"] = sorted(map(str, skipped))
         if videos:
-            report |= report_of(films, failed_films)
+            report |= video_report(videos_done, failed_videos)
         print(json.dumps(report, indent=1))
-    for kind, lost, asked in (
+    for kind, failures, requested in (
         ("images", len(failed), len(images)),
-        ("videos", len(failed_films), len(videos)),
+        ("videos", len(failed_videos), len(videos)),
     ):
-        if lost and asked > 1:
-            print_error(_PROGRAM, f"{lost} of {asked} {kind} were not restored")
-    if failed or failed_films:
+        if failures and requested > 1:
+            print_error(f"{failures} of {requested} {kind} were not restored")
+    if failed or failed_videos:
         raise typer.Exit(_INCOMPLETE)
+
+
+def _check_inputs(images: list[Path]) -> None:
+    """Refuse inputs none of which exists; single ones that do not are listed later.
+
+    Raises:
+        OptionError: None exists.
+    """
+    if not any(path.exists() for path in images):
+        check_file(images[0], "the input", "an image, a folder of images or a video")
+
+
+def _find_bundle(bundle: str) -> Path:
+    from mirnet_edge.export.shipped import find_bundle
+
+    console = stderr()
+    return find_bundle(
+        bundle, lambda what: console.print(what, highlight=False, markup=False, soft_wrap=True)
+    )
 
 
 def _tile(text: str | None) -> tuple[int, int] | Literal["auto"] | None:
     if text is None or text == "auto":
         return None if text is None else "auto"
-    return parsed_size(text, "--tile")
+    return parse_size(text, "--tile")
 
 
-def _restored(
+def _restore_images(
     images: list[Path], runner: Runner, out: Path, *, compare: bool
 ) -> tuple[list[RestoredImage], list[tuple[Path, ImageError]]]:
     from rich.progress import (
@@ -397,7 +447,8 @@ def _restored(
 
         def fail(path: Path, error: ImageError) -> None:
             failed.append((path, error))
-            show(f"{_PROGRAM}: {' '.join(str(error).split())}")
+            print_error(error)
+            progress.advance(bar)
 
         done = restore_files(
             images,
@@ -432,4 +483,12 @@ def _report(
     }
 
 
-main = command(restore)
+main = command(
+    restore,
+    examples=(
+        "restore night.jpg --out restored",
+        "restore holiday/ film.mp4 --bundle build/bundle --out restored",
+        "restore scan.tif --bundle shipped:old-photo --out restored",
+    ),
+    former_options={"--engine": "--executor"},
+)

@@ -1,14 +1,23 @@
-"""mirnet-sensitivity: which blocks INT8 harms, and what they would win."""
+"""`mirnet sensitivity`: accuracy drop and speedup of INT8, block by block."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mirnet_edge.cli.application import command, parsed_size, stderr
+from mirnet_edge.cli.application import command, stderr
+from mirnet_edge.cli.arguments import (
+    CALIBRATION_METAVAR,
+    SIZE_METAVAR,
+    SPEED,
+    WEIGHTS_METAVAR,
+    check_calibration,
+    check_weights,
+    parse_size,
+)
 
 if TYPE_CHECKING:
     from mirnet_edge.export.sensitivity import BlockSensitivity, Sensitivity
@@ -16,30 +25,50 @@ if TYPE_CHECKING:
 
 def sensitivity(
     weights: Annotated[
-        str, typer.Option(help="A .safetensors, .pth or .pt file, or shipped:low-light.")
+        str,
+        typer.Option(
+            metavar=WEIGHTS_METAVAR,
+            help="A .safetensors, .pth or .pt file, or weights of this package.",
+        ),
     ] = "shipped:low-light",
     calibration: Annotated[
-        Path | None, typer.Option(help="Images, as mirnet-export --calibration takes them.")
+        str | None,
+        typer.Option(
+            metavar=CALIBRATION_METAVAR,
+            help="Images, as mirnet export --calibration takes them.",
+            show_default="built-in images, for shipped weights",
+        ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for the figures and the image; a stopped run goes on.")
+        Path,
+        typer.Option(help="Folder for the results and the chart; a stopped run is resumed."),
     ] = Path("build/sensitivity"),
     size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT of the frame that is timed; else 640x480.")
+        str | None,
+        typer.Option(
+            metavar=SIZE_METAVAR,
+            help="Size of the timed frame.",
+            show_default="640x480",
+            rich_help_panel=SPEED,
+        ),
     ] = None,
     backend: Annotated[
-        str, typer.Option(help="auto, openvino, onnxruntime or, without times, tensorrt.")
+        Literal["auto", "openvino", "onnxruntime", "tensorrt"],
+        typer.Option(help="Backend; tensorrt without times.", rich_help_panel=SPEED),
     ] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Quantize one block at a time; print what each loses and wins, dearest first."""
+    """Quantize one block at a time; print accuracy drop and speedup, most sensitive first."""
+    frame_size = None if size is None else parse_size(size, "--size")
+    check_weights(weights)
+    check_calibration(calibration)
     from mirnet_edge.export.analysis import SensitivityRequest, analyze_sensitivity
 
     request = SensitivityRequest(
         weights=weights,
         out=out,
         calibration=calibration,
-        size=None if size is None else parsed_size(size, "--size"),
+        size=frame_size,
         backend=backend,
     )
     console = stderr()
@@ -63,7 +92,7 @@ def _show(found: Sensitivity, out: Path) -> None:
 
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
     table.add_column("block")
-    headings = ("lost\ndB", "won\nms", "dB\nper ms", "dark", "middle\ndB to fp32", "bright")
+    headings = ("drop\ndB", "saved\nms", "dB\nper ms", "dark", "middle\ndB to fp32", "bright")
     for heading in headings:
         table.add_column(heading, justify="right")
     for cost in found.most_sensitive_first():
@@ -71,9 +100,9 @@ def _show(found: Sensitivity, out: Path) -> None:
     console = Console()
     console.print(table)
     for line in (
-        "* decides about the whole frame: bundles keep it in float",
+        "* acts on the whole frame: bundles keep it in float",
         f"{found.setup}; {found.machine.processor}, {found.machine.cores} cores",
-        f"Figures and image: {out}",
+        f"Results and chart: {out}",
     ):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -88,4 +117,7 @@ def _row(cost: BlockSensitivity) -> list[str]:
     ]
 
 
-main = command(sensitivity)
+main = command(
+    sensitivity,
+    examples=("sensitivity", "sensitivity --weights my.pth --calibration my_images"),
+)

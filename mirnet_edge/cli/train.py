@@ -1,16 +1,30 @@
-"""mirnet-train: make weights."""
+"""`mirnet train`: train or fine-tune weights."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from mirnet_edge.cli.application import command
+from mirnet_edge.cli.arguments import (
+    DEVICE,
+    INPUT,
+    MODEL,
+    OUTPUT,
+    TRAINING,
+    WEIGHTS_METAVAR,
+    check_folder,
+    check_positive,
+    check_weights,
+)
 from mirnet_edge.cli.progress import TrainingProgress
+from mirnet_edge.errors import OptionError
+
+_RECIPES = "the recipe's"
 
 
 def train(
@@ -18,11 +32,12 @@ def train(
         Path,
         typer.Option(
             help="Folder with pairs.csv (low, high, scene, split), or with low/ and high/, or of "
-            "clean images, which the task makes bad."
+            "clean images, which are degraded for the task."
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="Folder for the state, the history and the finished weights.")
+        Path,
+        typer.Option(help="Folder for the training state, the history and the finished weights."),
     ] = Path("build/train"),
     task: Annotated[
         str, typer.Option(help="low-light, denoise, super-resolution or old-photo.")
@@ -30,77 +45,165 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="A recipe of ours or a TOML file; default: the task's, with --init fine-tune."
+            help="Training recipe: a name of this package or a TOML file.",
+            show_default="the task's; fine-tune with --init",
+        ),
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar=WEIGHTS_METAVAR, help="Initial weights to fine-tune.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar=WEIGHTS_METAVAR,
+            help="Weights of the teacher, for distillation.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="edge, mirnet or mirnet-v2; default: the recipe's.")
+        Literal["edge", "mirnet", "mirnet-v2"] | None,
+        typer.Option(help="Architecture.", show_default=_RECIPES, rich_help_panel=MODEL),
     ] = None,
     channels: Annotated[
         str | None,
-        typer.Option(help="Of the network: 32,48,64 for edge, one number for the others."),
+        typer.Option(
+            help="Channels: 32,48,64 for edge, one number for the others.",
+            show_default=_RECIPES,
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    blocks: Annotated[int | None, typer.Option(help="Multi-scale blocks of the network.")] = None,
-    init: Annotated[
-        str | None, typer.Option(help="Weights to start from: a file or shipped:NAME.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="Weights to learn from: a file or shipped:NAME.")
+    blocks: Annotated[
+        int | None,
+        typer.Option(
+            help="Number of multi-scale blocks.", show_default=_RECIPES, rich_help_panel=MODEL
+        ),
     ] = None,
     unlabeled: Annotated[
         Path | None,
-        typer.Option(help="Folder of images without references: --teacher says what they become."),
+        typer.Option(
+            help="Folder of images without ground truth, for pseudo-labels by --teacher.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     overlays: Annotated[
         Path | None,
-        typer.Option(help="Folder of damage with transparency, to lay over old photos."),
+        typer.Option(
+            help="Folder of damage with transparency, to lay over old photos.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     replay: Annotated[
-        Path | None, typer.Option(help="Former training data, so that it is not forgotten.")
+        Path | None,
+        typer.Option(
+            help="Former training data for half of each batch, against forgetting.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
     keep: Annotated[
         float | None,
         typer.Option(
-            help="How many dB --init may lose on --replay: the weights end where they lose no more."
+            help="Largest accuracy drop of --init on --replay, in dB: the weights are interpolated "
+            "until it holds.",
+            rich_help_panel=INPUT,
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="How many steps.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Crops per step.")] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of the crops in pixels.")] = None,
-    exposure_steps: Annotated[
-        int | None, typer.Option(help="Steps of the first stage, on thumbnails.")
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Training steps.", show_default=_RECIPES, rich_help_panel=TRAINING),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Its peak.")] = None,
-    seed: Annotated[int | None, typer.Option(help="All chance comes from it.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    precision: Annotated[
-        str, typer.Option(help="Of the arithmetic: fp32, bf16 or, on a GPU, fp16.")
-    ] = "fp32",
-    workers: Annotated[int, typer.Option(help="Threads that draw batches ahead.")] = 1,
-    compiled: Annotated[
-        bool,
-        typer.Option("--compile", help="Fuse the network: a minute at the start, faster steps."),
-    ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write TensorBoard's events to --out.")
-    ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Batch size.", show_default=_RECIPES, rich_help_panel=TRAINING),
+    ] = None,
+    crop: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the crops in pixels.", show_default=_RECIPES, rich_help_panel=TRAINING
+        ),
+    ] = None,
+    exposure_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Steps of the first stage, on thumbnails.",
+            show_default=_RECIPES,
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate.", show_default=_RECIPES, rich_help_panel=TRAINING),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Random seed.", show_default=_RECIPES, rich_help_panel=TRAINING),
+    ] = None,
     qat: Annotated[
         bool,
-        typer.Option("--qat", help="Teach --init to bear INT8; also writes the INT8 graph."),
+        typer.Option(
+            "--qat",
+            help="Quantization-aware training of --init; also writes the INT8 graph.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        typer.Option(help="Device to train on.", rich_help_panel=DEVICE),
+    ] = "auto",
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"],
+        typer.Option(help="Arithmetic; fp16 on a GPU only.", rich_help_panel=DEVICE),
+    ] = "fp32",
+    workers: Annotated[
+        int, typer.Option(help="Threads that prepare batches.", rich_help_panel=DEVICE)
+    ] = 1,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Fuse the network: a minute at the start, faster steps.",
+            rich_help_panel=DEVICE,
+        ),
     ] = False,
     max_minutes: Annotated[
-        float | None, typer.Option(help="Stop after so many minutes; run again to go on.")
+        float | None,
+        typer.Option(
+            help="Stop after so many minutes; the same command resumes.", rich_help_panel=DEVICE
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    tensorboard: Annotated[
+        bool,
+        typer.Option(
+            "--tensorboard", help="Also write TensorBoard events to --out.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the scores as JSON.", rich_help_panel=OUTPUT)
+    ] = False,
 ) -> None:
-    """Train a network on pairs of images or clean ones. Stopped runs go on where they were."""
-    from mirnet_edge.errors import OptionError
-    from mirnet_edge.training.job import TrainingRequest, train_weights
-
-    if max_minutes is not None and not max_minutes > 0:
-        raise OptionError(f"--max-minutes must be above 0, found {max_minutes:g}")
+    """Train a network on image pairs or clean images. The same command resumes a stopped run."""
+    check_positive(max_minutes, "--max-minutes")
+    check_positive(steps, "--steps")
+    check_positive(batch, "--batch")
+    check_positive(crop, "--crop")
     if workers < 0:
         raise OptionError(f"--workers must not be negative, found {workers}")
+    network = _given(channels=_channels(channels), blocks=blocks)
+    check_weights(init)
+    check_weights(teacher)
+    check_folder(data, "--data", "one with pairs.csv, with low/ and high/, or of clean images")
+    for option, folder in (("unlabeled", unlabeled), ("overlays", overlays), ("replay", replay)):
+        check_folder(folder, f"--{option}")
+    from mirnet_edge.training.recipe import read_recipe
+    from mirnet_edge.training.tasks import task_of
+
+    task_of(task)
+    if recipe is not None:
+        read_recipe(recipe)
+    from mirnet_edge.training.job import TrainingRequest, train_weights
+
     training = _given(
         steps=steps,
         batch=batch,
@@ -116,7 +219,7 @@ def train(
         recipe=recipe,
         training=training,
         architecture=model,
-        network=_given(channels=_channels(channels), blocks=blocks),
+        network=network,
         init=init,
         teacher=teacher,
         unlabeled=unlabeled,
@@ -124,7 +227,7 @@ def train(
         replay=replay,
         keep_db=keep,
         device=device,
-        precision=precision,  # type: ignore[arg-type]  # checked with the device
+        precision=precision,
         workers=workers,
         compiled=compiled,
         tensorboard=tensorboard,
@@ -163,8 +266,6 @@ def _given(**values: Any) -> dict[str, Any]:  # noqa: ANN401  # options of sever
 
 
 def _channels(text: str | None) -> tuple[int, ...] | int | None:
-    from mirnet_edge.errors import OptionError
-
     if text is None:
         return None
     try:
@@ -174,7 +275,14 @@ def _channels(text: str | None) -> tuple[int, ...] | int | None:
     return numbers if len(numbers) > 1 else numbers[0]
 
 
-main = command(train)
+main = command(
+    train,
+    examples=(
+        "train --data pairs --task low-light",
+        "train --data my_pairs --init shipped:low-light --out build/fine_tuned",
+    ),
+    former_options={"--unlabelled": "--unlabeled"},
+)
 
 if __name__ == "__main__":  # torchrun starts modules
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import sys
 from dataclasses import dataclass
@@ -171,8 +172,8 @@ def test_a_command_may_choose_its_code(code, ran):
 
 
 def test_a_complaint_is_one_line_on_stderr(capsys):
-    print_error("mirnet-x", " several\nlines ")
-    assert capsys.readouterr() == ("", "mirnet-x: several lines\n")
+    contextvars.Context().run(print_error, " several\nlines ")
+    assert capsys.readouterr() == ("", "mirnet: several lines\n")
 
 
 # messages of the library

@@ -16,7 +16,7 @@ from mirnet_edge.bench.job import BenchmarkRequest, BenchmarkSuite, read_suite
 from mirnet_edge.bench.record import read_report
 from mirnet_edge.bench.statistics import energy_per_frame_mj
 from mirnet_edge.bench.telemetry import MachineSensors
-from mirnet_edge.cli.application import parsed_size
+from mirnet_edge.cli.arguments import parse_size
 from mirnet_edge.cli.bench import main
 
 SUITES = Path(__file__).parents[2] / "benchmarks" / "suites"
@@ -137,10 +137,13 @@ def test_a_backend_that_the_bundle_lacks_is_a_row_that_says_so(ran, make_bundle,
         ((), "give --suite FILE or --bundle DIR"),
         (("--suite", "none"), "there is no suite none"),
         (("--bundle", "none"), "none is not a bundle"),
-        (("--competitor", "none.onnx"), "none.onnx is not there"),
+        (("--competitor", "none.onnx"), "none.onnx does not exist"),
         (("--baseline", "magic"), "no baseline 'magic'"),
         (("--baseline", "gamma", "--size", "0x4"), "--size must be positive"),
-        (("--baseline", "gamma", "--suffixes", "x", "--pairs", "y"), "--suffixes must be BAD,GOOD"),
+        (
+            ("--baseline", "gamma", "--suffixes", "x", "--pairs", "y"),
+            "--suffixes must be DEGRADED,CLEAN",
+        ),
     ],
     ids=["nothing", "suite", "bundle", "competitor", "baseline", "size", "suffixes"],
 )
@@ -167,7 +170,7 @@ def test_our_suites_are_suites_and_name_methods_that_exist(path):
     suite = read_suite(str(path))
     for name in suite.baselines or ():
         baseline_named(name)
-    assert all(parsed_size(size, "sizes") for size in suite.sizes)
+    assert all(parse_size(size, "sizes") for size in suite.sizes)
 
 
 def test_cold_start_and_memory_come_from_a_process_of_its_own():

@@ -205,8 +205,8 @@ def test_what_is_no_bundle_is_one_line(ran, make_image, tmp_path, out):
     result = ran(main, make_image("a.png"), "--bundle", tmp_path / "none", "--out", out)
     assert result.code == 2
     assert result.line == (
-        f"mirnet-restore: {tmp_path / 'none'} is not a bundle: expected a folder with "
-        "manifest.json. Make one with mirnet-export --out DIR"
+        f"mirnet-restore: {tmp_path / 'none'} is not a bundle: there is no such folder. Give the "
+        "folder that mirnet export wrote."
     )
 
 
@@ -256,7 +256,7 @@ def test_an_interruption_is_one_line_and_keeps_what_was_finished(
     runner = NullRunner(failure=KeyboardInterrupt(), fails_at=2)
     monkeypatch.setattr("mirnet_edge.runtime.bundle.open_bundle", lambda *_, **__: runner)
     images = [make_image("in/a.png"), make_image("in/b.png")]
-    result = ran(main, *images, "--bundle", "any", "--out", out, "--json")
+    result = ran(main, *images, "--bundle", make_bundle(), "--out", out, "--json")
     assert (result.code, result.out) == (130, "")
     done, interrupted = result.err.splitlines()
     assert done.startswith(str(out / "a.png"))
@@ -265,8 +265,8 @@ def test_an_interruption_is_one_line_and_keeps_what_was_finished(
     assert not runner.is_open
 
 
-@pytest.mark.parametrize("missing", ["--bundle", "--out", "images"])
-def test_what_must_be_given_is_asked_for(missing, ran, make_image, tmp_path):
+@pytest.mark.parametrize("missing", ["--out", "images"])
+def test_a_missing_argument_is_named(missing, ran, make_image, tmp_path):
     given = {"images": (make_image("a.png"),)}
     given |= {name: (name, tmp_path / "x") for name in ("--bundle", "--out")}
     del given[missing]
@@ -289,7 +289,7 @@ def test_help_answers_without_anything_heavy():
     *helping, last = answer.splitlines()
     code, *modules = last.split()
     assert code == "0"
-    assert "Restore images and videos with a bundle." in "\n".join(helping)
+    assert "Restore images and videos." in "\n".join(helping)
     heavy = {"numpy", "torch", "openvino", "onnxruntime", "cv2", "PIL", "pydantic"}
     assert heavy.isdisjoint(modules)
     assert "mirnet_edge.cli.application" in modules  # the list is one

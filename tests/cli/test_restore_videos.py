@@ -98,7 +98,7 @@ def test_the_same_command_goes_on_with_a_video_that_was_cut_off(
     assert result.code == 0, result.err
     (told,) = json.loads(result.out)["videos"]
     assert (told["frames"], told["resumed"]) == (5, 2)
-    assert "an earlier run that was cut off had restored the first 2" in result.err
+    assert "resumed; an interrupted run had restored the first 2" in result.err
     assert [path.name for path in out.iterdir()] == ["a.mp4"]
 
 
@@ -124,11 +124,11 @@ def test_ctrl_c_says_what_is_kept(at, ran, make_bundle, make_video, tmp_path, mo
     assert result.code == 130
     *_, line = result.err.splitlines()
     kept = (
-        "no segment was finished; the same command begins again"
+        "no segment was finished; the same command starts again"
         if at == 1
-        else "the finished segments of a.mp4 are kept, and the same command goes on from there"
+        else "the finished segments of a.mp4 are kept, and the same command resumes there"
     )
-    over = "1 of 2 videos are done: --skip-existing leaves them out"
+    over = "1 of 2 videos are done: --skip-existing skips them"
     assert line == f"mirnet-restore: interrupted; {kept}. {over}"
     before = (out / "done.mp4").stat().st_mtime_ns
     result = ran(main, done, video, "--bundle", bundle, "--out", out, "--skip-existing", "--json")
@@ -158,19 +158,19 @@ def test_a_video_is_not_its_own_result(ran, make_bundle, make_video):
 
 
 @pytest.mark.parametrize(
-    ("engine", "says"),
+    ("executor", "says"),
     [
-        ("spark", "--engine must be one of local, ray, found 'spark'"),
+        ("spark", "'spark' is not one of 'local', 'ray'"),
         ("ray", 'pip install "mirnet-edge[fleet]"'),
     ],
 )
-def test_an_engine_that_is_not_there_is_one_line(
-    engine, says, ran, make_bundle, make_video, tmp_path, monkeypatch
+def test_a_missing_executor_is_one_line(
+    executor, says, ran, make_bundle, make_video, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "ray", None)  # as where it is not installed
     out = tmp_path / "out"
     video = make_video("a.mp4")
-    result = ran(main, video, "--bundle", make_bundle(), "--out", out, "--engine", engine)
+    result = ran(main, video, "--bundle", make_bundle(), "--out", out, "--executor", executor)
     assert result.code == 2
     assert says in result.line
     assert not out.exists()

@@ -41,7 +41,7 @@ def test_what_is_no_preset_is_named(text, says, preset):
 
 
 @pytest.mark.parametrize("option", ["--preset", "--recipe"])
-def test_what_is_typed_wins(preset, monkeypatch, option):
+def test_what_is_typed_wins(preset, make_bundle, monkeypatch, option):
     from mirnet_edge.cli import engine
     from mirnet_edge.runtime.tensorrt import bundle_engines
 
@@ -51,7 +51,7 @@ def test_what_is_typed_wins(preset, monkeypatch, option):
     )
     path = preset('[engine]\nlevel = 2\nworkspace = 300\nprofiles = "ladder"\n')
     with pytest.raises(SystemExit) as left:
-        engine.main(["bundle", option, str(path), "--level", "4"])
+        engine.main([str(make_bundle()), option, str(path), "--level", "4"])
     assert left.value.code == 0
     (given,) = seen
     assert (given["settings"].level, given["settings"].workspace_mib) == (4, 300)

@@ -1,88 +1,25 @@
-"""Live video in Python: `stream()`, a drop-in `cv2.VideoCapture`, the default bundle."""
+"""Live video in Python: `stream()`, a drop-in `cv2.VideoCapture`."""
 
 from __future__ import annotations
 
-import os
-import sys
 from contextlib import ExitStack
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mirnet_edge.dependencies import advice, available
-from mirnet_edge.errors import BundleError, MissingDependencyError
-from mirnet_edge.manifest import FILE_NAME, read_manifest
+from mirnet_edge.export.shipped import find_bundle
 from mirnet_edge.video.live.pipeline import Live
 from mirnet_edge.video.live.sources import open_source
 from mirnet_edge.video.restorer import bundle_restorer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mirnet_edge.video.frames import DisplayedFrame
     from mirnet_edge.video.live.sources import Source
-
-DEFAULT_WEIGHTS = "shipped:low-light"
-
-
-def shipped_bundle(
-    weights: str = DEFAULT_WEIGHTS,
-    *,
-    cache: Path | None = None,
-    on_stage: Callable[[str], None] = lambda what: None,
-) -> Path:
-    """Return the folder of a bundle of shipped weights, exported on first use.
-
-    The bundle is specific to this machine (its configurations are timed here) and to this version
-    of the package. Its graphs have global context inputs and outputs, for temporal smoothing. INT8
-    is included where NNCF is installed and the quality gate accepts it.
-
-    Args:
-        weights: The name of shipped weights.
-        cache: The folder of the bundles; None for the user's cache.
-        on_stage: Called with a few words at each stage of the export.
-
-    Raises:
-        MissingDependencyError: There is no bundle yet, and the packages to export one are missing.
-        MirnetEdgeError: The cache cannot be written.
-    """
-    int8 = available("nncf")
-    variant = "anchored-int8" if int8 else "anchored"
-    name = f"{weights.removeprefix('shipped:')}-{variant}-{version('mirnet-edge')}"
-    folder = (cache or user_cache()) / "bundles" / name
-    if (folder / FILE_NAME).is_file():
-        try:
-            read_manifest(folder)
-        except BundleError:
-            pass  # of another schema, or truncated by a full disk: exported again below
-        else:
-            return folder
-    if not (available("torch") and available("onnx")):
-        raise MissingDependencyError(
-            f"no bundle was given, and exporting one of {weights} needs packages that are not "
-            f"installed: give --bundle DIR (exported elsewhere), or {advice('torch')}"
-        )
-    from mirnet_edge.export.job import export_bundle
-    from mirnet_edge.export.workspace import ExportOptions
-
-    on_stage(f"exporting a bundle of {weights} to {folder}, once")
-    options = ExportOptions(weights=weights, out=folder, target="cpu", anchored=True, int8=int8)
-    export_bundle(options, on_stage)
-    return folder
-
-
-def user_cache() -> Path:
-    """Return this package's folder in the user's cache folder."""
-    home = Path.home()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "mirnet-edge"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "mirnet-edge"
-    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "mirnet-edge"
 
 
 def stream(
@@ -97,8 +34,8 @@ def stream(
     dropped, and `status.dropped` counts them. `video.files.restoring.restore_video` drops none.
 
     Args:
-        source: A camera's number, any value of `mirnet-webcam --source`, or a `Source`.
-        bundle: A bundle's folder; None for the shipped weights, exported on first use.
+        source: A camera's number, any value of `mirnet live --source`, or a `Source`.
+        bundle: A bundle's folder, or `shipped:NAME`, exported on first use; None for low light.
         size: (height, width) of the frames, where the source supports a choice.
 
     Yields:
@@ -108,7 +45,7 @@ def stream(
         MirnetEdgeError: The source or the bundle cannot be opened, or the source failed.
     """
     opened = open_source(str(source), size=size) if isinstance(source, (str, int)) else source
-    yield from Live(opened, bundle_restorer(bundle or shipped_bundle()))
+    yield from Live(opened, bundle_restorer(find_bundle(bundle)))
 
 
 class RestoringCapture:
@@ -124,7 +61,7 @@ class RestoringCapture:
 
         Args:
             source: As `cv2.VideoCapture` takes it: a number, a file, a URL, a pipeline.
-            bundle: A bundle's folder; None for the shipped weights, exported on first use.
+            bundle: A bundle's folder, or `shipped:NAME`, exported on first use; None for low light.
             api: OpenCV's number of the capture backend; None for any.
 
         Raises:
@@ -133,7 +70,7 @@ class RestoringCapture:
         import cv2
 
         self._stack = ExitStack()
-        self._restorer = self._stack.enter_context(bundle_restorer(bundle or shipped_bundle()))
+        self._restorer = self._stack.enter_context(bundle_restorer(find_bundle(bundle)))
         place = source if isinstance(source, int) else str(source)
         self._capture = cv2.VideoCapture(place, cv2.CAP_ANY if api is None else api)
 

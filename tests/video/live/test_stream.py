@@ -1,4 +1,4 @@
-"""Live video from a program, and the bundle it runs where none is named."""
+"""Live video from a program."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import mirnet_edge
-from mirnet_edge.errors import BundleError, MissingDependencyError
-from mirnet_edge.video.live import stream
+from mirnet_edge.errors import BundleError
 from mirnet_edge.video.live.sources import SyntheticSource
 
 
@@ -65,47 +64,6 @@ def test_restoring_capture_replaces_opencvs_capture(clip, scale, make_bundle):
     capture.release()
     capture.release()
     assert not capture.isOpened()
-
-
-@pytest.fixture
-def made(monkeypatch, make_bundle):
-    """The options of each export; a small bundle is written instead."""
-    made = []
-
-    def export(options, on_stage):
-        made.append(options)
-        on_stage("export")
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        make_bundle().rename(options.out)
-
-    monkeypatch.setattr("mirnet_edge.export.job.export_bundle", export)
-    return made
-
-
-def test_the_shipped_bundle_is_exported_once(tmp_path, made):
-    stages = []
-    first = stream.shipped_bundle(cache=tmp_path / "cache", on_stage=stages.append)
-    again = stream.shipped_bundle(cache=tmp_path / "cache", on_stage=stages.append)
-    assert first == again
-    assert len(made) == 1
-    assert made[0].weights == "shipped:low-light"
-    assert made[0].anchored
-    assert stages == [f"exporting a bundle of shipped:low-light to {first}, once", "export"]
-
-
-def test_the_shipped_bundle_is_exported_again_once_int8_is_available(tmp_path, monkeypatch, made):
-    installed = {"torch", "onnx"}
-    monkeypatch.setattr(stream, "available", lambda name: name in installed)
-    without = stream.shipped_bundle(cache=tmp_path)
-    installed.add("nncf")
-    assert stream.shipped_bundle(cache=tmp_path) != without
-    assert [options.int8 for options in made] == [False, True]
-
-
-def test_without_the_export_packages_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "available", lambda name: False)
-    with pytest.raises(MissingDependencyError, match=r'--bundle DIR .* "mirnet-edge\[export\]"'):
-        stream.shipped_bundle(cache=tmp_path)
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path):

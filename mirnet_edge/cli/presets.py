@@ -1,4 +1,4 @@
-"""The option --preset of mirnet-export and mirnet-engine."""
+"""The option --preset of `mirnet export` and `mirnet engine`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from typing import Annotated
 
 import typer
 
+PRESET_FORMER_OPTIONS = {"--recipe": "--preset"}
+"""The option's former spelling; "recipe" is left to training."""
+
+# parameters of the commands that have another name than the preset's key
+_PARAMETER_OF = {"cards": "capabilities"}
+
 
 def _apply(context: typer.Context, path: Path | None) -> Path | None:
-    """Give the command's options the preset's values as defaults; what is typed wins."""
+    """Set the command's defaults to the preset's values; what is typed overrides them."""
     if path is not None:
         from mirnet_edge.errors import OptionError
         from mirnet_edge.export.presets import read_defaults
 
         command = str(context.info_name).removeprefix("mirnet-")
         try:
-            context.default_map = read_defaults(path, command)
+            defaults = read_defaults(path, command)
         except OptionError as error:  # options are read before the command's guard is entered
             raise typer.BadParameter(str(error)) from error
+        context.default_map = {_PARAMETER_OF.get(key, key): one for key, one in defaults.items()}
     return path
 
 
-Preset = Annotated[
+DevicePresetOption = Annotated[
     Path | None,
     typer.Option(
         "--preset",
-        help="A device preset (TOML): default options for a device; those typed win.",
+        help="Device preset, a TOML file with options; those of the command line override it.",
         callback=_apply,
         is_eager=True,
     ),
-]
-FormerPreset = Annotated[
-    Path | None,
-    typer.Option("--recipe", help="As --preset.", hidden=True, callback=_apply, is_eager=True),
 ]

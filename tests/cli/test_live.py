@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from mirnet_edge.cli.webcam import main
+from mirnet_edge.cli.live import main
 
 FRAMES = 12
 
@@ -71,7 +71,7 @@ def test_a_server_that_is_not_there_is_told_and_the_clip_goes_on(ran, make_bundl
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--display", "hologram"), "--display must be one of"),
+        (("--display", "hologram"), "is not one of 'window', 'web', 'none'"),
         (("--source", "nowhere.mp4"), "nowhere.mp4"),
         (("--source", "97"), "--source synthetic"),
         (("--source", "synthetic", "--virtual-camera", "/dev/video97"), "modprobe v4l2loopback"),

@@ -16,7 +16,7 @@ pytest.importorskip("aiortc", reason='needs pip install "mirnet-edge[web]"')
 
 @pytest.mark.parametrize("source", ["synthetic", "browser"])
 def test_the_page_is_there_at_the_address_told_and_ctrl_c_ends_it(make_bundle, source):
-    code = "from mirnet_edge.cli.webcam import main; main()"
+    code = "from mirnet_edge.cli.live import main; main()"
     options = ["--source", source, "--bundle", str(make_bundle()), "--display", "web"]
     listen = ["--host", "0.0.0.0", "--port", "0"]
     running = subprocess.Popen(
