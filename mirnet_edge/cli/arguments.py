@@ -11,6 +11,7 @@ from pathlib import Path
 from mirnet_edge.cli.application import find_similar, suggest
 from mirnet_edge.errors import (
     BundleError,
+    CalibrationError,
     CheckpointError,
     MirnetEdgeError,
     OptionError,
@@ -101,9 +102,13 @@ def check_calibration(calibration: str | None) -> None:
         CalibrationError: Neither a folder, a file nor a calibration preset.
     """
     if calibration is not None and not Path(calibration).exists():
-        from mirnet_edge.calibration.presets import read_preset
+        from mirnet_edge.calibration.presets import list_presets, read_preset
 
-        read_preset(calibration)
+        try:
+            read_preset(calibration)
+        except CalibrationError as error:
+            hint = _suggest_file(Path(calibration)) or suggest(calibration, list_presets())
+            raise CalibrationError(f"{error}.{hint}" if hint else str(error)) from error
 
 
 def check_file(path: Path | None, option: str, expected: str) -> None:

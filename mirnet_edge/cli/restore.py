@@ -197,6 +197,8 @@ def restore_videos(
 
 def _interruption(videos: list[Path], out: Path, results: VideoResults) -> str:
     """Return in one line what an interrupted run has finished, and how to resume it."""
+    from mirnet_edge.video.files.muxing import has_segments
+
     over = {one.source for one in results.done} | {path for path, _ in results.failed}
     begun = [video for video in videos if video not in over and has_segments(video, out)]
     if begun:

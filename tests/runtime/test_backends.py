@@ -208,7 +208,7 @@ def test_the_extra_of_a_row_exists(name):
     assert re.search(line, project, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["restore", "webcam"])
+@pytest.mark.parametrize("name", ["restore", "live"])
 def test_the_help_of_a_command_names_every_backend(name, capsys, monkeypatch):
     from importlib import import_module
 

@@ -427,7 +427,7 @@ def openssl_command(host: str) -> str:
 
 def https_advice(host: str) -> str:
     """Return in one line how to serve the page at HOST by https, as camera access requires."""
-    return f"{openssl_command(host)}, then mirnet-webcam --certificate {_FILE} --key {_KEY}"
+    return f"{openssl_command(host)}, then mirnet live --certificate {_FILE} --key {_KEY}"
 
 
 def _reachable_hosts(host: str) -> list[str]:
