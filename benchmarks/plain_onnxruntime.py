@@ -22,7 +22,7 @@ from mirnet_edge.bench.measure import (
     timing_frame,
 )
 from mirnet_edge.cli.arguments import parse_size
-from mirnet_edge.manifest import checked_path, read_manifest
+from mirnet_edge.manifest import read_manifest, verify_path
 from mirnet_edge.runtime.bundle import open_bundle
 from mirnet_edge.runtime.machine import usable_cores
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     arguments = parser.parse_args()
     frame = timing_frame(*parse_size(arguments.size, "--size"))
-    graph = checked_path(arguments.bundle, read_manifest(arguments.bundle).graph("fp32").onnx)
+    graph = verify_path(arguments.bundle, read_manifest(arguments.bundle).graph("fp32").onnx)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
     session = onnxruntime.InferenceSession(str(graph), options)

@@ -126,7 +126,7 @@ def print_cuts(runner: ContextRunner, clips: list[Frames]) -> None:
         video.run(clips[0][:8])
         found, expected = video.run(after[:1])[0], runner.run(after[:1])[0]
         worst = int(np.abs(found.astype(int) - expected).max())
-        print(f"| {name} | {video.used_memory:.2f} | {worst} |", flush=True)
+        print(f"| {name} | {video.used_weight:.2f} | {worst} |", flush=True)
 
 
 def print_latency(plain: Path, anchored: Path, frame: Frames, rounds: int) -> None:

@@ -13,7 +13,7 @@ from mirnet_edge.errors import MirnetEdgeError
 from mirnet_edge.runtime import machine
 from mirnet_edge.runtime.backends import all_backends
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
-from mirnet_edge.runtime.tensorrt.library import is_device
+from mirnet_edge.runtime.tensorrt.library import is_jetson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,7 +64,7 @@ def _cuda() -> Iterator[Finding]:
         gpu = Cuda().gpu()
     except MirnetEdgeError as error:
         yield Finding(
-            "CUDA", "missing" if is_device() else "note", str(error),
+            "CUDA", "missing" if is_jetson() else "note", str(error),
             "" if "pip install" in str(error) else "without a GPU: use the CPU modes of a bundle",
         )  # fmt: skip
         return
@@ -92,7 +92,7 @@ def _opencv() -> Iterator[Finding]:
 def gstreamer_finding(version: str, build: str) -> Iterator[Finding]:
     """Yield whether an OpenCV was built with GStreamer, which CSI cameras need."""
     has = re.search(r"GStreamer:\s+YES", build) is not None
-    if has or not is_device():
+    if has or not is_jetson():
         yield Finding("OpenCV", "ok", f"{version}, GStreamer {'yes' if has else 'no'}")
         return
     yield Finding(
@@ -146,7 +146,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _power_mode() -> Iterator[Finding]:
-    if not is_device():
+    if not is_jetson():
         return
     said = _output(["nvpmodel", "-q"])
     mode = re.search(r"NV Power Mode:\s*(\S+)", said)

@@ -35,12 +35,12 @@ def write_atomically(path: Path, payload: bytes) -> None:
     Raises:
         MirnetEdgeError: The folder cannot be written, or the disk is full.
     """
-    with replaced_file(path) as part:
+    with replace_file(path) as part:
         part.write_bytes(payload)
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
+def replace_file(path: Path) -> Iterator[Path]:
     """Give an empty file beside PATH, of its suffix, that takes PATH's place if all goes well.
 
     A reader sees the old file or the new one, never a part.
@@ -77,7 +77,7 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced_folder(target: Path) -> Iterator[Path]:
+def replace_folder(target: Path) -> Iterator[Path]:
     """Give an empty folder beside TARGET that takes TARGET's place when the block ends well.
 
     A kill at any moment leaves TARGET as it was, or complete and new.

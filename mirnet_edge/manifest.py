@@ -123,7 +123,7 @@ class ImageContract(StrictDocument):
     8-bit level, given the frame's vectors; measured at the export, None for graphs without."""
 
     @property
-    def vector_length(self) -> int:
+    def context_length(self) -> int:
         """How many numbers `globals_in` and `globals_out` hold for a frame."""
         return sum(vector.size for vector in self.vectors)
 
@@ -245,7 +245,7 @@ class Configuration(StrictDocument):
 
 
 class EngineFacts(StrictDocument):
-    """A TensorRT plan beside the graph it was built from, and what it fits.
+    """A TensorRT engine beside the graph it was built from, and what it fits.
 
     None stands for what was not known: built without a GPU, or by an older mirnet-edge.
     """
@@ -257,9 +257,9 @@ class EngineFacts(StrictDocument):
     flavor: str
     """`tensorrt` or `tensorrt_rtx`."""
     version: str
-    """Of TensorRT; a plan opens in this one only."""
+    """Of TensorRT; an engine opens in this one only."""
     profiles: list[dict[str, list[int]]] = []
-    """Input shapes `min`, `opt`, `max`; in this order in the plan."""
+    """Input shapes `min`, `opt`, `max`; in this order in the engine."""
     onnx_sha256: str | None = None
     cuda: str | None = None
     device: str | None = None
@@ -274,7 +274,7 @@ class EngineFacts(StrictDocument):
     @model_validator(mode="before")
     @classmethod
     def _of_former_versions(cls, document: Any) -> Any:  # noqa: ANN401  # pydantic's
-        # until 2026-11 a plan had one profile
+        # until 2026-11 an engine had one profile
         if isinstance(document, dict) and "profile" in document:
             kept = {name: value for name, value in document.items() if name != "profile"}
             return {**kept, "profiles": [document["profile"]]}
@@ -282,7 +282,7 @@ class EngineFacts(StrictDocument):
 
 
 class TimingCache(StrictDocument):
-    """What TensorRT timed while it built the plans, kept for the next build."""
+    """What TensorRT timed while it built the engines, kept for the next build."""
 
     cache: BoundFile
     origin: str
@@ -349,7 +349,7 @@ class Manifest(StrictDocument):
         raise BundleError(f"the bundle has no graph {name!r}; it has {names}. Export again with it")
 
     def engine(self, graph: str) -> EngineFacts:
-        """Return the plan of that graph.
+        """Return the engine of that graph.
 
         Raises:
             BundleError: There is none.
@@ -357,7 +357,7 @@ class Manifest(StrictDocument):
         for engine in self.engines:
             if engine.graph == graph:
                 return engine
-        raise BundleError(f"the bundle has no plan of {graph!r}; build one: mirnet-engine BUNDLE")
+        raise BundleError(f"the bundle has no engine of {graph!r}; build one: mirnet-engine BUNDLE")
 
     def configuration(self, name: str) -> Configuration:
         """Return the configuration of that name.
@@ -420,7 +420,7 @@ def read_manifest(bundle: Path) -> Manifest:
         raise BundleError(f"{path}: {where}: {first['msg']}; export the bundle again") from error
 
 
-def checked_path(bundle: Path, entry: BoundFile) -> Path:
+def verify_path(bundle: Path, entry: BoundFile) -> Path:
     """Return the path of a bundle's file after comparing its content with the manifest.
 
     Raises:

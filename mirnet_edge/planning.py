@@ -512,7 +512,7 @@ def _network(weights: str) -> Any:  # noqa: ANN401  # networks have no type in c
     import torch
 
     from mirnet_edge import checkpoints
-    from mirnet_edge.manifest import FILE_NAME, checked_path, read_manifest
+    from mirnet_edge.manifest import FILE_NAME, read_manifest, verify_path
     from mirnet_edge.models.mirnet import MIRNet
     from mirnet_edge.models.mirnet_v2 import MIRNetV2
 
@@ -521,7 +521,7 @@ def _network(weights: str) -> Any:  # noqa: ANN401  # networks have no type in c
             return MIRNet() if weights == "mirnet" else MIRNetV2()
     path = Path(weights)
     if (path / FILE_NAME).is_file():
-        weights = str(checked_path(path, read_manifest(path).model.weights))
+        weights = str(verify_path(path, read_manifest(path).model.weights))
     return checkpoints.load(weights).model
 
 

@@ -23,7 +23,7 @@ def stop():
 
 if sys.argv[2] == "swap":
     files._swap = lambda staging, target: stop()
-with files.replaced_folder(Path(sys.argv[1])) as folder:
+with files.replace_folder(Path(sys.argv[1])) as folder:
     (folder / "new.txt").write_text("new")
     if sys.argv[2] == "block":
         stop()
@@ -58,7 +58,7 @@ def test_an_unwritable_folder_is_named(tmp_path):
 def test_the_folder_appears_whole(tmp_path):
     target = tmp_path / "bundle"
     for content in ("one", "two"):
-        with files.replaced_folder(target) as folder:
+        with files.replace_folder(target) as folder:
             (folder / content).write_text(content)
             assert not (target / content).exists()
     assert names_in(target) == ["two"]
@@ -67,9 +67,9 @@ def test_the_folder_appears_whole(tmp_path):
 
 def test_a_failed_block_leaves_the_former_folder(tmp_path):
     target = tmp_path / "bundle"
-    with files.replaced_folder(target) as folder:
+    with files.replace_folder(target) as folder:
         (folder / "old").touch()
-    with pytest.raises(KeyboardInterrupt), files.replaced_folder(target) as folder:
+    with pytest.raises(KeyboardInterrupt), files.replace_folder(target) as folder:
         raise KeyboardInterrupt
     assert names_in(target) == ["old"]
     assert names_in(tmp_path) == ["bundle"]
@@ -78,7 +78,7 @@ def test_a_failed_block_leaves_the_former_folder(tmp_path):
 @pytest.mark.parametrize("moment", ["block", "swap"])
 def test_a_kill_leaves_the_former_folder(tmp_path, moment):
     target = tmp_path / "bundle"
-    with files.replaced_folder(target) as folder:
+    with files.replace_folder(target) as folder:
         (folder / "old").touch()
     with subprocess.Popen(
         [sys.executable, "-c", _WRITER, str(target), moment], stdout=subprocess.PIPE, text=True
@@ -88,16 +88,16 @@ def test_a_kill_leaves_the_former_folder(tmp_path, moment):
         writer.send_signal(signal.SIGKILL)
     assert names_in(target) == ["old"]
     # the next writer clears what the killed one had begun
-    with files.replaced_folder(target) as folder:
+    with files.replace_folder(target) as folder:
         (folder / "new").touch()
     assert names_in(tmp_path) == ["bundle"]
 
 
 def test_another_living_writer_is_left_alone(tmp_path):
     target = tmp_path / "bundle"
-    with files.replaced_folder(target) as first:
+    with files.replace_folder(target) as first:
         (first / "first").touch()
-        with files.replaced_folder(target) as second:
+        with files.replace_folder(target) as second:
             (second / "second").touch()
         assert first.is_dir()
     assert names_in(target) == ["first"]
@@ -107,7 +107,7 @@ def test_two_renames_where_folders_cannot_be_exchanged(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_exchanged", lambda one, two: False)
     target = tmp_path / "bundle"
     for content in ("one", "two"):
-        with files.replaced_folder(target) as folder:
+        with files.replace_folder(target) as folder:
             (folder / content).touch()
     assert names_in(target) == ["two"]
     assert names_in(tmp_path) == ["bundle"]
@@ -123,7 +123,7 @@ def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "bundle").write_text("")
     with (
         pytest.raises(MirnetEdgeError, match="bundle is a file"),
-        files.replaced_folder(tmp_path / "bundle"),
+        files.replace_folder(tmp_path / "bundle"),
     ):
         pass
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from mirnet_edge import manifest
 from mirnet_edge.errors import BundleError
 from mirnet_edge.files import sha256_of
-from mirnet_edge.manifest import FILE_NAME, BoundFile, bind, checked_path, read_manifest, to_json
+from mirnet_edge.manifest import FILE_NAME, BoundFile, bind, read_manifest, to_json, verify_path
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_a_bound_file_is_found_again(tmp_path):
     path.write_bytes(b"graph")
     entry = bind(path)
     assert entry == BoundFile(file="graph.onnx", sha256=sha256_of(path), size_bytes=5)
-    assert checked_path(tmp_path, entry) == path
+    assert verify_path(tmp_path, entry) == path
 
 
 @pytest.mark.parametrize("content", [b"Graph", b"graph\0", b"grap", b""])
@@ -227,7 +227,7 @@ def test_every_change_of_a_bound_file_is_seen(content, tmp_path):
     entry = bind(path)
     path.write_bytes(content)
     with pytest.raises(BundleError) as raised:
-        checked_path(tmp_path, entry)
+        verify_path(tmp_path, entry)
     assert str(raised.value) == (
         f"{path} has changed since the export: sha256 {sha256_of(path)[:12]} instead of "
         f"{entry.sha256[:12]}. Export the bundle again"
@@ -240,10 +240,10 @@ def test_a_bound_file_that_is_gone_is_named(tmp_path):
     (tmp_path / "graph.onnx").unlink()
     says = r"graph\.onnx is missing though the manifest names it; export the bundle again"
     with pytest.raises(BundleError, match=says):
-        checked_path(tmp_path, entry)
+        verify_path(tmp_path, entry)
     (tmp_path / "graph.onnx").mkdir()
     with pytest.raises(BundleError, match=says):
-        checked_path(tmp_path, entry)
+        verify_path(tmp_path, entry)
 
 
 @pytest.mark.parametrize(
@@ -260,13 +260,13 @@ def test_a_manifest_cannot_name_files_outside_its_folder(name, tmp_path):
         file=name.format(outside=tmp_path), sha256=sha256_of(secret), size_bytes=6
     )  # fmt: skip
     with pytest.raises(BundleError, match=r"lies outside .*bundle; export the bundle again"):
-        checked_path(bundle, entry)
+        verify_path(bundle, entry)
 
 
 def test_a_name_that_no_file_can_have_is_refused(tmp_path):
     entry = BoundFile(file="graph\0.onnx", sha256="0" * 64, size_bytes=0)
     with pytest.raises(BundleError, match=r"graph.*onnx' lies outside .*; export the bundle again"):
-        checked_path(tmp_path, entry)
+        verify_path(tmp_path, entry)
 
 
 def test_a_bundle_may_be_reached_through_a_link(tmp_path, monkeypatch):
@@ -274,6 +274,6 @@ def test_a_bundle_may_be_reached_through_a_link(tmp_path, monkeypatch):
     (tmp_path / "real" / "graph.onnx").write_bytes(b"graph")
     entry = bind(tmp_path / "real" / "graph.onnx")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert checked_path(tmp_path / "link", entry).read_bytes() == b"graph"
+    assert verify_path(tmp_path / "link", entry).read_bytes() == b"graph"
     monkeypatch.chdir(tmp_path / "real")
-    assert checked_path(Path(), entry).read_bytes() == b"graph"
+    assert verify_path(Path(), entry).read_bytes() == b"graph"

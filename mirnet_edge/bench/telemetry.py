@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from mirnet_edge.bench.record import MachineConditions
 from mirnet_edge.dependencies import available, require
-from mirnet_edge.runtime.machine import rails_of_the_board
+from mirnet_edge.runtime.machine import select_input_rails
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -200,7 +200,7 @@ def open_board(
     rails = _rails(system)
     if not rails:
         return None, ""
-    chosen = rails_of_the_board(rails)
+    chosen = select_input_rails(rails)
     covers = f"board ({chosen[0]})" if len(chosen) == 1 else f"board (sum of {', '.join(chosen)})"
 
     def watts() -> float | None:

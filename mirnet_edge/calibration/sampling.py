@@ -24,7 +24,7 @@ from mirnet_edge.calibration.sets import (
     list_image_files,
 )
 from mirnet_edge.errors import CalibrationError
-from mirnet_edge.files import replaced_folder, write_atomically
+from mirnet_edge.files import replace_folder, write_atomically
 from mirnet_edge.images.contract import LUMA, size_text
 from mirnet_edge.images.files import ImageFile, read_image, write_image
 from mirnet_edge.manifest import StrictDocument
@@ -151,7 +151,7 @@ def sample_set(
         raise CalibrationError(_describe_shortage(source, pool, sampling, len(kept)))
     on_stage(f"write {len(kept)} images")
     height, width = kept[0].frame.shape[:2]
-    with replaced_folder(out) as folder:
+    with replace_folder(out) as folder:
         files = {}
         for place, one in enumerate(kept):
             name = f"{place:04}.png"

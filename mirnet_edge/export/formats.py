@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from mirnet_edge.dependencies import available, require
 from mirnet_edge.errors import BundleError, OptionError
-from mirnet_edge.files import replaced_folder, sha256_of, write_atomically
-from mirnet_edge.manifest import checked_path, read_manifest
+from mirnet_edge.files import replace_folder, sha256_of, write_atomically
+from mirnet_edge.manifest import read_manifest, verify_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -97,10 +97,10 @@ def _written(
 ) -> list[Path]:
     manifest = read_manifest(bundle)
     graphs = [one for one in manifest.graphs if "cpu" in one.targets and one.kept]
-    with replaced_folder(out) as folder:
+    with replace_folder(out) as folder:
         entries = []
         for graph in graphs:
-            convert(checked_path(bundle, graph.onnx), folder)
+            convert(verify_path(bundle, graph.onnx), folder)
             entries.append(_entry(graph, folder, tool))
         write_atomically(folder / IDENTITY, json.dumps({"graphs": entries}, indent=1).encode())
     return [out / f"{graph.onnx.file.removesuffix('.onnx')}{suffix}" for graph in graphs]
@@ -142,9 +142,9 @@ def write_repository(bundle: Path, out: Path, name: str | None = None) -> list[s
         )
     stem = name or manifest.model.task.replace("-", "_")
     made = []
-    with replaced_folder(out) as folder:
+    with replace_folder(out) as folder:
         graph = _fastest_for_cpu(manifest)
-        onnx = checked_path(bundle, graph.onnx)
+        onnx = verify_path(bundle, graph.onnx)
         made.append(_model(folder, f"{stem}_onnxruntime", "onnxruntime", manifest, graph))
         shutil.copyfile(onnx, folder / made[-1] / "1" / "model.onnx")
         if available("openvino"):
@@ -160,7 +160,7 @@ def write_repository(bundle: Path, out: Path, name: str | None = None) -> list[s
                 source_graph = manifest.graph(engine.graph)
                 title = f"{stem}_tensorrt_{plain}"
                 made.append(_model(folder, title, "tensorrt", manifest, source_graph))
-                plan = checked_path(bundle, engine.plan)
+                plan = verify_path(bundle, engine.plan)
                 shutil.copyfile(plan, folder / title / "1" / "model.plan")
     return made
 

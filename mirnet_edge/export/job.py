@@ -14,13 +14,13 @@ from mirnet_edge.export.gate import GateCandidate, find_fastest, run_gate
 from mirnet_edge.export.graphs import make_graphs
 from mirnet_edge.export.onnx_graph import context_anchored_contract
 from mirnet_edge.export.workspace import open_workspace
-from mirnet_edge.files import replaced_folder, write_atomically
+from mirnet_edge.files import replace_folder, write_atomically
 from mirnet_edge.manifest import Manifest, RejectionReason, bind
 from mirnet_edge.runtime import machine
 from mirnet_edge.runtime.backends import all_backends
 from mirnet_edge.runtime.tensorrt.build import profiles_for
 from mirnet_edge.runtime.tensorrt.build_process import BuildRequest, build_apart
-from mirnet_edge.runtime.tensorrt.library import FLAVORS, HOW_TO_GET_ONE
+from mirnet_edge.runtime.tensorrt.library import FLAVORS, HOW_TO_INSTALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +61,7 @@ def export_bundle(
     require("torch", "exporting weights")
     require("onnx", "exporting weights")
     _check_replaceable(options.out)
-    with replaced_folder(options.out) as folder:
+    with replace_folder(options.out) as folder:
         workspace = open_workspace(options, folder, on_stage)
         _save_weights(workspace)
         if options.anchored:
@@ -146,7 +146,7 @@ def build_engines(
     if workspace.options.target not in ("tensorrt", "all"):
         return []
     if not any(available(package) for package in FLAVORS):
-        workspace.on_stage(f"no TensorRT is installed, so no engine is built: {HOW_TO_GET_ONE}")
+        workspace.on_stage(f"no TensorRT is installed, so no engine is built: {HOW_TO_INSTALL}")
         return []
     accepted = {one.graph for one in configurations if one.backend == "tensorrt" and one.accepted}
     engines = []

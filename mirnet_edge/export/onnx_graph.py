@@ -168,7 +168,7 @@ def export_onnx(
     examples, inputs, outputs = [example], [INPUT], [OUTPUT]
     if isinstance(network, ContextAnchoredNetwork):
         deployed = ContextFrameInterface(network, io)
-        examples += [torch.zeros(count, network.vector_length), torch.zeros(1)]
+        examples += [torch.zeros(count, network.context_length), torch.zeros(1)]
         inputs, outputs = [INPUT, CONTEXT_IN, SMOOTHING_WEIGHT], [OUTPUT, CONTEXT_OUT]
     with suppress_library_output(), torch.inference_mode():
         try:
@@ -286,7 +286,7 @@ def measured_reach(network: ContextAnchoredNetwork, images: list[Frames]) -> int
     with torch.inference_mode():
         for strip in _strips(images, network.multiple):
             batch = torch.from_numpy(batch_from_frames(strip))
-            nothing = torch.zeros(1, network.vector_length)
+            nothing = torch.zeros(1, network.context_length)
             whole, vectors = network(batch, nothing, torch.zeros(1))
             scale = whole.shape[-1] // batch.shape[-1]
             for cut in _CUTS:

@@ -114,7 +114,7 @@ class ContextAnchoredNetwork(nn.Module):
         return int(self.network.multiple)  # type: ignore[arg-type]  # every network states it
 
     @property
-    def vector_length(self) -> int:
+    def context_length(self) -> int:
         """How many numbers all vectors have together."""
         return sum(vector.size for vector in self.layout)
 
@@ -123,12 +123,12 @@ class ContextAnchoredNetwork(nn.Module):
 
         Args:
             batch: What the network takes.
-            given: (N, `vector_length`), finite.
+            given: (N, `context_length`), finite.
             memory: (1,), in [0, 1]: how much of `given` is used, and how little of what is
                 measured.
 
         Returns:
-            What the network gives, and (N, `vector_length`).
+            What the network gives, and (N, `context_length`).
         """
         kept = (given * memory)[:, :, None, None]
         self._ledger.fresh = 1.0 - memory

@@ -1,4 +1,4 @@
-"""Open a bundle: choose the configuration that runs here, and make its runner."""
+"""Open a bundle: choose the configuration for this machine, and make its runner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mirnet_edge.errors import BundleError, MirnetEdgeError, OptionError
-from mirnet_edge.manifest import Precision, checked_path, read_manifest
+from mirnet_edge.manifest import Precision, read_manifest, verify_path
 from mirnet_edge.runtime.backends import (
     AUTO,
     Backend,
@@ -33,7 +33,7 @@ def open_bundle(
     threads: int | None = None,
     rebuild: bool | None = None,
 ) -> Runner:
-    """Return a runner for the mode of a bundle that suits this machine.
+    """Return a runner for the best configuration of a bundle on this machine.
 
     Nothing is loaded yet: `with runner:` does that.
 
@@ -41,37 +41,40 @@ def open_bundle(
         path: The bundle's folder.
         backend: One of `backends.backend_names()`, or auto, which takes the highest
             `Backend.auto_rank` that runs here, and of these the fastest.
-        precision: fp32, bf16, fp16, int8, or auto. A named one is taken even where the gate
-            rejected it; a warning then says why it did.
-        threads: How many the backend may use; None leaves it to the backend.
-        rebuild: Build TensorRT plans anew that do not fit this machine, from the graphs in the
-            bundle; that takes minutes. None for: on a Jetson.
+        precision: fp32, bf16, fp16, int8, or auto. A named one is chosen even where the quality
+            gate rejected it; a warning gives the reason.
+        threads: At most; None leaves it to the backend.
+        rebuild: Whether to build TensorRT engines again that do not fit this machine, from the
+            graphs in the bundle, which takes minutes. None for: on a Jetson.
 
     Raises:
-        BundleError: No bundle, a changed file, or no mode that fits; says why each does not.
+        BundleError: No bundle, a changed file, or no configuration that fits; with each's reason.
         OptionError: No such backend or precision, or less than one thread.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
     if backend == AUTO or find_backend(backend).engine_runner is not None:
         manifest = _rebuild_engines_that_do_not_fit(manifest, folder, backend, rebuild=rebuild)
-    mode = choose_configuration(manifest, backend, precision)
-    if not mode.accepted:
-        logger.warning("%s was not accepted by the gate: %s", mode.name, mode.reason)
-    logger.info("%s runs %s", folder, mode.name)
-    return _runner_of(mode, manifest, folder, threads)
+    configuration = choose_configuration(manifest, backend, precision)
+    if not configuration.accepted:
+        logger.warning(
+            "%s was not accepted by the quality gate: %s", configuration.name, configuration.reason
+        )
+    logger.info("%s runs %s", folder, configuration.name)
+    return _runner_of(configuration, manifest, folder, threads)
 
 
 def choose_configuration(
     manifest: Manifest, backend: str = AUTO, precision: str = AUTO
 ) -> Configuration:
-    """Return the mode to run here.
+    """Return the configuration to run on this machine.
 
-    Of those that fit: TensorRT where a GPU is, and why not is logged; then the manifest's default
-    where nothing was asked for, else the fastest; accepted ones first, those never timed last.
+    Of those that fit: an accepted one of the backend with the highest `auto_rank` above 0; else the
+    manifest's default where backend and precision are auto; else the fastest, accepted ones first,
+    those without measured latency last. Why a higher rank is not chosen is logged.
 
     Raises:
-        BundleError: None fits; says why each does not.
+        BundleError: None fits; with each's reason.
         OptionError: No such backend or precision.
     """
     if backend != AUTO:
@@ -81,79 +84,102 @@ def choose_configuration(
             f"--precision must be {AUTO} or one of {', '.join(get_args(Precision))}, "
             f"found {precision!r}"
         )
-    asked = [
-        mode
-        for mode in manifest.configurations
-        if backend in (AUTO, mode.backend) and precision in (AUTO, mode.precision)
+    candidates = [
+        configuration
+        for configuration in manifest.configurations
+        if backend in (AUTO, configuration.backend) and precision in (AUTO, configuration.precision)
     ]
-    obstacles = {mode.name: _obstacle(mode, manifest, precision) for mode in asked}
-    fitting = [mode for mode in asked if obstacles[mode.name] is None]
+    obstacles = {
+        configuration.name: _obstacle(configuration, manifest, precision)
+        for configuration in candidates
+    }
+    fitting = [
+        configuration for configuration in candidates if obstacles[configuration.name] is None
+    ]
     if not fitting:
         raise BundleError(_nothing_fits(manifest, backend, precision, obstacles))
-    rank = max((_row(mode).auto_rank for mode in fitting if mode.accepted), default=0)
+    rank = max(
+        (_row(configuration).auto_rank for configuration in fitting if configuration.accepted),
+        default=0,
+    )
     _log_higher_ranks(obstacles, rank)
     if rank > 0:
-        best = [mode for mode in fitting if mode.accepted and _row(mode).auto_rank == rank]
+        best = [
+            configuration
+            for configuration in fitting
+            if configuration.accepted and _row(configuration).auto_rank == rank
+        ]
         return min(best, key=_order)
     if backend == precision == AUTO:
-        for mode in fitting:
-            if mode.name == manifest.default_configuration:
-                return mode
+        for configuration in fitting:
+            if configuration.name == manifest.default_configuration:
+                return configuration
     return min(fitting, key=_order)
 
 
 def _rebuild_engines_that_do_not_fit(
     manifest: Manifest, folder: Path, backend: str, *, rebuild: bool | None
 ) -> Manifest:
-    """Return the manifest after building anew the plans that do not fit, where that is wanted."""
+    """Return the manifest, after building engines again that do not fit, where REBUILD says so."""
     from mirnet_edge.runtime.tensorrt import bundle_engines, library
 
-    if not manifest.engines or not (library.is_device() if rebuild is None else rebuild):
+    if not manifest.engines or not (library.is_jetson() if rebuild is None else rebuild):
         return manifest
     try:
         bundle_engines.rebuild_misfits(folder, on_stage=logger.warning)
     except MirnetEdgeError as error:
         if backend != AUTO:
             raise
-        logger.warning("the plans could not be built here: %s", error)
+        logger.warning("the engines could not be built here: %s", error)
     return read_manifest(folder)
 
 
 def fitting_configurations(manifest: Manifest) -> list[Configuration]:
-    """Return the accepted modes that run here, the fastest first; those never timed last."""
-    fitting = [mode for mode in manifest.configurations if _obstacle(mode, manifest, AUTO) is None]
+    """Return the accepted configurations that run here, fastest first, unmeasured ones last."""
+    fitting = [
+        configuration
+        for configuration in manifest.configurations
+        if _obstacle(configuration, manifest, AUTO) is None
+    ]
     return sorted(fitting, key=_order)
 
 
-def _row(mode: Configuration) -> Backend:
-    return find_backend(mode.backend)
+def _row(configuration: Configuration) -> Backend:
+    return find_backend(configuration.backend)
 
 
-def _order(mode: Configuration) -> tuple[bool, float, int]:
-    """Sort accepted ones first, then the fastest, then the precision that the backend prefers."""
-    known = _row(mode).precisions
-    place = known.index(mode.precision) if mode.precision in known else len(known)
-    return not mode.accepted, mode.latency.p50_ms if mode.latency else math.inf, place
+def _order(configuration: Configuration) -> tuple[bool, float, int]:
+    """Return the sort key: accepted first, then latency, then the backend's preferred precision."""
+    known = _row(configuration).precisions
+    place = known.index(configuration.precision) if configuration.precision in known else len(known)
+    return (
+        not configuration.accepted,
+        configuration.latency.p50_ms if configuration.latency else math.inf,
+        place,
+    )
 
 
-def _obstacle(mode: Configuration, manifest: Manifest, precision: str) -> str | None:
-    """Return why a mode cannot be taken here, None where it can."""
-    if mode.backend not in backend_names():
-        return unknown_backend_text(mode.backend, manifest.tools.get("mirnet-edge"))
-    if not mode.accepted and precision == AUTO:
-        return f"not accepted ({mode.reason}); ask for it with --precision {mode.precision}"
-    backend = _row(mode)
-    if not backend.runs_weights and not manifest.graph(mode.graph).kept:
-        return f"its graph was not kept ({mode.reason})"
-    return backend.obstacle(mode, manifest)
+def _obstacle(configuration: Configuration, manifest: Manifest, precision: str) -> str | None:
+    """Return why a configuration does not run here, None where it does."""
+    if configuration.backend not in backend_names():
+        return unknown_backend_text(configuration.backend, manifest.tools.get("mirnet-edge"))
+    if not configuration.accepted and precision == AUTO:
+        return (
+            f"not accepted ({configuration.reason}); ask for it with --precision "
+            f"{configuration.precision}"
+        )
+    backend = _row(configuration)
+    if not backend.runs_weights and not manifest.graph(configuration.graph).kept:
+        return f"its graph was not kept ({configuration.reason})"
+    return backend.obstacle(configuration, manifest)
 
 
 def _log_higher_ranks(obstacles: dict[str, str | None], rank: int) -> None:
-    """Log why the configurations that `auto` prefers to those of a rank are not taken."""
+    """Log why the configurations of higher ranks are not chosen."""
     for name, reason in obstacles.items():
         backend = name.partition(":")[0]
         if reason and backend in backend_names() and find_backend(backend).auto_rank > rank:
-            logger.info("%s is not taken: %s", name, reason)
+            logger.info("%s is not chosen: %s", name, reason)
 
 
 def _nothing_fits(
@@ -161,41 +187,47 @@ def _nothing_fits(
 ) -> str:
     wanted = f"backend {backend}, precision {precision}"
     if not obstacles:
-        names = ", ".join(mode.name for mode in manifest.configurations)
-        return f"the bundle has no mode for {wanted}; it has {names}. Choose one, or export again"
+        names = ", ".join(configuration.name for configuration in manifest.configurations)
+        return (
+            f"the bundle has no configuration for {wanted}; it has {names}. Choose one, or export "
+            "again"
+        )
     reasons = "; ".join(f"{name}: {why}" for name, why in obstacles.items())
     return (
-        f"no mode of the bundle runs here for {wanted}: {reasons}. Choose another, or export again"
+        f"no configuration of the bundle runs here for {wanted}: {reasons}. Choose another, or "
+        "export again"
     )
 
 
 def _runner_of(
-    mode: Configuration, manifest: Manifest, folder: Path, threads: int | None
+    configuration: Configuration, manifest: Manifest, folder: Path, threads: int | None
 ) -> Runner:
-    backend = _row(mode)
+    backend = _row(configuration)
     if backend.engine_runner is not None:
-        engine = manifest.engine(mode.graph)
+        engine = manifest.engine(configuration.graph)
         return backend.engine_runner(
-            checked_path(folder, engine.plan),
+            verify_path(folder, engine.plan),
             manifest.image,
-            name=mode.name,
-            precision=mode.precision,
+            name=configuration.name,
+            precision=configuration.precision,
             engine=engine,
-            graph=manifest.graph(mode.graph),
+            graph=manifest.graph(configuration.graph),
         )
-    file = manifest.model.weights if backend.runs_weights else manifest.graph(mode.graph).onnx
+    file = (
+        manifest.model.weights if backend.runs_weights else manifest.graph(configuration.graph).onnx
+    )
     return backend.runner(
-        checked_path(folder, file),
+        verify_path(folder, file),
         manifest.image,
-        name=mode.name,
-        precision=mode.precision,
+        name=configuration.name,
+        precision=configuration.precision,
         threads=threads,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerChoice:
-    """A bundle and how it is to be run. Can be pickled."""
+    """The arguments of `open_bundle` and `tile_runner`; can be pickled."""
 
     bundle: Path
     backend: str = "auto"
@@ -206,13 +238,13 @@ class RunnerChoice:
     """(height, width) of a tile; "auto" for the graph's size or what the memory allows; None for
     whole frames, unless `max_memory_mib` is given."""
     max_memory_mib: int | None = None
-    """What one run may take beside the frames."""
+    """Memory limit of one run beside the frames."""
 
     def runner(self) -> Runner:
-        """Return the runner, not opened yet.
+        """Return a new runner, not opened yet.
 
         Raises:
-            BundleError: No bundle, a changed file, or no mode that fits.
+            BundleError: No bundle, a changed file, or no configuration that fits.
             OptionError: A value that makes no sense.
         """
         from mirnet_edge.runtime.tiling import tile_runner
@@ -224,7 +256,7 @@ class RunnerChoice:
         return tile_runner(runner, tile=size, max_memory_mib=self.max_memory_mib)
 
     def fingerprint(self) -> str:
-        """Return what, beside the runner's mode, decides the pixels: the bundle's digest, tiles."""
+        """Return the manifest's hash, tile and memory limit: equal ones restore equal pixels."""
         from mirnet_edge.files import sha256_of
         from mirnet_edge.manifest import FILE_NAME
 

@@ -1,6 +1,6 @@
-"""What the figures of a bundle depend on: the processor, its cores and instruction sets.
+"""Describe the machine of a measurement: processor, cores, instruction sets, tool versions.
 
-Nothing here tells whose machine it is: no host name, no path.
+Nothing identifies the machine's owner: no host name, no path.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mirnet_edge.manifest import MachineFacts
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Those that decide how fast convolutions run, and in which precisions.
+# Those that decide the speed of convolutions by precision.
 _INSTRUCTIONS = (
     "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",
     "amx_bf16", "amx_int8", "amx_fp16", "asimd", "asimdhp", "asimddp", "bf16", "i8mm", "sve",
@@ -27,21 +27,21 @@ _TOOLS = (
 )  # fmt: skip
 _PROCESSOR_FILE = Path("/proc/cpuinfo")
 _BOARD_FILE = Path("/proc/device-tree/model")
-_FEEDING_RAILS = ("VDD_IN", "POM_5V_IN")
+_INPUT_RAILS = ("VDD_IN", "POM_5V_IN")
 
 
-def rails_of_the_board(rails: Iterable[str]) -> list[str]:
-    """Return the power rails that together are what a whole Jetson draws, of those it tells.
+def select_input_rails(rails: Iterable[str]) -> list[str]:
+    """Return the power rails whose sum is the power of a whole Jetson.
 
-    The one that feeds all others, by the names that boards give it; where there is none, every
-    rail (as jetson-stats 7.2 counts it).
+    The input rail that supplies all others, where the board names one; else every rail, as
+    jetson-stats 7.2 does.
     """
-    told = sorted(rails)
-    return next(([name] for name in _FEEDING_RAILS if name in told), told)
+    known = sorted(rails)
+    return next(([name] for name in _INPUT_RAILS if name in known), known)
 
 
 def describe() -> MachineFacts:
-    """Return what this machine is."""
+    """Return the facts of this machine."""
     table = _read(_PROCESSOR_FILE)
     return MachineFacts(
         processor=_processor(table),
@@ -53,14 +53,14 @@ def describe() -> MachineFacts:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use; containers and taskset allow fewer than exist."""
+    """Return how many cores this process may use, which containers and taskset limit."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def tool_versions() -> dict[str, str]:
-    """Return the versions of this package and of what computes for it, where installed."""
+    """Return the versions of mirnet-edge and of the installed libraries it computes with."""
     versions = {"mirnet-edge": importlib.metadata.version("mirnet-edge")}
     for name in _TOOLS:
         if available(name):
@@ -70,7 +70,7 @@ def tool_versions() -> dict[str, str]:
 
 
 def _processor(table: str) -> str:
-    """Return the processor's model; on ARM boards, whose processors have no name, the board's."""
+    """Return the processor's model name; on ARM, where there is none, the board's."""
     model = _first(table, "model name")
     # a device tree's texts end with a zero byte
     board = _read(_BOARD_FILE).rstrip("\0\n")
@@ -83,7 +83,7 @@ def _instructions(table: str) -> list[str]:
 
 
 def _first(table: str, key: str) -> str:
-    """Return the value of the first `key : value` line, or nothing."""
+    """Return the value of the first `key : value` line, else an empty text."""
     for line in table.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:

@@ -1,4 +1,4 @@
-"""Timing runners against each other, so that a noisy machine disturbs all of them alike."""
+"""Measure the latency of runners in interleaved rounds, against noise of the machine."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def measure_interleaved(
     rounds: int = 15,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Time every runner once per round: A B C, A B C, and so on.
+    """Return the latencies of runners, timed in turn once per round: A B C, A B C, and so on.
 
-    All are open at once, opened here; the first rounds, which allocate and fill caches, are not
-    counted. The garbage collector rests while a run is timed.
+    All runners are open at once. The warm-up rounds, which allocate and fill caches, are not
+    counted. The garbage collector is paused while a run is timed.
 
     Args:
-        runners: By the names the result has; open or not.
-        frames: (N, H, W, 3) uint8 RGB, given to every run.
+        runners: By name; open or not.
+        frames: (N, H, W, 3) uint8 RGB, of every run.
         warmup: Rounds that are not counted.
-        rounds: Rounds that are.
-        clock: Seconds, rising; replaced in tests.
+        rounds: Rounds that are counted.
+        clock: Monotonic seconds; replaced in tests.
 
     Returns:
         Milliseconds per run, in the order of the rounds, by name.
 
     Raises:
-        EngineError: A runner failed; named.
-        OptionError: No round to count.
+        EngineError: A runner failed; with its name.
+        OptionError: No counted round, or a negative warm-up.
     """
     if rounds < 1 or warmup < 0:
         raise OptionError(
@@ -51,11 +51,11 @@ def measure_interleaved(
     samples: dict[str, list[float]] = {name: [] for name in runners}
     with ExitStack() as opened:
         for name, runner in runners.items():
-            with _naming(name):
+            with _name_errors(name):
                 opened.enter_context(runner)
         for turn in range(warmup + rounds):
             for name, runner in runners.items():
-                with _naming(name), pause_garbage_collection():
+                with _name_errors(name), pause_garbage_collection():
                     started = clock()
                     runner.run(frames)
                     elapsed = clock() - started
@@ -91,12 +91,12 @@ def p50(samples: Sequence[float]) -> float:
 
 
 def p95(samples: Sequence[float]) -> float:
-    """Return what 19 of 20 runs stay below."""
+    """Return the 95th percentile."""
     return percentile(samples, 95.0)
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def _name_errors(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
@@ -105,8 +105,8 @@ def _naming(name: str) -> Iterator[None]:
 
 @contextmanager
 def pause_garbage_collection() -> Iterator[None]:
-    """Keep the garbage collector from working while a run is timed."""
-    # between the runs it works again: each run leaves its output behind
+    """Pause the garbage collector, for the length of a timed run."""
+    # it works again between the runs: each run leaves its output behind
     active = gc.isenabled()
     gc.disable()
     try:

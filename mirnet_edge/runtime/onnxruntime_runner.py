@@ -1,4 +1,4 @@
-"""ONNX Runtime on the processor: runs anywhere, and is always installed."""
+"""The backend ONNX Runtime, on the processor: runs anywhere, and is always installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mirnet_edge.manifest import ImageContract, Precision
-    from mirnet_edge.runtime.runner import Vectors
+    from mirnet_edge.runtime.runner import ContextVectors
 
 
 class OnnxRuntimeRunner(GraphRunner):
@@ -38,13 +38,13 @@ class OnnxRuntimeRunner(GraphRunner):
 
         Args:
             path: The ONNX file; it decides the precision.
-            image: What the graph takes and gives.
-            name: How messages and reports call this runner.
+            image: The graph's inputs and outputs.
+            name: Of this runner in messages and reports.
             precision: Of the graph.
-            threads: How many one run may use; None for all that this process may use.
-            optimize: False runs the graph node by node as it is written. For judging graphs made
-                for other backends: while fusing, ONNX Runtime computes scales in half precision,
-                which costs an int8+fp16 graph 17 dB that it does not lose elsewhere.
+            threads: Of one run, at most; None for all that this process may use.
+            optimize: False runs the graph node by node as it is written, to simulate other
+                backends: while fusing, ONNX Runtime computes scales in half precision, which costs
+                an int8+fp16 graph 17 dB that it does not lose elsewhere.
 
         Raises:
             OptionError: Less than one thread.
@@ -67,21 +67,21 @@ class OnnxRuntimeRunner(GraphRunner):
         self._input = self._session.get_inputs()[0].name
 
     def _model(self) -> str | bytes:
-        """Return what ONNX Runtime is to open: the file's name, or its content."""
+        """Return the model to open: the file's name, or its content."""
         return str(self.path)
 
-    def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
-        (given,) = self._session.run(None, {self._input: fed})
-        return np.asarray(given)
+    def _infer(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        (output,) = self._session.run(None, {self._input: inputs})
+        return np.asarray(output)
 
     def _infer_with_context(
-        self, fed: NDArray[Any], given: Vectors, memory: Vectors
-    ) -> tuple[NDArray[Any], Vectors]:
+        self, inputs: NDArray[Any], context_in: ContextVectors, weight: NDArray[np.float32]
+    ) -> tuple[NDArray[Any], ContextVectors]:
         names = [one.name for one in self._session.get_inputs()]
-        restored, used = self._session.run(
-            None, dict(zip(names, (fed, given, memory), strict=True))
+        output, used = self._session.run(
+            None, dict(zip(names, (inputs, context_in, weight), strict=True))
         )
-        return np.asarray(restored), used
+        return np.asarray(output), used
 
     def _close(self) -> None:
         self._session = None
@@ -90,8 +90,8 @@ class OnnxRuntimeRunner(GraphRunner):
 def _default_threads() -> int:
     """Return 0, which is one per physical core, unless this process may use only some cores.
 
-    ONNX Runtime does not look at that: it would start a thread for each core of the whole machine
-    and complain that it cannot pin it.
+    ONNX Runtime ignores the process's affinity: it would start a thread for each core of the whole
+    machine and fail to pin it.
     """
     allowed = usable_cores()
     return allowed if allowed < (os.cpu_count() or 1) else 0

@@ -1,4 +1,4 @@
-"""OpenVINO on the processor: the fast path on x86 and ARM."""
+"""The backend OpenVINO, on the processor: the fastest on most x86 and ARM."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mirnet_edge.manifest import ImageContract, Precision
-    from mirnet_edge.runtime.runner import Vectors
+    from mirnet_edge.runtime.runner import ContextVectors
 
 _DEVICE = "CPU"
 # How many sizes stay compiled. Each holds its own weights and activations: for MIRNetEdge at
 # 640x480 about 200 MB.
 KEPT_SIZES = 4
-# What is not quantized is computed in this type. Said in every case: where it is left out,
-# OpenVINO takes bf16 on processors that have it, and fp32 would not be fp32.
+# The type of all that is not quantized. Set for every precision: by default OpenVINO takes bf16 on
+# processors that have it, also for fp32.
 _HINT_OF: dict[Precision, str] = {
     "fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32", "int8+fp16": "f16",
     "int8+bf16": "bf16",
@@ -37,7 +37,7 @@ _CAPABILITY_OF: dict[Precision, str] = {
 
 
 def supports(precision: Precision) -> bool:
-    """Say whether OpenVINO computes in this precision on this processor.
+    """Return whether OpenVINO computes in this precision on this processor.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
@@ -52,8 +52,8 @@ def supports(precision: Precision) -> bool:
 class OpenVinoRunner(GraphRunner):
     """An ONNX file in OpenVINO's CPU plugin.
 
-    A graph for any size is compiled anew for each size it meets, which takes a fraction of a
-    second, and makes every later frame of that size faster. The last `KEPT_SIZES` stay in memory.
+    A graph for any size is compiled for each size of frames, which takes a fraction of a second
+    and makes every later frame of that size faster. The last `KEPT_SIZES` stay in memory.
     """
 
     def __init__(
@@ -69,10 +69,10 @@ class OpenVinoRunner(GraphRunner):
 
         Args:
             path: The ONNX file.
-            image: What the graph takes and gives.
-            name: How messages and reports call this runner.
-            precision: What OpenVINO is to compute in; bf16 runs the fp32 graph.
-            threads: How many one run may use; None leaves it to OpenVINO.
+            image: The graph's inputs and outputs.
+            name: Of this runner in messages and reports.
+            precision: To compute in; bf16 runs the fp32 graph.
+            threads: Of one run, at most; None leaves it to OpenVINO.
 
         Raises:
             OptionError: Less than one thread.
@@ -92,33 +92,33 @@ class OpenVinoRunner(GraphRunner):
 
         self._core = openvino.Core()
         self._model = self._core.read_model(str(self.path))
-        if self.image.size is not None:  # then its one shape is known: compile it now
+        if self.image.size is not None:  # it has one shape: compile it now
             self._request_for(tuple(self._model.input(0).shape))
 
-    def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
-        request = self._request_for(fed.shape)
-        given = request.infer([fed], share_inputs=True, share_outputs=True)
-        return np.asarray(given[0])
+    def _infer(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        request = self._request_for(inputs.shape)
+        outputs = request.infer([inputs], share_inputs=True, share_outputs=True)
+        return np.asarray(outputs[0])
 
     def _infer_with_context(
-        self, fed: NDArray[Any], given: Vectors, memory: Vectors
-    ) -> tuple[NDArray[Any], Vectors]:
-        request = self._request_for(fed.shape)
-        found = request.infer([fed, given, memory], share_inputs=True, share_outputs=True)
-        return np.asarray(found[0]), found[1]
+        self, inputs: NDArray[Any], context_in: ContextVectors, weight: NDArray[np.float32]
+    ) -> tuple[NDArray[Any], ContextVectors]:
+        request = self._request_for(inputs.shape)
+        outputs = request.infer([inputs, context_in, weight], share_inputs=True, share_outputs=True)
+        return np.asarray(outputs[0]), outputs[1]
 
     def _close(self) -> None:
         self._requests.clear()
         self._model = self._core = None
 
     def _request_for(self, shape: tuple[int, ...]) -> Any:  # noqa: ANN401  # OpenVINO has no types
-        """Return the compiled graph of a shape, compiling it where it was not met lately."""
+        """Return the compiled graph of a shape, compiling it where it is not in memory."""
         if shape in self._requests:
             self._requests.move_to_end(shape)
             return self._requests[shape]
         model = self._model
         if model.is_dynamic():
-            # a graph that knows its size runs in 0.6 times the time: measured on MIRNetEdge,
+            # a graph of static size runs in 0.6 times the time: measured on MIRNetEdge,
             # 640x480, 2 cores, OpenVINO 2026.4: 178 ms dynamic, 110 ms static, 230 ms to compile
             model = model.clone()
             sides = {one: [shape[0], *one.partial_shape[1:]] for one in model.inputs[1:2]}

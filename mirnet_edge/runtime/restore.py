@@ -1,4 +1,4 @@
-"""Restoring image files: names that cannot clash, inputs that are never overwritten."""
+"""Restore image files into a folder, without name clashes and without overwriting inputs."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _SEPARATOR_WIDTH, _SEPARATOR_LEVEL = 4, 255
 
 @dataclass(frozen=True, kw_only=True)
 class RestoredImage:
-    """One image that was restored."""
+    """The result of restoring one image file."""
 
     source: Path
     output: Path
     comparison: Path | None
-    """Before and after side by side, where it was asked for."""
+    """Before and after side by side, where `compare` is set."""
     width: int
     height: int
     latency_ms: float
@@ -48,9 +48,9 @@ class RestoredImage:
 
 
 def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
-    """Return the image restored; what travels beside its colors is kept.
+    """Return a restored image with the alpha channel and metadata of its source.
 
-    Super-resolution enlarges its transparency by bicubic interpolation.
+    Super-resolution enlarges the alpha channel by bicubic interpolation.
 
     Args:
         runner: Open.
@@ -80,20 +80,19 @@ def restore_files(
 
     Args:
         images: Files.
-        runner: Opened here where it is not yet.
-        out: The folder; made where it is missing.
+        runner: Open or not.
+        out: The folder; created where it is missing.
         compare: Also write STEM.compare.png: before and after side by side, as a viewer shows it.
-        on_done: Told each image once it is written.
-        on_failed: Told each image that cannot be read, or does not fit; the others go on. None
-            raises at the first.
+        on_done: Called with each result once it is written.
+        on_failed: Called with each image that cannot be read or does not fit, in place of raising.
 
     Returns:
-        What was written, in the order of the images.
+        The results, in the order of the images.
 
     Raises:
         ImageError: An image cannot be read or does not fit, and `on_failed` is None.
         OptionError: Two outputs would have one name, or an output would replace an input;
-            nothing has been written then.
+            nothing is written then.
         MirnetEdgeError: The folder cannot be written, or the runner fails.
     """
     check_outputs(images, out, compare=compare)
@@ -113,9 +112,9 @@ def restore_files(
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:
-    """Return the files named, and in place of each folder the image files in it, sorted.
+    """Return the given files, and in place of each folder the image files in it, sorted.
 
-    A file that is named twice comes once. Files need not exist.
+    A file that is given twice is returned once. Files need not exist.
 
     Raises:
         OptionError: A folder holds no image.
@@ -135,7 +134,7 @@ def find_images(places: Sequence[Path]) -> list[Path]:
 
 
 def is_restored(image: Path, out: Path, *, compare: bool) -> bool:
-    """Say whether OUT holds all that restoring an image writes, whatever made it."""
+    """Return whether OUT holds all files that restoring an image writes."""
     return all(target.is_file() for target in _targets(image, out, compare))
 
 
@@ -143,7 +142,7 @@ def check_outputs(images: Sequence[Path], out: Path, *, compare: bool) -> None:
     """Refuse outputs that would replace each other or an input, before anything is written.
 
     Raises:
-        OptionError: They would, or the output folder is a file.
+        OptionError: An output would, or the output folder is a file.
     """
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out must be a folder, {out} is a file; choose another")
@@ -165,9 +164,9 @@ def check_outputs(images: Sequence[Path], out: Path, *, compare: bool) -> None:
 
 
 def side_by_side(before: Frame, after: Frame) -> Frame:
-    """Return two frames beside each other, a thin white line between them.
+    """Return two frames side by side with a thin white line between them.
 
-    BEFORE is brought to the size of AFTER by bicubic interpolation, as a viewer would.
+    BEFORE is resized to AFTER by bicubic interpolation, as a viewer does.
     """
     if before.shape != after.shape:
         before = _enlarge(before, *after.shape[:2])
@@ -211,11 +210,11 @@ def _targets(image: Path, out: Path, compare: bool) -> list[Path]:
 
 
 def _is_image(path: Path) -> bool:
-    # a leading dot: macOS writes ._NAME.jpg files beside images, which are none
+    # not with a leading dot: macOS writes ._NAME.jpg files beside images, which are no images
     known = path.suffix.lower() in FORMAT_OF_SUFFIX and not path.name.startswith(".")
     return known and path.is_file()
 
 
 def _place(path: Path) -> Path:
-    """Return the one name of a file, through links and, where the system ignores it, case."""
+    """Return the normalized path of a file: links resolved, lower case where case is ignored."""
     return Path(os.path.normcase(path.resolve()))

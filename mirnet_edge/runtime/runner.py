@@ -1,8 +1,4 @@
-"""The runner interface: frames in, frames out, and what all backends share.
-
-fp16 networks of other projects are known to give NaN where an activation overflows, which the
-viewer sees as a black frame. The source frame is better than that.
-"""
+"""The runner interface, frames in and frames out, and the base class of all backends' runners."""
 
 from __future__ import annotations
 
@@ -32,31 +28,31 @@ if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frames
     from mirnet_edge.manifest import ImageContract, Precision
 
-Vectors: TypeAlias = NDArray[np.float32]
-"""(N, G): the global context vectors of N frames; see `ImageContract.vectors`."""
+ContextVectors: TypeAlias = NDArray[np.float32]
+"""(N, G): the global context vectors of N frames, concatenated; see `ImageContract.vectors`."""
 
 _Self = TypeVar("_Self", bound="ReentrantContext")
-_Outer = TypeVar("_Outer", bound="RunnerWrapper")
+_Wrapper = TypeVar("_Wrapper", bound="RunnerWrapper")
 
 
 class Runner(Protocol):
-    """Restores frames. Built cheaply; `with` allocates what it needs and frees it at the end.
+    """Restores frames. Constructing one is cheap; `with` opens it and closes it at the end.
 
-    The same runner can be opened again, and opened twice: it is freed by the last exit. It is
-    for one thread at a time.
+    The same runner can be opened again, and opened twice: the last exit closes it. It is for one
+    thread at a time.
     """
 
     @property
     def name(self) -> str:
-        """`backend:precision`."""
+        """Return `backend:precision`."""
 
     @property
     def multiple(self) -> int:
-        """Frames whose sides are multiples of this need no padding."""
+        """Return what the sides of frames are padded to a multiple of."""
 
     @property
     def scale(self) -> int:
-        """How many times higher and wider restored frames are."""
+        """Return how many times higher and wider restored frames are."""
 
     def __enter__(self) -> Runner: ...
 
@@ -79,63 +75,69 @@ class Runner(Protocol):
 
 
 class ContextRunner(Runner, Protocol):
-    """A runner that takes the global context vectors of another frame (`models.global_context`)."""
+    """A runner of a context-anchored graph: takes and gives global context vectors."""
 
     @property
-    def vector_length(self) -> int:
-        """How many numbers a frame's vectors hold; 0 where the runner takes frames alone."""
+    def context_length(self) -> int:
+        """Return how many numbers a frame's context vectors hold; 0 where it takes frames alone."""
 
     def run_with_context(
-        self, frames: Frames, given: Vectors | None, memory: float
-    ) -> tuple[Frames, Vectors]:
-        """Restore frames with vectors between their own and those given.
+        self, frames: Frames, context_in: ContextVectors | None, smoothing_weight: float
+    ) -> tuple[Frames, ContextVectors]:
+        """Restore frames with a weighted mean of their own context vectors and those given.
 
         Args:
             frames: As `run` takes them.
-            given: (N, vector_length), finite; None for memory 0.
-            memory: From 0, the frames' own vectors, to 1, those given.
+            context_in: (N, context_length), finite; None for a smoothing weight of 0.
+            smoothing_weight: From 0, the frames' own vectors, to 1, `context_in`.
 
         Returns:
-            What `run` returns, and the vectors that were used, which belong to the caller.
+            What `run` returns, and the context vectors used, which belong to the caller.
         """
 
 
 def as_context_runner(runner: Runner) -> ContextRunner | None:
-    """Return the runner if it takes vectors, else None."""
-    if getattr(runner, "vector_length", 0):
+    """Return the runner if it takes context vectors, else None."""
+    if getattr(runner, "context_length", 0):
         return cast("ContextRunner", runner)
     return None
 
 
-def check_context(frames: Frames, given: Vectors | None, memory: float, vector_length: int) -> None:
-    """Refuse vectors and a memory that `run_with_context` cannot use.
+def check_context(
+    frames: Frames,
+    context_in: ContextVectors | None,
+    smoothing_weight: float,
+    context_length: int,
+) -> None:
+    """Refuse context vectors and a smoothing weight that `run_with_context` cannot use.
 
     Raises:
-        OptionError: The memory lies outside [0, 1], or the vectors do not fit or are not finite.
+        OptionError: The smoothing weight lies outside [0, 1], or the vectors do not fit or are not
+            finite.
     """
-    if not 0.0 <= memory <= 1.0:
+    if not 0.0 <= smoothing_weight <= 1.0:
         raise OptionError(
-            f"memory must lie in [0, 1], found {memory:g}; 0 takes a frame's own vectors, 1 those "
-            "given"
+            f"the smoothing weight must lie in [0, 1], found {smoothing_weight:g}; 0 takes a "
+            "frame's own context vectors, 1 those given"
         )
-    if given is None:
-        if memory > 0.0:
+    if context_in is None:
+        if smoothing_weight > 0.0:
             raise OptionError(
-                f"memory is {memory:g} and no vectors are given; expected what the last call "
-                "returned, or memory 0"
+                f"the smoothing weight is {smoothing_weight:g} and no context vectors are given; "
+                "give those that the last call returned, or a smoothing weight of 0"
             )
         return
-    expected = (len(frames), vector_length)
-    if given.shape != expected or not np.isfinite(given).all():
+    expected = (len(frames), context_length)
+    if context_in.shape != expected or not np.isfinite(context_in).all():
         raise OptionError(
-            f"expected finite vectors of shape {expected}, found {given.shape}"
-            f"{'' if given.shape != expected else ' with a value that is not'}; "
-            "give what the last call returned"
+            f"expected finite vectors of shape {expected}, found {context_in.shape}"
+            f"{'' if context_in.shape != expected else ' with a value that is not finite'}; "
+            "give those that the last call returned"
         )
 
 
 class ReentrantContext(ABC):
-    """Counts how often it was entered; opens on the first, closes on the last exit."""
+    """A context manager that can be entered repeatedly: the first opens, the last exit closes."""
 
     _depth = 0
 
@@ -172,15 +174,15 @@ class ReentrantContext(ABC):
 
 
 class RunnerWrapper:
-    """What a runner around another has of it: its name and sizes, and when it is open."""
+    """A runner that wraps another: has its name and sizes, and is opened and closed with it."""
 
     def __init__(self, runner: Runner) -> None:
-        """Take the runner inside, open or not."""
+        """Wrap a runner, open or not."""
         self.runner = runner
 
     @property
     def name(self) -> str:
-        """Return the name of the runner inside."""
+        """Return the name of the wrapped runner."""
         return self.runner.name
 
     @property
@@ -193,7 +195,7 @@ class RunnerWrapper:
         """Return that of the runner inside."""
         return self.runner.scale
 
-    def __enter__(self: _Outer) -> _Outer:
+    def __enter__(self: _Wrapper) -> _Wrapper:
         self.runner.__enter__()
         return self
 
@@ -208,53 +210,60 @@ class RunnerWrapper:
 
 logger = logging.getLogger(__name__)
 
-# Looked at first of a frame, because looking at all of it takes longer.
-_SPARSE = 16
+# Every 16th pixel is compared first: comparing all of them takes longer.
+_STRIDE = 16
 
 
 class BrokenFrames:
-    """Counts broken frames and gives the source in their place; says so once."""
+    """Replaces broken frames by their source, counts them, and warns once.
+
+    fp16 activations that overflow become NaN. Global pooling spreads one NaN over the frame, and
+    the cast to 8 bits turns it into one color: a frame of one color is broken, unless its source
+    is of one color too.
+    """
 
     def __init__(self, name: str, scale: int) -> None:
-        """Remember whose frames they are, and how many times larger they come out."""
+        """Prepare for the frames of one runner.
+
+        Args:
+            name: The runner's, for the warning.
+            scale: How many times higher and wider restored frames are.
+        """
         self._name, self._scale = name, scale
         self.count = 0
 
-    def replaced(self, source: Frames, restored: Frames, *, is_finite: bool = True) -> Frames:
-        """Return RESTORED, or SOURCE at its size where it is broken.
-
-        In the pools of these networks one NaN becomes a frame of NaN, which the cast to 8 bits
-        turns into one color: such a frame is broken, unless the source was of one color too.
+    def replace(self, source: Frames, restored: Frames, *, is_finite: bool = True) -> Frames:
+        """Return RESTORED, or SOURCE at its size where RESTORED is broken.
 
         Args:
             source: (1, H, W, 3) uint8.
             restored: (1, scale H, scale W, 3) uint8.
-            is_finite: False where the network's floats were seen to hold NaN or infinity.
+            is_finite: False where the network's floats hold NaN or infinity.
         """
         if is_finite and not self._is_of_one_color(source, restored):
             return restored
         self.count += 1
         if self.count == 1:
             logger.warning(
-                "%s gave a broken frame (NaN, or one color all over); the source frame is passed "
+                "%s gave a broken frame (NaN, or one color all over); the source frame is shown "
                 "instead, and counted. Try --precision fp32",
                 self._name,
             )
-        copied: Frames = source.repeat(self._scale, axis=1).repeat(self._scale, axis=2)
-        return copied
+        enlarged: Frames = source.repeat(self._scale, axis=1).repeat(self._scale, axis=2)
+        return enlarged
 
     def _is_of_one_color(self, source: Frames, restored: Frames) -> bool:
-        sparse = restored[:, ::_SPARSE, ::_SPARSE]
+        sparse = restored[:, ::_STRIDE, ::_STRIDE]
         if sparse.min() != sparse.max() or restored.min() != restored.max():
             return False
         return bool(source.min() != source.max())
 
 
 class GraphRunner(ReentrantContext):
-    """A file of the bundle in one backend. Subclasses load it and infer; the rest is here.
+    """Base class of the backends' runners: a subclass loads a file of the bundle and infers.
 
-    Frames are inferred one at a time: on a processor a batch is not faster, it needs memory for
-    all its frames, and a graph of fixed size takes one.
+    This class checks, pads, converts and crops. Frames are inferred one at a time: on a processor
+    a batch is not faster, it needs memory for all its frames, and a graph of fixed size takes one.
     """
 
     def __init__(
@@ -270,10 +279,10 @@ class GraphRunner(ReentrantContext):
 
         Args:
             path: The graph or the weights.
-            image: What the graph takes and gives.
-            name: How messages and reports call this runner.
-            precision: What the backend is to compute in.
-            threads: How many it may use; None leaves it to the backend.
+            image: The graph's inputs and outputs.
+            name: Of this runner in messages and reports.
+            precision: To compute in.
+            threads: At most; None leaves it to the backend.
 
         Raises:
             OptionError: Less than one thread.
@@ -287,9 +296,9 @@ class GraphRunner(ReentrantContext):
         self.precision: Precision = precision
         self.threads = threads
         self._name = name
-        self._inferring_s = (0.0, 0.0)
+        self._inference_span_s = (0.0, 0.0)
         self.stages_s = (0.0, 0.0, 0.0)
-        """How long the last run spent before, in and after the network, in seconds."""
+        """Seconds of the last run before, in and after the network."""
 
     @property
     def name(self) -> str:
@@ -298,7 +307,7 @@ class GraphRunner(ReentrantContext):
 
     @property
     def multiple(self) -> int:
-        """Return what the sides of a frame are padded to."""
+        """Return what the sides of frames are padded to a multiple of."""
         return self.image.multiple
 
     @property
@@ -323,102 +332,106 @@ class GraphRunner(ReentrantContext):
         return self._run(frames, None, 0.0)[0]
 
     @property
-    def vector_length(self) -> int:
-        """Return how many numbers a frame's vectors hold; 0 where the graph takes frames alone."""
-        return self.image.vector_length
+    def context_length(self) -> int:
+        """Return how many numbers a frame's context vectors hold; 0 where it takes frames alone."""
+        return self.image.context_length
 
     def run_with_context(
-        self, frames: Frames, given: Vectors | None, memory: float
-    ) -> tuple[Frames, Vectors]:
-        """Restore frames with vectors between their own and those given.
+        self, frames: Frames, context_in: ContextVectors | None, smoothing_weight: float
+    ) -> tuple[Frames, ContextVectors]:
+        """Restore frames with a weighted mean of their own context vectors and those given.
 
         Args:
             frames: As for `run`.
-            given: (N, vector_length), finite; None for memory 0.
-            memory: From 0, the frames' own vectors, to 1, those given.
+            context_in: (N, context_length), finite; None for a smoothing weight of 0.
+            smoothing_weight: From 0, the frames' own vectors, to 1, `context_in`.
 
         Returns:
-            What `run` returns, and the vectors that were used; both belong to the caller.
+            What `run` returns, and the context vectors used; both belong to the caller.
 
         Raises:
             ImageError: As for `run`.
             EngineError: As for `run`, or the graph takes frames alone.
-            OptionError: The memory lies outside [0, 1], or the vectors do not fit.
+            OptionError: The smoothing weight lies outside [0, 1], or the vectors do not fit.
         """
-        if not self.vector_length:
+        if not self.context_length:
             raise EngineError(
-                f"{self.path.name} takes no vectors; expected a graph of a bundle made with "
-                "mirnet-export --anchored"
+                f"{self.path.name} takes no context vectors; expected a graph of a bundle made "
+                "with mirnet-export --anchored"
             )
         check_frames(frames)
-        check_context(frames, given, memory, self.vector_length)
-        return self._run(frames, given, memory)
+        check_context(frames, context_in, smoothing_weight, self.context_length)
+        return self._run(frames, context_in, smoothing_weight)
 
-    def _run(self, frames: Frames, given: Vectors | None, memory: float) -> tuple[Frames, Vectors]:
+    def _run(
+        self, frames: Frames, context_in: ContextVectors | None, smoothing_weight: float
+    ) -> tuple[Frames, ContextVectors]:
         self._require_open(self.name)
         check_frames(frames)
         count, height, width = frames.shape[:3]
         self._check_size(height, width)
         tall, wide = self.scale * height, self.scale * width
         restored = np.empty((count, tall, wide, 3), np.uint8)
-        vectors = np.zeros((count, self.vector_length), np.float32)
-        if given is not None:
-            vectors[:] = given
+        context = np.zeros((count, self.context_length), np.float32)
+        if context_in is not None:
+            context[:] = context_in
         before = network = after = 0.0
         for place in range(count):
             started = time.perf_counter()
             padded = pad_to_multiple(frames[place : place + 1], self.multiple)
-            whole, used = self._restored(padded, vectors[place : place + 1], memory)
-            restored[place] = crop_to(whole, tall, wide)[0]
-            vectors[place] = used
-            entered, left = self._inferring_s
+            one, used = self._restore(padded, context[place : place + 1], smoothing_weight)
+            restored[place] = crop_to(one, tall, wide)[0]
+            context[place] = used
+            entered, left = self._inference_span_s
             before, network = before + entered - started, network + left - entered
             after += time.perf_counter() - left
         self.stages_s = (before, network, after)
-        return restored, vectors
+        return restored, context
 
-    def infer(self, fed: NDArray[Any]) -> NDArray[Any]:
-        """Run the graph once on what it takes itself: nothing is checked, padded or converted.
+    def infer(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """Run the graph once on its own input: nothing is checked, padded or converted.
 
         Args:
-            fed: Contiguous, with a batch of one.
+            inputs: Contiguous, with a batch of one.
 
         Returns:
-            What the graph gives; it may be overwritten by the next call.
+            The graph's output; it may be overwritten by the next call.
 
         Raises:
             EngineError: Used outside `with`.
         """
         self._require_open(self.name)
-        return self._infer(fed)
+        return self._infer(inputs)
 
-    def _restored(self, padded: Frames, vectors: Vectors, memory: float) -> tuple[Frames, Vectors]:
+    def _restore(
+        self, padded: Frames, context: ContextVectors, smoothing_weight: float
+    ) -> tuple[Frames, ContextVectors]:
         """Return (1, scale H, scale W, 3) uint8 of (1, H, W, 3) uint8 whose sides fit."""
-        floating = self.image.io == "float"
-        fed = batch_from_frames(padded) if floating else np.ascontiguousarray(padded)
+        is_float = self.image.io == "float"
+        inputs = batch_from_frames(padded) if is_float else np.ascontiguousarray(padded)
         started = time.perf_counter()
         try:
-            if self.vector_length:
-                share = np.full(1, memory, np.float32)
-                given, vectors = self._infer_with_context(fed, vectors, share)
+            if self.context_length:
+                weight = np.full(1, smoothing_weight, np.float32)
+                output, context = self._infer_with_context(inputs, context, weight)
             else:
-                given = self._infer(fed)
+                output = self._infer(inputs)
         except MirnetEdgeError:
             raise
         except Exception as error:  # each backend has its own kinds
             size = size_text(*padded.shape[1:3])
             raise self._failure(f"could not run it on a {size} frame", error) from error
-        self._inferring_s = (started, time.perf_counter())
+        self._inference_span_s = (started, time.perf_counter())
         sides = (1, 2) if self.image.io == "uint8" else (2, 3)
         expected = tuple(
-            self.scale * side if axis in sides else side for axis, side in enumerate(fed.shape)
+            self.scale * side if axis in sides else side for axis, side in enumerate(inputs.shape)
         )
-        if given.shape != expected:
+        if output.shape != expected:
             raise EngineError(
-                f"{self.path.name} gave an output of shape {given.shape}, expected {expected}; "
+                f"{self.path.name} gave an output of shape {output.shape}, expected {expected}; "
                 "export the bundle again"
             )
-        return frames_from_batch(given) if floating else given, vectors
+        return frames_from_batch(output) if is_float else output, context
 
     def _check_size(self, height: int, width: int) -> None:
         fixed = self.image.size
@@ -451,31 +464,32 @@ class GraphRunner(ReentrantContext):
         """Load the file into the backend. May raise anything."""
 
     @abstractmethod
-    def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
+    def _infer(self, inputs: NDArray[Any]) -> NDArray[Any]:
         """Run the graph once.
 
         Args:
-            fed: What the graph takes, contiguous, with a batch of one: (1, H, W, 3) uint8, or
-                (1, 3, H, W) float32 for `io="float"`.
+            inputs: Contiguous, with a batch of one: (1, H, W, 3) uint8, or (1, 3, H, W) float32
+                for `io="float"`.
 
         Returns:
             The same type, both sides times the scale; it may be overwritten by the next call.
         """
 
     def _infer_with_context(
-        self, fed: NDArray[Any], given: Vectors, memory: Vectors
-    ) -> tuple[NDArray[Any], Vectors]:
-        """Run an anchored graph once.
+        self, inputs: NDArray[Any], context_in: ContextVectors, weight: NDArray[np.float32]
+    ) -> tuple[NDArray[Any], ContextVectors]:
+        """Run a context-anchored graph once.
 
         Args:
-            fed: As for `_infer`.
-            given: (1, vector_length), contiguous.
-            memory: (1,).
+            inputs: As for `_infer`.
+            context_in: (1, context_length), contiguous.
+            weight: (1,), the smoothing weight.
 
         Returns:
-            What `_infer` returns, and the vectors; both may be overwritten by the next call.
+            What `_infer` returns, and the context vectors used; both may be overwritten by the
+            next call.
         """
         raise EngineError(
-            f"{self.name} does not run anchored graphs. Choose another --backend, or export "
-            "without --anchored"
+            f"{self.name} does not run context-anchored graphs. Choose another --backend, or "
+            "export without --anchored"
         )

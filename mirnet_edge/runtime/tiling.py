@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame, Frames
     from mirnet_edge.manifest import ContextVector, ImageContract, ThumbnailFacts
-    from mirnet_edge.runtime.runner import ContextRunner, Runner, Vectors
+    from mirnet_edge.runtime.runner import ContextRunner, ContextVectors, Runner
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def context_by_tiles(
     tile: tuple[int, int],
     layout: tuple[ContextVector, ...],
     fixed: tuple[int, int] | None,
-) -> Vectors:
+) -> ContextVectors:
     """Return (1, G): about what the frame's vectors are.
 
     Args:
@@ -287,9 +287,12 @@ def _shrink(
 
 
 def _mean_of_tiles(
-    runner: ContextRunner, frame: Frames, axes: tuple[TileAxis, TileAxis], guess: Vectors | None
-) -> Vectors:
-    total = np.zeros((1, runner.vector_length), np.float64)
+    runner: ContextRunner,
+    frame: Frames,
+    axes: tuple[TileAxis, TileAxis],
+    guess: ContextVectors | None,
+) -> ContextVectors:
+    total = np.zeros((1, runner.context_length), np.float64)
     count = 0
     memory = 0.0 if guess is None else _GUIDANCE
     for rows, columns in tile_slices(*axes):
@@ -368,9 +371,9 @@ class TiledRunner(RunnerWrapper):
         self._feather = 0 if agree else self.overlap
 
     @property
-    def vector_length(self) -> int:
+    def context_length(self) -> int:
         """Return that of the runner inside."""
-        return self._anchored.vector_length if self._anchored else 0
+        return self._anchored.context_length if self._anchored else 0
 
     def run(self, frames: Frames) -> Frames:
         """Restore frames of any size.
@@ -389,13 +392,13 @@ class TiledRunner(RunnerWrapper):
         return self._run(frames, None, 0.0)[0]
 
     def run_with_context(
-        self, frames: Frames, given: Vectors | None, memory: float
-    ) -> tuple[Frames, Vectors]:
+        self, frames: Frames, given: ContextVectors | None, memory: float
+    ) -> tuple[Frames, ContextVectors]:
         """Restore frames of any size with vectors between their own and those given.
 
         Args:
             frames: As for `run`.
-            given: (N, vector_length), finite; None for memory 0.
+            given: (N, context_length), finite; None for memory 0.
             memory: From 0, the frames' own vectors, to 1, those given, which spares measuring.
 
         Returns:
@@ -405,15 +408,17 @@ class TiledRunner(RunnerWrapper):
             MirnetEdgeError: As for `run`, or the vectors or the memory do not fit.
         """
         check_frames(frames)
-        check_context(frames, given, memory, self.vector_length)
+        check_context(frames, given, memory, self.context_length)
         return self._run(frames, given, memory)
 
-    def _run(self, frames: Frames, given: Vectors | None, memory: float) -> tuple[Frames, Vectors]:
+    def _run(
+        self, frames: Frames, given: ContextVectors | None, memory: float
+    ) -> tuple[Frames, ContextVectors]:
         check_frames(frames)
         count, height, width = frames.shape[:3]
         tall, wide = self.scale * height, self.scale * width
         restored = np.empty((count, tall, wide, 3), np.uint8)
-        vectors = np.zeros((count, self.vector_length), np.float32)
+        vectors = np.zeros((count, self.context_length), np.float32)
         for place in range(count):
             one = slice(place, place + 1)
             padded = pad_to_multiple(frames[one], self.multiple)
@@ -427,8 +432,8 @@ class TiledRunner(RunnerWrapper):
         return restored, vectors
 
     def _restored(
-        self, frame: Frames, given: Vectors | None, memory: float
-    ) -> tuple[Frames, Vectors]:
+        self, frame: Frames, given: ContextVectors | None, memory: float
+    ) -> tuple[Frames, ContextVectors]:
         """Return a frame whose sides are multiples, and at least a tile's, restored."""
         nothing = np.zeros((1, 0), np.float32)
         tile = self._tile_for(frame)
@@ -442,8 +447,8 @@ class TiledRunner(RunnerWrapper):
         return self._joined(frame, tile, vectors), vectors
 
     def _blended(
-        self, frame: Frames, tile: tuple[int, int], given: Vectors | None, memory: float
-    ) -> Vectors:
+        self, frame: Frames, tile: tuple[int, int], given: ContextVectors | None, memory: float
+    ) -> ContextVectors:
         if given is not None and memory == 1.0:
             return given
         if self._anchored is None or self._image is None:
@@ -451,7 +456,9 @@ class TiledRunner(RunnerWrapper):
         own = context_by_tiles(self._anchored, frame, tile, self._image.vectors, self._fixed)
         return own if given is None else (1 - np.float32(memory)) * own + np.float32(memory) * given
 
-    def _joined(self, frame: Frames, tile: tuple[int, int], vectors: Vectors | None) -> Frames:
+    def _joined(
+        self, frame: Frames, tile: tuple[int, int], vectors: ContextVectors | None
+    ) -> Frames:
         """Return (1, scale H, scale W, 3): the tiles restored and put together."""
         height, width = frame.shape[1:3]
         down = TileAxis.of(height, tile[0], self.overlap, self.multiple)
@@ -469,7 +476,7 @@ class TiledRunner(RunnerWrapper):
                 blend_into(canvas, band.swapaxes(0, 1), scale * rows.start, taken)
         return canvas[None]
 
-    def _piece(self, tile: Frames, vectors: Vectors | None) -> Frame:
+    def _piece(self, tile: Frames, vectors: ContextVectors | None) -> Frame:
         if self._anchored is None or vectors is None:
             piece: Frame = self.runner.run(tile)[0]
         else:

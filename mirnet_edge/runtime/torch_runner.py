@@ -1,4 +1,4 @@
-"""PyTorch: runs the weights themselves, without a graph. The only runner that needs torch."""
+"""The backend PyTorch: runs the weights, without a graph. The only runner that needs torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from mirnet_edge.runtime.runner import GraphRunner
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
     from mirnet_edge.manifest import ImageContract, Precision
-    from mirnet_edge.runtime.runner import Vectors
+    from mirnet_edge.runtime.runner import ContextVectors
 
 _DEVICE = "cpu"
 
@@ -43,12 +44,12 @@ class TorchRunner(GraphRunner):
 
         Args:
             path: The weights; anything `checkpoints.load` takes.
-            image: What goes in and comes out.
-            name: How messages and reports call this runner.
+            image: The network's inputs and outputs.
+            name: Of this runner in messages and reports.
             precision: fp32, bf16 or fp16.
             device: As torch names it: cpu, cuda, cuda:1.
-            threads: How many one run may use. It is a setting of the whole process: put back
-                when the runner is closed.
+            threads: Of one run, at most. It is a setting of the whole process, restored when the
+                runner is closed.
 
         Raises:
             EngineError: torch does not compute in that precision.
@@ -71,29 +72,29 @@ class TorchRunner(GraphRunner):
         from mirnet_edge.models.inference_form import ContextFrameInterface, FrameInterface
 
         network: nn.Module = checkpoints.load(self.path).model
-        if self.vector_length:
+        if self.context_length:
             network = ContextFrameInterface(ContextAnchoredNetwork(network), self.image.io)
         else:
             network = FrameInterface(network, self.image.io)
         network.eval()
-        # torch's annotations know no `to` with a memory format
+        # torch's annotations lack `to` with a memory format
         network.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.threads is not None:
             self._former_threads = torch.get_num_threads()
             torch.set_num_threads(self.threads)
         self._network = network
 
-    def _infer(self, fed: NDArray[Any]) -> NDArray[Any]:
-        given: NDArray[Any] = self._outputs(fed).cpu().numpy()
-        return given
+    def _infer(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        output: NDArray[Any] = self._compute(inputs).cpu().numpy()
+        return output
 
     def _infer_with_context(
-        self, fed: NDArray[Any], given: Vectors, memory: Vectors
-    ) -> tuple[NDArray[Any], Vectors]:
-        restored, used = self._outputs(fed, given, memory)
+        self, inputs: NDArray[Any], context_in: ContextVectors, weight: NDArray[np.float32]
+    ) -> tuple[NDArray[Any], ContextVectors]:
+        restored, used = self._compute(inputs, context_in, weight)
         return restored.cpu().numpy(), used.float().cpu().numpy()
 
-    def _outputs(self, *inputs: NDArray[Any]) -> Any:  # noqa: ANN401  # one tensor, or two
+    def _compute(self, *inputs: NDArray[Any]) -> Any:  # noqa: ANN401  # one tensor, or two
         import torch
 
         if self._network is None:

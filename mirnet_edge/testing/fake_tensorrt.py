@@ -1,11 +1,8 @@
-"""A TensorRT and a CUDA for tests: no GPU is needed.
+"""Fakes of TensorRT and CUDA, for tests without a GPU.
 
-It holds its users to the rules that the real one punishes with crashes or garbage: buffers large
-enough, nothing freed twice or while it is used, nothing waited for while a stream records. A breach
-is an `AssertionError`.
-
-It holds its users to the rules that the real one punishes with crashes or garbage: shapes before
-addresses, addresses before running, buffers large enough. A breach is an `AssertionError`.
+They check the rules that the real libraries answer with crashes or garbage: buffers large enough,
+nothing freed twice or while it is used, no synchronization while a stream captures, shapes before
+addresses, addresses before running. A violation is an `AssertionError`.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def require(holds: object, rule: str) -> None:
-    """Fail the test in which a rule was broken."""
+    """Fail the test where a rule is violated."""
     if not holds:
         raise AssertionError(rule)
 
@@ -35,33 +32,33 @@ def require(holds: object, rule: str) -> None:
 @dataclass
 class _Stream:
     number: int
-    recording: list[Callable[[], None]] | None = None
+    capturing: list[Callable[[], None]] | None = None
     queued: list[Callable[[], None]] = field(default_factory=list)
 
     def __int__(self) -> int:
         return self.number
 
     def put(self, work: Callable[[], None]) -> None:
-        (self.queued if self.recording is None else self.recording).append(work)
+        (self.queued if self.capturing is None else self.capturing).append(work)
 
 
 class FakeCudart(types.ModuleType):
-    """Stands for `cuda.bindings.runtime`. Work is done when its stream is waited for.
+    """A fake of `cuda.bindings.runtime`. Enqueued work is done when its stream is synchronized.
 
-    `host` and `device` are what is allocated there, `launches` how often a recording ran, `refused`
-    calls that answer with an error, by name.
+    `host` and `device` hold the allocated memory, `launches` counts launched CUDA graphs, `refused`
+    holds the status of calls that fail, by name.
     """
 
     def __init__(
         self, *, name: str = "Fake GPU", capability: str = "8.6", status: int = 0,
         free_mib: int = 4096,
     ) -> None:  # fmt: skip
-        """Say which GPU it is.
+        """Set the GPU's properties.
 
         Args:
             name: Of the GPU.
             capability: Its compute capability.
-            status: What every call answers; 0 is success, 100 no device.
+            status: Of every call; 0 is success, 100 no device.
             free_mib: Free memory.
         """
         super().__init__("cuda.bindings.runtime")
@@ -70,7 +67,7 @@ class FakeCudart(types.ModuleType):
         self.host: dict[int, Any] = {}
         self.device: dict[int, Any] = {}
         self.streams: dict[int, _Stream] = {}
-        self.recordings: list[list[Callable[[], None]]] = []
+        self.graphs: list[list[Callable[[], None]]] = []
         self.launches = 0
         self.refused: dict[str, int] = {}
         self.cudaMemcpyKind = SimpleNamespace(
@@ -80,8 +77,8 @@ class FakeCudart(types.ModuleType):
 
     @property
     def held(self) -> int:
-        """Return how many things were allocated and not freed."""
-        return sum(map(len, (self.host, self.device, self.streams, self.recordings)))
+        """Return how many allocations, streams and CUDA graphs are not freed."""
+        return sum(map(len, (self.host, self.device, self.streams, self.graphs)))
 
     def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:
         call = object.__getattribute__(self, f"_{name}") if name.startswith("cuda") else None
@@ -92,7 +89,7 @@ class FakeCudart(types.ModuleType):
             if self.status and name != "cudaGetErrorString":
                 return (self.status, None)
             if name in self.refused:
-                if name == "cudaStreamEndCapture":  # it ends the recording all the same
+                if name == "cudaStreamEndCapture":  # it ends the capture all the same
                     call(*arguments)
                 return (self.refused[name], None)
             given = call(*arguments)
@@ -101,7 +98,7 @@ class FakeCudart(types.ModuleType):
         return answered
 
     def bytes_at(self, pointer: int, size: int) -> NDArray[np.uint8]:
-        """Return device memory as an array, after checking that so much is there."""
+        """Return device memory as an array, after checking its size."""
         require(pointer in self.device, "the GPU's memory was never allocated, or is freed")
         found: NDArray[np.uint8] = np.ctypeslib.as_array(self.device[pointer])
         require(size <= found.size, f"{size} bytes wanted of a buffer of {found.size}")
@@ -159,7 +156,7 @@ class FakeCudart(types.ModuleType):
             if is_device:
                 self.bytes_at(pointer, size)
                 continue
-            require(pointer in self.host, "copies that are not waited for need pinned memory")
+            require(pointer in self.host, "asynchronous copies need pinned memory")
             require(size <= len(self.host[pointer]), "a copy runs over the end of host memory")
 
         def copy() -> None:
@@ -170,44 +167,44 @@ class FakeCudart(types.ModuleType):
     def _cudaStreamSynchronize(self, stream: _Stream | int) -> None:  # noqa: N802
         if isinstance(stream, int):
             stream = self.streams[stream]
-        require(stream.recording is None, "a stream was waited for while it records")
+        require(stream.capturing is None, "a stream was synchronized while it captures")
         for work in stream.queued:
             work()
         stream.queued.clear()
 
     def _cudaStreamBeginCapture(self, stream: _Stream, mode: int) -> None:  # noqa: N802
         del mode
-        require(not stream.queued, "recording began with work in the stream")
-        stream.recording = []
+        require(not stream.queued, "a capture began with work in the stream")
+        stream.capturing = []
 
     def _cudaStreamEndCapture(self, stream: _Stream) -> list[Callable[[], None]]:  # noqa: N802
-        recorded, stream.recording = stream.recording, None
-        require(recorded is not None, "recording ended that had not begun")
-        return recorded or []
+        captured, stream.capturing = stream.capturing, None
+        require(captured is not None, "a capture ended that had not begun")
+        return captured or []
 
     def _cudaGraphInstantiate(self, graph: list[Any], flags: int) -> list[Any]:  # noqa: N802
         del flags
         executable = list(graph)
-        self.recordings.append(executable)
+        self.graphs.append(executable)
         return executable
 
     def _cudaGraphDestroy(self, graph: list[Any]) -> None:  # noqa: N802
         graph.clear()
 
-    def _cudaGraphLaunch(self, recorded: list[Callable[[], None]], stream: _Stream) -> None:  # noqa: N802
+    def _cudaGraphLaunch(self, captured: list[Callable[[], None]], stream: _Stream) -> None:  # noqa: N802
         self.launches += 1
-        for work in recorded:
+        for work in captured:
             stream.put(work)
 
-    def _cudaGraphExecDestroy(self, recorded: list[Any]) -> None:  # noqa: N802
-        self.recordings = [one for one in self.recordings if one is not recorded]
+    def _cudaGraphExecDestroy(self, captured: list[Any]) -> None:  # noqa: N802
+        self.graphs = [one for one in self.graphs if one is not captured]
 
 
-def fake_plan(
+def fake_engine(
     profiles: Sequence[dict[str, list[int]]], *, scale: int = 1, io: str = "uint8",
     version: str = "10.3.0", vectors: int = 0,
 ) -> bytes:  # fmt: skip
-    """Return a plan that `FakeTensorRT` opens; an anchored one where it has VECTORS."""
+    """Return an engine that `FakeTensorRT` opens; an anchored one where it has VECTORS."""
     plan = {
         "profiles": list(profiles), "scale": scale, "io": io, "version": version,
         "vectors": vectors,
@@ -227,23 +224,23 @@ class _DataType(enum.Enum):
 
 
 class FakeTensorRT(types.ModuleType):
-    """Stands for `tensorrt` or `tensorrt_rtx` where plans of `fake_plan` are run.
+    """A fake of `tensorrt` or `tensorrt_rtx` that runs engines of `fake_engine`.
 
-    The network is a function of the batch, `network`; by default it inverts the image. An
-    anchored plan then adds the first vector that it uses; a frame's own are all its mean. Where it
-    is not `can_be_recorded`, it refuses to be queued in a stream that records.
+    The network is a function of the batch, `network`; by default it inverts the image. A
+    context-anchored engine then adds the first context vector used; a frame's own vectors are its
+    mean. Where `can_be_captured` is False, it fails to run in a stream that captures.
     """
 
     def __init__(
         self, cuda: FakeCudart, *, flavor: str = "tensorrt", version: str = "10.3.0"
     ) -> None:
-        """Take the GPU it runs on."""
+        """Run on this GPU."""
         super().__init__(flavor)
         self.__version__ = version
         self.cuda = cuda
         self.network: Callable[[NDArray[Any]], NDArray[Any]] = _inverted
         self.runs = 0
-        self.can_be_recorded = True
+        self.can_be_captured = True
         self.TensorIOMode, self.DataType = _TensorIOMode, _DataType
         fake = self
 
@@ -260,9 +257,11 @@ class FakeTensorRT(types.ModuleType):
                 try:
                     document = json.loads(plan)
                 except ValueError:
-                    document = {"version": "no plan"}
+                    document = {"version": "no engine"}
                 if document["version"] != fake.__version__:
-                    self._logger.log("Severity.ERROR", "the plan is damaged or of another version")
+                    self._logger.log(
+                        "Severity.ERROR", "the engine is damaged or of another version"
+                    )
                     return None
                 return _FakeEngine(fake, document)
 
@@ -364,7 +363,7 @@ class _FakeContext:
         trt, every = engine.trt, (*engine.inputs, *engine.outputs)
         require(set(self._addresses) == set(every), "run without every address")
         stream = trt.cuda.streams[number]
-        if stream.recording is not None and not trt.can_be_recorded:
+        if stream.capturing is not None and not trt.can_be_captured:
             return False
         views = {name: self._view(name) for name in every}
 

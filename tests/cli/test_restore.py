@@ -184,10 +184,12 @@ class Refused:
     [
         Refused("backend", "--backend must be auto or one of", ("--backend", "cuda")),
         Refused("precision", "found 'int4'", ("--precision", "int4")),
-        Refused("no plan", "has no mode for backend tensorrt", ("--backend", "tensorrt")),
+        Refused("no plan", "has no configuration for backend tensorrt", ("--backend", "tensorrt")),
         Refused("threads", "--threads must be at least 1, found 0", ("--threads", "0")),
         Refused(
-            "not made", "the bundle has no mode for backend openvino", ("--backend", "openvino")
+            "not made",
+            "the bundle has no configuration for backend openvino",
+            ("--backend", "openvino"),
         ),
     ],
     ids=lambda case: case.id,

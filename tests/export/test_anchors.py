@@ -76,7 +76,7 @@ def test_the_manifest_says_what_the_graphs_take(bundle, network_of):
         assert [one.name for one in model.input] == ["frames", "globals_in", "memory"]
         assert [one.name for one in model.output] == ["restored", "globals_out"]
         (_, length) = model.input[1].type.tensor_type.shape.dim
-        assert length.dim_value == found.image.vector_length
+        assert length.dim_value == found.image.context_length
 
 
 @pytest.mark.skipif(not available("tensorrt_rtx"), reason="tensorrt_rtx is not installed")
@@ -140,10 +140,12 @@ class Refusal:
 @pytest.mark.parametrize(
     "case",
     [
-        Refusal("above", 1.01, says=r"memory must lie in \[0, 1\], found 1.01"),
-        Refusal("below", -0.1, says=r"memory must lie in \[0, 1\], found -0.1"),
-        Refusal("not a number", float("nan"), says=r"memory must lie in \[0, 1\], found nan"),
-        Refusal("nothing given", 0.5, given=False, says="no vectors are given"),
+        Refusal("above", 1.01, says=r"smoothing weight must lie in \[0, 1\], found 1.01"),
+        Refusal("below", -0.1, says=r"smoothing weight must lie in \[0, 1\], found -0.1"),
+        Refusal(
+            "not a number", float("nan"), says=r"smoothing weight must lie in \[0, 1\], found nan"
+        ),
+        Refusal("nothing given", 0.5, given=False, says="no context vectors are given"),
         Refusal("infinite", 0.0, spoil=float("inf"), says="finite vectors"),
         Refusal("of another length", 1.0, length=7, says=r"found \(1, 7\)"),
     ],
@@ -151,14 +153,14 @@ class Refusal:
 )
 def test_what_cannot_be_used_is_refused_in_one_line(case, runner_of, image):
     with runner_of() as runner:
-        given = np.full((1, case.length or runner.vector_length), case.spoil, np.float32)
+        given = np.full((1, case.length or runner.context_length), case.spoil, np.float32)
         for one in (runner, tile_runner(runner, tile=(96, 96), overlap=32)):
             with pytest.raises(OptionError, match=case.says) as caught:
                 one.run_with_context(image, given if case.given else None, case.memory)
             assert "\n" not in str(caught.value)
     if case.given and case.length is None and not case.spoil:
         with pytest.raises(OptionError, match=case.says):
-            smooth_over_time(NullRunner(), memory=case.memory)
+            smooth_over_time(NullRunner(), smoothing_weight=case.memory)
 
 
 def test_a_graph_without_vectors_says_how_to_get_them(graph_of, frames_of):
@@ -258,7 +260,7 @@ def test_the_frame_after_a_cut_is_what_it_is_without_a_past(runner_of, smooth_fr
         video = smooth_over_time(runner)
         video.run(first // 6)
         assert np.array_equal(video.run(second), runner.run(second))
-        assert video.used_memory == 0.0
+        assert video.used_weight == 0.0
 
 
 def test_an_enlarging_network_tiles_at_its_scale(network_of, tmp_path, smooth_frames):

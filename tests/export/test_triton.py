@@ -16,7 +16,7 @@ from mirnet_edge.export.formats import (
     write_repository,
 )
 from mirnet_edge.manifest import FILE_NAME, EngineFacts, bind, read_manifest
-from mirnet_edge.testing.fake_tensorrt import fake_plan
+from mirnet_edge.testing.fake_tensorrt import fake_engine
 
 _TYPE_UINT8, _TYPE_FP32, _KIND_GPU, _KIND_CPU = 2, 11, 1, 2
 
@@ -34,7 +34,7 @@ def with_plan():
     """Put a plan into a bundle: with_plan(folder, flavor="tensorrt")."""
 
     def put(folder, flavor="tensorrt"):
-        (folder / "fp32.plan").write_bytes(fake_plan([]))
+        (folder / "fp32.plan").write_bytes(fake_engine([]))
         facts = EngineFacts(
             plan=bind(folder / "fp32.plan"), graph="fp32", flavor=flavor, version="10.3.0"
         )

@@ -28,10 +28,10 @@ def _frames(height=64, width=96, count=2):
 @_any_network
 def test_without_memory_it_is_the_network_whatever_is_given(name, network_of, anchored_of):
     anchored, batch = anchored_of(name), _frames()
-    given = 100 * torch.randn(2, anchored.vector_length)
+    given = 100 * torch.randn(2, anchored.context_length)
     restored, vectors = anchored(batch, given, _NONE)
     torch.testing.assert_close(restored, network_of(name)(batch), rtol=0, atol=1e-5)
-    assert vectors.shape == (2, anchored.vector_length)
+    assert vectors.shape == (2, anchored.context_length)
     assert torch.equal(vectors, anchored(batch, torch.zeros_like(given), _NONE)[1])
 
 
@@ -39,7 +39,7 @@ def test_without_memory_it_is_the_network_whatever_is_given(name, network_of, an
 def test_with_full_memory_the_given_vectors_are_used_to_the_last_bit(name, anchored_of):
     anchored = anchored_of(name)
     # far apart in size: measured + (given - measured) would lose the smaller one
-    given = 10.0 ** torch.linspace(-8, 3, anchored.vector_length).expand(2, -1)
+    given = 10.0 ** torch.linspace(-8, 3, anchored.context_length).expand(2, -1)
     _, vectors = anchored(_frames(), given, _ALL)
     assert torch.equal(vectors, given)
 
@@ -47,14 +47,14 @@ def test_with_full_memory_the_given_vectors_are_used_to_the_last_bit(name, ancho
 @_any_network
 def test_a_frame_with_its_own_vectors_is_itself(name, anchored_of):
     anchored, batch = anchored_of(name), _frames()
-    whole, own = anchored(batch, torch.zeros(2, anchored.vector_length), _NONE)
+    whole, own = anchored(batch, torch.zeros(2, anchored.context_length), _NONE)
     assert torch.equal(anchored(batch, own, _ALL)[0], whole)
 
 
 @_any_network
 def test_other_vectors_make_another_image(name, anchored_of):
     anchored, batch = anchored_of(name), _frames()
-    whole, own = anchored(batch, torch.zeros(2, anchored.vector_length), _NONE)
+    whole, own = anchored(batch, torch.zeros(2, anchored.context_length), _NONE)
     changed, _ = anchored(batch, own + 1.0, _ALL)
     assert (changed - whole).abs().max() > 1e-3
 
@@ -62,7 +62,7 @@ def test_other_vectors_make_another_image(name, anchored_of):
 @_any_network
 def test_the_first_vector_is_blended_by_the_memory(name, anchored_of):
     anchored, batch = anchored_of(name), _frames()
-    given = torch.randn(2, anchored.vector_length)
+    given = torch.randn(2, anchored.context_length)
     _, own = anchored(batch, given, _NONE)
     _, used = anchored(batch, given, torch.full((1,), 0.75))
     first = slice(0, anchored.layout[0].size)
@@ -72,7 +72,7 @@ def test_the_first_vector_is_blended_by_the_memory(name, anchored_of):
 @_any_network
 def test_frames_of_a_batch_keep_their_own_vectors(name, anchored_of):
     anchored, batch = anchored_of(name), _frames()
-    nothing = torch.zeros(2, anchored.vector_length)
+    nothing = torch.zeros(2, anchored.context_length)
     _, both = anchored(batch, nothing, _NONE)
     for place in range(2):
         one = slice(place, place + 1)
@@ -83,7 +83,7 @@ def test_frames_of_a_batch_keep_their_own_vectors(name, anchored_of):
 def test_the_rewritten_network_has_the_same_vectors(name, network_of, anchored_of):
     anchored, batch = anchored_of(name), _frames()
     rewritten = ContextAnchoredNetwork(to_inference_form(network_of(name)))
-    nothing = torch.zeros(2, anchored.vector_length)
+    nothing = torch.zeros(2, anchored.context_length)
     assert rewritten.layout == anchored.layout
     torch.testing.assert_close(
         rewritten(batch, nothing, _NONE)[1], anchored(batch, nothing, _NONE)[1], rtol=0, atol=1e-5
@@ -118,7 +118,7 @@ def test_the_exposure_is_anchored_as_a_whole(anchored_of):
 def _error_of_tiles(anchored, frame, overlap, *, given):
     """Return the largest error of two tiles, cut in the middle of their overlap."""
     width = frame.shape[-1]
-    nothing = torch.zeros(1, anchored.vector_length)
+    nothing = torch.zeros(1, anchored.context_length)
     whole, own = anchored(frame, nothing, _NONE)
     scale = whole.shape[-1] // width
     vectors, memory = (own, _ALL) if given else (nothing, _NONE)

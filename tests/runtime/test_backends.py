@@ -135,7 +135,7 @@ def test_why_a_backend_of_a_higher_rank_is_not_chosen_is_logged(make_bundle, mak
         assert choose_configuration(manifest).name == "onnxruntime:fp32"
     (record,) = caplog.records
     assert record.getMessage() == (
-        "toy:fp32 is not taken: toy is not installed: pip install mirnet_test_nowhere"
+        "toy:fp32 is not chosen: toy is not installed: pip install mirnet_test_nowhere"
     )
 
 

@@ -186,20 +186,20 @@ class Refused:
             "tensorrt",
             [M("tensorrt:fp16")],
             {"backend": "tensorrt"},
-            ["tensorrt:fp16: the bundle has no plan of fp32", "mirnet-engine BUNDLE"],
+            ["tensorrt:fp16: the bundle has no engine of fp32", "mirnet-engine BUNDLE"],
         ),
         Refused(
             "tensorrt alone",
             [M("tensorrt:fp16")],
             {},
-            ["tensorrt:fp16: the bundle has no plan of fp32", "export again"],
+            ["tensorrt:fp16: the bundle has no engine of fp32", "export again"],
         ),
         Refused(
             "a pair that was never made",
             [M("onnxruntime:fp32"), M("openvino:int8")],
             {"backend": "onnxruntime", "precision": "int8"},
             [
-                "no mode for backend onnxruntime, precision int8",
+                "no configuration for backend onnxruntime, precision int8",
                 "it has onnxruntime:fp32, openvino:int8",
                 "Choose one, or export again",
             ],
@@ -209,7 +209,7 @@ class Refused:
             [M("onnxruntime:int8", 1.0, accepted=False)],
             {},
             [
-                "no mode of the bundle runs here for backend auto, precision auto",
+                "no configuration of the bundle runs here for backend auto, precision auto",
                 "onnxruntime:int8: not accepted (0.3 dB lost)",
                 "ask for it with --precision int8",
             ],
@@ -313,7 +313,7 @@ def test_a_rejected_mode_is_taken_by_name_with_a_warning(make_bundle, make_mode,
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
-        "onnxruntime:int8 was not accepted by the gate: rejected: 0.3 dB lost"
+        "onnxruntime:int8 was not accepted by the quality gate: rejected: 0.3 dB lost"
     )
 
 

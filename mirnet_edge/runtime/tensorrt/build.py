@@ -1,10 +1,10 @@
 """Build TensorRT engines: optimization profiles, build settings, precision inspection.
 
-TensorRT 11 dropped the flags that earlier scripts set, and `fp16=True` gave FP32 plans without a
-word (rf-detr issue 1453, 2026). Here the engine inspector's layers are read after each build.
+TensorRT 11 dropped the flags that earlier scripts set, and `fp16=True` built FP32 engines without a
+warning (rf-detr issue 1453, 2026). Here the engine inspector's layers are read after each build.
 
-The network is strongly typed: its precision stands in the ONNX file, never in a builder flag.
-Only names that all four versions share are used; a test holds that.
+The network is strongly typed: the ONNX file states its precision, never a builder flag. Only names
+that all four supported versions have are used; a test checks that.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # A portable default where the user gave no size: one profile from thumbnails to full HD.
 _MINIMUM, _USUAL, _MAXIMUM = (64, 64), (480, 640), (1088, 1920)
 LADDER = ((360, 640), (480, 640), (720, 1280))
-"""(height, width) of what cameras give most; each its own static profile."""
+"""(height, width) of the usual camera sizes, one static profile each."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class OptimizationProfile:
 
     minimum: tuple[int, ...]
     usual: tuple[int, ...]
-    """The one it is made fastest for."""
+    """The shape to optimize for."""
     maximum: tuple[int, ...]
 
     def __post_init__(self) -> None:
@@ -68,18 +68,18 @@ class OptimizationProfile:
 
     @property
     def is_static(self) -> bool:
-        """Say whether it takes one shape only; such a profile can be recorded as a CUDA graph."""
+        """Return whether it holds one shape only, which can be captured as a CUDA graph."""
         return self.minimum == self.maximum
 
     def holds(self, shape: Sequence[int]) -> bool:
-        """Say whether an input of this shape is within it."""
+        """Return whether an input of this shape is within it."""
         return len(shape) == len(self.minimum) and all(
             low <= side <= high
             for low, side, high in zip(self.minimum, shape, self.maximum, strict=True)
         )
 
     def to_document(self) -> dict[str, list[int]]:
-        """Return what the manifest says of it."""
+        """Return the manifest's entry of it."""
         return {"min": list(self.minimum), "opt": list(self.usual), "max": list(self.maximum)}
 
     @classmethod
@@ -94,19 +94,19 @@ def profiles_for(
     """Return the profiles of a bundle's plan: static ones for sizes, else a dynamic one.
 
     Args:
-        image: What the graph takes.
-        sizes: (height, width) of the frames to come; padded to the multiple here.
+        image: The graph's inputs and outputs.
+        sizes: (height, width) of the frames; padded to the multiple here.
 
     Raises:
-        OptionError: The graph has one fixed size, and another is asked for.
+        OptionError: The graph has one fixed size, and others are given.
     """
     if image.size is not None:
         wanted = {_pad_profile(size, image.multiple) for size in sizes or (image.size,)}
         if wanted != {tuple(image.size)}:
             height, width = image.size
             raise OptionError(
-                f"the graph takes {width}x{height} only, and a plan for other sizes was asked "
-                "for: export again with --dynamic"
+                f"the graph takes {width}x{height} only, found other sizes for "
+                "its engine: leave --profiles out, or export again with --dynamic"
             )
         return (_profile(image, image.size, image.size, image.size),)
     if sizes:
@@ -116,10 +116,10 @@ def profiles_for(
 
 
 def sizes_from_text(text: str) -> tuple[tuple[int, int], ...]:
-    """Return (height, width) of sizes written `640x360,1280x720`; `ladder` for the usual ones.
+    """Return the (height, width) of sizes like `640x360,1280x720`; `ladder` for the usual ones.
 
     Raises:
-        OptionError: Not written so.
+        OptionError: Another format.
     """
     if text == "ladder":
         return LADDER
@@ -146,23 +146,22 @@ def _profile(image: ImageContract, *sizes: Sequence[int]) -> OptimizationProfile
     )
 
 
-# How the inspector writes a type, within texts like "Row major linear FP16 format"
+# The names of types in the inspector's texts, like "Row major linear FP16 format"
 _TYPES = (("int8", "int8"), ("fp16", "fp16"), ("half", "fp16"), ("bf16", "bf16"),
           ("fp32", "fp32"), ("float", "fp32"))  # fmt: skip
 # The precision that most of the convolutions of such a graph must have
 _EXPECTED: dict[str, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int8+fp16": "int8"}
 
 
-def convolutions(information: str, name: str) -> dict[str, int] | None:
-    """Return how many convolutions of a plan compute in which precision.
+def count_convolutions(information: str, name: str) -> dict[str, int] | None:
+    """Return how many convolutions of an engine compute in which precision.
 
     Args:
-        information: What the engine inspector gives as JSON. Its keys changed with TensorRT 11;
-            both are read.
-        name: Of the plan, for messages.
+        information: The engine inspector's JSON. Its keys changed with TensorRT 11; both are read.
+        name: Of the engine, for messages.
 
     Returns:
-        None where the inspector tells no types, as TensorRT-RTX's may not.
+        None where the inspector states no types, as TensorRT-RTX's may not.
 
     Raises:
         EngineError: Not JSON.
@@ -180,22 +179,22 @@ def convolutions(information: str, name: str) -> dict[str, int] | None:
 
 
 def require_precision(
-    delivered: dict[str, int] | None, asked: Precision, name: str
+    delivered: dict[str, int] | None, requested: Precision, name: str
 ) -> dict[str, int] | None:
-    """Return what was delivered if its convolutions mostly have the precision that was asked for.
+    """Return the precisions built, after checking that most are the one that was requested.
 
-    Mostly: our INT8 graphs leave in float what decides about the whole frame.
+    Most, not all: INT8 graphs keep in float what computes the global context.
 
     Raises:
         EngineError: They do not.
     """
-    if not delivered or asked not in _EXPECTED:
+    if not delivered or requested not in _EXPECTED:
         return delivered
-    if delivered.get(_EXPECTED[asked], 0) * 2 < sum(delivered.values()):
+    if delivered.get(_EXPECTED[requested], 0) * 2 < sum(delivered.values()):
         counts = ", ".join(f"{count} in {kind}" for kind, count in sorted(delivered.items()))
         raise EngineError(
-            f"{name}: asked for {asked}, but TensorRT built its convolutions as {counts}. The "
-            "plan is not used; export again, and report it if that does not help"
+            f"{name}: expected {requested}, TensorRT built its convolutions as {counts}. The "
+            "engine is not used; export again, and report it if that does not help"
         )
     return delivered
 
@@ -211,7 +210,7 @@ def _is_convolution(layer: dict[str, Any]) -> bool:
 
 
 def _precision(layer: dict[str, Any]) -> str | None:
-    """Return what a layer reads, which is what it computes in."""
+    """Return the type of a layer's inputs, which is the precision it computes in."""
     inputs = layer.get("Inputs") or []
     for entry in inputs if isinstance(inputs, list) else []:
         if isinstance(entry, dict):
@@ -222,14 +221,14 @@ def _precision(layer: dict[str, Any]) -> str | None:
     return None
 
 
-# What a parser says, as a mere warning, of a graph whose numbers it will misread.
+# Warnings of parsers about graphs whose numbers they misread.
 _MISREADINGS = (
     "UINT8 zero_point",
     "will use INT8 instead",
     "Defaulting to INT8",
     "INT32 zero_point",
 )
-# What TensorRT 10.3 to 11 say where memory did not suffice.
+# Messages of TensorRT 10.3 to 11 about insufficient memory.
 _SHORT_OF_MEMORY = (
     "outofmemory", "out of memory", "insufficient memory", "bad_alloc", "cudaerrormemoryallocation",
 )  # fmt: skip
@@ -237,23 +236,23 @@ _SHORT_OF_MEMORY = (
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings:
-    """How to build; what is None is left to TensorRT."""
+    """Build settings; TensorRT's default where None."""
 
     workspace_mib: int | None = None
-    """Most memory a layer may use."""
+    """Memory limit of a layer."""
     level: int | None = None
-    """Of optimization, 0 to 5: higher takes longer to build."""
+    """Optimization level, 0 to 5: higher ones take longer to build."""
     capabilities: tuple[str, ...] = ()
-    """For TensorRT-RTX: kinds of card to build for, as 8.6. Empty for Ampere and later."""
+    """For TensorRT-RTX: compute capabilities to build for, as 8.6. Empty for Ampere and later."""
 
     def to_document(self) -> dict[str, int | str]:
-        """Return what the manifest says of them."""
+        """Return the manifest's entry of them."""
         stated = {"workspace_mib": self.workspace_mib, "level": self.level}
         return {name: value for name, value in stated.items() if value is not None}
 
 
 class OutOfMemoryError(EngineError):
-    """A build needed more memory than there was; one with less ambition may succeed."""
+    """A build ran out of memory; one with a smaller workspace or profile may succeed."""
 
 
 def build_engine(
@@ -269,9 +268,9 @@ def build_engine(
     cache_origin: str | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> EngineFacts:
-    """Build a plan of an ONNX file, in this process and in one attempt, and say what it is.
+    """Build an engine of an ONNX file, in this process and in one attempt, and return its facts.
 
-    The file stays a plain TensorRT plan, without a prefix: any TensorRT of the same version on the
+    The file is a plain TensorRT engine, without a prefix: any TensorRT of the same version on the
     same kind of GPU opens it.
 
     Args:
@@ -279,20 +278,20 @@ def build_engine(
         plan_path: The file to write, whole or not at all.
         profiles: The input shapes it is built for, at least one.
         graph: The graph's name in the bundle; the file's stem by default.
-        precision: Of the graph; where the plan can be inspected here, it must have been kept.
-        settings: How to build.
-        flavor: Which TensorRT; see `find_tensorrt`.
-        timing_cache: A file that keeps what was timed, for the next build. Not used by
-            TensorRT-RTX, which times nothing.
-        cache_origin: What the manifest says of that file; where it is not this TensorRT on this
-            GPU the file is not read, which is told, and replaced.
-        on_progress: Told what TensorRT is doing, from its threads, where it says so.
+        precision: Of the graph; checked where the engine can be inspected here.
+        settings: Build settings.
+        flavor: The TensorRT; see `find_tensorrt`.
+        timing_cache: The file of the timing cache, read and written. Not used by TensorRT-RTX,
+            which times nothing.
+        cache_origin: The manifest's entry of that file; where it is not this TensorRT on this GPU
+            the file is not read, which is reported, and replaced.
+        on_progress: Called with TensorRT's phases, from its threads, where it reports them.
 
     Raises:
         MissingDependencyError: There is no TensorRT.
-        OutOfMemoryError: Memory did not suffice.
-        EngineError: It refuses the graph, or would misread it; names the node. Or the plan
-            computes in another precision than the graph asks for.
+        OutOfMemoryError: There is not enough memory.
+        EngineError: TensorRT refuses or would misread the graph; names the node. Or the engine
+            computes in another precision than the graph.
     """
     trt = find_tensorrt(flavor)
     cuda = _cuda_here()
@@ -317,7 +316,7 @@ def build_engine(
                 f"{onnx_path.name}: TensorRT refuses the profile {profile}; expected shapes that "
                 f"fit the graph's input {tuple(network.get_input(0).shape)}"
             )
-    monitor = _watch(trt, config, on_progress)
+    monitor = _set_monitor(trt, config, on_progress)
     cache = None if is_rtx(trt) else timing_cache
     if cache is not None:
         kept = _read_timing_cache(cache, cache_origin, _origin_here(trt, gpu), on_progress)
@@ -327,7 +326,7 @@ def build_engine(
     if plan is None:
         raise _failure(f"{onnx_path.name}: TensorRT {trt.__version__} cannot build it", logger)
     serialized = bytes(memoryview(plan))
-    delivered = None if gpu is None else _deliver(trt, serialized, logger, onnx_path.stem)
+    delivered = None if gpu is None else _inspect(trt, serialized, logger, onnx_path.stem)
     if precision is not None:
         require_precision(delivered, precision, onnx_path.name)
     write_atomically(plan_path, serialized)
@@ -349,7 +348,7 @@ def build_engine(
 
 
 def workspace_of(free_mib: int, *, shared: bool) -> int:
-    """Return the workspace for that much free memory: most of it, half where the CPU shares it."""
+    """Return the workspace, in MiB: 4/5 of the free memory, half where the CPU shares it."""
     return max(64, free_mib // 2 if shared else free_mib * 4 // 5)
 
 
@@ -361,21 +360,21 @@ def _origin_here(trt: ModuleType, gpu: Gpu | None) -> str:
 def _read_timing_cache(
     cache: Path, origin: str | None, here: str, on_progress: Callable[[str], None] | None
 ) -> bytes:
-    """Return what an earlier build timed: nothing where that was elsewhere."""
+    """Return an earlier build's timing cache; empty where it is of another TensorRT or GPU."""
     if not cache.is_file():
         return b""
     if origin == here:
         return cache.read_bytes()
     if on_progress is not None:
         found = origin or "unknown origin, or was changed since"
-        on_progress(f"timing anew: {cache.name} is of {found}, and here is {here}")
+        on_progress(f"timing again: {cache.name} is of {found}, here is {here}")
     return b""
 
 
 def _cuda_here() -> Cuda | None:
     try:
         return Cuda()
-    except MirnetEdgeError:  # TensorRT-RTX builds without; TensorRT will say what it lacks
+    except MirnetEdgeError:  # TensorRT-RTX builds without a GPU; TensorRT raises its own error
         return None
 
 
@@ -392,18 +391,18 @@ def _strongly_typed(trt: ModuleType) -> int:
 
 
 def _configure(trt: ModuleType, config: Any, settings: BuildSettings) -> None:  # noqa: ANN401  # untyped library
-    # so that the inspector tells what each layer computes in
+    # the inspector then states what each layer computes in
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if settings.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
     if settings.level is not None:
         config.builder_optimization_level = settings.level
     if settings.capabilities and is_rtx(trt):
-        rtx.target(trt, config, settings.capabilities)
+        rtx.set_capabilities(trt, config, settings.capabilities)
 
 
 def _set_shapes(shapes: Any, network: Any, profile: OptimizationProfile) -> None:  # noqa: ANN401  # untyped library
-    """Give the frames the profile's shapes; an input of another rank has only its batch open."""
+    """Set the shapes of the frames; of further inputs only the batch is dynamic."""
     for place in range(network.num_inputs):
         entry = network.get_input(place)
         if place == 0:
@@ -434,11 +433,11 @@ def _parse(trt: ModuleType, network: Any, logger: Any, path: Path) -> None:  # n
             )
 
 
-def _watch(trt: ModuleType, config: Any, on_progress: Callable[[str], None] | None) -> Any:  # noqa: ANN401  # untyped library
-    """Have a build report its phases, where this TensorRT does; return what must outlive it."""
+def _set_monitor(trt: ModuleType, config: Any, on_progress: Callable[[str], None] | None) -> Any:  # noqa: ANN401  # untyped library
+    """Set a progress monitor where this TensorRT has one; it must outlive the build."""
     if on_progress is None or not hasattr(trt, "IProgressMonitor"):
         return None
-    told = on_progress
+    report = on_progress
 
     class Phases(trt.IProgressMonitor):  # type: ignore[misc,name-defined]  # untyped library
         def __init__(self) -> None:
@@ -450,7 +449,7 @@ def _watch(trt: ModuleType, config: Any, on_progress: Callable[[str], None] | No
             self.steps[phase] = steps
 
         def step_complete(self, phase: str, step: int) -> bool:
-            told(f"{phase}: {step + 1} of {self.steps.get(phase, step + 1)}")
+            report(f"{phase}: {step + 1} of {self.steps.get(phase, step + 1)}")
             return True  # go on
 
         def phase_finish(self, phase: str) -> None:
@@ -461,15 +460,17 @@ def _watch(trt: ModuleType, config: Any, on_progress: Callable[[str], None] | No
 
 
 def _failure(what: str, logger: Any) -> EngineError:  # noqa: ANN401  # untyped library
-    said = " ".join(message for _, message in logger.records).lower()
-    short = any(phrase in said for phrase in _SHORT_OF_MEMORY)
+    text = " ".join(message for _, message in logger.records).lower()
+    short = any(phrase in text for phrase in _SHORT_OF_MEMORY)
     return (OutOfMemoryError if short else EngineError)(f"{what}: {first_error(logger)}")
 
 
-def _deliver(trt: ModuleType, plan: bytes, logger: Any, name: str) -> dict[str, int] | None:  # noqa: ANN401  # untyped library
+def _inspect(trt: ModuleType, plan: bytes, logger: Any, name: str) -> dict[str, int] | None:  # noqa: ANN401  # untyped library
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None  # built for other GPUs than the one here
     inspector = engine.create_engine_inspector()
-    return convolutions(inspector.get_engine_information(trt.LayerInformationFormat.JSON), name)
+    return count_convolutions(
+        inspector.get_engine_information(trt.LayerInformationFormat.JSON), name
+    )

@@ -1,7 +1,7 @@
-"""Build a TensorRT engine in a process of its own (`python -m` this module is the worker).
+"""Build a TensorRT engine in a separate process (`python -m` this module is the worker).
 
-It takes one JSON request on stdin and gives one JSON event per line on stdout: progress, then
-done or error. It never imports torch, whose memory a small device needs for the build.
+The worker reads one JSON request from stdin and writes one JSON event per line to stdout: progress,
+then done or error. It never imports torch, whose memory a small device needs for the build.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _DEFAULT_LEVEL = 3  # TensorRT's own
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """A plan to be built."""
+    """A request for an engine build: the graph, the engine file, profiles and settings."""
 
     onnx: Path
     plan: Path
@@ -53,30 +53,31 @@ class BuildRequest:
     flavor: str | None = None
     timing_cache: Path | None = None
     cache_origin: str | None = None
-    """What the manifest says of that file; None where that does not hold."""
+    """The manifest's entry of that file; None where the file is another."""
 
 
 def build_apart(
-    order: BuildRequest,
+    request: BuildRequest,
     on_stage: Callable[[str], None] = lambda what: None,
     *,
     heartbeat_s: float = _HEARTBEAT_S,
 ) -> EngineFacts:
-    """Build a plan in a process that never imports torch, and say what it is.
+    """Build an engine in a separate process, without torch, and return its facts.
 
-    Where memory does not suffice it is tried again with a smaller workspace, then a lower level,
-    then a smaller profile; each step is told.
+    Out of memory, it is built again with a smaller workspace, then a lower optimization level, then
+    a smaller profile; each step is reported.
 
     Args:
-        order: What to build.
-        on_stage: Told what is being done, and at least every heartbeat that it still is.
-        heartbeat_s: Seconds of silence after which the elapsed time is told.
+        request: What to build.
+        on_stage: Called with the progress, at least once a heartbeat.
+        heartbeat_s: Seconds without progress after which the elapsed time is reported.
 
     Raises:
         MissingDependencyError: There is no TensorRT.
-        EngineError: TensorRT refuses the graph, names the node; or memory never sufficed.
+        EngineError: TensorRT refuses the graph, which names the node; or there is not enough
+            memory for any attempt.
     """
-    attempts = list(ladder(order))
+    attempts = list(ladder(request))
     for place, attempt in enumerate(attempts):
         try:
             return _build(attempt, on_stage, heartbeat_s)
@@ -93,29 +94,29 @@ def build_apart(
     raise AssertionError("the ladder has at least one rung")
 
 
-def ladder(order: BuildRequest) -> Iterator[BuildRequest]:
-    """Yield the attempts: as ordered, less workspace, a lower level, a smaller profile."""
-    yield order
-    given = order.settings
+def ladder(request: BuildRequest) -> Iterator[BuildRequest]:
+    """Yield the attempts: as requested, less workspace, a lower level, a smaller profile."""
+    yield request
+    given = request.settings
     small = min(given.workspace_mib or 1024, 1024) // 2
     less = replace(given, workspace_mib=max(64, small))
-    yield replace(order, settings=less)
+    yield replace(request, settings=less)
     level = _DEFAULT_LEVEL if given.level is None else given.level
     lower = replace(less, workspace_mib=max(64, small // 2), level=max(0, min(level, 3) - 2))
-    yield replace(order, settings=lower)
-    smaller = _with_less_memory(order.profiles)
-    if smaller != order.profiles:
-        yield replace(order, settings=lower, profiles=smaller)
+    yield replace(request, settings=lower)
+    smaller = _with_less_memory(request.profiles)
+    if smaller != request.profiles:
+        yield replace(request, settings=lower, profiles=smaller)
 
 
-def describe_attempt(order: BuildRequest) -> str:
-    """Return in a few words what an attempt may use."""
-    workspace, level = order.settings.workspace_mib, order.settings.level
+def describe_attempt(request: BuildRequest) -> str:
+    """Return the settings of an attempt as text."""
+    workspace, level = request.settings.workspace_mib, request.settings.level
     parts = [
         f"workspace {'unlimited' if workspace is None else f'{workspace} MiB'}",
         f"level {_DEFAULT_LEVEL if level is None else level}",
-        f"{len(order.profiles)} profile{'s' if len(order.profiles) != 1 else ''} up to "
-        + "x".join(map(str, max(profile.maximum for profile in order.profiles))),
+        f"{len(request.profiles)} profile{'s' if len(request.profiles) != 1 else ''} up to "
+        + "x".join(map(str, max(profile.maximum for profile in request.profiles))),
     ]
     return ", ".join(parts)
 
@@ -129,21 +130,23 @@ def _with_less_memory(profiles: tuple[OptimizationProfile, ...]) -> tuple[Optimi
     return (OptimizationProfile(only.minimum, only.usual, only.usual),)
 
 
-def _build(order: BuildRequest, on_stage: Callable[[str], None], heartbeat_s: float) -> EngineFacts:
+def _build(
+    request: BuildRequest, on_stage: Callable[[str], None], heartbeat_s: float
+) -> EngineFacts:
     started = time.monotonic()
-    with _worker(order) as (events, ended):
+    with _worker(request) as (events, ended):
         while True:
             try:
                 line = events.get(timeout=heartbeat_s)
             except queue.Empty:
-                on_stage(f"{order.graph}: still building, {time.monotonic() - started:.0f} s")
+                on_stage(f"{request.graph}: still building, {time.monotonic() - started:.0f} s")
                 continue
             if line is None:
-                raise _describe_death(order, *ended())
+                raise _exit_error(request, *ended())
             event = _event(line)
             if event.get("event") == "progress":
                 elapsed = time.monotonic() - started
-                on_stage(f"{order.graph}: {event['text']}, {elapsed:.0f} s")
+                on_stage(f"{request.graph}: {event['text']}, {elapsed:.0f} s")
             elif event.get("event") == "error":
                 raise _reported_error(event)
             elif event.get("event") == "done":
@@ -152,18 +155,18 @@ def _build(order: BuildRequest, on_stage: Callable[[str], None], heartbeat_s: fl
 
 @contextlib.contextmanager
 def _worker(
-    order: BuildRequest,
+    request: BuildRequest,
 ) -> Iterator[tuple[queue.Queue[str | None], Callable[[], tuple[int, str]]]]:
-    """Start the worker; give its lines, None after the last, and how it ended. Ends it."""
+    """Start the worker; yield its lines, None after the last, and its exit. Ends it at the end."""
     with subprocess.Popen(
         [sys.executable, *_WORKER],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         lines: queue.Queue[str | None] = queue.Queue()
-        said: list[str] = []
+        stderr_lines: list[str] = []
         readers = [
-            threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True),
-            threading.Thread(target=said.extend, args=(process.stderr,), daemon=True),
+            threading.Thread(target=_forward_lines, args=(process.stdout, lines), daemon=True),
+            threading.Thread(target=stderr_lines.extend, args=(process.stderr,), daemon=True),
         ]
         for reader in readers:
             reader.start()
@@ -171,11 +174,11 @@ def _worker(
         def ended() -> tuple[int, str]:
             code = process.wait()
             readers[1].join()
-            return code, "".join(said).strip()
+            return code, "".join(stderr_lines).strip()
 
         try:
             with contextlib.suppress(BrokenPipeError), process.stdin:  # type: ignore[union-attr]
-                json.dump(_request(order), process.stdin)  # type: ignore[arg-type]  # PIPE was asked for
+                json.dump(_request_document(request), process.stdin)  # type: ignore[arg-type]  # PIPE was asked for
             yield lines, ended
         finally:
             _end(process)
@@ -192,30 +195,30 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def _pass_on(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+def _forward_lines(stream: IO[str], lines: queue.Queue[str | None]) -> None:
     for line in stream:
         lines.put(line)
     lines.put(None)
 
 
-def _request(order: BuildRequest) -> dict[str, Any]:
+def _request_document(request: BuildRequest) -> dict[str, Any]:
     return {
-        "onnx": str(order.onnx),
-        "plan": str(order.plan),
-        "profiles": [profile.to_document() for profile in order.profiles],
-        "graph": order.graph,
-        "precision": order.precision,
-        "workspace_mib": order.settings.workspace_mib,
-        "level": order.settings.level,
-        "capabilities": list(order.settings.capabilities),
-        "flavor": order.flavor,
-        "timing_cache": str(order.timing_cache) if order.timing_cache else None,
-        "cache_origin": order.cache_origin,
+        "onnx": str(request.onnx),
+        "plan": str(request.plan),
+        "profiles": [profile.to_document() for profile in request.profiles],
+        "graph": request.graph,
+        "precision": request.precision,
+        "workspace_mib": request.settings.workspace_mib,
+        "level": request.settings.level,
+        "capabilities": list(request.settings.capabilities),
+        "flavor": request.flavor,
+        "timing_cache": str(request.timing_cache) if request.timing_cache else None,
+        "cache_origin": request.cache_origin,
     }
 
 
 def _event(line: str) -> dict[str, Any]:
-    """Return an event; what libraries print to stdout themselves is none."""
+    """Return an event; an empty one for lines that libraries print to stdout themselves."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -231,14 +234,14 @@ def _reported_error(event: dict[str, Any]) -> MirnetEdgeError:
     return error
 
 
-def _describe_death(order: BuildRequest, code: int, said: str) -> MirnetEdgeError:
-    what = f"{order.onnx.name}: the process that built the plan"
-    if code == -signal.SIGKILL:  # nobody else kills it: the system was out of memory
+def _exit_error(request: BuildRequest, code: int, stderr: str) -> MirnetEdgeError:
+    what = f"{request.onnx.name}: the process that built the engine"
+    if code == -signal.SIGKILL:  # by Linux, out of memory
         return OutOfMemoryError(f"{what} was killed, as Linux does when memory runs out")
-    last = said.splitlines()[-1] if said else "it said nothing"
+    last = stderr.splitlines()[-1] if stderr else "no message"
     return EngineError(
-        f"{what} ended with code {code}: {last}. The bundle's other modes are not affected; "
-        "report it with TensorRT's version"
+        f"{what} ended with code {code}: {last}. The bundle's other configurations are not "
+        "affected; report it with TensorRT's version"
     )
 
 
@@ -247,15 +250,15 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class BuildEvents:
-    """Writes events to a stream; progress at most twice a second."""
+    """Writes the worker's events to a stream; progress at most twice a second."""
 
     def __init__(self, stream: IO[str]) -> None:
-        """Take the stream."""
+        """Write to this stream."""
         self._stream = stream
         self._last_s = -_REPORT_EVERY_S
 
     def progress(self, text: str) -> None:
-        """Say what is being done, unless that was said just now."""
+        """Report progress, unless something was reported just before."""
         now = time.monotonic()
         if now - self._last_s >= _REPORT_EVERY_S:
             self._last_s = now
@@ -268,28 +271,28 @@ class BuildEvents:
 
 
 def main() -> None:
-    """Build what stdin asks for."""
+    """Build the engine that stdin requests."""
     # Ctrl-C reaches the whole group of processes; the parent decides, and ends this one
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     events = BuildEvents(sys.stdout)
-    request = json.load(sys.stdin)
+    document = json.load(sys.stdin)
     try:
         facts = build_engine(
-            Path(request["onnx"]),
-            Path(request["plan"]),
-            [OptimizationProfile.from_document(profile) for profile in request["profiles"]],
-            graph=request["graph"],
-            precision=request["precision"],
+            Path(document["onnx"]),
+            Path(document["plan"]),
+            [OptimizationProfile.from_document(profile) for profile in document["profiles"]],
+            graph=document["graph"],
+            precision=document["precision"],
             settings=BuildSettings(
-                workspace_mib=request["workspace_mib"],
-                level=request["level"],
-                capabilities=tuple(request["capabilities"]),
+                workspace_mib=document["workspace_mib"],
+                level=document["level"],
+                capabilities=tuple(document["capabilities"]),
             ),
-            flavor=request["flavor"],
-            timing_cache=Path(request["timing_cache"]) if request["timing_cache"] else None,
-            cache_origin=request["cache_origin"],
+            flavor=document["flavor"],
+            timing_cache=Path(document["timing_cache"]) if document["timing_cache"] else None,
+            cache_origin=document["cache_origin"],
             on_progress=events.progress,
         )
     except (OutOfMemoryError, MemoryError) as error:

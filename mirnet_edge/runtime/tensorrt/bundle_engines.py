@@ -1,9 +1,9 @@
 """Build the TensorRT engines of a bundle, and report what a DLA could run of it.
 
-A frame pays for each handover between DLA and GPU, so that what counts is how often one is forced,
-not how many operations fit. By NVIDIA's documents, read on 2026-11-25: the support matrix of ONNX
-operators in github.com/NVIDIA/Deep-Learning-Accelerator-SW (operators/README.md), and the table of
-"DLA Supported Layers and Restrictions" in the TensorRT documentation.
+Each transition between DLA and GPU costs time, so their number decides, not the number of
+operations that fit. Sources, read on 2026-11-25: the support matrix of ONNX operators in
+github.com/NVIDIA/Deep-Learning-Accelerator-SW (operators/README.md), and the table of "DLA
+Supported Layers and Restrictions" in the TensorRT documentation.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import BundleError
 from mirnet_edge.files import write_atomically
-from mirnet_edge.manifest import FILE_NAME, TimingCache, bind, checked_path, read_manifest, to_json
+from mirnet_edge.manifest import FILE_NAME, TimingCache, bind, read_manifest, to_json, verify_path
 from mirnet_edge.onnx_files import constants_of
 from mirnet_edge.runtime.tensorrt.build import BuildSettings, OptimizationProfile, profiles_for
 from mirnet_edge.runtime.tensorrt.build_process import BuildRequest, build_apart
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
 from mirnet_edge.runtime.tensorrt.library import (
     describe_host,
-    differences,
+    find_differences,
     find_tensorrt,
     timing_origin,
 )
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from mirnet_edge.manifest import EngineFacts, GraphFacts, Manifest
 
-_Known: TypeAlias = "dict[str, Any]"
-"""What TensorRT knows while it builds, by name."""
+_Constants: TypeAlias = "dict[str, Any]"
+"""The values that are constant while TensorRT builds, by name."""
 
 # "Native" in the matrix, or in the later table of layers
 _NATIVE = frozenset((
@@ -44,45 +44,45 @@ _NATIVE = frozenset((
     "Div", "Gemm", "LeakyRelu", "MatMul", "Max", "MaxPool", "Min", "Mul", "PRelu", "Pow", "Relu",
     "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "Sub", "Sum", "Tanh", "Transpose",
 ))  # fmt: skip
-# "Reconstruction": others have to be written in their place, which this package does not do
+# "Reconstruction": supported after a rewrite, which this package does not do
 _REWRITTEN = frozenset(("DepthToSpace", "Gather", "Neg", "SpaceToDepth", "Where"))
 _QUANTIZERS = frozenset(("QuantizeLinear", "DequantizeLinear"))
 _FLOAT = 1  # TensorProto.FLOAT
 _LARGEST_KERNEL, _LARGEST_STRIDE = 32, 8
-# To the DLA and back: a network that takes more is handed over in its midst.
-_FEW_HANDOVERS = 2
+# To the DLA and back.
+_FEW_TRANSITIONS = 2
 
 
 @dataclass(frozen=True)
 class DlaReport:
-    """Predicted, for one graph."""
+    """What a DLA could run of one graph, predicted."""
 
     graph: str
     operations: int
-    """Without those that TensorRT computes while it builds."""
+    """Without those that TensorRT folds while it builds."""
     fitting: int
     convolutions: int
     fitting_convolutions: int
     on_gpu: dict[str, int]
-    """How many operations go back to the GPU for which reason."""
-    handovers: int
-    """How often a frame changes between GPU and DLA at least, from the input to the output."""
+    """How many operations fall back to the GPU, by reason."""
+    transitions: int
+    """Between GPU and DLA, at least, from the input to the output."""
     obstacles: tuple[str, ...]
-    """Why the DLA takes nothing of this graph as it is, whatever its operations."""
+    """Why the DLA runs nothing of this graph as it is, whatever its operations."""
 
     @property
     def is_suited(self) -> bool:
-        """Say whether it is worth a try."""
-        return not self.obstacles and self.fitting > 0 and self.handovers <= _FEW_HANDOVERS
+        """Return whether it is worth a try."""
+        return not self.obstacles and self.fitting > 0 and self.transitions <= _FEW_TRANSITIONS
 
     @property
     def text(self) -> str:
-        """Return a few lines for people."""
+        """Return the report as text."""
         why = ", ".join(f"{count} x {reason}" for reason, count in self.on_gpu.items())
         lines = [
             f"predicted: DLA of Orin, {self.graph}: {'worth a try' if self.is_suited else 'no'}",
             f"  {self.fitting} of {self.operations} operations fit, {self.fitting_convolutions} of "
-            f"{self.convolutions} convolutions; at least {self.handovers} handovers in a row",
+            f"{self.convolutions} convolutions; at least {self.transitions} transitions",
         ]
         if why:
             lines.append(f"  on the GPU: {why}")
@@ -90,13 +90,13 @@ class DlaReport:
 
 
 def dla_report(model: onnx.ModelProto, graph: str) -> DlaReport:
-    """Return what of a graph the DLA could run.
+    """Return a prediction of what the DLA could run of a graph.
 
     Args:
         model: The graph; of one size, because the DLA takes no other.
-        graph: How the report calls it.
+        graph: Its name in the report.
     """
-    known: _Known = dict(constants_of(model))
+    known: _Constants = dict(constants_of(model))
     work = [node for node in model.graph.node if not _is_folded(node, known)]
     reasons = {id(node): _reason(node, known) for node in work}
     fits = [node for node in work if not reasons[id(node)]]
@@ -108,13 +108,13 @@ def dla_report(model: onnx.ModelProto, graph: str) -> DlaReport:
         convolutions=sum(node.op_type in _CONVOLUTIONS for node in work),
         fitting_convolutions=sum(node.op_type in _CONVOLUTIONS for node in fits),
         on_gpu=dict(sorted(counted.items(), key=lambda item: (-item[1], item[0]))),
-        handovers=_handovers(model, work, {id(node) for node in fits}),
+        transitions=_transitions(model, work, {id(node) for node in fits}),
         obstacles=tuple(_obstacles(model, {node.op_type for node in work})),
     )
 
 
-def _is_folded(node: onnx.NodeProto, known: _Known) -> bool:
-    """Say whether TensorRT computes it while it builds; what it gives is then known."""
+def _is_folded(node: onnx.NodeProto, known: _Constants) -> bool:
+    """Return whether TensorRT folds it while it builds; its outputs are then constants."""
     folded = node.op_type in ("Constant", "Shape") or all(
         name in known for name in node.input if name
     )
@@ -123,12 +123,12 @@ def _is_folded(node: onnx.NodeProto, known: _Known) -> bool:
     return folded
 
 
-def _handovers(model: onnx.ModelProto, work: list[onnx.NodeProto], fitting: set[int]) -> int:
-    """Return the most changes of device on a path from an input to an output; both on the GPU."""
+def _transitions(model: onnx.ModelProto, work: list[onnx.NodeProto], fitting: set[int]) -> int:
+    """Return the largest number of transitions on a path from an input to an output on the GPU."""
     reached: dict[str, tuple[int, bool]] = {}
     for node in work:
         is_dla = id(node) in fitting
-        # the inputs of the graph, and what is constant, come from the GPU without a change before
+        # the inputs of the graph and the constants are on the GPU
         sources = [reached.get(name, (0, False)) for name in node.input if name] or [(0, False)]
         changes = max(count + (was_dla != is_dla) for count, was_dla in sources)
         reached.update(dict.fromkeys(node.output, (changes, is_dla)))
@@ -144,18 +144,18 @@ def _obstacles(model: onnx.ModelProto, kinds: set[str]) -> list[str]:
         if any(not side.HasField("dim_value") for side in one.type.tensor_type.shape.dim)
     ]
     if open_sides:
-        found.append("its size is open, and the DLA takes one size: export with --size")
+        found.append("its size is dynamic, the DLA takes one size: export with --size")
     if kinds & _QUANTIZERS:
         found.append(
-            "it is quantized by Q/DQ, which the DLA of TensorRT 10 does not take: see to fp16"
+            "it has Q/DQ nodes, which the DLA of TensorRT 10 does not take: export with --fp16"
         )
     elif any(one.data_type == _FLOAT and len(one.dims) > 1 for one in model.graph.initializer):
-        found.append("it computes in fp32, and the DLA in fp16 and INT8: see to fp16")
+        found.append("it computes in fp32, the DLA in fp16 and INT8: export with --fp16")
     return found
 
 
-def _reason(node: onnx.NodeProto, known: _Known) -> str:
-    """Return why an operation goes back to the GPU; empty where it does not."""
+def _reason(node: onnx.NodeProto, known: _Constants) -> str:
+    """Return why an operation falls back to the GPU; empty where it does not."""
     kind = node.op_type
     if kind in _QUANTIZERS:
         return "Q/DQ"
@@ -175,7 +175,7 @@ def _number(node: onnx.NodeProto, name: str, default: int) -> int:
     return next((one.i for one in node.attribute if one.name == name), default)
 
 
-def _convolution(node: onnx.NodeProto, known: _Known) -> str:
+def _convolution(node: onnx.NodeProto, known: _Constants) -> str:
     del known
     if max(_numbers(node, "kernel_shape"), default=1) > _LARGEST_KERNEL:
         return f"Conv with a kernel above {_LARGEST_KERNEL}"
@@ -184,24 +184,24 @@ def _convolution(node: onnx.NodeProto, known: _Known) -> str:
     return ""
 
 
-def _deconvolution(node: onnx.NodeProto, known: _Known) -> str:
+def _deconvolution(node: onnx.NodeProto, known: _Constants) -> str:
     del known
     is_plain = _number(node, "group", 1) == 1 and max(_numbers(node, "dilations"), default=1) == 1
     is_unpadded = not any(_numbers(node, "pads"))
     return "" if is_plain and is_unpadded else "ConvTranspose with padding, groups or dilation"
 
 
-def _concatenation(node: onnx.NodeProto, known: _Known) -> str:
+def _concatenation(node: onnx.NodeProto, known: _Constants) -> str:
     del known
     return "" if _number(node, "axis", 1) == 1 else "Concat along another axis than the channels"
 
 
-def _product(node: onnx.NodeProto, known: _Known) -> str:
+def _product(node: onnx.NodeProto, known: _Constants) -> str:
     return "" if node.input[1] in known else f"{node.op_type} of two computed tensors"
 
 
 _CONVOLUTIONS = frozenset(("Conv", "ConvTranspose"))
-_LIMITS: dict[str, Callable[[onnx.NodeProto, _Known], str]] = {
+_LIMITS: dict[str, Callable[[onnx.NodeProto, _Constants], str]] = {
     "Conv": _convolution,
     "ConvTranspose": _deconvolution,
     "Concat": _concatenation,
@@ -211,7 +211,7 @@ _LIMITS: dict[str, Callable[[onnx.NodeProto, _Known], str]] = {
 
 
 TIMING_CACHE = "timing.tensorrt.cache"
-"""Kept in the bundle. The manifest says what it is of; elsewhere it is not read, and replaced."""
+"""The timing cache's file in the bundle. On another GPU than the manifest states it is replaced."""
 
 
 def build_engines(
@@ -223,14 +223,14 @@ def build_engines(
     flavor: str | None = None,
     on_stage: Callable[[str], None] = lambda what: None,
 ) -> list[EngineFacts]:
-    """Build the plans of a bundle anew, here, and write them into its manifest.
+    """Build the engines of a bundle on this machine, and write them into its manifest.
 
-    Each plan is in the manifest as soon as it is built: an interruption keeps the others.
+    Each engine is in the manifest as soon as it is built: an interruption keeps it.
 
     Args:
         bundle: Its folder.
         graphs: Names of the graphs; all that TensorRT modes were accepted for where empty.
-        sizes: (height, width) of static profiles; those of the former plan where None.
+        sizes: (height, width) of static profiles; those of the former engine where None.
         settings: How to build.
         flavor: Which TensorRT.
         on_stage: Told what is being done.
@@ -242,21 +242,21 @@ def build_engines(
     """
     manifest = read_manifest(bundle)
     built = []
-    for graph in _wanted(manifest, graphs):
+    for graph in _select_graphs(manifest, graphs):
         former = next((one for one in manifest.engines if one.graph == graph.name), None)
         profiles = (
             tuple(OptimizationProfile.from_document(one) for one in former.profiles)
             if sizes is None and former is not None and former.profiles
             else profiles_for(manifest.image, sizes)
         )
-        onnx = checked_path(bundle, graph.onnx)
-        order = BuildRequest(
+        onnx = verify_path(bundle, graph.onnx)
+        request = BuildRequest(
             onnx=onnx, plan=onnx.with_suffix(".plan"), profiles=profiles, graph=graph.name,
             precision=graph.precision, settings=settings or BuildSettings(), flavor=flavor,
             timing_cache=bundle / TIMING_CACHE, cache_origin=_cache_origin(bundle, manifest),
         )  # fmt: skip
-        on_stage(f"build the TensorRT plan of {graph.name}")
-        facts = build_apart(order, on_stage)
+        on_stage(f"build the TensorRT engine of {graph.name}")
+        facts = build_apart(request, on_stage)
         built.append(facts)
         others = [one for one in manifest.engines if one.graph != graph.name]
         manifest = manifest.model_copy(
@@ -270,7 +270,7 @@ def build_engines(
 
 
 def dla_reports(bundle: Path, graphs: Sequence[str] = ()) -> list[DlaReport]:
-    """Return what of a bundle's graphs for TensorRT Orin's DLA could run: predicted.
+    """Return a prediction of what Orin's DLA could run of a bundle's graphs for TensorRT.
 
     Args:
         bundle: Its folder.
@@ -284,17 +284,17 @@ def dla_reports(bundle: Path, graphs: Sequence[str] = ()) -> list[DlaReport]:
     import onnx
 
     manifest = read_manifest(bundle)
-    suited = [one.name for one in manifest.graphs if one.kept and "tensorrt" in one.targets]
+    candidates = [one.name for one in manifest.graphs if one.kept and "tensorrt" in one.targets]
     return [
-        dla_report(onnx.load(checked_path(bundle, graph.onnx)), graph.name)
-        for graph in _wanted(manifest, graphs or suited)
+        dla_report(onnx.load(verify_path(bundle, graph.onnx)), graph.name)
+        for graph in _select_graphs(manifest, graphs or candidates)
     ]
 
 
 def rebuild_misfits(
     bundle: Path, on_stage: Callable[[str], None] = lambda what: None
 ) -> list[EngineFacts]:
-    """Build anew the plans of a bundle that do not fit this machine; tell what differs.
+    """Build again the engines of a bundle that do not fit this machine; report what differs.
 
     Raises:
         EngineError: There is no GPU, or TensorRT cannot build one.
@@ -305,7 +305,7 @@ def rebuild_misfits(
     host = describe_host(trt, Cuda().gpu())
     misfits = []
     for engine in manifest.engines:
-        differing = differences(engine, manifest.graph(engine.graph), host)
+        differing = find_differences(engine, manifest.graph(engine.graph), host)
         if differing:
             on_stage(f"{engine.plan.file} does not fit: {'; '.join(differing)}")
             misfits.append(engine.graph)
@@ -315,7 +315,7 @@ def rebuild_misfits(
 
 
 def _cache_origin(bundle: Path, manifest: Manifest) -> str | None:
-    """Return what the timing cache is of; None where it is not the one that the manifest means."""
+    """Return the timing cache's origin; None where the file is not the one in the manifest."""
     kept = manifest.timing_cache
     path = bundle / TIMING_CACHE
     if kept is None or not path.is_file() or bind(path) != kept.cache:
@@ -324,7 +324,7 @@ def _cache_origin(bundle: Path, manifest: Manifest) -> str | None:
 
 
 def _timing_cache(bundle: Path, facts: EngineFacts) -> TimingCache | None:
-    """Return what to say of the cache that a build left; TensorRT-RTX leaves none."""
+    """Return the manifest's entry of a build's timing cache; TensorRT-RTX has none."""
     path = bundle / TIMING_CACHE
     if facts.flavor != "tensorrt" or not path.is_file():
         return None
@@ -333,7 +333,7 @@ def _timing_cache(bundle: Path, facts: EngineFacts) -> TimingCache | None:
     return TimingCache(cache=bind(path), origin=origin)
 
 
-def _wanted(manifest: Manifest, names: Sequence[str]) -> list[GraphFacts]:
+def _select_graphs(manifest: Manifest, names: Sequence[str]) -> list[GraphFacts]:
     if names:
         found = [manifest.graph(name) for name in names]
     else:
@@ -343,10 +343,12 @@ def _wanted(manifest: Manifest, names: Sequence[str]) -> list[GraphFacts]:
             if one.backend == "tensorrt" and one.accepted
         }
         found = [graph for graph in manifest.graphs if graph.name in accepted and graph.kept]
-    unsuited = [graph.name for graph in found if "tensorrt" not in graph.targets or not graph.kept]
-    if unsuited or not found:
+    unsuitable = [
+        graph.name for graph in found if "tensorrt" not in graph.targets or not graph.kept
+    ]
+    if unsuitable or not found:
         raise BundleError(
-            f"expected graphs for TensorRT, found {', '.join(unsuited) or 'none'} in the bundle: "
+            f"expected graphs for TensorRT, found {', '.join(unsuitable) or 'none'} in the bundle: "
             "export again with --target tensorrt or all"
         )
     return found

@@ -1,4 +1,4 @@
-"""A GPU through cuda-python, which is all that running a plan needs of CUDA. No torch."""
+"""CUDA through cuda-python: memory, streams and CUDA graphs, without torch."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ _MODULE = "cuda.bindings.runtime"
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """Which GPU a plan runs on."""
+    """The properties of a GPU that decide whether an engine fits it."""
 
     name: str
     capability: str
     """Compute capability, `8.7`."""
     cuda: str
-    """Of the driver, `12.6`."""
+    """The driver's version of CUDA, `12.6`."""
     integrated: bool = False
     """Whether it shares its memory with the processor, as on a Jetson."""
 
 
 @dataclass(frozen=True)
 class Pinned:
-    """Host memory that the GPU reads and writes by itself, as a numpy array."""
+    """Pinned (page-locked) host memory, as a numpy array."""
 
     pointer: int
     array: NDArray[Any]
 
 
 class Cuda:
-    """The few calls of the CUDA runtime that a runner makes; each raises where CUDA refuses.
+    """The calls of the CUDA runtime that a runner makes; each raises where CUDA fails.
 
     Raises:
         MissingDependencyError: cuda-python is not installed.
@@ -53,14 +53,14 @@ class Cuda:
         """Find the first GPU.
 
         Args:
-            runtime: Stands for `cuda.bindings.runtime`; for tests.
+            runtime: Used in place of `cuda.bindings.runtime`, for tests.
         """
         self._rt: Any = runtime or _runtime()
         if self._call("cudaGetDeviceCount") < 1:
             raise EngineError("CUDA finds no GPU here; use another --backend")
 
     def gpu(self) -> Gpu:
-        """Return what the GPU is."""
+        """Return the properties of the GPU."""
         seen = self._call("cudaGetDeviceProperties", 0)
         name = seen.name.decode() if isinstance(seen.name, bytes) else str(seen.name)
         version = self._call("cudaDriverGetVersion")
@@ -77,14 +77,14 @@ class Cuda:
         return int(free)
 
     def pinned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Pinned:
-        """Allocate host memory that copies to and from the GPU need not wait for."""
+        """Allocate pinned host memory, which is copied asynchronously to and from the GPU."""
         size = max(1, int(np.prod(shape)) * dtype.itemsize)
         pointer = int(self._call("cudaHostAlloc", size, 0))
         memory = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer))
         return Pinned(pointer, memory.view(dtype).reshape(shape))
 
     def free_pinned(self, memory: Pinned) -> None:
-        """Free such memory; its array must no longer be used."""
+        """Free pinned memory; its array must no longer be used."""
         self._call("cudaFreeHost", memory.pointer)
 
     def device(self, size: int) -> int:
@@ -92,11 +92,11 @@ class Cuda:
         return int(self._call("cudaMalloc", max(1, size)))
 
     def free_device(self, pointer: int) -> None:
-        """Free what `device` gave."""
+        """Free memory that `device` allocated."""
         self._call("cudaFree", pointer)
 
     def stream(self) -> Any:  # noqa: ANN401  # cuda-python's
-        """Return a stream of work."""
+        """Return a new CUDA stream."""
         return self._call("cudaStreamCreate")
 
     def free_stream(self, stream: Any) -> None:  # noqa: ANN401  # cuda-python's
@@ -104,44 +104,44 @@ class Cuda:
         self._call("cudaStreamDestroy", stream)
 
     def to_device(self, pointer: int, source: Pinned, stream: Any) -> None:  # noqa: ANN401  # cuda-python's
-        """Queue the copy of host memory to the GPU."""
+        """Enqueue the copy of host memory to the GPU."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", pointer, source.pointer, source.array.nbytes, kind, stream)
 
     def to_host(self, target: Pinned, pointer: int, stream: Any) -> None:  # noqa: ANN401  # cuda-python's
-        """Queue the copy from the GPU to host memory."""
+        """Enqueue the copy from the GPU to host memory."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", target.pointer, pointer, target.array.nbytes, kind, stream)
 
     def within_device(self, target: int, source: int, size: int, stream: Any) -> None:  # noqa: ANN401  # cuda-python's
-        """Queue the copy of that many bytes from one place on the GPU to another."""
+        """Enqueue the copy of SIZE bytes from one address on the GPU to another."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._call("cudaMemcpyAsync", target, source, size, kind, stream)
 
     def synchronize(self, stream: Any) -> None:  # noqa: ANN401  # cuda-python's
-        """Wait until a stream has done all that is queued."""
+        """Wait until a stream has finished all enqueued work."""
         self._call("cudaStreamSynchronize", stream)
 
     def begin_capture(self, stream: Any) -> None:  # noqa: ANN401  # cuda-python's
-        """Record what is queued from here on, instead of doing it."""
+        """Begin to capture a CUDA graph: enqueued work is captured and not executed."""
         mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", stream, mode)
 
     def end_capture(self, stream: Any) -> Any:  # noqa: ANN401  # cuda-python's
-        """Return what was recorded, ready to be launched as one."""
+        """End the capture and return an executable CUDA graph."""
         graph = self._call("cudaStreamEndCapture", stream)
         try:
             return self._call("cudaGraphInstantiate", graph, 0)
         finally:
             self._call("cudaGraphDestroy", graph)
 
-    def launch(self, recorded: Any, stream: Any) -> None:  # noqa: ANN401  # cuda-python's
-        """Queue a recording."""
-        self._call("cudaGraphLaunch", recorded, stream)
+    def launch(self, cuda_graph: Any, stream: Any) -> None:  # noqa: ANN401  # cuda-python's
+        """Launch a CUDA graph."""
+        self._call("cudaGraphLaunch", cuda_graph, stream)
 
-    def free_recording(self, recorded: Any) -> None:  # noqa: ANN401  # cuda-python's
-        """Free a recording."""
-        self._call("cudaGraphExecDestroy", recorded)
+    def free_graph(self, cuda_graph: Any) -> None:  # noqa: ANN401  # cuda-python's
+        """Free a CUDA graph."""
+        self._call("cudaGraphExecDestroy", cuda_graph)
 
     def _call(self, name: str, *arguments: object) -> Any:  # noqa: ANN401  # cuda-python's
         status, *given = getattr(self._rt, name)(*arguments)
@@ -149,7 +149,7 @@ class Cuda:
             _, text = self._rt.cudaGetErrorString(status)
             reason = text.decode() if isinstance(text, bytes) else str(text)
             raise EngineError(
-                f"CUDA refuses {name}: {reason} (error {int(status)}). Check the GPU's driver "
+                f"CUDA failed in {name}: {reason} (error {int(status)}). Check the GPU's driver "
                 "with nvidia-smi, or use another --backend"
             )
         return given[0] if len(given) == 1 else tuple(given)
@@ -160,6 +160,6 @@ def _runtime() -> ModuleType:
         return importlib.import_module(_MODULE)
     except (ImportError, OSError) as error:  # OSError: a library of the driver is missing
         raise MissingDependencyError(
-            f"running TensorRT plans needs cuda-python, which cannot be loaded ({error}): "
+            f"running TensorRT engines needs cuda-python, which cannot be loaded ({error}): "
             f"{advice('cuda')}"
         ) from error

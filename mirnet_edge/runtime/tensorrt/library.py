@@ -1,6 +1,6 @@
 """Find the installed TensorRT library, and check that an engine fits this machine.
 
-TensorRT itself says no more than `None` to a plan of another version or GPU.
+TensorRT itself returns `None`, without a reason, for an engine of another version or GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mirnet_edge.runtime.tensorrt.cuda import Gpu
 
 FLAVORS = ("tensorrt", "tensorrt_rtx")
-HOW_TO_GET_ONE = (
+HOW_TO_INSTALL = (
     "on a Jetson it comes with JetPack (a virtual environment needs --system-site-packages), "
     "elsewhere from NVIDIA's package index; for RTX cards "
     'pip install "mirnet-edge[tensorrt-rtx]", whose builder works without a GPU'
@@ -34,7 +34,7 @@ def find_tensorrt(flavor: str | None = None) -> ModuleType:
         flavor: `tensorrt` or `tensorrt_rtx`; None for the first that can be loaded.
 
     Raises:
-        MissingDependencyError: None can be; says of each why, and how to get one.
+        MissingDependencyError: None can be loaded; says why, and how to install one.
     """
     reasons = []
     for name in (flavor,) if flavor else FLAVORS:
@@ -43,20 +43,20 @@ def find_tensorrt(flavor: str | None = None) -> ModuleType:
         except (ImportError, OSError) as error:  # OSError: a driver library is missing
             reasons.append(f"{name}: {error}")
     raise MissingDependencyError(
-        f"a TensorRT plan needs TensorRT, and none could be loaded "
-        f"({'; '.join(reasons)}): {HOW_TO_GET_ONE}"
+        "a TensorRT engine needs TensorRT, and none could be loaded "
+        f"({'; '.join(reasons)}): {HOW_TO_INSTALL}"
     )
 
 
 def is_rtx(trt: ModuleType) -> bool:
-    """Say whether this is TensorRT-RTX, which compiles for the card when a plan is opened."""
+    """Return whether this is TensorRT-RTX, which compiles for the GPU when it opens an engine."""
     return trt.__name__ == "tensorrt_rtx"
 
 
 def recording_logger(trt: ModuleType) -> Any:  # noqa: ANN401  # untyped library
-    """Return a logger that keeps in `records` what TensorRT says, instead of printing it."""
+    """Return a TensorRT logger that collects messages in `records` instead of printing them."""
 
-    class Kept(trt.ILogger):  # type: ignore[misc,name-defined]  # untyped library
+    class RecordingLogger(trt.ILogger):  # type: ignore[misc,name-defined]  # untyped library
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.records: list[tuple[str, str]] = []
@@ -64,15 +64,15 @@ def recording_logger(trt: ModuleType) -> Any:  # noqa: ANN401  # untyped library
         def log(self, severity: object, message: str) -> None:
             self.records.append((str(severity).rpartition(".")[2], message))
 
-    return Kept()
+    return RecordingLogger()
 
 
 def first_error(logger: Any) -> str:  # noqa: ANN401  # untyped library
-    """Return the first error of a kept logger: later ones follow from it, or from no GPU."""
+    """Return the first error of a recording logger: later ones follow from it, or from no GPU."""
     for severity, message in logger.records:
         if "ERROR" in severity:
             return str(message)
-    return "it gives no reason"
+    return "no reason given"
 
 
 _BOARD_FILE = Path("/proc/device-tree/model")
@@ -80,7 +80,7 @@ _BOARD_FILE = Path("/proc/device-tree/model")
 
 @dataclass(frozen=True)
 class EngineHost:
-    """What a plan must fit."""
+    """This machine's TensorRT and GPU, which an engine must fit."""
 
     flavor: str
     version: str
@@ -88,20 +88,20 @@ class EngineHost:
 
 
 def describe_host(trt: ModuleType, gpu: Gpu) -> EngineHost:
-    """Return what this machine is to a plan."""
+    """Return the TensorRT and GPU that engines must fit."""
     return EngineHost(trt.__name__, trt.__version__, gpu)
 
 
-def differences(engine: EngineFacts, graph: GraphFacts, host: EngineHost) -> list[str]:
-    """Return what keeps a plan from running here, each as `what: of the plan, found here`.
+def find_differences(engine: EngineFacts, graph: GraphFacts, host: EngineHost) -> list[str]:
+    """Return what keeps an engine from running here, each as `what: of the engine, found here`.
 
     Args:
-        engine: What the manifest says of the plan.
+        engine: The manifest's entry of the engine.
         graph: The graph it was built from, as it is now.
         host: This machine.
 
     Returns:
-        Nothing where the plan fits.
+        An empty list where the engine fits.
     """
     pairs = [
         ("TensorRT", f"{engine.flavor} {engine.version}", f"{host.flavor} {host.version}"),
@@ -118,28 +118,28 @@ def differences(engine: EngineFacts, graph: GraphFacts, host: EngineHost) -> lis
 
 
 def require_fit(engine: EngineFacts, graph: GraphFacts, host: EngineHost) -> None:
-    """Refuse a plan that does not fit, naming what differs.
+    """Refuse an engine that does not fit this machine, naming what differs.
 
     Raises:
-        EngineError: It does not fit; or TensorRT-RTX does not know this GPU.
+        EngineError: It does not fit, or TensorRT-RTX does not support this GPU.
     """
     if host.flavor == "tensorrt_rtx":
         rtx.require_support(host.gpu.capability)
-    differing = differences(engine, graph, host)
+    differing = find_differences(engine, graph, host)
     if differing:
         raise EngineError(
-            f"{engine.plan.file} was built for something else ({'; '.join(differing)}): build it "
+            f"{engine.plan.file} does not fit this machine ({'; '.join(differing)}): build it "
             "here with mirnet-engine BUNDLE, or use another --backend"
         )
 
 
 def timing_origin(version: str, device: str | None, capability: str | None) -> str:
-    """Return what a timing cache of TensorRT is bound to, as the manifest says it."""
+    """Return the TensorRT and GPU that a timing cache is valid for, as the manifest states it."""
     return f"TensorRT {version} on {device or 'no GPU'} ({capability or 'unknown capability'})"
 
 
-def is_device() -> bool:
-    """Say whether this is a board that a bundle is brought to: a Jetson."""
+def is_jetson() -> bool:
+    """Return whether this machine is a Jetson."""
     try:
         return "jetson" in _BOARD_FILE.read_text(encoding="utf-8", errors="replace").lower()
     except OSError:

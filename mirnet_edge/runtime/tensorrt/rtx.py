@@ -1,6 +1,6 @@
-"""What only TensorRT-RTX has: plans for several kinds of card, and a cache of compiled kernels.
+"""TensorRT-RTX: engines for several compute capabilities, and the cache of compiled kernels.
 
-Every name of it that is used stands here, apart from those that all TensorRTs share.
+All names of its API are used in this module alone, but for those that TensorRT has as well.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 
 
 def require_support(capability: str) -> None:
-    """Refuse a GPU that TensorRT-RTX does not know, before anything is opened.
+    """Refuse a GPU that TensorRT-RTX does not support, before anything is opened.
 
     Raises:
-        EngineError: It does not; says which TensorRT does.
+        EngineError: It is not supported; names the TensorRT to install.
     """
     if capability not in CAPABILITIES:
         raise EngineError(
-            f"TensorRT-RTX does not run on compute capability {capability}: it knows "
+            f"TensorRT-RTX does not run on compute capability {capability}: it supports "
             f"{', '.join(CAPABILITIES)} (not the H100 and H200, nor Jetson). "
             "Install NVIDIA's tensorrt there, or use another --backend"
         )
 
 
-def target(trt: ModuleType, config: Any, capabilities: Sequence[str]) -> None:  # noqa: ANN401  # untyped library
-    """Have a plan built for some kinds of card; without this it is for Ampere and later.
+def set_capabilities(trt: ModuleType, config: Any, capabilities: Sequence[str]) -> None:  # noqa: ANN401  # untyped library
+    """Set the compute capabilities that an engine is built for; the default is Ampere and later.
 
     Raises:
-        OptionError: A kind it cannot build for.
+        OptionError: TensorRT-RTX cannot build for one of them.
     """
     for capability in capabilities:
         if capability not in CAPABILITIES:
@@ -52,21 +52,21 @@ def target(trt: ModuleType, config: Any, capabilities: Sequence[str]) -> None:  
 
 
 class CompiledKernels:
-    """The kernels that TensorRT-RTX compiled on this machine, kept in a file beside the plan."""
+    """Cache of the kernels that TensorRT-RTX compiled on this machine, a file beside the engine."""
 
     def __init__(self, engine: Any, path: Path) -> None:  # noqa: ANN401  # untyped library
-        """Read what an earlier run kept; a file of another version is not used."""
+        """Load the cache of an earlier run; a file of another version is not used."""
         self._path = path
         self._config = engine.create_runtime_config()
         self._cache = self._config.create_runtime_cache()
-        self.was_kept = path.is_file() and bool(self._cache.deserialize(path.read_bytes()))
+        self.is_loaded = path.is_file() and bool(self._cache.deserialize(path.read_bytes()))
         self._config.set_runtime_cache(self._cache)
 
     def context(self, engine: Any) -> Any:  # noqa: ANN401  # untyped library
         """Return an execution context that uses and fills the cache."""
         return engine.create_execution_context(self._config)
 
-    def keep(self) -> None:
+    def save(self) -> None:
         """Write the cache for the next run.
 
         Raises:

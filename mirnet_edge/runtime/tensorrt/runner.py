@@ -1,7 +1,8 @@
-"""Run TensorRT engines on a GPU through cuda-python, without torch.
+"""The backend TensorRT: runs engines on a GPU through cuda-python, without torch.
 
-Per frame: what goes in is copied to the GPU, the network runs, what comes out is copied back. Where
-the shapes are static the last two are recorded once as a CUDA graph, and each frame launches it.
+Per frame, the inputs are copied to the GPU, the network runs, the outputs are copied back. Where
+the shapes are static, running and copying back are captured once as a CUDA graph, which each frame
+launches.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from mirnet_edge.runtime.tensorrt.library import (
     describe_host,
     find_tensorrt,
     first_error,
-    is_device,
+    is_jetson,
     is_rtx,
     recording_logger,
     require_fit,
@@ -51,43 +52,43 @@ if TYPE_CHECKING:
         Manifest,
         Precision,
     )
-    from mirnet_edge.runtime.runner import Runner, Vectors
+    from mirnet_edge.runtime.runner import ContextVectors, Runner
     from mirnet_edge.runtime.tensorrt.cuda import Pinned
 
 logger = logging.getLogger(__name__)
 
 
-class GpuNetwork(Protocol):
-    """An array in the GPU's memory, of whatever library: torch, CuPy, Numba."""
+class GpuArray(Protocol):
+    """An array in the GPU's memory, of any library: torch, CuPy, Numba."""
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        """What and where it is, as Numba's documents define it, version 2 or 3."""
+        """Return its address, shape and type: CUDA array interface of Numba, version 2 or 3."""
 
 
-Given: TypeAlias = "NDArray[Any] | GpuNetwork"
+InputArray: TypeAlias = "NDArray[Any] | GpuArray"
 
 
 @dataclass
-class _BoundTensor:
-    """One input or output: pinned on the host, plain on the GPU."""
+class _TensorBuffer:
+    """The buffers of one input or output: pinned host memory, and GPU memory."""
 
     host: Pinned
     device: int
 
 
 @dataclass
-class _BoundMemory:
-    """All of them for certain shapes, and the recorded frame."""
+class _Bindings:
+    """The buffers of all inputs and outputs for certain shapes, and their CUDA graph."""
 
     shapes: dict[str, tuple[int, ...]]
-    taken: dict[str, _BoundTensor] = field(default_factory=dict)
-    made: dict[str, _BoundTensor] = field(default_factory=dict)
-    recorded: Any = None
+    inputs: dict[str, _TensorBuffer] = field(default_factory=dict)
+    outputs: dict[str, _TensorBuffer] = field(default_factory=dict)
+    cuda_graph: Any = None
 
 
 class EngineExecution:
-    """Runs a plan. For one thread; to be closed."""
+    """Runs a deserialized engine. For one thread; call `close` at the end."""
 
     def __init__(
         self,
@@ -100,34 +101,35 @@ class EngineExecution:
         profiles: Sequence[OptimizationProfile],
         place_of: Callable[[tuple[int, ...]], int],
     ) -> None:
-        """Take what was opened and make a stream; memory is allocated for the first frame.
+        """Create a stream; buffers are allocated for the first frame.
 
         Args:
-            trt: Which TensorRT.
-            engine: The plan, deserialized.
-            context: Of the engine; let go of by `close`.
+            trt: The TensorRT library.
+            engine: The deserialized engine.
+            context: Its execution context; released by `close`.
             cuda: The GPU.
-            name: How messages call the plan.
-            profiles: In their order in the plan, of the first input.
-            place_of: The profile for a shape of the first input; raises where there is none.
+            name: Of the engine, in messages.
+            profiles: Of the first input, in their order in the engine.
+            place_of: Returns the profile for a shape of the first input; raises where there is
+                none.
         """
         self._trt, self._engine, self._context, self._cuda = trt, engine, context, cuda
         self._name, self._profiles, self._place_of = name, profiles, place_of
         names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
-        taken = trt.TensorIOMode.INPUT
-        self.inputs = [one for one in names if engine.get_tensor_mode(one) == taken]
+        input_mode = trt.TensorIOMode.INPUT
+        self.inputs = [one for one in names if engine.get_tensor_mode(one) == input_mode]
         self.outputs = [one for one in names if one not in self.inputs]
         self._stream = cuda.stream()
         self._active = 0
-        self._records = True
-        self._memory: _BoundMemory | None = None
+        self._can_capture = True
+        self._bindings: _Bindings | None = None
 
-    def run(self, given: Mapping[str, Given]) -> dict[str, NDArray[Any]]:
-        """Run the plan once.
+    def run(self, inputs: Mapping[str, InputArray]) -> dict[str, NDArray[Any]]:
+        """Run the engine once.
 
         Args:
-            given: Every input by its name, in the type that the plan takes; on the GPU where it is
-                an `GpuNetwork`, which must then be contiguous.
+            inputs: Every input by its name, in the engine's types; a `GpuArray` must be
+                contiguous.
 
         Returns:
             Every output by its name; overwritten by the next run.
@@ -135,23 +137,23 @@ class EngineExecution:
         Raises:
             EngineError: An input does not fit, or CUDA or TensorRT refused.
         """
-        shapes = {name: _shape_of(array) for name, array in given.items()}
-        memory = self._memory
-        if memory is None or memory.shapes != shapes:
-            memory = self._memory_for(shapes)
-        for name, array in given.items():
-            self._take(memory.taken[name], array)
-        self._launch(memory)
+        shapes = {name: _shape_of(array) for name, array in inputs.items()}
+        bindings = self._bindings
+        if bindings is None or bindings.shapes != shapes:
+            bindings = self._bind(shapes)
+        for name, array in inputs.items():
+            self._copy_input(bindings.inputs[name], array)
+        self._launch(bindings)
         self._cuda.synchronize(self._stream)
-        return {name: one.host.array for name, one in memory.made.items()}
+        return {name: one.host.array for name, one in bindings.outputs.items()}
 
     def close(self) -> None:
-        """Free all memory and the stream, and let go of the context, before the engine goes."""
+        """Free the buffers, the stream and the context; the engine must be freed after them."""
         self._free()
         self._cuda.free_stream(self._stream)
         self._context = None
 
-    def _take(self, tensor: _BoundTensor, array: Given) -> None:
+    def _copy_input(self, tensor: _TensorBuffer, array: InputArray) -> None:
         if isinstance(array, np.ndarray):
             np.copyto(tensor.host.array, array)
             self._cuda.to_device(tensor.device, tensor.host, self._stream)
@@ -165,35 +167,35 @@ class EngineExecution:
                 f"{described['typestr']} with strides {strides}. Make it contiguous, or give it "
                 "as a numpy array"
             )
-        if described.get("stream") is not None:  # what it is made by may not be done yet
+        if described.get("stream") is not None:  # its producer may not have finished
             self._cuda.synchronize(described["stream"])
         pointer = int(described["data"][0])
         self._cuda.within_device(tensor.device, pointer, expected.nbytes, self._stream)
 
-    def _launch(self, memory: _BoundMemory) -> None:
-        if memory.recorded is not None:
+    def _launch(self, bindings: _Bindings) -> None:
+        if bindings.cuda_graph is not None:
             try:
-                self._cuda.launch(memory.recorded, self._stream)
+                self._cuda.launch(bindings.cuda_graph, self._stream)
             except EngineError as error:
-                self._stop_recording(error)
-                recorded, memory.recorded = memory.recorded, None
-                self._cuda.free_recording(recorded)
+                self._stop_capturing(error)
+                cuda_graph, bindings.cuda_graph = bindings.cuda_graph, None
+                self._cuda.free_graph(cuda_graph)
             else:
                 return
-        self._queue(memory)
+        self._enqueue(bindings)
 
-    def _queue(self, memory: _BoundMemory) -> None:
-        """Queue one frame: through the network, and back."""
+    def _enqueue(self, bindings: _Bindings) -> None:
+        """Enqueue one frame: running the network, and copying the outputs back."""
         if not self._context.execute_async_v3(int(self._stream)):
             raise EngineError(
-                f"{self._name}: TensorRT did not run a frame of shape {memory.shapes}; "
+                f"{self._name}: TensorRT did not run a frame of shape {bindings.shapes}; "
                 "use another --backend"
             )
-        for one in memory.made.values():
+        for one in bindings.outputs.values():
             self._cuda.to_host(one.host, one.device, self._stream)
 
-    def _memory_for(self, shapes: dict[str, tuple[int, ...]]) -> _BoundMemory:
-        """Return memory for shapes, after telling TensorRT of them; the former is freed."""
+    def _bind(self, shapes: dict[str, tuple[int, ...]]) -> _Bindings:
+        """Set the input shapes and return buffers for them; the former buffers are freed."""
         self._free()
         place = self._place_of(shapes[self.inputs[0]])
         context = self._context
@@ -205,24 +207,26 @@ class EngineExecution:
         if not all(fit) or context.infer_shapes():
             raise EngineError(
                 f"{self._name}: TensorRT takes no inputs of shapes {shapes}, though the manifest "
-                "says so. Build the plan anew with mirnet-engine BUNDLE"
+                "says so. Build the engine again with mirnet-engine BUNDLE"
             )
-        self._memory = memory = _BoundMemory(
-            shapes
-        )  # at once: a failure frees what it holds by then
+        # assigned before they are filled: after a failure `_free` frees what they hold by then
+        self._bindings = bindings = _Bindings(shapes)
         try:
-            for names, tensors in ((self.inputs, memory.taken), (self.outputs, memory.made)):
+            for names, tensors in (
+                (self.inputs, bindings.inputs),
+                (self.outputs, bindings.outputs),
+            ):
                 for name in names:
-                    tensors[name] = tensor = self._tensor(name)
+                    tensors[name] = tensor = self._allocate(name)
                     context.set_tensor_address(name, tensor.device)
-            if self._profiles[place].is_static and self._records:
-                self._record(memory)
+            if self._profiles[place].is_static and self._can_capture:
+                self._warm_up_and_capture(bindings)
         except BaseException:
             self._free()
             raise
-        return memory
+        return bindings
 
-    def _tensor(self, name: str) -> _BoundTensor:
+    def _allocate(self, name: str) -> _TensorBuffer:
         dtypes = {self._trt.DataType.UINT8: np.uint8, self._trt.DataType.FLOAT: np.float32}
         kind = self._engine.get_tensor_dtype(name)
         if kind not in dtypes:
@@ -233,52 +237,52 @@ class EngineExecution:
         shape = tuple(self._context.get_tensor_shape(name))
         host = self._cuda.pinned(shape, np.dtype(dtypes[kind]))
         try:
-            return _BoundTensor(host, self._cuda.device(host.array.nbytes))
+            return _TensorBuffer(host, self._cuda.device(host.array.nbytes))
         except EngineError:
             self._cuda.free_pinned(host)
             raise
 
-    def _record(self, memory: _BoundMemory) -> None:
-        # once without recording: TensorRT allocates on the first run, which cannot be recorded
-        self._queue(memory)
+    def _warm_up_and_capture(self, bindings: _Bindings) -> None:
+        # once without capturing: TensorRT allocates on the first run, which cannot be captured
+        self._enqueue(bindings)
         self._cuda.synchronize(self._stream)
         try:
-            memory.recorded = self._recorded(memory)
+            bindings.cuda_graph = self._capture(bindings)
         except EngineError as error:
-            self._stop_recording(error)
+            self._stop_capturing(error)
 
-    def _recorded(self, memory: _BoundMemory) -> Any:  # noqa: ANN401  # cuda-python's
+    def _capture(self, bindings: _Bindings) -> Any:  # noqa: ANN401  # cuda-python's
         self._cuda.begin_capture(self._stream)
         try:
-            self._queue(memory)
+            self._enqueue(bindings)
         except EngineError:
-            # a stream that records takes no other work; the first error is the one to tell
+            # a stream that captures takes no other work; the first error is the one to raise
             with contextlib.suppress(EngineError):
-                self._cuda.free_recording(self._cuda.end_capture(self._stream))
+                self._cuda.free_graph(self._cuda.end_capture(self._stream))
             raise
         return self._cuda.end_capture(self._stream)
 
-    def _stop_recording(self, error: EngineError) -> None:
-        self._records = False
+    def _stop_capturing(self, error: EngineError) -> None:
+        self._can_capture = False
         logger.warning(
-            "%s: its work cannot be recorded as a CUDA graph and is queued piece by piece, which "
+            "%s: cannot be captured as a CUDA graph; its kernels are launched one by one, which "
             "is slower for small frames: %s",
             self._name,
             error,
         )
 
     def _free(self) -> None:
-        memory, self._memory = self._memory, None
-        if memory is None:
+        bindings, self._bindings = self._bindings, None
+        if bindings is None:
             return
-        if memory.recorded is not None:
-            self._cuda.free_recording(memory.recorded)
-        for one in (*memory.taken.values(), *memory.made.values()):
+        if bindings.cuda_graph is not None:
+            self._cuda.free_graph(bindings.cuda_graph)
+        for one in (*bindings.inputs.values(), *bindings.outputs.values()):
             self._cuda.free_device(one.device)
             self._cuda.free_pinned(one.host)
 
 
-def _shape_of(array: Given) -> tuple[int, ...]:
+def _shape_of(array: InputArray) -> tuple[int, ...]:
     if isinstance(array, np.ndarray):
         return array.shape
     return tuple(array.__cuda_array_interface__["shape"])
@@ -287,25 +291,24 @@ def _shape_of(array: Given) -> tuple[int, ...]:
 _WARM_UP_RUNS = 3
 
 
-def why_unavailable(mode: Configuration, manifest: Manifest) -> str | None:
-    """Return in one line why a TensorRT mode does not run here, None where it does."""
-    if not any(one.graph == mode.graph for one in manifest.engines):
-        return f"the bundle has no plan of {mode.graph}; build one here: mirnet-engine BUNDLE"
-    engine = manifest.engine(mode.graph)
+def find_obstacle(configuration: Configuration, manifest: Manifest) -> str | None:
+    """Return in one line why a TensorRT configuration does not run here, None where it does."""
+    graph = configuration.graph
+    if not any(one.graph == graph for one in manifest.engines):
+        return f"the bundle has no engine of {graph}; build one here: mirnet-engine BUNDLE"
+    engine = manifest.engine(graph)
     try:
         gpu = Cuda().gpu()
-        require_fit(
-            engine, manifest.graph(mode.graph), describe_host(find_tensorrt(engine.flavor), gpu)
-        )
+        require_fit(engine, manifest.graph(graph), describe_host(find_tensorrt(engine.flavor), gpu))
     except MirnetEdgeError as error:
         return str(error)
     return None
 
 
 class TensorRtRunner(GraphRunner):
-    """A plan of a bundle on the first GPU.
+    """An engine of a bundle on the first GPU.
 
-    A frame that comes back broken is given as it was taken, and counted in `broken`.
+    A broken frame is replaced by its source, and counted in `broken`.
     """
 
     def __init__(
@@ -322,18 +325,18 @@ class TensorRtRunner(GraphRunner):
         """Remember what to open; the GPU is not touched yet.
 
         Args:
-            path: The plan.
-            image: What the graph takes and gives.
-            name: How messages and reports call this runner.
+            path: The engine file.
+            image: The graph's inputs and outputs.
+            name: Of this runner in messages and reports.
             precision: Of the graph.
-            engine: What the manifest says of the plan.
-            graph: What the manifest says of the graph it was built from.
-            cuda: Stands for the GPU, for tests; None for the first one here.
+            engine: The manifest's entry of the engine.
+            graph: The manifest's entry of the graph it was built from.
+            cuda: The GPU, for tests; None for the first one here.
         """
         super().__init__(path, image, name=name, precision=precision)
         self.broken = BrokenFrames(name, image.scale)
         self.opening_s = 0.0
-        """How long opening took, TensorRT-RTX's compiling included."""
+        """Seconds that opening took, with the compilation of TensorRT-RTX."""
         self._facts, self._graph = engine, graph
         self._profiles = [OptimizationProfile.from_document(one) for one in engine.profiles]
         self._given_cuda = cuda
@@ -342,22 +345,23 @@ class TensorRtRunner(GraphRunner):
         self._execution: EngineExecution | None = None
         self._is_finite = True
 
-    def infer(self, fed: Given) -> NDArray[Any]:
-        """Run the graph once on what it takes itself: nothing is checked, padded or converted.
+    def infer(self, inputs: InputArray) -> NDArray[Any]:
+        """Run the graph once on its own input: nothing is checked, padded or converted.
 
         Args:
-            fed: Contiguous, with a batch of one; from the GPU's memory where it has a
-                `__cuda_array_interface__`. An anchored graph uses the frame's own vectors.
+            inputs: Contiguous, with a batch of one; from the GPU's memory where it has a
+                `__cuda_array_interface__`. A context-anchored graph uses the frame's own context
+                vectors.
 
         Returns:
-            What the graph gives, on the host; it may be overwritten by the next call.
+            The graph's output, on the host; it may be overwritten by the next call.
 
         Raises:
             EngineError: Used outside `with`, or an array on the GPU does not fit.
-            ImageError: The plan was not built for this size.
+            ImageError: The engine was not built for this size.
         """
         self._require_open(self.name)
-        return self._infer(fed)
+        return self._infer(inputs)
 
     def _load(self) -> None:
         started = time.perf_counter()
@@ -369,13 +373,13 @@ class TensorRtRunner(GraphRunner):
         engine = runtime.deserialize_cuda_engine(self.path.read_bytes())
         if engine is None:  # TensorRT raises nothing
             raise EngineError(
-                f"{self.path.name}: TensorRT {trt.__version__} cannot open the plan: "
+                f"{self.path.name}: TensorRT {trt.__version__} cannot open the engine: "
                 f"{first_error(log)}. Build it here with mirnet-engine BUNDLE"
             )
         context = self._new_context(trt, engine)
         if context is None:
             raise EngineError(
-                f"{self.path.name}: no memory on the GPU for running the plan: {first_error(log)}. "
+                f"{self.path.name}: the GPU has no memory to run the engine: {first_error(log)}. "
                 "Close other programs, or build it for smaller --profiles"
             )
         self._execution = EngineExecution(
@@ -385,9 +389,9 @@ class TensorRtRunner(GraphRunner):
         self._check_names(self._execution)
         self._warm_up()
         if self._kernels is not None:
-            self._kernels.keep()
+            self._kernels.save()
         self.opening_s = time.perf_counter() - started
-        logger.info("%s opened in %.1f s%s", self.name, self.opening_s, self._compiling())
+        logger.info("%s opened in %.1f s%s", self.name, self.opening_s, self._kernels_text())
 
     def _new_context(self, trt: ModuleType, engine: Any) -> Any:  # noqa: ANN401  # untyped library
         if not is_rtx(trt):
@@ -396,23 +400,23 @@ class TensorRtRunner(GraphRunner):
         self._kernels = rtx.CompiledKernels(engine, cache)
         return self._kernels.context(engine)
 
-    def _compiling(self) -> str:
+    def _kernels_text(self) -> str:
         if self._kernels is None:
             return ""
         return (
-            ", kernels from cache" if self._kernels.was_kept else ", kernels compiled for this GPU"
+            ", kernels from cache" if self._kernels.is_loaded else ", kernels compiled for this GPU"
         )
 
     def _check_names(self, execution: EngineExecution) -> None:
         found = (set(execution.inputs), set(execution.outputs))
         expected = ({INPUT}, {OUTPUT})
-        if self.vector_length:
+        if self.context_length:
             expected = ({INPUT, CONTEXT_IN, SMOOTHING_WEIGHT}, {OUTPUT, CONTEXT_OUT})
         if found != expected:
             inputs, outputs = (", ".join(sorted(names)) for names in expected)
             raise EngineError(
-                f"{self.path.name}: expected a plan that takes {inputs} and gives {outputs}, found "
-                f"{', '.join((*execution.inputs, *execution.outputs))}. Build it anew with "
+                f"{self.path.name}: expected an engine with inputs {inputs} and outputs {outputs}, "
+                f"found {', '.join((*execution.inputs, *execution.outputs))}. Build it again with "
                 "mirnet-engine BUNDLE"
             )
 
@@ -422,28 +426,28 @@ class TensorRtRunner(GraphRunner):
             for _ in range(_WARM_UP_RUNS):
                 self._infer(blank)
 
-    def _infer(self, fed: Given) -> NDArray[Any]:
-        if self.vector_length:
-            blank = np.zeros((1, self.vector_length), np.float32)
-            return self._infer_with_context(fed, blank, np.zeros(1, np.float32))[0]
-        return self._executed({INPUT: fed})[OUTPUT]
+    def _infer(self, inputs: InputArray) -> NDArray[Any]:
+        if self.context_length:
+            blank = np.zeros((1, self.context_length), np.float32)
+            return self._infer_with_context(inputs, blank, np.zeros(1, np.float32))[0]
+        return self._execute({INPUT: inputs})[OUTPUT]
 
     def _infer_with_context(
-        self, fed: Given, given: Vectors, memory: Vectors
-    ) -> tuple[NDArray[Any], Vectors]:
-        made = self._executed({INPUT: fed, CONTEXT_IN: given, SMOOTHING_WEIGHT: memory})
-        return made[OUTPUT], made[CONTEXT_OUT]
+        self, inputs: InputArray, context_in: ContextVectors, weight: NDArray[np.float32]
+    ) -> tuple[NDArray[Any], ContextVectors]:
+        outputs = self._execute({INPUT: inputs, CONTEXT_IN: context_in, SMOOTHING_WEIGHT: weight})
+        return outputs[OUTPUT], outputs[CONTEXT_OUT]
 
-    def _executed(self, given: dict[str, Given]) -> dict[str, NDArray[Any]]:
+    def _execute(self, inputs: dict[str, InputArray]) -> dict[str, NDArray[Any]]:
         if self._execution is None:
-            raise AssertionError("the plan is open by now")
-        made = self._execution.run(given)
-        floats = [array for array in made.values() if array.dtype != np.uint8]
+            raise AssertionError("the engine is open by now")
+        outputs = self._execution.run(inputs)
+        floats = [array for array in outputs.values() if array.dtype != np.uint8]
         self._is_finite = all(bool(np.isfinite(array).all()) for array in floats)
-        restored = made[OUTPUT]
+        restored = outputs[OUTPUT]
         if not self._is_finite and restored.dtype != np.uint8:
             restored[...] = 0.0  # NaN has no 8-bit value
-        return made
+        return outputs
 
     def _profile_for(self, shape: tuple[int, ...]) -> int:
         for place, profile in enumerate(self._profiles):
@@ -458,14 +462,16 @@ class TensorRtRunner(GraphRunner):
         )
         found = size_text(*shape[axes])
         raise ImageError(
-            f"frame is {found} with padding; the plan was built for {built}: build it anew with "
+            f"frame is {found} with padding; the engine was built for {built}: build it again with "
             f"mirnet-engine BUNDLE --profiles {found}, resize the source, or use another --backend"
         )
 
-    def _restored(self, padded: Frames, vectors: Vectors, memory: float) -> tuple[Frames, Vectors]:
-        self._profile_for(self._shape_of(padded))  # before TensorRT complains in its own words
-        restored, used = super()._restored(padded, vectors, memory)
-        return self.broken.replaced(padded, restored, is_finite=self._is_finite), used
+    def _restore(
+        self, padded: Frames, context: ContextVectors, smoothing_weight: float
+    ) -> tuple[Frames, ContextVectors]:
+        self._profile_for(self._shape_of(padded))  # raises a clearer message than TensorRT's
+        restored, used = super()._restore(padded, context, smoothing_weight)
+        return self.broken.replace(padded, restored, is_finite=self._is_finite), used
 
     def _shape_of(self, padded: Frames) -> tuple[int, ...]:
         count, height, width, channels = padded.shape
@@ -476,7 +482,7 @@ class TensorRtRunner(GraphRunner):
     def _close(self) -> None:
         if self._execution is not None:
             self._execution.close()
-        # contexts, which are gone by now, before engines before runtimes
+        # free contexts, which is done by now, before engines before runtimes
         self._kernels = None
         self._execution = None
         self._runtime = None
@@ -490,7 +496,7 @@ def check_installation() -> BackendCheck:
     try:
         trt = find_tensorrt()
     except MirnetEdgeError as error:
-        return BackendCheck("missing" if is_device() else "note", str(error))
+        return BackendCheck("missing" if is_jetson() else "note", str(error))
     version = tuple(int(part) for part in re.findall(r"\d+", trt.__version__)[:2])
     what = f"{trt.__name__} {trt.__version__}"
     if not is_rtx(trt) and version < _OLDEST:
@@ -540,6 +546,6 @@ BACKEND = Backend(
     runner=_simulate,
     target="tensorrt",
     engine_runner=TensorRtRunner,
-    find_obstacle=why_unavailable,
+    find_obstacle=find_obstacle,
     check_installation=check_installation,
 )

@@ -18,7 +18,7 @@ import numpy as np
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
-from mirnet_edge.files import replaced_file, write_atomically
+from mirnet_edge.files import replace_file, write_atomically
 from mirnet_edge.runtime.temporal_smoothing import SmoothingState
 from mirnet_edge.video.files.decoding import (
     SWSCALE_MATRIX,
@@ -107,7 +107,7 @@ class VideoWriter:
         from av.video.reformatter import VideoReformatter
 
         with ExitStack() as stack:
-            part = stack.enter_context(replaced_file(self._path))
+            part = stack.enter_context(replace_file(self._path))
             self._container = stack.enter_context(av.open(str(part), "w"))
             self._reformatter = VideoReformatter()
             self._video = self._container.add_stream(
@@ -280,8 +280,8 @@ class SegmentFolder:
         if segment.smoothing_state is not None:
             smoothing_state = segment.smoothing_state
             arrays |= {
-                "shape": np.array(smoothing_state.shape), "seen": smoothing_state.seen,
-                "level": smoothing_state.level, "decided": smoothing_state.decided,
+                "shape": np.array(smoothing_state.shape), "seen": smoothing_state.signature,
+                "level": smoothing_state.mean_signature, "decided": smoothing_state.context,
             }  # fmt: skip
         record = io.BytesIO()
         np.savez(record, allow_pickle=False, **arrays)  # exact, unlike JSON's decimals
@@ -344,7 +344,7 @@ def join_segments(
     """
     av = require("av", "writing video")
     with (
-        replaced_file(output) as part,
+        replace_file(output) as part,
         convert_write_errors(output),
         av.open(str(segments[0].path)) as first,
         av.open(str(part), "w") as container,

@@ -50,7 +50,7 @@ def rtx():
     return pytest.importorskip("tensorrt_rtx", reason="pip install mirnet-edge[tensorrt-rtx]")
 
 
-# --- real plans -------------------------------------------------------------------------------
+# --- real engines -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -424,7 +424,7 @@ def fake(monkeypatch):
 
 @pytest.fixture
 def build(fake, tmp_path):
-    """Build with the fake: build(workspace_mib=64). The plan is tmp_path / "net.plan"."""
+    """Build with the fake: build(workspace_mib=64). The engine is tmp_path / "net.plan"."""
 
     (tmp_path / "net.onnx").write_bytes(b"graph")
 
@@ -457,7 +457,7 @@ def test_the_network_is_strongly_typed_where_that_can_be_said(case, fake, build)
     assert fake.asked["flags"] == case.given
 
 
-def test_a_plan_is_written_as_it_is(fake, build, tmp_path):
+def test_an_engine_is_written_as_it_is(fake, build, tmp_path):
     facts = build()
     assert (tmp_path / "net.plan").read_bytes() == b"plan"
     assert fake.asked["path"] == str(tmp_path / "net.onnx")
@@ -481,13 +481,13 @@ def test_timings_of_elsewhere_are_not_read_and_replaced(origin, fake, build, tmp
     assert (fake.asked["timings"], fake.asked["ignore"]) == (b"", False)
     assert cache.read_bytes() == b"timed"
     (line,) = told
-    assert line.startswith(f"timing anew: timing.cache is of {origin or 'unknown origin'}")
-    assert line.endswith("and here is TensorRT 10.3.0 on no GPU (unknown capability)")
+    assert line.startswith(f"timing again: timing.cache is of {origin or 'unknown origin'}")
+    assert line.endswith("here is TensorRT 10.3.0 on no GPU (unknown capability)")
 
 
 def test_timings_of_this_tensorrt_and_gpu_are_used(fake, build, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda, "_runtime", lambda: FakeCudart(name="Orin", capability="8.7"))
-    monkeypatch.setattr(engine, "_deliver", lambda *given: None)
+    monkeypatch.setattr(engine, "_inspect", lambda *given: None)
     cache, told = tmp_path / "timing.cache", []
     build(timing_cache=cache, on_progress=told.append)
     assert fake.asked["timings"] == b""
@@ -531,9 +531,9 @@ def _without_plan(fake):
             "the profile is refused", lambda fake: setattr(fake, "profile_index", -1),
             "that fit the graph's input (-1, -1, -1, 3)",
         ),
-        Answer("no plan", _without_plan, "TensorRT 10.3.0 cannot build it: cause"),
+        Answer("no engine", _without_plan, "TensorRT 10.3.0 cannot build it: cause"),
         Answer(
-            "no plan, no reason", lambda fake: setattr(fake, "plan", None), "it gives no reason"
+            "no engine, no reason", lambda fake: setattr(fake, "plan", None), "no reason given"
         ),
         *(
             Answer(phrase, _saying("Severity.WARNING", f"node: {phrase} here"), "would misread")
@@ -542,7 +542,7 @@ def _without_plan(fake):
     ],
     ids=lambda case: case.id,
 )  # fmt: skip
-def test_every_refusal_is_an_error_and_leaves_no_plan(case, fake, build, tmp_path):
+def test_every_refusal_is_an_error_and_leaves_no_engine(case, fake, build, tmp_path):
     case.change(fake)
     with pytest.raises(EngineError, match=re.escape(case.says)) as caught:
         build()

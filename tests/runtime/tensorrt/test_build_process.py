@@ -97,7 +97,7 @@ class Ending:
         Ending("crash", "print('fatal: illegal', file=sys.stderr, flush=True)\n"
                "os.kill(os.getpid(), signal.SIGSEGV)", EngineError,
                "ended with code -11: fatal: illegal"),
-        Ending("silent end", "sys.exit(4)", EngineError, "ended with code 4: it said nothing"),
+        Ending("silent end", "sys.exit(4)", EngineError, "ended with code 4: no message"),
     ],
     ids=lambda case: case.id,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The plans of a bundle: built, told apart from those of elsewhere, taken when it is opened."""
+"""The engines of a bundle: built, told apart from those of elsewhere, taken when it is opened."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mirnet_edge.errors import BundleError, EngineError, OptionError
 from mirnet_edge.manifest import FILE_NAME, EngineFacts, ImageContract, bind, read_manifest
 from mirnet_edge.runtime.tensorrt import bundle_engines, cuda, library
 from mirnet_edge.runtime.tensorrt.build import OptimizationProfile, profiles_for, sizes_from_text
-from mirnet_edge.testing.fake_tensorrt import FakeCudart, FakeTensorRT, fake_plan
+from mirnet_edge.testing.fake_tensorrt import FakeCudart, FakeTensorRT, fake_engine
 
 _PROFILE = OptimizationProfile((1, 4, 4, 3), (1, 16, 16, 3), (1, 64, 64, 3))
 
 
 @pytest.fixture
 def bundle(make_bundle, make_mode):
-    """Return a bundle with a TensorRT mode, and no plan yet."""
+    """Return a bundle with a TensorRT mode, and no engine yet."""
     folder = make_bundle(
         modes=[make_mode("onnxruntime:fp32", p50_ms=1.0), make_mode("tensorrt:fp32")]
     )
@@ -34,13 +34,13 @@ def bundle(make_bundle, make_mode):
 
 @pytest.fixture
 def built(bundle, monkeypatch):
-    """Have plans of the fake built: built(version="10.3.0") → told lines; on `gpu`."""
+    """Have engines of the fake built: built(version="10.3.0") → told lines; on `gpu`."""
     orders = []
 
     def build(order, on_stage, **facts):
         orders.append(order)
         documents = [profile.to_document() for profile in order.profiles]
-        order.plan.write_bytes(fake_plan(documents))
+        order.plan.write_bytes(fake_engine(documents))
         return EngineFacts(**{
             "plan": bind(order.plan), "graph": order.graph, "flavor": "tensorrt",
             "version": "10.3.0", "profiles": documents, "device": "Fake GPU",
@@ -66,7 +66,7 @@ def gpu(monkeypatch):
     return cudart
 
 
-def test_a_plan_is_bound_in_the_manifest_and_replaces_the_former(bundle, built):
+def test_an_engine_is_bound_in_the_manifest_and_replaces_the_former(bundle, built):
     built()
     first = read_manifest(bundle).engines
     built()
@@ -176,7 +176,7 @@ def test_libraries_that_are_broken_are_named(bundle, built, monkeypatch, tmp_pat
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_plan_from_elsewhere_is_named_and_the_processor_taken(bundle, built, caplog):
+def test_an_engine_from_elsewhere_is_named_and_the_processor_taken(bundle, built, caplog):
     built(version="8.6.1", device="Orin", capabilities=["8.7"])
     with caplog.at_level(logging.INFO, "mirnet_edge"):
         assert mirnet_edge.open_bundle(bundle).name == "onnxruntime:fp32"
@@ -188,7 +188,9 @@ def test_a_plan_from_elsewhere_is_named_and_the_processor_taken(bundle, built, c
 
 @pytest.mark.usefixtures("gpu")
 @pytest.mark.parametrize("asked", [True, None], ids=["when asked", "on a device"])
-def test_a_plan_from_elsewhere_is_built_anew(asked, bundle, built, monkeypatch, tmp_path, caplog):
+def test_an_engine_from_elsewhere_is_built_anew(
+    asked, bundle, built, monkeypatch, tmp_path, caplog
+):
     orders = built(version="8.6.1")
     board = tmp_path / "model"
     board.write_text("NVIDIA Jetson Orin Nano Developer Kit\0")
@@ -210,12 +212,12 @@ def test_a_rebuild_that_fails_leaves_the_processor(bundle, built, monkeypatch, c
 
     monkeypatch.setattr(bundle_engines, "build_apart", fail)
     assert mirnet_edge.open_bundle(bundle, rebuild=True).name == "onnxruntime:fp32"
-    assert "the plans could not be built here: out of memory" in caplog.text
+    assert "the engines could not be built here: out of memory" in caplog.text
     with pytest.raises(EngineError, match="out of memory"):
         mirnet_edge.open_bundle(bundle, "tensorrt", rebuild=True)
 
 
-def test_a_plan_of_a_former_manifest_is_read_and_is_a_misfit(bundle, built, gpu):
+def test_an_engine_of_a_former_manifest_is_read_and_is_a_misfit(bundle, built, gpu):
     built()
     path = bundle / FILE_NAME
     document = json.loads(path.read_text())
@@ -226,7 +228,7 @@ def test_a_plan_of_a_former_manifest_is_read_and_is_a_misfit(bundle, built, gpu)
     (read,) = read_manifest(bundle).engines
     assert len(read.profiles) == 1
     host = library.describe_host(FakeTensorRT(gpu), cuda.Cuda().gpu())
-    differing = library.differences(read, read_manifest(bundle).graph("fp32"), host)
+    differing = library.find_differences(read, read_manifest(bundle).graph("fp32"), host)
     assert any("sha256: unknown" in one for one in differing)
 
 

@@ -11,7 +11,7 @@ import json
 import pytest
 
 from mirnet_edge.errors import EngineError
-from mirnet_edge.runtime.tensorrt.build import convolutions, require_precision
+from mirnet_edge.runtime.tensorrt.build import count_convolutions, require_precision
 
 
 def _layer(datatype, *, kind="CaskConvolution", **more):
@@ -35,7 +35,7 @@ def test_the_convolutions_are_counted_by_what_they_read(key):
         {"LayerType": "Reformat", "Inputs": [{"Format/Datatype": "Row major linear FP32"}]},
         **{key: ["frames", "restored"]},
     )
-    assert convolutions(told, "net") == {"int8": 2, "fp16": 1, "fp32": 1}
+    assert count_convolutions(told, "net") == {"int8": 2, "fp16": 1, "fp32": 1}
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_the_convolutions_are_counted_by_what_they_read(key):
     ids=["no layers", "names only", "one block", "a list", "no types"],
 )  # fmt: skip
 def test_an_inspector_without_types_tells_nothing(told):
-    assert convolutions(told, "net") is None
+    assert count_convolutions(told, "net") is None
 
 
 def test_text_that_is_no_json_is_an_error():
     with pytest.raises(EngineError, match="net: the engine inspector's text is not JSON"):
-        convolutions("Layer 0", "net")
+        count_convolutions("Layer 0", "net")
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,6 @@ def test_what_was_asked_for_passes(asked, delivered):
      ("fp32", {"fp16": 9})],
 )  # fmt: skip
 def test_another_precision_fails_with_its_counts(asked, delivered):
-    with pytest.raises(EngineError, match=f"asked for {asked.replace('+', '.')}.*in ") as caught:
+    with pytest.raises(EngineError, match=f"expected {asked.replace('+', '.')}.*in ") as caught:
         require_precision(delivered, asked, "fp16.onnx")
     assert all(f"{count} in {kind}" in str(caught.value) for kind, count in delivered.items())

@@ -15,7 +15,7 @@ from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 from mirnet_edge.runtime.tensorrt.build import OptimizationProfile
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
 from mirnet_edge.runtime.tensorrt.runner import TensorRtRunner
-from mirnet_edge.testing.fake_tensorrt import FakeCudart, FakeTensorRT, fake_plan
+from mirnet_edge.testing.fake_tensorrt import FakeCudart, FakeTensorRT, fake_engine
 
 _SHA = "a" * 64
 _GRAPH = GraphFacts(
@@ -47,7 +47,7 @@ def make(cudart, monkeypatch, tmp_path):
         documents = [one.to_document() for one in profiles]
         path = tmp_path / "fp16.plan"
         if plan is None:
-            plan = fake_plan(documents, io=io, scale=scale, vectors=vectors)
+            plan = fake_engine(documents, io=io, scale=scale, vectors=vectors)
         path.write_bytes(plan)
         described = EngineFacts(**{
             "plan": BoundFile(file="fp16.plan", sha256=_SHA, size_bytes=1), "graph": "fp16",
@@ -167,7 +167,7 @@ class Refused:
 @pytest.mark.parametrize(
     "case",
     [
-        Refused("cut in half", {"plan": fake_plan([])[:9]}, "cannot open the plan: the plan is da"),
+        Refused("cut in half", {"plan": fake_engine([])[:9]}, "cannot open the engine: the engine"),
         Refused("other version", {"version": "10.13.2"},
                 r"TensorRT: tensorrt 10\.13\.2, here tensorrt 10\.3\.0"),
         Refused("other GPU", {"device": "Orin", "capabilities": ["8.7"]},
@@ -182,7 +182,7 @@ class Refused:
     ],
     ids=lambda case: case.id,
 )  # fmt: skip
-def test_a_plan_that_does_not_fit_is_refused_with_what_differs(case, make, cudart):
+def test_an_engine_that_does_not_fit_is_refused_with_what_differs(case, make, cudart):
     runner, _ = make(**case.options)
     with pytest.raises(EngineError, match=case.says) as caught, runner:
         pass
@@ -210,7 +210,7 @@ def test_cuda_python_that_is_missing_or_broken_is_named(monkeypatch):
         Cuda()
 
 
-# --- anchored plans -----------------------------------------------------------------------------
+# --- anchored engines -----------------------------------------------------------------------------
 
 _LENGTH = 5
 
@@ -221,7 +221,7 @@ def _painted(frames, vectors):
 
 @pytest.mark.parametrize("memory", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("profiles", [_STATIC, _DYNAMIC], ids=["static", "dynamic"])
-def test_an_anchored_plan_uses_vectors_between_its_own_and_those_given(
+def test_an_context_anchored_engine_uses_vectors_between_its_own_and_those_given(
     profiles, memory, make, cudart, frames_of
 ):
     runner, _ = make(profiles, vectors=_LENGTH)
@@ -235,7 +235,7 @@ def test_an_anchored_plan_uses_vectors_between_its_own_and_those_given(
     assert cudart.held == 0
 
 
-def test_an_anchored_plan_alone_uses_the_vectors_of_its_frame(make, frames_of):
+def test_an_context_anchored_engine_alone_uses_the_vectors_of_its_frame(make, frames_of):
     runner, _ = make(_STATIC, vectors=_LENGTH)
     frames = frames_of(16, 32)
     with runner:
@@ -245,10 +245,10 @@ def test_an_anchored_plan_alone_uses_the_vectors_of_its_frame(make, frames_of):
     np.testing.assert_allclose(own, frames.mean(), rtol=1e-6)
 
 
-def test_a_video_on_an_anchored_plan_is_steadied_by_its_vectors(make):
+def test_a_video_on_an_context_anchored_engine_is_steadied_by_its_vectors(make):
     runner, _ = make(_STATIC, vectors=_LENGTH)
     dark, light = (np.full(_SMALL, level, np.uint8) for level in (100, 104))
-    with smooth_over_time(runner, memory=0.5) as video:
+    with smooth_over_time(runner, smoothing_weight=0.5) as video:
         found = [int(video.run(frame)[0, 0, 0, 0]) for frame in (dark, light, light)]
     assert found == [255, 253, 254]  # 255 - frame + 100, 102, 103
 
@@ -264,10 +264,10 @@ def test_broken_vectors_are_a_broken_frame_too(make, frames_of):
 
 
 @pytest.mark.parametrize(("plan", "bundle"), [(0, _LENGTH), (_LENGTH, 0)])
-def test_a_plan_of_the_other_kind_is_refused_by_its_names(plan, bundle, make, cudart):
+def test_an_engine_of_the_other_kind_is_refused_by_its_names(plan, bundle, make, cudart):
     documents = [one.to_document() for one in _STATIC]
-    runner, _ = make(_STATIC, plan=fake_plan(documents, vectors=plan), vectors=bundle)
-    with pytest.raises(EngineError, match=r"expected a plan that takes frames.*found frames"):
+    runner, _ = make(_STATIC, plan=fake_engine(documents, vectors=plan), vectors=bundle)
+    with pytest.raises(EngineError, match=r"expected an engine with inputs frames.*found frames"):
         runner.__enter__()
     assert cudart.held == 0
 
@@ -283,7 +283,7 @@ def _refusing(**refused):
 
 
 def _refuses_itself(trt):
-    trt.can_be_recorded = False
+    trt.can_be_captured = False
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def _refuses_itself(trt):
         pytest.param(_refuses_itself, id="TensorRT"),
     ],
 )
-def test_what_cannot_be_recorded_is_queued_after_one_warning(
+def test_what_cannot_be_captured_is_launched_kernel_by_kernel_after_one_warning(
     arrange, make, cudart, frames_of, caplog
 ):
     runner, trt = make(_STATIC)
@@ -308,14 +308,14 @@ def test_what_cannot_be_recorded_is_queued_after_one_warning(
     assert cudart.launches == 0
     assert cudart.held == 0
     (record,) = caplog.records
-    assert "cannot be recorded as a CUDA graph" in record.getMessage()
+    assert "cannot be captured as a CUDA graph" in record.getMessage()
 
 
 def test_a_frame_that_never_runs_is_an_error_all_the_same(make, frames_of):
     runner, trt = make(_DYNAMIC)
     with runner:
         trt.cuda.refused["cudaMemcpyAsync"] = 2
-        with pytest.raises(EngineError, match="CUDA refuses cudaMemcpyAsync"):
+        with pytest.raises(EngineError, match="CUDA failed in cudaMemcpyAsync"):
             runner.run(frames_of(16, 32))
         trt.cuda.refused.clear()
 
@@ -324,7 +324,7 @@ def test_a_frame_that_never_runs_is_an_error_all_the_same(make, frames_of):
 def test_memory_that_is_not_to_be_had_leaves_none_behind(call, make, cudart):
     runner, _ = make(_STATIC)
     cudart.refused[call] = 2
-    with pytest.raises(EngineError, match=f"CUDA refuses {call}"):
+    with pytest.raises(EngineError, match=f"CUDA failed in {call}"):
         runner.__enter__()
     assert cudart.held == 0
 
@@ -334,7 +334,7 @@ def test_after_memory_was_short_the_same_frame_can_be_tried_again(make, cudart, 
     frames = frames_of(24, 40)
     with runner:
         cudart.refused["cudaMalloc"] = 2
-        with pytest.raises(EngineError, match="CUDA refuses cudaMalloc"):
+        with pytest.raises(EngineError, match="CUDA failed in cudaMalloc"):
             runner.run(frames)
         cudart.refused.clear()
         assert np.array_equal(runner.run(frames), 255 - frames)
@@ -404,7 +404,7 @@ def test_an_array_that_does_not_fit_is_refused(described, found, make, cudart, f
 
 def _context(cudart):
     trt = FakeTensorRT(cudart)
-    plan = fake_plan([_STATIC[0].to_document()])
+    plan = fake_engine([_STATIC[0].to_document()])
     engine = trt.Runtime(None).deserialize_cuda_engine(plan)
     return engine.create_execution_context()
 
