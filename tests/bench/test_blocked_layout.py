@@ -1,4 +1,4 @@
-"""Networks saved in blocks of 8 channels compute with plain operators what they did before."""
+"""Networks saved with blocked operators compute the same with standard ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEIGHTS = {
 
 
 def blocked(weights):
-    """Return weights in the order in which blocked kernels read them."""
+    """Return weights in the order of blocked kernels."""
     outs, ins, height, width = weights.shape
     block = 8 if ins % 8 == 0 else 1
     read = [
@@ -121,7 +121,7 @@ def saved(weights):
     return model_of(nodes, {**held, "bias": weights["bias"]})
 
 
-def test_plain_operators_compute_the_same(plain, saved):
+def test_standard_operators_compute_the_same(plain, saved):
     value = np.random.default_rng(1).random((1, 3, 16, 24), np.float32)
     assert replace_blocked_operators(saved)
     assert {node.domain for node in saved.graph.node} == {""}
@@ -129,13 +129,13 @@ def test_plain_operators_compute_the_same(plain, saved):
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_weights_come_back_from_their_blocks(name, weights):
-    if name == "twelve":  # a block is whole: of 12 channels 16 are kept
+def test_blocked_weights_are_reordered(name, weights):
+    if name == "twelve":  # blocks are complete: 12 channels take 16
         weights[name] = np.pad(weights[name], ((0, 0), (0, 4), (0, 0), (0, 0)))
     np.testing.assert_array_equal(reorder_blocked_weights(blocked(weights[name])), weights[name])
 
 
-def test_what_is_not_blocked_or_not_known_stays_as_it_is(plain, saved):
+def test_models_without_blocked_or_with_unknown_operators_are_not_changed(plain, saved):
     assert not replace_blocked_operators(plain)
     saved.graph.node[2].op_type = "SomethingNew"
     before = saved.SerializeToString()
@@ -143,6 +143,6 @@ def test_what_is_not_blocked_or_not_known_stays_as_it_is(plain, saved):
     assert saved.SerializeToString() == before
 
 
-def test_blocks_that_may_be_of_sixteen_stay_as_they_are(saved):
+def test_models_whose_blocks_may_be_of_16_channels_are_not_changed(saved):
     del saved.graph.node[5:]  # the last convolution has 24 channels, the others 16
     assert not replace_blocked_operators(saved)

@@ -1,4 +1,4 @@
-"""Classical methods: each does what its name says, to any frame, and leaves the frame alone."""
+"""Classical baselines: effect of each, any frame size, inputs unchanged."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def _psnr(one, two):
     return float(psnr(one[None], two[None])[0])
 
 
-# what all have in common
+# all baselines
 
 
 @_every_baseline
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (5, 7), (48, 37)], ids=str)
-def test_frames_of_any_size_keep_it_or_are_doubled(baseline, size, frames_of):
+def test_outputs_have_the_size_of_the_frame_or_twice_of_it(baseline, size, frames_of):
     (frame,) = frames_of(*size)
     kept = frame.copy()
     frame.flags.writeable = False
@@ -72,13 +72,13 @@ def test_frames_of_any_size_keep_it_or_are_doubled(baseline, size, frames_of):
 
 
 @_every_baseline
-def test_the_callers_frame_is_not_changed_though_it_could_be(baseline, frames_of):
+def test_the_input_is_not_changed_and_not_shared(baseline, frames_of):
     (frame,) = frames_of(32, 48)
     kept = frame.copy()
     restored = baseline.restore(frame)
     np.testing.assert_array_equal(frame, kept)
     assert not np.shares_memory(restored, frame)
-    assert not np.array_equal(restored, frame)  # of noise each makes something
+    assert not np.array_equal(restored, frame)  # every baseline changes noise
 
 
 @_every_baseline
@@ -90,21 +90,21 @@ def test_frames_need_not_be_contiguous(baseline, frames_of):
 
 
 @_every_baseline
-def test_colors_stay_in_their_order(baseline, smooth):
+def test_color_channels_are_not_swapped(baseline, smooth):
     red = _frame(smooth)
     red[..., 1:] //= 4
     before, after = red.mean((0, 1)), baseline.restore(red).mean((0, 1))
-    # these even colors out: that is their point
+    # these balance colors by design
     if "Retinex" not in baseline.name and "underwater" not in baseline.tasks:
         assert after[0] > 1.5 * max(after[1:])
     assert before[0] > 3 * max(before[1:])
 
 
-# which methods
+# baselines by task
 
 
 @pytest.mark.parametrize("task", sorted(_TASKS))
-def test_each_task_has_its_methods(task):
+def test_each_task_has_its_baselines(task):
     found = baselines_for(task)
     assert len(found) >= (1 if task == "underwater" else 2)
     assert found == [baseline for baseline in BASELINES if task in baseline.tasks]
@@ -112,14 +112,14 @@ def test_each_task_has_its_methods(task):
     assert bool(doubling) is (task == "super-resolution")
 
 
-def test_no_method_is_listed_twice_or_for_nothing():
+def test_baselines_are_unique_and_have_a_task():
     assert len({baseline.name for baseline in BASELINES}) == len(BASELINES)
     assert len({baseline.restore for baseline in BASELINES}) == len(BASELINES)
     assert {task for baseline in BASELINES for task in baseline.tasks} == _TASKS
 
 
 @pytest.mark.parametrize("task", ["deblur", "", "Denoise"])
-def test_a_task_without_methods_is_refused_with_those_that_have_some(task):
+def test_a_task_without_baselines_is_refused(task):
     with pytest.raises(OptionError) as raised:
         baselines_for(task)
     assert str(raised.value) == (
@@ -149,7 +149,7 @@ def test_gamma_keeps_black_white_and_the_order_between():
 
 
 @pytest.mark.parametrize("level", [0, 255])
-def test_gamma_leaves_frames_alone_that_have_no_middle(level):
+def test_gamma_does_not_change_black_or_white_frames(level):
     frame = np.full((4, 4, 3), level, np.uint8)
     np.testing.assert_array_equal(gamma(frame), frame)
 
@@ -188,7 +188,7 @@ def test_one_scale_of_retinex_is_not_three(smooth):
     assert not np.array_equal(retinex(frame), single_scale_retinex(frame))
 
 
-def test_underwater_takes_the_cast_out_and_gives_contrast(smooth):
+def test_underwater_removes_the_color_cast_and_adds_contrast(smooth):
     cast = _frame((60 + (smooth - 128) / 2) * (0.3, 1.0, 0.9))
     restored = underwater(cast)
     before, after = cast.mean((0, 1)), restored.mean((0, 1))
@@ -197,7 +197,7 @@ def test_underwater_takes_the_cast_out_and_gives_contrast(smooth):
     assert restored.mean(-1).std() > 1.3 * cast.mean(-1).std()
 
 
-def test_a_name_that_no_method_has_is_refused_with_those_there_are():
+def test_an_unknown_baseline_is_refused_with_the_known_names():
     assert baseline_named("gamma").restore is gamma
     with pytest.raises(OptionError, match="no baseline 'gama'; expected one of gamma, hist"):
         baseline_named("gama")
@@ -207,11 +207,11 @@ def test_a_name_that_no_method_has_is_refused_with_those_there_are():
 
 
 @pytest.mark.parametrize("sigma", [5, 15, 30])
-def test_the_noise_is_found_within_a_seventh(sigma, smooth):
+def test_the_noise_level_is_estimated_within_15_percent(sigma, smooth):
     assert noise_level(_noisy(smooth, sigma)) == pytest.approx(sigma, rel=0.15)
 
 
-def test_no_noise_is_seen_where_there_is_none(smooth):
+def test_clean_frames_have_no_noise(smooth):
     assert noise_level(_frame(smooth)) < 1.0
     step = np.zeros((32, 32, 3), np.uint8)
     step[:, 16:] = 200  # nor in a straight edge
@@ -219,13 +219,13 @@ def test_no_noise_is_seen_where_there_is_none(smooth):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (9, 2)], ids=str)
-def test_a_frame_without_an_inside_has_no_noise(size, frames_of):
+def test_a_frame_smaller_than_the_mask_has_no_noise(size, frames_of):
     assert noise_level(frames_of(*size)[0]) == 0.0
 
 
 @pytest.mark.parametrize("method", [median, adaptive_wiener, bilateral, non_local_means], ids=_name)
 @pytest.mark.parametrize("sigma", [5, 15])
-def test_a_noisy_image_comes_nearer_to_the_clean_one(method, sigma, smooth):
+def test_denoising_raises_the_psnr(method, sigma, smooth):
     clean, noisy = _frame(smooth), _noisy(smooth, sigma)
     assert _psnr(method(noisy), clean) > _psnr(noisy, clean) + 3.0
 
@@ -241,7 +241,7 @@ def test_non_local_means_follow_the_noise(smooth):
 
 
 @pytest.mark.parametrize("method", [median, fuzzy_impulse], ids=_name)
-def test_single_pixels_are_taken_out_and_edges_kept(method):
+def test_impulses_are_removed_and_edges_kept(method):
     frame = np.full((16, 16, 3), 40, np.uint8)
     frame[:, 8:] = 200
     speckled = frame.copy()
@@ -249,7 +249,7 @@ def test_single_pixels_are_taken_out_and_edges_kept(method):
     np.testing.assert_array_equal(method(speckled), frame)
 
 
-def test_the_fuzzy_filter_leaves_alone_what_the_median_would_smooth(smooth):
+def test_the_fuzzy_filter_keeps_texture_that_the_median_smooths(smooth):
     """Weak texture is no impulse: that is what the membership is for."""
     textured = _noisy(smooth, 2)
     changed = np.abs(fuzzy_impulse(textured).astype(int) - textured)
@@ -286,7 +286,7 @@ def test_a_plane_stays_a_plane(method, levels):
 
 
 @pytest.mark.parametrize("method", [bicubic, lanczos], ids=_name)
-def test_a_image_made_small_and_large_again_is_nearly_itself(method, smooth):
+def test_enlarging_a_reduced_image_nearly_restores_it(method, smooth):
     small = smooth.reshape(48, 2, 64, 2, 3).mean((1, 3))
     assert _psnr(method(_frame(small)), _frame(smooth)) > 45.0
 

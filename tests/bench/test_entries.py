@@ -1,4 +1,4 @@
-"""Other people's networks: which are taken, what is added to them, which are refused."""
+"""Competitor models: supported layouts, curve maps, extra inputs, refused files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _IMAGE = (1, 3, "h", "w")
 
 
 @pytest.mark.parametrize("io", ["float", "uint8"])
-def test_plain_networks_take_frames_of_any_size(make_graph, tmp_path, frames_of, io):
+def test_image_to_image_networks_run_on_frames_of_any_size(make_graph, tmp_path, frames_of, io):
     frames = frames_of(37, 53) // 2
     with open_competitor(make_graph(tmp_path / "plain.onnx", io=io)) as competitor:
         restored = competitor.run(frames)
@@ -59,14 +59,14 @@ def test_curve_maps_are_applied_eight_times(write, frames_of):
         assert np.abs(competitor.run(frames) - 255 * value).max() <= 1.0
 
 
-def test_no_strength_changes_nothing():
+def test_curves_of_zero_change_nothing():
     batch = np.random.default_rng(0).random((1, 3, 4, 4), np.float32)
     np.testing.assert_array_equal(
         apply_zero_dce_curves(batch, np.zeros((1, 24, 4, 4), np.float32)), batch
     )
 
 
-def test_gamma_and_strength_are_given(write, frames_of):
+def test_gamma_and_strength_inputs_have_fixed_values(write, frames_of):
     nodes = [
         helper.make_node("Mul", ["image", "gamma"], ["bright"]),
         helper.make_node("Add", ["bright", "strength"], ["out"]),
@@ -88,8 +88,8 @@ def test_gamma_and_strength_are_given(write, frames_of):
     ],
     ids=["mask", "time", "four channels", "no image", "other maps"],
 )
-def test_other_inputs_and_outputs_are_refused_in_one_line(write, inputs, output):
-    # joined: what comes out has as many channels as all that goes in
+def test_unsupported_inputs_and_outputs_are_refused_in_one_line(write, inputs, output):
+    # concatenated: 12 channels out of 3
     node = helper.make_node("Concat", ["image"] * 4, ["out"], axis=1)
     nodes = [node] if output[1] == 12 else [helper.make_node("Sum", list(inputs), ["out"])]
     path = write(nodes, inputs, output)
@@ -98,7 +98,7 @@ def test_other_inputs_and_outputs_are_refused_in_one_line(write, inputs, output)
     assert "\n" not in str(raised.value)
 
 
-def test_what_is_no_onnx_file_is_refused(tmp_path):
+def test_missing_and_damaged_files_are_refused(tmp_path):
     path = tmp_path / "x.onnx"
     with pytest.raises(EngineError, match="is not there"):
         open_competitor(path)
@@ -115,7 +115,7 @@ def test_macs_are_counted_or_unknown(make_graph, tmp_path, write):
 
 @pytest.mark.skipif(not _PEERS.is_dir(), reason="needs ../shared/data/peers")
 @pytest.mark.parametrize("name", ["zero_dce", "bread_halfres", "bread_fullres"])
-def test_the_known_rivals_brighten_a_dark_frame_of_an_odd_size(name, frames_of):
+def test_competitors_brighten_a_dark_frame_of_an_odd_size(name, frames_of):
     frames = frames_of(45, 61) // 8
     with open_competitor(_PEERS / f"{name}.onnx") as competitor:
         restored = competitor.run(frames)

@@ -1,4 +1,4 @@
-"""Flicker of a row: what is steady, what breathes, and why there is sometimes no figure."""
+"""Flicker of entries: still and changing runners, failures, clips without static blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mirnet_edge.metrics import flicker
 from mirnet_edge.testing.null_runner import NullRunner
 
 
-class Breathing(NullRunner):
+class JitteringRunner(NullRunner):
     """Brightens every second frame."""
 
     def __init__(self):
@@ -29,7 +29,7 @@ class Breathing(NullRunner):
         return np.clip(frames * (1.0 + 0.1 * (self._count % 2)), 0, 255).astype(np.uint8)
 
 
-class Broken(NullRunner):
+class FailingRunner(NullRunner):
     def run(self, frames):
         raise EngineError("the engine\nis gone")
 
@@ -39,41 +39,41 @@ def clip(frames_of):
     return BenchmarkClip("room", still_clip(frames_of(60, 80)[0] // 4, 6))
 
 
-def test_a_still_clip_stands_still_but_for_its_noise(clip):
+def test_a_still_clip_is_a_static_scene_with_noise(clip):
     assert clip.frames.shape == (6, 384, 512, 3)
     assert not np.array_equal(clip.frames[0], clip.frames[1])
     assert np.abs(clip.frames[0].astype(int).mean() - clip.frames[1].mean()) < 0.5
-    assert flicker(clip.frames, clip.frames) == 1.0  # nothing stands still would raise
+    assert flicker(clip.frames, clip.frames) == 1.0  # raises where no block is static
     assert np.array_equal(built_in_clip("denoise").frames, built_in_clip("denoise").frames)
 
 
-def test_who_does_nothing_is_as_steady_as_the_source_and_who_breathes_is_not(clip):
-    seen, told = FlickerMeasurement(clip), []
-    with NullRunner() as still, Breathing() as breathing, Broken() as broken:
-        runners = {"still": still, "breathing": breathing, "broken": broken}
-        measure_flicker(runners, seen, 60.0, told.append)
-    assert told == ["still", "breathing", "broken"]
-    assert seen.flicker["still"].ratio == 1.0
-    assert seen.flicker["breathing"].ratio > 10.0
-    assert (seen.flicker["broken"].ratio, seen.flicker["broken"].note) == (
+def test_flicker_is_relative_to_the_source(clip):
+    measured, started = FlickerMeasurement(clip), []
+    with NullRunner() as still, JitteringRunner() as jittering, FailingRunner() as broken:
+        runners = {"still": still, "jittering": jittering, "broken": broken}
+        measure_flicker(runners, measured, 60.0, started.append)
+    assert started == ["still", "jittering", "broken"]
+    assert measured.flicker["still"].ratio == 1.0
+    assert measured.flicker["jittering"].ratio > 10.0
+    assert (measured.flicker["broken"].ratio, measured.flicker["broken"].note) == (
         None, "the engine is gone",
     )  # fmt: skip
-    facts = seen.facts
+    facts = measured.facts
     assert (facts.name, facts.frames, facts.width, facts.height) == ("room", 6, 512, 384)
 
 
-def test_a_row_that_is_too_slow_says_so(clip):
-    seen = FlickerMeasurement(clip)
+def test_an_entry_beyond_its_time_limit_has_a_note(clip):
+    measured = FlickerMeasurement(clip)
     with NullRunner() as runner:
-        measure_flicker({"slow": runner}, seen, -1.0)
-    assert seen.flicker["slow"].ratio is None
-    assert "takes longer than" in seen.flicker["slow"].note
+        measure_flicker({"slow": runner}, measured, -1.0)
+    assert measured.flicker["slow"].ratio is None
+    assert "takes longer than" in measured.flicker["slow"].note
 
 
-def test_a_clip_where_nothing_stands_still_is_noted_and_nothing_is_restored():
+def test_a_clip_without_static_blocks_has_a_note_and_is_not_restored():
     frames = np.random.default_rng(0).integers(0, 255, (4, 32, 32, 1), np.uint8).repeat(3, -1)
     frames[::2] //= 4
-    seen = FlickerMeasurement(BenchmarkClip("storm", frames))
-    measure_flicker({"broken": Broken()}, seen, 60.0)
-    assert seen.flicker == {}
-    assert "no block of the source stands still" in seen.note
+    measured = FlickerMeasurement(BenchmarkClip("storm", frames))
+    measure_flicker({"broken": FailingRunner()}, measured, 60.0)
+    assert measured.flicker == {}
+    assert "no block of the source stands still" in measured.note

@@ -1,4 +1,4 @@
-"""The report's page in a real browser: the slider, the lists, phones, and nothing from outside."""
+"""The HTML report in a browser: slider, lists, phone layout, no network requests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 
 @pytest.fixture
 def page_file(row_of, report_of, tmp_path):
-    """Return a report's page: of one image, each row of another gray."""
+    """Return the HTML report of one image with another gray level for each entry."""
     (tmp_path / "crops").mkdir()
     crops = []
     for place, (row, level) in enumerate(ROWS.items()):
@@ -51,25 +51,25 @@ def browser(chromium):
 def page(request, browser, page_file):
     width, height = SIZES[request.param]
     opened = browser.new_page(viewport={"width": width, "height": height})
-    problems, asked = [], []
-    opened.on("pageerror", lambda error: problems.append(str(error)))
-    opened.on("request", lambda one: asked.append(one.url))
+    errors, requests = [], []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("request", lambda one: requests.append(one.url))
     opened.goto(page_file.as_uri())
     yield opened
     opened.close()
-    assert problems == []
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert errors == []
+    assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
 
 
-def gray_at(page, share):
-    """Return the level of the shown image, SHARE of its width from the left."""
+def gray_at(page, fraction):
+    """Return the gray level at a fraction of the width from the left."""
     shot = page.locator(".compare").first
     shot.scroll_into_view_if_needed()
     image = Image.open(io.BytesIO(shot.screenshot())).convert("L")
-    return image.getpixel((round(share * (image.width - 1)), round(0.8 * image.height)))
+    return image.getpixel((round(fraction * (image.width - 1)), round(0.8 * image.height)))
 
 
-def test_the_slider_cuts_and_the_lists_choose(page):
+def test_the_slider_clips_and_the_lists_select(page):
     slider = page.locator(".compare input").first
     assert abs(gray_at(page, 0.3) - ROWS["before"]) < 8
     assert abs(gray_at(page, 0.7) - ROWS["edge openvino:int8"]) < 8

@@ -65,13 +65,13 @@ def written(report, tmp_path, frames_of):
     return tmp_path
 
 
-def test_the_json_is_read_back_as_it_was(report, written):
+def test_the_json_report_round_trips(report, written):
     assert read_report(written / "report.json") == report
     cold = json.loads((written / "report.json").read_text())["rows"][0]["timings"][0]
     assert cold["cold_start_ms"] is None
 
 
-def test_the_csv_leaves_no_cell_blank_but_notes(written):
+def test_the_csv_has_no_empty_cell_but_notes(written):
     rows = list(csv.DictReader(io.StringIO((written / "report.csv").read_text())))
     assert [row["entry"] for row in rows][:2] == ["edge onnxruntime:fp32", "edge openvino:int8"]
     assert all(value for row in rows for key, value in row.items() if key != "note")
@@ -81,7 +81,7 @@ def test_the_csv_leaves_no_cell_blank_but_notes(written):
     assert float(rows[1]["drop_db"]) == pytest.approx(0.1)
 
 
-def test_the_markdown_has_whole_tables_and_says_what_is_missing(written):
+def test_the_markdown_tables_are_complete_and_list_what_is_missing(written):
     text = (written / "report.md").read_text()
     assert "edge tensorrt:fp32: missing: not | here <yet>" in text
     assert "not measured" in text
@@ -103,7 +103,7 @@ def test_flicker_is_in_every_format(written):
 
 @pytest.fixture
 def sustained(row_of, report_of, timing_of, samples_of, parts_of, tmp_path):
-    """Return the folder of a report with sustained runs, energy and the full network."""
+    """Return the folder of a report with sustained runs, energy and full MIRNet."""
     ours = timing_of(samples_of(20.0), sustained=parts_of([20.0, 20.0, 24.0], {"package": 150.0}))
     steady = timing_of(samples_of(10.0), sustained=parts_of([10.0, 10.1, 10.0], {"package": 90.0}))
     (short,) = parts_of([30.0], {"package": 300.0})
@@ -127,7 +127,7 @@ def test_a_sustained_run_is_in_every_format(sustained):
         r"slows down by 20% after 1.0 minutes \|", text
     )  # fmt: skip
     assert "holds its rate" in text
-    # the clock falls, the temperature has no sensor, 150 J in 30 s are 5 W
+    # the clock falls, the temperature has no sensor, and 150 J in 30 s are 5 W
     assert (
         "| edge onnxruntime:fp32 | 1.50 | 24.0 | 26.4 | 41.7 | 2800 | not measured | 5.0 |" in text
     )
@@ -277,7 +277,7 @@ def test_a_report_of_the_second_schema_is_still_read(
         assert read_report(path) == one
 
 
-def test_the_page_is_whole_without_a_network_and_escapes(written):
+def test_the_page_needs_no_network_and_escapes_text(written):
     page = (written / "report.html").read_text()
     assert not re.search(r"(src|href)=[\"'](?!data:)|url\(|@import|https?://", page)
     assert "not | here &lt;yet&gt;" in page
@@ -298,7 +298,7 @@ def test_a_partial_report_says_so_everywhere(report, tmp_path):
     assert "Partial: the run was interrupted" in (tmp_path / "report.html").read_text()
 
 
-def test_a_report_of_nothing_can_be_written(row_of, report_of, tmp_path):
+def test_a_report_without_measurements_can_be_written(row_of, report_of, tmp_path):
     write_report(report_of([row_of("edge a:fp32", state="failed", note="x")]), tmp_path)
     assert "edge a:fp32: failed: x" in (tmp_path / "report.md").read_text()
 
@@ -314,7 +314,7 @@ def test_a_report_of_nothing_can_be_written(row_of, report_of, tmp_path):
     ],
     ids=["broken", "list", "newer", "no number", "keys"],
 )
-def test_what_is_no_report_is_refused_in_one_line(report, tmp_path, change, message):
+def test_invalid_reports_are_refused_in_one_line(report, tmp_path, change, message):
     path = tmp_path / "report.json"
     path.write_bytes(change(to_json(report)))
     with pytest.raises(DataError, match=message) as raised:

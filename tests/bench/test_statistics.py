@@ -1,4 +1,4 @@
-"""What recorded samples say, without timing anything."""
+"""Statistics of recorded samples; nothing is timed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mirnet_edge.bench.statistics import (
 )
 
 
-def test_quiet_times_are_believed(timing_of, samples_of):
+def test_a_small_spread_is_stable(timing_of, samples_of):
     assert assess_stability(timing_of(samples_of(10.0))).stable
 
 
@@ -28,19 +28,19 @@ def test_quiet_times_are_believed(timing_of, samples_of):
     ],
     ids=["few", "spread", "slower", "faster"],
 )
-def test_times_that_cannot_be_believed_say_why_and_what_to_do(timing_of, samples, reason):
+def test_unstable_measurements_have_reasons_and_advice(timing_of, samples, reason):
     found = assess_stability(timing_of(samples))
     assert not found.stable
     assert any(one.startswith(reason) for one in found.reasons)
     assert "--rounds" in found.advice
 
 
-def test_a_warm_up_that_never_settled_is_said(timing_of, samples_of):
+def test_a_warm_up_that_was_not_steady_is_a_reason(timing_of, samples_of):
     (reason,) = assess_stability(timing_of(samples_of(10.0), settled=False)).reasons
     assert reason == "latency was not steady after 6 warm-up runs"
 
 
-def test_the_front_holds_what_no_other_beats():
+def test_the_pareto_front_has_the_points_that_no_other_beats():
     assert pareto([(10, 20), (5, 18), (20, 19), (5, 17), (30, 25)]) == [1, 0, 4]
 
 

@@ -1,4 +1,4 @@
-"""Running without pause, on a clock that only the runner moves, with sensors that are recorded."""
+"""Sustained runs, on a clock that only the runner advances, with fake sensors."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from mirnet_edge.testing.null_runner import NullRunner
 _FRAME = np.zeros((1, 4, 4, 3), np.uint8)
 
 
-class Ticking(NullRunner):
-    """Takes, on the clock, what a function of the clock says."""
+class TickingRunner(NullRunner):
+    """Advances the clock by a function of its time."""
 
     def __init__(self, clock, seconds_at, **failing):
         super().__init__("ticking", **failing)
@@ -35,8 +35,8 @@ class Ticking(NullRunner):
         return super().run(frames)
 
 
-class RecordedSensors:
-    """Ten watts by the clock; a temperature that follows it; the second meter falls silent."""
+class FakeSensors:
+    """Ten watts, a rising temperature, and a second meter that stops answering."""
 
     covers = {"package": "ten watts", "gpu": "silent after 30 s"}  # noqa: RUF012
 
@@ -61,17 +61,17 @@ class RecordedSensors:
 
 
 @pytest.fixture
-def endured():
-    """Run without pause: endured(seconds a frame, pace=(seconds, part), **runner's options)."""
+def run_parts():
+    """Return a sustained run: run_parts(seconds per frame, schedule=(seconds, part), **options)."""
 
-    def run(seconds_at, pace=(64.0, 8.0), on_part=lambda part: None, **failing):
+    def run(seconds_at, schedule=(64.0, 8.0), on_part=lambda part: None, **failing):
         clock, found = [5.0], SustainedRun(sustained=True)
-        sensors = RecordedSensors(clock)
+        sensors = FakeSensors(clock)
         with (
-            Ticking(clock, seconds_at, **failing) as runner,
+            TickingRunner(clock, seconds_at, **failing) as runner,
             contextlib.suppress(KeyboardInterrupt),
         ):
-            how = SustainedSchedule(*pace, clock=lambda: clock[0])
+            how = SustainedSchedule(*schedule, clock=lambda: clock[0])
             run_sustained(runner, _FRAME, how, sensors, found, on_part)
         assert not sensors.watched
         return found
@@ -87,8 +87,8 @@ def test_a_part_is_half_a_minute_or_an_eighth():
             sustained_schedule(minutes)
 
 
-def test_every_part_has_its_runs_conditions_and_energy(endured):
-    parts = endured(lambda now: 0.25).parts
+def test_every_part_has_runs_conditions_and_energy(run_parts):
+    parts = run_parts(lambda now: 0.25).parts
     assert [part.end_s for part in parts] == [8.0 * one for one in range(1, 9)]
     assert {(part.runs, part.duration_s, part.p50_ms, part.p95_ms) for part in parts} == {
         (32, 8.0, 250.0, 250.0)
@@ -98,25 +98,25 @@ def test_every_part_has_its_runs_conditions_and_energy(endured):
     assert [part.energy_j.get("gpu") for part in parts[:4]] == [800.0, 800.0, 800.0, None]
 
 
-def test_frames_longer_than_a_part_end_several_and_none_is_empty(endured):
-    parts = endured(lambda now: 20.0).parts
+def test_a_frame_longer_than_a_part_ends_several_parts(run_parts):
+    parts = run_parts(lambda now: 20.0).parts
     assert [(part.end_s, part.runs) for part in parts] == [(20, 1), (40, 1), (60, 1), (80, 1)]
 
 
-def test_a_frame_longer_than_the_whole_run_is_one_run(endured):
-    (part,) = endured(lambda now: 40.0, pace=(5.0, 5.0)).parts
+def test_a_frame_longer_than_the_whole_run_is_one_run(run_parts):
+    (part,) = run_parts(lambda now: 40.0, schedule=(5.0, 5.0)).parts
     assert (part.runs, part.duration_s, part.energy_j["package"]) == (1, 40.0, 400.0)
 
 
-def test_what_fails_or_is_interrupted_keeps_whole_parts(endured):
-    found = endured(lambda now: 1.0, failure=EngineError("out\nof memory"), fails_at=20)
+def test_failures_and_interruptions_keep_complete_parts(run_parts):
+    found = run_parts(lambda now: 1.0, failure=EngineError("out\nof memory"), fails_at=20)
     assert (len(found.parts), found.failure) == (2, "out of memory")
 
     def stop(part):
         if part.end_s >= 24:
             raise KeyboardInterrupt
 
-    assert len(endured(lambda now: 1.0, on_part=stop).parts) == 3
+    assert len(run_parts(lambda now: 1.0, on_part=stop).parts) == 3
 
 
 @pytest.mark.parametrize(
@@ -131,13 +131,13 @@ def test_what_fails_or_is_interrupted_keeps_whole_parts(endured):
     ],
     ids=["steady", "throttled", "dip", "warming", "slow", "one"],
 )
-def test_the_verdict_says_whether_the_rate_is_held(endured, seconds_at, line):
-    parts = endured(seconds_at).parts
+def test_the_summary_says_whether_the_rate_is_held(run_parts, seconds_at, line):
+    parts = run_parts(seconds_at).parts
     assert describe_sustained_rate(parts).startswith(line)
     if len(parts) > 1:
         assert last_to_first(parts) == parts[-1].p50_ms / parts[0].p50_ms
 
 
-def test_minutes_are_said_as_minutes(endured):
-    parts = endured(lambda now: 0.5 if now < 605 else 1.0, pace=(1200.0, 30.0)).parts
+def test_long_durations_are_in_minutes(run_parts):
+    parts = run_parts(lambda now: 0.5 if now < 605 else 1.0, schedule=(1200.0, 30.0)).parts
     assert describe_sustained_rate(parts) == "slows down by 100% after 10.0 minutes"

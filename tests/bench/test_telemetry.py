@@ -1,4 +1,4 @@
-"""Meters of energy on a made-up /sys, and NVML on a made-up module."""
+"""Energy meters and sensors on a fake /sys and a fake NVML module."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import types
 import pytest
 
 from mirnet_edge.bench import telemetry
-from mirnet_edge.bench import telemetry as sensing
 from mirnet_edge.bench.telemetry import (
     NvidiaGpus,
     PowerMeter,
@@ -23,7 +22,7 @@ _RANGE = 1_000_000
 
 @pytest.fixture
 def write(tmp_path):
-    """Write files below a made-up /sys: write({"path": "text"}) gives the folder."""
+    """Write files of a fake /sys: write({"path": "text"}) returns its folder."""
 
     def make(files):
         for name, text in files.items():
@@ -37,7 +36,7 @@ def write(tmp_path):
 
 @pytest.fixture
 def rapl(write):
-    """Write packages of a processor: rapl(energy, ...) in microjoules, with what is none."""
+    """Write CPU packages: rapl(energy, ...) in microjoules, and zones that are not packages."""
 
     def make(*energies):
         files = {}
@@ -45,7 +44,7 @@ def rapl(write):
             zone = f"class/powercap/intel-rapl:{number}"
             files |= {f"{zone}/name": f"package-{number}", f"{zone}/energy_uj": energy,
                       f"{zone}/max_energy_range_uj": _RANGE}  # fmt: skip
-        # counted twice if it were taken: a package's part, the platform, the package's second way
+        # would be counted twice: a part of a package, the platform, the package's second interface
         others = {
             "intel-rapl:0:0": "core",
             "intel-rapl:9": "psys",
@@ -62,7 +61,7 @@ def rapl(write):
 
 @pytest.fixture
 def ina(write):
-    """Write a board's rails: ina({"VDD_IN": (millivolts, milliamperes)})."""
+    """Write the rails of a board: ina({"VDD_IN": (millivolts, milliamperes)})."""
 
     def make(rails):
         chip = "class/hwmon/hwmon3"
@@ -77,7 +76,7 @@ def ina(write):
     return make
 
 
-def test_all_packages_are_counted_and_nothing_twice(rapl):
+def test_every_package_is_counted_once(rapl):
     meter, note = open_rapl(rapl(100, 500))
     assert note == ""
     assert meter.joules() == 0.0
@@ -85,7 +84,7 @@ def test_all_packages_are_counted_and_nothing_twice(rapl):
     assert meter.joules() == pytest.approx(0.042)
 
 
-def test_a_counter_that_begins_anew_goes_on(rapl):
+def test_a_counter_that_wraps_around_continues(rapl):
     meter, _ = open_rapl(rapl(_RANGE - 100))
     for energy in (_RANGE - 50, 25, _RANGE - 1, 0):
         rapl(energy)
@@ -94,20 +93,20 @@ def test_a_counter_that_begins_anew_goes_on(rapl):
     assert last == pytest.approx((50 + 75 + (_RANGE - 26) + 1) / 1e6)
 
 
-def test_a_counter_that_falls_silent_has_no_figure(rapl, tmp_path):
+def test_an_unreadable_counter_has_no_energy(rapl, tmp_path):
     meter, _ = open_rapl(rapl(5))
     (tmp_path / "class/powercap/intel-rapl:0/energy_uj").write_text("?")
     assert meter.joules() is None
 
 
-def test_a_counter_that_only_root_may_read_says_so_once(rapl, monkeypatch):
+def test_a_counter_that_only_root_may_read_has_one_note(rapl, monkeypatch):
     from pathlib import Path
 
     system = rapl(1, 2)
     read = Path.read_text
 
     def refused(self, *arguments, **options):
-        if self.name == "energy_uj":  # root, who runs tests in containers, may read everything
+        if self.name == "energy_uj":  # tests in containers run as root, which may read everything
             raise PermissionError(13, "Permission denied")
         return read(self, *arguments, **options)
 
@@ -121,7 +120,7 @@ def test_a_counter_that_only_root_may_read_says_so_once(rapl, monkeypatch):
     assert found.joules() == found.covers == {}
 
 
-def test_the_whole_board_is_one_rail_where_there_is_one(ina):
+def test_the_board_is_its_input_rail_where_it_has_one(ina):
     rails = {"VDD_CPU_GPU_CV": (5000, 400), "VDD_IN": (5000, 2000), "NC": (5000, 10)}
     system, clock = ina(rails), [0.0]
     meter, _ = open_board(system, clock=lambda: clock[0])
@@ -133,7 +132,7 @@ def test_the_whole_board_is_one_rail_where_there_is_one(ina):
     assert meter.joules() == pytest.approx(2 * 15.0)
 
 
-def test_else_the_rails_are_summed(ina):
+def test_without_an_input_rail_the_rails_are_summed(ina):
     clock = [0.0]
     rails = {"VDD_GPU_SOC": (5000, 1000), "VDD_CPU_CV": (5000, 400), "NC": (5000, 9)}
     meter, _ = open_board(ina(rails), clock=lambda: clock[0])
@@ -143,7 +142,7 @@ def test_else_the_rails_are_summed(ina):
     assert meter.joules() == pytest.approx(3 * 7.0)
 
 
-def test_power_that_nobody_watched_is_not_counted_and_a_lost_sensor_has_no_figure():
+def test_power_is_integrated_within_the_context_and_a_failed_sensor_has_no_energy():
     clock, power = [0.0], [4.0]
     meter = PowerMeter(lambda: power[0], "", clock=lambda: clock[0])
     with meter.watching():
@@ -161,49 +160,47 @@ class NVMLError(Exception):
     pass
 
 
-def _nvml(counts=True, powers=True, cards=2):
-    """Return what stands for pynvml: cards of 1 and 2 kJ, 50 and 100 W."""
+def _nvml(has_energy=True, has_power=True, gpus=2):
+    """Return a fake pynvml: GPUs of 1 and 2 kJ, 50 and 100 W."""
 
-    def counted(card):
-        if not counts:
+    def energy(gpu):
+        if not has_energy:
             raise NVMLError("Not Supported")
-        return 1_000_000 * card
+        return 1_000_000 * gpu
 
-    def drawn(card):
-        if not powers:
+    def power(gpu):
+        if not has_power:
             raise NVMLError("Not Supported")
-        return 50_000 * card
+        return 50_000 * gpu
 
     return types.SimpleNamespace(
         NVMLError=NVMLError, NVML_CLOCK_GRAPHICS=0, NVML_TEMPERATURE_GPU=0,
-        nvmlDeviceGetCount=lambda: cards, nvmlDeviceGetHandleByIndex=lambda place: place + 1,
-        nvmlDeviceGetClockInfo=lambda card, kind: 1000 * card,
-        nvmlDeviceGetTemperature=lambda card, kind: 40 * card,
-        nvmlDeviceGetTotalEnergyConsumption=counted, nvmlDeviceGetPowerUsage=drawn,
+        nvmlDeviceGetCount=lambda: gpus, nvmlDeviceGetHandleByIndex=lambda place: place + 1,
+        nvmlDeviceGetClockInfo=lambda gpu, kind: 1000 * gpu,
+        nvmlDeviceGetTemperature=lambda gpu, kind: 40 * gpu,
+        nvmlDeviceGetTotalEnergyConsumption=energy, nvmlDeviceGetPowerUsage=power,
     )  # fmt: skip
 
 
-def test_cards_tell_clock_temperature_and_energy():
-    cards = NvidiaGpus(_nvml())
-    assert (cards.clock_mhz(), cards.celsius()) == (1500.0, 80.0)
-    meter = cards.meter()
+def test_gpus_have_clock_temperature_and_energy():
+    gpus = NvidiaGpus(_nvml())
+    assert (gpus.clock_mhz(), gpus.celsius()) == (1500.0, 80.0)
+    meter = gpus.meter()
     assert (meter.covers, meter.joules()) == ("all 2 GPUs (NVML)", 3000.0)
-    assert NvidiaGpus(_nvml(cards=1)).meter().covers == "GPU (NVML)"
+    assert NvidiaGpus(_nvml(gpus=1)).meter().covers == "GPU (NVML)"
 
 
-def test_cards_without_a_counter_are_integrated_and_without_power_have_no_meter():
-    meter = NvidiaGpus(_nvml(counts=False)).meter()
+def test_gpus_without_energy_counter_integrate_power_and_without_power_have_no_meter():
+    meter = NvidiaGpus(_nvml(has_energy=False)).meter()
     assert isinstance(meter, PowerMeter)
-    assert NvidiaGpus(_nvml(counts=False, powers=False)).meter() is None
+    assert NvidiaGpus(_nvml(has_energy=False, has_power=False)).meter() is None
 
 
-def test_a_machine_without_sensors_says_so_and_one_with_all_has_three_meters(
-    rapl, ina, tmp_path, monkeypatch
-):
+def test_meters_are_those_that_the_machine_has(rapl, ina, tmp_path, monkeypatch):
     nothing = open_sensors(tmp_path / "none")
     assert "not measured" in " ".join(nothing.notes)
     assert nothing.covers == {}
-    monkeypatch.setattr(sensing, "open_gpus", lambda *, driver_loaded: (NvidiaGpus(_nvml()), ""))
+    monkeypatch.setattr(telemetry, "open_gpus", lambda *, driver_loaded: (NvidiaGpus(_nvml()), ""))
     rapl(1)
     everything = open_sensors(ina({"VDD_IN": (5000, 2000)}))
     assert everything.notes == ()
@@ -214,7 +211,7 @@ def test_a_machine_without_sensors_says_so_and_one_with_all_has_three_meters(
     assert (state.gpu_clock_mhz, state.gpu_celsius) == (1500.0, 80.0)
 
 
-def test_a_driver_without_its_module_is_told_how_to_be_asked(write, monkeypatch):
+def test_a_driver_without_pynvml_has_a_note_how_to_install_it(write, monkeypatch):
     monkeypatch.setattr(telemetry, "available", lambda name: False)
     (note,) = open_sensors(write({"module/nvidia/version": "580"})).notes
     assert "pip install nvidia-ml-py" in note
