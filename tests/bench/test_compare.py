@@ -37,6 +37,8 @@ def test_changes_beyond_the_tolerance_are_slower_or_faster(changed, factor, outc
 
 def test_the_tolerance_is_an_option(changed):
     assert changed(1.2, tolerance=0.4).changes[0].outcome == "noise"
+    assert changed(1.05).changes[0].outcome == "noise"
+    assert changed(1.05, tolerance=0.0).changes[0].outcome == "slower"
     with pytest.raises(OptionError, match="--tolerance must be 0 or more, found -1"):
         changed(1.0, tolerance=-1)
 
