@@ -1,4 +1,4 @@
-"""Packages that only some jobs need: importing one, or saying how to install it."""
+"""Import optional packages, with the command that installs a missing one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ EXTRAS = {
 
 
 def available(name: str) -> bool:
-    """Say whether a package is installed, without importing it."""
+    """Return whether a package is installed, without importing it."""
     return importlib.util.find_spec(name) is not None
 
 

@@ -1,4 +1,4 @@
-"""Checks of a device, each with its finding and the command that puts it right."""
+"""Check a machine for what mirnet-edge needs; each finding names the command that fixes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TIMEOUT_S = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found."""
+    """The result of one check."""
 
     subject: str
     state: State
@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Return the findings of all checks; none of them raises."""
+    """Return the findings of all checks; no check raises."""
     found: list[Finding] = []
     for check in (_processor, _cuda, _backends, _opencv, _camera, _memory, _power_mode):
         found += check()
@@ -55,7 +55,7 @@ def _processor() -> Iterator[Finding]:
         yield Finding(
             "processor", "note", what,
             "no INT8 dot product: INT8 may be slower than fp32 here; the gate of mirnet-export "
-            "decides by measuring",
+            "decides by measurement",
         )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def _cuda() -> Iterator[Finding]:
     except MirnetEdgeError as error:
         yield Finding(
             "CUDA", "missing" if is_jetson() else "note", str(error),
-            "" if "pip install" in str(error) else "without a GPU: use the CPU modes of a bundle",
+            "" if "pip install" in str(error) else "without a GPU: use the CPU backends",
         )  # fmt: skip
         return
     yield Finding("CUDA", "ok", f"{gpu.name}, compute capability {gpu.capability}, {gpu.cuda}")
@@ -90,7 +90,7 @@ def _opencv() -> Iterator[Finding]:
 
 
 def gstreamer_finding(version: str, build: str) -> Iterator[Finding]:
-    """Yield whether an OpenCV was built with GStreamer, which CSI cameras need."""
+    """Yield whether OpenCV is built with GStreamer, which CSI cameras need."""
     has = re.search(r"GStreamer:\s+YES", build) is not None
     if has or not is_jetson():
         yield Finding("OpenCV", "ok", f"{version}, GStreamer {'yes' if has else 'no'}")
@@ -131,7 +131,7 @@ def _memory() -> Iterator[Finding]:
     table = _text(_MEMORY)
     sizes = {name: int(kib) >> 10 for name, kib in re.findall(r"(\w+):\s+(\d+) kB", table)}
     if "MemTotal" not in sizes:
-        yield Finding("memory", "note", "not told by this system")
+        yield Finding("memory", "note", "not reported by this system")
         return
     total, swap = sizes["MemTotal"], sizes.get("SwapTotal", 0)
     what = f"{total} MiB, {sizes.get('MemAvailable', 0)} available, swap {swap} MiB"
@@ -148,10 +148,10 @@ def _memory() -> Iterator[Finding]:
 def _power_mode() -> Iterator[Finding]:
     if not is_jetson():
         return
-    said = _output(["nvpmodel", "-q"])
-    mode = re.search(r"NV Power Mode:\s*(\S+)", said)
+    text = _output(["nvpmodel", "-q"])
+    mode = re.search(r"NV Power Mode:\s*(\S+)", text)
     if mode is None:
-        yield Finding("power mode", "note", "nvpmodel does not tell", "sudo nvpmodel -q")
+        yield Finding("power mode", "note", "not reported by nvpmodel", "sudo nvpmodel -q")
         return
     fastest = mode[1].startswith("MAXN")
     yield Finding(

@@ -41,7 +41,7 @@ def write_atomically(path: Path, payload: bytes) -> None:
 
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
-    """Give an empty file beside PATH, of its suffix, that takes PATH's place if all goes well.
+    """Yield an empty file beside PATH, of its suffix, that replaces PATH at the end of the block.
 
     A reader sees the old file or the new one, never a part.
 
@@ -78,9 +78,9 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside TARGET that takes TARGET's place when the block ends well.
+    """Yield an empty folder beside TARGET that replaces TARGET at the end of the block.
 
-    A kill at any moment leaves TARGET as it was, or complete and new.
+    After a kill at any moment, or an exception, TARGET is the old folder or the new one.
 
     Raises:
         MirnetEdgeError: The parent folder cannot be written, or TARGET is not a folder.
@@ -90,7 +90,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
         raise MirnetEdgeError(f"{target} is a file; expected a folder or nothing. Choose another")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _clear_rests(target)
+        _remove_unfinished(target)
         prefix = f".{target.name}.new-{os.getpid()}-"
         staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
     except OSError as error:
@@ -109,24 +109,24 @@ def replace_folder(target: Path) -> Iterator[Path]:
 
 
 def recover(target: Path) -> None:
-    """Put back a folder that was moved aside when the program was killed between two renames.
+    """Restore a folder that `replace_folder` had moved aside when the program was killed.
 
     Only where the system cannot exchange two folders in one step; elsewhere there is nothing to
-    put back.
+    restore.
     """
     if not target.absolute().name:
-        return  # a root has no former self
+        return  # a root is never replaced
     former = _former(target.absolute())
     if former.is_dir() and not target.exists():
         former.rename(target.absolute())
 
 
 def _swap(staging: Path, target: Path) -> None:
-    """Put STAGING in TARGET's place; what was there is afterwards at STAGING, or gone."""
+    """Replace TARGET by STAGING; the old folder is at STAGING afterwards, or deleted."""
     if not target.exists():
         staging.rename(target)
         return
-    if _exchanged(staging, target):
+    if _exchange(staging, target):
         return
     former = _former(target)
     shutil.rmtree(former, ignore_errors=True)
@@ -135,8 +135,8 @@ def _swap(staging: Path, target: Path) -> None:
     shutil.rmtree(former, ignore_errors=True)
 
 
-def _exchanged(one: Path, two: Path) -> bool:
-    """Exchange two folders in one atomic step where the system can (Linux: renameat2)."""
+def _exchange(one: Path, two: Path) -> bool:
+    """Exchange two folders atomically; return whether the system can (Linux: renameat2)."""
     if sys.platform != "linux":
         return False
     try:
@@ -147,8 +147,8 @@ def _exchanged(one: Path, two: Path) -> bool:
     return bool(rename(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0)
 
 
-def _clear_rests(target: Path) -> None:
-    """Remove what killed programs had begun to write beside TARGET."""
+def _remove_unfinished(target: Path) -> None:
+    """Remove the unfinished folders of killed programs beside TARGET."""
     recover(target)
     for rest in target.parent.glob(f".{target.name}.new-*-*"):
         writer = rest.name.rsplit("-", 2)[1]
@@ -191,22 +191,22 @@ _Kind = TypeVar("_Kind", bound=BaseModel)
 
 
 def read_toml(path: Path, kind: type[_Kind], *, absent: str | None = None) -> _Kind:
-    """Return a file as a document of that kind.
+    """Return the content of a TOML file as a document.
 
     Args:
         path: The file.
-        kind: Says which keys there may be and what they hold.
-        absent: What to say where the file cannot be read; its name and the reason if left out.
+        kind: The class of the document.
+        absent: The message where the file cannot be read; None for its name and the reason.
 
     Raises:
-        OptionError: It cannot be read, is not TOML, or holds something else.
+        OptionError: The file cannot be read, is not TOML, or does not fit the class.
     """
     try:
         return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise OptionError(absent or f"{path} cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} is not TOML: {error}. Mend that line") from error
+        raise OptionError(f"{path} is not TOML: {error}. Correct that line") from error
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"]))

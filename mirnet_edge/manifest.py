@@ -28,7 +28,7 @@ Precision = Literal["fp32", "bf16", "fp16", "int8", "int8+fp16", "int8+bf16"]
 
 
 class StrictDocument(BaseModel):
-    """A part of a file on disk: immutable, and unknown keys are errors."""
+    """Base class of documents on disk: immutable, unknown keys are errors, former keys are read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,7 +40,7 @@ class StrictDocument(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_former_schema(cls, document: object) -> object:
-        """Return the document as the present schema has it."""
+        """Return the document in the present schema."""
         if not isinstance(document, dict):
             return document
         document = rename_keys(document, cls.former_keys)
@@ -51,9 +51,9 @@ class StrictDocument(BaseModel):
 
 
 def rename_keys(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Return a document whose former keys have their present names.
+    """Return a document with the present names in place of former keys.
 
-    A key whose present name is in the document too keeps its own, so that it is refused as unknown.
+    A former key beside its present name is kept, so that it is refused as unknown.
     """
     return {
         names[key] if key in names and names[key] not in document else key: value
@@ -62,7 +62,7 @@ def rename_keys(document: Mapping[str, Any], names: Mapping[str, str]) -> dict[s
 
 
 class BoundFile(StrictDocument):
-    """A file of the bundle and its content."""
+    """A file of the bundle, its size and its SHA-256."""
 
     file: str
     """Name relative to the bundle's folder."""
@@ -71,70 +71,71 @@ class BoundFile(StrictDocument):
 
 
 class ModelFacts(StrictDocument):
-    """Which network this is."""
+    """The network: architecture, configuration, task, weights."""
 
     architecture: str
     config: dict[str, Any]
     task: str
     weights: BoundFile
     source: str
-    """What the user named as weights."""
+    """The weights as the user named them."""
     parameters: int
     macs_640x480: int
     """Multiply-accumulates for one 640x480 frame."""
 
 
 class ThumbnailFacts(StrictDocument):
-    """How a network makes a frame small before it decides: box means, then bilinear sampling."""
+    """The thumbnail of a network's input: box means, then bilinear sampling."""
 
     factor: int = Field(ge=1)
     """The side of the boxes, in pixels."""
     size: tuple[int, int]
-    """(height, width) of what is sampled from them, half-pixel centers, not antialiased."""
+    """(height, width) of the thumbnail sampled from them: half-pixel centers, not antialiased."""
 
 
 class ContextVector(StrictDocument):
-    """A vector about the whole frame that an anchored graph takes and gives."""
+    """A global context vector, an input and output of context-anchored graphs."""
 
     name: str
-    """The part of the network that pools it; `#2` where the part runs a second time."""
+    """The module that computes it; `#2` where the module runs a second time."""
     size: int = Field(ge=1)
     thumbnail: ThumbnailFacts | None = None
-    """What it is decided on; None for a mean over the frame, for which the mean of its tiles'
-    means can stand."""
+    """The thumbnail it is computed from; None for a mean over the frame, which the mean of its
+    tiles' means approximates."""
 
 
 class ImageContract(StrictDocument):
-    """What the graphs take and give."""
+    """The inputs and outputs of the graphs: type, sizes, scale, context vectors."""
 
     io: Literal["uint8", "float"]
     """`uint8`: (N, H, W, 3) RGB. `float`: (N, 3, H, W) RGB float32 in [0, 1]."""
     multiple: int = Field(ge=1)
     """Height and width must be multiples of this; the runtime pads by reflection and crops."""
     size: tuple[int, int] | None
-    """(height, width) of a graph with fixed shape; None where any size goes."""
+    """(height, width) of graphs of static size; None where any size is valid."""
     scale: int = Field(default=1, ge=1)
-    """How many times higher and wider what comes out is; above 1 for super-resolution."""
+    """How many times higher and wider restored frames are; above 1 for super-resolution."""
     vectors: tuple[ContextVector, ...] = ()
-    """Those that follow each other in `globals_in` and `globals_out` of anchored graphs; empty
-    for graphs that take frames alone."""
+    """In the order of `globals_in` and `globals_out` of context-anchored graphs; empty for graphs
+    that take frames alone."""
     reach: int | None = None
-    """How far from a cut, in pixels, a tile differs from its frame by more than a quarter of an
-    8-bit level, given the frame's vectors; measured at the export, None for graphs without."""
+    """Distance from its border, in pixels, within which a tile differs from its frame by more than
+    a quarter of an 8-bit level, given the frame's context vectors; measured at the export, None for
+    graphs without."""
 
     @property
     def context_length(self) -> int:
-        """How many numbers `globals_in` and `globals_out` hold for a frame."""
+        """Return how many numbers a frame's context vectors hold."""
         return sum(vector.size for vector in self.vectors)
 
 
 class CalibrationFacts(StrictDocument):
-    """What the INT8 ranges were taken from."""
+    """The calibration set of the INT8 ranges."""
 
     source: str
     images: int
     sha256: str
-    """Over the sorted hashes of the images' pixels: the same set gives the same value."""
+    """Of the sorted hashes of the images' pixels, whatever their order."""
     note: str
 
 
@@ -147,7 +148,7 @@ class QualityFacts(StrictDocument):
 
 
 class LatencyFacts(StrictDocument):
-    """Time of one frame through the whole graph, input and output conversion included."""
+    """Latency of one frame, with the conversion of input and output."""
 
     p50_ms: float
     p95_ms: float
@@ -181,7 +182,7 @@ class GraphFacts(StrictDocument):
     targets: list[Literal["cpu", "tensorrt"]]
     onnx: BoundFile
     kept: bool = True
-    """False where the quality was not enough: the figures stay, the file is gone."""
+    """False where the quality gate rejected it: the results are kept, the file is deleted."""
     against_fp32: QualityFacts | None
     """None for fp32 itself."""
     against_truth: QualityFacts | None
@@ -189,9 +190,9 @@ class GraphFacts(StrictDocument):
     truth_drop_db: float | None
     """How much lower the mean PSNR against the references is than that of fp32."""
     quantization: QuantizationFacts | None = None
-    """None where every convolution that sees pixels is quantized, or none is."""
+    """None where all convolutions of pixels are quantized, or none."""
     ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
-    """How the ranges of INT8 activations were taken (`quantization.ptq`)."""
+    """The range estimator of INT8 activations (`quantization.ptq`)."""
 
 
 class RejectionReason(str, Enum):
@@ -229,7 +230,7 @@ class Configuration(StrictDocument):
     """`backend:precision`, for example `openvino:int8`."""
     backend: BackendName
     precision: Precision
-    """What the backend computes in; bf16, for one, runs the fp32 graph."""
+    """The precision that the backend computes in; bf16 runs the fp32 graph."""
     graph: str
     """The name of the graph it runs."""
     against_fp32: QualityFacts | None
@@ -245,9 +246,9 @@ class Configuration(StrictDocument):
 
 
 class EngineFacts(StrictDocument):
-    """A TensorRT engine beside the graph it was built from, and what it fits.
+    """A TensorRT engine: its file, its graph, and the TensorRT and GPU it was built for.
 
-    None stands for what was not known: built without a GPU, or by an older mirnet-edge.
+    None where unknown: built without a GPU, or by an older mirnet-edge.
     """
 
     former_keys: ClassVar[dict[str, str]] = {"flavour": "flavor"}
@@ -257,7 +258,7 @@ class EngineFacts(StrictDocument):
     flavor: str
     """`tensorrt` or `tensorrt_rtx`."""
     version: str
-    """Of TensorRT; an engine opens in this one only."""
+    """TensorRT's version; no other opens the engine."""
     profiles: list[dict[str, list[int]]] = []
     """Input shapes `min`, `opt`, `max`; in this order in the engine."""
     onnx_sha256: str | None = None
@@ -267,9 +268,9 @@ class EngineFacts(StrictDocument):
     capabilities: list[str] = []
     """Compute capabilities it was built for; empty for TensorRT-RTX's portable set."""
     flags: dict[str, int | str] = {}
-    """Builder settings that were not left alone: workspace_mib, level."""
+    """Build settings other than TensorRT's defaults: workspace_mib, level."""
     delivered: dict[str, int] | None = None
-    """How many convolutions compute in which precision, as the engine inspector tells."""
+    """How many convolutions compute in which precision, by the engine inspector."""
 
     @model_validator(mode="before")
     @classmethod
@@ -282,15 +283,15 @@ class EngineFacts(StrictDocument):
 
 
 class TimingCache(StrictDocument):
-    """What TensorRT timed while it built the engines, kept for the next build."""
+    """TensorRT's timing cache, kept for the next engine build."""
 
     cache: BoundFile
     origin: str
-    """Which TensorRT timed it on which GPU; no other may use it."""
+    """The TensorRT and GPU it is valid for."""
 
 
 class MachineFacts(StrictDocument):
-    """Where the figures were taken."""
+    """The machine of the measurements."""
 
     processor: str
     cores: int
@@ -310,7 +311,7 @@ class GateFacts(StrictDocument):
 
 
 class Manifest(StrictDocument):
-    """All that a bundle says of itself."""
+    """The manifest of a bundle."""
 
     former_keys: ClassVar[dict[str, str]] = {
         "modes": "configurations",
@@ -378,7 +379,7 @@ FILE_NAME = "manifest.json"
 
 
 def bind(path: Path) -> BoundFile:
-    """Return the entry of a file that lies in a bundle's folder."""
+    """Return the manifest's entry of a file in a bundle's folder."""
     return BoundFile(file=path.name, sha256=sha256_of(path), size_bytes=path.stat().st_size)
 
 
@@ -388,7 +389,7 @@ def to_json(manifest: Manifest) -> bytes:
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """Read a bundle's manifest, after mending what a killed export left.
+    """Return a bundle's manifest, after restoring the folder where an export was killed.
 
     Raises:
         BundleError: No bundle there, not a manifest, or of another schema.
@@ -421,10 +422,10 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 def verify_path(bundle: Path, entry: BoundFile) -> Path:
-    """Return the path of a bundle's file after comparing its content with the manifest.
+    """Return the path of a bundle's file after verifying its SHA-256.
 
     Raises:
-        BundleError: The file is missing, or its bytes are not those the manifest binds.
+        BundleError: The file is missing, or its SHA-256 is not the manifest's.
     """
     path = bundle / entry.file
     # no file has a zero byte in its name, and asking for one is a ValueError

@@ -1,4 +1,4 @@
-"""How close restored images are to their references: functions, one value per image.
+"""Image quality metrics against references: PSNR, SSIM, MAE and flicker; one value per image.
 
 All take (N, H, W, 3) RGB, uint8 or floating in [0, 1] (floats are clamped to it), cut nothing off
 the borders, and sum in float64.
@@ -25,7 +25,7 @@ _Image: TypeAlias = NDArray[np.float64]
 # Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment", IEEE TIP 2004, section III
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
 _STILL_BLOCK = 16  # pixels each way: pixels' own noise is mostly gone from its mean
-_LUMA_FLOOR = 1.0 / 255.0  # what is added to a block's mean, so that black ones do not count most
+_LUMA_FLOOR = 1.0 / 255.0  # added to a block's mean, so that black blocks do not dominate
 
 
 def psnr(restored: Images, reference: Images) -> NDArray[np.float64]:
@@ -47,9 +47,8 @@ def psnr(restored: Images, reference: Images) -> NDArray[np.float64]:
 def psnr_gtmean(restored: Images, reference: Images) -> NDArray[np.float64]:
     """Return `psnr` after giving the restored image the reference's mean gray.
 
-    A different figure from `psnr`, and never to be compared with it: it forgives a wrong
-    exposure, and so tells that error from noise and lost detail. Low-light papers report it as
-    "GT mean" (Zhang et al., KinD, ACM MM 2019, began it).
+    Not comparable with `psnr`: it ignores a wrong exposure, and so measures noise and lost detail
+    alone. Low-light papers report it as "GT mean", since KinD (Zhang et al., ACM MM 2019).
 
     Args:
         restored: (N, H, W, 3); multiplied by the ratio of the mean grays, then clamped. An image
@@ -106,11 +105,11 @@ def mae(restored: Images, reference: Images) -> NDArray[np.float64]:
 
 
 def flicker(restored: Images, source: Images, *, still: float = 2.0 / 255.0) -> float:
-    """Return how much more a restored video's still regions flicker than the source's.
+    """Return the flicker of a restored video's still regions relative to its source's.
 
-    The variance over time of each block's luma, relative to its mean luma as eyes see it, the
-    mean over the blocks that stand still in the source: that of what came out over that of what
-    went in. A constant gain gives 1, a frame-to-frame one more, noise removed less.
+    The variance over time of each block's luma, relative to its squared mean luma, averaged over
+    the blocks that stand still in the source: that of the restored video over that of the source.
+    A constant gain gives 1, a gain that changes between frames more, denoising less.
 
     Args:
         restored: (N, scale H, scale W, 3), the frames of one video in order, at least 3.
@@ -133,19 +132,19 @@ def flicker(restored: Images, source: Images, *, still: float = 2.0 / 255.0) -> 
             f"{source.shape}"
         )
     after, before = _blocks(restored, scale * _STILL_BLOCK), _blocks(source, _STILL_BLOCK)
-    rests = before.std(0) <= still
-    if not rests.any():
+    is_still = before.std(0) <= still
+    if not is_still.any():
         raise ImageError(
             f"no block of the source stands still within {255 * still:.1f} levels; give a clip "
-            "of a camera that rests, or a larger limit"
+            "of a camera that stands still, or a larger limit"
         )
-    went_in, came_out = (
+    source_flicker, restored_flicker = (
         float(np.mean(blocks.var(0) / (blocks.mean(0) + _LUMA_FLOOR) ** 2))
-        for blocks in (before[:, rests], after[:, rests])
+        for blocks in (before[:, is_still], after[:, is_still])
     )
-    if went_in == 0.0:
-        return 1.0 if came_out == 0.0 else np.inf
-    return came_out / went_in
+    if source_flicker == 0.0:
+        return 1.0 if restored_flicker == 0.0 else np.inf
+    return restored_flicker / source_flicker
 
 
 def _blocks(frames: Images, side: int) -> NDArray[np.float64]:
@@ -171,17 +170,17 @@ def _psnr_gtmean(restored: _Image, reference: _Image) -> float:
 
 
 def _ssim(restored: _Image, reference: _Image) -> float:
-    one, two = _blurred(restored), _blurred(reference)
-    variance_one = _blurred(restored * restored) - one * one
-    variance_two = _blurred(reference * reference) - two * two
-    covariance = _blurred(restored * reference) - one * two
+    one, two = _blur(restored), _blur(reference)
+    variance_one = _blur(restored * restored) - one * one
+    variance_two = _blur(reference * reference) - two * two
+    covariance = _blur(restored * reference) - one * two
     c1, c2 = SSIM_K1**2, SSIM_K2**2  # the range is 1
     similar = (2.0 * one * two + c1) * (2.0 * covariance + c2)
     possible = (one * one + two * two + c1) * (variance_one + variance_two + c2)
     return float(np.mean(similar / possible))
 
 
-def _blurred(image: _Image) -> _Image:
+def _blur(image: _Image) -> _Image:
     import cv2
 
     border = SSIM_WINDOW // 2

@@ -1,4 +1,4 @@
-"""ONNX files: written checked, whole, and the same for the same model; libraries kept quiet."""
+"""Write ONNX files, checked, atomic and deterministic, and read their constants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT = "frames", "restored"
 CONTEXT_IN, SMOOTHING_WEIGHT, CONTEXT_OUT = "globals_in", "memory", "globals_out"
-"""What anchored graphs take and give beside frames."""
+"""Further inputs and outputs of context-anchored graphs."""
 
 
 def write_model(model: onnx.ModelProto, path: Path) -> None:
@@ -42,7 +42,7 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
 
 
 def constants_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Return the values a graph holds, initializers and Constant nodes, by name."""
+    """Return a graph's constants, initializers and Constant nodes, by name."""
     from onnx import numpy_helper
 
     values = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
@@ -55,17 +55,14 @@ def constants_of(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that shares nothing with the model."""
+    """Return a deep copy of a model."""
     copy: onnx.ModelProto = type(model).FromString(model.SerializeToString())
     return copy
 
 
 @contextlib.contextmanager
 def suppress_library_output() -> Iterator[None]:
-    """Keep the progress and warnings of exporters and quantizers off the terminal.
-
-    Errors are raised by them, not printed, and pass.
-    """
+    """Suppress the progress and warnings of exporters and quantizers; exceptions pass."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -77,19 +74,19 @@ def suppress_library_output() -> Iterator[None]:
 
 
 def plain_feed(model: onnx.ModelProto, frames: np.ndarray) -> dict[str, np.ndarray]:
-    """Return what to feed a graph so that it restores frames with their own vectors.
+    """Return the inputs with which a graph restores frames with their own context vectors.
 
     Args:
-        model: With frames as its first input, and perhaps an anchored graph's further ones.
-        frames: What the first input takes.
+        model: With frames as its first input; context-anchored or not.
+        frames: The first input's value.
 
     Returns:
-        The value of each input, by name: nothing given and no memory is all zeros.
+        The value of each input by name; those beside frames are zeros.
     """
     first, *others = model.graph.input
     feed = {first.name: frames}
     for value in others:
-        # a side that may change is the number of frames
+        # a dynamic side is the number of frames
         sides = [one.dim_value or len(frames) for one in value.type.tensor_type.shape.dim]
         feed[value.name] = np.zeros(sides, np.float32)
     return feed

@@ -1,4 +1,4 @@
-"""ONNX Runtime's sessions on the processor; one that fails to run is optimized less."""
+"""ONNX Runtime sessions on the processor, optimized less where a kernel fails."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ logger = logging.getLogger(__name__)
 PROVIDER = "CPUExecutionProvider"
 """The execution provider of every session."""
 
-# what a run raises that a kernel failed in; InvalidArgument and others are the caller's
+# exceptions of a kernel that failed; InvalidArgument and others are the caller's
 _KERNEL_FAILED = {"Fail", "RuntimeException", "NotImplemented", "EPFail"}
 _WITHOUT_LAYOUTS, _ONLY_BASIC = "ORT_ENABLE_EXTENDED", "ORT_ENABLE_BASIC"
 _FATAL_ONLY = 4
 
 
 class OnnxSession:
-    """A session whose graph is optimized less from the first run on that fails in a kernel.
+    """A session whose optimization level is lowered from the first run on that fails in a kernel.
 
-    ONNX Runtime's highest level puts operators of its own, made for the processor at hand, in place
-    of the graph's. Where they fail on values of sizes that were never run, the levels EXTENDED
-    (without them) and BASIC are tried in turn; the first that runs is kept for all later runs.
+    ONNX Runtime's highest level replaces the graph's operators by its own, made for the processor.
+    Where they fail on inputs of a size that never ran, the levels EXTENDED (without them) and BASIC
+    are tried in turn; the first that runs is kept for all later runs.
     """
 
     def __init__(self, model: str | bytes, options: Any, *, name: str) -> None:  # noqa: ANN401  # ONNX Runtime has no types
@@ -34,47 +34,47 @@ class OnnxSession:
 
         Args:
             model: The file's name, or its content.
-            options: ONNX Runtime's SessionOptions; they belong to the session from now on. It logs
-                nothing itself: what is wrong is raised.
-            name: How the warning calls it.
+            options: ONNX Runtime's SessionOptions; owned by the session from now on. Its own log
+                is off: errors are raised.
+            name: Of the model, in the warning.
         """
         self._model, self._options, self._name = model, options, name
         options.log_severity_level = _FATAL_ONLY
-        self._session = self._opened()
-        self._settled: set[tuple[tuple[int, ...], ...]] = set()  # sizes that ran, or never will
+        self._session = self._open_session()
+        self._tested: set[tuple[tuple[int, ...], ...]] = set()  # sizes that ran, or never will
 
     def get_inputs(self) -> list[Any]:
-        """Return what the graph takes, as ONNX Runtime tells it."""
+        """Return ONNX Runtime's descriptions of the inputs."""
         return list(self._session.get_inputs())
 
     def get_session_options(self) -> Any:  # noqa: ANN401  # ONNX Runtime has no types
-        """Return the options that are in force."""
+        """Return the options in force."""
         return self._session.get_session_options()
 
     def run(self, outputs: Sequence[str] | None, feed: Mapping[str, NDArray[Any]]) -> list[Any]:
-        """Return the values of the outputs named, or of all.
+        """Return the values of the named outputs, or of all.
 
         Raises:
-            Exception: What ONNX Runtime raises; of several levels, what the first raised.
+            Exception: ONNX Runtime's; of several levels, that of the first.
         """
         sizes = tuple(value.shape for value in feed.values())
         try:
             given: list[Any] = self._session.run(outputs, feed)
         except Exception as error:
-            if sizes in self._settled or type(error).__name__ not in _KERNEL_FAILED:
+            if sizes in self._tested or type(error).__name__ not in _KERNEL_FAILED:
                 raise
             found = self._run_on_lower_levels(outputs, feed, error)
-            self._settled.add(sizes)
+            self._tested.add(sizes)
             if found is None:
                 raise
             return found
-        self._settled.add(sizes)
+        self._tested.add(sizes)
         return given
 
     def _run_on_lower_levels(
         self, outputs: Sequence[str] | None, feed: Mapping[str, NDArray[Any]], error: Exception
     ) -> list[Any] | None:
-        """Return what the first lower level gives that runs, and stay there; None without one."""
+        """Return the outputs at the first lower level that runs, and keep that level; else None."""
         from onnxruntime import GraphOptimizationLevel
 
         failed = self._options.graph_optimization_level
@@ -84,7 +84,7 @@ class OnnxSession:
                 continue
             self._options.graph_optimization_level = level
             try:
-                session = self._opened()
+                session = self._open_session()
                 given: list[Any] = session.run(outputs, feed)
             except Exception:  # noqa: BLE001  # ONNX Runtime has a dozen kinds; the first is told
                 continue
@@ -94,12 +94,12 @@ class OnnxSession:
                 self._name, failed.name, " ".join(str(error).split())[:300], name,
             )  # fmt: skip
             self._session = session
-            self._settled.clear()
+            self._tested.clear()
             return given
         self._options.graph_optimization_level = failed
         return None
 
-    def _opened(self) -> Any:  # noqa: ANN401  # ONNX Runtime has no types
+    def _open_session(self) -> Any:  # noqa: ANN401  # ONNX Runtime has no types
         import onnxruntime
 
         return onnxruntime.InferenceSession(self._model, self._options, providers=[PROVIDER])

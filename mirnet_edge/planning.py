@@ -1,20 +1,19 @@
 """Predict the latency of a network on a device from its MACs and bytes moved (roofline model).
 
-Nothing is computed: the network's deployed form runs on torch's meta device, where tensors have
+No pixel is computed: the network's inference form runs on torch's meta device, where tensors have
 shapes and no values.
 
-The documents are the vendors'; on 2026-11-25 they were read where others mirror or quote them, not
-on the vendors' pages. What says "computed" is cores times clock; "to check" was found nowhere.
+Sources are the vendors' documents, read on 2026-11-25 in mirrors and quotations, not on the
+vendors' pages. "Computed" is cores times clock; "to check" has no source.
 
 Rates of Jetson Orin's tensor cores, 32 in 1024 cores: 256 fused multiply-adds in fp16 per core and
 clock; INT8 is twice that, sparse twice again. AGX Orin's 64 at 1.3 GHz then give 170 sparse INT8
 TOPS, and NVIDIA says 171 (github.com/NVIDIA/Deep-Learning-Accelerator-SW).
 
-A step takes what its arithmetic takes at a share of the device's best rate, or what its traffic
-takes at a share of the bandwidth, whichever is longer; a frame takes the sum, and a little per
-step. The shares are not known: they are a range from a good kernel to a poor one. On processors
-they were measured (benchmarks/reports/plan.md); on GPUs nothing was measured here, so that their
-range is wide.
+The latency of a step is the longer of its arithmetic at a share of the device's peak rate and its
+traffic at a share of the bandwidth; that of a frame is the sum, with an overhead per step. The
+shares are a range from efficient to inefficient kernels: measured on processors
+(benchmarks/reports/plan.md), not measured on GPUs, whose range is wide.
 """
 
 from __future__ import annotations
@@ -44,11 +43,11 @@ if TYPE_CHECKING:
 
     from mirnet_edge.manifest import Precision
 
-# They change how memory is read, not what is in it.
+# They change the view of a tensor, not its values.
 _VIEWS = ("view", "t", "permute", "expand", "unsqueeze", "squeeze", "slice", "select", "split",
           "split_with_sizes", "detach", "alias", "transpose", "_unsafe_view", "unbind", "empty",
           "_to_copy")  # fmt: skip
-# They wait for a whole tensor, or change its layout, so that no runtime fuses them away.
+# They need a whole tensor, or change its layout: runtimes cannot fuse them.
 _BARRIERS = ("mean", "amax", "max", "sum", "_softmax", "upsample_bilinear2d", "avg_pool2d",
              "_adaptive_avg_pool2d", "cat", "stack", "pixel_shuffle", "bmm", "mm", "addmm",
              "reflection_pad2d", "constant_pad_nd", "clone")  # fmt: skip
@@ -56,23 +55,23 @@ _BARRIERS = ("mean", "amax", "max", "sum", "_softmax", "upsample_bilinear2d", "a
 
 @dataclass(frozen=True)
 class GraphStep:
-    """One operation of the graph on one frame."""
+    """The cost of one operation of the graph on one frame."""
 
     kind: str
     macs: int
     values: int
-    """How many numbers it reads and writes; times the bytes of one it is the traffic."""
+    """Numbers it reads and writes; times their size in bytes, the traffic."""
     is_fused: bool
-    """Whether runtimes do it while its input is at hand: activations, sums, products."""
+    """Whether runtimes fuse it into the step before: activations, sums, products."""
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """One frame through a network."""
+    """The cost of one frame through a network: MACs, traffic, weights."""
 
     steps: tuple[GraphStep, ...]
     weights: int
-    """How many numbers it learned."""
+    """Number of parameters."""
     height: int
     width: int
 
@@ -82,21 +81,21 @@ class NetworkCost:
         return sum(step.macs for step in self.steps)
 
     def values(self, *, fused: bool) -> int:
-        """Return how many numbers are moved, with all that can be fused fused or not."""
+        """Return how many numbers are moved, with or without fused steps."""
         return sum(step.values for step in self.steps if not (fused and step.is_fused))
 
     @property
     def peak_values(self) -> int:
-        """Return about how many numbers are in memory at once: three of the largest steps."""
+        """Return an estimate of the numbers in memory at once: three times the largest step."""
         return 3 * max((step.values for step in self.steps), default=0)
 
 
 def cost_of(network: nn.Module, height: int, width: int) -> NetworkCost:
-    """Return what one frame costs in a network's deployed form.
+    """Return the cost of one frame in a network's inference form.
 
     Args:
-        network: Takes and gives (N, 3, H, W).
-        height: Of the frame; brought up to the network's multiple here.
+        network: From (N, 3, H, W) to (N, 3, H, W).
+        height: Of the frame; padded to the network's multiple here.
         width: The same.
     """
     from mirnet_edge.models.inference_form import FrameInterface, to_inference_form
@@ -111,7 +110,7 @@ def cost_of(network: nn.Module, height: int, width: int) -> NetworkCost:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's
-    """Notes every operation with the sizes of what it reads and writes."""
+    """Records every operation with the sizes of its inputs and outputs."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's
@@ -147,40 +146,38 @@ def _macs(kind: str, args: Sequence[Any], given: Any) -> int:  # noqa: ANN401  #
 
 
 def tflops_for(cost: NetworkCost, fps: float) -> float:
-    """Return the rate that so many frames a second take, in TFLOP/s (a multiply-add is two)."""
+    """Return the TFLOP/s that a frame rate needs; a multiply-add counts as two."""
     return 2e-12 * cost.macs * fps if math.isfinite(fps) else math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceSpec:
-    """A device's best rates."""
+    """The peak rates of a device, its bandwidth and its memory."""
 
     name: str
     title: str
     fp32_tflops: float
     fp16_tflops: float
-    """Or bf16; the rate of fp32 where it has neither."""
+    """Or bf16; that of fp32 where it has neither."""
     int8_tops: float
     bandwidth_gbs: float
     """Of its memory, GB/s."""
     memory_gib: float
     is_gpu: bool = True
     is_measured: bool = False
-    """Whether the rates were measured, not taken from the table."""
+    """Whether the rates are measured, not from the table."""
     source: str = ""
-    """Where the rates are from; what of them is computed or to check."""
+    """Source of the rates; which are computed or to check."""
     note: str = ""
-    """What else decides whether it can run this package's engines."""
+    """Other limits on running this package's engines."""
 
     def tflops(self, precision: Precision) -> float:
-        """Return the best rate in a precision, a multiply-add counted as two."""
+        """Return the peak rate in a precision; a multiply-add counts as two."""
         rates = {"fp32": self.fp32_tflops, "fp16": self.fp16_tflops, "bf16": self.fp16_tflops}
         return rates.get(precision, self.int8_tops)
 
 
-_XAVIER = (
-    "JetPack 5 ends at TensorRT 8.5, and these plans need 10.3: there the bundle runs on the CPU"
-)
+_XAVIER = "JetPack 5 ends at TensorRT 8.5, these engines need 10.3: the bundle runs on its CPU"
 
 
 _MODULES = "developer.nvidia.com/embedded/jetson-modules: cores, largest clock, memory"
@@ -266,9 +263,9 @@ _SIDE, _COPIED_MIB, _ROUNDS = 768, 64, 7
 
 
 def device_here(clock: Callable[[], float] = time.perf_counter) -> DeviceSpec:
-    """Return this machine: fp32 by a matrix product, bandwidth by a copy, medians of some rounds.
+    """Return the spec of this machine: fp32 by a matrix product, bandwidth by a copy, medians.
 
-    INT8 and bf16 are put at the multiple of fp32 that the instruction sets allow.
+    INT8 and bf16 are multiples of fp32 by the instruction sets.
     """
     probe = SpeedProbe(clock)
     for _ in range(_ROUNDS):
@@ -277,10 +274,10 @@ def device_here(clock: Callable[[], float] = time.perf_counter) -> DeviceSpec:
 
 
 class SpeedProbe:
-    """Measures the two rates, one round at a time, so that it can take turns with other work."""
+    """Measures fp32 rate and bandwidth, one round at a time, to interleave with other work."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        """Make what is multiplied and copied."""
+        """Allocate the arrays to multiply and copy."""
         generator = np.random.default_rng(0)
         self._clock = clock
         self._left, self._right = generator.random((2, _SIDE, _SIDE), np.float32)
@@ -290,17 +287,17 @@ class SpeedProbe:
         self.gigabytes: list[float] = []
 
     def measure(self) -> None:
-        """Take one round."""
-        begun = self._clock()
+        """Measure one round."""
+        started = self._clock()
         np.matmul(self._left, self._right)
         middle = self._clock()
         np.copyto(self._target, self._source)
         done = self._clock()
-        self.tflops.append(2e-12 * _SIDE**3 / (middle - begun))
+        self.tflops.append(2e-12 * _SIDE**3 / (middle - started))
         self.gigabytes.append(2e-9 * self._source.nbytes / (done - middle))
 
     def device(self) -> DeviceSpec:
-        """Return the machine by the medians so far."""
+        """Return the spec of this machine by the medians so far."""
         facts = machine.describe()
         fp32 = float(np.median(self.tflops))
         known = set(facts.instructions)
@@ -326,18 +323,18 @@ def _memory_gib() -> float:
 
 
 _BYTES_OF: dict[Precision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1, "int8+fp16": 1}
-# What TensorRT or a CPU runtime needs beside weights and activations.
+# Memory of TensorRT or a CPU runtime beside weights and activations.
 _RUNTIME_MIB = {True: 500, False: 150}
 
 
 @dataclass(frozen=True)
 class EfficiencyShares:
-    """Which parts of a device's best rates are reached."""
+    """Shares of a device's peak rates that kernels reach."""
 
     arithmetic: float
     bandwidth: float
     step_us: float
-    """What each step costs beside: starting a kernel, waking threads."""
+    """Overhead of each step: launching a kernel, waking threads."""
     fuses: bool
 
 
@@ -345,14 +342,14 @@ GPU_BEST = EfficiencyShares(0.55, 0.85, 2.0, fuses=True)
 GPU_WORST = EfficiencyShares(0.12, 0.45, 6.0, fuses=False)
 CPU_BEST = EfficiencyShares(0.95, 1.0, 5.0, fuses=True)
 CPU_WORST = EfficiencyShares(0.45, 0.5, 20.0, fuses=False)
-# Where the rates themselves were measured. Set so that the middle of the range is what OpenVINO
-# took for three networks that benchmarks/plan.py calls calibrated; six others are within 1.2.
+# For measured rates: the middle of the range is OpenVINO's latency for the three networks that
+# benchmarks/plan.py calls calibrated; six others are within a factor of 1.2.
 MEASURED_WORST = EfficiencyShares(0.85, 0.95, 10.5, fuses=False)
 
 
 @dataclass(frozen=True)
 class LatencyPrediction:
-    """What a network likely does on a device. Predicted, not measured."""
+    """The predicted latency and memory of a network on a device, as a range."""
 
     device: DeviceSpec
     precision: Precision
@@ -361,38 +358,38 @@ class LatencyPrediction:
     memory_mib: float
     needed_tflops: float
     fps: float
-    """What was asked for."""
+    """The requested frame rate."""
 
     @property
     def best_fps(self) -> float:
-        """Return the frame rate if all goes well."""
+        """Return the frame rate with efficient kernels."""
         return 1e3 / self.best_ms
 
     @property
     def worst_fps(self) -> float:
-        """Return the frame rate with poor kernels."""
+        """Return the frame rate with inefficient kernels."""
         return 1e3 / self.worst_ms
 
     @property
     def middle_ms(self) -> float:
-        """Return the range's geometric mean: one number where one is wanted."""
+        """Return the geometric mean of the range."""
         return math.sqrt(self.best_ms * self.worst_ms)
 
     @property
     def can(self) -> bool:
-        """Say whether the rate is within reach at all."""
+        """Return whether the requested rate is possible."""
         return self.best_fps >= self.fps and self.fits
 
     @property
     def fits(self) -> bool:
-        """Say whether three quarters of the device's memory suffice."""
+        """Return whether it fits three quarters of the device's memory."""
         return self.memory_mib < 768 * self.device.memory_gib
 
 
 def predict(
     cost: NetworkCost, device: DeviceSpec, precision: Precision, fps: float
 ) -> LatencyPrediction:
-    """Return the range for one frame on a device."""
+    """Return the predicted latency of one frame on a device."""
     best, worst = (GPU_BEST, GPU_WORST) if device.is_gpu else (CPU_BEST, CPU_WORST)
     if device.is_measured:
         worst = MEASURED_WORST
@@ -412,7 +409,7 @@ def predict(
 def time_ms(
     cost: NetworkCost, device: DeviceSpec, precision: Precision, shares: EfficiencyShares
 ) -> float:
-    """Return what one frame takes with certain shares of the device's rates."""
+    """Return the latency of one frame at given shares of the device's rates."""
     flops = 1e12 * device.tflops(precision) * shares.arithmetic
     traffic = 1e9 * device.bandwidth_gbs * shares.bandwidth
     size = _BYTES_OF[precision]
@@ -422,22 +419,22 @@ def time_ms(
 
 
 def describe_prediction(name: str, cost: NetworkCost, prediction: LatencyPrediction) -> str:
-    """Return in one sentence whether a network can do what is asked on a device."""
+    """Return a sentence about whether a network reaches the requested rate on a device."""
     device, fps = prediction.device, prediction.fps
     what = f"{name} at {cost.width}x{cost.height}"
     if device.note.startswith("JetPack 5"):
         return f"{what} on {device.title}: {device.note}"
     if not prediction.fits:
         return (
-            f"{what} does not fit {device.title}: about {prediction.memory_mib:.0f} MiB, and "
-            f"three quarters of its {device.memory_gib:g} GiB are to be had"
+            f"{what} does not fit {device.title}: about {prediction.memory_mib:.0f} MiB, more "
+            f"than three quarters of its {device.memory_gib:g} GiB"
         )
     if not prediction.can:
         has = device.tflops(prediction.precision)
         return (
             f"{what} cannot reach {fps:g} fps on {device.title}: needs "
-            f"{prediction.needed_tflops:.3g} TFLOP/s, and at best {has:.3g} are there in "
-            f"{prediction.precision}; likely {_range(prediction)} fps"
+            f"{prediction.needed_tflops:.3g} TFLOP/s, the peak in {prediction.precision} is "
+            f"{has:.3g}; likely {_range(prediction)} fps"
         )
     word = "reaches" if prediction.worst_fps >= fps else "may reach"
     return f"{what} {word} {fps:g} fps on {device.title}: likely {_range(prediction)} fps"
@@ -448,7 +445,7 @@ def _range(prediction: LatencyPrediction) -> str:
 
 
 def rate_text(fps: float) -> str:
-    """Return a rate as people read it: two figures where there are few, none behind the point."""
+    """Return a rate as text: two significant digits below 10, whole numbers above."""
     return f"{fps:.0f}" if fps >= 10 else f"{fps:.2g}"
 
 
@@ -459,7 +456,7 @@ _FULL = ("mirnet", "mirnet-v2")
 
 @dataclass(frozen=True)
 class DevicePlan:
-    """One device: the prediction in every precision, and the sentence."""
+    """The predictions for one device in every precision, and a sentence about the best."""
 
     device: DeviceSpec
     predictions: tuple[LatencyPrediction, ...]
@@ -472,7 +469,7 @@ class DevicePlan:
 def plan_network(
     weights: str, devices: Sequence[str], height: int, width: int, fps: float
 ) -> tuple[NetworkCost, list[DevicePlan]]:
-    """Return what one frame costs and an answer per device. All of it is predicted.
+    """Return the cost of one frame and a plan per device; nothing is measured but `here`.
 
     Args:
         weights: A weights file, shipped:NAME, a bundle, or mirnet or mirnet-v2 for the networks
@@ -480,7 +477,7 @@ def plan_network(
         devices: Names in the table; `all`; or `here` for this processor, measured in a second.
         height: Of the frames.
         width: The same.
-        fps: The rate that is wanted.
+        fps: The requested rate.
 
     Raises:
         OptionError: No such device, or a size or rate that is not positive.
@@ -497,14 +494,12 @@ def plan_network(
 
 
 def _choose_devices(names: Sequence[str]) -> list[DeviceSpec]:
-
     if list(names) == ["all"]:
         return list(DEVICES.values())
     return [device_here() if name == "here" else device_of(name) for name in names]
 
 
 def _cost(weights: str, height: int, width: int) -> NetworkCost:
-
     return cost_of(_network(weights), height, width)
 
 
@@ -517,7 +512,7 @@ def _network(weights: str) -> Any:  # noqa: ANN401  # networks have no type in c
     from mirnet_edge.models.mirnet_v2 import MIRNetV2
 
     if weights in _FULL:
-        with torch.device("meta"):  # their values do not matter, and 127 MB need not be made
+        with torch.device("meta"):  # without values, which saves 127 MB
             return MIRNet() if weights == "mirnet" else MIRNetV2()
     path = Path(weights)
     if (path / FILE_NAME).is_file():
@@ -539,7 +534,7 @@ def _plan_device(
         other = predict(instead, device, best.precision, fps)
         if other.best_fps > 1.2 * best.best_fps and other.can:
             advice = (
-                f"take shipped:low-light or edge weights of your task: likely "
+                f"use shipped:low-light or edge weights of your task: likely "
                 f"{rate_text(other.worst_fps)} to {rate_text(other.best_fps)} fps"
             )
         else:

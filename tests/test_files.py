@@ -103,8 +103,8 @@ def test_another_living_writer_is_left_alone(tmp_path):
     assert names_in(target) == ["first"]
 
 
-def test_two_renames_where_folders_cannot_be_exchanged(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_exchanged", lambda one, two: False)
+def test_two_renames_where_folders_cannot_be_exchange(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_exchange", lambda one, two: False)
     target = tmp_path / "bundle"
     for content in ("one", "two"):
         with files.replace_folder(target) as folder:

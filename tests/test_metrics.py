@@ -227,7 +227,7 @@ def test_flicker_takes_a_block_whose_deviation_is_at_the_limit_and_says_where_no
     source = _clip(0.5, 0.52, 0.5, 0.52)
     limit = float(metrics._blocks(source, 16).std(0).max())
     assert metrics.flicker(source, source, still=limit) == 1.0
-    says = r"within 2\.0 levels; give a clip of a camera that rests, or a larger limit"
+    says = r"within 2\.0 levels; give a clip of a camera that stands still, or a larger limit"
     with pytest.raises(ImageError, match=says):
         metrics.flicker(source, source)
 

@@ -103,7 +103,7 @@ def test_full_mirnet_cannot_be_live_on_orin_nano_and_the_family_can():
         answer.sentence
     )
     assert re.search(r"needs 8\d\.\d TFLOP/s", answer.sentence)
-    assert answer.instead.startswith("take shipped:low-light")
+    assert answer.instead.startswith("use shipped:low-light")
     _, (family,) = plan_network("shipped:low-light", ["orin-nano"], 360, 640, 25)
     assert family.best.can
     assert "reaches 25 fps" in family.sentence

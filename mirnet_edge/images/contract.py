@@ -1,4 +1,4 @@
-"""The image contract: what a frame and a batch are, and the way between them.
+"""The image contract: frames and batches, conversion, padding and cropping.
 
 A frame is (H, W, 3) uint8 RGB; frames are (N, H, W, 3). A batch is (N, 3, H, W) float32 RGB in
 [0, 1]. Every network states a multiple that height and width must have: frames are enlarged by
@@ -66,8 +66,8 @@ def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
 def pad_to_multiple(frames: Frames, multiple: int) -> Frames:
     """Enlarge frames at the bottom and the right until both sides are multiples.
 
-    What is added reflects the frame as numpy.pad's mode "reflect" does: without repeating the
-    edge, and back and forth where the frame is smaller than what is missing.
+    The padding reflects the frame as numpy.pad's mode "reflect" does: without repeating the edge,
+    and back and forth where the frame is smaller than the padding.
 
     Args:
         frames: (N, H, W, C) of any type, from 1x1 up.
@@ -94,16 +94,16 @@ def pad_to(frames: Frames, tall: int, wide: int) -> Frames:
     count, height, width, channels = frames.shape
     if (tall, wide) == (height, width):
         return frames
-    # numpy.pad takes 3 ms for a 720p frame, writing the two strips one: it is on every frame's way
+    # on every frame's path: numpy.pad takes 3 ms for a 720p frame, writing the two strips 1 ms
     padded = np.empty((count, tall, wide, channels), frames.dtype)
     padded[:, :height, :width] = frames
-    padded[:, height:, :width] = frames[:, _reflected(height, tall)]
-    padded[:, :, width:] = padded[:, :, _reflected(width, wide)]
+    padded[:, height:, :width] = frames[:, _reflect_indices(height, tall)]
+    padded[:, :, width:] = padded[:, :, _reflect_indices(width, wide)]
     return padded
 
 
-def _reflected(length: int, enlarged: int) -> NDArray[np.intp]:
-    """Return which places a side of LENGTH shows where it is enlarged."""
+def _reflect_indices(length: int, enlarged: int) -> NDArray[np.intp]:
+    """Return the indices that pad a side of LENGTH by reflection."""
     period = max(1, 2 * (length - 1))
     place = np.arange(length, enlarged) % period
     return np.minimum(place, period - place)
@@ -124,7 +124,7 @@ def crop_to(frames: Frames, height: int, width: int) -> Frames:
 
 
 def batch_from_frames(frames: Frames) -> Batch:
-    """Return frames as a network takes them.
+    """Return frames as a network's input.
 
     Args:
         frames: (N, H, W, 3) uint8 RGB.
@@ -139,7 +139,7 @@ def batch_from_frames(frames: Frames) -> Batch:
 
 
 def frames_from_batch(batch: Batch) -> Frames:
-    """Return what a network gave as frames: clamped, rounded half to even.
+    """Return a network's output as frames: clamped, rounded half to even.
 
     Args:
         batch: (N, 3, H, W) floating RGB; what lies outside [0, 1] is clamped, NaN is black.

@@ -1,7 +1,7 @@
 """Read and write image files: pixels, EXIF, ICC profile, alpha, 16 bits per channel.
 
-EXIF, ICC profile and transparency come back out as they went in. Pixels are never rotated: the
-orientation tag stays with them.
+EXIF, ICC profile and alpha channel are written as they were read. Pixels are never rotated: the
+orientation tag is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frame
 
 ORIENTATION = 0x0112
-"""The tag that says how an image is turned before it is shown."""
+"""The EXIF tag of the rotation and flip for display."""
 
 _EXIF_PREFIX = b"Exif\0\0"
 # A TIFF's EXIF is its own directory. These tags describe the image, the others its storage:
@@ -47,7 +47,7 @@ _SUB_DIRECTORIES = (0x8769, 0x8825)  # EXIF, GPS
 
 
 def exif_of(image: Image.Image) -> bytes | None:
-    """Return the EXIF block as the file holds it; a TIFF's is gathered from its directory."""
+    """Return the EXIF block of a file; a TIFF's is collected from its directory."""
     block: bytes | None = image.info.get("exif")
     if block is None:
         tags = image.getexif()
@@ -59,7 +59,7 @@ def exif_of(image: Image.Image) -> bytes | None:
 
 
 def exif_options(exif: bytes, kind: str) -> dict[str, Any]:
-    """Return what Pillow's `save` needs to write an EXIF block into a file of that format."""
+    """Return the arguments of Pillow's `save` that write an EXIF block in that format."""
     if kind == "JPEG":
         return {"exif": _EXIF_PREFIX + exif}
     if kind == "TIFF":  # whose own directory the tags become
@@ -72,12 +72,12 @@ def exif_options(exif: bytes, kind: str) -> dict[str, Any]:
 
 
 def orientation_of(exif: bytes) -> object:
-    """Return what an EXIF block says of the orientation; None where it is silent or damaged."""
+    """Return the orientation tag of an EXIF block; None where it has none or is damaged."""
     return _tags_of(exif).get(ORIENTATION)
 
 
 def to_display_orientation(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
-    """Turn pixels from the way they are stored to the way they are seen."""
+    """Return pixels rotated and flipped from the stored orientation to that of display."""
     unturned = (False, 1, 1)
     known = _TURNS.get(orientation, unturned) if isinstance(orientation, int) else unturned
     swapped, rows, columns = known
@@ -85,7 +85,7 @@ def to_display_orientation(pixels: NDArray[Any], orientation: object) -> NDArray
 
 
 def to_stored_orientation(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
-    """Turn pixels from the way they are seen to the way they are stored."""
+    """Return pixels rotated and flipped from the orientation of display to the stored one."""
     inverse = {6: 8, 8: 6}  # all others undo themselves
     if isinstance(orientation, int):
         orientation = inverse.get(orientation, orientation)
@@ -93,7 +93,7 @@ def to_stored_orientation(pixels: NDArray[Any], orientation: object) -> NDArray[
 
 
 def _tags_of(exif: bytes) -> dict[int, Any]:
-    """Return the tags of an EXIF block, none where it is damaged."""
+    """Return the tags of an EXIF block; an empty dictionary where it is damaged."""
     from PIL import Image
 
     tags: Any = Image.Exif()
@@ -124,7 +124,7 @@ _WHITE_IS_ZERO, _ASSOCIATED_ALPHA = 0, 1  # values of the last two; TIFF 6.0, pa
 
 
 def bits_of(image: Image.Image, payload: bytes, path: Path) -> Literal[8, 16]:
-    """Return the depth of a channel. Pillow does not tell: it gives 16-bit RGB files as 8 bits."""
+    """Return the bits per channel, which Pillow hides: it decodes 16-bit RGB files to 8 bits."""
     bits = 8
     if image.format == "PNG":
         bits = payload[24]  # the header is always the first chunk; PNG specification, 11.2.2
@@ -212,9 +212,9 @@ class ImageFile:
 
 
 def read_image(path: Path) -> ImageFile:
-    """Read an image file: 8 or 16 bits; gray, palette, RGB, CMYK; with or without transparency.
+    """Return an image file's content: 8 or 16 bits; gray, palette, RGB or CMYK; alpha or none.
 
-    16 bits are rounded to 8. Colors of a CMYK or gray profile are brought to sRGB.
+    16 bits are rounded to 8. Colors of a CMYK or gray profile are converted to sRGB.
 
     Raises:
         ImageError: Missing, empty, no image, truncated, too large, animated or of several
@@ -228,7 +228,7 @@ def read_image(path: Path) -> ImageFile:
 
 
 def write_image(path: Path, image: ImageFile) -> None:
-    """Write an image in the format of the path's suffix, whole or not at all, 8 bits a channel.
+    """Write an image in the format of the path's suffix, atomically, with 8 bits per channel.
 
     JPEG and WebP are written at quality 95, JPEG without chroma subsampling.
 
@@ -254,7 +254,7 @@ def write_image(path: Path, image: ImageFile) -> None:
     buffer = io.BytesIO()
     try:
         Image.fromarray(pixels).save(buffer, kind, **options)
-    # sides beyond what the format can count, for example; encoders raise RuntimeError
+    # sides beyond the format's limit, for example; encoders raise RuntimeError
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(
             f"{path}: {kind} cannot hold this image ({error}); write another format"
@@ -263,10 +263,10 @@ def write_image(path: Path, image: ImageFile) -> None:
 
 
 def format_of(path: Path) -> Format:
-    """Return the format a path's suffix stands for.
+    """Return the image format of a path's suffix.
 
     Raises:
-        ImageError: None that we write.
+        ImageError: The suffix is of no format that can be written.
     """
     found = FORMAT_OF_SUFFIX.get(path.suffix.lower())
     if found is None:
@@ -278,7 +278,7 @@ def format_of(path: Path) -> Format:
 
 
 def apply_orientation(image: ImageFile) -> Frame:
-    """Return the frame as a viewer shows it: turned as the EXIF orientation says."""
+    """Return the frame as a viewer shows it, with the EXIF orientation applied."""
     if image.exif is None:
         return image.frame
     # a damaged block of metadata turns nothing
@@ -354,7 +354,7 @@ def _image_file(image: Image.Image, payload: bytes, path: Path) -> ImageFile:
 def _pixels(
     image: Image.Image, icc: bytes | None, path: Path
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, bytes | None]:
-    """Return (H, W, 3) RGB, (H, W) alpha or None, and the profile that belongs to them."""
+    """Return (H, W, 3) RGB, (H, W) alpha or None, and their ICC profile."""
     alpha = None
     # not has_transparency_data, which Pillow has only since 10.1
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
@@ -370,7 +370,7 @@ def _pixels(
 
 
 def _in_srgb(image: Image.Image, icc: bytes) -> Image.Image:
-    """Bring an image with a CMYK or gray profile to sRGB; where that fails, leave it to Pillow."""
+    """Return an image with a CMYK or gray profile in sRGB; unchanged where that fails."""
     from PIL import ImageCms
 
     if image.mode not in ("CMYK", "L"):

@@ -86,7 +86,7 @@ class BackendCheck:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Backend:
-    """A runtime library that runs bundles: what it needs, what it computes, when it is chosen."""
+    """A backend: its packages, runner, precisions, execution provider, and its rank for `auto`."""
 
     name: str
     """In manifests, in `--backend` and before the colon of a configuration's name."""
@@ -144,7 +144,7 @@ class Backend:
 
     @property
     def is_installed(self) -> bool:
-        """Say whether one of its packages is installed; nothing is imported."""
+        """Return whether one of its packages is installed; nothing is imported."""
         return any(available(package) for package in self.packages)
 
     def require(self) -> ModuleType:
@@ -156,7 +156,7 @@ class Backend:
         return require(self.packages[0], f"the backend {self.name}", self.extra)
 
     def supports(self, precision: Precision) -> bool:
-        """Say whether it computes in a precision on this machine.
+        """Return whether it computes in a precision on this machine.
 
         Raises:
             MissingDependencyError: It has to be imported to tell, and cannot be.
@@ -247,7 +247,7 @@ def preferred_backend(device: DeviceKind) -> Backend:
 
 
 def unknown_backend_text(name: str, made_by: str | None = None) -> str:
-    """Return what to do about a manifest that names a backend without a row.
+    """Return the message about a backend of a manifest that is not registered.
 
     Args:
         name: The backend.

@@ -1,16 +1,18 @@
 """Tiled inference: overlap, blending, global context vectors, memory per pixel.
 
-Two kinds of vector, two ways. What is decided on a thumbnail is decided on the whole frame's
-thumbnail, exactly: a small frame is made up that has the same one. What is a mean over the frame
-is the mean of the tiles' means: near, not exact, because at a tile's border convolutions see
-nothing beyond it. All tiles then get the same vectors, and that is what keeps seams away.
+A network with global pooling computes other global context vectors for each tile, which shows as
+seams at any overlap. A context-anchored graph takes the frame's context vectors instead, the same
+for all tiles:
+
+    frame ─ context_by_tiles ─► context vectors ─ one run per tile, weight 1 ─ blending ─► frame
+
+A tile then equals the frame but for its border, as wide as convolutions reach: the manifest states
+that distance, measured at the export, and the overlap is twice it.
+
+Context vectors are computed by tiles in two ways. Those of a thumbnail are exact: the network runs
+on a small frame with the thumbnail of the whole frame. Means over the frame are the mean of the
+tiles' means: near, not exact, because convolutions see nothing beyond a tile's border.
 docs/decisions/010-anchored-pooling.md holds the measurements.
-
-    frame ─ frame_vectors.vectors_by_tiles ─► vectors ─ one run per tile, memory 1 ─ seams ─► frame
-
-A network that pools over the frame gives each tile other vectors, and no overlap mends that. With
-the vectors of the frame given to all tiles, a tile equals the frame from a short distance off its
-border on: the bundle's manifest holds it, measured at the export, and the overlap is twice that.
 """
 
 from __future__ import annotations
@@ -41,28 +43,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TileAxis:
-    """The tiles along one axis of a frame: all of one length, which cover it."""
+    """The tiles along one axis of a frame: of equal length, covering the axis."""
 
     length: int
     """Of the frame, in pixels; a multiple of the network's."""
     tile: int
-    """Of each tile; at most `length`."""
+    """Length of each tile; at most `length`."""
     origins: tuple[int, ...]
-    """Where they begin, rising; each a multiple of the network's, because one that is not gives
-    the strided layers another grid."""
+    """Where they begin, rising; multiples of the network's, for the grid of strided layers."""
 
     @classmethod
     def of(cls, length: int, tile: int, overlap: int, multiple: int) -> TileAxis:
-        """Return as few tiles as cover LENGTH with at least OVERLAP in common, evenly spread.
+        """Return the fewest tiles that cover LENGTH with at least OVERLAP, evenly spread.
 
         Raises:
-            OptionError: The overlap leaves a tile nothing of its own.
+            OptionError: The overlap is too large for the tile.
         """
         if tile >= length:
             return cls(length, length, (0,))
         if overlap < 0 or tile - overlap < multiple:
             raise OptionError(
-                f"tiles of {tile} pixels and an overlap of {overlap} leave nothing between: "
+                f"tiles of {tile} pixels are too small for an overlap of {overlap}: "
                 f"expected tiles of at least {overlap + multiple}. Give a larger --tile or more "
                 "--max-memory"
             )
@@ -72,39 +73,39 @@ class TileAxis:
         inner = (place * last // (count - 1) // multiple * multiple for place in range(count - 1))
         return cls(length, tile, (*inner, last))
 
-    def ramp(self, number: int, feather: int, scale: int) -> NDArray[np.float32]:
-        """Return (scale tile,): how much of a tile is taken, the rest being the one before it.
+    def blending_weights(self, number: int, blend: int, scale: int) -> NDArray[np.float32]:
+        """Return (scale tile,): the weights of a tile, the rest being those of the one before it.
 
         Args:
             number: Which tile.
-            feather: How wide the ramp is in the middle of the overlap, in pixels that go in.
-            scale: How many pixels come out for each that goes in.
+            blend: Width of the blending in the middle of the overlap, in pixels of the source.
+            scale: How many times wider restored tiles are.
         """
-        taken = np.ones(scale * self.tile, np.float32)
+        weights = np.ones(scale * self.tile, np.float32)
         if number == 0:
-            return taken
+            return weights
         shared = self.origins[number - 1] + self.tile - self.origins[number]
-        middle, half = scale * shared / 2, scale * min(feather, shared) / 2
-        place = np.arange(len(taken), dtype=np.float32) + 0.5 - middle
-        return np.clip(place / (2 * half) + 0.5, 0.0, 1.0) if half else (place > 0) * taken
+        middle, half = scale * shared / 2, scale * min(blend, shared) / 2
+        place = np.arange(len(weights), dtype=np.float32) + 0.5 - middle
+        return np.clip(place / (2 * half) + 0.5, 0.0, 1.0) if half else (place > 0) * weights
 
 
-def blend_into(canvas: Frames, piece: Frames, at: int, taken: NDArray[np.float32]) -> None:
-    """Put a piece into a canvas along their first axis, faded in as TAKEN says.
+def blend_into(canvas: Frames, tile: Frames, at: int, weights: NDArray[np.float32]) -> None:
+    """Blend a restored tile into a canvas along their first axis.
 
     Args:
         canvas: (L, ...) uint8, changed in place.
-        piece: (K, ...) uint8.
-        at: Where the piece begins.
-        taken: (K,), rising from 0 to 1.
+        tile: (K, ...) uint8.
+        at: Where the tile begins.
+        weights: (K,), rising from 0 to 1.
     """
-    begin = int(np.searchsorted(taken, 0.0, side="right"))
-    full = int(np.searchsorted(taken, 1.0))
+    begin = int(np.searchsorted(weights, 0.0, side="right"))
+    full = int(np.searchsorted(weights, 1.0))
     if full > begin:
-        share = taken[begin:full].reshape(-1, *(1,) * (piece.ndim - 1))
+        weight = weights[begin:full].reshape(-1, *(1,) * (tile.ndim - 1))
         below = canvas[at + begin : at + full]
-        below[:] = np.rint(below * (1 - share) + piece[begin:full] * share)
-    canvas[at + full : at + len(piece)] = piece[full:]
+        below[:] = np.rint(below * (1 - weight) + tile[begin:full] * weight)
+    canvas[at + full : at + len(tile)] = tile[full:]
 
 
 def tile_slices(down: TileAxis, across: TileAxis) -> Iterator[tuple[slice, slice]]:
@@ -115,30 +116,30 @@ def tile_slices(down: TileAxis, across: TileAxis) -> Iterator[tuple[slice, slice
 
 
 _WARM, _PROBE = 64, 384
-"""Sides of the two frames that are run: the first so that what is loaded once is not counted."""
+"""Sides of the two frames that are run; the first one makes the one-time allocations."""
 _INTERVAL_S = 0.002
 _STATUS = Path("/proc/self/statm")
 _PAGE_BYTES = 4096
 
 
 def bytes_per_pixel(runner: Runner) -> float:
-    """Return how many bytes more the process holds at most while a frame is run, per pixel.
+    """Return the peak of additional resident memory while a frame is run, in bytes per pixel.
 
     Args:
         runner: Open; for frames of any size.
 
     Raises:
-        OptionError: This system does not say what a process holds.
+        OptionError: This system does not report a process's memory.
     """
     if not _STATUS.is_file():
         raise OptionError(
-            "--max-memory needs a Linux system, which says what a process holds; give --tile WxH"
+            "--max-memory needs Linux, which reports a process's memory; give --tile WxH"
         )
     warm, probe = (
         _noise(-(-side // runner.multiple) * runner.multiple) for side in (_WARM, _PROBE)
     )
     runner.run(warm)
-    with _watched() as peak:
+    with _watch_memory() as peak:
         runner.run(probe)
     before, most = peak
     height, width = probe.shape[1:3]
@@ -150,8 +151,8 @@ def _noise(side: int) -> np.ndarray:
 
 
 @contextmanager
-def _watched() -> Iterator[list[int]]:
-    """Yield [bytes held now]; once left, [bytes held before, the most held meanwhile]."""
+def _watch_memory() -> Iterator[list[int]]:
+    """Yield [resident bytes before]; the peak within the block is appended when it ends."""
     held, done = [_held_bytes()], threading.Event()
     most = held[0]
 
@@ -178,10 +179,10 @@ def _held_bytes() -> int:
 Pixels: TypeAlias = NDArray[np.float32]
 """(H, W, 3) in 8-bit levels, not rounded."""
 
-# While tiles are measured they are exposed as the frame will be: the first guess is given with
-# this memory, and taken out again from what comes back. Nearer to 1 the rounding of half
-# precision would be left.
-_GUIDANCE = 0.9
+# Tiles are measured at the exposure of the frame: a first estimate of the context is given with
+# this smoothing weight, and subtracted from what the network returns. Nearer to 1 the rounding of
+# half precision would dominate.
+_ESTIMATE_WEIGHT = 0.9
 
 
 def context_by_tiles(
@@ -191,13 +192,13 @@ def context_by_tiles(
     layout: tuple[ContextVector, ...],
     fixed: tuple[int, int] | None,
 ) -> ContextVectors:
-    """Return (1, G): about what the frame's vectors are.
+    """Return (1, G): the frame's global context vectors, computed by tiles, nearly exact.
 
     Args:
         runner: Open.
         frame: (1, H, W, 3) uint8, sides at least those of a tile, and multiples.
-        tile: (height, width) of what the runner takes at once.
-        layout: The vectors of the graph.
+        tile: (height, width) of a tile.
+        layout: The graph's context vectors.
         fixed: The (height, width) of a graph of one size.
     """
     height, width = frame.shape[1:3]
@@ -209,18 +210,18 @@ def context_by_tiles(
     if not decided:
         return _mean_of_tiles(runner, frame, axes, None)
     # measured at each tile's own exposure the means are worth less: 51 dB instead of 55
-    guess = runner.run_with_context(_shrink(frame, tile, runner.multiple, fixed), None, 0.0)[1]
+    estimate = runner.run_with_context(_shrink(frame, tile, runner.multiple, fixed), None, 0.0)[1]
     for place, thumbnail in decided:
         stand_in = frame_with_thumbnail(thumbnail_of(frame[0], thumbnail), thumbnail, runner, fixed)
-        guess[:, place] = runner.run_with_context(stand_in, None, 0.0)[1][:, place]
-    vectors = _mean_of_tiles(runner, frame, axes, guess)
+        estimate[:, place] = runner.run_with_context(stand_in, None, 0.0)[1][:, place]
+    vectors = _mean_of_tiles(runner, frame, axes, estimate)
     for place, _ in decided:
-        vectors[:, place] = guess[:, place]
+        vectors[:, place] = estimate[:, place]
     return vectors
 
 
 def thumbnail_of(frame: Frames, thumbnail: ThumbnailFacts) -> Pixels:
-    """Return the thumbnail of a (H, W, 3) uint8 frame, as the network makes it.
+    """Return the thumbnail of a (H, W, 3) uint8 frame, as the network computes it.
 
     H and W are multiples of the thumbnail's factor.
     """
@@ -237,11 +238,11 @@ def thumbnail_of(frame: Frames, thumbnail: ThumbnailFacts) -> Pixels:
 def frame_with_thumbnail(
     small: Pixels, thumbnail: ThumbnailFacts, runner: ContextRunner, fixed: tuple[int, int] | None
 ) -> Frames:
-    """Return (1, h, w, 3) uint8, a frame that has this thumbnail.
+    """Return (1, h, w, 3) uint8: a frame with this thumbnail.
 
-    Each pixel of the thumbnail becomes a block of boxes. It is no 8-bit level; of a box's pixels
-    as many are rounded up as bring the mean to within half a box's pixel of it. Exact but for
-    that where the runner takes any size, or one at least twice the thumbnail's boxes each way.
+    Each pixel of the thumbnail becomes a block of boxes. Its value is no 8-bit level: so many of a
+    box's pixels are rounded up that the box's mean is nearest to it. Exact but for that where the
+    runner takes any size, or one at least twice the thumbnail's boxes each way.
     """
     side = thumbnail.factor
     height, width = fixed or (length * side for length in thumbnail.size)
@@ -275,7 +276,7 @@ def _sample(values: Pixels, count: int) -> Pixels:
 def _shrink(
     frame: Frames, tile: tuple[int, int], multiple: int, fixed: tuple[int, int] | None
 ) -> Frames:
-    """Return the frame as small as a tile: areas are averaged, its shape is about kept."""
+    """Return the frame downscaled to a tile by area averaging, its aspect ratio nearly kept."""
     import cv2
 
     height, width = frame.shape[1:3]
@@ -290,14 +291,14 @@ def _mean_of_tiles(
     runner: ContextRunner,
     frame: Frames,
     axes: tuple[TileAxis, TileAxis],
-    guess: ContextVectors | None,
+    estimate: ContextVectors | None,
 ) -> ContextVectors:
     total = np.zeros((1, runner.context_length), np.float64)
     count = 0
-    memory = 0.0 if guess is None else _GUIDANCE
+    weight = 0.0 if estimate is None else _ESTIMATE_WEIGHT
     for rows, columns in tile_slices(*axes):
-        used = runner.run_with_context(frame[:, rows, columns], guess, memory)[1]
-        total += used if guess is None else (used - memory * guess) / (1 - memory)
+        used = runner.run_with_context(frame[:, rows, columns], estimate, weight)[1]
+        total += used if estimate is None else (used - weight * estimate) / (1 - weight)
         count += 1
     return (total / count).astype(np.float32)
 
@@ -311,8 +312,8 @@ def _places(layout: tuple[ContextVector, ...]) -> list[tuple[slice, ContextVecto
 
 logger = logging.getLogger(__name__)
 
-# Where nobody measured how far a cut reaches: wide enough to fade one tile into the next.
-_USUAL_OVERLAP = 64
+# Where the manifest states no distance: wide enough to blend one tile into the next.
+_DEFAULT_OVERLAP = 64
 
 
 def tile_runner(
@@ -322,7 +323,7 @@ def tile_runner(
     overlap: int | None = None,
     max_memory_mib: int | None = None,
 ) -> TiledRunner:
-    """Return a runner that restores frames of any size by tiles that the given runner takes.
+    """Return a runner that restores frames of any size in overlapping tiles.
 
     A frame that fits one tile is restored as a whole.
 
@@ -330,10 +331,10 @@ def tile_runner(
         runner: Open or not; opened and closed with the result.
         tile: (height, width) of a tile, rounded up to the runner's multiple. None for the graph's
             size where that is fixed, else for what `max_memory_mib` allows, else for whole frames.
-        overlap: What neighboring tiles have in common, in pixels. None for twice the distance
-            that the manifest says a cut reaches.
-        max_memory_mib: How much memory one run may take beside the frames, in MiB. What the
-            runner takes for a pixel is measured when it is first needed.
+        overlap: Of neighboring tiles, in pixels. None for twice the distance from a tile's border
+            that the manifest states.
+        max_memory_mib: Memory limit of one run beside the frames, in MiB. The runner's memory per
+            pixel is measured on the first frame.
 
     Raises:
         OptionError: Values below 1, a tile beside a memory limit, or another tile than the
@@ -343,7 +344,7 @@ def tile_runner(
 
 
 class TiledRunner(RunnerWrapper):
-    """A runner in tiles; see `tile_runner`. It takes vectors where the runner inside does."""
+    """A tiled runner; see `tile_runner`. It takes context vectors where the wrapped runner does."""
 
     def __init__(
         self,
@@ -355,25 +356,27 @@ class TiledRunner(RunnerWrapper):
     ) -> None:
         """See `tile_runner`."""
         super().__init__(runner)
-        self._anchored = as_context_runner(runner)
+        self._context_runner = as_context_runner(runner)
         self._image: ImageContract | None = getattr(runner, "image", None)
         self._fixed = self._image.size if self._image else None
         self._max_memory_mib = max_memory_mib
         _check(tile, overlap, max_memory_mib, self._fixed, runner.multiple)
         multiple = runner.multiple
-        self._tile = self._fixed or (tile and (_up(tile[0], multiple), _up(tile[1], multiple)))
+        self._tile = self._fixed or (
+            tile and (_round_up(tile[0], multiple), _round_up(tile[1], multiple))
+        )
         reach = self._image.reach if self._image else None
-        wanted = _USUAL_OVERLAP if reach is None else 2 * reach
-        self.overlap = _up(wanted, multiple) if overlap is None else overlap
-        """What neighboring tiles have in common at least, in pixels."""
-        # beyond the reach neighbors agree; short of it they are faded into each other
-        agree = self._anchored is not None and reach is not None and self.overlap >= 2 * reach
-        self._feather = 0 if agree else self.overlap
+        wanted = _DEFAULT_OVERLAP if reach is None else 2 * reach
+        self.overlap = _round_up(wanted, multiple) if overlap is None else overlap
+        """Least overlap of neighboring tiles, in pixels."""
+        # neighbors agree from the reach on; with less overlap they are blended
+        agree = self._context_runner is not None and reach is not None and self.overlap >= 2 * reach
+        self._blend = 0 if agree else self.overlap
 
     @property
     def context_length(self) -> int:
-        """Return that of the runner inside."""
-        return self._anchored.context_length if self._anchored else 0
+        """Return that of the wrapped runner."""
+        return self._context_runner.context_length if self._context_runner else 0
 
     def run(self, frames: Frames) -> Frames:
         """Restore frames of any size.
@@ -392,27 +395,28 @@ class TiledRunner(RunnerWrapper):
         return self._run(frames, None, 0.0)[0]
 
     def run_with_context(
-        self, frames: Frames, given: ContextVectors | None, memory: float
+        self, frames: Frames, context_in: ContextVectors | None, smoothing_weight: float
     ) -> tuple[Frames, ContextVectors]:
-        """Restore frames of any size with vectors between their own and those given.
+        """Restore frames with a weighted mean of their own context vectors and those given.
 
         Args:
             frames: As for `run`.
-            given: (N, context_length), finite; None for memory 0.
-            memory: From 0, the frames' own vectors, to 1, those given, which spares measuring.
+            context_in: (N, context_length), finite; None for a smoothing weight of 0.
+            smoothing_weight: From 0, the frames' own vectors, to 1, `context_in`, which saves
+                computing the frames' own.
 
         Returns:
-            What `run` returns, and the vectors that were used.
+            What `run` returns, and the context vectors used.
 
         Raises:
-            MirnetEdgeError: As for `run`, or the vectors or the memory do not fit.
+            MirnetEdgeError: As for `run`, or the vectors or the smoothing weight do not fit.
         """
         check_frames(frames)
-        check_context(frames, given, memory, self.context_length)
-        return self._run(frames, given, memory)
+        check_context(frames, context_in, smoothing_weight, self.context_length)
+        return self._run(frames, context_in, smoothing_weight)
 
     def _run(
-        self, frames: Frames, given: ContextVectors | None, memory: float
+        self, frames: Frames, context_in: ContextVectors | None, smoothing_weight: float
     ) -> tuple[Frames, ContextVectors]:
         check_frames(frames)
         count, height, width = frames.shape[:3]
@@ -425,41 +429,46 @@ class TiledRunner(RunnerWrapper):
             if self._fixed:
                 sides = zip(padded.shape[1:3], self._fixed, strict=True)
                 padded = pad_to(padded, *(max(pair) for pair in sides))
-            whole, vectors[one] = self._restored(
-                padded, None if given is None else given[one], memory
+            whole, vectors[one] = self._restore(
+                padded, None if context_in is None else context_in[one], smoothing_weight
             )
             restored[one] = crop_to(whole, tall, wide)
         return restored, vectors
 
-    def _restored(
-        self, frame: Frames, given: ContextVectors | None, memory: float
+    def _restore(
+        self, frame: Frames, context_in: ContextVectors | None, smoothing_weight: float
     ) -> tuple[Frames, ContextVectors]:
-        """Return a frame whose sides are multiples, and at least a tile's, restored."""
+        """Restore a frame whose sides are multiples, and at least a tile's."""
         nothing = np.zeros((1, 0), np.float32)
         tile = self._tile_for(frame)
-        if self._anchored is None:
+        if self._context_runner is None:
             if frame.shape[1:3] == tile:
                 return self.runner.run(frame), nothing
-            return self._joined(frame, tile, None), nothing
+            return self._restore_tiles(frame, tile, None), nothing
         if frame.shape[1:3] == tile:
-            return self._anchored.run_with_context(frame, given, memory)
-        vectors = self._blended(frame, tile, given, memory)
-        return self._joined(frame, tile, vectors), vectors
+            return self._context_runner.run_with_context(frame, context_in, smoothing_weight)
+        vectors = self._blend_context(frame, tile, context_in, smoothing_weight)
+        return self._restore_tiles(frame, tile, vectors), vectors
 
-    def _blended(
-        self, frame: Frames, tile: tuple[int, int], given: ContextVectors | None, memory: float
+    def _blend_context(
+        self,
+        frame: Frames,
+        tile: tuple[int, int],
+        context_in: ContextVectors | None,
+        smoothing_weight: float,
     ) -> ContextVectors:
-        if given is not None and memory == 1.0:
-            return given
-        if self._anchored is None or self._image is None:
-            raise TypeError("a runner with vectors states their layout in `image`")
-        own = context_by_tiles(self._anchored, frame, tile, self._image.vectors, self._fixed)
-        return own if given is None else (1 - np.float32(memory)) * own + np.float32(memory) * given
+        if context_in is not None and smoothing_weight == 1.0:
+            return context_in
+        if self._context_runner is None or self._image is None:
+            raise TypeError("a runner with context vectors states their layout in `image`")
+        own = context_by_tiles(self._context_runner, frame, tile, self._image.vectors, self._fixed)
+        weight = np.float32(smoothing_weight)
+        return own if context_in is None else (1 - weight) * own + weight * context_in
 
-    def _joined(
+    def _restore_tiles(
         self, frame: Frames, tile: tuple[int, int], vectors: ContextVectors | None
     ) -> Frames:
-        """Return (1, scale H, scale W, 3): the tiles restored and put together."""
+        """Return (1, scale H, scale W, 3): the restored tiles, blended."""
         height, width = frame.shape[1:3]
         down = TileAxis.of(height, tile[0], self.overlap, self.multiple)
         across = TileAxis.of(width, tile[1], self.overlap, self.multiple)
@@ -468,30 +477,30 @@ class TiledRunner(RunnerWrapper):
         band = np.empty((scale * width, scale * tile[0], 3), np.uint8)  # columns first
         for number, (rows, columns) in enumerate(tile_slices(down, across)):
             row, column = divmod(number, len(across.origins))
-            piece = self._piece(frame[:, rows, columns], vectors)
-            taken = across.ramp(column, self._feather, scale)
-            blend_into(band, piece.swapaxes(0, 1), scale * columns.start, taken)
+            piece = self._restore_tile(frame[:, rows, columns], vectors)
+            weights = across.blending_weights(column, self._blend, scale)
+            blend_into(band, piece.swapaxes(0, 1), scale * columns.start, weights)
             if column + 1 == len(across.origins):
-                taken = down.ramp(row, self._feather, scale)
-                blend_into(canvas, band.swapaxes(0, 1), scale * rows.start, taken)
+                weights = down.blending_weights(row, self._blend, scale)
+                blend_into(canvas, band.swapaxes(0, 1), scale * rows.start, weights)
         return canvas[None]
 
-    def _piece(self, tile: Frames, vectors: ContextVectors | None) -> Frame:
-        if self._anchored is None or vectors is None:
+    def _restore_tile(self, tile: Frames, vectors: ContextVectors | None) -> Frame:
+        if self._context_runner is None or vectors is None:
             piece: Frame = self.runner.run(tile)[0]
         else:
-            piece = self._anchored.run_with_context(tile, vectors, 1.0)[0][0]
+            piece = self._context_runner.run_with_context(tile, vectors, 1.0)[0][0]
         return piece
 
     def _tile_for(self, frame: Frames) -> tuple[int, int]:
-        """Return the (height, width) of the tiles of a frame, its own where that fits."""
+        """Return the (height, width) of a frame's tiles; its own where it fits one."""
         height, width = frame.shape[1:3]
         if self._tile is None and self._max_memory_mib is not None:
-            self._tile = self._affordable(self._max_memory_mib)
+            self._tile = self._largest_tile(self._max_memory_mib)
         tile = self._tile or (height, width)
         return min(tile[0], height), min(tile[1], width)
 
-    def _affordable(self, mebibytes: int) -> tuple[int, int]:
+    def _largest_tile(self, mebibytes: int) -> tuple[int, int]:
         """Return the (height, width) of the largest square tile that fits a memory limit."""
         needed = bytes_per_pixel(self.runner)
         side = math.isqrt(int((mebibytes << 20) / needed)) // self.multiple * self.multiple
@@ -508,7 +517,7 @@ class TiledRunner(RunnerWrapper):
         return side, side
 
 
-def _up(length: int, multiple: int) -> int:
+def _round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
@@ -534,7 +543,7 @@ def _check(
             f"the bundle was exported for {size_text(*fixed)}, which is then the tile: leave "
             "--max-memory out, or export again without --size"
         )
-    if tile is not None and tuple(_up(side, multiple) for side in tile) != tuple(fixed):
+    if tile is not None and tuple(_round_up(side, multiple) for side in tile) != tuple(fixed):
         raise OptionError(
             f"the bundle was exported for {size_text(*fixed)}, which is then the tile, found "
             f"{size_text(*tile)}: leave it out, or export again without --size"

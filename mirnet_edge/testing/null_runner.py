@@ -1,4 +1,4 @@
-"""A runner without a network, for tests of all that is done with one."""
+"""A runner without a network, for tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class NullRunner(ReentrantContext):
-    """Gives back a copy of what it takes. For tests of all that is done with a runner."""
+    """A runner that returns a copy of its frames."""
 
     def __init__(
         self,
@@ -25,13 +25,13 @@ class NullRunner(ReentrantContext):
         failure: Exception | None = None,
         fails_at: int = 1,
     ) -> None:
-        """Say how it behaves.
+        """Set its properties and failures.
 
         Args:
-            name: What messages call it.
-            multiple: What it claims to pad to.
-            scale: How often it repeats each pixel, both ways.
-            delay_s: How long each run takes, in seconds.
+            name: In messages.
+            multiple: The multiple it states; frames are not padded.
+            scale: How often it repeats each pixel along both axes.
+            delay_s: Duration of each run, in seconds.
             failure: Raised instead of running.
             fails_at: The call, counted from 1, from which on `failure` is raised.
         """
@@ -42,24 +42,24 @@ class NullRunner(ReentrantContext):
         self._failure = failure
         self._fails_at = fails_at
         self.calls = 0
-        """How often `run` was called."""
+        """Number of calls of `run`."""
         self.opened = 0
-        """How often it was allocated."""
+        """Number of times it was opened."""
         self.is_open = False
 
     @property
     def name(self) -> str:
-        """Return the name it was given."""
+        """Return the name."""
         return self._name
 
     @property
     def multiple(self) -> int:
-        """Return the multiple it was given."""
+        """Return the multiple."""
         return self._multiple
 
     @property
     def scale(self) -> int:
-        """Return the scale it was given."""
+        """Return the scale."""
         return self._scale
 
     def run(self, frames: Frames) -> Frames:
@@ -68,7 +68,7 @@ class NullRunner(ReentrantContext):
         Raises:
             ImageError: Not (N, H, W, 3) uint8.
             EngineError: Used outside `with`.
-            Exception: The failure it was given.
+            Exception: The `failure` set.
         """
         self._require_open(self.name)
         check_frames(frames)

@@ -304,7 +304,7 @@ def test_a_large_image_is_restored_in_tiles(tile, ran, make_bundle, make_image, 
     if tile == "--tile=32x24":  # smaller than the overlap of a graph that nobody measured
         result = ran(main, image, "--bundle", bundle, "--out", out, tile)
         assert result.code == 2
-        assert "tiles of 24 pixels and an overlap of 64 leave nothing" in result.line
+        assert "tiles of 24 pixels are too small for an overlap of 64" in result.line
         tile = "--tile=96x80"
     result = ran(main, image, "--bundle", bundle, "--out", out, tile)
     assert (result.code, result.out) == (0, "")

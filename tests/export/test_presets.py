@@ -33,7 +33,7 @@ def test_a_command_gets_its_table_only(preset):
 @pytest.mark.parametrize(
     ("text", "says"),
     [("[export]\nfp61 = true", "export.fp61"), ("[export]\nfp16 = 1", "export.fp16"),
-     ("[engines]", "engines"), ("fp16 =", "is not TOML: .*Mend that line")],
+     ("[engines]", "engines"), ("fp16 =", "is not TOML: .*Correct that line")],
 )  # fmt: skip
 def test_what_is_no_preset_is_named(text, says, preset):
     with pytest.raises(OptionError, match=says):

@@ -37,7 +37,7 @@ def test_what_is_cut_up_and_joined_is_what_it_was(drawn, feather, scale):
     canvas = np.zeros_like(whole)
     for number, origin in enumerate(axis.origins):
         piece = whole[scale * origin : scale * (origin + axis.tile)]
-        blend_into(canvas, piece, scale * origin, axis.ramp(number, feather, scale))
+        blend_into(canvas, piece, scale * origin, axis.blending_weights(number, feather, scale))
     assert np.array_equal(canvas, whole)
 
 
@@ -49,13 +49,13 @@ def test_the_outermost_pixels_of_an_inner_border_are_never_used():
             piece = np.full((48, 1), 100, np.uint8)
             piece[0 if number else slice(0)] = 255
             piece[-1 if number + 1 < len(axis.origins) else slice(0)] = 255
-            blend_into(canvas, piece, origin, axis.ramp(number, feather, 1))
+            blend_into(canvas, piece, origin, axis.blending_weights(number, feather, 1))
         # faded over the whole overlap, a border's pixel counts for a thirty-second at most
         assert canvas.max() <= (100 if feather == 0 else 105)
 
 
 def test_a_fade_rises_evenly_over_the_middle_of_the_overlap():
-    ramp = TileAxis(96, 64, (0, 32)).ramp(1, 8, 1)
+    ramp = TileAxis(96, 64, (0, 32)).blending_weights(1, 8, 1)
     assert np.all(ramp[:12] == 0)
     assert np.all(ramp[20:] == 1)
     assert np.all(np.diff(ramp[11:21]) > 0)
