@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,8 +17,12 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What would take hours is shortened; nothing else is changed.
 SHORTER = {
-    "mirnet-train": ["--steps", "1", "--batch", "1", "--crop", "32", "--exposure-steps", "1"]
+    "train": ["--steps", "1", "--batch", "1", "--crop", "32", "--exposure-steps", "1"],
+    "bench": ["--rounds", "2", "--size", "64x48", "--pairs", "lol"],
+    "live": ["--display", "none"],
 }
+# There is no camera here.
+INSTEAD = {"--source 0": "--source night.mp4"}
 # What `make export` and the figures in the README run; the frames are small here.
 SCRIPTS = {"benchmarks/demo.py": ["build"]}
 
@@ -37,7 +42,7 @@ def _photo(path, seed, side=64):
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder with what a reader would have: a photo, night images, pairs to train on."""
+    """Return a folder with what a reader would have: a photo, a video, images, pairs."""
     folder = tmp_path_factory.mktemp("reader")
     _photo(folder / "photo.jpg", 0)
     for name in ("night-images", "lol", "my-camera/low", "my-camera/high"):
@@ -51,17 +56,30 @@ def workplace(tmp_path_factory):
         split = "val" if number < 2 else "train"
         rows.append(f"{number}.png,{number}.png,{number},{split}")
     (folder / "lol" / "pairs.csv").write_text("\n".join(rows) + "\n")
+    with av.open(str(folder / "night.mp4"), "w") as container:
+        track = container.add_stream("libx264", rate=25)
+        track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 30, np.uint8), "rgb24")
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_commands_and_python_run_as_written(workplace):
-    ours = [line for line in commands() if line.startswith("mirnet-")]
+    ours = [line for line in commands() if line.startswith("mirnet ")]
     assert len(ours) == 8
+    program = Path(sys.executable).parent / "mirnet"
+    exported = [program, "export", "--fp16", "--int8", "--out", "build/lowlight"]
+    done = subprocess.run(exported, cwd=workplace, check=False)  # what `make export` does first
+    assert done.returncode in (0, 3)
     for line in ours:
-        name, *arguments = shlex.split(line)
-        program = Path(sys.executable).parent / name
+        for usual, here in INSTEAD.items():
+            line = line.replace(usual, here)
+        _, *arguments = shlex.split(line)
+        name = arguments[0] if "compare" not in arguments else "compare"
         done = subprocess.run(
             [program, *arguments, *SHORTER.get(name, [])],
             cwd=workplace, capture_output=True, text=True, check=False,
@@ -69,6 +87,8 @@ def test_commands_and_python_run_as_written(workplace):
         # 3: noise in place of images may cost a precision its adoption
         assert done.returncode in (0, 3), f"{line}\n{done.stderr}"
     assert (workplace / "enhanced" / "photo.compare.png").is_file()
+    assert (workplace / "enhanced" / "night.mp4").is_file()
+    assert (workplace / "build" / "bench" / "report.html").is_file()
     for script, arguments in SCRIPTS.items():
         line = [sys.executable, ROOT / script, "build/lowlight", *arguments]
         subprocess.run(line, cwd=workplace, check=True, capture_output=True)
@@ -86,7 +106,7 @@ def test_make_targets_exist(line):
 
 
 def test_no_command_is_left_out():
-    known = ("mirnet-", "make ", "pip install ")
+    known = ("mirnet ", "make ", "pip install ")
     assert all(line.startswith(known) for line in commands())
 
 
