@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mirnet_edge.export.job import ExportOptions, export_bundle
+from mirnet_edge.export.job import export_bundle
+from mirnet_edge.export.workspace import ExportOptions
 
 
 def main(weights: str, calibration: str, out: str) -> None:

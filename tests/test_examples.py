@@ -79,7 +79,7 @@ def test_a_checkpoint_is_exported_and_its_bundle_measured(network_of, tmp_path):
     assert "openvino:int8: " in told
     default = told.splitlines()[-1].removeprefix("default: ")
     measured = run("benchmark.py", "mine", "64x48", folder=tmp_path)
-    assert re.search(rf"^{default}: [\d.]+ ms, [\d.]+x$", measured, re.MULTILINE)
+    assert re.search(rf"^{re.escape(default)}: [\d.]+ ms, [\d.]+x$", measured, re.MULTILINE)
 
 
 def test_messages_that_troubleshooting_explains_are_in_the_code():
