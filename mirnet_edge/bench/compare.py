@@ -164,12 +164,11 @@ def _change(
     before, after = p50(old.samples_ms), p50(new.samples_ms)
     low, high = (edge / divisor for edge in ratio_interval(old.samples_ms, new.samples_ms))
     outcome: LatencyOutcome = "noise"
-    if min(len(old.samples_ms), len(new.samples_ms)) < FEWEST_RUNS:
-        return LatencyChange(*key, before, after, after / before / divisor, low, high, outcome)
-    if low > 1.0 + tolerance:
-        outcome = "slower"
-    elif high < 1.0 / (1.0 + tolerance):
-        outcome = "faster"
+    if min(len(old.samples_ms), len(new.samples_ms)) >= FEWEST_RUNS:
+        if low > 1.0 + tolerance:
+            outcome = "slower"
+        elif high < 1.0 / (1.0 + tolerance):
+            outcome = "faster"
     return LatencyChange(*key, before, after, after / before / divisor, low, high, outcome)
 
 

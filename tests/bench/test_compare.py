@@ -78,6 +78,10 @@ def test_relative_divides_by_the_slowdown_of_the_machine(row_of, report_of):
     assert plain.machine_ratio == pytest.approx(1.5, rel=0.01)
     assert {one.outcome for one in plain.changes} == {"slower"}
     assert {one.outcome for one in relative.changes} == {"noise"}
+    for found, ratio in ((plain, 1.5), (relative, 1.0)):
+        for one in found.changes:
+            assert one.low <= one.ratio <= one.high
+            assert one.ratio == pytest.approx(ratio, rel=0.02)
     with pytest.raises(OptionError, match="--relative needs competitors or baselines"):
         compare(report_of(old.rows[:1]), report_of(new.rows[:1]), relative=True)
 
@@ -86,7 +90,9 @@ def test_an_entry_that_no_longer_runs_is_a_regression(row_of, report_of):
     other = row_of("edge openvino:fp32", median_ms=20.0)
     old = report_of([row_of(_NAME, median_ms=10.0), other])
     new = report_of([row_of(_NAME, state="failed", note="broken"), other])
-    assert compare(old, new).regressions == [f"{_NAME} 640x480: no longer measured"]
+    found = compare(old, new)
+    assert found.regressions == [f"{_NAME} 640x480: no longer measured"]
+    assert (found.only_old, found.only_new) == ((), ())
 
 
 def test_an_entry_of_one_report_is_listed_and_no_regression(row_of, report_of):
