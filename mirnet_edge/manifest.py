@@ -153,7 +153,7 @@ class LatencyFacts(StrictDocument):
     p50_ms: float
     p95_ms: float
     ratio_to_fp32: float
-    """This mode's p50 over that of fp32 on the same backend, interleaved in one run."""
+    """This configuration's p50 over that of fp32 on the same backend, interleaved in one run."""
     height: int
     width: int
     runs: int

@@ -229,7 +229,7 @@ def build_engines(
 
     Args:
         bundle: Its folder.
-        graphs: Names of the graphs; all that TensorRT modes were accepted for where empty.
+        graphs: Names of the graphs; where empty, all of accepted TensorRT configurations.
         sizes: (height, width) of static profiles; those of the former engine where None.
         settings: How to build.
         flavor: Which TensorRT.
