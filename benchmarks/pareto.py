@@ -3,7 +3,7 @@
     python benchmarks/pareto.py shipped:low-light --data lol --out benchmarks/reports
     python benchmarks/pareto.py shipped:low-light --data lol --qat build/qat/low-light-int8.onnx
 
-DATA is a folder as mirnet-export --calibration takes it. --qat also judges the INT8 graph that
+DATA is a folder as mirnet-export --calibration takes it. --qat also evaluates the INT8 graph that
 mirnet-train --qat wrote beside what both quantizers make of the same weights for TensorRT, in
 ONNX Runtime's simulation, and measures nothing else.
 """
