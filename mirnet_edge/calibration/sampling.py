@@ -292,7 +292,7 @@ def _collect_candidates(
 
 
 def _check_sizes(frames: Iterator[Frame], sampling: SamplingOptions) -> Iterator[Frame]:
-    """Yield the frames, cut to the size that is asked for; otherwise refuse a second size."""
+    """Yield the frames, cut to the option's size; without one, refuse a second size."""
     first: tuple[int, ...] | None = None
     for number, frame in enumerate(frames, 1):
         if sampling.size is not None:

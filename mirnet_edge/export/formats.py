@@ -1,11 +1,12 @@
-"""Write a bundle's graphs for other runtimes: OpenVINO IR, ORT format, Triton repository.
+"""Write a bundle's graphs for other runtimes: OpenVINO IR, ORT format, Triton model repository.
 
-Beside what is written lies `identity.json`: which graph, of which sha256, by which tool's version.
-`check_identity` refuses files that a later export left behind.
+IR and ORT files come with an `identity.json`: source graph, its sha256 and the tool's version.
+`check_identity` refuses files that are older than the bundle's graphs.
 
-One model per backend: NAME_onnxruntime and NAME_openvino from the fp32 or INT8 graph for CPUs,
-NAME_tensorrt from each plan. All take and give what the bundle does: uint8 frames, NHWC, RGB. The
-sides must be multiples of what `parameters.multiple` says; the server does not pad.
+A Triton repository has one model per backend: NAME_onnxruntime and NAME_openvino from the fp32 or
+INT8 graph for CPUs, NAME_tensorrt from each TensorRT engine. Inputs and outputs are those of the
+bundle: uint8 frames, NHWC, RGB. Sides are multiples of `parameters.multiple`: the server does not
+pad.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ IDENTITY = "identity.json"
 
 
 def write_openvino_ir(bundle: Path, out: Path) -> list[Path]:
-    """Write the graphs for CPUs as OpenVINO IR, NAME.xml and NAME.bin, as precise as they are.
+    """Write the graphs for CPUs as OpenVINO IR, NAME.xml and NAME.bin, in their own precision.
 
     Raises:
         BundleError: A graph of the bundle has changed.
@@ -40,16 +41,16 @@ def write_openvino_ir(bundle: Path, out: Path) -> list[Path]:
 
     def convert(onnx: Path, folder: Path) -> None:
         model = openvino.Core().read_model(str(onnx))
-        # half the size, and what the graph says is no longer what runs
+        # fp16 weights would halve the size, and change the precision that the name states
         openvino.save_model(model, str(folder / f"{onnx.stem}.xml"), compress_to_fp16=False)
 
-    return _written(bundle, out, convert, f"openvino {openvino.__version__}", ".xml")
+    return _convert_graphs(bundle, out, convert, f"openvino {openvino.__version__}", ".xml")
 
 
 def write_ort(bundle: Path, out: Path) -> list[Path]:
     """Write the graphs for CPUs in ONNX Runtime's own format, NAME.ort, for its small builds.
 
-    Only what holds on every processor is optimized in advance.
+    Only optimizations that hold on every processor are applied in advance.
 
     Raises:
         BundleError: A graph of the bundle has changed.
@@ -65,14 +66,14 @@ def write_ort(bundle: Path, out: Path) -> list[Path]:
         options.add_session_config_entry("session.save_model_format", "ORT")
         onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
 
-    return _written(bundle, out, convert, f"onnxruntime {onnxruntime.__version__}", ".ort")
+    return _convert_graphs(bundle, out, convert, f"onnxruntime {onnxruntime.__version__}", ".ort")
 
 
 def check_identity(folder: Path, bundle: Path) -> None:
-    """Refuse files that were not made of the graphs that the bundle has now, or have changed.
+    """Refuse files that were made of other graphs than the bundle's, or that have changed.
 
     Raises:
-        BundleError: They were not, or they have; says which.
+        BundleError: A file does not fit; names it.
     """
     path = folder / IDENTITY
     try:
@@ -92,7 +93,7 @@ def check_identity(folder: Path, bundle: Path) -> None:
                 raise BundleError(f"{folder / name} is missing or changed: write the folder again")
 
 
-def _written(
+def _convert_graphs(
     bundle: Path, out: Path, convert: Callable[[Path, Path], None], tool: str, suffix: str
 ) -> list[Path]:
     manifest = read_manifest(bundle)
@@ -116,7 +117,7 @@ def _entry(graph: GraphFacts, folder: Path, tool: str) -> dict[str, Any]:
 
 
 _BATCH = 8
-"""Most frames the server puts together; graphs for any size take 16."""
+"""The server's largest batch; graphs for any size take 16 frames."""
 _DELAY_US = 2000
 
 
@@ -125,8 +126,8 @@ def write_repository(bundle: Path, out: Path, name: str | None = None) -> list[s
 
     Args:
         bundle: Its folder.
-        out: The repository; replaced as a whole, so it must be empty or one of ours.
-        name: How the models are called; the task and its dashes as underscores by default.
+        out: The repository; replaced as a whole, so it must be empty or a model repository.
+        name: The start of the models' names; the task, with underscores, by default.
 
     Returns:
         The models' names.
@@ -141,34 +142,34 @@ def write_repository(bundle: Path, out: Path, name: str | None = None) -> list[s
             f"--triton {out} holds files that are no model repository; choose another"
         )
     stem = name or manifest.model.task.replace("-", "_")
-    made = []
+    names = []
     with replace_folder(out) as folder:
         graph = _fastest_for_cpu(manifest)
         onnx = verify_path(bundle, graph.onnx)
-        made.append(_model(folder, f"{stem}_onnxruntime", "onnxruntime", manifest, graph))
-        shutil.copyfile(onnx, folder / made[-1] / "1" / "model.onnx")
+        names.append(_model(folder, f"{stem}_onnxruntime", "onnxruntime", manifest, graph))
+        shutil.copyfile(onnx, folder / names[-1] / "1" / "model.onnx")
         if available("openvino"):
-            made.append(_model(folder, f"{stem}_openvino", "openvino", manifest, graph))
+            names.append(_model(folder, f"{stem}_openvino", "openvino", manifest, graph))
             write_openvino_ir(bundle, folder / "ir")
             for kind in ("xml", "bin"):
                 source = folder / "ir" / f"{onnx.stem}.{kind}"
-                shutil.move(source, folder / made[-1] / "1" / f"model.{kind}")
+                shutil.move(source, folder / names[-1] / "1" / f"model.{kind}")
             shutil.rmtree(folder / "ir")
         for engine in manifest.engines:
-            if engine.flavor == "tensorrt":  # the server's backend opens no plans of RTX
+            if engine.flavor == "tensorrt":  # the server's backend opens no engines of TensorRT-RTX
                 plain = engine.graph.replace("-", "_")
                 source_graph = manifest.graph(engine.graph)
                 title = f"{stem}_tensorrt_{plain}"
-                made.append(_model(folder, title, "tensorrt", manifest, source_graph))
+                names.append(_model(folder, title, "tensorrt", manifest, source_graph))
                 plan = verify_path(bundle, engine.plan)
                 shutil.copyfile(plan, folder / title / "1" / "model.plan")
-    return made
+    return names
 
 
 def _fastest_for_cpu(manifest: Manifest) -> GraphFacts:
     timed = [
-        mode for mode in manifest.configurations
-        if mode.accepted and mode.backend in ("onnxruntime", "openvino") and mode.latency
+        one for one in manifest.configurations
+        if one.accepted and one.backend in ("onnxruntime", "openvino") and one.latency
     ]  # fmt: skip
     if not timed:
         return manifest.graph("fp32")
@@ -187,7 +188,7 @@ def _model(folder: Path, name: str, backend: str, manifest: Manifest, graph: Gra
 def _config(name: str, backend: str, manifest: Manifest, graph: GraphFacts) -> Iterator[str]:
     """Yield the lines of config.pbtxt."""
     image = manifest.image
-    # plans hold one frame, and graphs of one size too: their batch is part of the shape
+    # engines take one frame, and graphs of one size too: their batch is part of the shape
     batches = image.size is None and backend != "tensorrt"
     yield f"name: {json.dumps(name)}"
     yield f"backend: {json.dumps(backend)}"

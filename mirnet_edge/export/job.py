@@ -40,7 +40,7 @@ class ExportResult:
     parity_db: float
     """PSNR of the fp32 graph against the network, before rounding."""
     rejected: tuple[str, ...]
-    """The graphs that were asked for and that no backend of their target may use."""
+    """The requested graphs that no backend may use."""
 
 
 def export_bundle(

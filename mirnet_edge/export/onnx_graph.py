@@ -51,7 +51,7 @@ def check_parity(network: nn.Module, graph: Path, frames: Frames, image: ImageCo
         network: The network before any rewrite, in eval mode.
         graph: Its fp32 ONNX file.
         frames: (1, H, W, 3) uint8 RGB, H and W multiples of the network's multiple.
-        image: What the graph takes.
+        image: The graph's image contract.
 
     Raises:
         GraphError: Less than `MINIMUM_DB`: the export changed what the network computes.
@@ -99,7 +99,7 @@ def _without_rounding(graph: Path, fed: np.ndarray, image: ImageContract) -> np.
 
 
 def write_int8(network: nn.Module, path: Path, *, size: tuple[int, int] | None = None) -> Path:
-    """Write the int8 Q/DQ graph of a fake-quantized network, uint8 frames in and out.
+    """Write the INT8 Q/DQ graph of a fake-quantized network, uint8 frames in and out.
 
     Args:
         network: As `prepare_qat` and training left it.
@@ -139,15 +139,14 @@ def export_onnx(
     """Write a network, with the image contract around it, as an fp32 ONNX file.
 
     Args:
-        network: Takes and gives (N, 3, H, W) float32 RGB in [0, 1]. One that is
-            `ContextAnchoredNetwork` makes
-            a graph with `globals_in`, `memory` and `globals_out`.
+        network: Takes and gives (N, 3, H, W) float32 RGB in [0, 1]. A `ContextAnchoredNetwork`
+            makes a graph with `globals_in`, `memory` and `globals_out`.
         path: The file to write, whole or not at all.
-        io: What the graph takes and gives; see `FrameInterface`.
+        io: Type and layout of input and output; see `FrameInterface`.
         size: (height, width) of a graph for one frame of one size; None for up to 16 frames of
             any size that is a multiple.
         multiple: Height and width are multiples of this.
-        channels: What a part of a network takes instead of colors, with `io="float"`.
+        channels: Input channels of a part of a network, with `io="float"`.
 
     Raises:
         GraphError: The network cannot be exported.
@@ -198,7 +197,7 @@ def export_onnx(
 def _dynamic_shapes(
     io: Literal["uint8", "float"], multiple: int, inputs: list[str]
 ) -> tuple[dict[int, Any], ...]:
-    """Return what may change of each input."""
+    """Return the dynamic dimensions of each input."""
     from torch.export import Dim
 
     most = _LARGEST_SIDE // multiple
@@ -217,7 +216,7 @@ def _dynamic_shapes(
 
 
 def to_fp16(source: Path, target: Path) -> None:
-    """Write an fp16 copy of an fp32 or INT8 graph; what it takes and gives stays as it is.
+    """Write an fp16 copy of an fp32 or INT8 graph; inputs and outputs keep their types.
 
     Raises:
         GraphError: The result is not a valid graph.
@@ -228,7 +227,7 @@ def to_fp16(source: Path, target: Path) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove what torch adds for debugging: it holds paths of this machine and changes each run."""
+    """Remove torch's debug information: it holds paths of this machine and changes each run."""
     graph = model.graph
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
@@ -239,7 +238,7 @@ def _strip(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-# A cut is seen where it changes the output by more: a fortieth of an 8-bit level.
+# A cut reaches as far as it changes the output by more: a fortieth of an 8-bit level.
 TOLERANCE = 1e-4
 _IMAGES = 4
 # Strips of this (height, width): 32768 pixels cost the full MIRNet 0.24 TMACs, seconds.
@@ -261,16 +260,16 @@ def context_anchored_contract(
     anchored = context_anchored_form(network)
     frames = [sample.frame[None] for sample in images.evaluation[:_IMAGES]]
     return image.model_copy(
-        update={"vectors": anchored.layout, "reach": measured_reach(anchored, frames)}
+        update={"vectors": anchored.layout, "reach": measure_reach(anchored, frames)}
     )
 
 
-def measured_reach(network: ContextAnchoredNetwork, images: list[Frames]) -> int:
+def measure_reach(network: ContextAnchoredNetwork, images: list[Frames]) -> int:
     """Return how far from a cut, in pixels, the output differs from that of the uncut frame.
 
-    The frame's own vectors are given to both, so that what differs is what convolutions see
-    beyond the cut. How far that is in theory, a network's receptive field, is several times more
-    than matters.
+    Both get the frame's own context vectors, so that they differ only by the pixels that
+    convolutions see beyond the cut. The theoretical distance, the receptive field, is several times
+    larger than the measured one.
 
     Args:
         network: In eval mode.

@@ -128,7 +128,7 @@ class GraphEvaluator:
         """
         runner = self.runner(graph, precision)
         outputs = self._restore_all(runner)
-        figures = compare_outputs(outputs, self._expected, self._samples, None)
+        result = compare_outputs(outputs, self._expected, self._samples, None)
         fp32_ms = ratio = None
         if self.backend != "tensorrt":
             taken = measure_interleaved(
@@ -140,9 +140,9 @@ class GraphEvaluator:
             fp32_ms = p50(taken["fp32"])
             pairs = zip(taken[precision], taken["fp32"], strict=True)
             ratio = p50([one / two for one, two in pairs])
-        mean_db = figures.against_fp32.mean_db
+        mean_db = result.against_fp32.mean_db
         return GraphTrial(
-            figures.drop_db,
+            result.drop_db,
             _MOST_DB if mean_db is None else mean_db,
             darkness_db(outputs, self._expected),
             fp32_ms,

@@ -165,7 +165,7 @@ def open_calibration_set(
     Raises:
         CalibrationError: It is not usable, or the built-in one does not fit the network.
     """
-    # weights without a task are evaluated as what this package is for first
+    # weights without a task are taken for low-light weights
     task = loaded.card.task if loaded.card.task != "unknown" else "low-light"
     if options.calibration is not None:
         found = open_set(options.calibration, task=task, scale=image.scale)

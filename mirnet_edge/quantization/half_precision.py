@@ -1,11 +1,11 @@
-"""Write half precision into a graph: strongly typed, with the casts where they must be.
+"""Convert a graph to half precision (fp16): strongly typed, with explicit casts.
 
-Half is what lies between the first and the last convolution. Outside, an image is scaled,
+The nodes between the first and the last convolution are converted. Outside, an image is scaled,
 rounded and added to, and half precision has coarser steps near 1 than 8 bits need; inside, sums
-over a frame stay in float32, where half precision overflows or loses its small terms.
+over a frame stay in float32, where half precision overflows or drops small terms.
 
-Our own pass, because the known converters leave existing casts alone, stop at Resize, or do not
-come to an end on these graphs.
+A pass of our own, because the known converters leave existing casts as they are, stop at Resize, or
+do not terminate on these graphs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LARGEST_HALF = 65504.0
 
 
 def to_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy that computes in float16; what it takes and gives stays as it is.
+    """Return a copy that computes in float16; inputs and outputs keep their types.
 
     Args:
         model: A float32 graph, quantized or not, in topological order. Q/DQ between
@@ -204,7 +204,7 @@ def _type_of(value: np.ndarray) -> int:
 
 
 def _drop_unread(model: onnx.ModelProto) -> None:
-    """Remove float constants that only their copies are read of."""
+    """Remove float constants of which only the half-precision copies are used."""
     read = {name for node in model.graph.node for name in node.input}
     kept = [one for one in model.graph.initializer if one.name in read]
     del model.graph.initializer[:]

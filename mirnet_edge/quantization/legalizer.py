@@ -1,11 +1,11 @@
 """Legalize Q/DQ graphs for TensorRT: its rules, and repairs of what quantizers emit.
 
-TensorRT does one thing with uint8, it casts it. A network that needs its frame's size, as
-MIRNet-v2 does for its context over all positions, makes torch write Shape nodes that read the
-graph's input. A cast keeps the shape: the same numbers stand behind it.
+TensorRT only casts uint8. A network that needs its frame's size, as MIRNet-v2 does for its context
+over all positions, makes torch write Shape nodes that read the graph's input. A cast has the same
+shape, so they read the cast instead.
 
-The rules hold for TensorRT 10.3, 10.13, 11 and TensorRT-RTX alike. Some of them TensorRT states
-by an error; the worst it does not: an unsigned zero point is read as signed, every value above
+The rules hold for TensorRT 10.3, 10.13, 11 and TensorRT-RTX alike. TensorRT reports an error for
+some of them; for the worst it does not: an unsigned zero point is read as signed, every value above
 half of the range is clipped, and 48 dB become 13.
 """
 
@@ -71,7 +71,7 @@ def _pixelwise_tensors(model: onnx.ModelProto, axes: dict[str, tuple[int, ...]])
 
 
 def _holds_frames(value: onnx.ValueInfoProto) -> bool:
-    """Tell frames from the vectors that an anchored graph takes and gives beside them."""
+    """Say whether a value holds frames, not the context vectors of an anchored graph."""
     return len(value.type.tensor_type.shape.dim) == _FRAME_AXES
 
 
@@ -89,7 +89,7 @@ _UINT8 = 2  # TensorProto.UINT8
 
 
 def read_shapes_after_cast(model: onnx.ModelProto) -> None:
-    """Have Shape nodes of uint8 inputs read the Cast of the same input, in place.
+    """Make Shape nodes of uint8 inputs read the Cast of the same input, in place.
 
     The graph computes what it did, bit for bit. An input that nothing casts stays as it is.
     """
@@ -99,12 +99,12 @@ def read_shapes_after_cast(model: onnx.ModelProto) -> None:
     for node in graph.node:
         if node.op_type == "Cast" and node.input[0] in frames:
             casts.setdefault(node.input[0], node)
-    asked = [node for node in graph.node if node.op_type == "Shape" and node.input[0] in casts]
-    if not asked:
+    shapes = [node for node in graph.node if node.op_type == "Shape" and node.input[0] in casts]
+    if not shapes:
         return
-    moved = {node.input[0] for node in asked}
+    moved = {node.input[0] for node in shapes}
     first = [node for name, node in casts.items() if name in moved]
-    for node in asked:
+    for node in shapes:
         node.input[0] = casts[node.input[0]].output[0]
     # they read the graph's inputs alone, and what reads them comes later in every order
     rest = [node for node in graph.node if not any(node is one for one in first)]
@@ -121,7 +121,7 @@ _FP16_SCALE_OPSET = 19
 
 @dataclass(frozen=True)
 class GraphView:
-    """A graph with what rules and repairs look up."""
+    """A graph with its constants and producers by name, for rules and repairs."""
 
     model: onnx.ModelProto
     constants: dict[str, np.ndarray]
@@ -155,7 +155,7 @@ def check_for_tensorrt(model: onnx.ModelProto, name: str) -> None:
 
     Args:
         model: Any ONNX graph; one without Q/DQ passes.
-        name: How the message calls it.
+        name: The graph's name in messages.
 
     Raises:
         GraphError: Names the first node that breaks a rule, and the rule.
@@ -304,13 +304,12 @@ _SIGNED_SCALE = 255.0 / 127.0
 
 
 def legalize_for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which what can be repaired without loss of meaning is repaired.
+    """Return a copy of a Q/DQ graph, repaired where its meaning allows it.
 
     Unsigned symmetric activations become signed ones of the same range (at one bit less);
-    missing zero points are written out; the size of a frame is asked of its floats; clips that
-    clip nothing go; transposed convolutions, whole-frame convolutions and half-quantized ones go
-    back to float; quantizers that nothing needs any more are dropped.
-    What remains wrong is for `tensorrt_rules` to refuse.
+    missing zero points are written out; frame sizes are read after the cast; clips that clip
+    nothing are removed; transposed, whole-frame and half-quantized convolutions return to float;
+    unused quantizers are dropped. `check_for_tensorrt` refuses the rest.
     """
     repaired = copy_model(model)
     read_shapes_after_cast(repaired)
@@ -444,7 +443,7 @@ def _dequantize(node: onnx.NodeProto, view: GraphView) -> np.ndarray:
 
 
 def _drop_unused(model: onnx.ModelProto) -> None:
-    """Remove quantizers and initializers whose output nobody reads."""
+    """Remove unused quantizers and initializers."""
     wanted = {value.name for value in model.graph.output}
     kept = []
     for node in reversed(model.graph.node):

@@ -1,15 +1,15 @@
 """Post-training quantization (PTQ): calibration ranges, quantization schemes, mixed precision.
 
-Two passes over the images: the largest value of each tensor, then a histogram up to it. What is
-held is a few thousand counts per tensor, however many images there are and however large.
+Calibration passes over the images twice: for the largest magnitude of each tensor, then for a
+histogram up to it. It holds a few thousand counts per tensor, whatever the number of images.
 
-Ranges are taken from the fp32 graph, so those of one convolution do not depend on whether another
+Ranges are estimated on the fp32 graph, so those of one convolution do not depend on whether another
 is quantized. A graph with fewer quantized convolutions is therefore made from the one with all of
-them, in milliseconds, and is the one that the quantizer would have made.
+them, in milliseconds, and equals that of the quantizer.
 
-Both leave in float what decides about the whole frame (the exposure branch, channel attention,
-stream fusion): it costs next to nothing, and one wrong step there changes every pixel. See
-docs/decisions/002-int8-recipes.md for what was tried.
+Both quantization schemes leave the computation of global context in float (the exposure branch,
+channel attention, stream fusion): it takes next to no time, and one wrong step there changes every
+pixel. docs/decisions/002-int8-recipes.md compares the alternatives.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ _BLOCK = re.compile(r"(?:network\.)?((?:\w+\.\d+\.)*\w+)\.(?:.*\.)?(?:weight|fil
 
 @dataclass(frozen=True)
 class GraphBlock:
-    """Some convolutions of a graph."""
+    """The convolutions of a graph that belong to one module: the unit of mixed precision."""
 
     name: str
-    """As the module tree has it: stem, blocks.0.top, head."""
+    """In the module tree: stem, blocks.0.top, head."""
     convolutions: tuple[str, ...]
-    """The names of its nodes: those that see pixels, or, where it has none, all."""
+    """The names of its nodes: those over pixels, or, where it has none, all."""
     decides_frame: bool
-    """Whether all of them decide about the whole frame, and so stay in float in every bundle."""
+    """Whether all of them compute global context, and so stay in float in every bundle."""
 
 
 def list_blocks(fp32: onnx.ModelProto) -> tuple[GraphBlock, ...]:
     """Return a graph's blocks, in the order of the graph.
 
-    A module that serves in many places is one block: its weights are stored once.
+    A module that is used in many places is one block: its weights are stored once.
 
     Args:
         fp32: As `export_onnx` writes it, its weights named by the module tree.
@@ -109,24 +109,24 @@ _UNSEEN_RANGE = 1.0 / 128.0
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often a tensor's magnitudes were seen."""
+    """Counts of a tensor's magnitudes over the calibration images."""
 
     largest: float
     counts: NDArray[np.int64]
     """Of |x| in equal bins from 0 to `largest`."""
 
-    def range(self, method: RangeEstimator) -> float:
-        """Return the magnitude that is to be the largest INT8 step.
+    def range(self, estimator: RangeEstimator) -> float:
+        """Return the magnitude of the largest INT8 step, by a range estimator.
 
-        `minmax` is the largest that was seen; `percentile` leaves one of 10000 values above it;
-        `entropy` is the one at which the 8-bit histogram tells most of the float one
-        (Kullback-Leibler, as Migacz, "8-bit Inference with TensorRT", GTC 2017, describes it).
+        `minmax` takes the largest magnitude; `percentile` leaves one of 10000 values above it;
+        `entropy` minimizes the Kullback-Leibler divergence of the 8-bit histogram from the float
+        one (Migacz, "8-bit Inference with TensorRT", GTC 2017).
         """
         edge = _BINS
-        if method == "percentile":
+        if estimator == "percentile":
             share = np.cumsum(self.counts) / max(1, self.counts.sum())
             edge = int(np.searchsorted(share, PERCENTILE / 100.0)) + 1
-        elif method == "entropy":
+        elif estimator == "entropy":
             edge = _entropy_edge(self.counts)
         found = self.largest * min(edge, _BINS) / _BINS
         return found if found > _SMALLEST_RANGE else _UNSEEN_RANGE
@@ -138,7 +138,7 @@ def _entropy_edge(counts: NDArray[np.int64]) -> int:
 
 
 def _divergence(counts: NDArray[np.int64], edge: int) -> float:
-    """Return how much less the levels of a range tell than the bins, outliers clipped into it."""
+    """Return the Kullback-Leibler divergence of a clipped range's levels from the bins."""
     kept = counts[:edge].astype(np.float64)
     clipped = kept.copy()
     clipped[-1] += counts[edge:].sum()
@@ -157,18 +157,18 @@ def _divergence(counts: NDArray[np.int64], edge: int) -> float:
 def collect_histograms(
     fp32: Path, samples: Sequence[np.ndarray], tensors: Sequence[str]
 ) -> dict[str, Histogram]:
-    """Return the histograms of some of a graph's tensors over the samples.
+    """Return histograms of a graph's tensors over the calibration samples.
 
     Args:
         fp32: The graph.
-        samples: What the graph takes.
-        tensors: Their names.
+        samples: Its inputs, one image each.
+        tensors: Names of the tensors.
 
     Raises:
         CalibrationError: There are no samples, or a value is not a number.
     """
     if not samples:
-        raise CalibrationError("no image to set INT8 ranges on; give a set with at least one")
+        raise CalibrationError("no image to calibrate INT8 on; give a set with at least one")
     names = list(tensors)
     largest = dict.fromkeys(names, 0.0)
     for values in _values(fp32, samples, names):
@@ -208,28 +208,28 @@ def _values(
 
 
 class RangeCache(StrictDocument):
-    """Ranges on disk, bound to all that they depend on.
+    """Calibrated ranges on disk (`ranges.json`), bound to images, preprocessing and graph.
 
     Schema history: 1 (2026-11) the first.
     """
 
     schema_version: Literal[1] = 1
     data_sha256: str
-    """Of the calibrating images' pixels."""
+    """Of the calibration images' pixels."""
     preprocessing: str
-    """What is done to an image before the graph sees it."""
+    """How an image becomes the graph's input."""
     model_sha256: str
     """Of the fp32 graph."""
     images: int = Field(ge=1)
     ranges: dict[RangeEstimator, dict[str, float]]
-    """The largest magnitude, by method and tensor."""
+    """The largest magnitude, by estimator and tensor."""
     best: RangeEstimator | None = None
-    """What came nearest to fp32 on the images that judge; None: not compared."""
+    """The estimator that came nearest to fp32 on the evaluation images; None: not compared."""
 
 
 @dataclass(frozen=True)
 class RangeKey:
-    """What ranges depend on."""
+    """The images, preprocessing and graph that ranges depend on."""
 
     data_sha256: str
     preprocessing: str
@@ -237,28 +237,26 @@ class RangeKey:
 
     @classmethod
     def of(cls, fp32: Path, data_sha256: str, preprocessing: str) -> RangeKey:
-        """Return the binding of a graph's file."""
+        """Return the key of a graph's file."""
         return cls(data_sha256, preprocessing, sha256_of(fp32))
 
 
 def describe_preprocessing(image: ImageContract) -> str:
-    """Return in words what is done to an image before a graph sees it."""
+    """Return in words how an image becomes a graph's input."""
     size = "any size" if image.size is None else f"{image.size[1]}x{image.size[0]}"
     return f"{image.io} RGB, cut to {size}, padded by reflection to multiples of {image.multiple}"
 
 
-def estimate_ranges(
-    binding: RangeKey, images: int, histograms: Mapping[str, Histogram]
-) -> RangeCache:
-    """Return the ranges of every method."""
+def estimate_ranges(key: RangeKey, images: int, histograms: Mapping[str, Histogram]) -> RangeCache:
+    """Return the ranges by every estimator."""
     return RangeCache(
-        data_sha256=binding.data_sha256,
-        preprocessing=binding.preprocessing,
-        model_sha256=binding.model_sha256,
+        data_sha256=key.data_sha256,
+        preprocessing=key.preprocessing,
+        model_sha256=key.model_sha256,
         images=images,
         ranges={
-            method: {name: histogram.range(method) for name, histogram in histograms.items()}
-            for method in RANGE_ESTIMATORS
+            estimator: {name: one.range(estimator) for name, one in histograms.items()}
+            for estimator in RANGE_ESTIMATORS
         },
     )
 
@@ -268,8 +266,8 @@ def write_ranges(path: Path, cache: RangeCache) -> None:
     write_atomically(path, cache.model_dump_json(indent=1).encode() + b"\n")
 
 
-def read_ranges(path: Path, binding: RangeKey) -> RangeCache:
-    """Return the ranges of a file after comparing what they were taken from.
+def read_ranges(path: Path, key: RangeKey) -> RangeCache:
+    """Return the ranges of a file after comparing images, preprocessing and graph.
 
     Raises:
         CalibrationError: Not such a file, or of other images, preprocessing or weights.
@@ -281,9 +279,9 @@ def read_ranges(path: Path, binding: RangeKey) -> RangeCache:
             f"{path} is not a file of calibrated ranges; delete it and run mirnet-calibrate again"
         ) from error
     for what, found, expected in (
-        ("images", cache.data_sha256, binding.data_sha256),
-        ("preprocessing", cache.preprocessing, binding.preprocessing),
-        ("graph", cache.model_sha256, binding.model_sha256),
+        ("images", cache.data_sha256, key.data_sha256),
+        ("preprocessing", cache.preprocessing, key.preprocessing),
+        ("graph", cache.model_sha256, key.model_sha256),
     ):
         if found != expected:
             raise CalibrationError(
@@ -383,7 +381,7 @@ def _read_float(
 
 
 def _complete(partial: onnx.ModelProto, fp32: onnx.ModelProto) -> None:
-    """Drop quantizers and constants that nobody reads, and bring back float ones that are read."""
+    """Drop unused quantizers and constants, and bring back float constants that are used."""
     wanted = {value.name for value in partial.graph.output}
     nodes = []
     for node in reversed(partial.graph.node):
@@ -406,8 +404,8 @@ def _complete(partial: onnx.ModelProto, fp32: onnx.ModelProto) -> None:
 
 Quantizer = Literal["onnxruntime", "nncf"]
 QUANTIZERS: tuple[Quantizer, ...] = get_args(Quantizer)
-# Only convolutions are worth it; quantizers elsewhere cost more memory traffic than they spare,
-# and near the image they cost quality. NNCF refuses types that a graph does not have.
+# Only convolutions gain; quantizers elsewhere cause more memory traffic than they save, and near
+# the image they lower accuracy. NNCF refuses types that a graph does not have.
 _NEVER_QUANTIZED = (
     "Add", "AveragePool", "Cast", "Clip", "Concat", "ConvTranspose", "DepthToSpace", "Div", "Exp",
     "Gather", "LeakyRelu", "MatMul", "Mul", "PRelu", "Pad", "ReduceMax", "ReduceMean", "ReduceSum",
@@ -417,18 +415,18 @@ _NEVER_QUANTIZED = (
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationScheme:
-    """How a graph is quantized; what is left out suits the target."""
+    """How a graph is quantized; the defaults suit the target."""
 
     exclude: tuple[str, ...] = ()
     """Names of further nodes to leave in float."""
     estimator: RangeEstimator = "minmax"
-    """How a range is taken from what was seen."""
+    """How a range is estimated from a histogram."""
     quantizer: Quantizer | None = None
-    """Whose quantizer: ONNX Runtime's for TensorRT and NNCF for CPUs, unless told otherwise."""
+    """The quantizer's library; None for ONNX Runtime's on TensorRT and NNCF's on CPUs."""
     ranges: Mapping[str, float] | None = None
-    """Magnitudes by tensor, from an earlier look at the same samples. For ONNX Runtime's."""
+    """Calibrated magnitudes by tensor, for ONNX Runtime's quantizer."""
     whole_frame: bool = False
-    """Whether what decides about the whole frame is quantized too: to measure what it costs."""
+    """Whether global context is quantized too, to measure its sensitivity."""
 
     def list_excluded(self, model: onnx.ModelProto) -> list[str]:
         """Return the names of the convolutions to leave in float."""
@@ -447,12 +445,12 @@ def quantize_for_tensorrt(
     """Write an INT8 graph that TensorRT 10.3 to 11 and TensorRT-RTX read alike.
 
     Symmetric signed Q/DQ at the inputs of convolutions, weights per channel, biases in float.
-    What else reads such an input reads it in 8 bits too: TensorRT then keeps one copy of it.
+    Other nodes on such an input read it in 8 bits too: TensorRT then keeps one copy of it.
 
     Args:
         fp32: The graph to quantize.
         target: The file to write, whole or not at all.
-        samples: What the graph takes: uint8 (1, H, W, 3) or float32 (1, 3, H, W).
+        samples: The graph's inputs: uint8 (1, H, W, 3) or float32 (1, 3, H, W).
         scheme: Its `whole_frame` is not for TensorRT: the legalizer undoes it.
 
     Raises:
@@ -476,12 +474,12 @@ def quantize_for_cpu(
     """Write an INT8 graph for OpenVINO and ONNX Runtime on CPUs.
 
     Weights use seven of their eight bits: processors without VNNI add pairs of products in 16
-    bits, and full-range weights overflow there without a word.
+    bits, and full-range weights silently overflow there.
 
     Args:
         fp32: The graph to quantize.
         target: The file to write, whole or not at all.
-        samples: What the graph takes: uint8 (1, H, W, 3) or float32 (1, 3, H, W).
+        samples: The graph's inputs: uint8 (1, H, W, 3) or float32 (1, 3, H, W).
         scheme: Its estimator is for ONNX Runtime's quantizer; NNCF takes minmax.
 
     Raises:
@@ -512,14 +510,14 @@ def list_quantized_inputs(
 def _quantize_with_onnxruntime(
     fp32: Path, samples: Sequence[np.ndarray], scheme: QuantizationScheme, *, seven_bits: bool
 ) -> onnx.ModelProto:
-    """Let ONNX Runtime place the quantizers; the ranges are our own, which need less memory."""
+    """Quantize with ONNX Runtime; the ranges are our own, which need less memory."""
     require("onnxruntime", "quantizing")
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    # a tensor whose type is not written down is passed over without a word
+    # a tensor without a type is silently left in float
     model = onnx.shape_inference.infer_shapes(onnx.load(fp32))
     names = list_quantized_inputs(model, scheme)
     if not names:
@@ -583,7 +581,7 @@ def _quantize_with_nncf(
             ignored_scope=scope,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=overflow,
-                # the widest range that was seen: NNCF's own mean of the maxima clips the brightest
+                # minmax: NNCF's own mean of the maxima clips the brightest
                 activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
             ),
         )
@@ -592,7 +590,7 @@ def _quantize_with_nncf(
 
 def _check_samples(samples: Sequence[np.ndarray]) -> None:
     if not samples:
-        raise CalibrationError("no image to set INT8 ranges on; give a set with at least one")
+        raise CalibrationError("no image to calibrate INT8 on; give a set with at least one")
 
 
 def _finish(model: onnx.ModelProto, target: Path, *, for_tensorrt: bool = True) -> None:

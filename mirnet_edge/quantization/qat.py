@@ -1,6 +1,6 @@
-"""Training that knows of INT8: fake-quantized convolutions that export as plain int8 Q/DQ.
+"""Quantization-aware training (QAT): fake quantization that exports as plain INT8 Q/DQ.
 
-    model ─prepare_qat─► fake-quantized model ─train─► ─deployable─► export_onnx ─► int8 graph
+    model ─prepare_qat─► fake-quantized ─train─► deployable_network ─► export_onnx ─► INT8 graph
 
 Weights: symmetric, per output channel, from their own largest value at every step. Activations:
 symmetric, one scale per convolution, learned (Esser et al., "Learned Step Size Quantization",
@@ -29,7 +29,7 @@ _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 
 
 class _StraightThroughRound(torch.autograd.Function):
-    """Round; the gradient passes as if nothing had happened."""
+    """Round, with a straight-through gradient."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:  # noqa: ANN401  # torch's
@@ -43,7 +43,7 @@ class _StraightThroughRound(torch.autograd.Function):
 
 
 class _GradientScaled(torch.autograd.Function):
-    """Give the value, and a share of its gradient."""
+    """Return the value, and scale its gradient."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, share: float) -> Tensor:  # noqa: ANN401
@@ -56,10 +56,10 @@ class _GradientScaled(torch.autograd.Function):
 
 
 def fake_quantize(value: Tensor, scale: Tensor) -> Tensor:
-    """Return VALUE as int8 would keep it: rounded to steps of SCALE, from -128 to 127 of them.
+    """Return VALUE rounded as INT8 rounds it: to steps of SCALE, from -128 to 127 of them.
 
-    The gradient reaches the value where it is inside the range, and the scale: from what is
-    inside by its rounding error, from what is outside by the sign.
+    The gradient reaches the value where it is inside the range, and the scale: by the rounding
+    error inside the range, by the sign outside.
     """
     steps = (value / scale).clamp(-_LEVELS - 1, _LEVELS)
     rounded: Tensor = _StraightThroughRound.apply(steps)  # type: ignore[no-untyped-call]
@@ -72,7 +72,7 @@ def weight_scales(weight: Tensor) -> Tensor:
 
 
 class FakeQuantizer(nn.Module):
-    """Sits in a convolution: what its input and weight become in int8."""
+    """Fake quantization of a convolution's input and weight, with a learned input scale."""
 
     def __init__(self) -> None:
         """Start without a scale; `observing` finds the first one."""
@@ -81,7 +81,7 @@ class FakeQuantizer(nn.Module):
         self.observing = False
 
     def forward(self, batch: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both as int8 would keep them; while observing, as they are."""
+        """Return both fake-quantized; while observing, unchanged."""
         if self.observing:
             with torch.no_grad():
                 seen = batch.abs().amax() / _LEVELS
@@ -99,7 +99,7 @@ class FakeQuantizer(nn.Module):
 
 
 class _FakeQuantizedConv:
-    """Mixed into a convolution's own class, so that it stays what its network takes it for."""
+    """Mixed into a convolution's own class, so that type checks of its network still hold."""
 
     quantizer: FakeQuantizer
 
@@ -112,12 +112,12 @@ class _FakeQuantizedConv:
 def prepare_qat(network: nn.Module, batches: Iterable[Tensor]) -> list[str]:
     """Fake-quantize, in place, the convolutions that bundles hold in INT8.
 
-    Those are the ones that see pixels: what decides about the whole frame, told by a look at what
-    the convolutions see, stays in float, as the export's recipes leave it.
+    Those are the ones over pixels: global context, found by the shapes that the convolutions see,
+    stays in float, as in the export's quantization schemes.
 
     Args:
         network: In its training form.
-        batches: What it takes; sets the first scales. At least one.
+        batches: Inputs that set the first scales. At least one.
 
     Returns:
         The names of the modules.
@@ -193,11 +193,11 @@ def plain_network(network: nn.Module) -> nn.Module:
 
 
 def deployable_network(network: nn.Module) -> nn.Module:
-    """Return a copy in the form that is exported, with Q/DQ that ONNX has names for.
+    """Return a copy in its inference form, with Q/DQ operators that ONNX has.
 
-    Stem and head are rewritten as `inference_form` does it, which leaves scales as they are:
-    every output channel keeps its weights, and every input its values. Other rewrites would move
-    a quantizer to another tensor and are left out.
+    Stem and head are rewritten as `inference_form` does it, which keeps the scales: every output
+    channel keeps its weights, and every input its values. Other rewrites would move a quantizer
+    to another tensor and are left out.
     """
     rewritten = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
     for parent in list(rewritten.modules()):
@@ -222,7 +222,7 @@ def deployable_network(network: nn.Module) -> nn.Module:
 
 
 def _fake_quantize_convolution(conv: _Conv, quantizer: nn.Module) -> _Conv:
-    """Let a convolution pass its input and weight through a quantizer, and return it."""
+    """Add a quantizer for input and weight to a convolution, and return it."""
     conv.add_module("quantizer", quantizer)
     conv.__class__ = _fake_class(type(conv))
     return conv

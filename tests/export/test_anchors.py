@@ -14,7 +14,7 @@ from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.export.job import export_bundle
-from mirnet_edge.export.onnx_graph import context_anchored_form, export_onnx, measured_reach
+from mirnet_edge.export.onnx_graph import context_anchored_form, export_onnx, measure_reach
 from mirnet_edge.export.workspace import ExportOptions
 from mirnet_edge.images.files import ImageFile, write_image
 from mirnet_edge.manifest import read_manifest
@@ -243,7 +243,7 @@ def test_the_reach_is_nothing_where_pixels_stand_alone_and_grows_with_kernels(ne
 
     anchored = context_anchored_form(network_of("edge"))
     frames = [np.random.default_rng(0).integers(0, 256, (1, 96, 128, 3), np.uint8)]
-    reach = measured_reach(anchored, frames)
+    reach = measure_reach(anchored, frames)
     assert 8 <= reach <= 160
     with torch.no_grad():  # 3x3 kernels become 1x1
         for module in anchored.modules():
@@ -251,7 +251,7 @@ def test_the_reach_is_nothing_where_pixels_stand_alone_and_grows_with_kernels(ne
                 kept = module.weight[..., 1, 1].clone()
                 module.weight.zero_()
                 module.weight[..., 1, 1] = kept
-    assert measured_reach(anchored, frames) < reach
+    assert measure_reach(anchored, frames) < reach
 
 
 def test_the_frame_after_a_cut_is_what_it_is_without_a_past(runner_of, smooth_frames):

@@ -220,7 +220,7 @@ def _samples(count=3, scale=1.0):
 
 @pytest.mark.parametrize("scheme", _SCHEMES)
 def test_without_images_nothing_is_written(scheme, tiny, tmp_path):
-    with pytest.raises(CalibrationError, match="no image to set INT8 ranges on"):
+    with pytest.raises(CalibrationError, match="no image to calibrate INT8 on"):
         scheme(tiny, tmp_path / "int8.onnx", [])
     assert not (tmp_path / "int8.onnx").exists()
 
