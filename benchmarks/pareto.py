@@ -20,12 +20,12 @@ from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
     GraphEvaluator,
     MixedPrecisionChoice,
+    begin_analysis,
+    choose_trial_backend,
+    find_pareto_front,
     measure_ladder,
     measure_sensitivity,
-    new_analysis,
-    pareto_front,
     quantize_all_blocks,
-    trial_backend,
 )
 from mirnet_edge.export.workspace import ExportOptions, open_workspace
 from mirnet_edge.files import write_atomically
@@ -54,7 +54,7 @@ def draw_front(choices: Sequence[MixedPrecisionChoice], title: str) -> Chart:
         ChartAxis(label="latency, x fp32 (labels: number of blocks in INT8)", padding=0.02),
         ChartAxis(label="accuracy drop (dB), lower is better", format="{:.4g}".format),
         size=(880, 480),
-        front=[choices.index(one) for one in pareto_front(choices)],
+        front=[choices.index(one) for one in find_pareto_front(choices)],
     )
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--qat", type=Path)
     arguments = parser.parse_args()
-    backend = "tensorrt" if arguments.qat else trial_backend(arguments.backend)
+    backend = "tensorrt" if arguments.qat else choose_trial_backend(arguments.backend)
     options = ExportOptions(
         weights=arguments.weights, out=arguments.out, int8=True, calibration=arguments.data
     )
@@ -98,7 +98,7 @@ def main() -> None:
             print_simulated(evaluator, fp32, samples, arguments.qat, Path(name))
             return
         graphs = quantize_all_blocks(fp32, samples, backend, QuantizationScheme(quantizer="nncf"))
-        sensitivity = measure_sensitivity(graphs, evaluator, new_analysis("", "", ""))
+        sensitivity = measure_sensitivity(graphs, evaluator, begin_analysis("", "", ""))
         print(
             "| block in INT8 | accuracy drop (dB) | latency saved (ms) | drop per ms (dB) "
             "| dark: PSNR to fp32 (dB) | middle | bright |"
@@ -113,7 +113,7 @@ def main() -> None:
                 f"| {one.db_per_ms:+.5f} | {bins} |"
             )
         points = measure_ladder(graphs, "nncf", sensitivity, evaluator)
-    front = pareto_front(points)
+    front = find_pareto_front(points)
     print(
         "\n| blocks in INT8 | others | accuracy drop (dB) | latency, x fp32 | Pareto front |\n"
         "|---|---|---|---|---|"

@@ -312,10 +312,10 @@ def describe_frame(frame: Frame) -> CandidateFrame:
     """Return a frame with its mean luma, detail and perceptual hash."""
     luma = frame @ LUMA / 255.0
     detail = float(np.abs(np.diff(luma, axis=1)).mean()) if frame.shape[1] > 1 else 0.0
-    return CandidateFrame(frame, float(luma.mean()), detail, perceptual_hash(luma))
+    return CandidateFrame(frame, float(luma.mean()), detail, compute_perceptual_hash(luma))
 
 
-def perceptual_hash(luma: NDArray[np.float64]) -> NDArray[np.bool_]:
+def compute_perceptual_hash(luma: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return the 64-bit difference hash ("dHash"): where a 9x8 thumbnail grows brighter."""
     import cv2
 

@@ -13,12 +13,12 @@ from mirnet_edge.export.sensitivity import (
     IMAGE_NAME,
     GraphEvaluator,
     Sensitivity,
+    begin_analysis,
+    choose_trial_backend,
     draw_sensitivity,
     measure_sensitivity,
-    new_analysis,
     quantize_all_blocks,
     resume_analysis,
-    trial_backend,
 )
 from mirnet_edge.export.workspace import ExportOptions, make_timing_frame, open_workspace
 from mirnet_edge.files import write_atomically
@@ -71,7 +71,7 @@ def analyze_sensitivity(
         MirnetEdgeError: The weights or images are not usable, or the folder holds the report of
             others.
     """
-    backend = trial_backend(request.backend)
+    backend = choose_trial_backend(request.backend)
     options = ExportOptions(
         weights=request.weights, out=request.out, int8=True, calibration=request.calibration
     )
@@ -80,7 +80,7 @@ def analyze_sensitivity(
         workspace = _set_timing_size(open_workspace(options, Path(name), on_stage), request.size)
         images, frame = workspace.images, workspace.timing_frame
         setup = f"{backend}, all blocks minmax, {size_text(*frame.shape[1:3])}"
-        fresh = new_analysis(workspace.loaded.sha256, images.sha256, setup)
+        fresh = begin_analysis(workspace.loaded.sha256, images.sha256, setup)
         found = resume_analysis(file, fresh)
         if not found.complete:
             fp32 = _export_fp32(workspace)

@@ -6,8 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.errors import CalibrationError
-from mirnet_edge.export.onnx_graph import check_parity, context_anchored_form, export_onnx, to_fp16
-from mirnet_edge.export.sensitivity import GraphEvaluator, search_graph, trial_backend
+from mirnet_edge.export.onnx_graph import (
+    check_parity,
+    export_onnx,
+    to_context_anchored_form,
+    to_fp16,
+)
+from mirnet_edge.export.sensitivity import GraphEvaluator, choose_trial_backend, search_graph
 from mirnet_edge.images.contract import pad_to_multiple
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.quantization.legalizer import check_for_tensorrt
@@ -90,7 +95,7 @@ def _export_fp32(workspace: Workspace) -> float:
     deployed = to_inference_form(network)
     graph = workspace.path(_FP32.file)
     export_onnx(
-        context_anchored_form(deployed) if image.vectors else deployed,
+        to_context_anchored_form(deployed) if image.vectors else deployed,
         graph,
         io=image.io,
         size=image.size,
@@ -142,7 +147,7 @@ def _search_mixed_precision(workspace: Workspace, file: GraphFile) -> GraphFile:
     options, fp32 = workspace.options, workspace.path(_FP32.file)
     evaluator = GraphEvaluator(
         fp32, workspace.image, workspace.images.evaluation, workspace.timing_frame,
-        trial_backend("auto" if "cpu" in file.targets else "tensorrt"),
+        choose_trial_backend("auto" if "cpu" in file.targets else "tensorrt"),
     )  # fmt: skip
     facts = search_graph(
         fp32, workspace.path(file.file), workspace.samples, evaluator,

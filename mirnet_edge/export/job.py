@@ -12,7 +12,7 @@ from mirnet_edge.dependencies import available, require
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.gate import GateCandidate, find_fastest, run_gate
 from mirnet_edge.export.graphs import make_graphs
-from mirnet_edge.export.onnx_graph import context_anchored_contract
+from mirnet_edge.export.onnx_graph import make_context_anchored_contract
 from mirnet_edge.export.workspace import open_workspace
 from mirnet_edge.files import replace_folder, write_atomically
 from mirnet_edge.manifest import Manifest, RejectionReason, bind
@@ -94,7 +94,9 @@ def _save_weights(workspace: Workspace) -> None:
 def _anchor_context(workspace: Workspace) -> Workspace:
     """Return the workspace with the contract of context-anchored graphs."""
     workspace.on_stage("anchor the global context and measure how far a cut reaches")
-    image = context_anchored_contract(workspace.image, workspace.loaded.model, workspace.images)
+    image = make_context_anchored_contract(
+        workspace.image, workspace.loaded.model, workspace.images
+    )
     return replace(workspace, image=image)
 
 

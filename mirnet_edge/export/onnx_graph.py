@@ -26,7 +26,7 @@ from mirnet_edge.quantization.legalizer import (
     legalize_for_tensorrt,
     read_shapes_after_cast,
 )
-from mirnet_edge.quantization.qat import deployable_network
+from mirnet_edge.quantization.qat import make_deployable_network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +115,7 @@ def write_int8(network: nn.Module, path: Path, *, size: tuple[int, int] | None =
     import onnx
 
     multiple = int(network.multiple)  # type: ignore[arg-type]  # every network states it
-    export_onnx(deployable_network(network), path, io="uint8", size=size, multiple=multiple)
+    export_onnx(make_deployable_network(network), path, io="uint8", size=size, multiple=multiple)
     model = legalize_for_tensorrt(onnx.load(path))
     check_for_tensorrt(model, path.name)
     write_model(model, path)
@@ -246,18 +246,18 @@ _STRIP = (64, 512)
 _CUTS = (160, 256, 352)
 
 
-def context_anchored_form(network: nn.Module) -> ContextAnchoredNetwork:
+def to_context_anchored_form(network: nn.Module) -> ContextAnchoredNetwork:
     """Return the anchored form of a network, in eval mode."""
     from mirnet_edge.models.global_context import ContextAnchoredNetwork
 
     return ContextAnchoredNetwork(network).eval()
 
 
-def context_anchored_contract(
+def make_context_anchored_contract(
     image: ImageContract, network: nn.Module, images: CalibrationSet
 ) -> ImageContract:
     """Return the contract of the network's anchored graphs."""
-    anchored = context_anchored_form(network)
+    anchored = to_context_anchored_form(network)
     frames = [sample.frame[None] for sample in images.evaluation[:_IMAGES]]
     return image.model_copy(
         update={"vectors": anchored.layout, "reach": measure_reach(anchored, frames)}

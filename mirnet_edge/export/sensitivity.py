@@ -144,7 +144,7 @@ class GraphEvaluator:
         return GraphTrial(
             result.drop_db,
             _MOST_DB if mean_db is None else mean_db,
-            darkness_db(outputs, self._expected),
+            compare_by_darkness(outputs, self._expected),
             fp32_ms,
             ratio,
         )
@@ -154,7 +154,7 @@ class GraphEvaluator:
             return [runner.run(sample.frame[None]) for sample in self._samples]
 
 
-def darkness_db(
+def compare_by_darkness(
     outputs: Sequence[np.ndarray], expected: Sequence[np.ndarray]
 ) -> dict[str, float | None]:
     """Return the PSNR over all pixels of each bin of `DARKNESS`, by the luma of fp32's output.
@@ -182,7 +182,7 @@ def _decibels(error: float, count: int) -> float | None:
     return min(_MOST_DB, -10.0 * math.log10(error / count / 255.0**2))
 
 
-def trial_backend(name: str) -> TrialBackend:
+def choose_trial_backend(name: str) -> TrialBackend:
     """Return the backend of that name; `auto` is the fastest CPU backend that is installed.
 
     Raises:
@@ -336,7 +336,7 @@ def _describe_sensitivity(block: GraphBlock, trial: GraphTrial) -> BlockSensitiv
     )
 
 
-def new_analysis(weights_sha256: str, calibration_sha256: str, setup: str) -> Sensitivity:
+def begin_analysis(weights_sha256: str, calibration_sha256: str, setup: str) -> Sensitivity:
     """Return an analysis without blocks, bound to weights, images, setup and machine."""
     return Sensitivity(
         weights_sha256=weights_sha256,
@@ -445,7 +445,7 @@ def search_graph(
     usual: Quantizer = "onnxruntime" if evaluator.backend == "tensorrt" else "nncf"
     on_stage("search: one block at a time")
     analysis = measure_sensitivity(
-        graphs[usual], evaluator, new_analysis("", "", ""), on_stage=on_stage
+        graphs[usual], evaluator, begin_analysis("", "", ""), on_stage=on_stage
     )
     points = measure_ladder(graphs[usual], usual, analysis, evaluator, on_stage)
     chosen = choose_fastest_accepted(points, max_drop_db, target_fps)
@@ -458,7 +458,7 @@ def search_graph(
         )
         if chosen.ms is not None and chosen.ratio and other_choice.ratio:  # times of one moment
             other_choice = replace(other_choice, ms=chosen.ms / chosen.ratio * other_choice.ratio)
-        best = better_choice(chosen, other_choice, max_drop_db, target_fps)
+        best = choose_better(chosen, other_choice, max_drop_db, target_fps)
         quantizer = best.quantizer or usual
         write_atomically(target, graphs[quantizer].write(best.blocks, path).read_bytes())
     return _describe_choice(
@@ -521,7 +521,7 @@ def _with_times(points: list[MixedPrecisionChoice]) -> list[MixedPrecisionChoice
     return [replace(one, ms=usual * one.ratio) for one in points if one.ratio is not None]
 
 
-def pareto_front(points: Sequence[MixedPrecisionChoice]) -> list[MixedPrecisionChoice]:
+def find_pareto_front(points: Sequence[MixedPrecisionChoice]) -> list[MixedPrecisionChoice]:
     """Return the choices that no other beats in accuracy drop and latency, most accurate first.
 
     Where latency was not measured, quantizing more blocks counts as faster.
@@ -548,7 +548,7 @@ def choose_fastest_accepted(
     Raises:
         OptionError: No choice reaches the target throughput.
     """
-    front = pareto_front(points)
+    front = find_pareto_front(points)
     if target_fps is not None:
         fast = [one for one in front if one.ms is not None and one.ms <= 1e3 / target_fps]
         if front[-1].ms is not None and not fast:
@@ -565,7 +565,7 @@ def choose_fastest_accepted(
     return min((one for one in points if one.blocks), key=lambda one: one.drop_db)
 
 
-def better_choice(
+def choose_better(
     one: MixedPrecisionChoice,
     two: MixedPrecisionChoice,
     max_drop_db: float,

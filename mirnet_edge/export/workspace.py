@@ -108,7 +108,7 @@ class Workspace:
     @property
     def samples(self) -> list[np.ndarray]:
         """Return the calibration images as a graph takes them."""
-        return graph_inputs([sample.frame for sample in self.images.calibration], self.image)
+        return make_graph_inputs([sample.frame for sample in self.images.calibration], self.image)
 
     def path(self, file: str) -> Path:
         """Return the path of a file of the bundle."""
@@ -216,7 +216,7 @@ def _largest_affordable_size(size: tuple[int, int], loaded: LoadedCheckpoint) ->
     return height // multiple * multiple, width // multiple * multiple
 
 
-def graph_inputs(frames: Sequence[np.ndarray], image: ImageContract) -> list[np.ndarray]:
+def make_graph_inputs(frames: Sequence[np.ndarray], image: ImageContract) -> list[np.ndarray]:
     """Return frames as a graph takes them: padded, with a batch axis, in its type and layout."""
     padded = [pad_to_multiple(frame[None], image.multiple) for frame in frames]
     if image.io == "uint8":

@@ -1,6 +1,6 @@
 """Quantization-aware training (QAT): fake quantization that exports as plain INT8 Q/DQ.
 
-    model ─prepare_qat─► fake-quantized ─train─► deployable_network ─► export_onnx ─► INT8 graph
+    network ─prepare_qat─► ─train─► ─make_deployable_network─► ─export_onnx─► INT8 Q/DQ graph
 
 Weights: symmetric, per output channel, from their own largest value at every step. Activations:
 symmetric, one scale per convolution, learned (Esser et al., "Learned Step Size Quantization",
@@ -66,7 +66,7 @@ def fake_quantize(value: Tensor, scale: Tensor) -> Tensor:
     return rounded * scale
 
 
-def weight_scales(weight: Tensor) -> Tensor:
+def compute_weight_scales(weight: Tensor) -> Tensor:
     """Return the steps of a convolution's weight, one per output channel."""
     return weight.detach().abs().amax((1, 2, 3)).clamp_min(_SMALLEST_SCALE) / _LEVELS
 
@@ -90,7 +90,7 @@ class FakeQuantizer(nn.Module):
         # what a scale's gradient sums up grows with the tensor: LSQ, section 2.2
         share = (batch.numel() * _LEVELS) ** -0.5
         scale: Tensor = _GradientScaled.apply(self.scale, share)  # type: ignore[no-untyped-call]
-        scales = weight_scales(weight).view(-1, 1, 1, 1)
+        scales = compute_weight_scales(weight).view(-1, 1, 1, 1)
         # the learned scale may cross zero on its way; a step has a size, not a sign
         return (
             fake_quantize(batch, scale.abs().clamp_min(_SMALLEST_SCALE)),
@@ -128,7 +128,7 @@ def prepare_qat(network: nn.Module, batches: Iterable[Tensor]) -> list[str]:
     first = list(batches)
     if not first:
         raise OptionError("--qat needs at least one image to set its first scales on; found none")
-    chosen = pixelwise_convolutions(network, first[0])
+    chosen = list_pixelwise_convolutions(network, first[0])
     if not chosen:
         raise OptionError(f"{type(network).__name__} has no convolution that INT8 would hold")
     modules = dict(network.named_modules())
@@ -146,7 +146,7 @@ def prepare_qat(network: nn.Module, batches: Iterable[Tensor]) -> list[str]:
     return chosen
 
 
-def pixelwise_convolutions(network: nn.Module, batch: Tensor) -> list[str]:
+def list_pixelwise_convolutions(network: nn.Module, batch: Tensor) -> list[str]:
     """Return the names of the convolutions whose output still has the frame's positions.
 
     Left out are those that see global context vectors, MIRNetEdge's exposure branch, which sees a
@@ -182,7 +182,7 @@ def _fake_class(kind: type[_Conv]) -> type[_Conv]:
     return type(f"FakeQuantized{kind.__name__}", (_FakeQuantizedConv, kind), {})
 
 
-def plain_network(network: nn.Module) -> nn.Module:
+def remove_quantizers(network: nn.Module) -> nn.Module:
     """Return a copy without quantizers: the float network that the trained weights make."""
     plain = copy.deepcopy(network)
     for module in plain.modules():
@@ -192,7 +192,7 @@ def plain_network(network: nn.Module) -> nn.Module:
     return plain
 
 
-def deployable_network(network: nn.Module) -> nn.Module:
+def make_deployable_network(network: nn.Module) -> nn.Module:
     """Return a copy in its inference form, with Q/DQ operators that ONNX has.
 
     Stem and head are rewritten as `inference_form` does it, which keeps the scales: every output
@@ -237,7 +237,7 @@ class _Int8Quantizer(nn.Module):
         from torch.ao.quantization.fx import _decomposed  # noqa: F401
 
         self.scale = float(quantizer.scale.detach().abs().clamp_min(_SMALLEST_SCALE))
-        self.register_buffer("scales", weight_scales(weight))
+        self.register_buffer("scales", compute_weight_scales(weight))
         self.register_buffer("zeros", torch.zeros(len(weight), dtype=torch.int64))
 
     def forward(self, batch: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

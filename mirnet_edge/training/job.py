@@ -23,7 +23,7 @@ from mirnet_edge.checkpoints.families import FAMILIES, plain_config
 from mirnet_edge.checkpoints.store import interpolate_weights
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import DataError, OptionError
-from mirnet_edge.quantization.qat import plain_network, prepare_qat
+from mirnet_edge.quantization.qat import prepare_qat, remove_quantizers
 from mirnet_edge.training import loop
 from mirnet_edge.training.listing import list_images, list_pairs
 from mirnet_edge.training.loop import Trainer, join_processes, restore_frames, validate
@@ -528,7 +528,7 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
             update = {"parent": parent, "teacher": taught_by, "note": _note(request, trained.kept)}
             averaged = trained.network.cpu()
             checkpoints.save(
-                plain_network(averaged) if request.qat else averaged,
+                remove_quantizers(averaged) if request.qat else averaged,
                 weights,
                 card.model_copy(update=update),
             )

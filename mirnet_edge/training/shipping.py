@@ -115,7 +115,7 @@ def write_interpolated_weights(
     return card
 
 
-def model_page(weights: Path, name: str) -> str:
+def format_model_page(weights: Path, name: str) -> str:
     """Return the Markdown page of a weights file: its card, for people."""
     loaded = checkpoints.load(weights)
     card, figures = loaded.card, loaded.card.figures
@@ -171,7 +171,7 @@ def ship_weights(weights: Path, name: str | None = None, folder: Path = FOLDER) 
     if size > LARGEST_MIB * 2**20:
         raise ValueError(f"{weights} has {size:,} bytes; expected at most {LARGEST_MIB} MiB")
     name = name or weights.stem
-    page = model_page(weights, name)
+    page = format_model_page(weights, name)
     target = folder / f"{name}.safetensors"
     shutil.copyfile(weights, target)
     (folder / f"{name}.md").write_text(page, encoding="utf-8")

@@ -14,7 +14,7 @@ from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.export.job import export_bundle
-from mirnet_edge.export.onnx_graph import context_anchored_form, export_onnx, measure_reach
+from mirnet_edge.export.onnx_graph import export_onnx, measure_reach, to_context_anchored_form
 from mirnet_edge.export.workspace import ExportOptions
 from mirnet_edge.images.files import ImageFile, write_image
 from mirnet_edge.manifest import read_manifest
@@ -65,7 +65,7 @@ def image(smooth_frames):
 
 def test_the_manifest_says_what_the_graphs_take(bundle, network_of):
     found = read_manifest(bundle)
-    layout = context_anchored_form(network_of("edge")).layout
+    layout = to_context_anchored_form(network_of("edge")).layout
     assert found.image.vectors == layout
     assert 0 < found.image.reach <= 160
     assert {graph.name for graph in found.graphs} == {
@@ -91,7 +91,7 @@ def test_tensorrt_builds_all_of_its_graphs(bundle):
 def test_the_same_convolutions_stay_in_float(name, graph_of, network_of, tmp_path):
     network = network_of(name)
     export_onnx(
-        context_anchored_form(network), tmp_path / "a.onnx", io="uint8", size=(32, 48),
+        to_context_anchored_form(network), tmp_path / "a.onnx", io="uint8", size=(32, 48),
         multiple=network.multiple,
     )  # fmt: skip
     plain = list_whole_frame_convs(onnx.load(graph_of(name)))
@@ -241,7 +241,7 @@ def test_the_stand_in_has_the_frames_thumbnail(runner_of, network_of, frames_of)
 def test_the_reach_is_nothing_where_pixels_stand_alone_and_grows_with_kernels(network_of):
     import torch
 
-    anchored = context_anchored_form(network_of("edge"))
+    anchored = to_context_anchored_form(network_of("edge"))
     frames = [np.random.default_rng(0).integers(0, 256, (1, 96, 128, 3), np.uint8)]
     reach = measure_reach(anchored, frames)
     assert 8 <= reach <= 160
@@ -271,7 +271,7 @@ def test_an_enlarging_network_tiles_at_its_scale(network_of, tmp_path, smooth_fr
     checkpoints.save(network, tmp_path / "w.safetensors", ModelCard(task="super-resolution"))
     image = ImageContract(
         io="uint8", multiple=network.multiple, size=None, scale=2, reach=48,
-        vectors=context_anchored_form(network).layout,
+        vectors=to_context_anchored_form(network).layout,
     )  # fmt: skip
     frame = smooth_frames(101, 177, 1)
     with TorchRunner(tmp_path / "w.safetensors", image, name="t", precision="fp32") as runner:

@@ -16,18 +16,18 @@ from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
     GraphEvaluator,
     MixedPrecisionChoice,
-    better_choice,
+    begin_analysis,
+    choose_better,
     choose_fastest_accepted,
-    darkness_db,
+    choose_trial_backend,
+    compare_by_darkness,
     draw_sensitivity,
+    find_pareto_front,
     measure_sensitivity,
-    new_analysis,
     order_by_sensitivity,
-    pareto_front,
     quantize_all_blocks,
     resume_analysis,
     search_graph,
-    trial_backend,
 )
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.quantization.legalizer import list_whole_frame_convs
@@ -90,7 +90,7 @@ def graphs(planted, frames):
 
 @pytest.fixture(scope="module")
 def measured(graphs, evaluator):
-    return measure_sensitivity(graphs, evaluator, new_analysis("w", "c", "r"))
+    return measure_sensitivity(graphs, evaluator, begin_analysis("w", "c", "r"))
 
 
 def test_blocks_are_those_of_the_module_tree_and_hold_every_pixelwise_convolution(planted):
@@ -171,7 +171,7 @@ def test_errors_are_told_apart_by_how_dark_the_pixel_should_be():
     expected[:, :, 2:] = 200
     output = expected.copy()
     output[:, :, :2] += 5
-    found = darkness_db([output], [expected])
+    found = compare_by_darkness([output], [expected])
     assert found["dark"] == pytest.approx(-20 * np.log10(5 / 255))
     assert found["middle"] is None
     assert found["bright"] == 100.0
@@ -188,11 +188,11 @@ def test_a_stopped_run_goes_on_without_measuring_again(graphs, measured, tmp_pat
             assert list_quantized_convolutions(onnx.load(graph)) == graphs.blocks[-1].convolutions
             raise KeyboardInterrupt
 
-    known = resume_analysis(file, new_analysis("w", "c", "r"))
+    known = resume_analysis(file, begin_analysis("w", "c", "r"))
     with pytest.raises(KeyboardInterrupt):
         measure_sensitivity(graphs, Stopwatch(), known, file, stages.append)
     assert len(stages) == 1
-    assert resume_analysis(file, new_analysis("w", "c", "r")).blocks == measured.blocks[:-1]
+    assert resume_analysis(file, begin_analysis("w", "c", "r")).blocks == measured.blocks[:-1]
 
 
 @dataclass(frozen=True)
@@ -215,14 +215,14 @@ def test_figures_of_something_else_are_refused(case, measured, tmp_path):
     file = tmp_path / "sensitivity.json"
     file.write_text(measured.model_dump_json())
     with pytest.raises(OptionError, match=case.says):
-        resume_analysis(file, new_analysis(*case.bound))
+        resume_analysis(file, begin_analysis(*case.bound))
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     file = tmp_path / "sensitivity.json"
     file.write_text('{"schema_version": 1')
     with pytest.raises(OptionError, match="delete it"):
-        resume_analysis(file, new_analysis("w", "c", "r"))
+        resume_analysis(file, begin_analysis("w", "c", "r"))
 
 
 def test_the_chart_shows_each_block_with_its_accuracy_drop(measured):
@@ -234,7 +234,7 @@ def test_the_chart_shows_each_block_with_its_accuracy_drop(measured):
 
 def test_a_backend_that_is_none_is_refused():
     with pytest.raises(OptionError, match="--backend must be auto or one of"):
-        trial_backend("gpu")
+        choose_trial_backend("gpu")
 
 
 # --- the search -------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ LADDER = [
 
 
 def test_the_front_holds_what_nothing_beats():
-    assert [len(one.blocks) for one in pareto_front(LADDER)] == [0, 1, 3, 4]
+    assert [len(one.blocks) for one in find_pareto_front(LADDER)] == [0, 1, 3, 4]
 
 
 @dataclass(frozen=True)
@@ -311,5 +311,5 @@ def test_without_times_the_most_blocks_that_pass_are_taken():
 
 def test_of_two_quantizers_the_one_that_loses_less_is_kept():
     one, two = _point(2, 0.05, 50.0), _point(2, 0.02, 55.0, "onnxruntime")
-    assert better_choice(one, two, 0.1, None) is two
-    assert better_choice(one, two, 0.1, 19.0) is one, "the other one is too slow"
+    assert choose_better(one, two, 0.1, None) is two
+    assert choose_better(one, two, 0.1, 19.0) is one, "the other one is too slow"

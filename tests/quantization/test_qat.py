@@ -19,9 +19,9 @@ from mirnet_edge.quantization.ptq import list_quantized_convolutions
 from mirnet_edge.quantization.qat import (
     FakeQuantizer,
     fake_quantize,
-    pixelwise_convolutions,
-    plain_network,
+    list_pixelwise_convolutions,
     prepare_qat,
+    remove_quantizers,
 )
 
 
@@ -87,7 +87,7 @@ def test_what_decides_about_the_frame_stays_in_float(faked, exported):
 
 
 def test_the_mask_of_a_context_is_no_pixelwise_convolution(network_of):
-    names = pixelwise_convolutions(network_of("mirnet-v2"), torch.rand(1, 3, 32, 32))
+    names = list_pixelwise_convolutions(network_of("mirnet-v2"), torch.rand(1, 3, 32, 32))
     assert names
     assert not [name for name in names if "mask" in name]
 
@@ -136,7 +136,7 @@ def test_tensorrt_builds_a_plan_of_it(exported, tmp_path):
 
 def test_without_quantizers_the_network_is_the_one_it_was(faked, images):
     fp32, network = faked
-    plain, batch = plain_network(network), _batch(images)
+    plain, batch = remove_quantizers(network), _batch(images)
     assert plain.state_dict().keys() == fp32.state_dict().keys()
     assert [type(one) for one in plain.modules()] == [type(one) for one in fp32.modules()]
     with torch.no_grad():

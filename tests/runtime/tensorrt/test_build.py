@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mirnet_edge.errors import EngineError, MissingDependencyError, OptionError
-from mirnet_edge.export.onnx_graph import context_anchored_form, export_onnx, to_fp16
+from mirnet_edge.export.onnx_graph import export_onnx, to_context_anchored_form, to_fp16
 from mirnet_edge.files import sha256_of
 from mirnet_edge.quantization.ptq import quantize_for_tensorrt
 from mirnet_edge.runtime.tensorrt import build as engine
@@ -121,7 +121,7 @@ def test_an_anchored_graph_builds_for_chosen_cards(profile, network_of, tmp_path
     network = network_of("edge")
     path = tmp_path / "anchored.onnx"
     export_onnx(
-        context_anchored_form(network), path, io="uint8", size=None, multiple=network.multiple
+        to_context_anchored_form(network), path, io="uint8", size=None, multiple=network.multiple
     )
     facts = build_engine(
         path, tmp_path / "anchored.plan", [profile], flavor="tensorrt_rtx",
