@@ -1,4 +1,4 @@
-"""From weights that enlarge to a bundle that does; and which images each task is judged on."""
+"""From weights that enlarge to a bundle that does; and which images each task is evaluated on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import mirnet_edge
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.errors import CalibrationError
-from mirnet_edge.export import job
+from mirnet_edge.export import workspace
 from mirnet_edge.export.job import export_bundle
 from mirnet_edge.export.workspace import ExportOptions
 from mirnet_edge.images.contract import batch_from_frames
@@ -69,12 +69,12 @@ def test_the_manifest_says_that_it_enlarges(exported):
     assert exported.parity_db > 80.0
 
 
-def test_it_is_judged_against_references_of_its_own_size(exported):
+def test_accuracy_is_against_references_of_its_own_size(exported):
     found = read_manifest(exported.bundle)
     assert (found.gate.images, found.gate.references) == (3, 3)
     assert found.configurations
-    assert all(mode.against_truth is not None for mode in found.configurations)
-    int8 = next(mode for mode in found.configurations if mode.name == "onnxruntime:int8")
+    assert all(one.against_truth is not None for one in found.configurations)
+    int8 = next(one for one in found.configurations if one.name == "onnxruntime:int8")
     assert int8.against_fp32.mean_db > 30.0
 
 
@@ -145,16 +145,18 @@ class _Seen(Exception):  # noqa: N818  # it ends the export where enough was see
 
 
 @pytest.mark.parametrize(
-    ("task", "judged_as"),
+    ("task", "evaluated_as"),
     [("low-light", "low-light"), ("denoise", "denoise"), ("old-photo", "old-photo"),
      ("unknown", "low-light")],
 )  # fmt: skip
-def test_the_cards_task_picks_the_built_in_set(task, judged_as, weights_for, tmp_path, monkeypatch):
-    def picked(found):
+def test_the_cards_task_picks_the_built_in_set(
+    task, evaluated_as, weights_for, tmp_path, monkeypatch
+):
+    def stop(found):
         raise _Seen(found)
 
-    monkeypatch.setattr(job, "builtin_set", picked)
-    with pytest.raises(_Seen, match=f"^{judged_as}$"):
+    monkeypatch.setattr(workspace, "builtin_set", stop)
+    with pytest.raises(_Seen, match=f"^{evaluated_as}$"):
         export_bundle(ExportOptions(weights=weights_for(task), out=tmp_path / "bundle"))
 
 

@@ -94,9 +94,9 @@ def test_the_estimate_without_references_follows_independent_errors():
     rng = np.random.default_rng(0)
     truth = np.zeros(200_000)
     fp32 = truth + rng.normal(0, 10 ** (-30 / 20), truth.shape)
-    mode = fp32 + rng.normal(0, 10 ** (-40 / 20), truth.shape)
-    lost = 10 * math.log10(np.mean(mode**2) / np.mean(fp32**2))
-    assert estimate_drop_db(40.0) == pytest.approx(lost, abs=0.02)
+    one = fp32 + rng.normal(0, 10 ** (-40 / 20), truth.shape)
+    drop = 10 * math.log10(np.mean(one**2) / np.mean(fp32**2))
+    assert estimate_drop_db(40.0) == pytest.approx(drop, abs=0.02)
 
 
 class _Shifted(NullRunner):
@@ -133,7 +133,7 @@ def _candidate(name, levels, timed=True):
 
 
 def test_accuracy_is_against_the_truth_and_latency_round_by_round():
-    modes = run_gate(
+    found = run_gate(
         [
             _candidate("onnxruntime:fp32", 9),
             _candidate("onnxruntime:int8", 10),
@@ -154,7 +154,7 @@ def test_accuracy_is_against_the_truth_and_latency_round_by_round():
             }
         ),
     )
-    by_name = {mode.name: mode for mode in modes}
+    by_name = {one.name: one for one in found}
     better = by_name["onnxruntime:int8"]
     assert better.accepted
     assert better.latency.ratio_to_fp32 == 0.5
@@ -166,11 +166,11 @@ def test_accuracy_is_against_the_truth_and_latency_round_by_round():
     assert worse.truth_drop_db == pytest.approx(20 * math.log10(7), abs=1e-6)
     assert by_name["tensorrt:int8"].latency is None
     assert by_name["tensorrt:int8"].accepted
-    assert find_fastest(modes).name == "openvino:fp32"
+    assert find_fastest(found).name == "openvino:fp32"
 
 
 def test_without_references_the_accuracy_drop_is_estimated_from_fp32():
-    modes = run_gate(
+    found = run_gate(
         [_candidate("onnxruntime:fp32", 0), _candidate("onnxruntime:int8", 3)],
         _samples(reference=False),
         max_drop_db=0.1,
@@ -178,22 +178,22 @@ def test_without_references_the_accuracy_drop_is_estimated_from_fp32():
         measure=_timed({"onnxruntime:fp32": [2.0], "onnxruntime:int8": [1.0]}),
     )
     against = -20 * math.log10(3 / 255)
-    assert modes[1].against_truth is None
-    assert modes[1].against_fp32.mean_db == pytest.approx(against, abs=1e-3)
-    assert f"{estimate_drop_db(against):.3f} dB" in modes[1].reason
+    assert found[1].against_truth is None
+    assert found[1].against_fp32.mean_db == pytest.approx(against, abs=1e-3)
+    assert f"{estimate_drop_db(against):.3f} dB" in found[1].reason
 
 
 def test_the_worst_image_is_named():
     samples = _samples()
     samples[2] = CalibrationSample("night", samples[2].frame, samples[2].frame + np.uint8(60))
-    modes = run_gate(
+    found = run_gate(
         [_candidate("onnxruntime:fp32", 9)],
         samples,
         max_drop_db=0.1,
         timing_frame=np.zeros((1, 8, 8, 3), np.uint8),
         measure=_timed({"onnxruntime:fp32": [1.0]}),
     )
-    assert modes[0].against_truth.worst_image == "night"
+    assert found[0].against_truth.worst_image == "night"
 
 
 class _Black(NullRunner):
@@ -240,3 +240,15 @@ def test_a_graph_that_a_backend_cannot_run_is_rejected_as_unsupported():
 def test_the_reference_must_run():
     with pytest.raises(EngineError, match="no kernel"):
         _run_unsupported(["openvino:fp32", "onnxruntime:fp32"])
+
+
+def test_a_configuration_of_schema_1_is_read_with_its_text_alone():
+    document = {
+        "name": "openvino:int8", "backend": "openvino", "precision": "int8", "graph": "int8-cpu",
+        "against_fp32": None, "against_truth": None, "truth_drop_db": None, "latency": None,
+        "adopted": False, "reason": "rejected: not faster here: 1.40x the time of fp32",
+    }  # fmt: skip
+    found = Configuration.model_validate(document)
+    assert found.rejection is None
+    assert not found.accepted
+    assert found.reason == document["reason"]

@@ -163,7 +163,7 @@ def test_the_rounding_may_come_after_the_channels_moved_last(make_graph, smooth_
 
 
 @pytest.mark.parametrize("more", [-1, 1], ids=["none", "two"])
-def test_a_graph_without_one_rounding_cannot_be_judged(more, make_graph, tmp_path):
+def test_a_graph_without_one_rounding_is_refused(more, make_graph, tmp_path):
     path = make_graph(tmp_path / "net.onnx", gain=1.0)
     model = onnx.load(path)
     node = next(node for node in model.graph.node if node.op_type == "Round")

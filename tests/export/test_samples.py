@@ -1,4 +1,4 @@
-"""Heavy networks are judged on smaller cuts; light ones on whole images."""
+"""Heavy networks are evaluated on smaller cuts; light ones on whole images."""
 
 from __future__ import annotations
 

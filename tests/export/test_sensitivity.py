@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +30,7 @@ from mirnet_edge.export.sensitivity import (
     resume_analysis,
     search_graph,
 )
-from mirnet_edge.manifest import ImageContract
+from mirnet_edge.manifest import ImageContract, QuantizationFacts
 from mirnet_edge.quantization.legalizer import list_whole_frame_convs
 from mirnet_edge.quantization.ptq import (
     QuantizationScheme,
@@ -39,7 +40,7 @@ from mirnet_edge.quantization.ptq import (
 )
 
 SIZE = (32, 48)
-BAD = "blocks.0.top"
+SENSITIVE = "blocks.0.top"
 IMAGE = ImageContract(io="uint8", multiple=16, size=None)
 
 
@@ -145,9 +146,9 @@ def test_a_name_that_is_no_quantized_convolution_is_refused(graphs):
 
 def test_the_block_with_an_outlier_is_found_first(measured):
     worst = [one for one in measured.most_sensitive_first() if not one.decides_frame]
-    assert worst[0].block == BAD
+    assert worst[0].block == SENSITIVE
     assert worst[0].drop_db > 5 * max(abs(one.drop_db) for one in worst[1:])
-    assert order_by_sensitivity(measured)[-1] == BAD
+    assert order_by_sensitivity(measured)[-1] == SENSITIVE
 
 
 def test_every_block_has_its_error_by_darkness(measured):
@@ -237,32 +238,51 @@ def test_a_backend_that_is_none_is_refused():
         choose_trial_backend("gpu")
 
 
+def test_a_file_of_schema_1_is_resumed(measured, tmp_path):
+    document = json.loads(measured.model_dump_json())
+    document["schema_version"] = 1
+    document["recipe"] = document.pop("setup")
+    for block in document["blocks"]:
+        block["loss_db"], block["won_ms"] = block.pop("drop_db"), block.pop("saved_ms")
+    file = tmp_path / "sensitivity.json"
+    file.write_text(json.dumps(document))
+    fresh = begin_analysis(measured.weights_sha256, measured.calibration_sha256, measured.setup)
+    assert resume_analysis(file, fresh) == measured
+
+
+def test_the_quantizer_is_read_under_its_former_key():
+    facts = QuantizationFacts(quantizer="nncf", float_blocks=[], float_nodes=[], reason="")
+    document = json.loads(facts.model_dump_json())
+    document["engine"] = document.pop("quantizer")
+    assert QuantizationFacts.model_validate(document) == facts
+
+
 # --- the search -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
-def test_the_search_leaves_the_bad_block_in_float(planted, frames, tmp_path, backend):
+def test_the_search_leaves_the_sensitive_block_in_float(planted, frames, tmp_path, backend):
     samples = [
         CalibrationSample(str(place), frame[0], None) for place, frame in enumerate(frames[4:])
     ]
     evaluator = GraphEvaluator(planted, IMAGE, samples, frames[0], backend, rounds=1)
     target = tmp_path / "int8.onnx"
     facts = search_graph(planted, target, frames[:4], evaluator, max_drop_db=0.3)
-    assert BAD in facts.float_blocks
+    assert SENSITIVE in facts.float_blocks
     model = onnx.load(target)
     quantized = set(list_quantized_convolutions(model))
     assert quantized
-    bad = next(one for one in list_blocks(onnx.load(planted)) if one.name == BAD)
-    assert quantized.isdisjoint(bad.convolutions)
-    assert set(bad.convolutions) <= set(facts.float_nodes)
+    block = next(one for one in list_blocks(onnx.load(planted)) if one.name == SENSITIVE)
+    assert quantized.isdisjoint(block.convolutions)
+    assert set(block.convolutions) <= set(facts.float_nodes)
     assert facts.quantizer in facts.reason
     assert evaluator.evaluate(target).drop_db <= 0.3
 
 
-def _point(count, loss, ms, quantizer="nncf"):
+def _point(count, drop_db, ms, quantizer="nncf"):
     blocks = tuple(map(str, range(count)))
     return MixedPrecisionChoice(
-        blocks, quantizer, "int8", loss, ms, None if ms is None else ms / 100
+        blocks, quantizer, "int8", drop_db, ms, None if ms is None else ms / 100
     )
 
 

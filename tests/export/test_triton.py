@@ -1,4 +1,4 @@
-"""Model repositories for Triton, judged by Triton's own schema; IR and ORT files that run."""
+"""Model repositories for Triton, checked by Triton's own schema; IR and ORT files that run."""
 
 from __future__ import annotations
 
