@@ -197,6 +197,7 @@ def test_the_wheel_holds_the_weights_the_recipes_and_the_marker_of_types(wheel):
         ("weights", "safetensors"),
         ("weights", "md"),
         ("training/recipes", "toml"),
+        ("calibration/shipped", "toml"),
     ):
         files = sorted((ROOT / "mirnet_edge" / folder).glob(f"*.{kind}"))
         assert files
