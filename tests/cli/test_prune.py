@@ -14,7 +14,6 @@ from mirnet_edge import checkpoints
 from mirnet_edge.cli import progress
 from mirnet_edge.cli.prune import main
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
-from mirnet_edge.training import record
 
 QUICK = [
     "--backend", "onnxruntime", "--size", "64x64", "--steps", "3", "--batch", "1", "--crop", "16",
@@ -41,12 +40,6 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "wide.safetensors"
     checkpoints.save(network, path, checkpoints.ModelCard(task="low-light"))
     return path
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Leave the curves undrawn: they take longer than the steps."""
-    monkeypatch.setattr(record, "available", lambda name: False)
 
 
 @pytest.mark.slow

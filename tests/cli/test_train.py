@@ -11,7 +11,6 @@ from PIL import Image
 
 from mirnet_edge import checkpoints
 from mirnet_edge.cli.train import main
-from mirnet_edge.training import record
 
 SMALL = [
     "--batch", "1", "--crop", "32", "--seed", "3", "--exposure-steps", "2", "--channels", "8,8,8",
@@ -42,13 +41,7 @@ def clean(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def no_curves(monkeypatch):
-    """Leave the curves undrawn: they take longer than the steps."""
-    monkeypatch.setattr(record, "available", lambda name: False)
-
-
-def test_weights_come_out_with_a_card_that_says_how(pairs, tmp_path, ran):
+def test_weights_have_a_card_that_describes_the_training(pairs, tmp_path, ran):
     found = ran(main, "--data", pairs, "--out", tmp_path, "--steps", 2, *SMALL, "--json")
     told = json.loads(found.out)
     loaded = checkpoints.load(told["weights"])
@@ -64,8 +57,7 @@ def test_weights_come_out_with_a_card_that_says_how(pairs, tmp_path, ran):
     assert len(loaded.card.data_sha256) == 64
 
 
-@pytest.mark.usefixtures("no_curves")
-def test_a_finished_run_is_told_and_not_repeated(pairs, tmp_path, ran):
+def test_a_finished_run_is_reported_and_not_repeated(pairs, tmp_path, ran):
     arguments = ["--data", pairs, "--out", tmp_path, "--steps", 1, *SMALL]
     first = ran(main, *arguments)
     assert first.code == 0
@@ -77,8 +69,7 @@ def test_a_finished_run_is_told_and_not_repeated(pairs, tmp_path, ran):
     assert again.out == first.out
 
 
-@pytest.mark.usefixtures("no_curves")
-def test_other_options_for_a_begun_run_are_refused_by_name(pairs, tmp_path, ran):
+def test_changed_options_of_a_resumed_run_are_refused_by_name(pairs, tmp_path, ran):
     arguments = ["--data", pairs, "--out", tmp_path, *SMALL]
     assert ran(main, *arguments, "--steps", 1).code == 0
     found = ran(main, *arguments, "--steps", 2)
@@ -86,7 +77,6 @@ def test_other_options_for_a_begun_run_are_refused_by_name(pairs, tmp_path, ran)
     assert "steps" in found.err.splitlines()[-1]
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_clean_images_are_enough_to_learn_denoising(clean, tmp_path, ran):
     found = ran(
         main, "--task", "denoise", "--data", clean, "--out", tmp_path, "--steps", 1, *SMALL,
@@ -98,7 +88,6 @@ def test_clean_images_are_enough_to_learn_denoising(clean, tmp_path, ran):
     assert loaded.model.exposure is None
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_mirnet_trains_by_the_paper_s_recipe(pairs, tmp_path, ran):
     found = ran(
         main, "--recipe", "paper", "--model", "mirnet", "--channels", 8, "--blocks", 1,
@@ -112,7 +101,6 @@ def test_mirnet_trains_by_the_paper_s_recipe(pairs, tmp_path, ran):
     assert (loaded.card.recipe["ema_decay"], loaded.card.recipe["schedule"]) == (0.0, "constant")
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_init_teacher_and_replay_are_taken_from_the_command_line(pairs, clean, tmp_path, ran):
     first = tmp_path / "first"
     assert ran(main, "--data", pairs, "--out", first, "--steps", 1, *SMALL).code == 0
@@ -131,8 +119,7 @@ def test_init_teacher_and_replay_are_taken_from_the_command_line(pairs, clean, t
     assert card.note.startswith(f"the teacher labeled the images of {clean.name}; half of")
 
 
-@pytest.mark.usefixtures("no_curves")
-def test_keeping_what_init_could_do_is_said(pairs, tmp_path, ran):
+def test_interpolated_weights_and_their_accuracy_drop_are_printed(pairs, tmp_path, ran):
     first = tmp_path / "first"
     assert ran(main, "--data", pairs, "--out", first, "--steps", 1, *SMALL).code == 0
     arguments = (
@@ -148,7 +135,6 @@ def test_keeping_what_init_could_do_is_said(pairs, tmp_path, ran):
     assert found["accuracy_drop_db"] < 60
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_a_run_stops_when_its_minutes_are_up(pairs, tmp_path, ran):
     found = ran(
         main, "--data", pairs, "--out", tmp_path, "--steps", 500, *SMALL, "--max-minutes", 1e-6,
@@ -167,11 +153,11 @@ class Refused:
 
 REFUSED = [
     Refused("task", ["--task", "fog"], "expected the task low-light, denoise"),
-    Refused("steps", ["--steps", "0"], "steps must be at least 1, found 0"),
+    Refused("steps", ["--steps", "0"], "--steps must be above 0, found 0"),
     Refused("minutes", ["--max-minutes", "0"], "--max-minutes must be above 0, found 0"),
     Refused("workers", ["--workers", "-1"], "--workers must not be negative, found -1"),
-    Refused("data", ["--data", "absent"], "absent holds neither"),
-    Refused("replay", ["--replay", "absent"], "absent holds neither"),
+    Refused("data", ["--data", "absent"], "--data absent is not a folder"),
+    Refused("replay", ["--replay", "absent"], "--replay absent is not a folder"),
     Refused("unlabeled", ["--unlabeled", "."], "labeled by a teacher; give one with --teacher"),
     Refused("keep", ["--keep", "0.3"], "--keep measures what --init could do on the images of"),
     Refused(
@@ -188,11 +174,11 @@ REFUSED = [
     Refused("channels", ["--channels", "wide"], "--channels must be numbers, as 32,48,64; found"),
     Refused("no channels", ["--channels", ""], "--channels must be numbers"),
     Refused("two channels", ["--channels", "8,8"], "channels must be three positive numbers"),
-    Refused("model", ["--model", "unet"], "--model must be one of mirnet, mirnet-v2, edge, found"),
+    Refused("model", ["--model", "unet"], "'unet' is not one of 'edge', 'mirnet', 'mirnet-v2'"),
     Refused("blocks", ["--blocks", "0"], "blocks must be at least 1"),
     Refused("crop", ["--crop", "40"], "Choose --crop 32"),
-    Refused("device", ["--device", "tpu"], "--device must be auto, cpu or cuda, found 'tpu'"),
-    Refused("precision", ["--precision", "int8"], "--precision must be fp32, bf16 or fp16"),
+    Refused("device", ["--device", "tpu"], "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
+    Refused("precision", ["--precision", "int8"], "'int8' is not one of 'fp32', 'bf16', 'fp16'"),
     Refused("half", ["--device", "cpu", "--precision", "fp16"], "use bf16 on a processor"),
     Refused("init", ["--init", "absent.safetensors"], "absent.safetensors does not exist"),
     Refused("teacher", ["--teacher", "shipped:fog"], "the package ships no weights 'shipped:fog'"),
