@@ -197,13 +197,15 @@ def test_a_killed_workers_file_is_begun_once_more_from_its_last_segment(
 
 
 def test_a_file_whose_worker_dies_twice_is_told_in_one_line(
-    ran, cluster, make_clip, tmp_path, monkeypatch
+    ran, cluster, make_bundle, make_clip, tmp_path, monkeypatch
 ):
     bright, dark = make_clip("bright.avi", gray=200), make_clip("dark.avi")
     attempts, out = tmp_path / "attempts", tmp_path / "out"
     choice = dying(attempts, at=3, times=99)
     monkeypatch.setattr("mirnet_edge.runtime.bundle.RunnerChoice", lambda **options: choice)
-    result = ran(main, bright, dark, "--bundle", "any", "--out", out, "--engine", "ray", "--json")
+    result = ran(
+        main, bright, dark, "--bundle", make_bundle(), "--out", out, "--executor", "ray", "--json"
+    )
     assert result.code == 2
     assert len(attempts.read_text().splitlines()) == 2
     report = json.loads(result.out)  # and nothing that Ray prints
