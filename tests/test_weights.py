@@ -8,7 +8,7 @@ from PIL import Image
 
 from mirnet_edge import checkpoints
 from mirnet_edge.calibration.sets import builtin_set, fit_sample
-from mirnet_edge.checkpoints.store import shipped_names
+from mirnet_edge.checkpoints.store import list_shipped_weights
 from mirnet_edge.degradations import OldPhoto, age_photo
 from mirnet_edge.metrics import psnr
 from mirnet_edge.training.loop import restore_frames
@@ -34,7 +34,7 @@ def _db(output, reference):
 
 
 def test_these_are_all(shipped):
-    assert shipped_names() == sorted(shipped)
+    assert list_shipped_weights() == sorted(shipped)
 
 
 @pytest.mark.parametrize("name", NAMES)

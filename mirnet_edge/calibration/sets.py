@@ -302,7 +302,16 @@ _CONDITIONS: dict[str, dict[str, Condition]] = {
         for name, settings in (
             ("sigma15", Noise(sigma=15.0)),
             ("sigma40", Noise(sigma=40.0)),
-            ("camera", Noise(sigma=6.0, photons=500.0, spread=0.8, alike=0.6, jpeg_quality=95)),
+            (
+                "camera",
+                Noise(
+                    sigma=6.0,
+                    photons=500.0,
+                    blur_sigma=0.8,
+                    channel_correlation=0.6,
+                    jpeg_quality=95,
+                ),
+            ),
         )
     },
     "super-resolution": {"half": _halve},

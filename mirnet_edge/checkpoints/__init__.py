@@ -9,14 +9,20 @@ ever executed.
 from __future__ import annotations
 
 from mirnet_edge.checkpoints.reading import Architecture, ModelCard
-from mirnet_edge.checkpoints.store import LoadedCheckpoint, load, resolve, save, shipped_names
+from mirnet_edge.checkpoints.store import (
+    LoadedCheckpoint,
+    list_shipped_weights,
+    load,
+    resolve,
+    save,
+)
 
 __all__ = [
     "Architecture",
     "LoadedCheckpoint",
     "ModelCard",
+    "list_shipped_weights",
     "load",
     "resolve",
     "save",
-    "shipped_names",
 ]

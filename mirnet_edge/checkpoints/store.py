@@ -140,7 +140,7 @@ def resolve(name_or_path: str) -> Path:
     if not name_or_path.startswith(SHIPPED_PREFIX):
         return Path(name_or_path)
     name = name_or_path.removeprefix(SHIPPED_PREFIX)
-    names = shipped_names()
+    names = list_shipped_weights()
     if name not in names:
         listed = ", ".join(SHIPPED_PREFIX + known for known in names) or "none"
         raise CheckpointError(
@@ -150,7 +150,7 @@ def resolve(name_or_path: str) -> Path:
     return _SHIPPED_FOLDER / f"{name}{_SUFFIX}"
 
 
-def shipped_names() -> list[str]:
+def list_shipped_weights() -> list[str]:
     """Return the names, without prefix, of the weights the package ships."""
     return sorted(file.stem for file in _SHIPPED_FOLDER.glob(f"*{_SUFFIX}"))
 

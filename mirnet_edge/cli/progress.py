@@ -49,27 +49,27 @@ class TrainingProgress:
         with Progress(*columns, console=stderr()) as progress:
             yield cls(progress)
 
-    def stage(self, what: str) -> None:
+    def on_stage(self, what: str) -> None:
         """Say what begins."""
         self._progress.console.print(what, markup=False, highlight=False, soft_wrap=True)
 
-    def reading(self, total: int) -> None:
+    def on_loading(self, total: int) -> None:
         """Begin the bar of the images."""
         self._bars["read"] = self._progress.add_task("read images", total=total)
 
-    def read(self) -> None:
+    def on_loaded(self) -> None:
         """Move it on."""
         self._progress.advance(self._bars["read"])
 
-    def labeling(self, total: int) -> None:
+    def on_labeling(self, total: int) -> None:
         """Begin the bar of the images without references."""
         self._bars["label"] = self._progress.add_task("label images", total=total)
 
-    def labeled(self) -> None:
+    def on_labeled(self) -> None:
         """Move it on."""
         self._progress.advance(self._bars["label"])
 
-    def starting(self, recipe: TrainingRecipe, step: int) -> None:
+    def on_start(self, recipe: TrainingRecipe, step: int) -> None:
         """Begin the bars of training, and say where a stopped run goes on."""
         if step and self.leads:
             self._progress.console.print(
@@ -83,15 +83,15 @@ class TrainingProgress:
         )
         self._bars["train"] = self._progress.add_task("train", total=recipe.steps, completed=step)
 
-    def exposure_step(self, step: int, loss: float) -> None:
+    def on_exposure_step(self, step: int, loss: float) -> None:
         """Move the first stage's bar on."""
         self._update("exposure", step, f"exposure loss {loss:.4f}")
 
-    def stepped(self, step: int, loss: float) -> None:
+    def on_step(self, step: int, loss: float) -> None:
         """Move the bar on."""
         self._update("train", step, f"loss {loss:.4f}")
 
-    def scored(self, score: ValidationScore) -> None:
+    def on_validated(self, score: ValidationScore) -> None:
         """Say what validation found."""
         if not self.leads:
             return
@@ -103,7 +103,7 @@ class TrainingProgress:
             soft_wrap=True,
         )
 
-    def blended(self, share: float, accuracy_drop_db: float) -> None:
+    def on_interpolated(self, share: float, accuracy_drop_db: float) -> None:
         """Say how far the weights went."""
         if self.leads:
             self._progress.console.print(

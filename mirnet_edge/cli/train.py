@@ -225,7 +225,7 @@ def train(
         unlabeled=unlabeled,
         overlays=overlays,
         replay=replay,
-        keep_db=keep,
+        max_drop_db=keep,
         device=device,
         precision=precision,
         workers=workers,
@@ -246,17 +246,19 @@ def train(
     score = trained.score
     figures = {"psnr_db": score.psnr_db, "ssim": score.ssim, "mae": score.mae, "step": score.step}
     named = {} if graph is None else {"int8": str(graph)}
-    kept = trained.kept
+    kept = trained.interpolation
     if as_json:
         blend = (
-            {} if kept is None else {"share": kept.share, "accuracy_drop_db": kept.accuracy_drop_db}
+            {}
+            if kept is None
+            else {"share": kept.fraction, "accuracy_drop_db": kept.accuracy_drop_db}
         )
         print(json.dumps({"weights": str(trained.weights), **named, **figures, **blend}))
         return
     print(f"{trained.weights}: {score.psnr_db:.2f} dB, SSIM {score.ssim:.3f} on the val split")
     if kept is not None:
         print(
-            f"interpolated {kept.share:.0%} of the way from {init} to the fine-tuned weights; "
+            f"interpolated {kept.fraction:.0%} of the way from {init} to the fine-tuned weights; "
             f"accuracy drop {kept.accuracy_drop_db:.2f} dB on {replay}"
         )
 

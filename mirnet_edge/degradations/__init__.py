@@ -1,8 +1,9 @@
-"""How clean images are made bad, seeded, so that what comes back has a known reference.
+"""Degradations of clean images (low light, noise, downscaling, old photos), reproducible by seed.
 
-Each is a function of a frame, a frozen dataclass that says how strong, and a generator that is
-the only source of chance. At strength zero, the default of every field, the frame comes back as
-it was.
+They make the degraded inputs of training, calibration and benchmarks, whose ground truth is the
+clean image. Each is a function of a frame, a frozen dataclass with the strengths, and a random
+generator, the only source of randomness. At strength zero, the default of every field, the frame
+is returned unchanged.
 """
 
 from mirnet_edge.degradations.downscaling import downscale

@@ -1,4 +1,4 @@
-"""Fewer pixels: what super-resolution undoes."""
+"""Downscaling: the degradation that super-resolution undoes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def downscale(frame: Frame, factor: int) -> Frame:
     """Return FRAME with each side divided by FACTOR: bicubic (a = -0.5), antialiased.
 
     The kernel is as wide as the factor, as in MATLAB's imresize, which super-resolution papers
-    use; a bicubic without it lets in aliases that no camera makes.
+    use; bicubic without antialiasing makes aliases that no camera makes.
 
     Args:
         frame: (H, W, 3) uint8 RGB; H and W are multiples of the factor.

@@ -1,6 +1,6 @@
-"""Low light: less light, the sensor's noise, white balance.
+"""Low-light degradation: less exposure, sensor noise, white balance.
 
-It follows the order in which light becomes an image (Brooks et al., "Unprocessing
+It follows a camera's image pipeline (Brooks et al., "Unprocessing
 Images for Learned Raw Denoising", CVPR 2019; Foi et al., "Practical Poissonian-Gaussian Noise
 Modeling and Fitting for Single-Image Raw-Data", IEEE TIP 2008): linear light, less of it, shot
 and read noise, white balance, the display curve, 8 bits.
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LowLight:
-    """How dark and how noisy.
+    """Strengths of darkening and sensor noise.
 
     Raises:
         OptionError: A value lies outside its range.
     """
 
     exposure: float = 1.0
-    """Share of the light that is left, in (0, 1]; 1 is the image as it was."""
+    """Factor of the light, in (0, 1]; 1 leaves the image unchanged."""
     shot_noise: float = 0.0
-    """Variance per unit of linear signal (photon noise), in units of full scale; 1e-4 to 1e-2."""
+    """Variance per unit of linear signal (photon noise), in units of full scale; real cameras have
+    1e-4 to 1e-2."""
     read_noise: float = 0.0
-    """Standard deviation of the sensor's own noise, in linear units of full scale."""
+    """Standard deviation of the signal-independent noise, in linear units of full scale."""
     white_balance: tuple[float, float, float] = (1.0, 1.0, 1.0)
     """Gain of each linear channel, R, G, B."""
 
@@ -55,9 +56,9 @@ def reduce_light(frame: Frame, settings: LowLight, generator: np.random.Generato
 
     Args:
         frame: (H, W, 3) uint8 RGB.
-        settings: How dark and how noisy. With exposure 1, no noise and white balance 1 the
-            image comes back unchanged.
-        generator: The only source of chance.
+        settings: The strengths. With exposure 1, no noise and white balance 1 the image is
+            returned unchanged.
+        generator: The only source of randomness.
 
     Returns:
         The same shape and type.

@@ -1,10 +1,10 @@
 """Old-photo degradation: fading, color loss, sepia, blur, grain, scratches, damage overlays.
 
-The order is that of a print's life: the lens blurs, the print fades and loses its colors, then
+The order is that in which a print ages: the lens blurs, the print fades and loses its colors, then
 its surface is damaged; grain lies under the damage.
 
-What formulas draw (`film`) is regular; damage is not. An image with transparency holds some, and
-as it may lie on a print any way round, one of them stands for many.
+`age_photo` draws damage by formulas, which is regular. `overlay_damage` lays scanned damage over
+the photo: an image with transparency, in random orientation, scale and position.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LARGEST_SPECK = 3.0  # pixels
 
 @dataclass(frozen=True, kw_only=True)
 class OldPhoto:
-    """How old and how damaged; everything at zero leaves the photo as it is.
+    """Strengths of aging and damage; at zero each leaves the photo unchanged.
 
     Raises:
         OptionError: A value lies outside its range.
@@ -42,19 +42,19 @@ class OldPhoto:
     blur: float = 0.0
     """Standard deviation of the blur, in pixels."""
     fading: float = 0.0
-    """From 0 to 1: how far black and white have come together."""
+    """From 0 to 1: loss of contrast; black gets lighter, white darker."""
     color_loss: float = 0.0
-    """From 0 to 1: how far the colors have gone gray."""
+    """From 0 to 1: loss of saturation; 1 is gray."""
     sepia: float = 0.0
-    """From 0 to 1: how far the print has turned brown."""
+    """From 0 to 1: brown toning."""
     grain: float = 0.0
     """Standard deviation of the film's grain, in 8-bit levels; the same in all channels."""
     dust: float = 0.0
-    """Specks for 10,000 pixels."""
+    """Specks per 10,000 pixels."""
     scratches: int = 0
-    """Thin lines from edge to edge, nearly vertical, as transport through a projector makes."""
+    """Number of thin, nearly vertical lines from edge to edge, as a projector makes them."""
     creases: int = 0
-    """Folds: straight lines in any direction, a bright edge beside a dark one."""
+    """Number of folds: straight lines in any direction, a bright edge beside a dark one."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
@@ -67,15 +67,15 @@ class OldPhoto:
 
 
 def age_photo(frame: Frame, settings: OldPhoto, generator: np.random.Generator) -> Frame:
-    """Return FRAME as an old print of it.
+    """Return FRAME aged and damaged like an old print.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
-        settings: How old; the default changes nothing.
-        generator: The only source of chance.
+        settings: The strengths; the default changes nothing.
+        generator: The only source of randomness.
 
     Returns:
-        The same shape and type; the frame itself where nothing was asked for.
+        The same shape and type; the frame itself where all strengths are zero.
     """
     if all(not getattr(settings, field.name) for field in fields(settings)):
         return frame
@@ -109,35 +109,35 @@ def _fade(pixels: Pixels, settings: OldPhoto) -> Pixels:
 
 
 def _damage(pixels: Pixels, settings: OldPhoto, generator: np.random.Generator) -> None:
-    """Lay dust, scratches and creases over the print, in place."""
+    """Add dust, scratches and creases to the print, in place."""
     height, width = pixels.shape[:2]
     specks = round(settings.dust * height * width / 1e4)
     for _ in range(specks):
-        window, cover = _speck(height, width, generator)
-        _lay(pixels[window], cover, generator.uniform(0.75, 1.0))
+        window, opacity = _speck(height, width, generator)
+        _blend(pixels[window], opacity, generator.uniform(0.75, 1.0))
     for _ in range(settings.scratches):
         top, bottom = generator.uniform(0, width), generator.normal(0.0, 0.01 * width)
-        cover = _line(height, width, (top, 0.0), (top + bottom, float(height)), 0.7)
-        _lay(pixels, 0.8 * cover, generator.uniform(0.8, 1.0))
+        opacity = _line(height, width, (top, 0.0), (top + bottom, float(height)), 0.7)
+        _blend(pixels, 0.8 * opacity, generator.uniform(0.8, 1.0))
     for _ in range(settings.creases):
         one, two = generator.uniform(0, 1, (2, 2)) * (width, height)
-        cover = _line(height, width, tuple(one), tuple(two), 1.2)
+        opacity = _line(height, width, tuple(one), tuple(two), 1.2)
         shade = _line(height, width, tuple(one + 2.0), tuple(two + 2.0), 1.2)
-        _lay(pixels, 0.5 * shade, 0.15)
-        _lay(pixels, 0.8 * cover, 0.95)
+        _blend(pixels, 0.5 * shade, 0.15)
+        _blend(pixels, 0.8 * opacity, 0.95)
 
 
-def _lay(pixels: Pixels, cover: Pixels, level: float) -> None:
-    """Hide PIXELS under a gray LEVEL as far as COVER says, in place: damage hides few of them."""
-    hidden = np.nonzero(cover)
+def _blend(pixels: Pixels, opacity: Pixels, level: float) -> None:
+    """Blend PIXELS with a gray LEVEL at an OPACITY, in place; most of it is zero."""
+    hidden = np.nonzero(opacity)
     under = pixels[hidden]
-    pixels[hidden] = under + cover[hidden][:, None] * (np.float32(level) - under)
+    pixels[hidden] = under + opacity[hidden][:, None] * (np.float32(level) - under)
 
 
 def _speck(
     height: int, width: int, generator: np.random.Generator
 ) -> tuple[tuple[slice, slice], Pixels]:
-    """Return where a speck of dust lies and its cover there, in [0, 1]: a soft, turned ellipse."""
+    """Return the window of a speck of dust and its opacity there: a soft, rotated ellipse."""
     y, x = generator.uniform(0, height), generator.uniform(0, width)
     long, flat = generator.uniform(0.7, _LARGEST_SPECK), generator.uniform(0.3, 1.0)
     angle = generator.uniform(0, np.pi)
@@ -148,21 +148,21 @@ def _speck(
     dy, dx = dy - y, dx - x
     along = (np.cos(angle) * dx + np.sin(angle) * dy) / long
     across = (np.cos(angle) * dy - np.sin(angle) * dx) / (long * flat)
-    cover: Pixels = np.clip(2.0 - along**2 - across**2, 0.0, 1.0).astype(np.float32)
-    return (rows, columns), cover
+    opacity: Pixels = np.clip(2.0 - along**2 - across**2, 0.0, 1.0).astype(np.float32)
+    return (rows, columns), opacity
 
 
 def _line(
     height: int, width: int, start: tuple[float, ...], end: tuple[float, ...], thickness: float
 ) -> Pixels:
-    """Return the cover of the straight line through two points (x, y), (H, W) in [0, 1]."""
+    """Return the opacity of the straight line through two points (x, y), (H, W) in [0, 1]."""
     rows, columns = np.ogrid[:height, :width]
     rows, columns = rows.astype(np.float32), columns.astype(np.float32)
     dx, dy = end[0] - start[0], end[1] - start[1]
     length = max(float(np.hypot(dx, dy)), 1e-6)
     distance = np.abs(dy * (columns - start[0]) - dx * (rows - start[1])) / np.float32(length)
-    cover: Pixels = np.clip(np.float32(thickness) + 0.5 - distance, 0.0, 1.0)
-    return cover
+    opacity: Pixels = np.clip(np.float32(thickness) + 0.5 - distance, 0.0, 1.0)
+    return opacity
 
 
 _LARGEST_ZOOM = 1.5
@@ -170,25 +170,24 @@ _LARGEST_ZOOM = 1.5
 
 @dataclass(frozen=True)
 class Overlay:
-    """Damage, as an image with transparency holds it."""
+    """Damage as an image with transparency (RGBA): dirt, hair, stains."""
 
     colors: Frame
     """(H, W, 3) uint8 RGB."""
-    cover: NDArray[np.uint8]
-    """(H, W): 255 where nothing of the photo shows."""
+    alpha: NDArray[np.uint8]
+    """Opacity, (H, W): 255 hides the photo."""
 
 
 def overlay_damage(
     frame: Frame, overlay: Overlay, generator: np.random.Generator, *, strength: float = 1.0
 ) -> Frame:
-    """Return FRAME under the overlay, which is turned, enlarged to cover it, and placed by chance.
+    """Return FRAME under the overlay: randomly rotated, flipped, enlarged to cover it, shifted.
 
     Args:
         frame: (H, W, 3) uint8 RGB.
         overlay: Of any size.
-        generator: The only source of chance.
-        strength: From 0, which leaves the frame as it is, to 1, which hides as much as the
-            overlay does.
+        generator: The only source of randomness.
+        strength: Factor of the opacity, from 0 (the frame unchanged) to 1.
 
     Returns:
         The same shape and type.
@@ -200,9 +199,9 @@ def overlay_damage(
 
     if not 0.0 <= strength <= 1.0:
         raise OptionError(f"strength must lie in [0, 1], found {strength}")
-    cover = overlay.cover[..., None].astype(np.float32) / np.float32(255.0)
-    # colors count as far as they cover: where they do not, files hold any, mostly black
-    laid = np.dstack([overlay.colors * cover, cover])
+    opacity = overlay.alpha[..., None].astype(np.float32) / np.float32(255.0)
+    # premultiplied: under full transparency files hold any color, mostly black
+    laid = np.dstack([overlay.colors * opacity, opacity])
     laid = np.rot90(laid, int(generator.integers(4)))
     if generator.integers(2):
         laid = laid[:, ::-1]
@@ -216,8 +215,8 @@ def overlay_damage(
     y, x = generator.integers(tall - height + 1), generator.integers(wide - width + 1)
     laid = laid[y : y + height, x : x + width]
     hidden = np.nonzero(laid[..., 3])
-    colors, cover = laid[hidden][:, :3], laid[hidden][:, 3:]
+    colors, opacity = laid[hidden][:, :3], laid[hidden][:, 3:]
     damaged: Frame = frame.copy()
-    under = frame[hidden] * (1.0 - np.float32(strength) * cover)
+    under = frame[hidden] * (1.0 - np.float32(strength) * opacity)
     damaged[hidden] = np.rint(under + np.float32(strength) * colors).astype(np.uint8)
     return damaged

@@ -236,7 +236,7 @@ class ChannelGroup:
     """Grouped convolutions need as many kept channels in each of so many equal parts."""
 
 
-def channel_axes(network: nn.Module) -> dict[str, Axes]:
+def find_channel_axes(network: nn.Module) -> dict[str, Axes]:
     """Return the axes of every tensor in the state dict but the blur kernels.
 
     Raises:
@@ -252,7 +252,7 @@ def channel_axes(network: nn.Module) -> dict[str, Axes]:
     return found
 
 
-def channel_groups(
+def find_channel_groups(
     tensors: Mapping[str, Tensor], axes: Mapping[str, Axes]
 ) -> dict[str, ChannelGroup]:
     """Return the spaces that the axes name, with their sizes in these tensors.

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from mirnet_edge.checkpoints.families import plain_config
 from mirnet_edge.errors import OptionError
-from mirnet_edge.pruning.importance import block_usefulness, mean_loss
+from mirnet_edge.pruning.importance import compute_mean_loss, measure_block_importance
 from mirnet_edge.pruning.record import LatencyGoal, PruningAttempt, PruningCandidate
 from mirnet_edge.pruning.widths import (
     WidthChoice,
-    choose,
-    fastest_config,
+    choose_fastest_widths,
+    choose_widths,
+    keep_blocks,
     prune_channels,
-    without_blocks,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     """Return what the table is asked for of a depth, in milliseconds."""
 
 
-def all_blocks(network: nn.Module) -> Kept:
+def list_blocks(network: nn.Module) -> Kept:
     """Return the blocks of a network as they are."""
     config: Any = network.config
     return [list(range(config.blocks)) for _ in range(getattr(config, "groups", 1))]
@@ -50,13 +50,13 @@ def drop_blocks(network: nn.Module, losses: Sequence[Loss]) -> Iterator[tuple[Ke
     Each time the least useful block of every group goes, or the least useful group: whichever adds
     less to the loss for each block that goes. Nothing is trained.
     """
-    kept, short = all_blocks(network), network
+    kept, short = list_blocks(network), network
     yield kept, short
-    worth = block_usefulness(network, losses)
-    now = mean_loss(network, losses)
+    worth = measure_block_importance(network, losses)
+    now = compute_mean_loss(network, losses)
     while options := _options(kept, worth):
-        networks = [without_blocks(network, option) for option in options]
-        values = [mean_loss(one, losses) for one in networks]
+        networks = [keep_blocks(network, option) for option in options]
+        values = [compute_mean_loss(one, losses) for one in networks]
         prices = [
             (value - now) / (_count(kept) - _count(option))
             for value, option in zip(values, options, strict=True)
@@ -143,19 +143,19 @@ def prune_to_target(
     Raises:
         OptionError: No width of the table is that fast.
     """
-    first = first_target_ms(goal, table_unpruned_ms)
+    first = compute_first_target_ms(goal, table_unpruned_ms)
     targets: dict[str, float] = {}
 
     def target(kept: Kept) -> float:
         return targets.get(str(kept), first)
 
     source = find(target)
-    choice = choose(source.network, source.scores, source.bases, first)
+    choice = choose_widths(source.network, source.scores, source.bases, first)
     made: list[tuple[nn.Module, Kept]] = []
     attempts: list[PruningAttempt] = []
     while True:
         made.append((prune_channels(source.network, choice.config, source.scores), source.kept))
-        attempts.append(try_pruning(made[-1][0], choice.predicted_ms, timed))
+        attempts.append(time_pruned(made[-1][0], choice.predicted_ms, timed))
         allowed = goal.ms(attempts[-1].unpruned_ms)
         reached = attempts[-1].pruned_ms <= allowed
         if reached or len(attempts) == _ATTEMPTS:
@@ -171,13 +171,13 @@ def prune_to_target(
     return PrunedNetwork(*made[best], attempts, best, reached)
 
 
-def first_target_ms(goal: LatencyGoal, table_unpruned_ms: float) -> float:
+def compute_first_target_ms(goal: LatencyGoal, table_unpruned_ms: float) -> float:
     """Return what the table is asked for at first, in milliseconds: always less than it has."""
     wanted = goal.ms(table_unpruned_ms)
     return min(_DOUBT * wanted, (wanted + table_unpruned_ms) / 2.0)
 
 
-def try_pruning(network: nn.Module, predicted_ms: float | None, timed: Timed) -> PruningAttempt:
+def time_pruned(network: nn.Module, predicted_ms: float | None, timed: Timed) -> PruningAttempt:
     """Time a network and return what is recorded of it."""
     unpruned_ms, pruned_ms = timed(network)
     config: Any = network.config
@@ -189,7 +189,7 @@ def try_pruning(network: nn.Module, predicted_ms: float | None, timed: Timed) ->
     )
 
 
-def fastest_choice(
+def choose_depth(
     depths: Iterable[tuple[Kept, nn.Module]],
     losses: Sequence[Loss],
     target: Target,
@@ -207,16 +207,18 @@ def fastest_choice(
     best: tuple[float, PrunableNetwork] | None = None
     slow: OptionError | None = None
     for kept, network in depths:
-        loss = mean_loss(network, losses)
+        loss = compute_mean_loss(network, losses)
         cut_loss = None
         if best is None or loss < best[0]:
             source = cuttable(kept, network)
             try:
-                choice = choose(network, source.scores, source.bases, target(kept))
+                choice = choose_widths(network, source.scores, source.bases, target(kept))
             except OptionError as error:
                 slow = error
             else:
-                cut_loss = mean_loss(prune_channels(network, choice.config, source.scores), losses)
+                cut_loss = compute_mean_loss(
+                    prune_channels(network, choice.config, source.scores), losses
+                )
                 if best is None or cut_loss < best[0]:
                     best = (cut_loss, source)
         candidates.append(PruningCandidate(kept=kept, loss=loss, cut_loss=cut_loss))
@@ -231,7 +233,7 @@ def _again(
     """Return the choice at the targets, else the narrowest of the last depth."""
     try:
         source = find(target)
-        choice = choose(source.network, source.scores, source.bases, target(source.kept))
+        choice = choose_widths(source.network, source.scores, source.bases, target(source.kept))
     except OptionError:
-        return last, fastest_config(last.network, last.scores, last.bases)
+        return last, choose_fastest_widths(last.network, last.scores, last.bases)
     return source, choice

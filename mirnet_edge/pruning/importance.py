@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.pruning.channels import channel_axes, channel_groups
+from mirnet_edge.pruning.channels import find_channel_axes, find_channel_groups
 from mirnet_edge.training.batches import Batch, BatchSampling, sample_batch
 from mirnet_edge.training.listing import list_pairs
-from mirnet_edge.training.loop import has_exposure
-from mirnet_edge.training.loss import charbonnier
+from mirnet_edge.training.loop import has_exposure_branch
+from mirnet_edge.training.loss import charbonnier_loss
 from mirnet_edge.training.pairs import load_pairs
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 IMPORTANCES = ("taylor", "magnitude", "random")
 
 
-def magnitude(network: nn.Module) -> dict[str, Tensor]:
+def magnitude_importance(network: nn.Module) -> dict[str, Tensor]:
     """Return the squared L2 norm of all that touches a channel, as a share of its space's.
 
     A share, because norms of different layers say nothing about each other.
@@ -44,7 +44,7 @@ def magnitude(network: nn.Module) -> dict[str, Tensor]:
     return _shares(network, lambda tensor: tensor.square())
 
 
-def taylor(network: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
+def taylor_importance(network: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
     """Return the expected square of what removing a channel adds to the loss, to first order.
 
     Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8:
@@ -58,7 +58,7 @@ def taylor(network: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
         OptionError: No batch.
     """
     measured = copy.deepcopy(network).requires_grad_(requires_grad=True)
-    axes = channel_axes(measured)
+    axes = find_channel_axes(measured)
     total: dict[str, Tensor] = {}
     count = 0
     for loss in losses:
@@ -77,18 +77,18 @@ def taylor(network: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
     return {name: row / count for name, row in total.items()}
 
 
-def random_scores(network: nn.Module, seed: int) -> dict[str, Tensor]:
+def random_importance(network: nn.Module, seed: int) -> dict[str, Tensor]:
     """Return chance, as a share of each space: what the others must beat."""
     generator = torch.Generator().manual_seed(seed)
     return _normalize(
         {
             name: torch.rand(space.size, generator=generator)
-            for name, space in _groups(network, channel_axes(network)).items()
+            for name, space in _groups(network, find_channel_axes(network)).items()
         }
     )
 
 
-def block_usefulness(network: nn.Module, losses: Sequence[Loss]) -> list[list[float]]:
+def measure_block_importance(network: nn.Module, losses: Sequence[Loss]) -> list[list[float]]:
     """Return what the loss gains from each multi-scale block, group by group.
 
     Each block adds to its input, so a network without it is measured by letting the input pass.
@@ -132,11 +132,11 @@ def _once(network: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _groups(network: nn.Module, axes: Mapping[str, Axes]) -> dict[str, ChannelGroup]:
-    return channel_groups(network.state_dict(), axes)
+    return find_channel_groups(network.state_dict(), axes)
 
 
 def _shares(network: nn.Module, value: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    axes = channel_axes(network)
+    axes = find_channel_axes(network)
     values = {key: value(weight.detach()) for key, weight in _once(network).items()}
     return _normalize(_sum_by_group(values, axes, _groups(network, axes)))
 
@@ -168,7 +168,7 @@ _IMAGES = 64  # of the training set, taken evenly
 _BATCHES = 8
 
 
-def losses_on(
+def make_losses(
     data: Path, task: Task, network: nn.Module, *, batch: int, crop: int, seed: int
 ) -> list[Loss]:
     """Return the loss on each of some batches of training images, drawn by SEED.
@@ -179,19 +179,19 @@ def losses_on(
     train = list_pairs(data).train
     places = np.linspace(0, len(train) - 1, min(_IMAGES, len(train))).round().astype(int)
     pairs = load_pairs([train[place] for place in places], degrade=task.degrade, scale=task.scale)
-    drawing = BatchSampling(
+    sampling = BatchSampling(
         size=batch,
         crop=crop,
         multiple=network.multiple,  # type: ignore[arg-type]
-        thumbnails=pairs.degrade is None and has_exposure(network),
+        thumbnails=pairs.degrade is None and has_exposure_branch(network),
     )
     return [
-        functools.partial(_loss, sample_batch(pairs, drawing, seed=seed, step=step))
+        functools.partial(_loss, sample_batch(pairs, sampling, seed=seed, step=step))
         for step in range(_BATCHES)
     ]
 
 
-def mean_loss(network: nn.Module, losses: Sequence[Loss]) -> float:
+def compute_mean_loss(network: nn.Module, losses: Sequence[Loss]) -> float:
     """Return a network's mean loss over batches."""
     import torch
 
@@ -199,7 +199,7 @@ def mean_loss(network: nn.Module, losses: Sequence[Loss]) -> float:
         return sum(float(loss(network)) for loss in losses) / len(losses)
 
 
-def scores_of(
+def score_channels(
     network: nn.Module, importance: str, losses: Sequence[Loss], seed: int
 ) -> dict[str, Tensor]:
     """Return what each channel is worth, by the name of the importance.
@@ -209,10 +209,10 @@ def scores_of(
     """
     require_importance(importance)
     if importance == "magnitude":
-        return magnitude(network)
+        return magnitude_importance(network)
     if importance == "random":
-        return random_scores(network, seed)
-    return taylor(network, losses)
+        return random_importance(network, seed)
+    return taylor_importance(network, losses)
 
 
 def require_importance(name: str) -> None:
@@ -226,5 +226,5 @@ def require_importance(name: str) -> None:
 
 
 def _loss(batch: Batch, network: nn.Module) -> Tensor:
-    seen = (batch.low,) if batch.thumbnail is None else (batch.low, batch.thumbnail)
-    return charbonnier(network(*seen), batch.high)
+    seen = (batch.degraded,) if batch.thumbnail is None else (batch.degraded, batch.thumbnail)
+    return charbonnier_loss(network(*seen), batch.target)

@@ -19,13 +19,13 @@ from mirnet_edge.models.macs import count_macs, count_parameters
 from mirnet_edge.pruning.cutting import (
     PrunableNetwork,
     PrunedNetwork,
-    all_blocks,
+    choose_depth,
     drop_blocks,
-    fastest_choice,
+    list_blocks,
     prune_to_target,
-    try_pruning,
+    time_pruned,
 )
-from mirnet_edge.pruning.importance import losses_on, require_importance, scores_of
+from mirnet_edge.pruning.importance import make_losses, require_importance, score_channels
 from mirnet_edge.pruning.record import (
     RECORD_FILE,
     TABLE_FILE,
@@ -39,23 +39,28 @@ from mirnet_edge.pruning.record import (
     resume_record,
 )
 from mirnet_edge.pruning.timing import (
-    bases_from,
+    bases_from_table,
     measure_table,
     read_table,
     require_memory,
     time_networks,
     timing_conditions,
 )
-from mirnet_edge.pruning.widths import prune_channels, without_blocks
+from mirnet_edge.pruning.widths import keep_blocks, prune_channels
 from mirnet_edge.runtime.measure import p50
 from mirnet_edge.training.job import TrainingObserver as TrainingObserver
 from mirnet_edge.training.job import TrainingRequest as TrainingRequest
-from mirnet_edge.training.job import device_of, train_weights
+from mirnet_edge.training.job import select_device, train_weights
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.loop import validate
 from mirnet_edge.training.pairs import degrade_images, load_pairs, require_measurable
-from mirnet_edge.training.recipe import TrainingRecipe, read_recipe, recipe_from, require_crops
-from mirnet_edge.training.tasks import task_of
+from mirnet_edge.training.recipe import (
+    TrainingRecipe,
+    read_recipe,
+    recipe_from_values,
+    require_crops,
+)
+from mirnet_edge.training.tasks import find_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,11 +150,13 @@ def load_pruning(request: PruningRequest) -> LoadedPruning:
             the folder's record cannot be read or are of something else.
     """
     _require_sane(request)
-    device_of(request.device, "fp32")
+    select_device(request.device, "fp32")
     loaded = checkpoints.load(request.weights)
     task = _task(request, loaded.card)
     training = {**request.training, "seed": request.seed}
-    recipe = recipe_from({**read_recipe(request.recipe).training, **training}, request.recipe)
+    recipe = recipe_from_values(
+        {**read_recipe(request.recipe).training, **training}, request.recipe
+    )
     network: Any = loaded.model
     require_crops(recipe, network.multiple * task.scale)
     conditions = timing_conditions(network, request.backend, request.size, request.round_to)
@@ -174,7 +181,7 @@ def load_pruning(request: PruningRequest) -> LoadedPruning:
         },
         seed=request.seed,
     )
-    whole = size_of(network, request.size)
+    whole = measure_size(network, request.size)
     fresh = PruneRecord(options=options, conditions=conditions, unpruned_size=whole)
     record = resume_record(request.out, fresh)
     if not record.finished:
@@ -191,7 +198,7 @@ def load_pruning(request: PruningRequest) -> LoadedPruning:
     )  # fmt: skip
 
 
-def config_like(given: LoadedPruning) -> tuple[Kept, Any]:
+def config_from_run(given: LoadedPruning) -> tuple[Kept, Any]:
     """Return the blocks and the config that another run kept.
 
     Raises:
@@ -208,7 +215,7 @@ def config_like(given: LoadedPruning) -> tuple[Kept, Any]:
     return like["kept"], config
 
 
-def size_of(network: nn.Module, size: tuple[int, int]) -> NetworkSize:
+def measure_size(network: nn.Module, size: tuple[int, int]) -> NetworkSize:
     """Return how large a network is, for frames of (height, width)."""
     return NetworkSize(gmacs=count_macs(network, *size) / 1e9, parameters=count_parameters(network))
 
@@ -256,13 +263,13 @@ def _task(request: PruningRequest, card: ModelCard) -> Task:
         raise OptionError(
             f"{request.weights} does not say what it restores; give --task, for example low-light"
         )
-    return task_of(request.task or card.task)
+    return find_task(request.task or card.task)
 
 
 class PruningObserver(TrainingObserver, Protocol):
     """Who is told how far the job is."""
 
-    def stage(self, what: str) -> None:
+    def on_stage(self, what: str) -> None:
         """The job begins with this."""
 
 
@@ -329,7 +336,7 @@ class _Run:
         if number > 1:
             parent = checkpoints.load(self._trained_file(number - 1)).model
         cut, found = self._like(parent) if self.given.like else self._chosen(parent, number)
-        self.observer.stage(f"validate what was cut (round {number})")
+        self.observer.on_stage(f"validate what was cut (round {number})")
         unpruned = self.record.unpruned or self._quality(self.given.network)
         self._keep(unpruned=unpruned)  # before the round's folder is there
         target = self._folder(number) / "cut.safetensors"
@@ -343,7 +350,7 @@ class _Run:
         )  # fmt: skip
         self._keep(
             rounds=[*self.record.rounds, done],
-            pruned_size=size_of(cut.network, self.record.conditions.size),
+            pruned_size=measure_size(cut.network, self.record.conditions.size),
         )
 
     def _chosen(self, parent: nn.Module, number: int) -> tuple[PrunedNetwork, dict[str, Any]]:
@@ -352,17 +359,17 @@ class _Run:
         unpruned_ms = self._unpruned_ms(parent, number)
 
         def cuttable(kept: Kept, network: nn.Module) -> PrunableNetwork:
-            scores = scores_of(network, options.importance, losses, options.seed)
-            bases = bases_from(self._table(network, number), network, unpruned_ms)
+            scores = score_channels(network, options.importance, losses, options.seed)
+            bases = bases_from_table(self._table(network, number), network, unpruned_ms)
             return PrunableNetwork(network, kept, scores, bases)
 
-        whole = cuttable(all_blocks(parent), parent)
+        whole = cuttable(list_blocks(parent), parent)
         goal = options.goal(number)
         self.given.require_needed(goal.ms(unpruned_ms), unpruned_ms)
         candidates: list[PruningCandidate] = []
         depths: list[tuple[Kept, nn.Module]] = []
         if options.blocks:
-            self.observer.stage("measure what blocks are worth")
+            self.observer.on_stage("measure what blocks are worth")
             depths = list(drop_blocks(parent, losses))
         known = {str(whole.kept): whole}  # scores and tables are taken once for each depth
 
@@ -374,7 +381,7 @@ class _Run:
         def find(target: Target) -> PrunableNetwork:
             if not depths:
                 return whole
-            source, candidates[:] = fastest_choice(depths, losses, target, remembered)
+            source, candidates[:] = choose_depth(depths, losses, target, remembered)
             return source
 
         cut = prune_to_target(find, goal, unpruned_ms, self._timed)
@@ -383,13 +390,13 @@ class _Run:
     def _like(self, parent: nn.Module) -> tuple[PrunedNetwork, dict[str, Any]]:
         """Cut to the widths of another run; only which channels go is decided here."""
         options = self.record.options
-        kept, config = config_like(self.given)
+        kept, config = config_from_run(self.given)
         losses = self._losses(parent)
-        short = without_blocks(parent, kept)
+        short = keep_blocks(parent, kept)
         small = prune_channels(
-            short, config, scores_of(short, options.importance, losses, options.seed)
+            short, config, score_channels(short, options.importance, losses, options.seed)
         )
-        only = try_pruning(small, None, self._timed)
+        only = time_pruned(small, None, self._timed)
         reached = only.pruned_ms <= only.unpruned_ms
         return PrunedNetwork(small, kept, [only], 0, reached), {
             "candidates": [],
@@ -397,9 +404,9 @@ class _Run:
         }
 
     def _losses(self, network: nn.Module) -> list[Loss]:
-        self.observer.stage("measure what channels are worth")
+        self.observer.on_stage("measure what channels are worth")
         recipe = self.given.recipe
-        return losses_on(
+        return make_losses(
             self.given.request.data, self.given.task, network,
             batch=recipe.batch, crop=recipe.crops[0], seed=self.record.options.seed,
         )  # fmt: skip
@@ -412,16 +419,16 @@ class _Run:
     def _table(self, network: nn.Module, number: int) -> LatencyTable:
         wanted = self.record.conditions
         conditions = timing_conditions(network, wanted.backend, wanted.size, wanted.round_to)
-        path = table_file(self.given.request.out, self.given.network, network, number)
+        path = locate_table(self.given.request.out, self.given.network, network, number)
         if path.exists():
             return read_table(path, conditions)
-        self.observer.stage(f"measure the latency table {path.name}, once for this machine")
+        self.observer.on_stage(f"measure the latency table {path.name}, once for this machine")
         return measure_table(
-            network, self.given.network, conditions, path, on_stage=self.observer.stage
+            network, self.given.network, conditions, path, on_stage=self.observer.on_stage
         )
 
     def _timed(self, network: nn.Module) -> tuple[float, float]:
-        self.observer.stage("time what was cut beside the unpruned")
+        self.observer.on_stage("time what was cut beside the unpruned")
         pair = {"unpruned": self.given.network, "pruned": network.eval()}
         samples = time_networks(pair, self.record.conditions)
         return p50(samples["unpruned"]), p50(samples["pruned"])
@@ -437,7 +444,7 @@ class _Run:
 
     def _train(self, number: int) -> None:
         request, options = self.given.request, self.record.options
-        self.observer.stage(f"learn from the unpruned (round {number} of {options.rounds})")
+        self.observer.on_stage(f"learn from the unpruned (round {number} of {options.rounds})")
         score = train_weights(
             TrainingRequest(
                 data=request.data, out=self._folder(number) / "training", task=options.task,
@@ -476,13 +483,13 @@ class _Run:
         self.record.write(self.given.request.out)
 
 
-def table_file(out: Path, unpruned: nn.Module, network: nn.Module, number: int) -> Path:
+def locate_table(out: Path, unpruned: nn.Module, network: nn.Module, number: int) -> Path:
     """Return where the latency table of a network of a round lies.
 
     Each depth has its own, and so has each round: what is cut there is another network.
     """
     folder = out if number == 1 else out / f"round-{number}"
-    blocks: list[Kept] = [all_blocks(one) for one in (unpruned, network)]
+    blocks: list[Kept] = [list_blocks(one) for one in (unpruned, network)]
     if blocks[0] == blocks[1]:
         return folder / TABLE_FILE
     stem = Path(TABLE_FILE).stem

@@ -29,7 +29,13 @@ from mirnet_edge.manifest import ImageContract, MachineFacts, StrictDocument
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.models.mirnet import DualAttentionUnit, ResidualDownsampling, ResidualUpsampling
 from mirnet_edge.models.mirnet_v2 import ResidualContextualBlock
-from mirnet_edge.pruning.widths import BaseTiming, FreeWidth, base_configs, free_widths, with_widths
+from mirnet_edge.pruning.widths import (
+    BaseTiming,
+    FreeWidth,
+    list_base_configs,
+    list_free_widths,
+    replace_widths,
+)
 from mirnet_edge.runtime.machine import describe
 from mirnet_edge.runtime.measure import measure_interleaved, p50
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
@@ -247,7 +253,7 @@ def measure_table(
         MirnetEdgeError: A graph cannot be exported, run or written.
     """
     graphs: dict[str, Graph] = {}
-    for base in base_configs(network.config, conditions.round_to):
+    for base in list_base_configs(network.config, conditions.round_to):
         for name, graph in _rows(network, base, conditions).items():
             graphs.setdefault(name, graph)
     reference: Graph = (unpruned, (getattr(unpruned.config, "in_channels", 3), *conditions.size))
@@ -268,7 +274,9 @@ def measure_table(
     return table
 
 
-def bases_from(table: LatencyTable, network: nn.Module, unpruned_ms: float) -> list[BaseTiming]:
+def bases_from_table(
+    table: LatencyTable, network: nn.Module, unpruned_ms: float
+) -> list[BaseTiming]:
     """Return what `choice.choose` takes.
 
     Args:
@@ -282,10 +290,10 @@ def bases_from(table: LatencyTable, network: nn.Module, unpruned_ms: float) -> l
     conditions = table.conditions
     rows = {name: share * unpruned_ms for name, share in table.rows.items()}
     found = []
-    for config in base_configs(network.config, conditions.round_to):
+    for config in list_base_configs(network.config, conditions.round_to):
         whole = rows[_row(config, _WHOLE, 0)]
         saved: dict[tuple[FreeWidth, int], float] = {}
-        knobs = [knob for knob in free_widths(config, conditions.round_to) if knob.values[1:]]
+        knobs = [knob for knob in list_free_widths(config, conditions.round_to) if knob.values[1:]]
         for knob in knobs:
             if knob.field == "channels":
                 calls, full = 1, whole
@@ -334,13 +342,13 @@ def _rows(
     build = family_of(network).network
     shape = (getattr(base, "in_channels", 3), *conditions.size)
     found = {_row(base, _WHOLE, 0): (build(base).eval(), shape)}
-    knobs = free_widths(base, conditions.round_to)
+    knobs = list_free_widths(base, conditions.round_to)
     narrowest = {knob: knob.values[-1] for knob in knobs if knob.values[1:]}
     if narrowest:
-        found[_row(base, _NARROWEST, 0)] = (build(with_widths(base, narrowest)).eval(), shape)
+        found[_row(base, _NARROWEST, 0)] = (build(replace_widths(base, narrowest)).eval(), shape)
     for knob in knobs:
         for value in knob.values:
-            config = with_widths(base, {knob: value})
+            config = replace_widths(base, {knob: value})
             name = _row(base, knob.name, value)
             if knob.field != "channels":
                 found[name] = _part(network, config, knob, conditions.size)[:2]

@@ -15,7 +15,7 @@ import torch
 
 from mirnet_edge.checkpoints.families import family_of
 from mirnet_edge.errors import OptionError
-from mirnet_edge.pruning.channels import channel_axes, channel_groups
+from mirnet_edge.pruning.channels import find_channel_axes, find_channel_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,15 +42,15 @@ def prune_channels(network: nn.Module, config: Any, scores: Mapping[str, Tensor]
         OptionError: The config asks for more channels than there are, or for other blocks, or
             for a number that grouped convolutions cannot have.
     """
-    axes = channel_axes(network)
+    axes = find_channel_axes(network)
     narrow = family_of(network).network(config)
     if len(narrow.state_dict()) != len(network.state_dict()):
         raise OptionError(
             f"expected a config with the blocks of {network.config}, found {config}; drop blocks "
             "first"
         )
-    old = channel_groups(network.state_dict(), axes)
-    new = channel_groups(narrow.state_dict(), axes)
+    old = find_channel_groups(network.state_dict(), axes)
+    new = find_channel_groups(narrow.state_dict(), axes)
     kept = {name: _best(name, old[name], new[name].size, scores[name]) for name in old}
     values = narrow.state_dict()
     for (key, tensor), target in zip(network.state_dict().items(), values, strict=True):
@@ -60,7 +60,7 @@ def prune_channels(network: nn.Module, config: Any, scores: Mapping[str, Tensor]
     return narrow.train(network.training)
 
 
-def without_blocks(network: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
+def keep_blocks(network: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
     """Return the network with fewer multi-scale blocks, and fewer groups of them.
 
     Args:
@@ -162,7 +162,7 @@ class FreeWidth:
         return f"{self.field}.{self.index}"
 
 
-def base_configs(config: Any, round_to: int) -> list[Any]:  # noqa: ANN401  # the families' configs have no type in common
+def list_base_configs(config: Any, round_to: int) -> list[Any]:  # noqa: ANN401  # the families' configs have no type in common
     """Return the configs of every width of the trunk, the given one first.
 
     The three streams of a MIRNetEdge are free of each other and are knobs; there it is one.
@@ -179,7 +179,7 @@ def base_configs(config: Any, round_to: int) -> list[Any]:  # noqa: ANN401  # th
     return bases
 
 
-def free_widths(config: Any, round_to: int) -> list[FreeWidth]:  # noqa: ANN401  # as above
+def list_free_widths(config: Any, round_to: int) -> list[FreeWidth]:  # noqa: ANN401  # as above
     """Return the widths that are free in networks of that trunk."""
     named = {field: _inner(config, field) for field in _fields(config)}
     if isinstance(config.channels, tuple):
@@ -198,7 +198,7 @@ def free_widths(config: Any, round_to: int) -> list[FreeWidth]:  # noqa: ANN401 
     return knobs
 
 
-def with_widths(config: Any, chosen: Mapping[FreeWidth, int]) -> Any:  # noqa: ANN401  # as above
+def replace_widths(config: Any, chosen: Mapping[FreeWidth, int]) -> Any:  # noqa: ANN401  # as above
     """Return the config with those widths instead of its own.
 
     Raises:
@@ -215,7 +215,7 @@ def with_widths(config: Any, chosen: Mapping[FreeWidth, int]) -> Any:  # noqa: A
 
 def _is_legal(config: Any, knob: FreeWidth, value: int) -> bool:  # noqa: ANN401  # as above
     try:
-        with_widths(config, {knob: value})
+        replace_widths(config, {knob: value})
     except OptionError:
         return False
     return True
@@ -264,7 +264,7 @@ class WidthChoice:
     """The importance of all that goes."""
 
 
-def choose(
+def choose_widths(
     network: nn.Module, scores: Mapping[str, Tensor], bases: Sequence[BaseTiming], target_ms: float
 ) -> WidthChoice:
     """Return the config that the table puts at the target with the least importance removed.
@@ -287,7 +287,7 @@ def choose(
     return min(reached, key=lambda choice: choice.removed)
 
 
-def fastest_config(
+def choose_fastest_widths(
     network: nn.Module, scores: Mapping[str, Tensor], bases: Sequence[BaseTiming]
 ) -> WidthChoice:
     """Return the fastest config of the table."""
@@ -295,11 +295,11 @@ def fastest_config(
     return min(choices, key=lambda choice: choice.predicted_ms)
 
 
-def removed_importance(network: nn.Module, config: Any, scores: Mapping[str, Tensor]) -> float:  # noqa: ANN401  # the families' configs have no type in common
+def sum_removed_importance(network: nn.Module, config: Any, scores: Mapping[str, Tensor]) -> float:  # noqa: ANN401  # the families' configs have no type in common
     """Return the summed scores of the channels that a config has no place for."""
     with torch.device("meta"):
         narrow = family_of(network).network(config)
-    spaces = channel_groups(narrow.state_dict(), channel_axes(network))
+    spaces = find_channel_groups(narrow.state_dict(), find_channel_axes(network))
     total = 0.0
     for name, row in scores.items():
         total += float(row.sort().values[: row.numel() - spaces[name].size].sum())
@@ -309,9 +309,11 @@ def removed_importance(network: nn.Module, config: Any, scores: Mapping[str, Ten
 def _narrow(
     network: nn.Module, scores: Mapping[str, Tensor], base: BaseTiming, target_ms: float
 ) -> WidthChoice:
-    whole = removed_importance(network, base.config, scores)
+    whole = sum_removed_importance(network, base.config, scores)
     removed = {
-        (knob, value): removed_importance(network, with_widths(base.config, {knob: value}), scores)
+        (knob, value): sum_removed_importance(
+            network, replace_widths(base.config, {knob: value}), scores
+        )
         - whole
         for knob, value in base.saved_ms
     }
@@ -332,4 +334,4 @@ def _narrow(
         _, knob, value, won, price = min(steps, key=lambda step: step[0])
         chosen[knob] = value
         now, lost = now - won, lost + price
-    return WidthChoice(with_widths(base.config, chosen), now, lost)
+    return WidthChoice(replace_widths(base.config, chosen), now, lost)

@@ -1,8 +1,8 @@
-"""What a training step sees: pairs drawn by chance, cut, turned, lit.
+"""Batch sampling and data augmentation: random pairs, crops, flips, exposure, noise, mixup.
 
-A batch depends on (seed, step) alone and each of its pairs on (seed, step, its place), so a run
-that was stopped goes on with the batches it would have seen, and several processes share a batch
-without speaking.
+A batch depends on (random seed, step) alone, and each of its pairs on (seed, step, row), so a
+resumed run sees the batches it would have seen, and several processes share a batch without
+communicating.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 from mirnet_edge.errors import DataError
 from mirnet_edge.images.contract import size_text
-from mirnet_edge.training.pairs import thumbnail_of_frame
+from mirnet_edge.training.pairs import thumbnail_from_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,207 +32,214 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Float32 RGB in [0, 1]."""
+    """A training batch: float32 RGB in [0, 1]."""
 
-    low: Tensor
-    """(N, 3, H, W), channels last in memory."""
-    high: Tensor
-    """The same, or `scale` times as high and wide."""
+    degraded: Tensor
+    """The input, (N, 3, H, W), channels last in memory."""
+    target: Tensor
+    """The ground truth: the same shape, or `scale` times as high and wide."""
     thumbnail: Tensor | None
-    """(N, 3, h, w): the frames that `low` was cut from, made small; None where nobody asked."""
+    """(N, 3, h, w) thumbnails of the frames that `degraded` was cropped from; None unless
+    requested."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSampling:
-    """How batches are drawn."""
+    """Size, crop and data augmentation of a batch."""
 
     size: int
-    """Pairs in a batch."""
+    """Image pairs in a batch."""
     crop: int | None
-    """Side of the square that is cut out of the good images, in pixels; None for whole frames."""
+    """Side of the square crops of the targets, in pixels; None for whole frames."""
     multiple: int
-    """Height and width of the bad images are multiples of this."""
+    """What height and width of the degraded images are multiples of."""
     well_lit_fraction: float = 0.0
-    """Share of the pairs whose bad image moves towards the good one, half of them all the way:
-    what is well lit already is to come back as it was, for a camera sees day as well as night."""
+    """Fraction of the pairs whose degraded image moves towards its target, half of them all the
+    way: well-lit images are to come back as they were."""
     exposure_jitter: float = 0.0
-    """Up to so many stops, half of the other bad images get lighter or darker."""
+    """Largest exposure change, in stops, of half of the other degraded images."""
     noise_jitter: float = 0.0
-    """Half of the images that were not lit get Gaussian noise of up to so many 8-bit levels."""
+    """Largest standard deviation, in 8-bit levels, of Gaussian noise added to half of the images
+    that are not well lit."""
     mixup: float = 0.0
-    """Share of the batches whose pairs are mixed with each other (Zhang et al., "mixup", ICLR
+    """Fraction of the batches whose pairs are blended with each other (Zhang et al., "mixup", ICLR
     2018; in MIRNet-v2's training: Zamir et al., TPAMI 2022)."""
     thumbnails: bool = False
+    """Whether batches have thumbnails, for networks with an exposure branch."""
 
 
-def batches(
+def iterate_batches(
     pairs: Pairs,
-    drawing_at: Callable[[int], BatchSampling],
+    sampling_at: Callable[[int], BatchSampling],
     steps: range,
     *,
     seed: int,
-    places: slice,
+    rows: slice,
     workers: int,
 ) -> Iterator[Batch]:
-    """Yield the batches of STEPS, drawn ahead by WORKERS threads; 0 draws when asked.
+    """Yield the batches of STEPS, sampled ahead by WORKERS threads; 0 samples on demand.
 
     Args:
-        pairs: Where to draw from.
-        drawing_at: How to draw the batch of a step.
-        steps: Which.
-        seed: The same seed gives the same batches.
-        places: Which of each batch's pairs: a process's share.
+        pairs: The training set.
+        sampling_at: Returns the sampling of a step.
+        steps: The steps, in order.
+        seed: The random seed; the same seed gives the same batches.
+        rows: Which rows of each batch: the part of one process.
         workers: Threads.
 
     Raises:
         DataError: An image is smaller than the crop.
     """
 
-    def drawn(step: int) -> Batch:
-        return sample_batch(pairs, drawing_at(step), seed=seed, step=step, places=places)
+    def sample(step: int) -> Batch:
+        return sample_batch(pairs, sampling_at(step), seed=seed, step=step, rows=rows)
 
     if not workers:
-        yield from map(drawn, steps)
+        yield from map(sample, steps)
         return
     with ThreadPoolExecutor(workers, "batch") as pool:
-        ahead = [pool.submit(drawn, step) for step in steps[: workers + 1]]
+        ahead = [pool.submit(sample, step) for step in steps[: workers + 1]]
         for step in steps:
             batch = ahead.pop(0).result()
             if step + workers + 1 in steps:
-                ahead.append(pool.submit(drawn, step + workers + 1))
+                ahead.append(pool.submit(sample, step + workers + 1))
             yield batch
 
 
 def sample_batch(
-    pairs: Pairs, drawing: BatchSampling, *, seed: int, step: int, places: slice = slice(None)
+    pairs: Pairs, sampling: BatchSampling, *, seed: int, step: int, rows: slice = slice(None)
 ) -> Batch:
-    """Draw the batch of a step, or some places of it: random pairs, place, flips, light, noise.
+    """Return the batch of a step, or some of its rows: random pairs, crops and augmentation.
 
     Raises:
         DataError: An image is smaller than the crop.
     """
     shared = np.random.default_rng((seed, step))
-    chosen = range(len(pairs))
-    if drawing.crop is None:
-        # one batch is one tensor: all its frames have the size of the first one drawn
-        shape = pairs.high[int(shared.integers(len(pairs)))].shape
-        chosen = [index for index in chosen if pairs.high[index].shape == shape]  # type: ignore[assignment]
-    mixed = shared.random() < drawing.mixup
-    own = range(drawing.size)[places]
-    # a mixed pair is mixed with its neighbor in the whole batch, which may be another's
-    needed = sorted({(place + more) % drawing.size for place in own for more in (0, int(mixed))})
-    rows = {}
-    for place in needed:
-        generator = np.random.default_rng((seed, step, place))
-        index = chosen[int(generator.integers(len(chosen)))]
-        rows[place] = _sample_pair(pairs, index, drawing, generator)
-    share = float(shared.beta(1.2, 1.2)) if mixed else 1.0  # as in MIRNet-v2's training
-    if mixed:
-        rows = {
-            place: tuple(
-                share * one + (1.0 - share) * two
-                for one, two in zip(rows[place], rows[(place + 1) % drawing.size], strict=True)
+    candidates = range(len(pairs))
+    if sampling.crop is None:
+        # one batch is one tensor: all its frames have the size of a random one
+        shape = pairs.targets[int(shared.integers(len(pairs)))].shape
+        candidates = [index for index in candidates if pairs.targets[index].shape == shape]  # type: ignore[assignment]
+    is_mixed = shared.random() < sampling.mixup
+    own = range(sampling.size)[rows]
+    # a pair is mixed with the next one of the whole batch, which may be another process's
+    needed = sorted({(row + more) % sampling.size for row in own for more in (0, int(is_mixed))})
+    samples = {}
+    for row in needed:
+        generator = np.random.default_rng((seed, step, row))
+        index = candidates[int(generator.integers(len(candidates)))]
+        samples[row] = _sample_pair(pairs, index, sampling, generator)
+    weight = float(shared.beta(1.2, 1.2)) if is_mixed else 1.0  # as in MIRNet-v2's training
+    if is_mixed:
+        samples = {
+            row: tuple(
+                weight * one + (1.0 - weight) * two
+                for one, two in zip(samples[row], samples[(row + 1) % sampling.size], strict=True)
             )
-            for place in own
+            for row in own
         }
-    columns = list(zip(*(rows[place] for place in own), strict=True))
-    low, high, *thumbnail = (torch.from_numpy(np.stack(column)) for column in columns)
+    columns = list(zip(*(samples[row] for row in own), strict=True))
+    degraded, target, *thumbnail = (torch.from_numpy(np.stack(column)) for column in columns)
     return Batch(
-        low.permute(0, 3, 1, 2), high.permute(0, 3, 1, 2), thumbnail[0] if thumbnail else None
+        degraded.permute(0, 3, 1, 2),
+        target.permute(0, 3, 1, 2),
+        thumbnail[0] if thumbnail else None,
     )
 
 
 def _sample_pair(
-    pairs: Pairs, index: int, drawing: BatchSampling, generator: np.random.Generator
+    pairs: Pairs, index: int, sampling: BatchSampling, generator: np.random.Generator
 ) -> tuple[NDArray[np.float32], ...]:
-    """Return a pair's pixels, (H, W, 3), and its thumbnail, (3, h, w), where asked for."""
-    high, scale, degrade = pairs.high[index], pairs.scale, pairs.degrade
+    """Return an augmented pair, (H, W, 3), and the input's thumbnail, (3, h, w), if requested."""
+    target, scale, degrade = pairs.targets[index], pairs.scale, pairs.degrade
     thumbnails = None
     if degrade is None:
-        low = pairs.low[index]
-        thumbnails = pairs.thumbnails(index) if drawing.thumbnails else None
-    elif drawing.thumbnails:  # what a thumbnail shows is to befall the whole frame
-        low, degrade = degrade(high, generator), None
-        thumbnails = thumbnail_of_frame(low), thumbnail_of_frame(high)
+        degraded = pairs.degraded[index]
+        thumbnails = pairs.thumbnails(index) if sampling.thumbnails else None
+    elif sampling.thumbnails:  # crop and thumbnail must show the same degradation
+        degraded, degrade = degrade(target, generator), None
+        thumbnails = thumbnail_from_frame(degraded), thumbnail_from_frame(target)
     else:
-        low = high
-    low_scale = scale if degrade is None else 1  # of HIGH to LOW, as they are here
-    step = drawing.multiple * scale
-    crop = drawing.crop
-    height, width = ((crop or side) // step * step for side in high.shape[:2])
-    if min(height, width) < step or min(high.shape[:2]) < (crop or 1):
+        degraded = target
+    ratio = scale if degrade is None else 1  # of the sides of TARGET and DEGRADED, as they are now
+    step = sampling.multiple * scale
+    crop = sampling.crop
+    height, width = ((crop or side) // step * step for side in target.shape[:2])
+    if min(height, width) < step or min(target.shape[:2]) < (crop or 1):
         raise DataError(
-            f"{pairs.names[index]} is {size_text(*high.shape[:2])}, smaller than the crop of "
+            f"{pairs.names[index]} is {size_text(*target.shape[:2])}, smaller than the crop of "
             f"{crop or step}; choose a smaller --crop"
         )
-    # places are multiples of the scale: both images are to show the same view
+    # multiples of the scale, so that both images show the same view
     y, x = (
         int(generator.integers((side - cut) // scale + 1)) * scale if crop else 0
-        for side, cut in zip(high.shape[:2], (height, width), strict=True)
+        for side, cut in zip(target.shape[:2], (height, width), strict=True)
     )
-    high = high[y : y + height, x : x + width]
-    low = low[y // low_scale : (y + height) // low_scale, x // low_scale : (x + width) // low_scale]
+    target = target[y : y + height, x : x + width]
+    degraded = degraded[y // ratio : (y + height) // ratio, x // ratio : (x + width) // ratio]
     flips = tuple(axis for axis in (0, 1) if generator.integers(2))
-    turned = crop is not None and bool(generator.integers(2))
-    low, high = (np.flip(side, flips) for side in (low, high))
-    if turned:
-        low, high = low.transpose(1, 0, 2), high.transpose(1, 0, 2)
-    light = sample_exposure_jitter(drawing.well_lit_fraction, drawing.exposure_jitter, generator)
+    is_transposed = crop is not None and bool(generator.integers(2))
+    degraded, target = (np.flip(image, flips) for image in (degraded, target))
+    if is_transposed:
+        degraded, target = degraded.transpose(1, 0, 2), target.transpose(1, 0, 2)
+    jitter = sample_exposure_jitter(sampling.well_lit_fraction, sampling.exposure_jitter, generator)
     if degrade is not None:
-        low = degrade(np.ascontiguousarray(high), generator)
-    good, bad = _unit(high), _unit(low)
-    bad = light.on(bad, good)
-    if not light.towards_reference:  # noise in a good image would teach to smooth good images
-        bad = _add_noise_jitter(bad, drawing.noise_jitter, generator)
+        degraded = degrade(np.ascontiguousarray(target), generator)
+    clean, noisy = _to_float(target), _to_float(degraded)
+    noisy = jitter.apply(noisy, clean)
+    if not jitter.towards_target:  # noise in a well-lit image would train to smooth clean images
+        noisy = _add_noise_jitter(noisy, sampling.noise_jitter, generator)
     if thumbnails is None:
-        return bad, good
-    small_low, small_high = (
-        np.flip(side.numpy(), tuple(axis + 1 for axis in flips)) for side in thumbnails
+        return noisy, clean
+    small, small_target = (
+        np.flip(image.numpy(), tuple(axis + 1 for axis in flips)) for image in thumbnails
     )
-    return bad, good, light.on(small_low, small_high)
+    return noisy, clean, jitter.apply(small, small_target)
 
 
 @dataclass(frozen=True)
 class ExposureJitter:
-    """How much light a bad image gets in training."""
+    """Exposure augmentation of one degraded image."""
 
-    exposure: float = 1.0
-    towards_reference: float = 0.0
+    gain: float = 1.0
+    """What its values are multiplied by."""
+    towards_target: float = 0.0
+    """How far it moves to its target instead, 0 to 1."""
 
-    def on(self, low: Pixels, high: Pixels) -> Pixels:
-        """Return the bad image in this light, in [0, 1]; both of any one shape, in [0, 1]."""
-        if self.towards_reference:
-            moved: Pixels = low + np.float32(self.towards_reference) * (high - low)
+    def apply(self, degraded: Pixels, target: Pixels) -> Pixels:
+        """Return the degraded image at the new exposure; both of one shape, in [0, 1]."""
+        if self.towards_target:
+            moved: Pixels = degraded + np.float32(self.towards_target) * (target - degraded)
             return moved
-        if self.exposure == 1.0:
-            return low
-        exposed: Pixels = np.clip(low * np.float32(self.exposure), 0.0, 1.0)
+        if self.gain == 1.0:
+            return degraded
+        exposed: Pixels = np.clip(degraded * np.float32(self.gain), 0.0, 1.0)
         return exposed
 
 
 def sample_exposure_jitter(
     well_lit_fraction: float, exposure_jitter: float, generator: np.random.Generator
 ) -> ExposureJitter:
-    """Draw the light of one image; see `BatchSampling` for the two numbers."""
+    """Return the random exposure augmentation of one image; see `BatchSampling`."""
     if well_lit_fraction and generator.random() < well_lit_fraction:
-        chance = generator.random()
-        # less than half way is dark still: such an image is to become bright, not to stay
-        return ExposureJitter(towards_reference=1.0 if chance < 0.5 else chance)
+        fraction = generator.random()
+        # below one half an image is still dark, and is to become bright instead of staying so
+        return ExposureJitter(towards_target=1.0 if fraction < 0.5 else fraction)
     if exposure_jitter and generator.random() < 0.5:
-        return ExposureJitter(exposure=2.0 ** generator.uniform(-exposure_jitter, exposure_jitter))
+        return ExposureJitter(gain=2.0 ** generator.uniform(-exposure_jitter, exposure_jitter))
     return ExposureJitter()
 
 
-def _add_noise_jitter(low: Pixels, largest: float, generator: np.random.Generator) -> Pixels:
-    """Add Gaussian noise to half of the images: other cameras are noisier than the set's."""
+def _add_noise_jitter(degraded: Pixels, largest: float, generator: np.random.Generator) -> Pixels:
+    """Add Gaussian noise to half of the images: other cameras are noisier than the data set's."""
     if not largest or generator.integers(2):
-        return low
+        return degraded
     sigma = np.float32(largest / 255.0 * generator.random())
-    noise = generator.standard_normal(low.shape, dtype=np.float32)
-    worse: Pixels = np.clip(low + sigma * noise, 0.0, 1.0)
-    return worse
+    noise = generator.standard_normal(degraded.shape, dtype=np.float32)
+    noisy: Pixels = np.clip(degraded + sigma * noise, 0.0, 1.0)
+    return noisy
 
 
-def _unit(frame: NDArray[np.uint8]) -> Pixels:
+def _to_float(frame: NDArray[np.uint8]) -> Pixels:
     pixels: Pixels = frame.astype(np.float32) * np.float32(1.0 / 255.0)
     return pixels

@@ -1,7 +1,7 @@
 """The first stage of training: the exposure branch alone, on thumbnails of whole frames.
 
-How bright a frame is to be is one decision per frame, and it needs many frames, not many pixels:
-a thumbnail shows exposure and color but neither noise nor detail. What was tried stands in
+The exposure of a frame is one decision per frame, so its training needs many frames, not many
+pixels: a thumbnail shows exposure and color but neither noise nor detail. Experiments:
 docs/decisions/005-exposure-first.md.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mirnet_edge.training.batches import sample_exposure_jitter
-from mirnet_edge.training.loss import charbonnier
+from mirnet_edge.training.loss import charbonnier_loss
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from mirnet_edge.training.pairs import Thumbnails
     from mirnet_edge.training.recipe import TrainingRecipe
 
-_WARMUP = 100
-_EMA = 0.995
+_WARMUP_STEPS = 100
+_EMA_DECAY = 0.995
 _WEIGHT_DECAY = 1e-4
-_STAGE = 1_000_000  # sets this stage's chance apart from that of the batches
+_GRADIENT_CLIPPING = 1.0
+_STAGE = 1_000_000  # part of the sampling seed, so that it differs from that of the batches
 
 
 def train_exposure(
@@ -40,16 +41,18 @@ def train_exposure(
     recipe: TrainingRecipe,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> None:
-    """Train the branch in place; it ends with its averaged weights.
+    """Train the branch in place; it ends with its EMA weights.
 
-    With `exposure_teachers` others are trained first, each from another start, and the branch
-    aims at the mean of what they give: what one run learns by accident, the others did not.
+    With `exposure_teachers`, that many branches are trained first, each from other initial
+    weights, and the branch is distilled from the mean of their outputs: an ensemble, which
+    averages out what one run learns by chance.
 
     Args:
         branch: Any state.
-        thumbnails: Of bad and good frames.
-        recipe: Its `exposure_` values, light and seed count. The same seed gives the same weights.
-        on_step: Told the steps done, of all branches, and the step's loss.
+        thumbnails: Of degraded and target frames.
+        recipe: Its `exposure_` fields, augmentation and random seed count. The same seed gives
+            the same weights.
+        on_step: Called with the steps done, over all branches, and the step's loss.
     """
     teachers: list[ExposureBranch] = []
     for number in range(recipe.exposure_teachers):
@@ -62,7 +65,7 @@ def train_exposure(
 
 
 def _new_branch(branch: ExposureBranch, seed: int) -> ExposureBranch:
-    """Return another branch of the same shape, from a start of its own."""
+    """Return a branch of the same shape with random weights of SEED."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(branch)(branch.features[0].out_channels)  # type: ignore[arg-type]
@@ -81,59 +84,61 @@ def _train(
     teachers: Sequence[ExposureBranch],
     on_step: Callable[[int, float], None],
 ) -> None:
-    averaged = copy.deepcopy(branch)
+    """Train one branch, of sampling seed NUMBER, on the targets or on its teachers' mean."""
+    ema_branch = copy.deepcopy(branch)
     device = next(branch.parameters()).device
-    rate = recipe.exposure_learning_rate
-    optimizer = torch.optim.AdamW(branch.parameters(), lr=rate, weight_decay=_WEIGHT_DECAY)
+    peak = recipe.exposure_learning_rate
+    optimizer = torch.optim.AdamW(branch.parameters(), lr=peak, weight_decay=_WEIGHT_DECAY)
     for step in range(recipe.exposure_steps):
         for group in optimizer.param_groups:
-            group["lr"] = rate * _rate(step, recipe.exposure_steps)
-        low, high = _sample_thumbnails(thumbnails, recipe, number, step)
-        low, high = low.to(device), high.to(device)
+            group["lr"] = peak * _schedule(step, recipe.exposure_steps)
+        degraded, target = _sample_thumbnails(thumbnails, recipe, number, step)
+        degraded, target = degraded.to(device), target.to(device)
         if teachers:
-            high = torch.stack([teacher(low, low) for teacher in teachers]).mean(0)
-        loss = charbonnier(branch(low, low), high)
+            target = torch.stack([teacher(degraded, degraded) for teacher in teachers]).mean(0)
+        loss = charbonnier_loss(branch(degraded, degraded), target)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(branch.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(branch.parameters(), _GRADIENT_CLIPPING)
         optimizer.step()
-        keep = min(_EMA, (step + 1) / (step + 10))
+        decay = min(_EMA_DECAY, (step + 1) / (step + 10))
         with torch.no_grad():
-            for mean, weight in zip(averaged.parameters(), branch.parameters(), strict=True):
-                mean.lerp_(weight, 1.0 - keep)
+            for mean, weight in zip(ema_branch.parameters(), branch.parameters(), strict=True):
+                mean.lerp_(weight, 1.0 - decay)
         on_step(step + 1, float(loss.detach()))
-    branch.load_state_dict(averaged.state_dict())
+    branch.load_state_dict(ema_branch.state_dict())
 
 
-def _rate(step: int, steps: int) -> float:
+def _schedule(step: int, steps: int) -> float:
+    """Return the learning rate of a step over its peak: warm-up, then cosine decay."""
     cosine = 0.5 * (1.0 + math.cos(math.pi * step / steps))
-    return min(1.0, (step + 1) / _WARMUP) * (0.001 + 0.999 * cosine)
+    return min(1.0, (step + 1) / _WARMUP_STEPS) * (0.001 + 0.999 * cosine)
 
 
 def _sample_thumbnails(
     thumbnails: Thumbnails, recipe: TrainingRecipe, number: int, step: int
 ) -> tuple[Tensor, Tensor]:
-    """Return dark and bright thumbnails, (N, 3, h, w): flipped, lit, mixed.
+    """Return augmented degraded and target thumbnails, (N, 3, h, w).
 
-    Dark ones are mixed with another of the batch by up to `exposure_mixup` (Zhang et al., "mixup",
-    ICLR 2018): a few hundred scenes are learned by heart otherwise.
+    Degraded ones are blended with another of the batch by up to `exposure_mixup` (Zhang et al.,
+    "mixup", ICLR 2018): without it, the branch overfits to a few hundred scenes.
     """
     count = recipe.exposure_batch
     generator = np.random.default_rng((recipe.seed, step, _STAGE + number))
-    rows, dark = [], []
+    rows, is_dark = [], []
     for index in generator.integers(len(thumbnails), size=count).tolist():
-        light = sample_exposure_jitter(recipe.well_lit_fraction, recipe.exposure_jitter, generator)
-        dim, bright = (side.numpy() for side in thumbnails[index])
-        rows.append((light.on(dim, bright), bright))
-        dark.append(not light.towards_reference)
-    low, high = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+        jitter = sample_exposure_jitter(recipe.well_lit_fraction, recipe.exposure_jitter, generator)
+        dark, bright = (side.numpy() for side in thumbnails[index])
+        rows.append((jitter.apply(dark, bright), bright))
+        is_dark.append(not jitter.towards_target)
+    degraded, target = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
     for axis in (2, 3):
         if generator.integers(2):
-            low, high = low.flip(axis), high.flip(axis)
+            degraded, target = degraded.flip(axis), target.flip(axis)
     other = generator.permutation(count)
-    # a lit and a dark image make none that a camera would give
-    both_dark = np.asarray(dark) & np.asarray(dark)[other]
-    share = torch.from_numpy(
+    # no camera makes a blend of a well-lit and a dark image
+    both_dark = np.asarray(is_dark) & np.asarray(is_dark)[other]
+    weight = torch.from_numpy(
         generator.random(count, np.float32) * np.float32(recipe.exposure_mixup) * both_dark
     ).view(-1, 1, 1, 1)
-    return low.lerp(low[other], share), high.lerp(high[other], share)
+    return degraded.lerp(degraded[other], weight), target.lerp(target[other], weight)

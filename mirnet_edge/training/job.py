@@ -1,13 +1,15 @@
 """Train weights: from a training request to a weights file with its model card.
 
-Nobody can take a bright image of a street at night to train on, but what a large network makes of
-it can be aimed at (Hinton et al., "Distilling the Knowledge in a Neural Network", 2015).
+request -> recipe and network -> teacher -> image pairs -> training loop -> interpolation -> card.
+
+With a teacher, training is distillation (Hinton et al., "Distilling the Knowledge in a Neural
+Network", 2015): the student's target is a mix of ground truth and the teacher's output. Images
+without ground truth, such as streets at night, get the teacher's output as pseudo-labels.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import shutil
 import subprocess
@@ -30,14 +32,15 @@ from mirnet_edge.training.loop import Trainer, join_processes, restore_frames, v
 from mirnet_edge.training.pairs import (
     Pairs,
     add_monochrome,
+    concatenate_pairs,
     degrade_images,
     load_pairs,
     mix_pairs,
     require_measurable,
     sample_inputs,
 )
-from mirnet_edge.training.recipe import TrainingRecipe, read_recipe, recipe_from
-from mirnet_edge.training.tasks import add_capture_noise, overlay_tasks, task_of
+from mirnet_edge.training.recipe import TrainingRecipe, read_recipe, recipe_from_values
+from mirnet_edge.training.tasks import add_capture_noise, find_task, make_overlay_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,85 +49,87 @@ if TYPE_CHECKING:
 
     from mirnet_edge.training.listing import PairFiles
     from mirnet_edge.training.loop import Precision
-    from mirnet_edge.training.pairs import Pairs
-    from mirnet_edge.training.recipe import TrainingRecipe
     from mirnet_edge.training.record import ValidationScore
     from mirnet_edge.training.tasks import Task
 
 FINE_TUNING = "fine-tune"
-"""The recipe of a run that starts from weights."""
+"""The default recipe with initial weights."""
 QAT = "qat"
-"""The recipe of a run that teaches weights to bear INT8."""
+"""The default recipe of quantization-aware training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRequest:
-    """What is to be trained."""
+    """The options of one training run."""
 
     data: Path
-    """A folder as `training.listing.list_pairs` reads it."""
+    """Training set: a folder as `training.listing.list_pairs` reads it."""
     out: Path
-    """Folder for the state, the history and the finished weights."""
+    """Folder for the training state, the history and the finished weights."""
     task: str = "low-light"
     recipe: str | None = None
-    """A recipe's name or file; None for the task's own or, from weights, `FINE_TUNING`."""
+    """A recipe's name or file; None for the task's or, with `init`, `FINE_TUNING` or `QAT`."""
     training: dict[str, Any] = field(default_factory=dict)
-    """Fields of the recipe that are to be other than it says."""
+    """Fields of the recipe to override."""
     architecture: str | None = None
-    """None: as the recipe says."""
+    """None: that of the recipe."""
     network: dict[str, Any] = field(default_factory=dict)
-    """Fields of the network's config that are to be other than the recipe says."""
+    """Fields of the network's config to override."""
     init: str | None = None
-    """Weights to start from; their network is taken."""
+    """Pretrained weights to fine-tune; their network is used."""
     teacher: str | None = None
-    """Weights of the same task whose images are aimed at too."""
+    """Weights of the same task to distill from."""
     unlabeled: Path | None = None
-    """A folder of images without references: what the teacher makes of them is aimed at."""
+    """Folder of images without ground truth; the teacher makes their pseudo-labels."""
     overlays: Path | None = None
-    """A folder of damage with transparency, to be laid over the clean images of `data`."""
+    """Folder of images with transparency (damage), laid over the clean images of `data`."""
     replay: Path | None = None
-    """Old images that half of the batches come from, so that they are not forgotten."""
-    keep_db: float | None = None
-    """How much PSNR `replay`'s val images may lose against `init`; None: as much as they do."""
+    """Former training set, sampled for half of each batch against forgetting."""
+    max_drop_db: float | None = None
+    """Largest accuracy drop (PSNR) of `init` on the validation images of `replay`: the weights are
+    interpolated towards `init` until it holds; None for no limit."""
     device: str = "auto"
     precision: Precision = "fp32"
     workers: int = 1
+    """Threads that sample batches ahead."""
     compiled: bool = False
+    """Whether to run the network through torch.compile."""
     tensorboard: bool = False
+    """Whether to write TensorBoard events."""
     qat: bool = False
-    """Train `init` to bear INT8; without a teacher it learns from its fp32 self."""
+    """Quantization-aware training (QAT) of `init`, distilled from its fp32 self by default."""
     max_seconds: float = math.inf
 
 
 def check_request(request: TrainingRequest) -> None:
-    """Refuse what cannot be meant, before anything is read.
+    """Refuse contradicting or incomplete options before anything is read.
 
     Raises:
-        OptionError: Two wishes contradict each other, or one lacks another.
-        MissingDependencyError: What is asked for is not installed.
+        OptionError: Two options contradict each other, or one needs another.
+        MissingDependencyError: An option needs a package that is not installed.
     """
     if request.qat and request.init is None:
-        raise OptionError("--qat trains weights that restore already; give them with --init")
+        raise OptionError("--qat fine-tunes pretrained weights; give them with --init")
     if request.unlabeled is not None and request.teacher is None:
-        raise OptionError("--unlabeled images are labeled by a teacher; give one with --teacher")
-    if request.keep_db is not None:
+        raise OptionError("--unlabeled images get pseudo-labels of a teacher; give --teacher")
+    if request.max_drop_db is not None:
         if request.init is None or request.replay is None:
             raise OptionError(
-                "--keep measures what --init could do on the images of --replay; give both"
+                "--keep limits the accuracy drop of --init on the images of --replay; give both"
             )
         if request.qat:
-            raise OptionError("--keep blends weights, --qat trains their INT8 form; choose one")
-        if not request.keep_db >= 0.0:
-            raise OptionError(f"--keep must be 0 dB or more, found {request.keep_db:g}")
+            raise OptionError("--keep interpolates float weights; leave out --keep or --qat")
+        if not request.max_drop_db >= 0.0:
+            raise OptionError(f"--keep must be 0 dB or more, found {request.max_drop_db:g}")
     if request.tensorboard:
-        require("tensorboard", "--tensorboard")  # now, not after the first interval
+        require("tensorboard", "--tensorboard")  # now, not at the first validation
 
 
-def device_of(name: str, precision: Precision) -> torch.device:
+def select_device(name: str, precision: Precision) -> torch.device:
     """Return the device to train on.
 
     Raises:
-        OptionError: It is not here, or cannot train in that precision.
+        OptionError: It is not available, or cannot train in that precision.
     """
     available = torch.cuda.is_available()
     if name not in ("auto", "cpu", "cuda"):
@@ -143,30 +148,30 @@ def device_of(name: str, precision: Precision) -> torch.device:
 
 
 def resolve_request(request: TrainingRequest) -> tuple[TrainingRecipe, tuple[str, dict[str, Any]]]:
-    """Return the recipe and the network: the task's own, the file's, what was asked for.
+    """Return the recipe and the network: of the task, overridden by the file and the options.
 
     Raises:
-        OptionError: There is no such recipe, or a value in it makes no sense.
+        OptionError: There is no such recipe, or a value in it lies outside its range.
     """
-    own = read_recipe(task_of(request.task).name)
+    own = read_recipe(find_task(request.task).name)
     given = own
     if request.recipe is not None or request.init is not None:
         given = read_recipe(request.recipe or (QAT if request.qat else FINE_TUNING))
     architecture = request.architecture or given.architecture or own.architecture or "edge"
     network: dict[str, Any] = {}
     for file in (own, given):
-        # fields of one architecture mean nothing to another
+        # fields of one architecture's config do not fit another
         if architecture == (file.architecture or own.architecture):
             network |= file.network
     training = {**given.training, **request.training}
     origin = "options" if request.recipe is None else request.recipe
-    return recipe_from(training, origin), (architecture, {**network, **request.network})
+    return recipe_from_values(training, origin), (architecture, {**network, **request.network})
 
 
 def load_initial_network(
     request: TrainingRequest, network: tuple[str, dict[str, Any]], task: Task
 ) -> tuple[nn.Module, str | None]:
-    """Return the network to train, and the hash of the weights it starts from.
+    """Return the network to train and the SHA-256 of its pretrained weights, None for random ones.
 
     Raises:
         CheckpointError: The weights of `init` cannot be read.
@@ -175,7 +180,7 @@ def load_initial_network(
     if request.init is not None:
         if request.network or request.architecture:
             raise OptionError(
-                "--init brings its network along; leave out --model, --channels and --blocks"
+                "--init determines the network; leave out --model, --channels and --blocks"
             )
         loaded = checkpoints.load(request.init)
         _require_scale(loaded.model, task, request.init)
@@ -205,12 +210,12 @@ def _require_scale(model: nn.Module, task: Task, name: str) -> None:
         )
 
 
-def teacher_of(weights: str | None, model: nn.Module) -> tuple[nn.Module | None, str | None]:
-    """Return the network to learn from and the hash of its weights.
+def load_teacher(weights: str | None, model: nn.Module) -> tuple[nn.Module | None, str | None]:
+    """Return the teacher network and the SHA-256 of its weights; None without one.
 
     Raises:
         CheckpointError: The weights cannot be read.
-        OptionError: What it makes does not fit what the student makes.
+        OptionError: The teacher's output does not fit the student's.
     """
     if weights is None:
         return None, None
@@ -220,7 +225,7 @@ def teacher_of(weights: str | None, model: nn.Module) -> tuple[nn.Module | None,
     if scales[0] != scales[1]:
         raise OptionError(
             f"the teacher {weights} has scale {scales[0]}, the student {scales[1]}; expected "
-            "the same"
+            "the same. Choose another teacher"
         )
     if teacher.multiple > model.multiple:  # type: ignore[operator]
         raise OptionError(
@@ -230,74 +235,30 @@ def teacher_of(weights: str | None, model: nn.Module) -> tuple[nn.Module | None,
     return teacher, loaded.sha256
 
 
-def make_pseudo_labels(
-    images: Pairs, teacher: nn.Module, scale: int, on_labeled: Callable[[], None]
-) -> Pairs:
-    """Return pairs of the images and of what the teacher makes of them, whole and in 8 bits.
+class LoadingObserver(Protocol):
+    """Callbacks while images are loaded and pseudo-labels made."""
 
-    Args:
-        images: Their good side is what is to be restored.
-        teacher: It sees each image once, whole: its pools are those of the frame.
-        scale: How many times higher and wider the teacher makes them.
-        on_labeled: Told when one more is done.
-    """
-    made = []
-    teacher.eval()
-    for frame in images.high:
-        made.append(restore_frames(teacher, frame[None], scale)[0])
-        on_labeled()
-    return replace(images, low=images.high, high=tuple(made), degrade=None, scale=scale)
+    def on_loading(self, total: int) -> None:
+        """Loading begins, of this many images."""
 
+    def on_loaded(self) -> None:
+        """One more image was loaded."""
 
-def require_pairs(pairs: Pairs) -> None:
-    """Refuse what labeled images cannot be put to.
+    def on_labeling(self, total: int) -> None:
+        """Pseudo-labeling begins, of this many images."""
 
-    Raises:
-        DataError: These are clean images, which have no bad ones yet.
-    """
-    if pairs.degrade is not None:
-        raise DataError(
-            "--unlabeled goes with pairs; found clean images in --data. Put images in its "
-            "folders low/ and high/"
-        )
-
-
-def concatenate_pairs(pairs: Pairs, others: Pairs) -> Pairs:
-    """Return the pairs of both, each as often as it is there."""
-    digest = hashlib.sha256((pairs.sha256 + others.sha256).encode()).hexdigest()
-    return replace(
-        pairs,
-        names=pairs.names + others.names,
-        low=pairs.low + others.low,
-        high=pairs.high + others.high,
-        sha256=digest,
-    )
-
-
-class ReadingObserver(Protocol):
-    """Who is told how far the reading is."""
-
-    def reading(self, total: int) -> None:
-        """So many images are about to be read."""
-
-    def read(self) -> None:
-        """One more image was read."""
-
-    def labeling(self, total: int) -> None:
-        """The teacher is about to label so many images."""
-
-    def labeled(self) -> None:
-        """It labeled one more."""
+    def on_labeled(self) -> None:
+        """One more image has its pseudo-label."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run learns from and is judged by."""
+    """The image pairs of a run."""
 
     train: Pairs
     validation: Pairs
-    former: Pairs | None
-    """Of `TrainingRequest.replay`, those that validate; None where nothing is to be kept."""
+    replay_validation: Pairs | None
+    """The validation images of `TrainingRequest.replay`; None without `max_drop_db`."""
 
 
 def read_data(
@@ -305,60 +266,265 @@ def read_data(
     recipe: TrainingRecipe,
     task: Task,
     teacher: nn.Module | None,
-    reader: ReadingObserver,
+    observer: LoadingObserver,
 ) -> TrainingData:
-    """Return the images that a request names.
+    """Return the image pairs that a request names.
 
     Raises:
         DataError: A folder holds something else, or images do not fit each other.
-        OptionError: The task has no use for what was asked for.
+        OptionError: An option does not apply to the task.
     """
     listing = list_pairs(request.data)
     replay = None if request.replay is None else list_pairs(request.replay)
-    replayed = () if replay is None else replay.train
-    former = () if replay is None or request.keep_db is None else replay.val
-    alone = () if request.unlabeled is None else list_images(request.unlabeled)
-    training, validating = task, task
+    replay_train = () if replay is None else replay.train
+    replay_val = () if replay is None or request.max_drop_db is None else replay.val
+    unlabeled = () if request.unlabeled is None else list_images(request.unlabeled)
+    train_task, val_task = task, task
     if request.overlays is not None:
-        training, validating = overlay_tasks(task, request.overlays)
-    reader.reading(sum(map(len, (listing.train, listing.val, replayed, former, alone))))
+        train_task, val_task = make_overlay_tasks(task, request.overlays)
+    observer.on_loading(
+        sum(map(len, (listing.train, listing.val, replay_train, replay_val, unlabeled)))
+    )
 
-    def loaded(pairs: tuple[PairFiles, ...], task: Task = training) -> Pairs:
+    def load(pairs: tuple[PairFiles, ...], task: Task = train_task) -> Pairs:
         return load_pairs(
-            pairs, degrade=task.degrade, scale=task.scale, on_loaded=lambda _: reader.read()
+            pairs, degrade=task.degrade, scale=task.scale, on_loaded=lambda _: observer.on_loaded()
         )
 
-    train, validation = loaded(listing.train), degrade_images(loaded(listing.val, validating))
+    train, validation = load(listing.train), degrade_images(load(listing.val, val_task))
     require_measurable(validation)
     if request.overlays is not None and train.degrade is None:
         raise DataError(
-            "--overlays are laid over clean images; found pairs in --data. Give a folder of "
+            "--overlays are laid over clean images; found image pairs in --data. Give a folder of "
             "clean images alone"
         )
-    if alone and teacher is not None:
-        require_pairs(train)  # before the teacher takes its time
-        images = loaded(alone)
-        reader.labeling(len(images))
-        train = concatenate_pairs(
-            train, make_pseudo_labels(images, teacher, task.scale, reader.labeled)
-        )
-    if replayed:
-        train = mix_pairs(train, loaded(replayed))
+    if unlabeled and teacher is not None:
+        require_pairs(train)  # before the teacher's long work
+        images = load(unlabeled)
+        observer.on_labeling(len(images))
+        labeled = make_pseudo_labels(images, teacher, task.scale, observer.on_labeled)
+        train = concatenate_pairs(train, labeled)
+    if replay_train:
+        train = mix_pairs(train, load(replay_train))
     degrade = train.degrade
     if degrade is not None and recipe.monochrome_fraction:
         train = add_monochrome(train, recipe.monochrome_fraction)
     if degrade is not None and recipe.capture_noise_fraction:
         train = replace(train, degrade=add_capture_noise(degrade, recipe.capture_noise_fraction))
-    kept = degrade_images(loaded(former, validating)) if former else None
-    if kept is not None:
-        require_measurable(kept)
-    return TrainingData(train, validation, kept)
+    replay_validation = degrade_images(load(replay_val, val_task)) if replay_val else None
+    if replay_validation is not None:
+        require_measurable(replay_validation)
+    return TrainingData(train, validation, replay_validation)
 
 
-def card_of(
+def require_pairs(pairs: Pairs) -> None:
+    """Refuse clean images where pseudo-labeled images are to be added.
+
+    Raises:
+        DataError: These are clean images, without degraded ones.
+    """
+    if pairs.degrade is not None:
+        raise DataError(
+            "--unlabeled goes with image pairs; found clean images in --data. Put images in its "
+            "folders low/ and high/"
+        )
+
+
+def make_pseudo_labels(
+    images: Pairs, teacher: nn.Module, scale: int, on_labeled: Callable[[], None]
+) -> Pairs:
+    """Return pairs of the images and the teacher's 8-bit outputs for them (pseudo-labels).
+
+    Args:
+        images: Their targets are the images to restore.
+        teacher: Restores each image once, whole, with the frame's own global context.
+        scale: How many times higher and wider its output is.
+        on_labeled: Called after each image.
+    """
+    labels = []
+    teacher.eval()
+    for frame in images.targets:
+        labels.append(restore_frames(teacher, frame[None], scale)[0])
+        on_labeled()
+    return replace(
+        images, degraded=images.targets, targets=tuple(labels), degrade=None, scale=scale
+    )
+
+
+class TrainingObserver(LoadingObserver, Protocol):
+    """Callbacks while a training job runs."""
+
+    def on_start(self, recipe: TrainingRecipe, step: int) -> None:
+        """Training starts, or resumes, at this step."""
+
+    def on_exposure_step(self, step: int, loss: float) -> None:
+        """A step of the first stage is done."""
+
+    def on_step(self, step: int, loss: float) -> None:
+        """A step is done."""
+
+    def on_validated(self, score: ValidationScore) -> None:
+        """The EMA weights were validated and saved."""
+
+    def on_interpolated(self, fraction: float, accuracy_drop_db: float) -> None:
+        """Weights interpolated by this fraction have this accuracy drop on the replay images."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The outcome of a training job."""
+
+    weights: Path
+    score: ValidationScore
+    network: nn.Module
+    """The network that was scored; with `qat` fake-quantized, while the file holds its float
+    weights."""
+    interpolation: InterpolationResult | None
+    """With `max_drop_db`: how far the weights are interpolated from `init`."""
+
+
+def train_weights(request: TrainingRequest, observer: TrainingObserver) -> TrainingResult:
+    """Train, or resume training, and write `OUT/TASK.safetensors`.
+
+    Raises:
+        MirnetEdgeError: An option is wrong, or the data or weights cannot be read.
+        TrainingError: The loss or a weight diverged; the last state is kept.
+    """
+    check_request(request)
+    device = select_device(request.device, request.precision)
+    task = find_task(request.task)
+    recipe, network = resolve_request(request)
+    with join_processes(device) as process:
+        torch.manual_seed(recipe.seed)
+        model, parent = load_initial_network(request, network, task)
+        fp32_self = request.init if request.qat else None
+        teacher, teacher_sha256 = load_teacher(request.teacher or fp32_self, model)
+        if teacher is not None:
+            teacher = teacher.to(device)
+        data = read_data(request, recipe, task, teacher, observer)
+        if request.qat:
+            prepare_qat(model, sample_inputs(data.train, model.multiple))  # type: ignore[arg-type]
+        trainer = Trainer(
+            model, recipe, request.out, teacher=teacher, device=device,
+            precision=request.precision, process=process, workers=request.workers,
+            compiled=request.compiled, tensorboard=request.tensorboard,
+            start=" ".join(map(str, (parent, teacher_sha256, data.train.sha256))),
+        )  # fmt: skip
+        loop.resume_state(trainer)
+        observer.on_start(recipe, trainer.step)
+        score = trainer.run(
+            data.train,
+            data.validation,
+            on_exposure_step=observer.on_exposure_step,
+            on_step=observer.on_step,
+            on_score=observer.on_validated,
+            max_seconds=request.max_seconds,
+        )
+        weights = request.out / f"{task.name}.safetensors"
+        result = TrainingResult(weights, score, trainer.ema_model, None)
+        if process.is_leader:
+            result = _limit_drop(request, result, data, observer)
+            card = make_card(
+                task.name, trainer, result.score, data.train, request.data.resolve().name
+            )
+            note = _describe_data(request, result.interpolation)
+            update = {"parent": parent, "teacher": teacher_sha256, "note": note}
+            trained = result.network.cpu()
+            checkpoints.save(
+                remove_quantizers(trained) if request.qat else trained,
+                weights,
+                card.model_copy(update=update),
+            )
+        process.wait()
+    return result
+
+
+def _limit_drop(
+    request: TrainingRequest,
+    result: TrainingResult,
+    data: TrainingData,
+    observer: TrainingObserver,
+) -> TrainingResult:
+    """Return the result interpolated towards `init` as far as `max_drop_db` requires."""
+    if data.replay_validation is None or request.init is None or request.max_drop_db is None:
+        return result
+    initial = checkpoints.load(request.init).model.to(next(result.network.parameters()).device)
+    found = interpolate_within_drop(
+        initial,
+        result.network,
+        data.replay_validation,
+        request.max_drop_db,
+        observer.on_interpolated,
+    )
+    psnr_db, gtmean_db, ssim, mae = validate(found.network, data.validation)
+    score = replace(result.score, psnr_db=psnr_db, psnr_gtmean_db=gtmean_db, ssim=ssim, mae=mae)
+    return replace(result, score=score, network=found.network, interpolation=found)
+
+
+_FRACTION_STEPS = 16  # resolution of the interpolation; two runs differ by more than a finer one
+
+
+@dataclass(frozen=True)
+class InterpolationResult:
+    """A network with interpolated weights (WiSE-FT)."""
+
+    network: nn.Module
+    fraction: float
+    """0 is the initial network, 1 the fine-tuned one."""
+    accuracy_drop_db: float
+    """Drop in mean PSNR on the images of the initial network; negative for an improvement."""
+
+
+def interpolate_within_drop(
+    initial: nn.Module,
+    fine_tuned: nn.Module,
+    images: Pairs,
+    max_drop_db: float,
+    on_tried: Callable[[float, float], None] = lambda fraction, accuracy_drop_db: None,
+) -> InterpolationResult:
+    """Return the interpolated network closest to FINE_TUNED whose accuracy drop is allowed.
+
+    By bisection, as the drop grows along the line between the two weights (WiSE-FT: Wortsman et
+    al., "Robust fine-tuning of zero-shot models", CVPR 2022, figure 1). Fraction 0 is INITIAL,
+    without a drop.
+
+    Args:
+        initial: Before fine-tuning.
+        fine_tuned: After it.
+        images: Validation pairs of INITIAL's training set.
+        max_drop_db: The largest drop of their mean PSNR.
+        on_tried: Called with each measured fraction and its accuracy drop in dB.
+
+    Raises:
+        CheckpointError: The two networks have other shapes.
+    """
+    before_db = validate(initial, images)[0]
+
+    def measure(step: int) -> InterpolationResult:
+        fraction = step / _FRACTION_STEPS
+        network = interpolate_weights(initial, fine_tuned, fraction)
+        accuracy_drop_db = before_db - validate(network, images)[0]
+        on_tried(fraction, accuracy_drop_db)
+        return InterpolationResult(network, fraction, accuracy_drop_db)
+
+    best, allowed, refused = measure(_FRACTION_STEPS), 0, _FRACTION_STEPS
+    if best.accuracy_drop_db <= max_drop_db:
+        return best
+    best = InterpolationResult(initial, 0.0, 0.0)
+    while refused - allowed > 1:
+        middle = (allowed + refused) // 2
+        tried = measure(middle)
+        if tried.accuracy_drop_db <= max_drop_db:
+            best, allowed = tried, middle
+        else:
+            refused = middle
+    return best
+
+
+def make_card(
     task: str, trainer: Trainer, score: ValidationScore, train: Pairs, trained_on: str
 ) -> ModelCard:
-    """Return the card of a trainer's averaged weights; saving it adds the network's config."""
+    """Return the model card of a trainer's EMA weights; saving adds the network's config."""
     return ModelCard(
         task=task,
         trained_on=trained_on,
@@ -371,14 +537,14 @@ def card_of(
         },
         recipe=plain_config(trainer.recipe),
         data_sha256=train.sha256,
-        revision=revision_of(Path(__file__).parents[2]),
+        revision=find_revision(Path(__file__).parents[2]),
     )
 
 
-def revision_of(root: Path) -> str | None:
-    """Return the commit a source tree stands at, with `+` where it was changed since.
+def find_revision(root: Path) -> str | None:
+    """Return the git commit of a source tree, with `+` after it for uncommitted changes.
 
-    None for an installed package, which has no history.
+    None for an installed package, which has no git history.
     """
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
@@ -392,180 +558,20 @@ def revision_of(root: Path) -> str | None:
     return commit.stdout.strip() + ("+" if changes.stdout else "")
 
 
-_STEPS = 16  # places on the line; finer than one run repeats another
-
-
-@dataclass(frozen=True)
-class InterpolationResult:
-    """A network between two, and what it has of each."""
-
-    network: nn.Module
-    share: float
-    """How far it lies from the former to the fine-tuned: 0 to 1."""
-    accuracy_drop_db: float
-    """PSNR on the former images, against the former network; negative where that grew."""
-
-
-def interpolate_within_drop(
-    former: nn.Module,
-    tuned: nn.Module,
-    images: Pairs,
-    largest_drop_db: float,
-    on_tried: Callable[[float, float], None] = lambda share, accuracy_drop_db: None,
-) -> InterpolationResult:
-    """Return the blend closest to TUNED that loses at most so much on the former's IMAGES.
-
-    By bisection, since the loss grows along the line between the two (Wortsman et al., "Robust
-    fine-tuning of zero-shot models", CVPR 2022, figure 1). Share 0 is FORMER, which loses nothing.
-
-    Args:
-        former: Before fine-tuning.
-        tuned: After it.
-        images: Bad and good ones of what FORMER was made for, none that trained.
-        largest_drop_db: What may be lost of their mean PSNR.
-        on_tried: Gets each share that was measured, and its loss in dB.
-
-    Raises:
-        CheckpointError: The two networks have other shapes.
-    """
-    before_db = validate(former, images)[0]
-
-    def at(step: int) -> InterpolationResult:
-        share = step / _STEPS
-        network = interpolate_weights(former, tuned, share)
-        accuracy_drop_db = before_db - validate(network, images)[0]
-        on_tried(share, accuracy_drop_db)
-        return InterpolationResult(network, share, accuracy_drop_db)
-
-    best, good, bad = at(_STEPS), 0, _STEPS
-    if best.accuracy_drop_db <= largest_drop_db:
-        return best
-    best = InterpolationResult(former, 0.0, 0.0)
-    while bad - good > 1:
-        middle = at((good + bad) // 2)
-        if middle.accuracy_drop_db <= largest_drop_db:
-            best, good = middle, (good + bad) // 2
-        else:
-            bad = (good + bad) // 2
-    return best
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What came of it."""
-
-    weights: Path
-    score: ValidationScore
-    network: nn.Module
-    """What was scored; with `qat` it is fake-quantized, and the weights' file is its float self."""
-    kept: InterpolationResult | None
-    """With `keep_db`: how far the weights lie from `init`, and what that lost."""
-
-
-class TrainingObserver(ReadingObserver, Protocol):
-    """Who is told how far the job is."""
-
-    def starting(self, recipe: TrainingRecipe, step: int) -> None:
-        """Training begins, or goes on, at this step."""
-
-    def exposure_step(self, step: int, loss: float) -> None:
-        """A step of the first stage is done."""
-
-    def stepped(self, step: int, loss: float) -> None:
-        """A step is done."""
-
-    def scored(self, score: ValidationScore) -> None:
-        """The weights were validated and saved."""
-
-    def blended(self, share: float, accuracy_drop_db: float) -> None:
-        """This share of what was learned costs so much of what `TrainingRequest.init` could do."""
-
-
-def train_weights(request: TrainingRequest, observer: TrainingObserver) -> TrainingResult:
-    """Train, or go on training, and write `OUT/TASK.safetensors`.
-
-    Raises:
-        MirnetEdgeError: The request makes no sense, or the data or weights cannot be read.
-        TrainingError: The loss is no longer a number; the last state is kept.
-    """
-    check_request(request)
-    device = device_of(request.device, request.precision)
-    task = task_of(request.task)
-    recipe, network = resolve_request(request)
-    with join_processes(device) as process:
-        torch.manual_seed(recipe.seed)
-        model, parent = load_initial_network(request, network, task)
-        fp32_self = request.init if request.qat else None
-        teacher, taught_by = teacher_of(request.teacher or fp32_self, model)
-        if teacher is not None:
-            teacher = teacher.to(device)
-        data = read_data(request, recipe, task, teacher, observer)
-        if request.qat:
-            prepare_qat(model, sample_inputs(data.train, model.multiple))  # type: ignore[arg-type]
-        trainer = Trainer(
-            model, recipe, request.out, teacher=teacher, device=device,
-            precision=request.precision, process=process, workers=request.workers,
-            compiled=request.compiled, tensorboard=request.tensorboard,
-            start=" ".join(map(str, (parent, taught_by, data.train.sha256))),
-        )  # fmt: skip
-        loop.resume_state(trainer)
-        observer.starting(recipe, trainer.step)
-        score = trainer.run(
-            data.train,
-            data.validation,
-            on_exposure_step=observer.exposure_step,
-            on_step=observer.stepped,
-            on_score=observer.scored,
-            max_seconds=request.max_seconds,
-        )
-        weights = request.out / f"{task.name}.safetensors"
-        trained = TrainingResult(weights, score, trainer.averaged, None)
-        if process.leads:
-            trained = _finish(request, trained, data, observer)
-            card = card_of(
-                task.name, trainer, trained.score, data.train, request.data.resolve().name
-            )
-            update = {"parent": parent, "teacher": taught_by, "note": _note(request, trained.kept)}
-            averaged = trained.network.cpu()
-            checkpoints.save(
-                remove_quantizers(averaged) if request.qat else averaged,
-                weights,
-                card.model_copy(update=update),
-            )
-        process.wait()
-    return trained
-
-
-def _finish(
-    request: TrainingRequest,
-    trained: TrainingResult,
-    data: TrainingData,
-    observer: TrainingObserver,
-) -> TrainingResult:
-    """Return what was trained, moved back towards `init` where that forgot too much of it."""
-    if data.former is None or request.init is None or request.keep_db is None:
-        return trained
-    former = checkpoints.load(request.init).model.to(next(trained.network.parameters()).device)
-    found = interpolate_within_drop(
-        former, trained.network, data.former, request.keep_db, observer.blended
-    )
-    psnr_db, gtmean_db, ssim, mae = validate(found.network, data.validation)
-    score = replace(trained.score, psnr_db=psnr_db, psnr_gtmean_db=gtmean_db, ssim=ssim, mae=mae)
-    return replace(trained, score=score, network=found.network, kept=found)
-
-
-def _note(request: TrainingRequest, found: InterpolationResult | None) -> str | None:
+def _describe_data(request: TrainingRequest, found: InterpolationResult | None) -> str | None:
+    """Return the card's note on additional data and interpolated weights, None without any."""
     notes = []
     if request.unlabeled is not None:
-        notes.append(f"the teacher labeled the images of {request.unlabeled.resolve().name}")
+        notes.append(f"pseudo-labels of the teacher for {request.unlabeled.resolve().name}")
     if request.overlays is not None:
-        notes.append(f"half of the images had damage of {request.overlays.resolve().name}")
+        notes.append(f"overlays of {request.overlays.resolve().name} on half of the images")
     if request.replay is not None:
         name = request.replay.resolve().name
-        notes.append(f"half of the images were drawn from {name}")
+        notes.append(f"half of the images were sampled from {name}")
         if found is not None:
             notes.append(
-                f"{found.share:g} of the way from the parent to what was trained, which lost "
-                f"{found.accuracy_drop_db:.2f} dB on the val images of {name}"
+                f"interpolated weights, {found.fraction:g} of the way from the parent to the "
+                f"fine-tuned ones; accuracy drop {found.accuracy_drop_db:.2f} dB on the val "
+                f"images of {name}"
             )
     return "; ".join(notes) or None

@@ -1,4 +1,8 @@
-"""Which files make up a training set: a table of pairs, two folders, or clean images."""
+"""Find the files of a training set: a table of image pairs, two folders, or clean images.
+
+The names on disk are those of the data set LOL (Wei et al., BMVC 2018): `low` for the degraded
+images, `high` for their ground truth.
+"""
 
 from __future__ import annotations
 
@@ -16,33 +20,33 @@ _TABLE = "pairs.csv"
 _COLUMNS = {"low", "high", "scene", "split"}
 _SPLITS = ("train", "val", "test")
 _LOW, _HIGH = "low", "high"
-_VALIDATION_SHARE = 10  # without a table, every tenth pair validates
+_VALIDATION_INTERVAL = 10  # without a table, every tenth pair validates
 _MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
 class PairFiles:
-    """One bad image and its reference, as files."""
+    """An image pair, as files."""
 
-    low: Path | None
-    """None where the bad image is made from the good one."""
-    high: Path
+    degraded: Path | None
+    """The input; None for a clean image, which a task degrades."""
+    target: Path
     scene: str
 
 
 @dataclass(frozen=True)
 class PairListing:
-    """The pairs to train on and, of other scenes, those to validate on."""
+    """The pairs to train on and those, of other scenes, to validate on."""
 
     train: tuple[PairFiles, ...]
     val: tuple[PairFiles, ...]
 
     def __post_init__(self) -> None:
-        """Refuse an empty half, and scenes in both."""
+        """Refuse an empty split, and scenes in both."""
         for name, pairs in (("train", self.train), ("val", self.val)):
             if not pairs:
                 raise DataError(
-                    f"no pair to {name} on; expected some whose split is {name!r}. Add rows"
+                    f"there is no pair with the split {name!r}; expected at least one. Add rows"
                 )
         both = {pair.scene for pair in self.train} & {pair.scene for pair in self.val}
         if both:
@@ -53,24 +57,24 @@ class PairListing:
 
 
 def list_pairs(folder: Path) -> PairListing:
-    """Return the pairs of FOLDER.
+    """Return the image pairs of FOLDER.
 
-    It holds a pairs.csv (columns low, high, scene, split, paths relative to it), or the folders
-    low/ and high/ whose files match by name, or clean images and nothing else. Without a table
-    every tenth validates.
+    It holds a pairs.csv (columns low, high, scene, split; paths relative to it), or the folders
+    low/ (degraded) and high/ (ground truth) whose files match by name, or clean images only.
+    Without a table every tenth pair validates.
 
     Raises:
-        DataError: None of these, other columns, names without a partner, or scenes in both
-            splits.
+        DataError: It holds none of these, other columns, images without a partner, or scenes in
+            both splits.
     """
     if (folder / _TABLE).is_file():
-        splits = read_table(folder)
+        splits = read_pair_table(folder)
         return PairListing(splits["train"], splits["val"])
     if (folder / _LOW).is_dir() and (folder / _HIGH).is_dir():
-        return split(pairs_between(folder / _LOW, folder / _HIGH))
+        return split_pairs(match_pairs(folder / _LOW, folder / _HIGH))
     clean = _image_files(folder) if folder.is_dir() else {}
     if clean:
-        return split([PairFiles(None, clean[stem], stem) for stem in sorted(clean)])
+        return split_pairs([PairFiles(None, clean[stem], stem) for stem in sorted(clean)])
     raise DataError(
         f"{folder} holds neither a {_TABLE} (columns low, high, scene, split) nor the folders "
         f"{_LOW}/ and {_HIGH}/ nor images; expected one of them"
@@ -78,32 +82,34 @@ def list_pairs(folder: Path) -> PairListing:
 
 
 def list_images(folder: Path) -> tuple[PairFiles, ...]:
-    """Return the images of FOLDER, which have no partners.
+    """Return the images of FOLDER, without degraded ones.
 
     Raises:
-        DataError: There are none, or two have one name.
+        DataError: There are none, or two share a name.
     """
     found = _image_files(folder) if folder.is_dir() else {}
     if not found:
-        raise DataError(f"{folder} holds no images; expected a folder of some")
+        raise DataError(
+            f"{folder} holds no images; expected a folder of PNG, JPEG, WebP or TIFF files"
+        )
     return tuple(PairFiles(None, found[stem], stem) for stem in sorted(found))
 
 
-def split(pairs: list[PairFiles]) -> PairListing:
-    """Return the pairs, of which every tenth validates.
+def split_pairs(pairs: list[PairFiles]) -> PairListing:
+    """Return the pairs split in two: every tenth validates, the others train.
 
     Raises:
-        DataError: There are fewer than two.
+        DataError: There are fewer than two pairs.
     """
-    train = [pair for place, pair in enumerate(pairs) if place % _VALIDATION_SHARE]
-    return PairListing(tuple(train), tuple(pairs[::_VALIDATION_SHARE]))
+    train = [pair for place, pair in enumerate(pairs) if place % _VALIDATION_INTERVAL]
+    return PairListing(tuple(train), tuple(pairs[::_VALIDATION_INTERVAL]))
 
 
-def read_table(folder: Path) -> dict[str, tuple[PairFiles, ...]]:
-    """Return the pairs of a folder's pairs.csv by split: train, val, test.
+def read_pair_table(folder: Path) -> dict[str, tuple[PairFiles, ...]]:
+    """Return the image pairs of a folder's pairs.csv by split: train, val, test.
 
     Raises:
-        DataError: Columns are missing, or there are other splits.
+        DataError: A column is missing, or a split has another name.
     """
     table = folder / _TABLE
     with table.open(newline="", encoding="utf-8") as stream:
@@ -127,8 +133,8 @@ def read_table(folder: Path) -> dict[str, tuple[PairFiles, ...]]:
     }
 
 
-def pairs_between(low_folder: Path, high_folder: Path) -> list[PairFiles]:
-    """Return the pairs of two folders whose images match by name.
+def match_pairs(low_folder: Path, high_folder: Path) -> list[PairFiles]:
+    """Return the image pairs of two folders, matched by file name.
 
     Raises:
         DataError: A folder is missing, or images have no partner.
@@ -136,15 +142,15 @@ def pairs_between(low_folder: Path, high_folder: Path) -> list[PairFiles]:
     for folder in (low_folder, high_folder):
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder; expected one of images")
-    low, high = _image_files(low_folder), _image_files(high_folder)
-    alone = sorted(set(low) ^ set(high))
-    if alone or not low:
+    degraded, target = _image_files(low_folder), _image_files(high_folder)
+    alone = sorted(set(degraded) ^ set(target))
+    if alone or not degraded:
         raise DataError(
             f"{low_folder} and {high_folder}: {len(alone)} images without a partner of the same "
             f"name in the other folder: {_by_name(alone) or 'both are empty'}. Add the partners or "
             "take them out"
         )
-    return [PairFiles(low[stem], high[stem], stem) for stem in sorted(low)]
+    return [PairFiles(degraded[stem], target[stem], stem) for stem in sorted(degraded)]
 
 
 def _image_files(folder: Path) -> dict[str, Path]:
@@ -155,7 +161,7 @@ def _image_files(folder: Path) -> dict[str, Path]:
         other = found.setdefault(path.stem, path)
         if other != path:
             raise DataError(
-                f"{other} and {path.name} have one name; expected a name for each image. "
+                f"{other} and {path.name} share the name {path.stem}; expected one image per name. "
                 "Rename one of them"
             )
     return found

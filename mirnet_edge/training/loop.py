@@ -1,9 +1,10 @@
-"""The training loop, with validation, saved state and several processes (DDP).
+"""The training loop: AdamW, EMA weights, distillation, validation, training state, DDP.
 
     torchrun --nproc-per-node 2 --no-python mirnet-train --task denoise --data photos
 
-Each process takes its places of every batch; gradients are averaged, so that the run is the one
-that a single process would have made.
+Each process takes its rows of every batch and gradients are averaged, so that the run equals that
+of a single process. The training state (`state.pt`) is saved at every validation; an interrupted
+run resumes from it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mirnet_edge.images import contract
 from mirnet_edge.manifest import rename_keys
 from mirnet_edge.models.edge import MIRNetEdge
 from mirnet_edge.training import loss, record
-from mirnet_edge.training.batches import BatchSampling, batches
+from mirnet_edge.training.batches import BatchSampling, iterate_batches
 from mirnet_edge.training.exposure import train_exposure
 from mirnet_edge.training.pairs import Thumbnails
 from mirnet_edge.training.recipe import FORMER_FIELDS, require_crops
@@ -46,18 +47,20 @@ if TYPE_CHECKING:
     from mirnet_edge.training.pairs import Pairs
     from mirnet_edge.training.recipe import TrainingRecipe
 
-_FIGURES = (metrics.psnr, metrics.psnr_gtmean, metrics.ssim, metrics.mae)
+logger = logging.getLogger(__name__)
+
+_METRICS = (metrics.psnr, metrics.psnr_gtmean, metrics.ssim, metrics.mae)
 
 
 def validate(model: nn.Module, pairs: Pairs) -> tuple[float, float, float, float]:
-    """Return mean PSNR in dB, the same brightness-matched, SSIM, and absolute error on [0, 1].
+    """Return mean PSNR in dB, brightness-matched PSNR, SSIM, and absolute error on [0, 1].
 
-    The output is measured as it will be seen, in 8 bits. `pairs` holds bad images.
+    Measured on whole frames, after rounding to 8 bits. `pairs` must hold degraded images.
     """
     rows = []
-    for low, high in zip(pairs.low, pairs.high, strict=True):
-        output = restore_frames(model, low[None], pairs.scale)
-        rows.append([float(figure(output, high[None])[0]) for figure in _FIGURES])
+    for degraded, target in zip(pairs.degraded, pairs.targets, strict=True):
+        output = restore_frames(model, degraded[None], pairs.scale)
+        rows.append([float(figure(output, target[None])[0]) for figure in _METRICS])
     psnr_db, gtmean_db, ssim, mae = (
         sum(column) / len(column) for column in zip(*rows, strict=True)
     )
@@ -65,7 +68,7 @@ def validate(model: nn.Module, pairs: Pairs) -> tuple[float, float, float, float
 
 
 def restore_frames(model: nn.Module, frames: Frames, scale: int = 1) -> Frames:
-    """Return what a network makes of whole frames, (N, H, W, 3) uint8, of any size."""
+    """Return the restored frames, (N, H, W, 3) uint8, of frames of any size."""
     height, width = frames.shape[1:3]
     padded = contract.pad_to_multiple(frames, model.multiple)  # type: ignore[arg-type]
     device = next(model.parameters()).device
@@ -76,35 +79,35 @@ def restore_frames(model: nn.Module, frames: Frames, scale: int = 1) -> Frames:
     )
 
 
-# torchrun sets these
+# environment variables of torchrun
 _LAUNCHED, _LOCAL = "WORLD_SIZE", "LOCAL_RANK"
 
 
 @dataclass(frozen=True)
 class DistributedProcess:
-    """One of the processes of a run."""
+    """One of the processes of a distributed run (DDP), or the only one."""
 
     rank: int = 0
     count: int = 1
 
     @property
-    def places(self) -> slice:
-        """Which places of a batch are this process's."""
+    def rows(self) -> slice:
+        """Return which rows of a batch this process takes."""
         return slice(self.rank, None, self.count)
 
     @property
-    def leads(self) -> bool:
-        """Whether it is the one that validates, writes and prints."""
+    def is_leader(self) -> bool:
+        """Return whether it is the one that validates, writes and prints."""
         return self.rank == 0
 
-    def shared(self, model: nn.Module) -> nn.Module:
-        """Return the model as it is to be called in training: its gradients become means."""
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Return the model wrapped for training, so that gradients are averaged."""
         if self.count == 1:
             return model
         return nn.parallel.DistributedDataParallel(model)
 
-    def mean(self, value: float) -> float:
-        """Return the mean of all processes' values; each must ask."""
+    def average(self, value: float) -> float:
+        """Return the mean of all processes' values; every process must call it."""
         if self.count == 1:
             return value
         device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
@@ -112,22 +115,22 @@ class DistributedProcess:
         distributed.all_reduce(held)
         return float(held) / self.count
 
-    def any(self, here: bool) -> bool:
-        """Return whether it is so in any process; each must ask."""
-        return self.mean(math.inf if here else 0.0) > 0.0
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process; every process must call it."""
+        return self.average(math.inf if flag else 0.0) > 0.0
 
     def wait(self) -> None:
-        """Return when all processes are here."""
+        """Wait until all processes have called it."""
         if self.count > 1:
             distributed.barrier()
 
 
 @contextlib.contextmanager
 def join_processes(device: torch.device) -> Iterator[DistributedProcess]:
-    """Yield this process's place among those that torchrun started; alone where it did not.
+    """Yield this process of those that torchrun started; the only one without torchrun.
 
     Raises:
-        OptionError: The group cannot be formed.
+        OptionError: The process group cannot be formed.
     """
     if _LAUNCHED not in os.environ:
         yield DistributedProcess()
@@ -138,7 +141,7 @@ def join_processes(device: torch.device) -> Iterator[DistributedProcess]:
         distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         raise OptionError(
-            f"the processes do not find each other ({str(error)[:120]}); start them with torchrun"
+            f"cannot form the process group ({str(error)[:120]}); start all processes with torchrun"
         ) from error
     try:
         yield DistributedProcess(distributed.get_rank(), distributed.get_world_size())
@@ -146,15 +149,13 @@ def join_processes(device: torch.device) -> Iterator[DistributedProcess]:
         distributed.destroy_process_group()
 
 
-logger = logging.getLogger(__name__)
-
 _STATE_FILE = "state.pt"
 _KEYS = {"step", "recipe", "start", "model", "averaged", "optimizer", "scaler"}
-_FREE_TO_CHANGE = {"validate_every"}
+_MAY_CHANGE = {"validate_every"}
 
 
 def save_state(trainer: Trainer) -> None:
-    """Write the state to the trainer's folder, whole or not at all.
+    """Write the training state to the trainer's folder, atomically.
 
     Raises:
         MirnetEdgeError: The folder cannot be written, or the disk is full; the former state is
@@ -166,7 +167,7 @@ def save_state(trainer: Trainer) -> None:
             "step": trainer.step,
             "recipe": asdict(trainer.recipe),
             "model": trainer.model.state_dict(),
-            "averaged": trainer.averaged.state_dict(),
+            "averaged": trainer.ema_model.state_dict(),
             "optimizer": trainer.optimizer.state_dict(),
             "scaler": trainer.scaler.state_dict(),
             "start": trainer.start,
@@ -177,12 +178,12 @@ def save_state(trainer: Trainer) -> None:
 
 
 def has_state(folder: Path) -> bool:
-    """Say whether a run left a state in FOLDER."""
+    """Return whether FOLDER holds a training state."""
     return (folder / _STATE_FILE).is_file()
 
 
 def resume_state(trainer: Trainer) -> bool:
-    """Take up the last state of the trainer's folder; return whether there was one.
+    """Load the last training state of the trainer's folder; return whether there was one.
 
     Raises:
         CheckpointError: The state is damaged, or of another recipe or network.
@@ -195,7 +196,7 @@ def resume_state(trainer: Trainer) -> bool:
     different = sorted(
         name
         for name, value in asdict(trainer.recipe).items()
-        if name not in _FREE_TO_CHANGE and recipe.get(name) != value
+        if name not in _MAY_CHANGE and recipe.get(name) != value
     )
     if state["start"] != trainer.start:
         different.append("--init, --teacher, --replay or the data")
@@ -206,12 +207,12 @@ def resume_state(trainer: Trainer) -> bool:
         )
     try:
         trainer.model.load_state_dict(state["model"])
-        trainer.averaged.load_state_dict(state["averaged"])
+        trainer.ema_model.load_state_dict(state["averaged"])
         trainer.optimizer.load_state_dict(state["optimizer"])
         trainer.scaler.load_state_dict(state["scaler"])
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} belongs to a network of another shape; give the same options, or another --out"
+            f"{path} is of a network of another shape; give the same options, or another --out"
         ) from error
     trainer.step = int(state["step"])
     logger.info("resumed %s at step %d", path, trainer.step)
@@ -222,22 +223,22 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here, all of them mean "damaged"
-        # without its own words: they advise to unpickle what nobody vouches for
-        raise CheckpointError(f"{path} is damaged; remove it to start anew") from error
+        # torch's own message is left out: it advises to unpickle an untrusted file
+        raise CheckpointError(f"{path} is damaged; remove it to train from the start") from error
     if not isinstance(state, dict) or _KEYS - set(state):
-        raise CheckpointError(f"{path} is not a training state; remove it to start anew")
+        raise CheckpointError(f"{path} is not a training state; remove it to train from the start")
     return state
 
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGEST_WEIGHT = 1e4
-_ALONE = DistributedProcess()
-_PROCESSOR = torch.device("cpu")
+_SINGLE_PROCESS = DistributedProcess()
+_CPU = torch.device("cpu")
 
 
 class Trainer:
-    """Train one network in one folder; `run` goes on where the folder's last state stopped."""
+    """Train one network in one folder; after `resume_state`, from the folder's last state."""
 
     def __init__(
         self,
@@ -246,9 +247,9 @@ class Trainer:
         folder: Path,
         *,
         teacher: nn.Module | None = None,
-        device: torch.device = _PROCESSOR,
+        device: torch.device = _CPU,
         precision: Precision = "fp32",
-        process: DistributedProcess = _ALONE,
+        process: DistributedProcess = _SINGLE_PROCESS,
         workers: int = 1,
         start: str = "",
         compiled: bool = False,
@@ -257,25 +258,26 @@ class Trainer:
         """Prepare to train MODEL; nothing is written before the first state is saved.
 
         Args:
-            model: One of our networks.
-            recipe: How.
-            folder: For the state and the history.
-            teacher: A network whose images are aimed at beside the references.
-            device: Where to train; the model goes there.
-            precision: Of the network's arithmetic in training; the weights stay float32.
+            model: The network, with its initial weights.
+            recipe: The hyperparameters.
+            folder: For the training state and the history.
+            teacher: A network to distill from: its outputs are mixed into the targets.
+            device: Where to train; the model is moved there.
+            precision: Of autocast in training; the weights stay float32.
             process: This one, where several share the run.
-            workers: Threads that draw batches ahead.
-            start: What the run begins from (weights, teacher, data); a state of another start is
+            workers: Threads that sample batches ahead.
+            start: Identifies initial weights, teacher and data; a state of another start is
                 refused.
-            compiled: Let torch.compile fuse the network: a minute at the start, then faster steps.
-            tensorboard: Also write the scores as TensorBoard's events.
+            compiled: Run the network through torch.compile: a minute at the start, then faster
+                steps.
+            tensorboard: Also write the scores as TensorBoard events.
 
         Raises:
-            OptionError: The recipe's crops do not suit the network.
+            OptionError: The recipe's crops are no multiples of the network's.
         """
-        # torch's annotations know no `to` with a memory format
+        # torch's annotations have no `to` with a memory format
         self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False).eval()
+        self.ema_model = copy.deepcopy(self.model).requires_grad_(requires_grad=False).eval()
         self.teacher = None if teacher is None else teacher.to(device).requires_grad_(False).eval()
         self.recipe = recipe
         self.folder = folder
@@ -288,13 +290,13 @@ class Trainer:
         self.step = 0
         self.multiple: int = model.multiple  # type: ignore[assignment]
         require_crops(recipe, self.multiple * _scale_of(model))
-        self._first = [weight.detach().clone() for weight in self.model.parameters()]
-        rests = self._has_exposure_stage or not recipe.exposure_learns
-        if self._branch is not None and rests:
-            self._branch.requires_grad_(requires_grad=False)
-        called = process.shared(self.model)
-        self._called = torch.compile(called) if compiled else called
-        # half precision's gradients vanish unless they are scaled; bfloat16 has float32's range
+        self._initial_weights = [weight.detach().clone() for weight in self.model.parameters()]
+        is_frozen = self._has_exposure_stage or not recipe.exposure_trainable
+        if self._exposure_branch is not None and is_frozen:
+            self._exposure_branch.requires_grad_(requires_grad=False)
+        wrapped = process.wrap(self.model)
+        self._forward_model = torch.compile(wrapped) if compiled else wrapped
+        # fp16 gradients underflow unless they are scaled; bf16 has the range of fp32
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         trained = [weight for weight in self.model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -309,12 +311,12 @@ class Trainer:
         )
 
     @property
-    def _branch(self) -> ExposureBranch | None:
+    def _exposure_branch(self) -> ExposureBranch | None:
         return self.model.exposure if isinstance(self.model, MIRNetEdge) else None
 
     @property
     def _has_exposure_stage(self) -> bool:
-        return self._branch is not None and self.recipe.exposure_steps > 0
+        return self._exposure_branch is not None and self.recipe.exposure_steps > 0
 
     def run(
         self,
@@ -329,10 +331,10 @@ class Trainer:
     ) -> ValidationScore:
         """Train to the last step or until the time is up, and return the last score.
 
-        A run that was killed goes on where it last validated; before that, at its beginning.
+        Steps after the last validation are lost when the run is killed.
 
         Raises:
-            TrainingError: The loss is no longer a number; the last state is kept.
+            TrainingError: The loss or a weight diverged; the last state is kept.
             MirnetEdgeError: The folder cannot be written; its last state is kept.
         """
         started = clock()
@@ -342,16 +344,16 @@ class Trainer:
         score: ValidationScore | None = None
         steps = range(self.step, self.recipe.steps)
         for batch in self._batches(train, steps):
-            losses.append(self._one_step(batch))
+            losses.append(self._train_step(batch))
             self.step += 1
             on_step(self.step, losses[-1])
             out_of_time = self.process.any(clock() - started > max_seconds)
             last = self.step == self.recipe.steps or out_of_time
             if last or self.step % self.recipe.validate_every == 0:
-                self._require_sane_weights()
-                score = self._score(losses, validation)
+                self._require_bounded_weights()
+                score = self._validate(losses, validation)
                 losses.clear()
-                if self.process.leads:
+                if self.process.is_leader:
                     save_state(self)
                     record.append_score(self.folder, score)
                     if self.tensorboard:
@@ -360,57 +362,61 @@ class Trainer:
                 on_score(score)
             if out_of_time:
                 break
-        return score or self._score(losses, validation)
+        return score or self._validate(losses, validation)
 
     def _train_exposure(self, train: Pairs, on_step: Callable[[int, float], None]) -> None:
-        branch = self._branch
+        branch = self._exposure_branch
         if branch is None:
             return
         branch.requires_grad_(requires_grad=True)
-        thumbnails = Thumbnails(train, self.recipe.exposure_copies)
+        thumbnails = Thumbnails(train, self.recipe.exposure_samples_per_image)
         train_exposure(branch, thumbnails, self.recipe, on_step)
         branch.requires_grad_(requires_grad=False)
-        self.averaged.load_state_dict(self.model.state_dict())
+        self.ema_model.load_state_dict(self.model.state_dict())
 
     def _batches(self, train: Pairs, steps: range) -> Iterator[Batch]:
         recipe = self.recipe
 
-        def drawing(step: int) -> BatchSampling:
+        def sampling_at(step: int) -> BatchSampling:
             return BatchSampling(
-                size=recipe.batch_at(step, self.process.count),
-                crop=recipe.crop(step),
+                size=recipe.batch_size_at(step, self.process.count),
+                crop=recipe.crop_at(step),
                 multiple=self.multiple,
                 well_lit_fraction=recipe.well_lit_fraction,
                 exposure_jitter=recipe.exposure_jitter,
                 noise_jitter=recipe.noise_jitter,
                 mixup=recipe.mixup,
-                thumbnails=any(has_exposure(one) for one in (self.model, self.teacher)),
+                thumbnails=any(has_exposure_branch(one) for one in (self.model, self.teacher)),
             )
 
-        return batches(
-            train, drawing, steps, seed=recipe.seed, places=self.process.places,
+        return iterate_batches(
+            train, sampling_at, steps, seed=recipe.seed, rows=self.process.rows,
             workers=self.workers,
         )  # fmt: skip
 
-    def _score(self, losses: Sequence[float], validation: Pairs) -> ValidationScore:
+    def _validate(self, losses: Sequence[float], validation: Pairs) -> ValidationScore:
         mean = sum(losses) / len(losses) if losses else math.nan
-        figures = validate(self.averaged, validation) if self.process.leads else (math.nan,) * 4
+        figures = (
+            validate(self.ema_model, validation) if self.process.is_leader else (math.nan,) * 4
+        )
         return ValidationScore(self.step, mean, *figures)
 
-    def _one_step(self, batch: Batch) -> float:
+    def _train_step(self, batch: Batch) -> float:
         recipe = self.recipe
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.rate(self.step)
+            group["lr"] = recipe.learning_rate_at(self.step)
         self.model.train()
-        low, high = batch.low.to(self.device), batch.high.to(self.device)
-        restored = self._restored(low, batch.thumbnail)
-        target = self._target(low, high, batch.thumbnail)
-        value = self.process.mean(float(loss.DISTANCES[recipe.distance](restored, high).detach()))
+        degraded, ground_truth = batch.degraded.to(self.device), batch.target.to(self.device)
+        restored = self._restore(degraded, batch.thumbnail)
+        target = self._distillation_target(degraded, ground_truth, batch.thumbnail)
+        value = self.process.average(
+            float(loss.PIXEL_LOSSES[recipe.pixel_loss](restored, ground_truth).detach())
+        )
         if not math.isfinite(value):
-            raise self._failure(f"the loss is {value}")
-        total = loss.training_loss(restored, target, recipe)
+            raise self._divergence_error(f"the loss is {value}")
+        total = loss.total_loss(restored, target, recipe)
         if recipe.l2_sp_weight:
-            total = total + recipe.l2_sp_weight * self._way_from_first()
+            total = total + recipe.l2_sp_weight * self._l2_sp_penalty()
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
         if recipe.gradient_clipping:
@@ -418,64 +424,69 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.model.parameters(), recipe.gradient_clipping)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        # a short memory at first, or the average would hold the random start for long
-        keep = (
+        # EMA warm-up: a smaller decay at first, or the random initial weights would stay for long
+        decay = (
             min(recipe.ema_decay, (self.step + 1) / (self.step + 10)) if recipe.ema_decay else 0.0
         )
         with torch.no_grad():
             for mean, weight in zip(
-                self.averaged.parameters(), self.model.parameters(), strict=True
+                self.ema_model.parameters(), self.model.parameters(), strict=True
             ):
-                mean.lerp_(weight, 1.0 - keep)
+                mean.lerp_(weight, 1.0 - decay)
         return value
 
-    def _require_sane_weights(self) -> None:
-        """Refuse to save weights that have run away: still numbers, but they restore nothing."""
+    def _require_bounded_weights(self) -> None:
+        """Refuse to save diverged weights: still finite, but useless."""
         largest = max(float(weight.detach().abs().max()) for weight in self.model.parameters())
         if not largest < _LARGEST_WEIGHT:
-            raise self._failure(f"a weight has grown to {largest:.3g}")
+            raise self._divergence_error(f"a weight has grown to {largest:.3g}")
 
-    def _failure(self, what: str) -> TrainingError:
-        kept = "nothing was saved yet"
+    def _divergence_error(self, what: str) -> TrainingError:
+        saved = "nothing was saved yet"
         if has_state(self.folder):
-            kept = f"what was last saved in {self.folder} is kept"
+            saved = f"the last state in {self.folder} is kept"
         return TrainingError(
-            f"{what} at step {self.step}; {kept}. Train anew with a smaller --learning-rate"
+            f"{what} at step {self.step}; {saved}. Train again with a smaller --learning-rate"
         )
 
-    def _restored(self, low: Tensor, thumbnail: Tensor | None) -> Tensor:
-        """Return the network's output, in float32 whatever it was computed in."""
+    def _restore(self, degraded: Tensor, thumbnail: Tensor | None) -> Tensor:
+        """Return the network's output, float32 in every precision."""
         half = _HALVES.get(self.precision)
         with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
-            restored: Tensor = self._called(*self._given(self.model, low, thumbnail))
+            restored: Tensor = self._forward_model(
+                *self._network_inputs(self.model, degraded, thumbnail)
+            )
         return restored.float()
 
-    def _target(self, low: Tensor, high: Tensor, thumbnail: Tensor | None) -> Tensor:
-        """Return the reference, moved towards what the teacher makes of the same images."""
+    def _distillation_target(
+        self, degraded: Tensor, ground_truth: Tensor, thumbnail: Tensor | None
+    ) -> Tensor:
+        """Return the ground truth, mixed with the teacher's output by `teacher_weight`."""
         if self.teacher is None:
-            return high
+            return ground_truth
         with torch.no_grad():
-            taught: Tensor = self.teacher(*self._given(self.teacher, low, thumbnail))
-        return high.lerp(taught.clamp(0.0, 1.0), self.recipe.teacher_weight)
+            output: Tensor = self.teacher(*self._network_inputs(self.teacher, degraded, thumbnail))
+        return ground_truth.lerp(output.clamp(0.0, 1.0), self.recipe.teacher_weight)
 
-    def _given(
-        self, network: nn.Module, low: Tensor, thumbnail: Tensor | None
+    def _network_inputs(
+        self, network: nn.Module, degraded: Tensor, thumbnail: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """Return what a network takes: its exposure branch sees the whole frames, made small."""
-        if thumbnail is None or not has_exposure(network):
-            return (low,)
-        return low, thumbnail.to(self.device)
+        """Return a network's inputs: with an exposure branch also the frames' thumbnails."""
+        if thumbnail is None or not has_exposure_branch(network):
+            return (degraded,)
+        return degraded, thumbnail.to(self.device)
 
-    def _way_from_first(self) -> Tensor:
-        ways = [
-            (weight - first).square().sum()
-            for weight, first in zip(self.model.parameters(), self._first, strict=True)
+    def _l2_sp_penalty(self) -> Tensor:
+        """Return the squared L2 distance to the initial weights (L2-SP regularization)."""
+        distances = [
+            (weight - initial).square().sum()
+            for weight, initial in zip(self.model.parameters(), self._initial_weights, strict=True)
         ]
-        return torch.stack(ways).sum()
+        return torch.stack(distances).sum()
 
 
-def has_exposure(network: nn.Module | None) -> bool:
-    """Return whether a network looks at the whole frame, made small, to set the exposure."""
+def has_exposure_branch(network: nn.Module | None) -> bool:
+    """Return whether a network is a MIRNetEdge with an exposure branch."""
     return isinstance(network, MIRNetEdge) and network.exposure is not None
 
 

@@ -1,4 +1,4 @@
-"""What training minimizes."""
+"""Training losses: Charbonnier, L1, SSIM, MS-SSIM, edge (Laplacian), frequency (FFT)."""
 
 from __future__ import annotations
 
@@ -17,61 +17,61 @@ if TYPE_CHECKING:
 
     from mirnet_edge.training.recipe import TrainingRecipe
 
-# Wang et al., 2003, section 3.2: what observers weighted the scales with, finest first
+# Wang et al., 2003, section 3.2: the weights of the scales, finest first
 _SCALE_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-def training_loss(restored: Tensor, target: Tensor, recipe: TrainingRecipe) -> Tensor:
-    """Return what a recipe minimizes, a scalar; both (N, 3, H, W)."""
-    value = DISTANCES[recipe.distance](restored, target)
+def total_loss(restored: Tensor, target: Tensor, recipe: TrainingRecipe) -> Tensor:
+    """Return the weighted sum of a recipe's losses, a scalar; both images (N, 3, H, W)."""
+    value = PIXEL_LOSSES[recipe.pixel_loss](restored, target)
     for weight, measure in (
-        (recipe.structure_weight, structural_dissimilarity),
-        (recipe.scales_weight, multiscale_dissimilarity),
-        (recipe.edge_weight, edges),
-        (recipe.frequency_weight, frequencies),
+        (recipe.ssim_weight, ssim_loss),
+        (recipe.ms_ssim_weight, ms_ssim_loss),
+        (recipe.edge_weight, edge_loss),
+        (recipe.frequency_weight, frequency_loss),
     ):
         if weight:
             value = value + weight * measure(restored, target)
     return value
 
 
-def charbonnier(restored: Tensor, reference: Tensor, *, epsilon: float = 1e-3) -> Tensor:
-    """Return the mean Charbonnier distance, a smooth L1.
+def charbonnier_loss(restored: Tensor, target: Tensor, *, epsilon: float = 1e-3) -> Tensor:
+    """Return the mean Charbonnier loss, a smooth L1.
 
     sqrt((x - y)^2 + epsilon^2), as in Zamir et al., MIRNet (ECCV 2020), equation 4, and
     Charbonnier et al., ICIP 1994.
 
     Args:
         restored: (N, C, H, W), any range.
-        reference: The same shape.
-        epsilon: Where the distance turns from quadratic to linear.
+        target: The same shape.
+        epsilon: Where the loss turns from quadratic to linear.
 
     Returns:
         A scalar.
     """
-    return ((restored - reference).square() + epsilon**2).sqrt().mean()
+    return ((restored - target).square() + epsilon**2).sqrt().mean()
 
 
-def absolute(restored: Tensor, reference: Tensor) -> Tensor:
-    """Return the mean absolute distance, a scalar; both (N, C, H, W)."""
-    return (restored - reference).abs().mean()
+def l1_loss(restored: Tensor, target: Tensor) -> Tensor:
+    """Return the mean absolute difference, a scalar; both images (N, C, H, W)."""
+    return (restored - target).abs().mean()
 
 
-DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "charbonnier": charbonnier,
-    "l1": absolute,
+PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "charbonnier": charbonnier_loss,
+    "l1": l1_loss,
 }
 
 
-def edges(restored: Tensor, reference: Tensor) -> Tensor:
-    """Return the Charbonnier distance of the two images' Laplacians.
+def edge_loss(restored: Tensor, target: Tensor) -> Tensor:
+    """Return the Charbonnier loss of the two images' Laplacians.
 
     As in Jiang et al., "Multi-Scale Progressive Fusion Network for Single Image Deraining", CVPR
     2020, equation 6, with the 3x3 Laplacian.
 
     Args:
         restored: (N, C, H, W), H and W at least 3.
-        reference: The same shape.
+        target: The same shape.
 
     Returns:
         A scalar.
@@ -79,56 +79,56 @@ def edges(restored: Tensor, reference: Tensor) -> Tensor:
     kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
     channels = restored.shape[1]
     weight = kernel.to(restored).expand(channels, 1, 3, 3)
-    difference = functional.conv2d(restored - reference, weight, groups=channels)
+    difference = functional.conv2d(restored - target, weight, groups=channels)
     return (difference.square() + 1e-6).sqrt().mean()
 
 
-def frequencies(restored: Tensor, reference: Tensor) -> Tensor:
-    """Return the mean absolute distance of the two images' Fourier transforms.
+def frequency_loss(restored: Tensor, target: Tensor) -> Tensor:
+    """Return the mean absolute difference of the two images' Fourier transforms.
 
     As in Cho et al., "Rethinking Coarse-to-Fine Approach in Single Image Deblurring", ICCV 2021,
     section 3.4, with the orthonormal transform, so that the image's size does not matter.
 
     Args:
         restored: (N, C, H, W).
-        reference: The same shape.
+        target: The same shape.
 
     Returns:
         A scalar.
     """
-    spectrum = torch.fft.rfft2(restored - reference, norm="ortho")
+    spectrum = torch.fft.rfft2(restored - target, norm="ortho")
     return torch.view_as_real(spectrum).abs().mean()
 
 
-def structural_dissimilarity(restored: Tensor, reference: Tensor) -> Tensor:
+def ssim_loss(restored: Tensor, target: Tensor) -> Tensor:
     """Return one minus the mean structural similarity, as `metrics.ssim` defines it.
 
-    It sees the structure that noise hides where a distance per pixel is content with a blur; used
-    beside one, as in Zhao et al., "Loss Functions for Image Restoration With Neural Networks",
+    It keeps structure where a pixel loss alone prefers a blur; to be
+    added to one, as in Zhao et al., "Loss Functions for Image Restoration With Neural Networks",
     IEEE TCI 2017.
 
     Args:
         restored: (N, C, H, W) in [0, 1], H and W at least 11.
-        reference: The same shape.
+        target: The same shape.
 
     Returns:
         A scalar in [0, 2].
     """
-    luminance, structure = _similarities(restored, reference)
+    luminance, structure = _similarities(restored, target)
     return 1.0 - (luminance * structure).mean()
 
 
-def multiscale_dissimilarity(restored: Tensor, reference: Tensor) -> Tensor:
-    """Return one minus the multi-scale structural similarity.
+def ms_ssim_loss(restored: Tensor, target: Tensor) -> Tensor:
+    """Return one minus the multi-scale structural similarity (MS-SSIM).
 
     Wang et al., "Multiscale Structural Similarity for Image Quality Assessment", Asilomar 2003,
     equation 7, with their five exponents, per image and channel. Images under 176 pixels do
-    not fill the window at the fifth scale: they are judged on the scales they have, whose
-    exponents then add up to one. Structure of opposite sign counts as none.
+    not fill the window at the fifth scale: they are compared at the scales they have, with
+    exponents scaled to add up to one. Structure of opposite sign counts as none.
 
     Args:
         restored: (N, C, H, W) in [0, 1], H and W at least 11.
-        reference: The same shape.
+        target: The same shape.
 
     Returns:
         A scalar in [0, 1].
@@ -137,25 +137,25 @@ def multiscale_dissimilarity(restored: Tensor, reference: Tensor) -> Tensor:
     exponents = _SCALE_EXPONENTS[:scales]
     similarity = torch.ones(restored.shape[:2], device=restored.device)
     for scale, exponent in enumerate(exponents, start=1):
-        luminance, structure = _similarities(restored, reference)
+        luminance, structure = _similarities(restored, target)
         last = scale == len(exponents)
-        seen = (luminance * structure if last else structure).mean((2, 3))
+        value = (luminance * structure if last else structure).mean((2, 3))
         # a power below one has no finite slope at zero
-        similarity = similarity * seen.clamp_min(1e-4) ** (exponent / sum(exponents))
-        restored, reference = (
+        similarity = similarity * value.clamp_min(1e-4) ** (exponent / sum(exponents))
+        restored, target = (
             functional.avg_pool2d(restored, 2),
-            functional.avg_pool2d(reference, 2),
+            functional.avg_pool2d(target, 2),
         )
     return 1.0 - similarity.mean()
 
 
-def _similarities(restored: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how alike two images are in brightness and in structure, under each window."""
+def _similarities(restored: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the luminance and the structure term of SSIM, for each window."""
     window = _gaussian(restored.shape[1]).to(restored)
-    mean_r, mean_t = _blurred(restored, window), _blurred(reference, window)
+    mean_r, mean_t = _blurred(restored, window), _blurred(target, window)
     variance_r = _blurred(restored.square(), window) - mean_r.square()
-    variance_t = _blurred(reference.square(), window) - mean_t.square()
-    covariance = _blurred(restored * reference, window) - mean_r * mean_t
+    variance_t = _blurred(target.square(), window) - mean_t.square()
+    covariance = _blurred(restored * target, window) - mean_r * mean_t
     c1, c2 = SSIM_K1**2, SSIM_K2**2  # the range is 1
     luminance = (2.0 * mean_r * mean_t + c1) / (mean_r.square() + mean_t.square() + c1)
     structure = (2.0 * covariance + c2) / (variance_r + variance_t + c2)
@@ -169,7 +169,7 @@ def _gaussian(channels: int) -> Tensor:
 
 
 def _blurred(batch: Tensor, window: Tensor) -> Tensor:
-    """Return the means under the window where it lies inside: rows first, then columns."""
+    """Return the windowed means, without padding: rows first, then columns."""
     channels = batch.shape[1]
     rows = functional.conv2d(batch, window, groups=channels)
     return functional.conv2d(rows, window.transpose(2, 3), groups=channels)

@@ -1,7 +1,8 @@
-"""Recipes: how to train, as values and as TOML files.
+"""Training recipes: the hyperparameters of a run, as values and as TOML files.
 
-The package's own lie in `recipes/`: one for each task, which `mirnet-train` takes unless told
-otherwise, and `paper`, the recipe of MIRNet's paper.
+The package's recipes lie in `recipes/`: one for each task, which `mirnet-train` takes by default,
+`fine-tune` for `--init`, `qat` for quantization-aware training, `prune` for distillation after
+pruning, and `paper`, the recipe of MIRNet's paper.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 Schedule = Literal["cosine", "constant"]
-Distance = Literal["charbonnier", "l1"]
+PixelLoss = Literal["charbonnier", "l1"]
 
 _FOLDER = Path(__file__).parent / "recipes"
 _SUFFIX = ".toml"
@@ -32,75 +33,100 @@ _SUFFIX = ".toml"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """How to train.
+    """Hyperparameters of one training run.
 
     Raises:
-        OptionError: A value makes no sense.
+        OptionError: A value lies outside its range.
     """
 
     steps: int = 10000
+    """Optimizer steps, at least 1."""
     batch: int = 12
+    """Image pairs per step, at least 1, at the first crop size."""
     crops: tuple[int, ...] = (192,)
-    """Sides of the training crops in pixels, one after another for equal shares of the steps. A
-    larger crop comes in a smaller batch: a step sees as many pixels as one of the first."""
-    whole_share: float = 0.2
-    """Share of the steps, at the end, that see whole frames: crops give the pools statistics
-    that whole frames do not have (Chu et al., "Improving Image Restoration by Revisiting Global
-    Information Aggregation", ECCV 2022)."""
-    whole_batch: int = 2
+    """Sides of the square training crops in pixels, at least 11, each for an equal fraction of the
+    steps (progressive learning). Larger crops come in smaller batches, so that every step sees
+    about as many pixels."""
+    whole_frame_fraction: float = 0.2
+    """Fraction of the steps, 0 to 1, at the end, that see whole frames instead of crops. Global
+    pooling has other statistics on crops than on whole frames (Chu et al., "Improving Image
+    Restoration by Revisiting Global Information Aggregation", ECCV 2022)."""
+    whole_frame_batch: int = 2
+    """Image pairs per step on whole frames, at least 1."""
     learning_rate: float = 1e-3
-    warmup: int = 200
+    """Peak learning rate of AdamW, above 0; reached after the warm-up."""
+    warmup_steps: int = 200
+    """Steps of linear learning rate warm-up, from 0."""
     schedule: Schedule = "cosine"
+    """Learning rate after the warm-up: cosine decay to a thousandth of the peak, or constant."""
     weight_decay: float = 1e-4
+    """AdamW weight decay, from 0; biases and scalars have none."""
     ema_decay: float = 0.999
-    """Memory of the averaged weights, which are the ones that are kept; 0 for none."""
+    """Decay per step of the exponential moving average (EMA) of the weights, 0 to below 1. The EMA
+    weights are validated and saved; 0 saves the last weights themselves."""
     gradient_clipping: float = 1.0
-    distance: Distance = "charbonnier"
-    structure_weight: float = 0.0
-    """Weight of structural dissimilarity beside the distance."""
-    scales_weight: float = 0.0
-    """Weight of multi-scale structural dissimilarity (MS-SSIM)."""
+    """Largest L2 norm of the gradients, from 0; 0 for no clipping."""
+    pixel_loss: PixelLoss = "charbonnier"
+    """The loss per pixel, with weight 1."""
+    ssim_weight: float = 0.0
+    """Weight of the SSIM loss, from 0."""
+    ms_ssim_weight: float = 0.0
+    """Weight of the multi-scale SSIM loss (MS-SSIM), from 0."""
     edge_weight: float = 0.0
-    """Weight of the distance of the Laplacians."""
+    """Weight of the edge loss (Laplacian), from 0."""
     frequency_weight: float = 0.0
-    """Weight of the distance of the Fourier transforms."""
+    """Weight of the frequency loss (FFT), from 0."""
     teacher_weight: float = 0.5
-    """Share of the teacher's images in what is aimed at, where there is a teacher."""
+    """Weight of the teacher's output in the target, 0 to 1, where there is a teacher: 0 is the
+    ground truth alone, 1 is distillation alone."""
     l2_sp_weight: float = 0.0
-    """Weight of the squared way from the first weights (Li et al., "Explicit Inductive Bias for
-    Transfer Learning", ICML 2018): fine-tuning that does not forget."""
+    """Weight of L2-SP regularization, from 0: the squared distance to the initial weights (Li et
+    al., "Explicit Inductive Bias for Transfer Learning", ICML 2018), so that fine-tuning forgets
+    less."""
     monochrome_fraction: float = 0.0
-    """Share of the clean images that are gray ones, and are to come out gray; pairs,
-    which have bad images already, get none."""
+    """Fraction of the clean images, 0 to below 1, that are gray copies and are to come out gray.
+    No effect on image pairs."""
     capture_noise_fraction: float = 0.0
-    """Share of the images that are made bad in training which a camera or a scanner then took:
-    its noise and JPEG come on top of what the task does. Pairs are left as they
-    are, and validation is as the task says."""
+    """Fraction of the degraded training images, 0 to 1, that also get the noise and JPEG artifacts
+    of a camera or scanner. No effect on image pairs or on validation."""
     mixup: float = 0.0
+    """Data augmentation: fraction of the batches, 0 to 1, whose pairs are blended with each other
+    (Zhang et al., "mixup", ICLR 2018; in MIRNet-v2's training: Zamir et al., TPAMI 2022)."""
     well_lit_fraction: float = 0.0
+    """Data augmentation: fraction of the pairs, 0 to 1, whose degraded image moves towards its
+    target, half of them all the way, so that the network leaves well-lit images alone."""
     exposure_jitter: float = 0.0
+    """Data augmentation: largest exposure change in stops, from 0, of half of the other degraded
+    images."""
     noise_jitter: float = 0.0
-    """These four: see `training.batches.Drawing`."""
+    """Data augmentation: largest standard deviation, in 8-bit levels, from 0, of Gaussian noise
+    added to half of the degraded images that are not well lit."""
     exposure_steps: int = 0
-    """Steps of a first stage, in which the exposure branch alone learns from thumbnails; it is
-    left as it is afterwards. 0 for none: the branch learns with the rest."""
+    """Steps of the first stage, from 0, which trains the exposure branch alone, on thumbnails, and
+    then freezes it. 0: no such stage, the branch trains with the rest."""
     exposure_teachers: int = 0
-    """How many branches are trained in the first stage before the one that is kept, which learns
-    from their mean; see docs/decisions/005-exposure-first.md."""
+    """Teachers in the first stage, from 0: branches trained from other initial weights, whose mean
+    output is the target of the branch that is kept (docs/decisions/005-exposure-first.md)."""
     exposure_batch: int = 24
-    exposure_copies: int = 4
-    """How many bad thumbnails are made of each clean image for the first stage, every second
-    one of a part of it."""
+    """Thumbnails per step of the first stage, at least 1."""
+    exposure_samples_per_image: int = 4
+    """Degraded thumbnails made of each clean image for the first stage, at least 1; every second
+    one shows a part of the image."""
     exposure_mixup: float = 0.5
-    """Up to such a share, two thumbnails of the first stage are mixed with each other."""
+    """Data augmentation of the first stage: largest weight, 0 to 1, of another thumbnail of the
+    batch that is blended in."""
     exposure_learning_rate: float = 3e-3
-    exposure_learns: bool = True
-    """Whether the exposure branch, where it has no stage of its own, learns with the rest."""
+    """Peak learning rate of the first stage, above 0."""
+    exposure_trainable: bool = True
+    """Whether the exposure branch trains with the rest where it has no stage of its own; false
+    freezes it."""
     seed: int = 0
+    """Random seed, from 0, of the initial weights, batch sampling and data augmentation."""
     validate_every: int = 500
+    """Steps between validations, at least 1; each saves the training state."""
 
     def __post_init__(self) -> None:
-        """Refuse values that make no sense."""
+        """Refuse values outside their ranges."""
         object.__setattr__(self, "crops", tuple(self.crops))
         for names, expected, holds in _RULES:
             for name in names:
@@ -109,28 +135,28 @@ class TrainingRecipe:
                     found = list(value) if isinstance(value, tuple) else repr(value)
                     raise OptionError(f"{name} must {expected}, found {found}")
 
-    def rate(self, step: int) -> float:
+    def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step: linear warm-up, then the schedule.
 
-        The cosine ends at a thousandth.
+        Cosine decay ends at a thousandth of the peak.
         """
-        warm = min(1.0, (step + 1) / max(1, self.warmup))
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         if self.schedule == "constant":
             return self.learning_rate * warm
         cosine = 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
         return self.learning_rate * warm * (0.001 + 0.999 * cosine)
 
-    def crop(self, step: int) -> int | None:
-        """Return the side of a step's crops; None for whole frames."""
-        cropped = math.ceil(self.steps * (1.0 - self.whole_share))
+    def crop_at(self, step: int) -> int | None:
+        """Return the side of a step's crops in pixels; None for whole frames."""
+        cropped = math.ceil(self.steps * (1.0 - self.whole_frame_fraction))
         if step >= cropped:
             return None
         return self.crops[step * len(self.crops) // cropped]
 
-    def batch_at(self, step: int, processes: int = 1) -> int:
-        """Return how many pairs a step sees; a multiple of the number of processes."""
-        crop = self.crop(step)
-        wanted = self.whole_batch
+    def batch_size_at(self, step: int, processes: int = 1) -> int:
+        """Return the image pairs of a step, a multiple of the number of processes."""
+        crop = self.crop_at(step)
+        wanted = self.whole_frame_batch
         if crop is not None:
             wanted = round(self.batch * self.crops[0] ** 2 / crop**2)
         return max(1, round(wanted / processes)) * processes
@@ -138,7 +164,14 @@ class TrainingRecipe:
 
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     (
-        ("steps", "batch", "whole_batch", "validate_every", "exposure_batch", "exposure_copies"),
+        (
+            "steps",
+            "batch",
+            "whole_frame_batch",
+            "validate_every",
+            "exposure_batch",
+            "exposure_samples_per_image",
+        ),
         "be at least 1",
         lambda value: value >= 1,
     ),
@@ -149,7 +182,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     ),
     (
         (
-            "whole_share",
+            "whole_frame_fraction",
             "mixup",
             "well_lit_fraction",
             "teacher_weight",
@@ -167,11 +200,11 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     ),
     (
         (
-            "warmup",
+            "warmup_steps",
             "weight_decay",
             "gradient_clipping",
-            "structure_weight",
-            "scales_weight",
+            "ssim_weight",
+            "ms_ssim_weight",
             "edge_weight",
             "frequency_weight",
             "l2_sp_weight",
@@ -190,18 +223,18 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         lambda value: value in get_args(Schedule),
     ),
     (
-        ("distance",),
-        f"be {' or '.join(get_args(Distance))}",
-        lambda value: value in get_args(Distance),
+        ("pixel_loss",),
+        f"be {' or '.join(get_args(PixelLoss))}",
+        lambda value: value in get_args(PixelLoss),
     ),
 )
 
 
 def require_crops(recipe: TrainingRecipe, multiple: int) -> None:
-    """Refuse crops that a network of this multiple does not take.
+    """Refuse crops that are no multiple of the network's.
 
     Raises:
-        OptionError: One is no multiple.
+        OptionError: One is not.
     """
     unfit = [crop for crop in recipe.crops if crop % multiple]
     if unfit:
@@ -214,47 +247,59 @@ def require_crops(recipe: TrainingRecipe, multiple: int) -> None:
 FORMER_FIELDS = {
     "anchor_weight": "l2_sp_weight",
     "capture_share": "capture_noise_fraction",
+    "distance": "pixel_loss",
     "ema": "ema_decay",
+    "exposure_copies": "exposure_samples_per_image",
+    "exposure_learns": "exposure_trainable",
     "exposure_range": "exposure_jitter",
     "extra_noise": "noise_jitter",
     "gradient_norm": "gradient_clipping",
     "lit_share": "well_lit_fraction",
     "monochrome_share": "monochrome_fraction",
+    "scales_weight": "ms_ssim_weight",
+    "structure_weight": "ssim_weight",
+    "warmup": "warmup_steps",
+    "whole_batch": "whole_frame_batch",
+    "whole_share": "whole_frame_fraction",
 }
-"""Fields of `TrainingRecipe` as recipes and training states of schema 1 name them."""
+"""Fields of `TrainingRecipe` by their names in recipes, training states and cards of schema 1."""
 
 
 class RecipeFile(StrictDocument):
-    """A TOML file: the network, and how to train it. What it leaves out is as by default."""
+    """A recipe as a TOML file: the network and its training. What it leaves out has its default.
+
+    Schema history: 1 (2026-11) the first; 2 (2026-11) other names for `FORMER_FIELDS`. Version 1
+    is still read.
+    """
 
     former_versions: ClassVar[tuple[int, ...]] = (1,)
 
     schema_version: Literal[2]
     architecture: Literal["edge", "mirnet", "mirnet-v2"] | None = None
-    """None: as the task's own recipe says."""
+    """None: that of the task's recipe."""
     network: dict[str, Any] = Field(default_factory=dict)
     """Fields of the architecture's config."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Fields of `TrainingRecipe`."""
 
 
-def shipped_recipes() -> list[str]:
+def list_recipes() -> list[str]:
     """Return the names of the package's recipes."""
     return sorted(file.stem for file in _FOLDER.glob(f"*{_SUFFIX}"))
 
 
 def read_recipe(name_or_path: str) -> RecipeFile:
-    """Return one of the package's recipes, or a file of the user's.
+    """Return one of the package's recipes, or that of a TOML file.
 
     Raises:
         OptionError: There is no such recipe, or the file is not one.
     """
     path = Path(name_or_path)
-    if name_or_path in shipped_recipes():
+    if name_or_path in list_recipes():
         path = _FOLDER / f"{name_or_path}{_SUFFIX}"
     absent = (
         f"there is no recipe {name_or_path}; expected a TOML file or one of "
-        f"{', '.join(shipped_recipes())}"
+        f"{', '.join(list_recipes())}"
     )
     found = read_toml(path, RecipeFile, absent=absent)
     found = found.model_copy(update={"training": rename_keys(found.training, FORMER_FIELDS)})
@@ -262,19 +307,20 @@ def read_recipe(name_or_path: str) -> RecipeFile:
     unknown = sorted(set(found.training) - known)
     if unknown:
         raise OptionError(
-            f"{path}: [training] knows no {', '.join(unknown)}; expected {', '.join(sorted(known))}"
+            f"{path}: [training] has unknown fields {', '.join(unknown)}; expected some of "
+            f"{', '.join(sorted(known))}"
         )
     return found
 
 
-def recipe_from(values: dict[str, Any], origin: str) -> TrainingRecipe:
-    """Return the recipe of these values.
+def recipe_from_values(values: dict[str, Any], origin: str) -> TrainingRecipe:
+    """Return the recipe with these field values; ORIGIN names their source in messages.
 
     Raises:
-        OptionError: One is of another type or makes no sense.
+        OptionError: A value has another type or lies outside its range.
     """
     for one in dataclasses.fields(TrainingRecipe):
-        if one.name in values and not _fits(values[one.name], one.default):
+        if one.name in values and not _has_type_of(values[one.name], one.default):
             kind = type(one.default).__name__
             raise OptionError(
                 f"{origin}: {one.name} must be of type {kind}, found {values[one.name]!r}"
@@ -282,7 +328,7 @@ def recipe_from(values: dict[str, Any], origin: str) -> TrainingRecipe:
     return TrainingRecipe(**values)
 
 
-def _fits(value: object, default: object) -> bool:
+def _has_type_of(value: object, default: object) -> bool:
     if isinstance(default, tuple):
         return isinstance(value, list | tuple) and all(type(item) is int for item in value)
     if isinstance(default, float):

@@ -1,7 +1,7 @@
 """The training tasks, and the degradation that each applies to clean images.
 
-Every draw is wide enough to hold what real cameras, scanners and encoders do: networks that are
-trained on one strength are good at that strength alone.
+The random ranges are wide enough for real cameras, scanners and encoders: a network trained on one
+strength of a degradation restores that strength alone.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ from mirnet_edge.degradations import (
 )
 from mirnet_edge.errors import DataError, ImageError, OptionError
 from mirnet_edge.images.files import read_image
-from mirnet_edge.training.listing import list_images, split
+from mirnet_edge.training.listing import list_images, split_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import numpy as np
 
     from mirnet_edge.images.contract import Frame
+    from mirnet_edge.training.listing import PairFiles
 
     Degrade = Callable[[Frame, np.random.Generator], Frame]
-    """Return a bad image of a clean one, (H, W, 3) uint8; chance comes from the generator."""
-    from pathlib import Path
+    """Return a degraded image of a clean one, (H, W, 3) uint8, random by the generator alone."""
 
-    from mirnet_edge.training.listing import PairFiles
+_OVERLAY_TASK = "old-photo"
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a network learns."""
+    """A restoration task: the degradation that a network is trained to undo."""
 
     name: str
     degrade: Degrade
     scale: int = 1
-    """How many times higher and wider the clean image is than the bad one."""
+    """How many times higher and wider the clean image is than the degraded one."""
 
 
-def task_of(name: str) -> Task:
+def find_task(name: str) -> Task:
     """Return the task of that name.
 
     Raises:
@@ -63,74 +64,75 @@ def task_of(name: str) -> Task:
 
 
 def add_overlays(task: Task, overlays: Sequence[Overlay]) -> Task:
-    """Return a task whose bad images also have one or two of the overlays, every second one."""
+    """Return a task that also lays one or two of the overlays over half of the images."""
 
-    def degraded(frame: Frame, generator: np.random.Generator) -> Frame:
-        bad = task.degrade(frame, generator)
+    def degrade(frame: Frame, generator: np.random.Generator) -> Frame:
+        degraded = task.degrade(frame, generator)
         if generator.random() < 0.5:
             for _ in range(generator.integers(1, 3)):
                 overlay = overlays[int(generator.integers(len(overlays)))]
-                bad = overlay_damage(bad, overlay, generator, strength=generator.uniform(0.5, 1.0))
-        return bad
+                strength = generator.uniform(0.5, 1.0)
+                degraded = overlay_damage(degraded, overlay, generator, strength=strength)
+        return degraded
 
-    return replace(task, degrade=degraded)
+    return replace(task, degrade=degrade)
 
 
-def add_capture_noise(degrade: Degrade, share: float) -> Degrade:
-    """Return DEGRADE, a SHARE of whose images a camera or a scanner then took: noise and JPEG."""
+def add_capture_noise(degrade: Degrade, fraction: float) -> Degrade:
+    """Return DEGRADE with a camera's or scanner's noise and JPEG on a FRACTION of the images."""
 
-    def captured(frame: Frame, generator: np.random.Generator) -> Frame:
-        bad = degrade(frame, generator)
-        if generator.random() >= share:
-            return bad
+    def degrade_and_capture(frame: Frame, generator: np.random.Generator) -> Frame:
+        degraded = degrade(frame, generator)
+        if generator.random() >= fraction:
+            return degraded
         settings = Noise(
             sigma=generator.uniform(0.0, 25.0) if generator.random() < 0.5 else 0.0,
-            spread=generator.uniform(0.0, 1.0),
-            alike=generator.uniform(0.0, 0.9),
+            blur_sigma=generator.uniform(0.0, 1.0),
+            channel_correlation=generator.uniform(0.0, 0.9),
             jpeg_quality=int(generator.integers(30, 96)) if generator.random() < 0.7 else None,
         )
-        return add_noise(bad, settings, generator)
+        return add_noise(degraded, settings, generator)
 
-    return captured
+    return degrade_and_capture
 
 
 def _darken(frame: Frame, generator: np.random.Generator) -> Frame:
-    """Between a half and a sixty-fourth of the light, at a lamp's color, with sensor noise."""
+    """Keep a half to a sixty-fourth of the light, at a lamp's color, with sensor noise."""
     noise = 2.0 ** generator.uniform(-2.0, 2.0)
     settings = LowLight(
         exposure=2.0 ** generator.uniform(-6.0, -1.0),
         shot_noise=3e-4 * noise**2,
         read_noise=8e-4 * noise,
-        white_balance=_gains(generator),
+        white_balance=_sample_white_balance(generator),
     )
     return reduce_light(frame, settings, generator)
 
 
-def _gains(generator: np.random.Generator) -> tuple[float, float, float]:
+def _sample_white_balance(generator: np.random.Generator) -> tuple[float, float, float]:
     red, blue = 2.0 ** generator.uniform(-0.4, 0.4, 2)
     return float(red), 1.0, float(blue)
 
 
 def _add_noise(frame: Frame, generator: np.random.Generator) -> Frame:
-    """White noise of up to 50 levels, as papers have it, or what a camera's own pipeline leaves.
+    """Add Gaussian noise of up to 50 levels, as in papers, or the noise of a camera's pipeline.
 
-    A camera's noise grows with the light, is spread over neighbors and channels by demosaicing
-    and color conversion, and has often gone through JPEG.
+    A camera's noise grows with the light, is correlated between neighbors and channels by
+    demosaicing and color conversion, and is often JPEG-compressed.
     """
     if generator.random() < 0.6:
         return add_noise(frame, Noise(sigma=generator.uniform(0.0, 50.0)), generator)
     settings = Noise(
         sigma=generator.uniform(0.0, 12.0),
         photons=math.exp(generator.uniform(math.log(100.0), math.log(20000.0))),
-        spread=generator.uniform(0.0, 1.3),
-        alike=generator.uniform(0.0, 0.9),
+        blur_sigma=generator.uniform(0.0, 1.3),
+        channel_correlation=generator.uniform(0.0, 0.9),
         jpeg_quality=int(generator.integers(70, 100)) if generator.random() < 0.5 else None,
     )
     return add_noise(frame, settings, generator)
 
 
 def _halve(frame: Frame, generator: np.random.Generator) -> Frame:
-    """Half the pixels each way; every fourth also goes through a good JPEG, as a camera's would."""
+    """Halve both sides; every fourth image is also JPEG-compressed at a camera's quality."""
     small = downscale(frame, 2)
     if generator.random() < 0.75:
         return small
@@ -138,18 +140,18 @@ def _halve(frame: Frame, generator: np.random.Generator) -> Frame:
 
 
 def _age(frame: Frame, generator: np.random.Generator) -> Frame:
-    """A print of any age: each kind of damage in half of the draws or more."""
+    """Age a photo at random: each kind of damage in half of the images or more."""
 
-    def sometimes(largest: float) -> float:
+    def sample_strength(largest: float) -> float:
         return generator.uniform(0.0, largest) if generator.random() < 0.7 else 0.0
 
     settings = OldPhoto(
-        blur=sometimes(1.0),
-        fading=sometimes(1.0),
-        color_loss=sometimes(0.7),
-        sepia=sometimes(0.8),
-        grain=sometimes(20.0),
-        dust=sometimes(4.0),
+        blur=sample_strength(1.0),
+        fading=sample_strength(1.0),
+        color_loss=sample_strength(0.7),
+        sepia=sample_strength(0.8),
+        grain=sample_strength(20.0),
+        dust=sample_strength(4.0),
         scratches=int(generator.integers(0, 4)),
         creases=int(generator.integers(0, 2)),
     )
@@ -164,32 +166,33 @@ TASKS = (
 )
 
 
-_TASK = "old-photo"
-
-
-def overlay_tasks(task: Task, folder: Path) -> tuple[Task, Task]:
-    """Return the task with the folder's overlays: for training, and with others for validation.
+def make_overlay_tasks(task: Task, folder: Path) -> tuple[Task, Task]:
+    """Return the task with the folder's overlays, for training and, with others, for validation.
 
     Raises:
-        OptionError: The task is not that of old photographs.
-        DataError: There are fewer than two overlays, or one cannot be read or hides nothing.
+        OptionError: The task is not old-photo.
+        DataError: There are fewer than two overlays, or one cannot be read or is transparent.
     """
-    if task.name != _TASK:
-        raise OptionError(f"--overlays damage the images of --task {_TASK}; found {task.name}")
-    parts = split(list(list_images(folder)))
+    if task.name != _OVERLAY_TASK:
+        raise OptionError(
+            f"--overlays needs --task {_OVERLAY_TASK}, found {task.name}; leave out one of them"
+        )
+    listing = split_pairs(list(list_images(folder)))
     train, validation = (
-        add_overlays(task, [_overlay(pair) for pair in part]) for part in (parts.train, parts.val)
+        add_overlays(task, [_read_overlay(file) for file in files])
+        for files in (listing.train, listing.val)
     )
     return train, validation
 
 
-def _overlay(pair: PairFiles) -> Overlay:
+def _read_overlay(file: PairFiles) -> Overlay:
     try:
-        image = read_image(pair.high)
+        image = read_image(file.target)
     except ImageError as error:
         raise DataError(str(error)) from error
     if image.alpha is None or not image.alpha.any():
         raise DataError(
-            f"{pair.high} hides nothing; expected damage with transparency around it. Leave it out"
+            f"{file.target} covers nothing; expected damage with transparency around it. "
+            "Leave it out"
         )
     return Overlay(image.frame, image.alpha)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from mirnet_edge.checkpoints import ModelCard, load, resolve, save, shipped_names, store
+from mirnet_edge.checkpoints import ModelCard, list_shipped_weights, load, resolve, save, store
 from mirnet_edge.errors import CheckpointError, MirnetEdgeError
 from mirnet_edge.models import (
     MIRNet,
@@ -615,7 +615,7 @@ def test_shipped_names_stand_for_package_files(
         resolve("shipped:low-light")
     for name in ("low-light", "denoise"):
         save(MIRNetEdge(TINY_EDGE), tmp_path / f"{name}.safetensors", ModelCard(task=name))
-    assert shipped_names() == ["denoise", "low-light"]
+    assert list_shipped_weights() == ["denoise", "low-light"]
     assert resolve("shipped:low-light") == tmp_path / "low-light.safetensors"
     assert load("shipped:low-light").card.task == "low-light"
     for unknown in ("shipped:dehaze", "shipped:", "shipped:../low-light"):

@@ -40,8 +40,8 @@ KINDS = [
     Kind(
         "camera noise",
         add_noise,
-        Noise(spread=1.0, alike=0.5),
-        Noise(sigma=10, photons=400, spread=1.3, alike=0.5, jpeg_quality=90),
+        Noise(blur_sigma=1.0, channel_correlation=0.5),
+        Noise(sigma=10, photons=400, blur_sigma=1.3, channel_correlation=0.5, jpeg_quality=90),
     ),
     Kind(
         "old photo",
@@ -114,20 +114,20 @@ def _correlation(one, two):
 @pytest.mark.parametrize("spread", [0.0, 0.3, 0.7, 1.0, 1.3])
 @pytest.mark.parametrize("alike", [0.0, 0.4, 1.0])
 def test_noise_is_as_strong_as_stated_however_it_is_shared(spread, alike):
-    noise = _added(Noise(sigma=20, spread=spread, alike=alike))
+    noise = _added(Noise(sigma=20, blur_sigma=spread, channel_correlation=alike))
     for channel in range(3):
         # neighbors that share their noise are fewer independent draws
         assert noise[..., channel].std() == pytest.approx(20, rel=0.03)
 
 
 def test_photon_noise_is_as_strong_as_stated_however_it_is_spread():
-    alone, spread = (_added(Noise(photons=400, spread=radius)) for radius in (0.0, 1.0))
+    alone, spread = (_added(Noise(photons=400, blur_sigma=radius)) for radius in (0.0, 1.0))
     assert spread.std() == pytest.approx(alone.std(), rel=0.03)
 
 
 @pytest.mark.parametrize("spread", [0.7, 1.0, 1.5])
 def test_neighbors_share_noise_as_a_gaussian_blur_spreads_it(spread):
-    noise = _added(Noise(sigma=20, spread=spread))
+    noise = _added(Noise(sigma=20, blur_sigma=spread))
     expected = np.exp(-1.0 / (4.0 * spread**2))
     assert _correlation(noise[1:], noise[:-1]) == pytest.approx(expected, abs=0.03)
     assert _correlation(noise[:, 1:], noise[:, :-1]) == pytest.approx(expected, abs=0.03)
@@ -137,7 +137,7 @@ def test_neighbors_share_noise_as_a_gaussian_blur_spreads_it(spread):
 @pytest.mark.parametrize("spread", [0.0, 1.0])
 @pytest.mark.parametrize("alike", [0.0, 0.3, 0.8, 1.0])
 def test_channels_share_as_much_noise_as_stated(spread, alike):
-    noise = _added(Noise(sigma=20, spread=spread, alike=alike))
+    noise = _added(Noise(sigma=20, blur_sigma=spread, channel_correlation=alike))
     for one, two in ((0, 1), (1, 2), (0, 2)):
         assert _correlation(noise[..., one], noise[..., two]) == pytest.approx(alike, abs=0.04)
     if not spread:
@@ -145,14 +145,18 @@ def test_channels_share_as_much_noise_as_stated(spread, alike):
 
 
 def test_without_noise_there_is_nothing_to_spread():
-    for noise in (Noise(spread=2.0), Noise(alike=1.0), Noise(spread=10.0, alike=0.5)):
+    for noise in (
+        Noise(blur_sigma=2.0),
+        Noise(channel_correlation=1.0),
+        Noise(blur_sigma=10.0, channel_correlation=0.5),
+    ):
         assert np.array_equal(add_noise(FRAME, noise, np.random.default_rng(0)), FRAME)
 
 
 def test_spread_and_alike_of_zero_are_plain_noise():
     plain, stated = (
         add_noise(FRAME, settings, np.random.default_rng(0))
-        for settings in (Noise(sigma=9), Noise(sigma=9, spread=0.0, alike=0.0))
+        for settings in (Noise(sigma=9), Noise(sigma=9, blur_sigma=0.0, channel_correlation=0.0))
     )
     assert np.array_equal(plain, stated)
 
@@ -245,11 +249,20 @@ def test_damage_touches_a_small_share_of_the_print_and_no_more(damage):
         (lambda: Noise(sigma=-1), "sigma must lie in"),
         (lambda: Noise(photons=0.0), "photons must be above 0"),
         (lambda: Noise(jpeg_quality=0), r"jpeg_quality must lie in \[1, 100\], found 0"),
-        (lambda: Noise(spread=-0.1), r"spread must lie in \[0, 10\] pixels .*, found -0.1 and 0"),
-        (lambda: Noise(spread=11.0), r"spread must lie in \[0, 10\]"),
-        (lambda: Noise(spread=float("nan")), r"spread must lie in \[0, 10\]"),
-        (lambda: Noise(alike=-0.1), r"alike in \[0, 1\], found 0.0 and -0.1"),
-        (lambda: Noise(alike=1.1), r"alike in \[0, 1\], found 0.0 and 1.1"),
+        (
+            lambda: Noise(blur_sigma=-0.1),
+            r"blur_sigma must lie in \[0, 10\] pixels .*, found -0.1 and 0",
+        ),
+        (lambda: Noise(blur_sigma=11.0), r"blur_sigma must lie in \[0, 10\]"),
+        (lambda: Noise(blur_sigma=float("nan")), r"blur_sigma must lie in \[0, 10\]"),
+        (
+            lambda: Noise(channel_correlation=-0.1),
+            r"channel_correlation in \[0, 1\], found 0.0 and -0.1",
+        ),
+        (
+            lambda: Noise(channel_correlation=1.1),
+            r"channel_correlation in \[0, 1\], found 0.0 and 1.1",
+        ),
         (lambda: OldPhoto(fading=1.5), r"fading must lie in \[0, 1\], found 1.5"),
         (lambda: OldPhoto(scratches=-1), "scratches must not be negative, found -1"),
         (lambda: downscale(FRAME, 5), "factor must be one of"),

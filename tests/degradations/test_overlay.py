@@ -44,7 +44,7 @@ def test_a_half_transparent_overlay_hides_half():
 def test_colors_that_nothing_covers_with_are_not_seen_at_edges():
     white = _overlay()
     white.colors[:] = 0
-    white.colors[white.cover > 0] = 255
+    white.colors[white.alpha > 0] = 255
     for seed in range(8):
         assert _laid(white, seed).min() == 100
 

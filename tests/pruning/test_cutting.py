@@ -11,14 +11,19 @@ from mirnet_edge.models.macs import count_parameters
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.pruning.cutting import (
     PrunableNetwork,
-    all_blocks,
+    choose_depth,
     drop_blocks,
-    fastest_choice,
+    list_blocks,
     prune_to_target,
 )
-from mirnet_edge.pruning.importance import magnitude
+from mirnet_edge.pruning.importance import magnitude_importance
 from mirnet_edge.pruning.record import LatencyGoal
-from mirnet_edge.pruning.widths import BaseTiming, base_configs, fastest_config, free_widths
+from mirnet_edge.pruning.widths import (
+    BaseTiming,
+    choose_fastest_widths,
+    list_base_configs,
+    list_free_widths,
+)
 
 _CONFIG = MIRNetConfig(channels=16, groups=1, blocks=2, streams=2, columns=1)
 _UNPRUNED_MS = 100.0
@@ -32,11 +37,11 @@ def _bases(config, whole=_UNPRUNED_MS):
             ms,
             {
                 (knob, value): float(knob.values[0] - value)
-                for knob in free_widths(each, 8)
+                for knob in list_free_widths(each, 8)
                 for value in knob.values[1:]
             },
         )
-        for each, ms in zip(base_configs(config, 8), (whole, whole / 2), strict=True)
+        for each, ms in zip(list_base_configs(config, 8), (whole, whole / 2), strict=True)
     ]
 
 
@@ -48,7 +53,9 @@ def network():
 
 @pytest.fixture(scope="module")
 def source(network):
-    return PrunableNetwork(network, all_blocks(network), magnitude(network), _bases(_CONFIG))
+    return PrunableNetwork(
+        network, list_blocks(network), magnitude_importance(network), _bases(_CONFIG)
+    )
 
 
 def test_a_promise_that_holds_is_cut_once(source):
@@ -95,7 +102,7 @@ def test_the_narrowest_that_is_still_too_slow_is_kept_and_told(source):
     assert not cut.reached
     # a tenth of what was promised: there is no such width, and then none that is narrower still
     assert len(cut.attempts) == 2
-    fastest = fastest_config(source.network, source.scores, source.bases)
+    fastest = choose_fastest_widths(source.network, source.scores, source.bases)
     assert cut.attempts[1].config == plain_config(fastest.config)
 
 
@@ -161,12 +168,14 @@ def test_groups_go_too_the_least_useful_first():
 
 def _cuttable(kept, network):
     whole = _UNPRUNED_MS * network.config.blocks / 2
-    return PrunableNetwork(network, kept, magnitude(network), _bases(network.config, whole))
+    return PrunableNetwork(
+        network, kept, magnitude_importance(network), _bases(network.config, whole)
+    )
 
 
 def test_a_useless_block_goes_rather_than_channels(idle):
     losses = _losses(idle)
-    source, candidates = fastest_choice(
+    source, candidates = choose_depth(
         drop_blocks(idle, losses), losses, lambda kept: 50.0, _cuttable
     )
     assert source.kept == [[0]]
@@ -205,7 +214,7 @@ def test_a_useful_block_stays_and_its_depth_is_not_cut(network):
                 if "blocks.1" in key:  # the lower stream is hardly worth anything
                     weight *= 1e-6
     losses = _losses(strong)
-    source, candidates = fastest_choice(
+    source, candidates = choose_depth(
         drop_blocks(strong, losses), losses, lambda kept: 95.0, _cuttable
     )
     assert source.kept == [[0, 1]]
@@ -215,9 +224,9 @@ def test_a_useful_block_stays_and_its_depth_is_not_cut(network):
 def test_no_depth_that_is_fast_enough_is_refused(network):
     def fixed(kept, short):
         return PrunableNetwork(
-            short, kept, magnitude(short), [BaseTiming(short.config, _UNPRUNED_MS, {})]
+            short, kept, magnitude_importance(short), [BaseTiming(short.config, _UNPRUNED_MS, {})]
         )
 
     losses = _losses(network)
     with pytest.raises(OptionError, match=r"target is 50\.00 ms; the narrowest network .* 100\.00"):
-        fastest_choice(drop_blocks(network, losses), losses, lambda kept: 50.0, fixed)
+        choose_depth(drop_blocks(network, losses), losses, lambda kept: 50.0, fixed)

@@ -9,9 +9,9 @@ from mirnet_edge.errors import MissingDependencyError, OptionError
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.pruning import timing
-from mirnet_edge.pruning.importance import magnitude
+from mirnet_edge.pruning.importance import magnitude_importance
 from mirnet_edge.pruning.timing import LatencyTable, read_table, timing_conditions
-from mirnet_edge.pruning.widths import choose
+from mirnet_edge.pruning.widths import choose_widths
 
 _SIZE = (16, 16)
 
@@ -36,12 +36,15 @@ def test_a_table_has_a_row_for_each_trunk_and_each_width(measured, network):
         "8 whole", "8 unit_widths.0=8",
     }  # fmt: skip
     assert read_table(path, conditions) == table
-    bases = timing.bases_from(table, network, 10.0)
+    bases = timing.bases_from_table(table, network, 10.0)
     assert [base.config.channels for base in bases] == [16, 8]
     ((knob, value),) = bases[0].saved_ms
     assert (knob.name, value) == ("unit_widths.0", 8)
     slowest = max(base.ms for base in bases)
-    assert choose(network, magnitude(network), bases, slowest).predicted_ms <= slowest
+    assert (
+        choose_widths(network, magnitude_importance(network), bases, slowest).predicted_ms
+        <= slowest
+    )
 
 
 def test_the_streams_of_the_edge_network_are_timed_as_whole_networks(monkeypatch, tmp_path):
@@ -78,7 +81,7 @@ def test_rows_are_shares_of_the_unpruned_network_under_any_load(monkeypatch, tmp
         "16 unit_widths.0=16": 0.375, "16 unit_widths.0=8": 0.125,
         "8 whole": 0.5, "8 unit_widths.0=8": 0.125,
     }  # fmt: skip
-    assert timing.bases_from(table, network, 100.0)[0].ms == 50.0
+    assert timing.bases_from_table(table, network, 100.0)[0].ms == 50.0
 
 
 def test_what_blocks_save_alone_is_scaled_to_what_they_save_together():
@@ -92,7 +95,7 @@ def test_what_blocks_save_alone_is_scaled_to_what_they_save_together():
         "8 up_widths.0=16": 0.2, "8 up_widths.0=8": 0.1,  # the same: 2 ms
     }  # fmt: skip
     table = LatencyTable(conditions=conditions, rounds=1, unpruned_ms=7.0, rows=rows)
-    (base,) = timing.bases_from(table, network, 10.0)
+    (base,) = timing.bases_from_table(table, network, 10.0)
     saved = {(knob.name, value): ms for (knob, value), ms in base.saved_ms.items()}
     assert saved == {
         ("unit_widths.1", 8): pytest.approx(2.0), ("up_widths.0", 8): pytest.approx(1.0),

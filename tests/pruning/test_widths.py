@@ -14,9 +14,14 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.macs import count_macs, count_parameters
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
-from mirnet_edge.pruning.channels import channel_axes, channel_groups
-from mirnet_edge.pruning.importance import block_usefulness, magnitude, random_scores, taylor
-from mirnet_edge.pruning.widths import prune_channels, without_blocks
+from mirnet_edge.pruning.channels import find_channel_axes, find_channel_groups
+from mirnet_edge.pruning.importance import (
+    magnitude_importance,
+    measure_block_importance,
+    random_importance,
+    taylor_importance,
+)
+from mirnet_edge.pruning.widths import keep_blocks, prune_channels
 
 _NETWORKS = {
     "mirnet": lambda: MIRNet(MIRNetConfig(channels=16, groups=1, blocks=2)),
@@ -79,7 +84,7 @@ def _narrowed(network, changes):
 def test_a_pruned_network_is_smaller_and_loads_like_any_other(case, wide, tmp_path):
     network = wide(case.network)
     config = _narrowed(network, case.changes)
-    smaller = prune_channels(network, config, magnitude(network))
+    smaller = prune_channels(network, config, magnitude_importance(network))
     assert smaller.config == config
     assert count_parameters(smaller) < count_parameters(network)
     assert count_macs(smaller, 32, 48) < count_macs(network, 32, 48)
@@ -95,7 +100,9 @@ def test_a_pruned_network_is_smaller_and_loads_like_any_other(case, wide, tmp_pa
 def test_a_pruned_network_runs_at_every_multiple(name, wide):
     network = wide(name)
     case = next(case for case in _NARROWER if case.network == name)
-    smaller = prune_channels(network, _narrowed(network, case.changes), random_scores(network, 0))
+    smaller = prune_channels(
+        network, _narrowed(network, case.changes), random_importance(network, 0)
+    )
     for rows, columns in ((1, 1), (1, 3), (2, 5)):
         size = (rows * smaller.multiple, columns * smaller.multiple)
         with torch.no_grad():
@@ -105,7 +112,7 @@ def test_a_pruned_network_runs_at_every_multiple(name, wide):
 @pytest.mark.parametrize("name", _NETWORKS)
 def test_the_network_s_own_config_is_the_identity(name, wide):
     network = wide(name)
-    same = prune_channels(network, network.config, random_scores(network, 0))
+    same = prune_channels(network, network.config, random_importance(network, 0))
     assert same is not network
     for key, value in network.state_dict().items():
         assert torch.equal(same.state_dict()[key], value), key
@@ -115,12 +122,12 @@ def test_the_network_s_own_config_is_the_identity(name, wide):
 def test_channels_that_do_nothing_go_without_a_trace(case, wide):
     """Plant silent channels wherever some are to go: the image must not change at all."""
     network = prune_channels(
-        wide(case.network), wide(case.network).config, magnitude(wide(case.network))
+        wide(case.network), wide(case.network).config, magnitude_importance(wide(case.network))
     )
     config = _narrowed(network, case.changes)
-    axes = channel_axes(network)
-    spaces = channel_groups(network.state_dict(), axes)
-    narrow = channel_groups(type(network)(config).state_dict(), axes)
+    axes = find_channel_axes(network)
+    spaces = find_channel_groups(network.state_dict(), axes)
+    narrow = find_channel_groups(type(network)(config).state_dict(), axes)
     generator = torch.Generator().manual_seed(5)
     planted = {}
     for name, space in spaces.items():
@@ -133,12 +140,12 @@ def test_channels_that_do_nothing_go_without_a_trace(case, wide):
     with torch.no_grad():
         for weight in attention:
             weight.zero_()
-    for scores in (magnitude(network), taylor(network, [_loss])):
+    for scores in (magnitude_importance(network), taylor_importance(network, [_loss])):
         smaller = prune_channels(network, config, scores)
         with torch.no_grad():
             torch.testing.assert_close(smaller(_image()), network(_image()), rtol=0, atol=1e-5)
     with torch.no_grad():
-        changed = prune_channels(network, config, random_scores(network, 3))(_image())
+        changed = prune_channels(network, config, random_importance(network, 3))(_image())
         assert (changed - network(_image())).abs().max() > 1e-4, "any channels would have done"
 
 
@@ -160,7 +167,7 @@ def _silence(network, axes, spaces, planted):
 
 def test_what_mirnet_shares_stays_shared(wide):
     smaller = prune_channels(wide("mirnet"), _narrowed(wide("mirnet"), {"channels": 8}),
-                     magnitude(wide("mirnet")))  # fmt: skip
+                     magnitude_importance(wide("mirnet")))  # fmt: skip
     block = smaller.body[0].body[0]
     assert block.blocks[1][0] is block.blocks[1][1]
     slopes = {id(unit.body[1]) for group in smaller.body[0].body[:2] for (unit, _) in group.blocks}
@@ -170,10 +177,10 @@ def test_what_mirnet_shares_stays_shared(wide):
 @pytest.mark.parametrize("name", _NETWORKS)
 def test_every_tensor_s_axes_agree_with_another_config(name, wide):
     network = wide(name)
-    spaces = channel_groups(network.state_dict(), channel_axes(network))
+    spaces = find_channel_groups(network.state_dict(), find_channel_axes(network))
     assert all(space.size % space.parts == 0 for space in spaces.values())
     assert spaces["trunk"].size == {"mirnet": 16, "mirnet-v2": 32, "edge": 16}[name]
-    scores = magnitude(network)
+    scores = magnitude_importance(network)
     assert {space: row.numel() for space, row in scores.items()} == {
         space: one.size for space, one in spaces.items()
     }
@@ -199,7 +206,7 @@ class Refused:
 def test_what_cannot_be_kept_is_refused(case, wide):
     network = wide(case.network)
     with pytest.raises(OptionError, match=case.says):
-        prune_channels(network, _narrowed(network, case.changes), magnitude(network))
+        prune_channels(network, _narrowed(network, case.changes), magnitude_importance(network))
 
 
 # --- blocks -------------------------------------------------------------------------------------
@@ -209,9 +216,9 @@ def test_what_cannot_be_kept_is_refused(case, wide):
 @pytest.mark.parametrize("kept", [0, 1])
 def test_a_dropped_block_lets_its_input_pass(name, kept, wide):
     network = wide(name)
-    shorter = without_blocks(network, [[kept]])
+    shorter = keep_blocks(network, [[kept]])
     assert shorter.config == dataclasses.replace(network.config, blocks=1)
-    skipped = prune_channels(network, network.config, magnitude(network))
+    skipped = prune_channels(network, network.config, magnitude_importance(network))
     blocks = skipped.blocks if name == "edge" else skipped.body[0].body
     blocks[1 - kept] = torch.nn.Identity()
     with torch.no_grad():
@@ -219,23 +226,23 @@ def test_a_dropped_block_lets_its_input_pass(name, kept, wide):
 
 
 def test_whole_groups_are_dropped_with_their_grouping(wide):
-    shorter = without_blocks(wide("mirnet-v2"), [[0], [], [0]])
+    shorter = keep_blocks(wide("mirnet-v2"), [[0], [], [0]])
     assert (shorter.config.groups, shorter.config.conv_groups) == (2, (1, 4))
 
 
 @pytest.mark.parametrize("kept", [[[]], [[0], [], [0, 1]]], ids=["nothing", "unequal"])
 def test_blocks_that_make_no_network_are_refused(kept, wide):
     with pytest.raises(OptionError, match="equally many blocks in each group"):
-        without_blocks(wide("mirnet"), kept)
+        keep_blocks(wide("mirnet"), kept)
 
 
 @pytest.mark.parametrize("name", ["mirnet", "mirnet-v2"])
 def test_a_block_that_adds_nothing_is_useless(name, wide):
-    network = prune_channels(wide(name), wide(name).config, magnitude(wide(name)))
+    network = prune_channels(wide(name), wide(name).config, magnitude_importance(wide(name)))
     silent = network.body[-1].body[network.config.blocks - 1]
     with torch.no_grad():
         silent.conv_out.weight.zero_()
-    usefulness = block_usefulness(network, [_loss])
+    usefulness = measure_block_importance(network, [_loss])
     assert [len(row) for row in usefulness] == [network.config.blocks] * network.config.groups
     assert usefulness[-1][-1] == 0.0
     assert any(value != 0.0 for row in usefulness for value in row)
@@ -246,12 +253,12 @@ def test_the_blocks_of_the_edge_network_are_measured_each(wide):
     gains = []
     for place in range(2):
         with torch.no_grad():
-            gains.append(float(_loss(without_blocks(network, [[1 - place]])) - _loss(network)))
-    assert block_usefulness(network, [_loss])[0] == pytest.approx(gains, abs=1e-6)
+            gains.append(float(_loss(keep_blocks(network, [[1 - place]])) - _loss(network)))
+    assert measure_block_importance(network, [_loss])[0] == pytest.approx(gains, abs=1e-6)
 
 
 def test_importance_needs_a_batch(wide):
     with pytest.raises(OptionError, match="at least one batch"):
-        taylor(wide("mirnet"), [])
+        taylor_importance(wide("mirnet"), [])
     with pytest.raises(OptionError, match="at least one batch"):
-        block_usefulness(wide("mirnet"), [])
+        measure_block_importance(wide("mirnet"), [])

@@ -55,9 +55,9 @@ def make_pairs():
     """
 
     def make(count=3, size=(32, 48), *, scale=1, degrade=None):
-        high = tuple(_random(number, size) for number in range(count))
-        low = () if degrade else tuple(frame[::scale, ::scale] // 4 for frame in high)
-        return Pairs(tuple(map(str, range(count))), low, high, "sha", degrade, scale)
+        target = tuple(_random(number, size) for number in range(count))
+        degraded = () if degrade else tuple(frame[::scale, ::scale] // 4 for frame in target)
+        return Pairs(tuple(map(str, range(count))), degraded, target, "sha", degrade, scale)
 
     return make
 
@@ -68,8 +68,8 @@ def make_recipe():
 
     def make(**values):
         quick = {
-            "steps": 8, "batch": 2, "crops": (16,), "warmup": 2, "validate_every": 4,
-            "whole_share": 0.25,
+            "steps": 8, "batch": 2, "crops": (16,), "warmup_steps": 2, "validate_every": 4,
+            "whole_frame_fraction": 0.25,
         }  # fmt: skip
         return TrainingRecipe(**(quick | values))
 
@@ -97,9 +97,9 @@ def write_pairs():
         for kind in ("low", "high"):
             (folder / kind).mkdir(parents=True)
         for number in range(count):
-            high = _random(number, size)
-            Image.fromarray(high[::scale, ::scale] // 4).save(folder / f"low/{number}.png")
-            Image.fromarray(high).save(folder / f"high/{number}.png")
+            target = _random(number, size)
+            Image.fromarray(target[::scale, ::scale] // 4).save(folder / f"low/{number}.png")
+            Image.fromarray(target).save(folder / f"high/{number}.png")
         return folder
 
     return write

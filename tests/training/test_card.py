@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from mirnet_edge.training.job import revision_of
+from mirnet_edge.training.job import find_revision
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
@@ -26,15 +26,15 @@ def test_a_checkout_has_its_commit_and_a_mark_once_it_is_changed(tmp_path):
     _git(tmp_path, "add", "file")
     _git(tmp_path, "commit", "-qm", "one")
     commit = _git(tmp_path, "rev-parse", "HEAD")
-    assert revision_of(tmp_path) == commit
+    assert find_revision(tmp_path) == commit
     (tmp_path / "file").write_text("two")
-    assert revision_of(tmp_path) == f"{commit}+"
+    assert find_revision(tmp_path) == f"{commit}+"
 
 
 def test_an_installed_package_has_none(tmp_path):
-    assert revision_of(tmp_path) is None
+    assert find_revision(tmp_path) is None
 
 
 def test_a_broken_checkout_has_none(tmp_path):
     (tmp_path / ".git").mkdir()
-    assert revision_of(tmp_path) is None
+    assert find_revision(tmp_path) is None

@@ -23,13 +23,15 @@ class Black(ExposureBranch):
 def _scenes(count=12):
     """Smooth images and their quarter: what is to be learned is a gain of four."""
     y, x = np.mgrid[:32, :48]
-    high = tuple(
+    target = tuple(
         np.stack([120 + 100 * np.sin((x + 3 * n) / 9), 200 - 2 * y, 40 + 3 * y + n], -1)
         .clip(0, 255)
         .astype(np.uint8)
         for n in range(count)
     )
-    return Pairs(tuple(map(str, range(count))), tuple(frame // 4 for frame in high), high, "sha")
+    return Pairs(
+        tuple(map(str, range(count))), tuple(frame // 4 for frame in target), target, "sha"
+    )
 
 
 def _branch(seed=0):
@@ -39,9 +41,9 @@ def _branch(seed=0):
 
 def _shown(branch, pairs):
     """Return what the branch makes of each thumbnail."""
-    low = torch.stack([pairs.thumbnails(index)[0] for index in range(len(pairs))])
+    degraded = torch.stack([pairs.thumbnails(index)[0] for index in range(len(pairs))])
     with torch.no_grad():
-        return branch(low, low)
+        return branch(degraded, degraded)
 
 
 def _trained(pairs, make_recipe, branch=None, **values):
@@ -52,10 +54,10 @@ def _trained(pairs, make_recipe, branch=None, **values):
 
 def test_it_learns_the_exposure(make_recipe):
     pairs = _scenes()
-    high = torch.stack([pairs.thumbnails(index)[1] for index in range(len(pairs))])
-    before = float((_shown(_branch(), pairs) - high).abs().mean())
+    target = torch.stack([pairs.thumbnails(index)[1] for index in range(len(pairs))])
+    before = float((_shown(_branch(), pairs) - target).abs().mean())
     after = float(
-        (_shown(_trained(pairs, make_recipe, exposure_steps=150), pairs) - high).abs().mean()
+        (_shown(_trained(pairs, make_recipe, exposure_steps=150), pairs) - target).abs().mean()
     )
     assert after < before / 5
 

@@ -1,4 +1,4 @@
-"""From a request to a weights file: what is read, mixed, recorded and refused."""
+"""Training jobs: data, distillation, pseudo-labels, replay, interpolation, cards, refusals."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mirnet_edge.files import sha256_of
 from mirnet_edge.training import job, record
 from mirnet_edge.training.job import (
     TrainingRequest,
-    device_of,
     read_data,
     resolve_request,
+    select_device,
     train_weights,
 )
 from mirnet_edge.training.pairs import degrade_images, mix_pairs
-from mirnet_edge.training.tasks import task_of
+from mirnet_edge.training.tasks import find_task
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -31,45 +31,45 @@ _SMALL = {"channels": (8, 8, 8), "exposure_channels": 4}
 
 
 @dataclass
-class Watched:
-    """An observer that keeps what it is told."""
+class RecordingObserver:
+    """An observer that records its calls."""
 
     total: int = 0
     done: int = 0
     labels: int | None = None
-    """Images that the teacher has still to label; None where there is no such."""
+    """Images still without a pseudo-label; None where there are none to label."""
     started: list = field(default_factory=list)
     exposure: list = field(default_factory=list)
     steps: list = field(default_factory=list)
     scores: list = field(default_factory=list)
-    shares: list = field(default_factory=list)
+    fractions: list = field(default_factory=list)
 
-    def reading(self, total):
+    def on_loading(self, total):
         self.total = total
 
-    def read(self):
+    def on_loaded(self):
         self.done += 1
 
-    def labeling(self, total):
+    def on_labeling(self, total):
         self.labels = total
 
-    def labeled(self):
+    def on_labeled(self):
         self.labels -= 1
 
-    def starting(self, recipe, step):
+    def on_start(self, recipe, step):
         self.started.append((recipe.steps, step))
 
-    def exposure_step(self, step, loss):
+    def on_exposure_step(self, step, loss):
         self.exposure.append(step)
 
-    def stepped(self, step, loss):
+    def on_step(self, step, loss):
         self.steps.append(step)
 
-    def scored(self, score):
+    def on_validated(self, score):
         self.scores.append(score)
 
-    def blended(self, share, accuracy_drop_db):
-        self.shares.append((share, accuracy_drop_db))
+    def on_interpolated(self, fraction, accuracy_drop_db):
+        self.fractions.append((fraction, accuracy_drop_db))
 
 
 def _request(data, out, *, training=None, **values):
@@ -80,7 +80,9 @@ def _request(data, out, *, training=None, **values):
 
 
 def _trained(*arguments, **values):
-    return checkpoints.load(train_weights(_request(*arguments, **values), Watched()).weights)
+    return checkpoints.load(
+        train_weights(_request(*arguments, **values), RecordingObserver()).weights
+    )
 
 
 @pytest.fixture
@@ -95,25 +97,25 @@ def save_weights(make_network, tmp_path):
     return save
 
 
-def test_weights_come_out_with_a_card_and_everything_is_told(tmp_path, write_pairs):
-    watched = Watched()
+def test_training_saves_weights_with_a_card_and_calls_the_observer(tmp_path, write_pairs):
+    observer = RecordingObserver()
     request = _request(
         write_pairs(tmp_path / "photos", 12), tmp_path / "out",
         training={"exposure_steps": 3, "exposure_batch": 2},
     )  # fmt: skip
-    trained = train_weights(request, watched)
+    trained = train_weights(request, observer)
     assert trained.weights == tmp_path / "out/low-light.safetensors"
-    assert (watched.total, watched.done) == (12, 12)
-    assert watched.started == [(2, 0)]
-    assert watched.exposure == list(range(1, 3 * (1 + 4) + 1))  # the recipe has four teachers
-    assert watched.steps == [1, 2]
-    assert watched.scores == [trained.score] == record.read_history(tmp_path / "out")
+    assert (observer.total, observer.done) == (12, 12)
+    assert observer.started == [(2, 0)]
+    assert observer.exposure == list(range(1, 3 * (1 + 4) + 1))  # the recipe has four teachers
+    assert observer.steps == [1, 2]
+    assert observer.scores == [trained.score] == record.read_history(tmp_path / "out")
     card = checkpoints.load(trained.weights).card
     assert (card.task, card.trained_on, card.parent, card.teacher) == (
         "low-light", "photos", None, None,
     )  # fmt: skip
     assert card.recipe["crops"] == [32]
-    assert card.recipe["structure_weight"] == 0.1  # the task's own recipe
+    assert card.recipe["ssim_weight"] == 0.1  # the task's own recipe
     assert card.figures["steps"] == 2
     assert card.figures["val_psnr_db"] == pytest.approx(trained.score.psnr_db, abs=1e-3)
 
@@ -122,12 +124,10 @@ def test_weights_come_out_with_a_card_and_everything_is_told(tmp_path, write_pai
     ("task", "scale", "exposed"),
     [("denoise", 1, False), ("super-resolution", 2, False), ("old-photo", 1, True)],
 )
-def test_clean_images_are_enough_for_a_task_that_makes_them_bad(
-    tmp_path, write_clean, task, scale, exposed
-):
+def test_clean_images_are_degraded_by_the_task(tmp_path, write_clean, task, scale, exposed):
     loaded = _trained(
         write_clean(tmp_path / "clean"), tmp_path / "out", task=task,
-        network={"channels": (8, 8, 8)}, training={"whole_share": 0.5},
+        network={"channels": (8, 8, 8)}, training={"whole_frame_fraction": 0.5},
     )  # fmt: skip
     assert loaded.card.task == task
     assert loaded.model.config.scale == scale
@@ -144,16 +144,16 @@ def test_the_same_request_gives_the_same_weights_and_another_seed_others(tmp_pat
     assert not all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_a_stopped_request_goes_on(tmp_path, write_pairs):
+def test_a_stopped_run_resumes(tmp_path, write_pairs):
     folder = write_pairs(tmp_path / "pairs")
-    train_weights(_request(folder, tmp_path / "out", max_seconds=0.0), Watched())
-    watched = Watched()
-    trained = train_weights(_request(folder, tmp_path / "out"), watched)
-    assert watched.started == [(2, 1)]
+    train_weights(_request(folder, tmp_path / "out", max_seconds=0.0), RecordingObserver())
+    observer = RecordingObserver()
+    trained = train_weights(_request(folder, tmp_path / "out"), observer)
+    assert observer.started == [(2, 1)]
     assert trained.score.step == 2
 
 
-def test_init_is_where_the_weights_start_and_is_recorded(tmp_path, write_pairs, save_weights):
+def test_training_starts_from_init_and_the_card_names_it(tmp_path, write_pairs, save_weights):
     init = save_weights("mirnet")
     still = {"learning_rate": 1e-9, "ema_decay": 0.0, "weight_decay": 0.0}
     loaded = _trained(
@@ -167,7 +167,7 @@ def test_init_is_where_the_weights_start_and_is_recorded(tmp_path, write_pairs, 
 
 
 @pytest.mark.parametrize(("recipe", "ema_decay"), [(None, 0.99), ("low-light", 0.999)])
-def test_init_is_fine_tuned_unless_a_recipe_is_named(
+def test_init_takes_the_fine_tuning_recipe_by_default(
     tmp_path, write_pairs, save_weights, recipe, ema_decay
 ):
     loaded = _trained(
@@ -179,39 +179,41 @@ def test_init_is_fine_tuned_unless_a_recipe_is_named(
 @pytest.mark.parametrize(
     "values", [{"network": {"channels": (8, 8, 8)}}, {"architecture": "mirnet"}]
 )
-def test_init_brings_its_own_network(tmp_path, write_pairs, save_weights, values):
+def test_init_determines_the_network(tmp_path, write_pairs, save_weights, values):
     request = _request(
         write_pairs(tmp_path / "pairs"), tmp_path / "out", init=str(save_weights()), **values
     )
-    with pytest.raises(OptionError, match=r"--init brings its network along; leave out --model"):
-        train_weights(request, Watched())
+    with pytest.raises(OptionError, match=r"--init determines the network; leave out --model"):
+        train_weights(request, RecordingObserver())
     assert not (tmp_path / "out").exists()
 
 
-def test_a_teacher_changes_the_weights_and_is_recorded(tmp_path, write_pairs, save_weights):
+def test_distillation_changes_the_weights_and_the_card_names_the_teacher(
+    tmp_path, write_pairs, save_weights
+):
     folder, teacher = write_pairs(tmp_path / "pairs"), save_weights("mirnet")
-    taught = _trained(folder, tmp_path / "taught", teacher=str(teacher))
+    distilled = _trained(folder, tmp_path / "distilled", teacher=str(teacher))
     alone = _trained(folder, tmp_path / "alone")
-    assert taught.card.teacher == sha256_of(teacher)
-    assert taught.card.parent is None
-    assert not torch.equal(taught.model.head.weight, alone.model.head.weight)
+    assert distilled.card.teacher == sha256_of(teacher)
+    assert distilled.card.parent is None
+    assert not torch.equal(distilled.model.head.weight, alone.model.head.weight)
 
 
-def test_a_teacher_labels_images_that_have_no_reference(
+def test_unlabeled_images_get_pseudo_labels_of_the_teacher(
     tmp_path, write_pairs, write_clean, save_weights
 ):
     folder, teacher = write_pairs(tmp_path / "pairs"), str(save_weights("mirnet"))
-    night, watched = write_clean(tmp_path / "night", 5), Watched()
+    night, observer = write_clean(tmp_path / "night", 5), RecordingObserver()
     more = train_weights(
-        _request(folder, tmp_path / "more", teacher=teacher, unlabeled=night), watched
+        _request(folder, tmp_path / "more", teacher=teacher, unlabeled=night), observer
     )
-    assert watched.labels == 0
-    assert watched.total == watched.done
+    assert observer.labels == 0
+    assert observer.total == observer.done
     loaded = checkpoints.load(more.weights)
-    assert loaded.card.note == "the teacher labeled the images of night"
+    assert loaded.card.note == "pseudo-labels of the teacher for night"
     fewer = _trained(folder, tmp_path / "fewer", teacher=teacher)
     assert not torch.equal(loaded.model.head.weight, fewer.model.head.weight)
-    # what validates is what it was
+    # validation is unchanged
     assert loaded.card.trained_on == fewer.card.trained_on == "pairs"
 
 
@@ -223,17 +225,17 @@ def test_overlays_damage_clean_images_and_are_refused_for_pairs(tmp_path, write_
         Image.fromarray(pixels).save(overlays / f"{number}.png")
     values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
     damaged = _trained(clean, tmp_path / "damaged", overlays=overlays, **values)
-    assert damaged.card.note == "half of the images had damage of overlays"
+    assert damaged.card.note == "overlays of overlays on half of the images"
     alone = _trained(clean, tmp_path / "alone", **values)
     assert not torch.equal(damaged.model.head.weight, alone.model.head.weight)
     request = _request(
         write_pairs(tmp_path / "pairs"), tmp_path / "out", overlays=overlays, **values
     )
-    with pytest.raises(DataError, match="laid over clean images; found pairs in --data"):
-        train_weights(request, Watched())
+    with pytest.raises(DataError, match="laid over clean images; found image pairs in --data"):
+        train_weights(request, RecordingObserver())
 
 
-def test_gray_images_are_learned_too_where_the_recipe_asks(tmp_path, write_clean):
+def test_monochrome_fraction_adds_gray_images_to_training(tmp_path, write_clean):
     clean = write_clean(tmp_path / "clean")
     values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
     gray = {"training": {"monochrome_fraction": 0.9}}
@@ -243,7 +245,7 @@ def test_gray_images_are_learned_too_where_the_recipe_asks(tmp_path, write_clean
     assert both.card.recipe["monochrome_fraction"] == 0.9
 
 
-def test_captured_images_are_learned_from_where_the_recipe_asks(tmp_path, write_clean):
+def test_capture_noise_fraction_changes_training(tmp_path, write_clean):
     clean = write_clean(tmp_path / "clean")
     values = {"task": "old-photo", "network": {"channels": (8, 8, 8)}}
     captured = {"training": {"capture_noise_fraction": 1.0}}
@@ -253,13 +255,15 @@ def test_captured_images_are_learned_from_where_the_recipe_asks(tmp_path, write_
     assert both.card.recipe["capture_noise_fraction"] == 1.0
 
 
-def test_old_photos_in_pairs_are_learned_from_as_they_are(tmp_path, write_pairs):
+def test_pairs_of_old_photos_get_neither_gray_copies_nor_capture_noise(tmp_path, write_pairs):
     pairs = write_pairs(tmp_path / "pairs")
 
     def read(training):
         request = _request(pairs, tmp_path / "out", task="old-photo", training=training)
         recipe, _ = resolve_request(request)
-        return recipe, read_data(request, recipe, task_of("old-photo"), None, Watched()).train
+        return recipe, read_data(
+            request, recipe, find_task("old-photo"), None, RecordingObserver()
+        ).train
 
     recipe, train = read({})
     assert (
@@ -267,35 +271,39 @@ def test_old_photos_in_pairs_are_learned_from_as_they_are(tmp_path, write_pairs)
     )  # the task's own recipe has both
     _, plain = read({"monochrome_fraction": 0.0, "capture_noise_fraction": 0.0})
     assert train.names == plain.names
-    for one, other in zip(train.low, plain.low, strict=True):
+    for one, other in zip(train.degraded, plain.degraded, strict=True):
         assert np.array_equal(one, other)
 
 
-def test_captured_images_do_not_validate(tmp_path, write_clean):
+def test_capture_noise_does_not_change_validation(tmp_path, write_clean):
     def read(share):
         training = {"capture_noise_fraction": share}
         request = _request(write_clean(tmp_path / str(share)), tmp_path / "out", training=training)
         return read_data(
-            request, resolve_request(request)[0], task_of("old-photo"), None, Watched()
+            request, resolve_request(request)[0], find_task("old-photo"), None, RecordingObserver()
         )
 
     plain, captured = read(0.0), read(1.0)
-    for one, other in zip(plain.validation.low, captured.validation.low, strict=True):
+    for one, other in zip(plain.validation.degraded, captured.validation.degraded, strict=True):
         assert np.array_equal(one, other)
-    trained = zip(degrade_images(plain.train).low, degrade_images(captured.train).low, strict=True)
+    trained = zip(
+        degrade_images(plain.train).degraded, degrade_images(captured.train).degraded, strict=True
+    )
     assert not all(np.array_equal(one, other) for one, other in trained)
 
 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({}, "--unlabeled images are labeled by a teacher; give one with --teacher"),
+        ({}, "--unlabeled images get pseudo-labels of a teacher; give --teacher"),
         ({"teacher": "shipped:low-light", "unlabeled": "absent"}, "absent holds no images"),
         ({"teacher": "shipped:low-light", "data": "clean"}, "found clean images in --data"),
     ],
     ids=["no teacher", "no folder", "clean data"],
 )
-def test_images_that_nobody_can_label_are_refused(tmp_path, write_pairs, write_clean, values, says):
+def test_unlabeled_images_without_a_teacher_or_pairs_are_refused(
+    tmp_path, write_pairs, write_clean, values, says
+):
     folders = {"data": write_pairs(tmp_path / "pairs"), "unlabeled": tmp_path / "clean"}
     write_clean(tmp_path / "clean", 10)
     for name in ("data", "unlabeled"):
@@ -306,7 +314,7 @@ def test_images_that_nobody_can_label_are_refused(tmp_path, write_pairs, write_c
         teacher=values.get("teacher"), network={},
     )  # fmt: skip
     with pytest.raises((OptionError, DataError), match=says):
-        train_weights(request, Watched())
+        train_weights(request, RecordingObserver())
     assert not (tmp_path / "out").exists()
 
 
@@ -322,7 +330,7 @@ def test_a_teacher_of_another_scale_or_multiple_is_refused(tmp_path, write_pairs
     ):
         request = _request(folder, tmp_path / "out", teacher=str(teacher), **values)
         with pytest.raises(OptionError, match=says):
-            train_weights(request, Watched())
+            train_weights(request, RecordingObserver())
     assert not (tmp_path / "out").exists()
 
 
@@ -330,13 +338,13 @@ def test_replayed_images_make_up_half_whichever_set_is_larger(make_pairs):
     few, many = make_pairs(2, (32, 48)), make_pairs(5, (48, 32))
     for one, two in ((few, many), (many, few)):
         found = mix_pairs(one, two)
-        assert len(found) == len(found.low) == len(found.high) == 10
-        assert sum(frame.shape == one.high[0].shape for frame in found.high) == 5
-        assert {frame.tobytes() for frame in found.high} == {
-            frame.tobytes() for frame in (*one.high, *two.high)
+        assert len(found) == len(found.degraded) == len(found.targets) == 10
+        assert sum(frame.shape == one.targets[0].shape for frame in found.targetss) == 5
+        assert {frame.tobytes() for frame in found.targetss} == {
+            frame.tobytes() for frame in (*one.targets, *two.targets)
         }
-        for low, high in zip(found.low, found.high, strict=True):
-            assert np.array_equal(low, high // 4)
+        for degraded, target in zip(found.degraded, found.targets, strict=True):
+            assert np.array_equal(degraded, target // 4)
         # each kept image comes as often as the others of its set, give or take one
         assert sorted(found.names).count("0") in (4, 3)
 
@@ -344,70 +352,72 @@ def test_replayed_images_make_up_half_whichever_set_is_larger(make_pairs):
 def test_clean_images_are_replayed_too_and_kinds_are_not_mixed(make_pairs):
     clean = make_pairs(2, degrade=lambda frame, generator: frame // 2)
     found = mix_pairs(clean, clean)
-    assert (len(found), found.low, found.degrade) == (4, (), clean.degrade)
+    assert (len(found), found.degraded, found.degrade) == (4, (), clean.degrade)
     for one, two in ((clean, make_pairs()), (make_pairs(), clean)):
-        with pytest.raises(DataError, match="one of --data and --replay holds pairs"):
+        with pytest.raises(DataError, match="one of --data and --replay holds image pairs"):
             mix_pairs(one, two)
 
 
-def test_what_is_replayed_is_read_and_changes_the_weights(tmp_path, write_pairs):
+def test_replay_is_read_and_changes_the_weights(tmp_path, write_pairs):
     folder, former = write_pairs(tmp_path / "pairs"), write_pairs(tmp_path / "former", 12, (64, 80))
-    watched = Watched()
-    both = train_weights(_request(folder, tmp_path / "both", replay=former), watched)
-    # five pairs and, of the former twelve, those that were trained on
-    assert (watched.total, watched.done) == (5 + 10, 5 + 10)
+    observer = RecordingObserver()
+    both = train_weights(_request(folder, tmp_path / "both", replay=former), observer)
+    # five pairs, and the training images of the twelve of replay
+    assert (observer.total, observer.done) == (5 + 10, 5 + 10)
     alone = _trained(folder, tmp_path / "alone")
     replayed = checkpoints.load(both.weights)
     assert not torch.equal(replayed.model.head.weight, alone.model.head.weight)
     assert replayed.card.trained_on == "pairs"
 
 
-def test_what_init_could_do_is_kept_and_recorded(tmp_path, write_pairs, save_weights, monkeypatch):
+def test_weights_are_interpolated_towards_init_within_the_allowed_drop(
+    tmp_path, write_pairs, save_weights, monkeypatch
+):
     first = save_weights()
     folder, former = write_pairs(tmp_path / "pairs"), write_pairs(tmp_path / "former", 12, (64, 80))
     found_db = iter([30.0, 29.0, 29.8, 29.5, 29.6, 29.65])  # before, all, half, three quarters, ...
     real = job.validate
 
     def validate(network, images):
-        """Return the accuracy that is listed, then what the weights to be written really have."""
+        """Return the listed accuracies, then the measured one of the weights to be written."""
         listed_db = next(found_db, None)
         return real(network, images) if listed_db is None else (listed_db, 0, 0, 0)
 
     monkeypatch.setattr(job, "validate", validate)
-    watched = Watched()
-    request = _request(folder, tmp_path / "out", init=str(first), replay=former, keep_db=0.3)
-    trained = train_weights(request, watched)
-    assert watched.total == watched.done == 5 + 12  # those of the former that validate as well
-    assert [share for share, _ in watched.shares] == [1.0, 0.5, 0.75, 0.625, 0.5625]
-    assert trained.kept.share == 0.5
+    observer = RecordingObserver()
+    request = _request(folder, tmp_path / "out", init=str(first), replay=former, max_drop_db=0.3)
+    trained = train_weights(request, observer)
+    assert observer.total == observer.done == 5 + 12  # with the validation images of replay
+    assert [fraction for fraction, _ in observer.fractions] == [1.0, 0.5, 0.75, 0.625, 0.5625]
+    assert trained.interpolation.fraction == 0.5
     saved = checkpoints.load(trained.weights)
-    assert torch.equal(saved.model.head.weight, trained.kept.network.head.weight)
+    assert torch.equal(saved.model.head.weight, trained.interpolation.network.head.weight)
     assert not torch.equal(saved.model.head.weight, checkpoints.load(first).model.head.weight)
     assert saved.card.note == (
-        "half of the images were drawn from former; 0.5 of the way from the parent to what was "
-        "trained, which lost 0.20 dB on the val images of former"
+        "half of the images were sampled from former; interpolated weights, 0.5 of the way from "
+        "the parent to the fine-tuned ones; accuracy drop 0.20 dB on the val images of former"
     )
-    # what is written was measured, not what was trained
+    # the figures are those of the interpolated weights
     assert saved.card.figures["val_mae"] == round(trained.score.mae, 5)
-    assert trained.score.mae != watched.scores[-1].mae
+    assert trained.score.mae != observer.scores[-1].mae
 
 
 def test_without_a_gpu_cuda_and_half_precision_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device_of("auto", "bf16") == device_of("cpu", "fp32") == torch.device("cpu")
+    assert select_device("auto", "bf16") == select_device("cpu", "fp32") == torch.device("cpu")
     with pytest.raises(OptionError, match=r"--device cuda needs an NVIDIA GPU .* Use --device cpu"):
-        device_of("cuda", "fp32")
+        select_device("cuda", "fp32")
     for name in ("auto", "cpu"):
         with pytest.raises(OptionError, match="--precision fp16 needs a GPU, found none; use bf16"):
-            device_of(name, "fp16")
+            select_device(name, "fp16")
 
 
-def test_with_a_gpu_it_is_taken_unless_the_processor_was_asked_for(monkeypatch):
+def test_a_gpu_is_used_unless_cpu_is_requested(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert device_of("auto", "fp16") == device_of("cuda", "fp32") == torch.device("cuda")
-    assert device_of("cpu", "fp32") == torch.device("cpu")
+    assert select_device("auto", "fp16") == select_device("cuda", "fp32") == torch.device("cuda")
+    assert select_device("cpu", "fp32") == torch.device("cpu")
     with pytest.raises(OptionError, match="--precision fp16 needs a GPU"):
-        device_of("cpu", "fp16")
+        select_device("cpu", "fp16")
 
 
 @pytest.mark.parametrize(
@@ -417,7 +427,7 @@ def test_with_a_gpu_it_is_taken_unless_the_processor_was_asked_for(monkeypatch):
 )  # fmt: skip
 def test_other_devices_and_precisions_are_refused(device, precision, says):
     with pytest.raises(OptionError, match=says):
-        device_of(device, precision)
+        select_device(device, precision)
 
 
 @dataclass(frozen=True)
@@ -451,22 +461,20 @@ REFUSED = [
         "doubling low light", {"network": {"scale": 2}}, "needs a network of scale 1; a MIRNetEdge"
     ),
     Refused("crop", {"training": {"crops": (40,)}}, r"the crop is 40 .* Choose --crop 32"),
-    Refused("keep what", {"keep_db": 0.3}, "--keep measures what --init could do .* give both"),
+    Refused("keep", {"max_drop_db": 0.3}, "--keep limits the accuracy drop of --init .* give both"),
     Refused("value", {"training": {"batch": 0}}, "batch must be at least 1, found 0"),
 ]
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.id)
-def test_requests_that_make_no_sense_are_refused_before_anything_is_written(
-    tmp_path, write_pairs, case
-):
+def test_wrong_requests_are_refused_before_anything_is_written(tmp_path, write_pairs, case):
     request = _request(write_pairs(tmp_path / "pairs"), tmp_path / "out", **case.values)
     with pytest.raises(OptionError, match=case.says):
-        train_weights(request, Watched())
+        train_weights(request, RecordingObserver())
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_of_the_user_s_brings_its_network_and_its_values(tmp_path, write_pairs):
+def test_a_recipe_file_sets_network_and_hyperparameters(tmp_path, write_pairs):
     recipe = tmp_path / "own.toml"
     recipe.write_text(
         'schema_version = 1\narchitecture = "mirnet-v2"\n'
@@ -477,34 +485,32 @@ def test_a_recipe_of_the_user_s_brings_its_network_and_its_values(tmp_path, writ
         data=write_pairs(tmp_path / "pairs"), out=tmp_path / "out", recipe=str(recipe), workers=0,
         device="cpu",
     )  # fmt: skip
-    loaded = checkpoints.load(train_weights(request, Watched()).weights)
+    loaded = checkpoints.load(train_weights(request, RecordingObserver()).weights)
     assert loaded.architecture == "mirnet-v2"
     assert loaded.model.config.channels == 8
-    assert (loaded.card.recipe["distance"], loaded.card.recipe["exposure_steps"]) == ("l1", 0)
+    assert (loaded.card.recipe["pixel_loss"], loaded.card.recipe["exposure_steps"]) == ("l1", 0)
 
 
-def test_what_is_asked_for_goes_before_the_recipe(tmp_path, write_pairs):
+def test_options_override_the_recipe(tmp_path, write_pairs):
     loaded = _trained(
         write_pairs(tmp_path / "pairs"), tmp_path / "out", recipe="paper",
         network={"channels": (8, 8, 16), "exposure_channels": 0}, training={"ema_decay": 0.5},
     )  # fmt: skip
-    assert loaded.architecture == "edge"  # the task's, for the paper's recipe leaves it open
+    assert loaded.architecture == "edge"  # the task's, as the paper's recipe has none
     assert loaded.model.config.channels == (8, 8, 16)
     assert loaded.card.recipe["ema_decay"] == 0.5
     assert loaded.card.recipe["schedule"] == "constant"
 
 
-def test_training_for_int8_moves_weights_and_scales_and_saves_plain_weights(
-    tmp_path, write_pairs, save_weights
-):
+def test_qat_trains_weights_and_scales_and_saves_float_weights(tmp_path, write_pairs, save_weights):
     data, init = write_pairs(tmp_path / "photos", 12), save_weights()
     request = _request(data, tmp_path / "out", init=str(init), qat=True)
-    done = train_weights(request, Watched())
+    done = train_weights(request, RecordingObserver())
     found, before = checkpoints.load(done.weights), checkpoints.load(init)
     assert found.card.parent == found.card.teacher == sha256_of(init)
     assert found.card.recipe["teacher_weight"] == 0.8
     assert not torch.equal(found.model.stem.weight, before.model.stem.weight)
-    # the exposure branch rests
+    # the exposure branch is frozen
     pairs = zip(found.model.exposure.parameters(), before.model.exposure.parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
     scales = [value for key, value in done.network.state_dict().items() if "quantizer" in key]
@@ -512,16 +518,16 @@ def test_training_for_int8_moves_weights_and_scales_and_saves_plain_weights(
     assert all(float(scale) > 0.0 for scale in scales)
 
 
-def test_training_for_int8_goes_on_where_it_stopped(tmp_path, write_pairs, save_weights):
+def test_qat_resumes(tmp_path, write_pairs, save_weights):
     data, init = write_pairs(tmp_path / "photos", 12), save_weights()
     request = _request(data, tmp_path / "out", init=str(init), qat=True)
-    train_weights(request, Watched())
-    again = Watched()
+    train_weights(request, RecordingObserver())
+    again = RecordingObserver()
     train_weights(request, again)
     assert again.started == [(2, 2)]
 
 
-def test_training_for_int8_needs_weights(tmp_path, write_pairs):
+def test_qat_needs_pretrained_weights(tmp_path, write_pairs):
     data = write_pairs(tmp_path / "photos", 12)
-    with pytest.raises(OptionError, match="--qat trains weights that restore already"):
-        train_weights(_request(data, tmp_path / "out", qat=True), Watched())
+    with pytest.raises(OptionError, match="--qat fine-tunes pretrained weights"):
+        train_weights(_request(data, tmp_path / "out", qat=True), RecordingObserver())

@@ -15,8 +15,8 @@ def _table(folder, *rows):
     return folder
 
 
-def _folders(folder, low, high):
-    for name, stems in (("low", low), ("high", high)):
+def _folders(folder, degraded, target):
+    for name, stems in (("low", degraded), ("high", target)):
         (folder / name).mkdir()
         for stem in stems:
             (folder / name / stem).touch()
@@ -28,8 +28,8 @@ def test_a_table_says_which_scene_is_in_which_split(tmp_path):
         _table(tmp_path, "a.png,b.png,1,train", "c.png,d.png,2,val", "e.png,f.png,3,test")
     )
     assert [pair.scene for pair in found.train] == ["1"]
-    assert [(pair.low.name, pair.high.name) for pair in found.val] == [("c.png", "d.png")]
-    assert found.val[0].low.parent == tmp_path
+    assert [(pair.degraded.name, pair.target.name) for pair in found.val] == [("c.png", "d.png")]
+    assert found.val[0].degraded.parent == tmp_path
 
 
 def test_folders_are_matched_by_name_and_every_tenth_validates(tmp_path):
@@ -40,7 +40,7 @@ def test_folders_are_matched_by_name_and_every_tenth_validates(tmp_path):
     found = list_pairs(folder)
     assert [pair.scene for pair in found.val] == ["00", "10", "20"]
     assert len(found.train) == 22
-    assert all(pair.low.stem == pair.high.stem for pair in found.train)
+    assert all(pair.degraded.stem == pair.target.stem for pair in found.train)
 
 
 def test_clean_images_have_no_bad_ones_and_every_tenth_validates(tmp_path):
@@ -50,10 +50,10 @@ def test_clean_images_have_no_bad_ones_and_every_tenth_validates(tmp_path):
         (tmp_path / other).touch()
     found = list_pairs(tmp_path)
     assert [pair.scene for pair in found.val] == ["00", "10", "20"]
-    assert [pair.high.stem for pair in found.train] == [
+    assert [pair.target.stem for pair in found.train] == [
         f"{number:02}" for number in range(25) if number % 10
     ]
-    assert all(pair.low is None for pair in (*found.train, *found.val))
+    assert all(pair.degraded is None for pair in (*found.train, *found.val))
 
 
 def test_pairs_go_before_clean_images_beside_them(tmp_path):

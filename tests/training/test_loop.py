@@ -97,7 +97,7 @@ def test_a_compiled_network_is_trained_alike_and_saved_as_what_it_was(
     for trainer in trainers:
         trainer.run(make_pairs(), make_pairs())
     assert graphs
-    plain, compiled = (trainer.averaged.state_dict() for trainer in trainers)
+    plain, compiled = (trainer.ema_model.state_dict() for trainer in trainers)
     assert all(torch.allclose(plain[key], compiled[key], atol=1e-5) for key in plain)
     again = make_trainer(tmp_path / "True", steps=3, validate_every=3)
     loop.resume_state(again)  # a state knows nothing of compilers
@@ -138,7 +138,7 @@ def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(
     assert loop.resume_state(again)
     assert again.step == stopped.step
     again.run(make_pairs(), make_pairs())
-    assert _equal(straight.averaged, again.averaged)
+    assert _equal(straight.ema_model, again.ema_model)
     assert _equal(straight.model, again.model)
     assert not _equal(straight.model, stopped.model)
 
@@ -166,7 +166,7 @@ def test_a_finished_run_is_validated_and_not_repeated(tmp_path, make_trainer, ma
 
 
 def test_steps_have_the_recipe_s_rate(tmp_path, make_trainer, make_pairs):
-    trainer = make_trainer(tmp_path, schedule="constant", learning_rate=1e-3, warmup=4)
+    trainer = make_trainer(tmp_path, schedule="constant", learning_rate=1e-3, warmup_steps=4)
     rates = []
     trainer.run(
         make_pairs(),
@@ -188,10 +188,10 @@ def test_biases_do_not_decay(tmp_path, make_trainer):
 def test_without_memory_the_kept_weights_are_the_last_ones(tmp_path, make_trainer, make_pairs):
     trainer = make_trainer(tmp_path / "none", ema_decay=0.0)
     trainer.run(make_pairs(), make_pairs())
-    assert _equal(trainer.averaged, trainer.model)
+    assert _equal(trainer.ema_model, trainer.model)
     other = make_trainer(tmp_path / "some", ema_decay=0.9)
     other.run(make_pairs(), make_pairs())
-    assert not _equal(other.averaged, other.model)
+    assert not _equal(other.ema_model, other.model)
     assert _equal(other.model, trainer.model)
 
 
@@ -200,26 +200,26 @@ def test_the_exposure_branch_learns_in_its_own_stage_and_rests_in_the_second(
 ):
     values = {"exposure_steps": 150, "exposure_learning_rate": 2e-2, "exposure_batch": 2}
     trainer = make_trainer(tmp_path, **values)
-    low = torch.stack([torch.from_numpy(frame) for frame in make_pairs().low])
-    low = low.permute(0, 3, 1, 2).float() / 255.0
-    before = trainer.model.exposure(low, low).mean()
+    degraded = torch.stack([torch.from_numpy(frame) for frame in make_pairs().degraded])
+    degraded = degraded.permute(0, 3, 1, 2).float() / 255.0
+    before = trainer.model.exposure(degraded, degraded).mean()
     seen = []
     trainer.run(
         make_pairs(), make_pairs(), on_exposure_step=lambda step, loss: seen.append((step, loss))
     )
-    after = trainer.model.exposure(low, low).mean()
+    after = trainer.model.exposure(degraded, degraded).mean()
     assert [step for step, _ in seen] == list(range(1, 151))
     assert seen[-1][1] < seen[0][1]
     # the references are four times as bright
     assert after > 1.5 * before
     first = make_trainer(tmp_path / "other", steps=1, **values)
     first.run(make_pairs(), make_pairs())
-    assert _equal(first.averaged.exposure, trainer.averaged.exposure)
+    assert _equal(first.ema_model.exposure, trainer.ema_model.exposure)
 
 
 def test_the_exposure_branch_rests_where_it_is_not_to_learn(tmp_path, make_trainer, make_pairs):
     for learns in (True, False):
-        trainer = make_trainer(tmp_path / str(learns), exposure_learns=learns)
+        trainer = make_trainer(tmp_path / str(learns), exposure_trainable=learns)
         before = copy.deepcopy(trainer.model)
         trainer.run(make_pairs(), make_pairs())
         assert _equal(before.exposure, trainer.model.exposure) != learns
@@ -264,7 +264,7 @@ def test_the_exposure_of_a_crop_is_decided_on_its_whole_frame_by_pupil_and_teach
     tmp_path, make_trainer, make_network, make_pairs
 ):
     pairs, teacher = make_pairs(2, (48, 64)), make_network("edge", seed=5)
-    trainer = make_trainer(tmp_path, teacher=teacher, steps=1, whole_share=0.0)
+    trainer = make_trainer(tmp_path, teacher=teacher, steps=1, whole_frame_fraction=0.0)
     frames = [pairs.thumbnails(index)[0] for index in range(2)]
     expected = [frame.flip(axes) for frame in frames for axes in ((), (1,), (2,), (1, 2))]
     for network in (trainer.model, teacher):
@@ -295,7 +295,7 @@ def test_a_teacher_pulls_the_images_towards_its_own(
             teacher_weight=weight, steps=40, learning_rate=1e-2, ema_decay=0.5, validate_every=40,
         )  # fmt: skip
         trainer.run(make_pairs(), make_pairs())
-        means.append(restore_frames(trainer.averaged, make_pairs().low[0][None]).mean())
+        means.append(restore_frames(trainer.ema_model, make_pairs().degraded[0][None]).mean())
     assert means[0] > means[1] + 10.0 > means[2] + 20.0
 
 

@@ -11,13 +11,13 @@ from scipy.ndimage import convolve
 
 from mirnet_edge.metrics import ssim
 from mirnet_edge.training.loss import (
-    absolute,
-    charbonnier,
-    edges,
-    frequencies,
-    multiscale_dissimilarity,
-    structural_dissimilarity,
-    training_loss,
+    charbonnier_loss,
+    edge_loss,
+    frequency_loss,
+    l1_loss,
+    ms_ssim_loss,
+    ssim_loss,
+    total_loss,
 )
 from mirnet_edge.training.recipe import TrainingRecipe
 
@@ -38,19 +38,19 @@ def _impulse(height=16, width=24, value=0.5):
 def test_charbonnier_is_the_formula():
     one, two = torch.tensor([[0.5, 0.2]]), torch.tensor([[0.1, 0.2]])
     expected = ((0.4**2 + 0.01**2) ** 0.5 + 0.01) / 2
-    assert torch.isclose(charbonnier(one, two, epsilon=0.01), torch.tensor(expected))
+    assert torch.isclose(charbonnier_loss(one, two, epsilon=0.01), torch.tensor(expected))
 
 
 def test_charbonnier_is_symmetric_and_grows_with_distance():
     one, near, far = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4) * 0.01, torch.ones(2, 3, 4, 4)
-    assert charbonnier(one, one + near) == charbonnier(one + near, one)
-    assert charbonnier(one, one + near) < charbonnier(one, one + far)
+    assert charbonnier_loss(one, one + near) == charbonnier_loss(one + near, one)
+    assert charbonnier_loss(one, one + near) < charbonnier_loss(one, one + far)
 
 
 def test_the_absolute_distance_is_the_mean_of_differences():
     one, two = torch.tensor([[0.5, 0.2]]), torch.tensor([[0.1, 0.3]])
-    assert float(absolute(one, two)) == pytest.approx((0.4 + 0.1) / 2)
-    assert float(absolute(one, one)) == 0.0
+    assert float(l1_loss(one, two)) == pytest.approx((0.4 + 0.1) / 2)
+    assert float(l1_loss(one, one)) == 0.0
 
 
 def test_edges_see_an_impulse_as_the_laplacian_does():
@@ -60,7 +60,7 @@ def test_edges_see_an_impulse_as_the_laplacian_does():
     expected = (
         math.hypot(4 * value, floor) + 4 * math.hypot(value, floor) + (inside - 5) * floor
     ) / inside
-    found = edges(_impulse(value=value), torch.zeros(1, 1, 16, 24))
+    found = edge_loss(_impulse(value=value), torch.zeros(1, 1, 16, 24))
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
@@ -69,16 +69,16 @@ def test_edges_do_not_see_what_is_flat_or_a_ramp():
     ramp = torch.linspace(0, 1, 40) + torch.linspace(0, 1, 24)[:, None]
     for smooth in (torch.tensor(0.3), ramp):
         # what is left is the constant under Charbonnier's root
-        assert float(edges(reference + smooth, reference)) == pytest.approx(1e-3, rel=1e-2)
+        assert float(edge_loss(reference + smooth, reference)) == pytest.approx(1e-3, rel=1e-2)
     restored, reference = _images()
-    assert float(edges(restored, reference)) > 0.1
+    assert float(edge_loss(restored, reference)) > 0.1
 
 
 def test_edges_keep_the_channels_apart():
     red = torch.zeros(1, 3, 16, 24)
     red[:, :1] = _impulse()
-    alone = edges(_impulse(), torch.zeros(1, 1, 16, 24))
-    assert float(edges(red, torch.zeros_like(red))) == pytest.approx((float(alone) + 2e-3) / 3)
+    alone = edge_loss(_impulse(), torch.zeros(1, 1, 16, 24))
+    assert float(edge_loss(red, torch.zeros_like(red))) == pytest.approx((float(alone) + 2e-3) / 3)
 
 
 def test_frequencies_share_an_impulse_equally():
@@ -86,14 +86,14 @@ def test_frequencies_share_an_impulse_equally():
     impulse[..., 0, 0] = 0.5
     # each coefficient is the impulse / sqrt(pixels), all of it real
     expected = 0.5 / math.sqrt(16 * 24) / 2
-    found = frequencies(impulse, torch.zeros_like(impulse))
+    found = frequency_loss(impulse, torch.zeros_like(impulse))
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
 def test_frequencies_put_a_constant_into_one_coefficient():
     flat = torch.full((1, 1, 16, 24), 0.5)
     expected = 0.5 * math.sqrt(16 * 24) / (2 * 16 * (24 // 2 + 1))
-    assert float(frequencies(flat, torch.zeros_like(flat))) == pytest.approx(expected, rel=1e-4)
+    assert float(frequency_loss(flat, torch.zeros_like(flat))) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("size", [(16, 24), (64, 64), (128, 96)])
@@ -101,13 +101,15 @@ def test_frequencies_of_noise_are_as_strong_as_the_noise_at_every_size(size):
     noise = 0.1 * torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
     # Parseval: real and imaginary parts have half the variance each; |x| of a Gaussian follows
     expected = 0.1 / math.sqrt(2.0) * math.sqrt(2.0 / math.pi)
-    assert float(frequencies(noise, torch.zeros_like(noise))) == pytest.approx(expected, rel=0.05)
+    assert float(frequency_loss(noise, torch.zeros_like(noise))) == pytest.approx(
+        expected, rel=0.05
+    )
 
 
 def test_structural_dissimilarity_is_one_minus_the_metric():
     restored, reference = _images()
     measured = ssim(*(one.permute(0, 2, 3, 1).numpy() for one in (restored, reference)))
-    found = structural_dissimilarity(restored, reference)
+    found = ssim_loss(restored, reference)
     assert float(found) == pytest.approx(1.0 - np.mean(measured), abs=1e-5)
 
 
@@ -156,14 +158,14 @@ def test_multiscale_dissimilarity_is_one_minus_the_paper_s(size, exponents):
         *(one[0].permute(1, 2, 0).numpy() for one in (restored, reference)), exponents
     )
     assert 0.1 < expected < 0.999
-    found = multiscale_dissimilarity(restored, reference)
+    found = ms_ssim_loss(restored, reference)
     assert float(found) == pytest.approx(1.0 - expected, abs=1e-5)
 
 
 def test_structure_turned_upside_down_counts_as_none_and_still_teaches():
     reference = _images((48, 48))[1]
     restored = (1.0 - reference).requires_grad_()
-    found = multiscale_dissimilarity(restored, reference)
+    found = ms_ssim_loss(restored, reference)
     assert 0.99 < float(found.detach()) <= 1.0
     found.backward()
     assert torch.isfinite(restored.grad).all()
@@ -171,7 +173,7 @@ def test_structure_turned_upside_down_counts_as_none_and_still_teaches():
 
 @pytest.mark.parametrize(
     "measure",
-    [structural_dissimilarity, multiscale_dissimilarity, edges, frequencies, absolute],
+    [ssim_loss, ms_ssim_loss, edge_loss, frequency_loss, l1_loss],
 )
 def test_of_equals_nothing_is_left_and_others_have_a_gradient(measure):
     restored, reference = _images()
@@ -182,22 +184,24 @@ def test_of_equals_nothing_is_left_and_others_have_a_gradient(measure):
     assert restored.grad.abs().max() > 0.0
 
 
-@pytest.mark.parametrize(("distance", "measure"), [("charbonnier", charbonnier), ("l1", absolute)])
-def test_the_total_is_the_weighted_sum(distance, measure):
+@pytest.mark.parametrize(
+    ("pixel_loss", "measure"), [("charbonnier", charbonnier_loss), ("l1", l1_loss)]
+)
+def test_the_total_is_the_weighted_sum(pixel_loss, measure):
     pair = _images()
-    assert torch.equal(training_loss(*pair, TrainingRecipe(distance=distance)), measure(*pair))
+    assert torch.equal(total_loss(*pair, TrainingRecipe(pixel_loss=pixel_loss)), measure(*pair))
     recipe = TrainingRecipe(
-        distance=distance,
-        structure_weight=0.1,
-        scales_weight=0.3,
+        pixel_loss=pixel_loss,
+        ssim_weight=0.1,
+        ms_ssim_weight=0.3,
         edge_weight=0.05,
         frequency_weight=0.02,
     )
     expected = (
         measure(*pair)
-        + 0.1 * structural_dissimilarity(*pair)
-        + 0.3 * multiscale_dissimilarity(*pair)
-        + 0.05 * edges(*pair)
-        + 0.02 * frequencies(*pair)
+        + 0.1 * ssim_loss(*pair)
+        + 0.3 * ms_ssim_loss(*pair)
+        + 0.05 * edge_loss(*pair)
+        + 0.02 * frequency_loss(*pair)
     )
-    assert torch.allclose(training_loss(*pair, recipe), expected)
+    assert torch.allclose(total_loss(*pair, recipe), expected)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mirnet_edge.errors import DataError, OptionError
-from mirnet_edge.training.tasks import Task, overlay_tasks, task_of
+from mirnet_edge.training.tasks import Task, find_task, make_overlay_tasks
 
 PLAIN = Task("old-photo", lambda frame, generator: frame)
 BLACK = np.zeros((40, 60, 3), np.uint8)
@@ -31,7 +31,7 @@ def _reds(task, draws=200):
 
 
 def test_half_of_the_images_have_damage_and_all_overlays_are_used(tmp_path):
-    train, validation = overlay_tasks(PLAIN, _folder(tmp_path / "overlays"))
+    train, validation = make_overlay_tasks(PLAIN, _folder(tmp_path / "overlays"))
     reds = _reds(train)
     assert (reds > 0).mean() == pytest.approx(0.5, abs=0.12)
     assert reds.max() > 180
@@ -40,16 +40,16 @@ def test_half_of_the_images_have_damage_and_all_overlays_are_used(tmp_path):
 
 def test_what_validates_is_not_trained_with(tmp_path):
     # the first and the eleventh validate: the first alone is there with ten
-    train, validation = overlay_tasks(PLAIN, _folder(tmp_path / "overlays", 10))
+    train, validation = make_overlay_tasks(PLAIN, _folder(tmp_path / "overlays", 10))
     assert 0 < _reds(validation).max() <= 20
     trained = _reds(train)
     assert trained[trained > 0].min() >= 20  # the second's 40 at half strength
 
 
 def test_the_task_s_own_damage_is_under_it(tmp_path):
-    train, _ = overlay_tasks(task_of("old-photo"), _folder(tmp_path / "overlays"))
+    train, _ = make_overlay_tasks(find_task("old-photo"), _folder(tmp_path / "overlays"))
     clean = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
-    own = [task_of("old-photo").degrade(clean, np.random.default_rng(seed)) for seed in range(20)]
+    own = [find_task("old-photo").degrade(clean, np.random.default_rng(seed)) for seed in range(20)]
     both = [train.degrade(clean, np.random.default_rng(seed)) for seed in range(20)]
     same = sum(np.array_equal(one, other) for one, other in zip(own, both, strict=True))
     assert 4 <= same <= 16
@@ -58,9 +58,9 @@ def test_the_task_s_own_damage_is_under_it(tmp_path):
 def test_what_hides_nothing_other_tasks_and_too_few_are_refused(tmp_path):
     opaque = _folder(tmp_path / "opaque", 2, mode="RGB")
     with pytest.raises(DataError, match=r"0[01]\.png hides nothing; expected damage with transp"):
-        overlay_tasks(PLAIN, opaque)
+        make_overlay_tasks(PLAIN, opaque)
     overlays = _folder(tmp_path / "overlays", 2)
     with pytest.raises(OptionError, match="--task old-photo; found denoise"):
-        overlay_tasks(task_of("denoise"), overlays)
+        make_overlay_tasks(find_task("denoise"), overlays)
     with pytest.raises(DataError, match="no pair to train on"):
-        overlay_tasks(PLAIN, _folder(tmp_path / "one", 1))
+        make_overlay_tasks(PLAIN, _folder(tmp_path / "one", 1))

@@ -40,9 +40,9 @@ def test_splits_are_kept_apart(tmp_path):
     loaded = load_pairs(listing.train)
     assert len(loaded) == 1
     assert loaded.names == ("low1",)
-    assert loaded.low[0][0, 0].tolist() == [50, 50, 50]
-    assert loaded.high[0][0, 0].tolist() == [240, 240, 240]
-    assert loaded.high[0].shape == (32, 32, 3)
+    assert loaded.degraded[0][0, 0].tolist() == [50, 50, 50]
+    assert loaded.targets[0][0, 0].tolist() == [240, 240, 240]
+    assert loaded.targets[0].shape == (32, 32, 3)
 
 
 def test_each_loaded_pair_is_told(tmp_path):
@@ -72,12 +72,12 @@ def test_images_that_do_not_fit_are_named_with_their_sizes(tmp_path):
 
 
 def test_pairs_of_scale_2_are_twice_as_large_on_the_good_side(tmp_path):
-    low, high = tmp_path / "low.png", tmp_path / "high.png"
-    pair = PairFiles(_flat(low, 10, (17, 23)), _flat(high, 20, (34, 46)), "a")
+    degraded, target = tmp_path / "low.png", tmp_path / "high.png"
+    pair = PairFiles(_flat(degraded, 10, (17, 23)), _flat(target, 20, (34, 46)), "a")
     loaded = load_pairs([pair], scale=2)
-    assert (loaded.low[0].shape, loaded.high[0].shape) == ((17, 23, 3), (34, 46, 3))
+    assert (loaded.degraded[0].shape, loaded.targets[0].shape) == ((17, 23, 3), (34, 46, 3))
     assert loaded.scale == 2
-    _flat(high, 20, (34, 45))
+    _flat(target, 20, (34, 45))
     with pytest.raises(
         DataError, match=r"low\.png is 23x17 and .*high\.png 45x34; expected 2 times its size"
     ):
@@ -94,8 +94,8 @@ def test_pairs_need_no_degradation_even_where_the_task_has_one(tmp_path):
 def test_clean_images_are_cropped_to_the_scale_and_have_no_bad_ones(tmp_path, scale, size):
     pair = PairFiles(None, _flat(tmp_path / "kitchen.png", 90, (33, 47)), "kitchen")
     loaded = load_pairs([pair], degrade=_halved, scale=scale)
-    assert loaded.low == ()
-    assert loaded.high[0].shape == (*size, 3)
+    assert loaded.degraded == ()
+    assert loaded.targets[0].shape == (*size, 3)
     assert loaded.names == ("kitchen",)
     assert loaded.degrade is _halved
 
@@ -105,9 +105,9 @@ def test_clean_images_are_made_bad_the_same_at_every_call(make_pairs):
     once, again = degrade_images(clean), degrade_images(clean)
     assert once.degrade is None
     assert len(once) == 2
-    for one, other in zip(once.low, again.low, strict=True):
+    for one, other in zip(once.degraded, again.degraded, strict=True):
         assert np.array_equal(one, other)
-    assert not np.array_equal(once.low[0], once.high[0])
+    assert not np.array_equal(once.degraded[0], once.target[0])
 
 
 @pytest.mark.parametrize(("count", "share", "gray"), [(6, 0.25, 2), (3, 0.5, 3), (2, 0.8, 8)])
@@ -116,11 +116,11 @@ def test_a_share_of_clean_images_has_gray_copies_of_images_spread_over_all(
 ):
     clean = make_pairs(count, degrade=_noised)
     found = add_monochrome(clean, share)
-    assert len(found) == len(found.high) == count + gray
-    assert found.high[:count] == clean.high
+    assert len(found) == len(found.target) == count + gray
+    assert found.target[:count] == clean.targets
     assert found.degrade is clean.degrade
-    for name, frame in zip(found.names[count:], found.high[count:], strict=True):
+    for name, frame in zip(found.names[count:], found.target[count:], strict=True):
         assert np.ptp(frame, 2).max() == 0
-        original = clean.high[int(name)] @ [0.299, 0.587, 0.114]
+        original = clean.targets[int(name)] @ [0.299, 0.587, 0.114]
         assert np.abs(frame[..., 0] - original).max() <= 1.0
     assert len(set(found.names[count:])) == min(count, gray)

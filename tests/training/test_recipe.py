@@ -11,7 +11,12 @@ import torch
 from mirnet_edge.checkpoints.families import FAMILIES
 from mirnet_edge.errors import OptionError
 from mirnet_edge.training.job import FINE_TUNING
-from mirnet_edge.training.recipe import TrainingRecipe, read_recipe, recipe_from, shipped_recipes
+from mirnet_edge.training.recipe import (
+    TrainingRecipe,
+    list_recipes,
+    read_recipe,
+    recipe_from_values,
+)
 from mirnet_edge.training.tasks import TASKS
 
 
@@ -28,27 +33,27 @@ def _model(found):
 
 
 def test_each_task_has_its_recipe_and_so_have_the_paper_and_fine_tuning():
-    assert {*(task.name for task in TASKS), "paper", FINE_TUNING} <= set(shipped_recipes())
+    assert {*(task.name for task in TASKS), "paper", FINE_TUNING} <= set(list_recipes())
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", list_recipes())
 def test_every_shipped_recipe_makes_a_recipe(name):
     found = read_recipe(name)
-    recipe = recipe_from(found.training, name)
+    recipe = recipe_from_values(found.training, name)
     for key, value in found.training.items():
         stated = tuple(value) if isinstance(value, list) else value
         assert getattr(recipe, key) == stated
 
 
-@pytest.mark.parametrize("name", shipped_recipes())
+@pytest.mark.parametrize("name", list_recipes())
 def test_every_shipped_network_takes_the_crops_of_its_recipe(name):
     found = read_recipe(name)
     if found.architecture is None:
         assert not found.network
         return
     model = _model(found)
-    for crop in recipe_from(found.training, name).crops:
-        assert crop % (model.multiple * model.config.scale) == 0
+    for crop_at in recipe_from_values(found.training, name).crops:
+        assert crop_at % (model.multiple * model.config.scale) == 0
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -57,12 +62,12 @@ def test_every_task_s_recipe_makes_a_network_of_its_scale(task):
 
 
 def test_the_paper_s_recipe_leaves_out_what_the_paper_does_not_do():
-    recipe = recipe_from(read_recipe("paper").training, "paper")
-    assert recipe.distance == "charbonnier"
-    assert {recipe.crop(step) for step in range(0, recipe.steps, 100)} == {128}
-    assert {recipe.rate(step) for step in range(0, recipe.steps, 100)} == {1e-4}
+    recipe = recipe_from_values(read_recipe("paper").training, "paper")
+    assert recipe.pixel_loss == "charbonnier"
+    assert {recipe.crop_at(step) for step in range(0, recipe.steps, 100)} == {128}
+    assert {recipe.learning_rate_at(step) for step in range(0, recipe.steps, 100)} == {1e-4}
     for name in (
-        "weight_decay", "ema_decay", "gradient_clipping", "structure_weight", "edge_weight",
+        "weight_decay", "ema_decay", "gradient_clipping", "ssim_weight", "edge_weight",
         "mixup", "frequency_weight", "well_lit_fraction", "exposure_jitter", "noise_jitter",
         "exposure_steps",
     ):  # fmt: skip
@@ -73,7 +78,7 @@ def test_a_file_of_the_user_s_is_read(tmp_path):
     text = 'architecture = "mirnet"\n[network]\nchannels = 8\n[training]\nsteps = 3\nema = 0\n'
     found = read_recipe(_written(tmp_path, text))
     assert (found.architecture, found.network) == ("mirnet", {"channels": 8})
-    recipe = recipe_from(found.training, "own")
+    recipe = recipe_from_values(found.training, "own")
     assert (recipe.steps, recipe.ema_decay, recipe.batch) == (3, 0, TrainingRecipe().batch)
 
 
@@ -108,7 +113,7 @@ def test_fields_of_schema_1_are_read_under_their_present_names(tmp_path):
         "extra_noise = 4.0\ngradient_norm = 1.0\nanchor_weight = 0.1\nmonochrome_share = 0.3\n"
         "capture_share = 0.2\n"
     )
-    recipe = recipe_from(read_recipe(str(path)).training, str(path))
+    recipe = recipe_from_values(read_recipe(str(path)).training, str(path))
     assert recipe == TrainingRecipe(
         well_lit_fraction=0.25, exposure_jitter=0.5, ema_decay=0.9, noise_jitter=4.0,
         gradient_clipping=1.0, l2_sp_weight=0.1, monochrome_fraction=0.3,
@@ -146,7 +151,7 @@ TYPES = [
     Value("fraction for a count", {"steps": 2.5}),
     Value("number for a list", {"crops": 128}),
     Value("fractions in a list", {"crops": [64.5]}),
-    Value("number for a name", {"distance": 1}),
+    Value("number for a name", {"pixel_loss": 1}),
     Value("list for a number", {"ema_decay": [0.9]}),
 ]
 
@@ -155,18 +160,18 @@ TYPES = [
 def test_values_of_another_type_are_refused_by_name(case):
     (name,) = case.values
     with pytest.raises(OptionError, match=rf"own\.toml: {name} must be of type .*, found "):
-        recipe_from(case.values, "own.toml")
+        recipe_from_values(case.values, "own.toml")
 
 
 ABSURD = [
     Value("no steps", {"steps": 0}),
     Value("no images", {"batch": 0}),
-    Value("no frames", {"whole_batch": 0}),
+    Value("no frames", {"whole_frame_batch": 0}),
     Value("never validated", {"validate_every": 0}),
     Value("no thumbnails", {"exposure_batch": 0}),
     Value("no crops", {"crops": ()}),
     Value("crops smaller than a window", {"crops": (64, 10)}),
-    Value("more than all frames", {"whole_share": 1.5}),
+    Value("more than all frames", {"whole_frame_fraction": 1.5}),
     Value("less than none mixed", {"mixup": -0.1}),
     Value("more than all lit", {"well_lit_fraction": 2.0}),
     Value("more than the teacher", {"teacher_weight": 1.01}),
@@ -174,10 +179,10 @@ ABSURD = [
     Value("everlasting memory", {"ema_decay": 1.0}),
     Value("nothing but gray images", {"monochrome_fraction": 1.0}),
     Value("more than all captured", {"capture_noise_fraction": 1.1}),
-    Value("negative warm-up", {"warmup": -1}),
+    Value("negative warm-up", {"warmup_steps": -1}),
     Value("negative decay", {"weight_decay": -1e-4}),
     Value("negative norm", {"gradient_clipping": -1.0}),
-    Value("negative loss", {"structure_weight": -0.1}),
+    Value("negative loss", {"ssim_weight": -0.1}),
     Value("negative edges", {"edge_weight": -0.1}),
     Value("infinite frequencies", {"frequency_weight": float("inf")}),
     Value("an anchor that is no number", {"l2_sp_weight": float("nan")}),
@@ -185,7 +190,7 @@ ABSURD = [
     Value("negative noise", {"noise_jitter": -1.0}),
     Value("negative first stage", {"exposure_steps": -1}),
     Value("a schedule of its own", {"schedule": "linear"}),
-    Value("a distance of its own", {"distance": "l2"}),
+    Value("a distance of its own", {"pixel_loss": "l2"}),
     Value("a negative seed", {"seed": -1}),
     Value("an endless rate", {"exposure_learning_rate": float("inf")}),
     Value("no learning", {"learning_rate": 0.0}),
@@ -202,37 +207,41 @@ def test_absurd_values_are_refused_by_name(case):
 
 
 def test_crops_follow_each_other_in_equal_shares_then_come_whole_frames():
-    recipe = TrainingRecipe(steps=100, crops=(32, 48, 64), whole_share=0.1)
-    runs = [(crop, len(list(steps))) for crop, steps in groupby(map(recipe.crop, range(100)))]
+    recipe = TrainingRecipe(steps=100, crops=(32, 48, 64), whole_frame_fraction=0.1)
+    runs = [
+        (crop_at, len(list(steps))) for crop_at, steps in groupby(map(recipe.crop_at, range(100)))
+    ]
     assert runs == [(32, 30), (48, 30), (64, 30), (None, 10)]
 
 
 @pytest.mark.parametrize(("share", "crops"), [(0.0, {32}), (1.0, {None})])
 def test_all_or_none_of_the_steps_see_whole_frames(share, crops):
-    recipe = TrainingRecipe(steps=7, crops=(32,), whole_share=share)
-    assert {recipe.crop(step) for step in range(7)} == crops
+    recipe = TrainingRecipe(steps=7, crops=(32,), whole_frame_fraction=share)
+    assert {recipe.crop_at(step) for step in range(7)} == crops
 
 
 def test_larger_crops_come_in_smaller_batches_of_as_many_pixels():
-    recipe = TrainingRecipe(steps=100, crops=(32, 64, 96), batch=36, whole_share=0.1, whole_batch=3)
-    found = {recipe.crop(step): recipe.batch_at(step) for step in range(100)}
+    recipe = TrainingRecipe(
+        steps=100, crops=(32, 64, 96), batch=36, whole_frame_fraction=0.1, whole_frame_batch=3
+    )
+    found = {recipe.crop_at(step): recipe.batch_size_at(step) for step in range(100)}
     assert found == {32: 36, 64: 9, 96: 4, None: 3}
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_a_batch_is_a_multiple_of_the_processes_and_never_empty(processes):
     recipe = TrainingRecipe(
-        steps=100, crops=(32, 64, 192), batch=12, whole_share=0.1, whole_batch=1
+        steps=100, crops=(32, 64, 192), batch=12, whole_frame_fraction=0.1, whole_frame_batch=1
     )
-    found = [recipe.batch_at(step, processes) for step in range(100)]
+    found = [recipe.batch_size_at(step, processes) for step in range(100)]
     assert all(size % processes == 0 for size in found)
     assert min(found) == processes
     assert found[0] == pytest.approx(12, abs=processes)
 
 
 def test_the_rate_warms_up_and_falls_to_almost_nothing():
-    recipe = TrainingRecipe(steps=100, warmup=10, learning_rate=2.0)
-    rates = [recipe.rate(step) for step in range(100)]
+    recipe = TrainingRecipe(steps=100, warmup_steps=10, learning_rate=2.0)
+    rates = [recipe.learning_rate_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.2, rel=0.01)
     assert rates[:10] == sorted(rates[:10])
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -242,10 +251,12 @@ def test_the_rate_warms_up_and_falls_to_almost_nothing():
 
 
 def test_a_constant_rate_warms_up_and_stays():
-    recipe = TrainingRecipe(steps=100, warmup=4, learning_rate=2.0, schedule="constant")
-    assert [recipe.rate(step) for step in range(5)] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0])
-    assert {recipe.rate(step) for step in range(4, 100)} == {2.0}
+    recipe = TrainingRecipe(steps=100, warmup_steps=4, learning_rate=2.0, schedule="constant")
+    assert [recipe.learning_rate_at(step) for step in range(5)] == pytest.approx(
+        [0.5, 1.0, 1.5, 2.0, 2.0]
+    )
+    assert {recipe.learning_rate_at(step) for step in range(4, 100)} == {2.0}
 
 
 def test_without_warm_up_the_first_step_has_the_whole_rate():
-    assert TrainingRecipe(warmup=0, learning_rate=2.0).rate(0) == 2.0
+    assert TrainingRecipe(warmup_steps=0, learning_rate=2.0).learning_rate_at(0) == 2.0

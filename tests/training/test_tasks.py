@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.training.tasks import TASKS, add_capture_noise, task_of
+from mirnet_edge.training.tasks import TASKS, add_capture_noise, find_task
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
@@ -66,13 +66,13 @@ def test_a_bad_image_is_worse_in_every_draw_and_much_worse_in_some(task):
 
 
 def test_low_light_is_darker_in_every_draw_by_several_stops_in_some():
-    means = [_bad(task_of("low-light"), seed).mean() / SCENE.mean() for seed in range(24)]
+    means = [_bad(find_task("low-light"), seed).mean() / SCENE.mean() for seed in range(24)]
     assert max(means) < 0.9
     assert min(means) < 0.2
 
 
 def test_denoise_keeps_the_light_and_has_strong_and_weak_noise():
-    task = task_of("denoise")
+    task = find_task("denoise")
     means = [_bad(task, seed).mean() for seed in range(24)]
     assert means == pytest.approx([SCENE.mean()] * 24, abs=4.0)
     errors = _errors(task)
@@ -84,7 +84,7 @@ def test_some_noise_is_shared_by_neighbors_and_channels_as_a_camera_s_is():
     gray = np.full((96, 96, 3), 128, np.uint8)
     found = []
     for seed in range(40):
-        noise = task_of("denoise").degrade(gray, np.random.default_rng(seed)).astype(float) - 128
+        noise = find_task("denoise").degrade(gray, np.random.default_rng(seed)).astype(float) - 128
         variance = noise.var() or 1.0
         along = (noise[:, :-1] * noise[:, 1:]).mean() / variance
         across = (noise[..., 0] * noise[..., 1]).mean() / variance
@@ -109,14 +109,14 @@ def test_an_old_photo_has_less_contrast_or_color():
         return frame.astype(float).std((0, 1)).mean(), np.ptp(frame.astype(int), axis=2).mean()
 
     contrast, color = spread(SCENE)
-    found = [spread(_bad(task_of("old-photo"), seed)) for seed in range(24)]
+    found = [spread(_bad(find_task("old-photo"), seed)) for seed in range(24)]
     assert np.mean([one for one, _ in found]) < 0.9 * contrast
     assert np.mean([one for _, one in found]) < 0.9 * color
 
 
 def test_an_unknown_task_is_refused_and_the_known_ones_are_named():
     with pytest.raises(OptionError, match=r"expected the task low-light, denoise, .*, found 'fog'"):
-        task_of("fog")
+        find_task("fog")
 
 
 def _same(frame, generator):

@@ -21,17 +21,17 @@ def test_the_reference_is_what_the_teacher_makes_of_the_whole_image(
     assert len(told) == len(pairs) == 3
     assert pairs.degrade is None
     assert pairs.scale == scale
-    for low, high, image in zip(pairs.low, pairs.high, images.high, strict=True):
-        assert low is image
-        assert high.shape == (37 * scale, 51 * scale, 3)
-        assert np.array_equal(high, restore_frames(teacher, image[None], scale)[0])
+    for degraded, target, image in zip(pairs.degraded, pairs.targets, images.targets, strict=True):
+        assert degraded is image
+        assert target.shape == (37 * scale, 51 * scale, 3)
+        assert np.array_equal(target, restore_frames(teacher, image[None], scale)[0])
 
 
 def test_both_sets_are_drawn_from_as_often_as_they_are_there(make_pairs):
     few, many = make_pairs(2, (32, 48)), make_pairs(5, (48, 32))
     both = concatenate_pairs(few, many)
-    assert len(both) == len(both.low) == len(both.high) == 7
-    assert [high.shape[:2] for high in both.high] == [(32, 48)] * 2 + [(48, 32)] * 5
+    assert len(both) == len(both.degraded) == len(both.targets) == 7
+    assert [target.shape[:2] for target in both.targets] == [(32, 48)] * 2 + [(48, 32)] * 5
     assert both.sha256 not in (few.sha256, many.sha256)
 
 
