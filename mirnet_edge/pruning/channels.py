@@ -1,16 +1,15 @@
 """Channel groups of a network: which axes of which tensors must be pruned together.
 
-A rule gives a name for each leading axis of a tensor; None for an axis that is no channel. Equal
-names are channels that are added, multiplied or convolved with each other, so they stay or go
-together. "trunk" is what all residual additions share.
+A **channel group** is a set of channels that structured pruning keeps or removes together, because
+they are added, multiplied or convolved with each other: the trunk that all residual additions
+share, a stream inside a block, the channels between two convolutions. Each axis of each tensor is
+in one group or in none (colors, kernels, maps).
 
-A **space** is a set of channels that are kept or removed as one: the trunk that all residual
-additions share, a stream inside a block, what lies between two convolutions. Each axis of each
-tensor is in one space or in none (colors, kernels, maps). Which space an axis is in follows from
-how the families are wired; how many channels each keeps follows from the config of the network
-that is wanted, so what comes out is always a network of the same family.
+A rule names the group of each leading axis of a tensor, by how the network family is built; None
+for an axis in no group. How many channels each group keeps follows from the config of the pruned
+network, which is always a network of the same family.
 
-Own code and not a traced dependency graph: docs/decisions/011-pruning.md.
+Own rules instead of a traced dependency graph: docs/decisions/011-pruning.md.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 _TRUNK = "trunk"
 Names = tuple["str | None", ...]
-_NO_SPACE: Names = (None,)
+_NO_GROUP: Names = (None,)
 
 
 def _first_match(
@@ -41,19 +40,19 @@ def _first_match(
     for pattern, names in table:
         if found := re.fullmatch(pattern, text):
             return names(found)
-    raise OptionError(f"no rule says which channels {text} has; please report it")
+    raise OptionError(f"no rule for the channels of {text}; please report it with the config")
 
 
 def _fusion(own: str, prefix: str, layer: str) -> Names:
-    """Return the axes of a layer of a stream fusion, whose squeezed channels are its own."""
+    """Return the groups of a layer of a stream fusion; its squeezed channels are a group."""
     squeezed = f"{prefix}.squeezed"
     if layer == "conv_du.0":
         return (squeezed, own)
-    return _NO_SPACE if layer == "conv_du.1" else (own, squeezed)
+    return _NO_GROUP if layer == "conv_du.1" else (own, squeezed)
 
 
 def _mirnet(key: str, network: nn.Module) -> Names:
-    """Name the spaces of a tensor of MIRNet: each block's lower streams are its own."""
+    """Return the groups of a MIRNet tensor; each block's lower streams are groups of its own."""
     widths: tuple[int, ...] = network.config.widths  # type: ignore[union-attr, assignment]
     ends = {"conv_in.weight": (_TRUNK, None), "conv_out.weight": (None, _TRUNK)}
     if key in ends:
@@ -74,7 +73,7 @@ def _mirnet(key: str, network: nn.Module) -> Names:
             "CA.conv_du.0": (f"{prefix}.squeezed", own),
             "CA.conv_du.2": (own, f"{prefix}.squeezed"),
             "conv1x1": (own, own),
-        }.get(match[2], _NO_SPACE)
+        }.get(match[2], _NO_GROUP)
 
     def resizing(match: re.Match[str]) -> Names:
         way, name, step, layer = match[1], match[2], int(match[3]), match[4]
@@ -87,7 +86,7 @@ def _mirnet(key: str, network: nn.Module) -> Names:
         module = f"{block}.{way}.{name}"
 
         def at(number: int) -> str:
-            # between two steps: no other module sees these channels
+            # between two steps: no other module uses these channels
             inside = 0 < number < steps
             return f"{module}.{number}" if inside else stream(first + sign * number)
 
@@ -99,7 +98,7 @@ def _mirnet(key: str, network: nn.Module) -> Names:
             "top.2": middle,
             last: (at(step + 1), two),
             "bot.1": (at(step + 1), at(step)),
-        }.get(layer, _NO_SPACE)
+        }.get(layer, _NO_GROUP)
 
     def fusion(match: re.Match[str]) -> Names:
         return _fusion(stream(int(match[1])), f"{block}.fuse{match[1]}", match[2])
@@ -115,7 +114,7 @@ def _mirnet(key: str, network: nn.Module) -> Names:
 
 
 def _mirnet_v2(key: str, network: nn.Module) -> Names:
-    """Name the spaces of a tensor of MIRNet-v2: each block's lower streams are its own."""
+    """Return the groups of a MIRNet-v2 tensor; each block's lower streams are groups of its own."""
     del network
     ends = {"conv_in.weight": (_TRUNK, None), "conv_out.weight": (None, _TRUNK)}
     if key in ends:
@@ -137,7 +136,7 @@ def _mirnet_v2(key: str, network: nn.Module) -> Names:
         }[match[2]]
 
     def resizing(match: re.Match[str]) -> Names:
-        between = f"{block}.down4.mid"  # the way to the bottom does not touch the middle stream
+        between = f"{block}.down4.mid"  # the path to the bottom stream bypasses the middle one
         return {
             "down2": (streams["mid"], _TRUNK),
             "down4.0": (between, _TRUNK),
@@ -162,14 +161,14 @@ def _mirnet_v2(key: str, network: nn.Module) -> Names:
 
 
 def _edge(key: str, network: nn.Module) -> Names:
-    """Name the spaces of a tensor of MIRNetEdge; the exposure branch is left as it is."""
+    """Return the groups of a MIRNetEdge tensor; the exposure branch is not pruned."""
     del network
     found = re.fullmatch(r"(blocks\.\d+)\.(.+)\.(?:weight|bias)", key)
     if not found:
         ends: dict[str, Names] = {
             "stem.weight": (_TRUNK, None), "stem.bias": (_TRUNK,), "head.weight": (None, _TRUNK),
         }  # fmt: skip
-        return ends.get(key, _NO_SPACE)
+        return ends.get(key, _NO_GROUP)
     block, rest = found.groups()
     streams = {"top": _TRUNK, "middle": f"{block}.middle", "bottom": f"{block}.bottom"}
 
@@ -209,19 +208,19 @@ RULES: dict[Architecture, Callable[[str, nn.Module], Names]] = {
 }
 
 
-_FIXED = ".filt"  # blur kernels: as many as there are channels, all alike
+FIXED_SUFFIX = ".filt"  # blur kernels: one per channel, all equal
 
 
 @dataclass(frozen=True)
 class ChannelAxis:
     """One axis of a tensor."""
 
-    space: str
+    group: str
     copies: int = 1
-    """How often the space's channels follow each other along the axis: concatenation."""
+    """How often the group's channels repeat along the axis (concatenation)."""
     parts: int = 1
-    """Along the input axis of a grouped convolution: its groups. The axis holds the channels of
-    one group; output channels of group g read those of part g."""
+    """Groups of a grouped convolution, along its input axis, which holds the channels of one of
+    them; output channels of convolution group g read those of part g."""
 
 
 Axes = tuple["ChannelAxis | None", ...]
@@ -229,23 +228,23 @@ Axes = tuple["ChannelAxis | None", ...]
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """How many channels a space has, and how evenly they must lie."""
+    """The size of a channel group, and the equal parts that pruning must keep."""
 
     size: int
     parts: int = 1
-    """Grouped convolutions need as many kept channels in each of so many equal parts."""
+    """Grouped convolutions need equally many kept channels in each of this many equal parts."""
 
 
 def find_channel_axes(network: nn.Module) -> dict[str, Axes]:
-    """Return the axes of every tensor in the state dict but the blur kernels.
+    """Return the axes of every tensor in the state dict except the blur kernels.
 
     Raises:
-        CheckpointError: Not one of our networks.
+        CheckpointError: The network is of no known family.
     """
     rules = RULES[family_of(network).name]
     found: dict[str, Axes] = {}
     for key, tensor in network.state_dict().items():
-        if not key.endswith(_FIXED):
+        if not key.endswith(FIXED_SUFFIX):
             named = rules(key, network)
             axes = [None if name is None else ChannelAxis(name) for name in named]
             found[key] = _complete_axes(axes, tensor, network, key)
@@ -255,50 +254,52 @@ def find_channel_axes(network: nn.Module) -> dict[str, Axes]:
 def find_channel_groups(
     tensors: Mapping[str, Tensor], axes: Mapping[str, Axes]
 ) -> dict[str, ChannelGroup]:
-    """Return the spaces that the axes name, with their sizes in these tensors.
+    """Return the channel groups that the axes name, with their sizes in these tensors.
 
-    Keys may differ (a narrower MIRNet names its resizers by its widths); their order may not.
+    Keys may differ (a narrower MIRNet names its resizers by its widths); their order must not.
 
     Raises:
-        OptionError: Two tensors disagree on a space.
+        OptionError: Two tensors disagree on the size of a group.
     """
-    values = [tensor for key, tensor in tensors.items() if not key.endswith(_FIXED)]
+    values = [tensor for key, tensor in tensors.items() if not key.endswith(FIXED_SUFFIX)]
     found: dict[str, ChannelGroup] = {}
     for (key, row), tensor in zip(axes.items(), values, strict=True):
         for axis, length in zip(row, tensor.shape, strict=False):
             if axis is None:
                 continue
             size = length * axis.parts // axis.copies
-            former = found.get(axis.space, ChannelGroup(size))
+            former = found.get(axis.group, ChannelGroup(size))
             if former.size != size:
                 raise OptionError(
-                    f"{key} has {size} channels of {axis.space}, others have {former.size}; "
-                    "expected one number. Please report it with the config"
+                    f"{key} has {size} channels of {axis.group}, others have {former.size}; "
+                    "expected equal numbers. Please report it with the config"
                 )
-            found[axis.space] = ChannelGroup(size, math.lcm(former.parts, axis.parts))
-    return _even(found, axes)
+            found[axis.group] = ChannelGroup(size, math.lcm(former.parts, axis.parts))
+    return _align_parts(found, axes)
 
 
-def _even(spaces: dict[str, ChannelGroup], axes: Mapping[str, Axes]) -> dict[str, ChannelGroup]:
-    """Let the outputs of grouped convolutions lie as evenly as their inputs."""
-    even = dict(spaces)
+def _align_parts(
+    groups: dict[str, ChannelGroup], axes: Mapping[str, Axes]
+) -> dict[str, ChannelGroup]:
+    """Return the groups with the outputs of grouped convolutions in as many parts as the inputs."""
+    aligned = dict(groups)
     for row in axes.values():
         parts = max((axis.parts for axis in row if axis is not None), default=1)
         out = row[0]
         if out is not None:
-            former = even[out.space]
-            even[out.space] = ChannelGroup(former.size, math.lcm(former.parts, parts))
-    return even
+            former = aligned[out.group]
+            aligned[out.group] = ChannelGroup(former.size, math.lcm(former.parts, parts))
+    return aligned
 
 
 def _complete_axes(
     axes: list[ChannelAxis | None], tensor: Tensor, network: nn.Module, key: str
 ) -> Axes:
-    """Add what only the module tells: groups, and concatenated inputs."""
+    """Return the axes with the module's convolution groups and concatenated inputs."""
     module = network.get_submodule(key.rpartition(".")[0])
     groups = getattr(module, "groups", 1)
     axes = axes[: tensor.ndim]
     if len(axes) > 1 and axes[1] is not None:
-        doubled = key.endswith(".conv1x1.weight")  # both attentions of MIRNet's units
-        axes[1] = ChannelAxis(axes[1].space, copies=2 if doubled else 1, parts=groups)
+        is_concatenated = key.endswith(".conv1x1.weight")  # both attentions of MIRNet's units
+        axes[1] = ChannelAxis(axes[1].group, copies=2 if is_concatenated else 1, parts=groups)
     return tuple(axes)

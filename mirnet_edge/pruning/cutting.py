@@ -1,4 +1,4 @@
-"""Prune until a latency target is measured: choose, prune, time, choose again."""
+"""Prune to a latency target: choose depth and widths, prune, measure, correct, repeat."""
 
 from __future__ import annotations
 
@@ -18,74 +18,69 @@ from mirnet_edge.pruning.widths import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from mirnet_edge.pruning.importance import Loss
-
-    Kept = list[list[int]]
-    """For each group which of its blocks stay."""
-    from collections.abc import Callable, Iterable, Mapping
-
-    from torch import Tensor
-
     from mirnet_edge.pruning.widths import BaseTiming
 
+    Kept = list[list[int]]
+    """For each recursive residual group, which of its blocks stay."""
     Timed = Callable[[nn.Module], tuple[float, float]]
-    """Return milliseconds per frame of the unpruned network and of this one, in one run."""
+    """Return milliseconds per frame of the unpruned network and of this one, interleaved."""
     Target = Callable[[Kept], float]
-    """Return what the table is asked for of a depth, in milliseconds."""
+    """Return the target of a depth in the latency table, in milliseconds."""
 
 
 def list_blocks(network: nn.Module) -> Kept:
-    """Return the blocks of a network as they are."""
+    """Return all blocks of a network."""
     config: Any = network.config
     return [list(range(config.blocks)) for _ in range(getattr(config, "groups", 1))]
 
 
 def drop_blocks(network: nn.Module, losses: Sequence[Loss]) -> Iterator[tuple[Kept, nn.Module]]:
-    """Yield the network, then ever shorter ones, with the blocks that stay.
+    """Yield the network, then ever shorter ones, with their remaining blocks.
 
-    Each time the least useful block of every group goes, or the least useful group: whichever adds
-    less to the loss for each block that goes. Nothing is trained.
+    Each step drops the least important block of every group, or the least important group:
+    whichever raises the loss less per dropped block. Nothing is trained.
     """
     kept, short = list_blocks(network), network
     yield kept, short
-    worth = measure_block_importance(network, losses)
+    importance = measure_block_importance(network, losses)
     now = compute_mean_loss(network, losses)
-    while options := _options(kept, worth):
+    while options := _list_options(kept, importance):
         networks = [keep_blocks(network, option) for option in options]
         values = [compute_mean_loss(one, losses) for one in networks]
-        prices = [
+        rises = [
             (value - now) / (_count(kept) - _count(option))
             for value, option in zip(values, options, strict=True)
         ]
-        place = prices.index(min(prices))
+        place = rises.index(min(rises))
         kept, short, now = options[place], networks[place], values[place]
         yield kept, short
 
 
-def _options(kept: Kept, worth: list[list[float]]) -> list[Kept]:
-    def useful(group: int) -> float:
-        return sum(worth[group][block] for block in kept[group])
+def _list_options(kept: Kept, importance: list[list[float]]) -> list[Kept]:
+    def sum_importance(group: int) -> float:
+        return sum(importance[group][block] for block in kept[group])
 
     left = [group for group, blocks in enumerate(kept) if blocks]
     options = []
     if len(kept[left[0]]) > 1:
         options.append(
-            [_without_least(blocks, row) for blocks, row in zip(kept, worth, strict=True)]
+            [_drop_least(blocks, row) for blocks, row in zip(kept, importance, strict=True)]
         )
     if len(left) > 1:
-        least = min(left, key=useful)
+        least = min(left, key=sum_importance)
         options.append([[] if group == least else list(row) for group, row in enumerate(kept)])
     return options
 
 
-def _without_least(blocks: list[int], worth: list[float]) -> list[int]:
+def _drop_least(blocks: list[int], importance: list[float]) -> list[int]:
     if not blocks:
         return []
-    least = min(blocks, key=lambda block: worth[block])
+    least = min(blocks, key=lambda block: importance[block])
     return [block for block in blocks if block != least]
 
 
@@ -94,26 +89,26 @@ def _count(kept: Kept) -> int:
 
 
 _ATTEMPTS = 3
-# The table errs by a few percent. The first attempt takes it to err on the dear side: what is
-# measured decides, and where the widths are few, missing the target by one percent in the table
-# would cut half of the trunk.
-_DOUBT = 1.05
+# The table errs by a few percent. The first attempt assumes that it predicts too much time: the
+# measurement decides, and where there are few widths, missing the target by one percent in the
+# table would remove half of the trunk.
+_TABLE_TOLERANCE = 1.05
 
 
 @dataclass(frozen=True)
 class PrunableNetwork:
-    """A network to cut, and what its widths cost and are worth."""
+    """A network to prune, with the importance of its channels and the latency of its widths."""
 
     network: nn.Module
     kept: Kept
-    """Which blocks of the network before are in it."""
+    """Which blocks of the unshortened network it has."""
     scores: Mapping[str, Tensor]
     bases: Sequence[BaseTiming]
 
 
 @dataclass(frozen=True)
 class PrunedNetwork:
-    """A network that was cut and timed."""
+    """A pruned network, with its measured latency."""
 
     network: nn.Module
     kept: Kept
@@ -128,20 +123,20 @@ def prune_to_target(
     table_unpruned_ms: float,
     timed: Timed,
 ) -> PrunedNetwork:
-    """Return the network at the goal, as measured.
+    """Return the pruned network whose measured latency reaches the goal.
 
-    Where one is measured to be slower than the table promised, the table is asked for as much less
-    of its depth, and the choice is made again; three attempts at most. If none reaches the goal,
-    the fastest.
+    Where one is slower than predicted, the target of its depth in the latency table is lowered in
+    proportion and the widths are chosen again, in at most three attempts. If none reaches the
+    goal, the fastest is returned.
 
     Args:
-        find: Gives the depth to cut, for what is asked of each.
-        goal: What is to be reached.
-        table_unpruned_ms: The unpruned network, in the table's terms.
-        timed: Times a network end to end.
+        find: Returns the depth to prune, given the target of each.
+        goal: The latency to reach.
+        table_unpruned_ms: Latency of the unpruned network in the latency table.
+        timed: Measures a network end to end.
 
     Raises:
-        OptionError: No width of the table is that fast.
+        OptionError: No config of the latency table is that fast.
     """
     first = compute_first_target_ms(goal, table_unpruned_ms)
     targets: dict[str, float] = {}
@@ -161,9 +156,9 @@ def prune_to_target(
         if reached or len(attempts) == _ATTEMPTS:
             break
         targets[str(source.kept)] = choice.predicted_ms * allowed / attempts[-1].pruned_ms
-        again = _again(find, target, source)
+        again = _choose_again(find, target, source)
         if again[1].config == choice.config:
-            break  # it was cut last
+            break  # it was the last attempt
         source, choice = again
     best = len(attempts) - 1
     if not reached:
@@ -172,13 +167,13 @@ def prune_to_target(
 
 
 def compute_first_target_ms(goal: LatencyGoal, table_unpruned_ms: float) -> float:
-    """Return what the table is asked for at first, in milliseconds: always less than it has."""
+    """Return the first target in the latency table, in milliseconds: below the unpruned time."""
     wanted = goal.ms(table_unpruned_ms)
-    return min(_DOUBT * wanted, (wanted + table_unpruned_ms) / 2.0)
+    return min(_TABLE_TOLERANCE * wanted, (wanted + table_unpruned_ms) / 2.0)
 
 
 def time_pruned(network: nn.Module, predicted_ms: float | None, timed: Timed) -> PruningAttempt:
-    """Time a network and return what is recorded of it."""
+    """Return the measured latency of a pruned network beside the unpruned one."""
     unpruned_ms, pruned_ms = timed(network)
     config: Any = network.config
     return PruningAttempt(
@@ -193,15 +188,15 @@ def choose_depth(
     depths: Iterable[tuple[Kept, nn.Module]],
     losses: Sequence[Loss],
     target: Target,
-    cuttable: Callable[[Kept, nn.Module], PrunableNetwork],
+    make_prunable: Callable[[Kept, nn.Module], PrunableNetwork],
 ) -> tuple[PrunableNetwork, list[PruningCandidate]]:
-    """Return the depth whose network at the target has the smallest loss, untrained.
+    """Return the depth whose network pruned to the target has the smallest loss, untrained.
 
-    A depth whose loss is above that before anything else is cut is not cut: narrowing it does not
-    help.
+    A depth that has a higher loss before its widths are pruned is skipped: pruning does not lower
+    the loss.
 
     Raises:
-        OptionError: No depth can be made that fast.
+        OptionError: No depth reaches the target.
     """
     candidates: list[PruningCandidate] = []
     best: tuple[float, PrunableNetwork] | None = None
@@ -210,7 +205,7 @@ def choose_depth(
         loss = compute_mean_loss(network, losses)
         cut_loss = None
         if best is None or loss < best[0]:
-            source = cuttable(kept, network)
+            source = make_prunable(kept, network)
             try:
                 choice = choose_widths(network, source.scores, source.bases, target(kept))
             except OptionError as error:
@@ -223,14 +218,16 @@ def choose_depth(
                     best = (cut_loss, source)
         candidates.append(PruningCandidate(kept=kept, loss=loss, cut_loss=cut_loss))
     if best is None:
-        raise slow or OptionError("there is no block; expected a network with blocks")
+        raise slow or OptionError(
+            "expected a network with blocks, found none; choose other weights"
+        )
     return best[1], candidates
 
 
-def _again(
+def _choose_again(
     find: Callable[[Target], PrunableNetwork], target: Target, last: PrunableNetwork
 ) -> tuple[PrunableNetwork, WidthChoice]:
-    """Return the choice at the targets, else the narrowest of the last depth."""
+    """Return the choice at the new targets, else the fastest widths of the last depth."""
     try:
         source = find(target)
         choice = choose_widths(source.network, source.scores, source.bases, target(source.kept))

@@ -1,4 +1,4 @@
-"""Channel and block importance: magnitude, Taylor, random, measured on images."""
+"""Channel and block importance for structured pruning: Taylor, magnitude, random."""
 
 from __future__ import annotations
 
@@ -20,42 +20,41 @@ from mirnet_edge.training.pairs import load_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from torch import Tensor
-
-    from mirnet_edge.pruning.channels import Axes, ChannelGroup
-
-    Loss = Callable[[nn.Module], Tensor]
-    """Return a network's loss on one batch, a scalar."""
     from pathlib import Path
 
     from torch import Tensor
 
+    from mirnet_edge.pruning.channels import Axes, ChannelGroup
     from mirnet_edge.training.tasks import Task
+
+    Loss = Callable[[nn.Module], Tensor]
+    """Return a network's loss on one batch, a scalar."""
 
 IMPORTANCES = ("taylor", "magnitude", "random")
 
 
 def magnitude_importance(network: nn.Module) -> dict[str, Tensor]:
-    """Return the squared L2 norm of all that touches a channel, as a share of its space's.
+    """Return the squared L2 norm of each channel's weights, divided by the sum over its group.
 
-    A share, because norms of different layers say nothing about each other.
+    Divided, because norms of different layers are not comparable.
     """
-    return _shares(network, lambda tensor: tensor.square())
+    axes = find_channel_axes(network)
+    squares = {key: weight.detach().square() for key, weight in network.named_parameters()}
+    return _normalize(_sum_by_group(squares, axes, _find_groups(network, axes)))
 
 
 def taylor_importance(network: nn.Module, losses: Iterable[Loss]) -> dict[str, Tensor]:
-    """Return the expected square of what removing a channel adds to the loss, to first order.
+    """Return the expected squared change of the loss without each channel, to first order.
 
     Molchanov et al., "Importance Estimation for Neural Network Pruning", CVPR 2019, equation 8:
-    the mean over batches of (sum of gradient times weight)², here over all that touches a channel.
+    the mean over batches of (sum of gradient times weight)², over all weights of a channel.
 
     Args:
-        network: Left as it is.
+        network: Left unchanged.
         losses: One for each batch.
 
     Raises:
-        OptionError: No batch.
+        OptionError: There is no batch.
     """
     measured = copy.deepcopy(network).requires_grad_(requires_grad=True)
     axes = find_channel_axes(measured)
@@ -66,10 +65,10 @@ def taylor_importance(network: nn.Module, losses: Iterable[Loss]) -> dict[str, T
         loss(measured).backward()  # type: ignore[no-untyped-call]
         products = {
             key: weight.detach() * weight.grad
-            for key, weight in _once(measured).items()
+            for key, weight in measured.named_parameters()
             if weight.grad is not None
         }
-        for name, row in _sum_by_group(products, axes, _groups(measured, axes)).items():
+        for name, row in _sum_by_group(products, axes, _find_groups(measured, axes)).items():
             total[name] = total.get(name, torch.zeros_like(row)) + row.square()
         count += 1
     if not count:
@@ -78,28 +77,28 @@ def taylor_importance(network: nn.Module, losses: Iterable[Loss]) -> dict[str, T
 
 
 def random_importance(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Return chance, as a share of each space: what the others must beat."""
+    """Return random importance, divided by the sum over each group: the baseline."""
     generator = torch.Generator().manual_seed(seed)
     return _normalize(
         {
-            name: torch.rand(space.size, generator=generator)
-            for name, space in _groups(network, find_channel_axes(network)).items()
+            name: torch.rand(group.size, generator=generator)
+            for name, group in _find_groups(network, find_channel_axes(network)).items()
         }
     )
 
 
 def measure_block_importance(network: nn.Module, losses: Sequence[Loss]) -> list[list[float]]:
-    """Return what the loss gains from each multi-scale block, group by group.
+    """Return how much the loss rises without each multi-scale block, group by group.
 
-    Each block adds to its input, so a network without it is measured by letting the input pass.
+    Blocks are residual: without one, its input passes through.
 
     Raises:
-        OptionError: No batch.
+        OptionError: There is no batch.
     """
     if not losses:
-        raise OptionError("expected at least one batch to measure usefulness on, found none")
+        raise OptionError("expected at least one batch to measure importance on, found none")
     measured = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
-    whole = _mean(measured, losses)
+    whole = compute_mean_loss(measured, losses)
     blocks: int = measured.config.blocks  # type: ignore[union-attr, assignment]
     rows = []
     for group in _block_lists(measured):
@@ -107,7 +106,7 @@ def measure_block_importance(network: nn.Module, losses: Sequence[Loss]) -> list
         for place in range(blocks):
             block = group[place]
             group[place] = nn.Identity()
-            row.append(_mean(measured, losses) - whole)
+            row.append(compute_mean_loss(measured, losses) - whole)
             group[place] = block
         rows.append(row)
     return rows
@@ -121,24 +120,8 @@ def _block_lists(network: nn.Module) -> list[nn.Sequential]:
     return [cast("nn.Sequential", group.body) for group in body]
 
 
-def _mean(network: nn.Module, losses: Sequence[Loss]) -> float:
-    with torch.no_grad():
-        return sum(float(loss(network)) for loss in losses) / len(losses)
-
-
-def _once(network: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters, those that serve in several places once."""
-    return dict(network.named_parameters())
-
-
-def _groups(network: nn.Module, axes: Mapping[str, Axes]) -> dict[str, ChannelGroup]:
+def _find_groups(network: nn.Module, axes: Mapping[str, Axes]) -> dict[str, ChannelGroup]:
     return find_channel_groups(network.state_dict(), axes)
-
-
-def _shares(network: nn.Module, value: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    axes = find_channel_axes(network)
-    values = {key: value(weight.detach()) for key, weight in _once(network).items()}
-    return _normalize(_sum_by_group(values, axes, _groups(network, axes)))
 
 
 def _normalize(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,10 +129,10 @@ def _normalize(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _sum_by_group(
-    values: Mapping[str, Tensor], axes: Mapping[str, Axes], spaces: Mapping[str, ChannelGroup]
+    values: Mapping[str, Tensor], axes: Mapping[str, Axes], groups: Mapping[str, ChannelGroup]
 ) -> dict[str, Tensor]:
-    """Sum tensors over all that touches each channel of each space."""
-    total = {name: torch.zeros(space.size) for name, space in spaces.items()}
+    """Return the sum of the tensors' values over the weights of each channel, by group."""
+    total = {name: torch.zeros(group.size) for name, group in groups.items()}
     for key, tensor in values.items():
         for place, axis in enumerate(axes[key]):
             if axis is None:
@@ -160,18 +143,18 @@ def _sum_by_group(
             else:
                 others = [other for other in range(tensor.ndim) if other != place]
                 summed = tensor.sum(dim=others) if others else tensor
-            total[axis.space] += summed.reshape(axis.copies, -1).sum(0).cpu()
+            total[axis.group] += summed.reshape(axis.copies, -1).sum(0).cpu()
     return total
 
 
-_IMAGES = 64  # of the training set, taken evenly
+_IMAGES = 64  # of the training set, evenly spaced
 _BATCHES = 8
 
 
 def make_losses(
     data: Path, task: Task, network: nn.Module, *, batch: int, crop: int, seed: int
 ) -> list[Loss]:
-    """Return the loss on each of some batches of training images, drawn by SEED.
+    """Return the loss on each of a few batches of training images; SEED is the sampling seed.
 
     Raises:
         DataError: The images cannot be read, or are smaller than the crop.
@@ -193,8 +176,6 @@ def make_losses(
 
 def compute_mean_loss(network: nn.Module, losses: Sequence[Loss]) -> float:
     """Return a network's mean loss over batches."""
-    import torch
-
     with torch.inference_mode():
         return sum(float(loss(network)) for loss in losses) / len(losses)
 
@@ -202,10 +183,10 @@ def compute_mean_loss(network: nn.Module, losses: Sequence[Loss]) -> float:
 def score_channels(
     network: nn.Module, importance: str, losses: Sequence[Loss], seed: int
 ) -> dict[str, Tensor]:
-    """Return what each channel is worth, by the name of the importance.
+    """Return each channel's importance by group: taylor, magnitude or random.
 
     Raises:
-        OptionError: No such importance.
+        OptionError: There is no importance of that name.
     """
     require_importance(importance)
     if importance == "magnitude":
@@ -216,15 +197,15 @@ def score_channels(
 
 
 def require_importance(name: str) -> None:
-    """Refuse an importance that does not exist.
+    """Refuse an unknown importance.
 
     Raises:
-        OptionError: It does not.
+        OptionError: There is none of that name.
     """
     if name not in IMPORTANCES:
         raise OptionError(f"--importance must be one of {', '.join(IMPORTANCES)}, found {name!r}")
 
 
 def _loss(batch: Batch, network: nn.Module) -> Tensor:
-    seen = (batch.degraded,) if batch.thumbnail is None else (batch.degraded, batch.thumbnail)
-    return charbonnier_loss(network(*seen), batch.target)
+    inputs = (batch.degraded,) if batch.thumbnail is None else (batch.degraded, batch.thumbnail)
+    return charbonnier_loss(network(*inputs), batch.target)

@@ -1,6 +1,7 @@
-"""Prune weights to a measured latency: from a request to a weights file with its record.
+"""Structured pruning to a measured latency: from a request to a weights file with its record.
 
-table -> depth and widths -> cut -> timed end to end -> trained from the unpruned, once per round.
+Each round: latency table -> depth and widths -> prune -> time end to end -> distill from the
+unpruned network.
 """
 
 from __future__ import annotations
@@ -48,9 +49,12 @@ from mirnet_edge.pruning.timing import (
 )
 from mirnet_edge.pruning.widths import keep_blocks, prune_channels
 from mirnet_edge.runtime.measure import p50
-from mirnet_edge.training.job import TrainingObserver as TrainingObserver
-from mirnet_edge.training.job import TrainingRequest as TrainingRequest
-from mirnet_edge.training.job import select_device, train_weights
+from mirnet_edge.training.job import (
+    TrainingObserver,
+    TrainingRequest,
+    select_device,
+    train_weights,
+)
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.loop import validate
 from mirnet_edge.training.pairs import degrade_images, load_pairs, require_measurable
@@ -76,35 +80,35 @@ if TYPE_CHECKING:
     from mirnet_edge.training.tasks import Task
 
 PRUNE = "prune"
-"""The recipe of what is trained after a cut."""
+"""The default recipe of distillation after pruning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruningRequest:
-    """What is to be pruned. One of `speedup`, `latency_ms` and `like` is given."""
+    """The options of a pruning run; exactly one of `speedup`, `latency_ms` and `like` is given."""
 
     weights: str
     data: Path
     """A folder as `training.listing.list_pairs` reads it."""
     out: Path
-    """Folder for the tables, the rounds, the record and the finished weights."""
+    """Folder for the latency tables, the rounds, the record and the finished weights."""
     speedup: float | None = None
     latency_ms: float | None = None
     like: Path | None = None
-    """Folder of another run, of weights of the same config: cut to its blocks and widths."""
+    """Folder of another run, of weights of the same config, whose blocks and widths to use."""
     task: str | None = None
-    """None: as the weights' card says."""
+    """None: that of the weights' card."""
     backend: str = "openvino"
     size: tuple[int, int] = (256, 256)
-    """(height, width) of the frame that is timed."""
+    """(height, width) of the timed frame."""
     importance: str = "taylor"
     round_to: int = 8
     blocks: bool = False
-    """Whether whole blocks and groups may go too."""
+    """Whether whole blocks and groups may be dropped too."""
     rounds: int = 1
     recipe: str = PRUNE
     training: dict[str, Any] = field(default_factory=dict)
-    """Fields of the recipe that are to be other than it says."""
+    """Fields of the recipe to override."""
     seed: int = 0
     device: str = "auto"
     workers: int = 1
@@ -113,11 +117,11 @@ class PruningRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedPruning:
-    """A request whose parts were found and fit each other, and what an earlier run did of it."""
+    """A checked request with its loaded parts and the record of an earlier run."""
 
     request: PruningRequest
     network: nn.Module
-    """The unpruned one."""
+    """The unpruned network."""
     card: ModelCard
     sha256: str
     task: Task
@@ -126,11 +130,11 @@ class LoadedPruning:
 
     @property
     def like(self) -> dict[str, Any] | None:
-        """Return what another run kept, where it decides."""
+        """Return the blocks and config of another run to prune to, None to choose them."""
         return self.record.options.like
 
     def require_needed(self, target_ms: float, unpruned_ms: float) -> None:
-        """Refuse a target that the unpruned network reaches.
+        """Refuse a target that the unpruned network reaches already.
 
         Raises:
             OptionError: It does.
@@ -138,7 +142,7 @@ class LoadedPruning:
         if target_ms >= unpruned_ms:
             raise OptionError(
                 f"the unpruned network takes {unpruned_ms:.2f} ms a frame here, less than the "
-                f"target of {target_ms:.2f} ms; there is nothing to prune. Ask for less time"
+                f"target of {target_ms:.2f} ms; there is nothing to prune. Choose a lower target"
             )
 
 
@@ -146,10 +150,10 @@ def load_pruning(request: PruningRequest) -> LoadedPruning:
     """Return the request with its weights, task, recipe and record; writes nothing.
 
     Raises:
-        MirnetEdgeError: An option makes no sense, a backend is not here, or weights, images or
-            the folder's record cannot be read or are of something else.
+        MirnetEdgeError: An option is wrong, a backend is not installed, or weights, images or the
+            folder's record cannot be read or do not fit.
     """
-    _require_sane(request)
+    _check_request(request)
     select_device(request.device, "fp32")
     loaded = checkpoints.load(request.weights)
     task = _task(request, loaded.card)
@@ -199,10 +203,10 @@ def load_pruning(request: PruningRequest) -> LoadedPruning:
 
 
 def config_from_run(given: LoadedPruning) -> tuple[Kept, Any]:
-    """Return the blocks and the config that another run kept.
+    """Return the blocks and the config of another run.
 
     Raises:
-        OptionError: They make no network of this family.
+        OptionError: They are of another network family.
     """
     like: Any = given.like
     network: Any = given.network
@@ -210,13 +214,13 @@ def config_from_run(given: LoadedPruning) -> tuple[Kept, Any]:
         config = TypeAdapter(type(network.config)).validate_python(like["config"])
     except ValidationError as error:
         raise OptionError(
-            "the run in --like is of another kind of network; give one of the same family"
+            "the run in --like is of another network family; give one of the same family"
         ) from error
     return like["kept"], config
 
 
 def measure_size(network: nn.Module, size: tuple[int, int]) -> NetworkSize:
-    """Return how large a network is, for frames of (height, width)."""
+    """Return the size of a network, for frames of (height, width)."""
     return NetworkSize(gmacs=count_macs(network, *size) / 1e9, parameters=count_parameters(network))
 
 
@@ -225,18 +229,18 @@ def _kept_blocks(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     record = read_record(path)
     if len(record.rounds) != 1:
         raise OptionError(
-            f"{path} has {len(record.rounds)} rounds; --like needs a run of one round that was cut"
+            f"{path} has {len(record.rounds)} rounds; --like needs a pruned run of one round"
         )
     if record.conditions.config != config:
         raise OptionError(
-            f"{path} is of a network of another config than these weights; give a run that began "
-            "with the same"
+            f"{path} is of a network of another config than these weights; give a run that started "
+            "from the same config"
         )
     (only,) = record.rounds
     return {"kept": only.kept, "config": only.chosen.config}
 
 
-def _require_sane(request: PruningRequest) -> None:
+def _check_request(request: PruningRequest) -> None:
     targets = (request.speedup, request.latency_ms, request.like)
     given = sum(one is not None for one in targets)
     if given != 1:
@@ -250,7 +254,7 @@ def _require_sane(request: PruningRequest) -> None:
     if request.rounds < 1:
         raise OptionError(f"--rounds must be at least 1, found {request.rounds}")
     if request.like is not None and (request.rounds > 1 or request.blocks):
-        raise OptionError("--like brings blocks and widths along; leave out --rounds and --blocks")
+        raise OptionError("--like determines blocks and widths; leave out --rounds and --blocks")
     if not request.max_seconds > 0.0:
         raise OptionError(f"--max-minutes must be above 0, found {request.max_seconds / 60:g}")
     if request.workers < 0:
@@ -261,36 +265,36 @@ def _require_sane(request: PruningRequest) -> None:
 def _task(request: PruningRequest, card: ModelCard) -> Task:
     if request.task is None and card.task == "unknown":
         raise OptionError(
-            f"{request.weights} does not say what it restores; give --task, for example low-light"
+            f"the card of {request.weights} has no task; give --task, for example low-light"
         )
     return find_task(request.task or card.task)
 
 
 class PruningObserver(TrainingObserver, Protocol):
-    """Who is told how far the job is."""
+    """Callbacks while a pruning job runs."""
 
     def on_stage(self, what: str) -> None:
-        """The job begins with this."""
+        """A stage begins."""
 
 
 def prune_weights(
     given: LoadedPruning, observer: PruningObserver, clock: Callable[[], float] = time.monotonic
 ) -> PruneRecord:
-    """Prune, or go on pruning, and write `OUT/pruned.safetensors` and `OUT/prune.json`.
+    """Prune, or resume pruning, and write `OUT/pruned.safetensors` and `OUT/prune.json`.
 
     Args:
-        given: Of `request.opened`.
-        observer: Told how far it is.
-        clock: Seconds, rising; replaced in tests.
+        given: From `load_pruning`.
+        observer: Gets the progress.
+        clock: Monotonic seconds; replaced in tests.
 
     Raises:
         MirnetEdgeError: The target cannot be reached, or images or an earlier run's files
             cannot be read.
-        TrainingError: The loss is no longer a number; the last state is kept.
+        TrainingError: The loss or a weight diverged; the last state is kept.
     """
     run = _Run(given, observer, clock)
     while not run.record.finished:
-        run.one_stage()  # at least one, however short the time
+        run.run_stage()  # at least one, however short the time
         if run.seconds_left <= 0.0:
             break
     return run.record
@@ -298,7 +302,7 @@ def prune_weights(
 
 @dataclass
 class _Run:
-    """One run of the command: what it has, and what is done of it."""
+    """One run of the command, with its record so far."""
 
     given: LoadedPruning
     observer: PruningObserver
@@ -314,13 +318,13 @@ class _Run:
     def seconds_left(self) -> float:
         return self.given.request.max_seconds - (self.clock() - self._started)
 
-    def one_stage(self) -> None:
-        """Cut the network of the next round, or train what was cut last."""
+    def run_stage(self) -> None:
+        """Prune the network of the next round, or distill the one pruned last."""
         rounds = self.record.rounds
         if rounds and not self._is_trained(rounds[-1]):
-            self._train(len(rounds))
+            self._distill(len(rounds))
         else:
-            self._cut(len(rounds) + 1)
+            self._prune_round(len(rounds) + 1)
 
     def _is_trained(self, done: PruningRound) -> bool:
         return done.distilled is not None and done.distilled.steps == self.given.recipe.steps
@@ -331,64 +335,66 @@ class _Run:
     def _trained_file(self, number: int) -> Path:
         return self._folder(number) / "training" / f"{self.given.task.name}.safetensors"
 
-    def _cut(self, number: int) -> None:
+    def _prune_round(self, number: int) -> None:
         parent = self.given.network
         if number > 1:
             parent = checkpoints.load(self._trained_file(number - 1)).model
-        cut, found = self._like(parent) if self.given.like else self._chosen(parent, number)
-        self.observer.on_stage(f"validate what was cut (round {number})")
+        pruned, found = (
+            self._prune_like(parent) if self.given.like else self._search(parent, number)
+        )
+        self.observer.on_stage(f"validate the pruned network (round {number})")
         unpruned = self.record.unpruned or self._quality(self.given.network)
-        self._keep(unpruned=unpruned)  # before the round's folder is there
+        self._record(unpruned=unpruned)  # before the round's folder is there
         target = self._folder(number) / "cut.safetensors"
         card = checkpoints.ModelCard(
             task=self.given.task.name, parent=self.given.sha256, license=self.given.card.license
         )
-        checkpoints.save(cut.network, target, card)
+        checkpoints.save(pruned.network, target, card)
         done = PruningRound(
-            goal=self.record.options.goal(number), kept=cut.kept, attempts=cut.attempts,
-            best=cut.best, reached=cut.reached, cut=self._quality(cut.network), **found,
+            goal=self.record.options.goal(number), kept=pruned.kept, attempts=pruned.attempts,
+            best=pruned.best, reached=pruned.reached, cut=self._quality(pruned.network), **found,
         )  # fmt: skip
-        self._keep(
+        self._record(
             rounds=[*self.record.rounds, done],
-            pruned_size=measure_size(cut.network, self.record.conditions.size),
+            pruned_size=measure_size(pruned.network, self.record.conditions.size),
         )
 
-    def _chosen(self, parent: nn.Module, number: int) -> tuple[PrunedNetwork, dict[str, Any]]:
+    def _search(self, parent: nn.Module, number: int) -> tuple[PrunedNetwork, dict[str, Any]]:
         options = self.record.options
         losses = self._losses(parent)
         unpruned_ms = self._unpruned_ms(parent, number)
 
-        def cuttable(kept: Kept, network: nn.Module) -> PrunableNetwork:
+        def make_prunable(kept: Kept, network: nn.Module) -> PrunableNetwork:
             scores = score_channels(network, options.importance, losses, options.seed)
             bases = bases_from_table(self._table(network, number), network, unpruned_ms)
             return PrunableNetwork(network, kept, scores, bases)
 
-        whole = cuttable(list_blocks(parent), parent)
+        whole = make_prunable(list_blocks(parent), parent)
         goal = options.goal(number)
         self.given.require_needed(goal.ms(unpruned_ms), unpruned_ms)
         candidates: list[PruningCandidate] = []
         depths: list[tuple[Kept, nn.Module]] = []
         if options.blocks:
-            self.observer.on_stage("measure what blocks are worth")
+            self.observer.on_stage("measure the importance of blocks")
             depths = list(drop_blocks(parent, losses))
-        known = {str(whole.kept): whole}  # scores and tables are taken once for each depth
+        known = {str(whole.kept): whole}  # importance and tables are measured once for each depth
 
-        def remembered(kept: Kept, network: nn.Module) -> PrunableNetwork:
+        def make_prunable_once(kept: Kept, network: nn.Module) -> PrunableNetwork:
             if str(kept) not in known:
-                known[str(kept)] = cuttable(kept, network)
+                known[str(kept)] = make_prunable(kept, network)
             return known[str(kept)]
 
         def find(target: Target) -> PrunableNetwork:
             if not depths:
                 return whole
-            source, candidates[:] = choose_depth(depths, losses, target, remembered)
+            source, candidates[:] = choose_depth(depths, losses, target, make_prunable_once)
             return source
 
-        cut = prune_to_target(find, goal, unpruned_ms, self._timed)
-        return cut, {"candidates": candidates, "table_unpruned_ms": unpruned_ms}
+        pruned = prune_to_target(find, goal, unpruned_ms, self._timed)
+        return pruned, {"candidates": candidates, "table_unpruned_ms": unpruned_ms}
 
-    def _like(self, parent: nn.Module) -> tuple[PrunedNetwork, dict[str, Any]]:
-        """Cut to the widths of another run; only which channels go is decided here."""
+    def _prune_like(self, parent: nn.Module) -> tuple[PrunedNetwork, dict[str, Any]]:
+        """Prune to the widths of another run; only the channels are chosen here."""
         options = self.record.options
         kept, config = config_from_run(self.given)
         losses = self._losses(parent)
@@ -404,7 +410,7 @@ class _Run:
         }
 
     def _losses(self, network: nn.Module) -> list[Loss]:
-        self.observer.on_stage("measure what channels are worth")
+        self.observer.on_stage("measure the importance of channels")
         recipe = self.given.recipe
         return make_losses(
             self.given.request.data, self.given.task, network,
@@ -412,7 +418,7 @@ class _Run:
         )  # fmt: skip
 
     def _unpruned_ms(self, parent: nn.Module, number: int) -> float:
-        """Return what all tables of the run take the unpruned network to need."""
+        """Return the latency of the unpruned network that all tables of the run are scaled to."""
         first = self.record.rounds[0].table_unpruned_ms if self.record.rounds else None
         return first or self._table(parent, number).unpruned_ms
 
@@ -428,7 +434,7 @@ class _Run:
         )
 
     def _timed(self, network: nn.Module) -> tuple[float, float]:
-        self.observer.on_stage("time what was cut beside the unpruned")
+        self.observer.on_stage("time the pruned network beside the unpruned one")
         pair = {"unpruned": self.given.network, "pruned": network.eval()}
         samples = time_networks(pair, self.record.conditions)
         return p50(samples["unpruned"]), p50(samples["pruned"])
@@ -442,9 +448,11 @@ class _Run:
         psnr_db, gtmean_db, ssim, _ = validate(network.eval(), self._pairs)
         return PruningQuality(psnr_db=psnr_db, psnr_gtmean_db=gtmean_db, ssim=ssim)
 
-    def _train(self, number: int) -> None:
+    def _distill(self, number: int) -> None:
         request, options = self.given.request, self.record.options
-        self.observer.on_stage(f"learn from the unpruned (round {number} of {options.rounds})")
+        self.observer.on_stage(
+            f"distill from the unpruned network (round {number} of {options.rounds})"
+        )
         score = train_weights(
             TrainingRequest(
                 data=request.data, out=self._folder(number) / "training", task=options.task,
@@ -461,7 +469,7 @@ class _Run:
         done = self.record.rounds[-1].model_copy(update={"distilled": learned})
         self._write_weights(number, done)
         finished = number == options.rounds and self._is_trained(done)
-        self._keep(rounds=[*self.record.rounds[:-1], done], finished=finished)
+        self._record(rounds=[*self.record.rounds[:-1], done], finished=finished)
 
     def _write_weights(self, number: int, done: PruningRound) -> None:
         trained = checkpoints.load(self._trained_file(number))
@@ -478,15 +486,15 @@ class _Run:
         )
         checkpoints.save(trained.model, self.given.request.out / WEIGHTS_FILE, card)
 
-    def _keep(self, **news: Any) -> None:  # noqa: ANN401  # fields of several types
-        self.record = self.record.model_copy(update=news)
+    def _record(self, **changes: Any) -> None:  # noqa: ANN401  # fields of several types
+        self.record = self.record.model_copy(update=changes)
         self.record.write(self.given.request.out)
 
 
 def locate_table(out: Path, unpruned: nn.Module, network: nn.Module, number: int) -> Path:
-    """Return where the latency table of a network of a round lies.
+    """Return the file of the latency table of a round's network.
 
-    Each depth has its own, and so has each round: what is cut there is another network.
+    Each depth and each round has its own, as its network to prune is another.
     """
     folder = out if number == 1 else out / f"round-{number}"
     blocks: list[Kept] = [list_blocks(one) for one in (unpruned, network)]

@@ -1,6 +1,6 @@
-"""The record of a pruning: what was asked, what was chosen and measured; `OUT/prune.json`.
+"""The pruning record `OUT/prune.json`: options, chosen widths, measured latency and quality.
 
-Written after every stage, so that a run that was stopped goes on after the last one it finished.
+Written after every stage, so that an interrupted run resumes after the last finished one.
 """
 
 from __future__ import annotations
@@ -19,86 +19,88 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RECORD_FILE, TABLE_FILE, WEIGHTS_FILE = "prune.json", "latency.json", "pruned.safetensors"
-_TABLES = "latency"  # how their files' names begin
+_TABLE_PREFIX = "latency"  # of the names of latency tables
 
 
 class LatencyGoal(StrictDocument):
-    """How fast the network is to become; one of the first two is given."""
+    """The latency to reach; one of the first two is given."""
+
+    former_keys: ClassVar[dict[str, str]] = {"share": "fraction"}
 
     speedup: float | None = None
     latency_ms: float | None = None
-    share: float = 1.0
-    """Of the way to there, in factors: rounds before the last stop short."""
+    fraction: float = 1.0
+    """Geometric fraction of the speedup: rounds before the last prune less."""
 
     def ms(self, unpruned_ms: float) -> float:
-        """Return what a frame may take, where the unpruned network takes so long."""
+        """Return the target latency of a frame, given the unpruned network's."""
         if self.latency_ms is not None:
             end = self.latency_ms
         elif self.speedup is not None:
             end = unpruned_ms / self.speedup
         else:
             end = unpruned_ms
-        return unpruned_ms * math.pow(end / unpruned_ms, self.share)
+        return unpruned_ms * math.pow(end / unpruned_ms, self.fraction)
 
     def __str__(self) -> str:
-        """Return it as people say it."""
+        """Return it as text, for example "1.5x" or "8 ms"."""
         if self.latency_ms is not None:
             return f"{self.latency_ms:g} ms"
         return "as another run" if self.speedup is None else f"{self.speedup:g}x"
 
 
 class PruningOptions(StrictDocument):
-    """What decides the outcome; a run of other values is another run."""
+    """The options that determine the outcome; a run with other values does not resume."""
 
     weights_sha256: str
     data: str
-    """Where the images lie; training itself refuses other images in the same place."""
+    """Folder of the images; training refuses to resume with other images in it."""
     task: str
     speedup: float | None
     latency_ms: float | None
     like: dict[str, JsonValue] | None
-    """The blocks (`kept`) and `config` of another run, where none are chosen."""
+    """The blocks (`kept`) and `config` of another run to prune to; None to choose them."""
     backend: str
     size: tuple[int, int]
-    """(height, width) of the frame that is timed."""
+    """(height, width) of the timed frame."""
     importance: str
     round_to: int
     blocks: bool
     rounds: int
     recipe: str
     training: dict[str, JsonValue]
-    """Fields of the recipe that were given by hand."""
+    """Fields of the recipe that were overridden."""
     seed: int
 
     def goal(self, number: int) -> LatencyGoal:
-        """Return what a round, counted from 1, is to reach."""
+        """Return the goal of a round, counted from 1."""
         return LatencyGoal(
-            speedup=self.speedup, latency_ms=self.latency_ms, share=number / self.rounds
+            speedup=self.speedup, latency_ms=self.latency_ms, fraction=number / self.rounds
         )
 
 
 class PruningQuality(StrictDocument):
-    """Means over whole validation frames."""
+    """Validation metrics, means over whole frames."""
 
     psnr_db: FiniteFloat
     psnr_gtmean_db: FiniteFloat
     ssim: FiniteFloat
     steps: int = Field(default=0, ge=0)
-    """Of training since the cut."""
+    """Training steps since pruning."""
 
 
 class PruningAttempt(StrictDocument):
-    """A config that was chosen, cut and timed; times are medians of one interleaved run."""
+    """A config that was pruned to and timed; times are medians of one interleaved run."""
 
     config: dict[str, JsonValue]
     predicted_ms: PositiveFloat | None
-    """What the latency table promised; None where nothing was chosen."""
+    """Latency predicted by the table; None where the config was given."""
     unpruned_ms: PositiveFloat
     pruned_ms: PositiveFloat
 
     @property
     def speedup(self) -> float:
-        """Return how many times faster it was measured to be."""
+        """Return the measured speedup."""
         return self.unpruned_ms / self.pruned_ms
 
 
@@ -106,16 +108,16 @@ class PruningCandidate(StrictDocument):
     """A depth that was tried with --blocks."""
 
     kept: list[list[int]]
-    """Which blocks of each group stay."""
+    """Which blocks of each recursive residual group stay."""
     loss: FiniteFloat
-    """Of the network of these blocks, nothing else cut."""
+    """Of the network with these blocks, before its widths are pruned."""
     cut_loss: FiniteFloat | None
-    """The same once its widths are at the target; None where they cannot be, or where the loss
-    was above the best already."""
+    """The same with widths pruned to the target; None where no widths reach it, or where `loss`
+    is above the best already."""
 
 
 class PruningRound(StrictDocument):
-    """One cut, and what training made of it."""
+    """One pruning step and the distillation after it."""
 
     goal: LatencyGoal
     candidates: list[PruningCandidate]
@@ -123,31 +125,34 @@ class PruningRound(StrictDocument):
     kept: list[list[int]]
     attempts: list[PruningAttempt]
     best: int = Field(ge=0)
-    """Which of the attempts was cut."""
+    """Index of the attempt that was kept."""
     table_unpruned_ms: PositiveFloat | None
-    """The unpruned network in the latency table's terms; None where there is no table."""
+    """Latency of the unpruned network in the latency table; None without a table."""
     reached: bool
     cut: PruningQuality
+    """After pruning, before distillation."""
     distilled: PruningQuality | None = None
+    """After distillation."""
 
     @property
     def chosen(self) -> PruningAttempt:
-        """Return the attempt that was cut."""
+        """Return the attempt that was kept."""
         return self.attempts[self.best]
 
 
 class NetworkSize(StrictDocument):
-    """How large a network is."""
+    """Multiplications and parameters of a network."""
 
     gmacs: float
-    """For one frame of the size that was timed."""
+    """For one frame of the timed size."""
     parameters: int
 
 
 class PruneRecord(StrictDocument):
-    """All of it.
+    """The whole record.
 
-    Schema history: 1 (2026-11) the first.
+    Schema history: 1 (2026-11) the first; 2 (2026-11) `options` instead of `asked`, a goal's
+    `fraction` instead of `share`. Version 1 is still read.
     """
 
     former_keys: ClassVar[dict[str, str]] = {"asked": "options"}
@@ -166,40 +171,40 @@ class PruneRecord(StrictDocument):
 
     @property
     def reached(self) -> bool:
-        """Return whether the last round was measured to be as fast as was asked."""
+        """Return whether the last round reached its goal, as measured."""
         return bool(self.rounds) and self.rounds[-1].reached
 
     def write(self, out: Path) -> None:
-        """Write it to the run's folder, whole or not at all."""
+        """Write it to the run's folder, atomically."""
         payload = self.model_dump_json(indent=1) + "\n"
         write_atomically(out / RECORD_FILE, payload.encode())
 
 
 def read_record(path: Path) -> PruneRecord:
-    """Return the record of a file.
+    """Return the record in a file.
 
     Raises:
-        OptionError: There is none.
+        OptionError: There is no file, or it is no record.
     """
     try:
         return PruneRecord.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise OptionError(
-            f"{path} is not a record of schema 1 that mirnet-prune wrote; choose another folder, "
-            "or remove it to start anew"
+            f"{path} is not a record that mirnet-prune wrote (schema 1 or 2); choose another "
+            "folder, or remove it to prune from the start"
         ) from error
 
 
 def resume_record(out: Path, fresh: PruneRecord) -> PruneRecord:
-    """Return what an earlier run left in OUT, or FRESH where there is none.
+    """Return the record of an earlier run in OUT, or FRESH where there is none.
 
     Raises:
-        OptionError: The folder is of another run, or of something else.
+        OptionError: The folder holds a run with other options, or something else.
     """
     path = out / RECORD_FILE
     if not path.exists():
         others = [] if not out.is_dir() else sorted(one.name for one in out.iterdir())
-        foreign = [name for name in others if not name.startswith((".", _TABLES))]
+        foreign = [name for name in others if not name.startswith((".", _TABLE_PREFIX))]
         if foreign:
             raise OptionError(
                 f"{out} holds {foreign[0]} and no {RECORD_FILE}; expected an empty folder or one "
@@ -210,7 +215,7 @@ def resume_record(out: Path, fresh: PruneRecord) -> PruneRecord:
     different = _describe_differences(found.options, fresh.options)
     if different:
         raise OptionError(
-            f"{out} was begun with another {', '.join(different)}; give the same options, or "
+            f"{out} was started with another {', '.join(different)}; give the same options, or "
             "another --out"
         )
     return found

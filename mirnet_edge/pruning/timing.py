@@ -1,10 +1,10 @@
 """The latency table: measured speedup of each narrower width on this machine.
 
-Each row is a graph as it is deployed, exported and timed in turn with the others and with the
-unpruned network, whose share it is written as. What lies inside
-the blocks is timed as the block alone, times how often it runs: a difference of two whole networks
-would drown in noise. Alone, blocks save more than inside a network, so the network with all of them
-at their narrowest is timed too, and what they save is scaled to add up to that.
+Each row is a graph as deployed: exported, timed interleaved with the others and with the unpruned
+network, and recorded as a fraction of the latter's latency. Widths inside blocks are timed on the
+block alone, times how often it runs, because the difference of two whole networks would be lost in
+noise. Blocks save more alone than inside a network, so the network with the narrowest blocks is
+timed too, and the savings are scaled to add up to its own.
 """
 
 from __future__ import annotations
@@ -50,38 +50,39 @@ if TYPE_CHECKING:
 
 _GIB = 2.0**30
 _MEMORY_FILE = Path("/proc/meminfo")
-# Of what the modules put out: sums and products between them are kept for the gradients too. What
-# a step of a MIRNet of 16 channels took, by its peak: 1.45 times (4 crops of 96), 1.42 (192).
-_TRAINING = 1.5
-# Of the largest of these: what a runtime holds for a whole network, which is several at once and,
-# in ONNX Runtime, an arena that grows in powers of two. A MIRNet of 16 channels took 5.0 times in
-# OpenVINO (640x480 and 256x192), 30 in ONNX Runtime (256x192).
-_RUNNING = {"openvino": 6.0, "onnxruntime": 32.0}
-_BLOCK = 8.0  # the same of a block alone; not measured
-_GRAPH = 90 * 2.0**20  # of each open graph, whatever the frame; 81 MiB were measured
+# Peak memory of a training step over the size of all module outputs; intermediate sums and products
+# are kept for the gradients too. Measured on a MIRNet of 16 channels: 1.45 (4 crops of 96), 1.42
+# (192).
+_TRAINING_FACTOR = 1.5
+# Memory of a runtime for a whole network over the largest module output; ONNX Runtime's arena grows
+# in powers of two. Measured on a MIRNet of 16 channels: 5.0 in OpenVINO (640x480 and 256x192), 30
+# in ONNX Runtime (256x192).
+_RUNTIME_FACTORS = {"openvino": 6.0, "onnxruntime": 32.0}
+_BLOCK_FACTOR = 8.0  # the same for a block alone; not measured
+_GRAPH_BYTES = 90 * 2.0**20  # of each open graph, for any frame; measured 81 MiB
 
 
 def require_memory(
     network: nn.Module, *, backend: str, size: tuple[int, int], batch: int, crop: int
 ) -> None:
-    """Refuse frames and crops for which there is no memory; does nothing where nobody tells it.
+    """Refuse frames and crops that do not fit into memory, where the system reports its size.
 
     Nothing is computed: a copy of the network runs on the meta device.
 
     Args:
-        network: What is to be timed and trained.
-        backend: What times it.
-        size: (height, width) of the frame that is timed.
+        network: The network to time and train.
+        backend: The backend that times it.
+        size: (height, width) of the timed frame.
         batch: Crops in a training step.
         crop: Their side.
 
     Raises:
-        OptionError: It would not fit; says how much there is.
+        OptionError: It would not fit.
     """
     free = available_bytes()
     if free is None:
         return
-    step = batch * _TRAINING * sum(_outputs(network, (crop, crop)))
+    step = batch * _TRAINING_FACTOR * sum(_outputs(network, (crop, crop)))
     if step > free:
         raise OptionError(
             f"a step on {batch} crops of {crop} takes about {step / _GIB:.1f} GiB, "
@@ -90,21 +91,21 @@ def require_memory(
     # whole networks of one trunk are the first two rows; of MIRNetEdge, all rows are
     config: Any = network.config
     whole = OPEN_GRAPHS if isinstance(config.channels, tuple) else 2
-    times = whole * _RUNNING[backend] + (OPEN_GRAPHS - whole) * _BLOCK
-    table = times * max(_outputs(network, size)) + OPEN_GRAPHS * _GRAPH
+    times = whole * _RUNTIME_FACTORS[backend] + (OPEN_GRAPHS - whole) * _BLOCK_FACTOR
+    table = times * max(_outputs(network, size)) + OPEN_GRAPHS * _GRAPH_BYTES
     if table > free:
         raise OptionError(
             f"timing frames of {size_text(*size)} takes about {table / _GIB:.1f} GiB, "
-            f"{free / _GIB:.1f} GiB are free; choose a smaller --size: what is won is about the "
-            "same"
+            f"{free / _GIB:.1f} GiB are free; choose a smaller --size: the speedup is about "
+            "the same"
         )
 
 
 def available_bytes(file: Path = _MEMORY_FILE) -> int | None:
-    """Return the memory that programs can still have; None where the system does not say."""
+    """Return the available memory in bytes; None where the system does not report it."""
     try:
         lines = file.read_text(encoding="ascii").splitlines()
-    except OSError:  # another system than Linux
+    except OSError:  # not Linux
         return None
     for line in lines:
         if line.startswith("MemAvailable:"):
@@ -113,7 +114,7 @@ def available_bytes(file: Path = _MEMORY_FILE) -> int | None:
 
 
 def _outputs(network: nn.Module, size: tuple[int, int]) -> list[int]:
-    """Return the bytes of what each module puts out for one frame, every time it runs."""
+    """Return the bytes of each module's output for one frame, every time it runs."""
     found: list[int] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:  # noqa: ANN401  # as modules have it
@@ -135,7 +136,7 @@ BACKENDS = ("openvino", "onnxruntime")
 
 
 class TimingConditions(StrictDocument):
-    """What a table holds for, and nothing else."""
+    """The conditions under which a latency table is valid."""
 
     machine: MachineFacts
     backend: str
@@ -148,30 +149,31 @@ class TimingConditions(StrictDocument):
 
 
 class LatencyTable(StrictDocument):
-    """What each row takes, by its name, beside the unpruned network.
+    """The latency of each row, relative to the unpruned network.
 
-    Tables are measured minutes apart, and a machine's load changes in between: shares of a network
-    that took turns with every row can be compared, milliseconds cannot.
+    Tables are measured minutes apart, and a machine's load changes in between: fractions of a
+    network that was interleaved with every row are comparable, milliseconds are not.
 
-    Schema history: 1 (2026-11) rows in milliseconds; 2 (2026-11) rows as shares.
+    Schema history: 1 (2026-11) rows in milliseconds; 2 (2026-11) rows as fractions.
     """
 
     schema_version: Literal[2] = 2
     conditions: TimingConditions
     rounds: int = Field(ge=1)
     unpruned_ms: PositiveFloat
-    """The median of the unpruned network."""
+    """Median latency of the unpruned network."""
     rows: dict[str, PositiveFloat]
-    """The median share of the time that the unpruned network took in the same round."""
+    """Median latency over that of the unpruned network in the same round."""
 
 
 def timing_conditions(
     network: nn.Module, backend: str, size: tuple[int, int], round_to: int
 ) -> TimingConditions:
-    """Return what a table of this network would hold for, here and now.
+    """Return the conditions of a latency table of this network on this machine.
 
     Raises:
-        OptionError: No such backend, a size that is no frame of the network, or no rounding.
+        OptionError: There is no such backend, the network does not take that size, or `round_to`
+            is below 1.
         MissingDependencyError: The backend is not installed.
     """
     if backend not in BACKENDS:
@@ -195,23 +197,23 @@ def timing_conditions(
 
 
 def read_table(path: Path, expected: TimingConditions) -> LatencyTable:
-    """Return the table of a file.
+    """Return the latency table in a file.
 
     Raises:
-        OptionError: No table, or one that was measured under other conditions; names them.
+        OptionError: It is no table, or was measured under other conditions.
     """
     try:
         table = LatencyTable.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise OptionError(
             f"{path} is not a latency table; expected one that mirnet-prune wrote. Remove it to "
-            "measure anew"
+            "measure again"
         ) from error
     found, wanted = (one.model_dump(mode="json") for one in (table.conditions, expected))
     stale = [name for name in wanted if found[name] != wanted[name]]
     if stale:
         raise OptionError(
-            f"{path} was measured with another {', '.join(stale)}; remove it to measure anew, or "
+            f"{path} was measured with another {', '.join(stale)}; remove it to measure again, or "
             "give another --out"
         )
     return table
@@ -222,12 +224,12 @@ _RUNNERS: dict[str, type[OpenVinoRunner | OnnxRuntimeRunner]] = {
     "onnxruntime": OnnxRuntimeRunner,
 }
 OPEN_GRAPHS = 16
-"""How many are timed in turn, beside the unpruned network."""
+"""Graphs that are timed interleaved, beside the unpruned network."""
 _WHOLE, _NARROWEST = "whole", "narrowest"
 _UNPRUNED = "unpruned"
 
 Graph = tuple["nn.Module", tuple[int, int, int]]
-"""What is timed, and (channels, height, width) of what it takes."""
+"""A module to time, and (channels, height, width) of its input."""
 
 
 def measure_table(
@@ -239,15 +241,15 @@ def measure_table(
     rounds: int = 15,
     on_stage: Callable[[str], None] = lambda what: None,
 ) -> LatencyTable:
-    """Measure every row and write the table, whole or not at all.
+    """Measure every row and write the latency table, atomically.
 
     Args:
-        network: What is to be cut.
-        unpruned: What speed-ups are counted from; takes its turn with every row.
-        conditions: Of the network that is to be cut.
-        path: Where the table goes.
-        rounds: Turns of every row.
-        on_stage: Told how far it is.
+        network: The network to prune.
+        unpruned: The baseline of speedups; interleaved with every row.
+        conditions: Of the network to prune.
+        path: The file to write.
+        rounds: Timed runs of every row.
+        on_stage: Called with each stage, as text.
 
     Raises:
         MirnetEdgeError: A graph cannot be exported, run or written.
@@ -266,7 +268,7 @@ def measure_table(
         turns = {_UNPRUNED: reference} | {name: graphs[name] for name in chosen}
         samples = _timed(turns, conditions, rounds)
         unpruned_ms += samples[_UNPRUNED]
-        rows |= {name: _share(samples[name], samples[_UNPRUNED]) for name in chosen}
+        rows |= {name: _median_ratio(samples[name], samples[_UNPRUNED]) for name in chosen}
     table = LatencyTable(
         conditions=conditions, rounds=rounds, unpruned_ms=p50(unpruned_ms), rows=rows
     )
@@ -277,33 +279,35 @@ def measure_table(
 def bases_from_table(
     table: LatencyTable, network: nn.Module, unpruned_ms: float
 ) -> list[BaseTiming]:
-    """Return what `choice.choose` takes.
+    """Return the latencies for `widths.choose_widths`, one entry per trunk width.
 
     Args:
         table: Of this network.
-        network: What is to be cut.
-        unpruned_ms: What the unpruned network takes: the same for all tables that are compared.
+        network: The network to prune.
+        unpruned_ms: Latency of the unpruned network, the same for all tables to compare.
 
     Raises:
         KeyError: The table is of another network.
     """
     conditions = table.conditions
-    rows = {name: share * unpruned_ms for name, share in table.rows.items()}
+    rows = {name: fraction * unpruned_ms for name, fraction in table.rows.items()}
     found = []
     for config in list_base_configs(network.config, conditions.round_to):
         whole = rows[_row(config, _WHOLE, 0)]
         saved: dict[tuple[FreeWidth, int], float] = {}
-        knobs = [knob for knob in list_free_widths(config, conditions.round_to) if knob.values[1:]]
-        for knob in knobs:
-            if knob.field == "channels":
+        free = [
+            width for width in list_free_widths(config, conditions.round_to) if width.values[1:]
+        ]
+        for width in free:
+            if width.field == "channels":
                 calls, full = 1, whole
             else:
-                calls = _part(network, config, knob, conditions.size)[2]
-                full = rows[_row(config, knob.name, knob.values[0])]
-            for value in knob.values[1:]:
-                saved[knob, value] = calls * (full - rows[_row(config, knob.name, value)])
-        alone = sum(saved.get((knob, knob.values[-1]), 0.0) for knob in knobs)
-        together = max(0.0, whole - rows[_row(config, _NARROWEST, 0)]) if knobs else 0.0
+                calls = _part(network, config, width, conditions.size)[2]
+                full = rows[_row(config, width.name, width.values[0])]
+            for value in width.values[1:]:
+                saved[width, value] = calls * (full - rows[_row(config, width.name, value)])
+        alone = sum(saved.get((width, width.values[-1]), 0.0) for width in free)
+        together = max(0.0, whole - rows[_row(config, _NARROWEST, 0)]) if free else 0.0
         scale = together / alone if alone > 0.0 else 1.0
         found.append(BaseTiming(config, whole, {key: scale * ms for key, ms in saved.items()}))
     return found
@@ -312,7 +316,7 @@ def bases_from_table(
 def time_networks(
     networks: Mapping[str, nn.Module], conditions: TimingConditions, *, rounds: int = 15
 ) -> dict[str, list[float]]:
-    """Return milliseconds per run of whole networks as they are deployed, interleaved."""
+    """Return milliseconds per run of whole networks as deployed, interleaved."""
     with tempfile.TemporaryDirectory() as folder:
         runners: dict[str, Runner] = {}
         for number, (name, network) in enumerate(networks.items()):
@@ -323,14 +327,15 @@ def time_networks(
         return measure_interleaved(runners, frame, rounds=rounds)
 
 
-def _share(row: list[float], unpruned: list[float]) -> float:
+def _median_ratio(row: list[float], unpruned: list[float]) -> float:
     return p50([ms / whole for ms, whole in zip(row, unpruned, strict=True)])
 
 
-def _row(config: Any, knob: str, value: int) -> str:  # noqa: ANN401  # the families' configs have no type in common
+def _row(config: Any, name: str, value: int) -> str:  # noqa: ANN401  # the families' configs have no type in common
+    """Return the name of a row: the trunk, and the free width with its value, if any."""
     widths = config.channels if isinstance(config.channels, tuple) else (config.channels,)
     trunk = ",".join(map(str, widths))
-    return f"{trunk} {knob}" if knob in (_WHOLE, _NARROWEST) else f"{trunk} {knob}={value}"
+    return f"{trunk} {name}" if name in (_WHOLE, _NARROWEST) else f"{trunk} {name}={value}"
 
 
 def _rows(
@@ -342,17 +347,17 @@ def _rows(
     build = family_of(network).network
     shape = (getattr(base, "in_channels", 3), *conditions.size)
     found = {_row(base, _WHOLE, 0): (build(base).eval(), shape)}
-    knobs = list_free_widths(base, conditions.round_to)
-    narrowest = {knob: knob.values[-1] for knob in knobs if knob.values[1:]}
+    free = list_free_widths(base, conditions.round_to)
+    narrowest = {width: width.values[-1] for width in free if width.values[1:]}
     if narrowest:
         found[_row(base, _NARROWEST, 0)] = (build(replace_widths(base, narrowest)).eval(), shape)
-    for knob in knobs:
-        for value in knob.values:
-            config = replace_widths(base, {knob: value})
-            name = _row(base, knob.name, value)
-            if knob.field != "channels":
-                found[name] = _part(network, config, knob, conditions.size)[:2]
-            elif value != knob.values[0]:
+    for width in free:
+        for value in width.values:
+            config = replace_widths(base, {width: value})
+            name = _row(base, width.name, value)
+            if width.field != "channels":
+                found[name] = _part(network, config, width, conditions.size)[:2]
+            elif value != width.values[0]:
                 found[name] = (build(config).eval(), shape)
     return found
 
@@ -360,14 +365,12 @@ def _rows(
 def _part(
     network: nn.Module,
     config: Any,  # noqa: ANN401  # as above
-    knob: FreeWidth,
+    width: FreeWidth,
     size: tuple[int, int],
 ) -> tuple[nn.Module, tuple[int, int, int], int]:
-    """Return a block that has this width inside, what it takes, and how often such blocks run."""
-    import torch
-
+    """Return a block with this width inside, its input shape, and how often such blocks run."""
     narrow = family_of(network).network(config).eval()
-    path = next(path for path, module in narrow.named_modules() if _has(module, knob, config))
+    path = next(path for path, module in narrow.named_modules() if _has(module, width, config))
     seen: list[tuple[int, int, int]] = []
 
     def note(module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
@@ -376,26 +379,26 @@ def _part(
 
     blank = copy.deepcopy(narrow).to("meta")
     for module in blank.modules():
-        if _has(module, knob, config):
+        if _has(module, width, config):
             module.register_forward_hook(note)
     with torch.no_grad():
         blank(torch.empty(1, config.in_channels, *size, device="meta"))
     return narrow.get_submodule(path), seen[0], len(seen)
 
 
-def _has(module: nn.Module, knob: FreeWidth, config: Any) -> bool:  # noqa: ANN401  # as above
-    """Say whether this is a block whose inner width the knob is."""
+def _has(module: nn.Module, width: FreeWidth, config: Any) -> bool:  # noqa: ANN401  # as above
+    """Return whether this is a block with that free width inside."""
     widths: tuple[int, ...] = config.widths
-    if knob.field == "unit_widths":
+    if width.field == "unit_widths":
         if isinstance(module, DualAttentionUnit):
-            return bool(module.conv1x1.out_channels == widths[knob.index])
+            return bool(module.conv1x1.out_channels == widths[width.index])
         if isinstance(module, ResidualContextualBlock):
-            return bool(module.body[2].out_channels == widths[knob.index])
+            return bool(module.body[2].out_channels == widths[width.index])
         return False
     kind, stream = (
-        (ResidualDownsampling, knob.index)
-        if knob.field == "down_widths"
-        else (ResidualUpsampling, knob.index + 1)
+        (ResidualDownsampling, width.index)
+        if width.field == "down_widths"
+        else (ResidualUpsampling, width.index + 1)
     )
     if not isinstance(module, kind):
         return False
@@ -429,7 +432,7 @@ def _export(
 
 
 class _NoiseFedRunner:
-    """Runs a part of a network on noise of its own shape, whatever frames it is given."""
+    """Runs a part of a network on noise of its input shape, whatever frames it gets."""
 
     multiple = scale = 1
 

@@ -1,7 +1,7 @@
-"""Network widths: choose narrower ones by importance and latency, and prune to them.
+"""Network widths: choose narrower ones by importance and latency, and prune channels to them.
 
-What comes out is a network of the config that was asked for, with those of the given network's
-weights that were worth most. Its config is told from its tensors, and it loads like any other.
+A pruned network is a network of the chosen config with the most important channels' weights. Its
+config follows from its tensors, so it loads like any other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from mirnet_edge.checkpoints.families import family_of
 from mirnet_edge.errors import OptionError
-from mirnet_edge.pruning.channels import find_channel_axes, find_channel_groups
+from mirnet_edge.pruning.channels import FIXED_SUFFIX, find_channel_axes, find_channel_groups
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,23 +24,20 @@ if TYPE_CHECKING:
 
     from mirnet_edge.pruning.channels import Axes, ChannelGroup
 
-_FIXED = ".filt"
-
 
 def prune_channels(network: nn.Module, config: Any, scores: Mapping[str, Tensor]) -> nn.Module:  # noqa: ANN401  # the families' configs have no type in common
-    """Return a network of CONFIG with the channels of NETWORK that score highest, in their order.
+    """Return a network of CONFIG with the most important channels of NETWORK, in their order.
 
     Shared tensors stay shared. With NETWORK's own config it is a copy.
 
     Args:
-        network: One of our networks; left as it is.
-        config: A config of its family with as many blocks, and nowhere more channels.
-        scores: For every space (`channels.spaces_of`), what each of its channels is worth; of
-            `importance`.
+        network: A network of a known family; left unchanged.
+        config: A config of its family with equally many blocks, and nowhere more channels.
+        scores: The importance of every channel, by channel group (`importance.score_channels`).
 
     Raises:
-        OptionError: The config asks for more channels than there are, or for other blocks, or
-            for a number that grouped convolutions cannot have.
+        OptionError: The config has more channels than the network, other blocks, or a number of
+            channels that grouped convolutions cannot have.
     """
     axes = find_channel_axes(network)
     narrow = family_of(network).network(config)
@@ -51,25 +48,25 @@ def prune_channels(network: nn.Module, config: Any, scores: Mapping[str, Tensor]
         )
     old = find_channel_groups(network.state_dict(), axes)
     new = find_channel_groups(narrow.state_dict(), axes)
-    kept = {name: _best(name, old[name], new[name].size, scores[name]) for name in old}
+    kept = {name: _most_important(name, old[name], new[name].size, scores[name]) for name in old}
     values = narrow.state_dict()
     for (key, tensor), target in zip(network.state_dict().items(), values, strict=True):
-        if not key.endswith(_FIXED):
+        if not key.endswith(FIXED_SUFFIX):
             values[target] = _cut_axis(tensor, axes[key], kept, old)
     narrow.load_state_dict(values)
     return narrow.train(network.training)
 
 
 def keep_blocks(network: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
-    """Return the network with fewer multi-scale blocks, and fewer groups of them.
+    """Return the network with the listed multi-scale blocks only, and the groups that have any.
 
     Args:
-        network: One of our networks; left as it is.
-        kept: For each recursive residual group that stays, in order, which of its blocks stay;
-            equally many in each. A MIRNetEdge is one group. Empty for a group that goes.
+        network: A network of a known family; left unchanged.
+        kept: For each recursive residual group, in order, which of its blocks stay; equally many
+            in each, or none. A MIRNetEdge is one group.
 
     Raises:
-        OptionError: Nothing would be left, or unequal groups.
+        OptionError: No block would stay, or unequal numbers of them.
     """
     counts = {len(blocks) for blocks in kept if blocks}
     if len(counts) != 1:
@@ -93,26 +90,26 @@ def keep_blocks(network: nn.Module, kept: Sequence[Sequence[int]]) -> nn.Module:
 
 
 def _former_key(key: str, kept: Sequence[Sequence[int]], groups: Sequence[int], blocks: int) -> str:
-    """Return where a tensor of a shortened network stood before."""
+    """Return the key that a tensor of a shortened network had before."""
     if found := re.match(r"blocks\.(\d+)\.", key):
         return f"blocks.{kept[0][int(found[1])]}.{key[found.end() :]}"
     found = re.match(r"body\.(\d+)\.body\.(\d+)\.", key)
     if not found:
         return key
     group, place = groups[int(found[1])], int(found[2])
-    # the group's own convolution follows its blocks
+    # the group's own convolution comes after its blocks
     stayed = kept[group]
     former = stayed[place] if place < len(stayed) else blocks
     return f"body.{group}.body.{former}.{key[found.end() :]}"
 
 
-def _best(name: str, space: ChannelGroup, count: int, scores: Tensor) -> Tensor:
-    """Return the indices of the channels to keep, rising; as many in each part of the space."""
-    parts = space.parts
-    if not 0 < count <= space.size or count % parts:
+def _most_important(name: str, group: ChannelGroup, count: int, scores: Tensor) -> Tensor:
+    """Return the indices of the channels to keep, ascending; equally many in each part."""
+    parts = group.parts
+    if not 0 < count <= group.size or count % parts:
         of = f" in {parts} equal parts" if parts > 1 else ""
         raise OptionError(
-            f"{name} has {space.size} channels{of}; expected to keep between {parts} and as many, "
+            f"{name} has {group.size} channels{of}; expected to keep between {parts} and as many, "
             f"found {count}"
         )
     rows = scores.reshape(parts, -1)
@@ -127,7 +124,7 @@ def _cut_axis(
     for place, axis in enumerate(axes):
         if axis is None:
             continue
-        indices, size = kept[axis.space], old[axis.space].size
+        indices, size = kept[axis.group], old[axis.group].size
         if axis.parts > 1:
             tensor = _cut_grouped(tensor, indices, axis.parts)
             continue
@@ -137,35 +134,35 @@ def _cut_axis(
 
 
 def _cut_grouped(tensor: Tensor, indices: Tensor, parts: int) -> Tensor:
-    """Cut the input axis of a grouped convolution whose outputs are cut already."""
+    """Return the tensor pruned along its grouped input axis; its outputs are pruned already."""
     within = indices.reshape(parts, -1) % tensor.shape[1]
     rows = tensor.chunk(parts, dim=0)
     return torch.cat([row.index_select(1, own) for row, own in zip(rows, within, strict=True)])
 
 
 _INNER = ("unit_widths", "down_widths", "up_widths")
-_SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)  # of a width; each costs one measurement
+_FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.125)  # of a width; each needs one measurement
 
 
 @dataclass(frozen=True)
 class FreeWidth:
-    """One width that can be chosen on its own."""
+    """A width that can be chosen independently of the others."""
 
     field: str
     index: int
     values: tuple[int, ...]
-    """Falling; the first is the width as it is."""
+    """Descending; the first is the present width."""
 
     @property
     def name(self) -> str:
-        """Return what tables call it."""
+        """Return its name in latency tables."""
         return f"{self.field}.{self.index}"
 
 
 def list_base_configs(config: Any, round_to: int) -> list[Any]:  # noqa: ANN401  # the families' configs have no type in common
     """Return the configs of every width of the trunk, the given one first.
 
-    The three streams of a MIRNetEdge are free of each other and are knobs; there it is one.
+    For a MIRNetEdge only the given one: its three streams are independent, hence free widths.
     """
     bases = [config]
     if isinstance(config.channels, tuple):
@@ -174,48 +171,49 @@ def list_base_configs(config: Any, round_to: int) -> list[Any]:  # noqa: ANN401 
         try:
             plain = dataclasses.replace(config, channels=channels, **dict.fromkeys(_fields(config)))
             bases.append(_as_narrow(plain, config))
-        except OptionError:  # too narrow, or not to be divided by grouped convolutions
+        except OptionError:  # too narrow, or not divisible by grouped convolutions
             continue
     return bases
 
 
 def list_free_widths(config: Any, round_to: int) -> list[FreeWidth]:  # noqa: ANN401  # as above
-    """Return the widths that are free in networks of that trunk."""
+    """Return the free widths of networks with that trunk."""
     named = {field: _inner(config, field) for field in _fields(config)}
     if isinstance(config.channels, tuple):
         named = {"channels": config.channels}
-    knobs = []
+    free = []
     for field, widths in named.items():
         for index, width in enumerate(widths):
             rounded = {
-                max(round_to, int(width * share) // round_to * round_to) for share in _SHARES
+                max(round_to, int(width * fraction) // round_to * round_to)
+                for fraction in _FRACTIONS
             }
             values = [value for value in rounded if value < width]
             kept = [
                 value for value in values if _is_legal(config, FreeWidth(field, index, ()), value)
             ]
-            knobs.append(FreeWidth(field, index, (width, *sorted(kept, reverse=True))))
-    return knobs
+            free.append(FreeWidth(field, index, (width, *sorted(kept, reverse=True))))
+    return free
 
 
 def replace_widths(config: Any, chosen: Mapping[FreeWidth, int]) -> Any:  # noqa: ANN401  # as above
-    """Return the config with those widths instead of its own.
+    """Return the config with the chosen widths.
 
     Raises:
-        OptionError: They make no network.
+        OptionError: There is no network of these widths.
     """
     changes: dict[str, list[int]] = {}
-    for knob, value in chosen.items():
-        own = list(config.channels if knob.field == "channels" else _inner(config, knob.field))
-        changes.setdefault(knob.field, own)[knob.index] = value
+    for width, value in chosen.items():
+        own = list(config.channels if width.field == "channels" else _inner(config, width.field))
+        changes.setdefault(width.field, own)[width.index] = value
     return dataclasses.replace(
         config, **{field: tuple(widths) for field, widths in changes.items()}
     )
 
 
-def _is_legal(config: Any, knob: FreeWidth, value: int) -> bool:  # noqa: ANN401  # as above
+def _is_legal(config: Any, width: FreeWidth, value: int) -> bool:  # noqa: ANN401  # as above
     try:
-        replace_widths(config, {knob: value})
+        replace_widths(config, {width: value})
     except OptionError:
         return False
     return True
@@ -233,7 +231,7 @@ def _inner(config: Any, field: str) -> tuple[int, ...]:  # noqa: ANN401  # as ab
 
 
 def _as_narrow(plain: Any, config: Any) -> Any:  # noqa: ANN401  # as above
-    """Return a narrower trunk whose inner widths are no wider than they are now."""
+    """Return a narrower trunk whose inner widths are at most the present ones."""
     return dataclasses.replace(
         plain,
         **{
@@ -245,35 +243,35 @@ def _as_narrow(plain: Any, config: Any) -> Any:  # noqa: ANN401  # as above
 
 @dataclass(frozen=True)
 class BaseTiming:
-    """A width of the trunk, and what each free width does to it."""
+    """The latency of one trunk width, and how much each free width saves."""
 
     config: Any
     ms: float
-    """Of the whole network, with all widths as they are."""
+    """Latency of the whole network, before narrowing a free width."""
     saved_ms: Mapping[tuple[FreeWidth, int], float]
-    """What each narrower width saves, alone."""
+    """Milliseconds that each narrower width saves, alone."""
 
 
 @dataclass(frozen=True)
 class WidthChoice:
-    """A config, and what the table promises."""
+    """A config, with its predicted latency."""
 
     config: Any
     predicted_ms: float
     removed: float
-    """The importance of all that goes."""
+    """The summed importance of the removed channels."""
 
 
 def choose_widths(
     network: nn.Module, scores: Mapping[str, Tensor], bases: Sequence[BaseTiming], target_ms: float
 ) -> WidthChoice:
-    """Return the config that the table puts at the target with the least importance removed.
+    """Return the config predicted to reach the target with the least importance removed.
 
-    For each trunk the widths are narrowed one at a time, always the one that removes least
-    importance for each millisecond it wins.
+    Greedy: for each trunk the free widths are narrowed one at a time, always the one that removes
+    the least importance per millisecond saved.
 
     Raises:
-        OptionError: No width of the table is that fast.
+        OptionError: No config of the latency table is that fast.
     """
     choices = [_narrow(network, scores, base, target_ms) for base in bases]
     reached = [choice for choice in choices if choice.predicted_ms <= target_ms]
@@ -281,7 +279,7 @@ def choose_widths(
         least = min(choice.predicted_ms for choice in choices)
         raise OptionError(
             f"the target is {target_ms:.2f} ms; the narrowest network of these blocks takes "
-            f"{least:.2f} ms. Ask for less, drop blocks with --blocks, or choose a "
+            f"{least:.2f} ms. Choose a higher target, drop blocks with --blocks, or choose a "
             "smaller --round-to"
         )
     return min(reached, key=lambda choice: choice.removed)
@@ -290,19 +288,19 @@ def choose_widths(
 def choose_fastest_widths(
     network: nn.Module, scores: Mapping[str, Tensor], bases: Sequence[BaseTiming]
 ) -> WidthChoice:
-    """Return the fastest config of the table."""
+    """Return the fastest config of the latency table."""
     choices = [_narrow(network, scores, base, 0.0) for base in bases]
     return min(choices, key=lambda choice: choice.predicted_ms)
 
 
 def sum_removed_importance(network: nn.Module, config: Any, scores: Mapping[str, Tensor]) -> float:  # noqa: ANN401  # the families' configs have no type in common
-    """Return the summed scores of the channels that a config has no place for."""
+    """Return the summed importance of the channels that a config removes."""
     with torch.device("meta"):
         narrow = family_of(network).network(config)
-    spaces = find_channel_groups(narrow.state_dict(), find_channel_axes(network))
+    groups = find_channel_groups(narrow.state_dict(), find_channel_axes(network))
     total = 0.0
     for name, row in scores.items():
-        total += float(row.sort().values[: row.numel() - spaces[name].size].sum())
+        total += float(row.sort().values[: row.numel() - groups[name].size].sum())
     return total
 
 
@@ -311,27 +309,27 @@ def _narrow(
 ) -> WidthChoice:
     whole = sum_removed_importance(network, base.config, scores)
     removed = {
-        (knob, value): sum_removed_importance(
-            network, replace_widths(base.config, {knob: value}), scores
+        (width, value): sum_removed_importance(
+            network, replace_widths(base.config, {width: value}), scores
         )
         - whole
-        for knob, value in base.saved_ms
+        for width, value in base.saved_ms
     }
     chosen: dict[FreeWidth, int] = {}
-    now, lost = base.ms, whole
+    now, total = base.ms, whole
     while now > target_ms:
         steps = []
-        for (knob, value), saved in base.saved_ms.items():
-            former = (knob, chosen[knob]) if knob in chosen else None
+        for (width, value), saved in base.saved_ms.items():
+            former = (width, chosen[width]) if width in chosen else None
             if former and value >= former[1]:
                 continue
-            won = saved - (base.saved_ms[former] if former else 0.0)
-            price = removed[knob, value] - (removed[former] if former else 0.0)
-            if won > 0.0:
-                steps.append((max(price, 0.0) / won, knob, value, won, price))
+            gain = saved - (base.saved_ms[former] if former else 0.0)
+            loss = removed[width, value] - (removed[former] if former else 0.0)
+            if gain > 0.0:
+                steps.append((max(loss, 0.0) / gain, width, value, gain, loss))
         if not steps:
             break
-        _, knob, value, won, price = min(steps, key=lambda step: step[0])
-        chosen[knob] = value
-        now, lost = now - won, lost + price
-    return WidthChoice(replace_widths(base.config, chosen), now, lost)
+        _, width, value, gain, loss = min(steps, key=lambda step: step[0])
+        chosen[width] = value
+        now, total = now - gain, total + loss
+    return WidthChoice(replace_widths(base.config, chosen), now, total)

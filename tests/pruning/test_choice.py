@@ -78,7 +78,7 @@ def test_the_choice_is_at_the_target_and_removes_no_more_than_it_must(network, t
     assert slower.removed <= choice.removed
 
 
-def test_what_is_worth_nothing_goes_first(network):
+def test_channels_without_importance_are_removed_first(network):
     scores = {name: torch.ones_like(row) for name, row in magnitude_importance(network).items()}
     for name, row in scores.items():
         if name.endswith("unit1.inner"):

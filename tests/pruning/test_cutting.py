@@ -58,52 +58,52 @@ def source(network):
     )
 
 
-def test_a_promise_that_holds_is_cut_once(source):
-    cut = prune_to_target(
+def test_a_correct_prediction_needs_one_attempt(source):
+    pruned = prune_to_target(
         lambda target: source, LatencyGoal(speedup=1.25), _UNPRUNED_MS, lambda network: (50.0, 40.0)
     )
-    assert (len(cut.attempts), cut.best, cut.reached) == (1, 0, True)
+    assert (len(pruned.attempts), pruned.best, pruned.reached) == (1, 0, True)
     # the first attempt takes the table to err by so much on the dear side
-    assert cut.attempts[0].predicted_ms <= 1.05 * _UNPRUNED_MS / 1.25
-    assert cut.attempts[0].speedup == 1.25
+    assert pruned.attempts[0].predicted_ms <= 1.05 * _UNPRUNED_MS / 1.25
+    assert pruned.attempts[0].speedup == 1.25
 
 
-def test_a_network_slower_than_promised_is_cut_again_by_the_measured_ratio(source):
+def test_a_network_slower_than_predicted_is_pruned_again_by_the_measured_ratio(source):
     answers = iter([(50.0, 45.0), (50.0, 39.0)])
-    cut = prune_to_target(
+    pruned = prune_to_target(
         lambda target: source,
         LatencyGoal(speedup=1.25),
         _UNPRUNED_MS,
         lambda network: next(answers),
     )
-    first, second = cut.attempts
+    first, second = pruned.attempts
     assert second.predicted_ms <= first.predicted_ms * 40.0 / 45.0
     assert second.config != first.config
-    assert (cut.best, cut.reached) == (1, True)
-    assert count_parameters(cut.network) < count_parameters(source.network)
+    assert (pruned.best, pruned.reached) == (1, True)
+    assert count_parameters(pruned.network) < count_parameters(source.network)
 
 
 def test_what_is_out_of_reach_ends_after_three_attempts_with_the_fastest(source):
     answers = iter([(50.0, 48.0), (50.0, 44.0), (50.0, 46.0)])
-    cut = prune_to_target(
+    pruned = prune_to_target(
         lambda target: source,
         LatencyGoal(speedup=1.15),
         _UNPRUNED_MS,
         lambda network: next(answers),
     )
-    assert (len(cut.attempts), cut.best, cut.reached) == (3, 1, False)
-    assert cut.attempts[1].config == plain_config(cut.network.config)
+    assert (len(pruned.attempts), pruned.best, pruned.reached) == (3, 1, False)
+    assert pruned.attempts[1].config == plain_config(pruned.network.config)
 
 
 def test_the_narrowest_that_is_still_too_slow_is_kept_and_told(source):
-    cut = prune_to_target(
+    pruned = prune_to_target(
         lambda target: source, LatencyGoal(speedup=1.5), _UNPRUNED_MS, lambda network: (50.0, 500.0)
     )
-    assert not cut.reached
+    assert not pruned.reached
     # a tenth of what was promised: there is no such width, and then none that is narrower still
-    assert len(cut.attempts) == 2
+    assert len(pruned.attempts) == 2
     fastest = choose_fastest_widths(source.network, source.scores, source.bases)
-    assert cut.attempts[1].config == plain_config(fastest.config)
+    assert pruned.attempts[1].config == plain_config(fastest.config)
 
 
 def test_a_target_in_milliseconds_is_held_against_milliseconds(source):
@@ -117,12 +117,12 @@ def test_a_target_in_milliseconds_is_held_against_milliseconds(source):
     assert reached.attempts[0].predicted_ms <= 84.0
 
 
-def test_a_target_close_by_still_cuts_something(source):
-    cut = prune_to_target(
+def test_a_target_close_to_the_unpruned_latency_still_prunes(source):
+    pruned = prune_to_target(
         lambda target: source, LatencyGoal(speedup=1.02), _UNPRUNED_MS, lambda network: (50.0, 49.0)
     )
-    assert cut.attempts[0].predicted_ms < _UNPRUNED_MS
-    assert count_parameters(cut.network) < count_parameters(source.network)
+    assert pruned.attempts[0].predicted_ms < _UNPRUNED_MS
+    assert count_parameters(pruned.network) < count_parameters(source.network)
 
 
 def test_a_round_before_the_last_goes_a_part_of_the_way():
@@ -166,7 +166,7 @@ def test_groups_go_too_the_least_useful_first():
     assert [kept for kept, _ in drop_blocks(network, _losses(network))] == [[[0], [0]], [[], [0]]]
 
 
-def _cuttable(kept, network):
+def _make_prunable(kept, network):
     whole = _UNPRUNED_MS * network.config.blocks / 2
     return PrunableNetwork(
         network, kept, magnitude_importance(network), _bases(network.config, whole)
@@ -176,7 +176,7 @@ def _cuttable(kept, network):
 def test_a_useless_block_goes_rather_than_channels(idle):
     losses = _losses(idle)
     source, candidates = choose_depth(
-        drop_blocks(idle, losses), losses, lambda kept: 50.0, _cuttable
+        drop_blocks(idle, losses), losses, lambda kept: 50.0, _make_prunable
     )
     assert source.kept == [[0]]
     assert [one.kept for one in candidates] == [[[0, 1]], [[0]]]
@@ -191,31 +191,31 @@ def test_a_depth_is_asked_again_when_a_first_attempt_was_too_slow(idle):
     def find(target):
         asked.append({len(kept[0]): target(kept) for kept, _ in depths})
         # both blocks until the table is asked for less than a trunk of both can give
-        return _cuttable(*depths[0 if target(depths[0][0]) > 60.0 else 1])
+        return _make_prunable(*depths[0 if target(depths[0][0]) > 60.0 else 1])
 
     answers = iter([(50.0, 80.0), (50.0, 20.0)])
-    cut = prune_to_target(
+    pruned = prune_to_target(
         find, LatencyGoal(speedup=1.25), _UNPRUNED_MS, lambda network: next(answers)
     )
     first, second = asked
     assert first[2] == first[1]
     assert second[2] < 0.6 * first[2]  # of the depth that was too slow as much less is asked
     assert second[1] == first[1]  # of the other, which nobody timed, the same
-    assert (cut.kept, cut.best, cut.reached) == ([[0]], 1, True)
+    assert (pruned.kept, pruned.best, pruned.reached) == ([[0]], 1, True)
 
 
-def test_a_useful_block_stays_and_its_depth_is_not_cut(network):
+def test_an_important_block_stays_and_its_depth_is_not_pruned(network):
     with torch.no_grad():
         strong = MIRNet(_CONFIG).eval()
         strong.load_state_dict(network.state_dict())
         for block in strong.body[0].body[:2]:
             block.conv_out.weight *= 30.0
             for key, weight in block.named_parameters():
-                if "blocks.1" in key:  # the lower stream is hardly worth anything
+                if "blocks.1" in key:  # the lower stream has hardly any importance
                     weight *= 1e-6
     losses = _losses(strong)
     source, candidates = choose_depth(
-        drop_blocks(strong, losses), losses, lambda kept: 95.0, _cuttable
+        drop_blocks(strong, losses), losses, lambda kept: 95.0, _make_prunable
     )
     assert source.kept == [[0, 1]]
     assert candidates[1].cut_loss is None

@@ -22,8 +22,8 @@ from mirnet_edge.pruning.record import RECORD_FILE, TABLE_FILE, WEIGHTS_FILE, Pr
 pytestmark = pytest.mark.usefixtures("made_up_times")
 
 
-class Told:
-    """Keeps what it is told; a stage of that name, or a training step, can be made to end it."""
+class RecordingObserver:
+    """Records its calls; interrupts the run at a stage of that name or at a training step."""
 
     def __init__(self, ends_at=None):
         self.stages = []
@@ -65,23 +65,23 @@ def request_for(pairs, weights, tmp_path):
     return make
 
 
-def test_what_comes_out_is_narrower_has_a_parent_and_a_record(request_for, weights):
+def test_the_pruned_network_is_narrower_and_has_a_card_and_a_record(request_for, weights):
     request = request_for(speedup=1.5)
-    found = prune(request, Told())
+    found = prune(request, RecordingObserver())
     loaded = checkpoints.load(request.out / WEIGHTS_FILE)
     assert loaded.card.parent == loaded.card.teacher == sha256_of(weights)
     assert loaded.card.license == "ours"
     assert "pruned by taylor; " in loaded.card.note
-    told = json.loads((request.out / RECORD_FILE).read_text())
-    assert PruneRecord.model_validate(told) == found
-    (only,) = told["rounds"]
+    written = json.loads((request.out / RECORD_FILE).read_text())
+    assert PruneRecord.model_validate(written) == found
+    (only,) = written["rounds"]
     attempt = only["attempts"][only["best"]]
     assert found.finished
     assert found.reached
-    assert told["options"]["speedup"] == 1.5
-    assert told["options"]["weights_sha256"] == sha256_of(weights)
-    assert told["conditions"]["backend"] == "onnxruntime"
-    assert attempt["config"] == told_config(loaded)
+    assert written["options"]["speedup"] == 1.5
+    assert written["options"]["weights_sha256"] == sha256_of(weights)
+    assert written["conditions"]["backend"] == "onnxruntime"
+    assert attempt["config"] == config_as_json(loaded)
     assert attempt["predicted_ms"] <= 1.05 * only["table_unpruned_ms"] / 1.5
     assert attempt["pruned_ms"] <= attempt["unpruned_ms"] / 1.5
     assert loaded.card.figures["speedup"] == pytest.approx(
@@ -91,55 +91,55 @@ def test_what_comes_out_is_narrower_has_a_parent_and_a_record(request_for, weigh
     assert only["distilled"]["psnr_db"] == pytest.approx(
         loaded.card.figures["val_psnr_db"], abs=1e-3
     )
-    assert {told["unpruned"]["psnr_db"], only["cut"]["psnr_db"]}.isdisjoint({None})
-    assert told["pruned_size"]["gmacs"] < told["unpruned_size"]["gmacs"]
-    assert told["pruned_size"]["parameters"] < told["unpruned_size"]["parameters"]
+    assert {written["unpruned"]["psnr_db"], only["cut"]["psnr_db"]}.isdisjoint({None})
+    assert written["pruned_size"]["gmacs"] < written["unpruned_size"]["gmacs"]
+    assert written["pruned_size"]["parameters"] < written["unpruned_size"]["parameters"]
 
 
-def told_config(loaded):
+def config_as_json(loaded):
     return json.loads(json.dumps(dataclasses.asdict(loaded.model.config)))
 
 
 def test_a_finished_run_is_told_and_not_repeated(request_for, made_up_times):
     request = request_for(speedup=1.5)
-    first = prune(request, Told())
+    first = prune(request, RecordingObserver())
     before = dict(made_up_times)
-    told = Told()
-    assert prune(request, told) == first
-    assert (told.stages, told.steps, made_up_times) == ([], 0, before)
+    observer = RecordingObserver()
+    assert prune(request, observer) == first
+    assert (observer.stages, observer.steps, made_up_times) == ([], 0, before)
 
 
 @pytest.mark.parametrize(
     ("ends_at", "tables", "timings"),
-    [("time what was cut", 0, 1), ("validate", 0, 1), ("learn from", 0, 0)],
+    [("time the pruned network", 0, 1), ("validate", 0, 1), ("distill from", 0, 0)],
     ids=["after the table", "after the timing", "before training"],
 )
-def test_a_run_that_was_interrupted_goes_on(request_for, made_up_times, ends_at, tables, timings):
+def test_an_interrupted_run_resumes(request_for, made_up_times, ends_at, tables, timings):
     request = request_for(speedup=1.5)
     with pytest.raises(KeyboardInterrupt):
-        prune(request, Told(ends_at))
+        prune(request, RecordingObserver(ends_at))
     made_up_times.update(tables=0, timings=0)
-    found = prune(request, Told())
+    found = prune(request, RecordingObserver())
     assert found.finished
     assert (made_up_times["tables"], made_up_times["timings"]) == (tables, timings)
 
 
-def test_a_run_whose_time_is_up_stops_after_a_stage_and_goes_on(request_for):
+def test_a_run_out_of_time_stops_after_a_stage_and_resumes(request_for):
     request = request_for(speedup=1.5)
     clock = iter(range(10**6))
     short = dataclasses.replace(request, max_seconds=0.5)
-    found = prune(short, Told(), lambda: float(next(clock)))
+    found = prune(short, RecordingObserver(), lambda: float(next(clock)))
     assert not found.finished
     assert len(found.rounds) == 1
     assert found.rounds[0].distilled is None
-    told = Told()
-    assert prune(request, told).finished
-    assert told.stages == ["learn from the unpruned (round 1 of 1)"]
+    observer = RecordingObserver()
+    assert prune(request, observer).finished
+    assert observer.stages == ["distill from the unpruned network (round 1 of 1)"]
 
 
 def test_rounds_go_part_of_the_way_each_and_learn_from_the_unpruned(request_for, weights):
     request = request_for(speedup=4.5, rounds=2, round_to=4)
-    found = prune(request, Told())
+    found = prune(request, RecordingObserver())
     first, second = found.rounds
     assert first.chosen.speedup >= 4.5**0.5
     assert second.chosen.speedup >= 4.5
@@ -149,22 +149,22 @@ def test_rounds_go_part_of_the_way_each_and_learn_from_the_unpruned(request_for,
     assert card.parent == card.teacher == sha256_of(weights)
 
 
-def test_a_slow_network_is_cut_again(request_for, made_up_times):
+def test_a_slow_network_is_pruned_again(request_for, made_up_times):
     made_up_times["slower"] = 2.5
-    found = prune(request_for(speedup=1.7, round_to=4), Told())
+    found = prune(request_for(speedup=1.7, round_to=4), RecordingObserver())
     assert len(found.rounds[0].attempts) > 1
     assert found.rounds[0].attempts[-1].predicted_ms < found.rounds[0].attempts[0].predicted_ms
 
 
 def test_what_was_not_reached_is_not_called_so(request_for, made_up_times):
     made_up_times["slower"] = 50.0
-    found = prune(request_for(speedup=1.5), Told())
+    found = prune(request_for(speedup=1.5), RecordingObserver())
     assert found.finished
     assert not found.reached
 
 
 def test_blocks_go_where_that_is_asked_and_loses_less(request_for, tmp_path):
-    found = prune(request_for(speedup=1.8, blocks=True), Told())
+    found = prune(request_for(speedup=1.8, blocks=True), RecordingObserver())
     (only,) = found.rounds
     assert [len(one.kept[0]) for one in only.candidates] == [2, 1]
     best = min(only.candidates, key=lambda one: one.cut_loss)
@@ -174,10 +174,10 @@ def test_blocks_go_where_that_is_asked_and_loses_less(request_for, tmp_path):
 
 
 def test_another_run_s_widths_are_taken_with_other_channels(request_for, tmp_path, made_up_times):
-    first = prune(request_for(speedup=3.0, blocks=True), Told())
+    first = prune(request_for(speedup=3.0, blocks=True), RecordingObserver())
     made_up_times["tables"] = 0
     request = request_for(like=tmp_path / "out", out=tmp_path / "random", importance="random")
-    second = prune(request, Told())
+    second = prune(request, RecordingObserver())
     assert made_up_times["tables"] == 0
     assert second.rounds[0].chosen.config == first.rounds[0].chosen.config
     assert second.rounds[0].kept == first.rounds[0].kept
@@ -197,7 +197,7 @@ def test_the_other_families_are_pruned_alike(request_for, tmp_path, network):
     torch.manual_seed(0)
     file = tmp_path / "other.safetensors"
     checkpoints.save(network(), file, checkpoints.ModelCard(task="low-light"))
-    found = prune(request_for(weights=str(file), speedup=1.3), Told())
+    found = prune(request_for(weights=str(file), speedup=1.3), RecordingObserver())
     assert found.finished
     assert found.reached
     assert found.pruned_size.gmacs < found.unpruned_size.gmacs
@@ -205,7 +205,7 @@ def test_the_other_families_are_pruned_alike(request_for, tmp_path, network):
 
 @pytest.mark.parametrize("importance", ["magnitude", "random"])
 def test_other_importances_choose_too(request_for, importance):
-    assert prune(request_for(speedup=1.5, importance=importance), Told()).finished
+    assert prune(request_for(speedup=1.5, importance=importance), RecordingObserver()).finished
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ REFUSED = [
 def test_what_makes_no_sense_is_refused_and_leaves_no_more_than_the_table(request_for, case):
     request = request_for(**case.values)
     with pytest.raises(case.error, match=case.says):
-        prune(request, Told())
+        prune(request, RecordingObserver())
     left = [one.name for one in request.out.iterdir()] if request.out.exists() else []
     assert set(left) <= {TABLE_FILE}
 
@@ -250,17 +250,19 @@ def test_weights_that_do_not_say_their_task_need_it_said(request_for, weights, t
     silent = tmp_path / "silent.safetensors"
     checkpoints.save(checkpoints.load(weights).model, silent, checkpoints.ModelCard())
     with pytest.raises(OptionError, match="give --task"):
-        prune(request_for(speedup=1.5, weights=str(silent)), Told())
-    found = prune(request_for(speedup=1.5, weights=str(silent), task="low-light"), Told())
+        prune(request_for(speedup=1.5, weights=str(silent)), RecordingObserver())
+    found = prune(
+        request_for(speedup=1.5, weights=str(silent), task="low-light"), RecordingObserver()
+    )
     assert found.options.task == "low-light"
 
 
 def test_the_folder_of_another_run_is_refused_and_kept(request_for):
     request = request_for(speedup=1.5)
-    prune(request, Told())
+    prune(request, RecordingObserver())
     before = (request.out / WEIGHTS_FILE).read_bytes()
-    with pytest.raises(OptionError, match="begun with another speedup, seed; give the same"):
-        prune(request_for(speedup=1.6, seed=1), Told())
+    with pytest.raises(OptionError, match="started with another speedup, seed; give the same"):
+        prune(request_for(speedup=1.6, seed=1), RecordingObserver())
     assert (request.out / WEIGHTS_FILE).read_bytes() == before
 
 
@@ -269,7 +271,7 @@ def test_a_folder_of_something_else_is_refused_and_kept(request_for):
     request.out.mkdir()
     (request.out / "state.pt").write_text("precious")
     with pytest.raises(OptionError, match=r"holds state\.pt and no prune\.json"):
-        prune(request, Told())
+        prune(request, RecordingObserver())
     assert (request.out / "state.pt").read_text() == "precious"
 
 
@@ -277,16 +279,16 @@ def test_a_damaged_record_is_refused(request_for):
     request = request_for(speedup=1.5)
     request.out.mkdir()
     (request.out / RECORD_FILE).write_text("{")
-    with pytest.raises(OptionError, match="is not a record of schema 1"):
-        prune(request, Told())
+    with pytest.raises(OptionError, match="is not a record that mirnet-prune wrote"):
+        prune(request, RecordingObserver())
 
 
 def test_a_stale_table_is_refused_and_kept(request_for):
     request = request_for(speedup=1.5)
     with pytest.raises(KeyboardInterrupt):
-        prune(request, Told("time what was cut"))
+        prune(request, RecordingObserver("time the pruned network"))
     table = request.out / TABLE_FILE
     before = table.read_bytes()
     with pytest.raises(OptionError, match="was measured with another size; remove it"):
-        prune(request_for(speedup=1.5, size=(32, 32)), Told())
+        prune(request_for(speedup=1.5, size=(32, 32)), RecordingObserver())
     assert table.read_bytes() == before

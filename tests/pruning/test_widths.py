@@ -1,4 +1,4 @@
-"""Pruned networks are networks of their family, and keep what was worth most."""
+"""Pruned networks are networks of their family, and keep the most important channels."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def _folders(folder, degraded, target):
     return folder
 
 
-def test_a_table_says_which_scene_is_in_which_split(tmp_path):
+def test_a_table_assigns_scenes_to_splits(tmp_path):
     found = list_pairs(
         _table(tmp_path, "a.png,b.png,1,train", "c.png,d.png,2,val", "e.png,f.png,3,test")
     )
@@ -43,7 +43,7 @@ def test_folders_are_matched_by_name_and_every_tenth_validates(tmp_path):
     assert all(pair.degraded.stem == pair.target.stem for pair in found.train)
 
 
-def test_clean_images_have_no_bad_ones_and_every_tenth_validates(tmp_path):
+def test_clean_images_have_no_degraded_ones_and_every_tenth_validates(tmp_path):
     for number in range(25):
         (tmp_path / f"{number:02}.{'jpg' if number % 2 else 'PNG'}").touch()
     for other in (".hidden.png", "notes.txt", "low.md"):
@@ -56,7 +56,7 @@ def test_clean_images_have_no_bad_ones_and_every_tenth_validates(tmp_path):
     assert all(pair.degraded is None for pair in (*found.train, *found.val))
 
 
-def test_pairs_go_before_clean_images_beside_them(tmp_path):
+def test_pairs_take_precedence_over_clean_images_beside_them(tmp_path):
     (tmp_path / "preview.png").touch()
     found = list_pairs(_folders(tmp_path, ["a.png", "b.png"], ["a.png", "b.png"]))
     assert {pair.scene for pair in (*found.train, *found.val)} == {"a", "b"}
@@ -68,7 +68,7 @@ def test_an_absent_folder_and_one_clean_image_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"absent holds neither .* nor images"):
         list_pairs(tmp_path / "absent")
     (tmp_path / "a.png").touch()
-    with pytest.raises(DataError, match="no pair to train on"):
+    with pytest.raises(DataError, match="no pair with the split 'train'"):
         list_pairs(tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_many_names_are_counted(tmp_path):
         list_pairs(folder)
 
 
-def test_what_is_no_training_set_is_told_what_one_is(tmp_path):
+def test_other_folders_are_refused_with_what_is_expected(tmp_path):
     with pytest.raises(DataError, match=r"neither a pairs\.csv .* nor the folders low/ and high/"):
         list_pairs(tmp_path)
     (tmp_path / "pairs.csv").write_text("low,high\n")
@@ -98,11 +98,11 @@ def test_what_is_no_training_set_is_told_what_one_is(tmp_path):
         list_pairs(tmp_path)
     with pytest.raises(DataError, match=r"has the splits valid; expected train, val or test"):
         list_pairs(_table(tmp_path, "a.png,b.png,1,valid"))
-    with pytest.raises(DataError, match="no pair to val on"):
+    with pytest.raises(DataError, match="no pair with the split 'val'"):
         list_pairs(_table(tmp_path, "a.png,b.png,1,train"))
 
 
 def test_two_images_of_one_name_are_refused(tmp_path):
     folder = _folders(tmp_path, ["a.png", "a.jpg"], ["a.png"])
-    with pytest.raises(DataError, match=r"a\.jpg and a\.png have one name"):
+    with pytest.raises(DataError, match=r"a\.jpg and a\.png share the name a"):
         list_pairs(folder)

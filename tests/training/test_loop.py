@@ -1,4 +1,4 @@
-"""The loop: networks learn, resume to the same weights, and are held where they should be."""
+"""The training loop: networks learn, resume bit for bit, EMA, distillation, L2-SP, divergence."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _equal(one, two):
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
 
 
-def _way(one, two):
+def _squared_distance(one, two):
     with torch.no_grad():
         return sum(
             float((a - b).square().sum())
@@ -78,7 +78,7 @@ def test_training_on_dark_images_lowers_the_loss_and_raises_psnr(
     assert scores[-1].psnr_gtmean_db >= scores[-1].psnr_db - 0.1
 
 
-def test_a_compiled_network_is_trained_alike_and_saved_as_what_it_was(
+def test_a_compiled_network_trains_alike_and_saves_the_same_state(
     tmp_path, make_trainer, make_pairs, monkeypatch
 ):
     graphs = []
@@ -100,11 +100,13 @@ def test_a_compiled_network_is_trained_alike_and_saved_as_what_it_was(
     plain, compiled = (trainer.ema_model.state_dict() for trainer in trainers)
     assert all(torch.allclose(plain[key], compiled[key], atol=1e-5) for key in plain)
     again = make_trainer(tmp_path / "True", steps=3, validate_every=3)
-    loop.resume_state(again)  # a state knows nothing of compilers
+    loop.resume_state(again)  # a state is the same with and without compilation
     assert again.step == 3
 
 
-def test_clean_images_are_made_bad_and_learned_from(tmp_path, make_trainer, make_pairs):
+def test_training_on_clean_images_that_are_degraded_lowers_the_loss(
+    tmp_path, make_trainer, make_pairs
+):
     clean = make_pairs(degrade=_noised)
     trainer = make_trainer(tmp_path, steps=40, learning_rate=5e-3, validate_every=20, ema_decay=0.5)
     scores = []
@@ -134,7 +136,7 @@ def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(
     stopped.run(make_pairs(), make_pairs(), clock=iter(range(100)).__next__, max_seconds=2.5)
     assert 0 < stopped.step < 8
     again = make_trainer(tmp_path / "stopped", network, workers=2, **values)
-    torch.manual_seed(99)  # chance outside the loop must not matter
+    torch.manual_seed(99)  # the global random state must not matter
     assert loop.resume_state(again)
     assert again.step == stopped.step
     again.run(make_pairs(), make_pairs())
@@ -165,7 +167,7 @@ def test_a_finished_run_is_validated_and_not_repeated(tmp_path, make_trainer, ma
     assert (score.step, score.psnr_db) == (first.step, first.psnr_db)
 
 
-def test_steps_have_the_recipe_s_rate(tmp_path, make_trainer, make_pairs):
+def test_steps_have_the_recipe_s_learning_rate(tmp_path, make_trainer, make_pairs):
     trainer = make_trainer(tmp_path, schedule="constant", learning_rate=1e-3, warmup_steps=4)
     rates = []
     trainer.run(
@@ -175,7 +177,7 @@ def test_steps_have_the_recipe_s_rate(tmp_path, make_trainer, make_pairs):
             [group["lr"] for group in trainer.optimizer.param_groups]
         ),
     )
-    assert rates == [[trainer.recipe.rate(step)] * 2 for step in range(8)]
+    assert rates == [[trainer.recipe.learning_rate_at(step)] * 2 for step in range(8)]
 
 
 def test_biases_do_not_decay(tmp_path, make_trainer):
@@ -185,7 +187,7 @@ def test_biases_do_not_decay(tmp_path, make_trainer):
     assert {weight.ndim for weight in kept["params"]} == {1}
 
 
-def test_without_memory_the_kept_weights_are_the_last_ones(tmp_path, make_trainer, make_pairs):
+def test_without_ema_the_saved_weights_are_the_last_ones(tmp_path, make_trainer, make_pairs):
     trainer = make_trainer(tmp_path / "none", ema_decay=0.0)
     trainer.run(make_pairs(), make_pairs())
     assert _equal(trainer.ema_model, trainer.model)
@@ -195,7 +197,7 @@ def test_without_memory_the_kept_weights_are_the_last_ones(tmp_path, make_traine
     assert _equal(other.model, trainer.model)
 
 
-def test_the_exposure_branch_learns_in_its_own_stage_and_rests_in_the_second(
+def test_the_exposure_branch_trains_in_its_own_stage_and_is_frozen_in_the_second(
     tmp_path, make_trainer, make_pairs
 ):
     values = {"exposure_steps": 150, "exposure_learning_rate": 2e-2, "exposure_batch": 2}
@@ -210,19 +212,19 @@ def test_the_exposure_branch_learns_in_its_own_stage_and_rests_in_the_second(
     after = trainer.model.exposure(degraded, degraded).mean()
     assert [step for step, _ in seen] == list(range(1, 151))
     assert seen[-1][1] < seen[0][1]
-    # the references are four times as bright
+    # the targets are four times as bright
     assert after > 1.5 * before
     first = make_trainer(tmp_path / "other", steps=1, **values)
     first.run(make_pairs(), make_pairs())
     assert _equal(first.ema_model.exposure, trainer.ema_model.exposure)
 
 
-def test_the_exposure_branch_rests_where_it_is_not_to_learn(tmp_path, make_trainer, make_pairs):
-    for learns in (True, False):
-        trainer = make_trainer(tmp_path / str(learns), exposure_trainable=learns)
+def test_exposure_trainable_false_freezes_the_exposure_branch(tmp_path, make_trainer, make_pairs):
+    for trainable in (True, False):
+        trainer = make_trainer(tmp_path / str(trainable), exposure_trainable=trainable)
         before = copy.deepcopy(trainer.model)
         trainer.run(make_pairs(), make_pairs())
-        assert _equal(before.exposure, trainer.model.exposure) != learns
+        assert _equal(before.exposure, trainer.model.exposure) != trainable
         assert not _equal(before.stem, trainer.model.stem)
 
 
@@ -253,14 +255,14 @@ def test_without_a_first_stage_the_branch_learns_with_the_rest(tmp_path, make_tr
 
 
 def _seen_thumbnails(network):
-    """Return a list that fills with the thumbnails an exposure branch is given."""
+    """Return a list that fills with the thumbnails that reach an exposure branch."""
     seen = []
 
-    network.exposure.register_forward_pre_hook(lambda branch, given: seen.append(given[1]))
+    network.exposure.register_forward_pre_hook(lambda branch, inputs: seen.append(inputs[1]))
     return seen
 
 
-def test_the_exposure_of_a_crop_is_decided_on_its_whole_frame_by_pupil_and_teacher(
+def test_student_and_teacher_get_the_thumbnail_of_the_whole_frame(
     tmp_path, make_trainer, make_network, make_pairs
 ):
     pairs, teacher = make_pairs(2, (48, 64)), make_network("edge", seed=5)
@@ -275,8 +277,8 @@ def test_the_exposure_of_a_crop_is_decided_on_its_whole_frame_by_pupil_and_teach
             assert any(torch.allclose(thumbnail, one, atol=1e-6) for one in expected)
 
 
-def _blackening(network):
-    """Return a teacher whose images are all black."""
+def _black_teacher(network):
+    """Return a teacher whose outputs are black."""
     with torch.no_grad():
         for weight in (network.head.weight, network.head.bias):
             weight.zero_()
@@ -284,14 +286,14 @@ def _blackening(network):
     return network.eval()
 
 
-@pytest.mark.parametrize("taught", ["edge", "plain edge"])
-def test_a_teacher_pulls_the_images_towards_its_own(
-    tmp_path, make_trainer, make_network, make_pairs, taught
+@pytest.mark.parametrize("kind", ["edge", "plain edge"])
+def test_distillation_moves_outputs_towards_the_teacher_s(
+    tmp_path, make_trainer, make_network, make_pairs, kind
 ):
     means = []
     for weight in (0.0, 0.5, 1.0):
         trainer = make_trainer(
-            tmp_path / str(weight), teacher=_blackening(make_network(taught)),
+            tmp_path / str(weight), teacher=_black_teacher(make_network(kind)),
             teacher_weight=weight, steps=40, learning_rate=1e-2, ema_decay=0.5, validate_every=40,
         )  # fmt: skip
         trainer.run(make_pairs(), make_pairs())
@@ -307,20 +309,20 @@ def test_a_teacher_stays_as_it_was(tmp_path, make_trainer, make_network, make_pa
     assert not teacher.training
 
 
-def test_an_anchor_keeps_the_weights_near_the_first_ones(
+def test_l2_sp_keeps_the_weights_near_the_initial_ones(
     tmp_path, make_trainer, make_network, make_pairs
 ):
-    ways = []
+    distances = []
     for weight in (0.0, 10.0):
         trainer = make_trainer(
             tmp_path / str(weight), steps=20, learning_rate=3e-3, l2_sp_weight=weight
         )
         trainer.run(make_pairs(), make_pairs())
-        ways.append(_way(trainer.model, make_network()))
-    assert 0.0 < ways[1] < 0.3 * ways[0]
+        distances.append(_squared_distance(trainer.model, make_network()))
+    assert 0.0 < distances[1] < 0.3 * distances[0]
 
 
-def test_an_anchor_holds_at_the_first_weights_after_a_resume(tmp_path, make_trainer, make_pairs):
+def test_l2_sp_keeps_its_initial_weights_after_a_resume(tmp_path, make_trainer, make_pairs):
     values = {"l2_sp_weight": 10.0, "learning_rate": 3e-3}
     straight = make_trainer(tmp_path / "straight", **values)
     straight.run(make_pairs(), make_pairs())
@@ -347,7 +349,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_state(
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
-def test_weights_that_run_away_are_not_saved(tmp_path, make_trainer, make_pairs):
+def test_diverged_weights_are_not_saved(tmp_path, make_trainer, make_pairs):
     trainer = make_trainer(tmp_path, steps=4)
     with torch.no_grad():
         next(iter(trainer.model.blocks.parameters())).fill_(1e5)

@@ -1,4 +1,4 @@
-"""A folder of overlays: laid over every second image, those that validate over no other."""
+"""Overlays: laid over half of the images, with other ones for validation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BLACK = np.zeros((40, 60, 3), np.uint8)
 
 
 def _folder(path, count=12, *, mode="RGBA"):
-    """Overlays that hide everything, of 20, 40, 60 ... levels of red."""
+    """Write opaque overlays of 20, 40, 60 ... levels of red."""
     path.mkdir()
     for number in range(count):
         pixels = np.full((24, 24, len(mode)), 255, np.uint8)
@@ -23,10 +23,10 @@ def _folder(path, count=12, *, mode="RGBA"):
     return path
 
 
-def _reds(task, draws=200):
-    """Return the strongest red of each draw; at half strength of the weakest it is 10."""
+def _reds(task, samples=200):
+    """Return the strongest red of each random sample; 10 for the weakest at half strength."""
     return np.array(
-        [task.degrade(BLACK, np.random.default_rng(seed))[..., 0].max() for seed in range(draws)]
+        [task.degrade(BLACK, np.random.default_rng(seed))[..., 0].max() for seed in range(samples)]
     )
 
 
@@ -38,7 +38,7 @@ def test_half_of_the_images_have_damage_and_all_overlays_are_used(tmp_path):
     assert train.name == validation.name == "old-photo"
 
 
-def test_what_validates_is_not_trained_with(tmp_path):
+def test_validation_overlays_are_not_in_training(tmp_path):
     # the first and the eleventh validate: the first alone is there with ten
     train, validation = make_overlay_tasks(PLAIN, _folder(tmp_path / "overlays", 10))
     assert 0 < _reds(validation).max() <= 20
@@ -46,7 +46,7 @@ def test_what_validates_is_not_trained_with(tmp_path):
     assert trained[trained > 0].min() >= 20  # the second's 40 at half strength
 
 
-def test_the_task_s_own_damage_is_under_it(tmp_path):
+def test_overlays_lie_over_the_task_s_own_damage(tmp_path):
     train, _ = make_overlay_tasks(find_task("old-photo"), _folder(tmp_path / "overlays"))
     clean = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     own = [find_task("old-photo").degrade(clean, np.random.default_rng(seed)) for seed in range(20)]
@@ -55,12 +55,12 @@ def test_the_task_s_own_damage_is_under_it(tmp_path):
     assert 4 <= same <= 16
 
 
-def test_what_hides_nothing_other_tasks_and_too_few_are_refused(tmp_path):
+def test_opaque_overlays_other_tasks_and_too_few_are_refused(tmp_path):
     opaque = _folder(tmp_path / "opaque", 2, mode="RGB")
-    with pytest.raises(DataError, match=r"0[01]\.png hides nothing; expected damage with transp"):
+    with pytest.raises(DataError, match=r"0[01]\.png covers nothing; expected damage with transp"):
         make_overlay_tasks(PLAIN, opaque)
     overlays = _folder(tmp_path / "overlays", 2)
-    with pytest.raises(OptionError, match="--task old-photo; found denoise"):
+    with pytest.raises(OptionError, match="needs --task old-photo, found denoise"):
         make_overlay_tasks(find_task("denoise"), overlays)
-    with pytest.raises(DataError, match="no pair to train on"):
+    with pytest.raises(DataError, match="no pair with the split 'train'"):
         make_overlay_tasks(PLAIN, _folder(tmp_path / "one", 1))

@@ -45,7 +45,7 @@ def test_splits_are_kept_apart(tmp_path):
     assert loaded.targets[0].shape == (32, 32, 3)
 
 
-def test_each_loaded_pair_is_told(tmp_path):
+def test_loading_reports_each_pair(tmp_path):
     folder, told = _folder(tmp_path), []
     load_pairs([*list_pairs(folder).train, *list_pairs(folder).val], on_loaded=told.append)
     assert told == [1, 2]
@@ -71,7 +71,7 @@ def test_images_that_do_not_fit_are_named_with_their_sizes(tmp_path):
         load_pairs(train)
 
 
-def test_pairs_of_scale_2_are_twice_as_large_on_the_good_side(tmp_path):
+def test_targets_of_scale_2_are_twice_as_large(tmp_path):
     degraded, target = tmp_path / "low.png", tmp_path / "high.png"
     pair = PairFiles(_flat(degraded, 10, (17, 23)), _flat(target, 20, (34, 46)), "a")
     loaded = load_pairs([pair], scale=2)
@@ -91,7 +91,7 @@ def test_pairs_need_no_degradation_even_where_the_task_has_one(tmp_path):
 
 
 @pytest.mark.parametrize(("scale", "size"), [(1, (33, 47)), (2, (32, 46))])
-def test_clean_images_are_cropped_to_the_scale_and_have_no_bad_ones(tmp_path, scale, size):
+def test_clean_images_are_cropped_to_the_scale_and_have_no_degraded_ones(tmp_path, scale, size):
     pair = PairFiles(None, _flat(tmp_path / "kitchen.png", 90, (33, 47)), "kitchen")
     loaded = load_pairs([pair], degrade=_halved, scale=scale)
     assert loaded.degraded == ()
@@ -100,26 +100,26 @@ def test_clean_images_are_cropped_to_the_scale_and_have_no_bad_ones(tmp_path, sc
     assert loaded.degrade is _halved
 
 
-def test_clean_images_are_made_bad_the_same_at_every_call(make_pairs):
+def test_clean_images_are_degraded_the_same_at_every_call(make_pairs):
     clean = make_pairs(2, degrade=_noised)
     once, again = degrade_images(clean), degrade_images(clean)
     assert once.degrade is None
     assert len(once) == 2
     for one, other in zip(once.degraded, again.degraded, strict=True):
         assert np.array_equal(one, other)
-    assert not np.array_equal(once.degraded[0], once.target[0])
+    assert not np.array_equal(once.degraded[0], once.targets[0])
 
 
 @pytest.mark.parametrize(("count", "share", "gray"), [(6, 0.25, 2), (3, 0.5, 3), (2, 0.8, 8)])
-def test_a_share_of_clean_images_has_gray_copies_of_images_spread_over_all(
+def test_a_fraction_of_clean_images_are_gray_copies_of_evenly_spaced_ones(
     make_pairs, count, share, gray
 ):
     clean = make_pairs(count, degrade=_noised)
     found = add_monochrome(clean, share)
-    assert len(found) == len(found.target) == count + gray
-    assert found.target[:count] == clean.targets
+    assert len(found) == len(found.targets) == count + gray
+    assert found.targets[:count] == clean.targets
     assert found.degrade is clean.degrade
-    for name, frame in zip(found.names[count:], found.target[count:], strict=True):
+    for name, frame in zip(found.names[count:], found.targets[count:], strict=True):
         assert np.ptp(frame, 2).max() == 0
         original = clean.targets[int(name)] @ [0.299, 0.587, 0.114]
         assert np.abs(frame[..., 0] - original).max() <= 1.0

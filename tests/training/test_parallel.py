@@ -1,4 +1,4 @@
-"""Two processes make the run that one would have made."""
+"""Distributed training (DDP): two processes train as one does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mirnet_edge.training import record
 from mirnet_edge.training.loop import DistributedProcess, join_processes
 
 RECIPE = """
-schema_version = 1
+schema_version = 2
 architecture = "edge"
 [network]
 channels = [8, 8, 8]
@@ -26,12 +26,12 @@ exposure_channels = 4
 steps = 6
 batch = 4
 crops = [32]
-whole_share = 0.3
-whole_batch = 2
+whole_frame_fraction = 0.3
+whole_frame_batch = 2
 validate_every = 3
 learning_rate = 1e-3
-warmup = 2
-structure_weight = 0.1
+warmup_steps = 2
+ssim_weight = 0.1
 exposure_steps = 2
 exposure_batch = 2
 well_lit_fraction = 0.3
@@ -47,7 +47,7 @@ def _free_port():
 
 
 def _started(folder, arguments, **launched):
-    """Start a process of a run, its output in files: two pipes that nobody reads would block."""
+    """Start a process of a run with its output in files, as unread pipes would block."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **launched}
     rank = launched.get("RANK", "0")
     with (folder / f"out{rank}").open("w") as out, (folder / f"err{rank}").open("w") as err:
@@ -80,7 +80,7 @@ def _run(folder, arguments, processes):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_curves")
-def test_two_processes_make_the_run_that_one_makes(tmp_path, write_pairs, monkeypatch):
+def test_two_processes_train_as_one_does(tmp_path, write_pairs, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     recipe = tmp_path / "own.toml"
     recipe.write_text(RECIPE)
@@ -105,24 +105,24 @@ def test_two_processes_make_the_run_that_one_makes(tmp_path, write_pairs, monkey
         assert torch.allclose(weight, together[name], rtol=0.0, atol=1e-5), name
 
 
-def test_a_process_alone_shares_nothing(monkeypatch, make_network):
+def test_a_single_process_shares_nothing(monkeypatch, make_network):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     model = make_network()
     with join_processes(torch.device("cpu")) as process:
         assert process == DistributedProcess()
-        assert process.leads
-        assert list(range(6))[process.places] == list(range(6))
-        assert process.shared(model) is model
-        assert process.mean(3.0) == 3.0
-        assert (process.any(here=True), process.any(here=False)) == (True, False)
+        assert process.is_leader
+        assert list(range(6))[process.rows] == list(range(6))
+        assert process.wrap(model) is model
+        assert process.average(3.0) == 3.0
+        assert (process.any(flag=True), process.any(flag=False)) == (True, False)
         process.wait()
 
 
-def test_the_places_of_all_processes_are_the_batch():
-    shares = [list(range(12))[DistributedProcess(rank, 3).places] for rank in range(3)]
-    assert sorted(place for share in shares for place in share) == list(range(12))
-    assert {len(share) for share in shares} == {4}
-    assert [DistributedProcess(rank, 3).leads for rank in range(3)] == [True, False, False]
+def test_the_rows_of_all_processes_are_the_batch():
+    parts = [list(range(12))[DistributedProcess(rank, 3).rows] for rank in range(3)]
+    assert sorted(row for part in parts for row in part) == list(range(12))
+    assert {len(part) for part in parts} == {4}
+    assert [DistributedProcess(rank, 3).is_leader for rank in range(3)] == [True, False, False]
 
 
 def test_a_group_that_cannot_be_formed_is_an_error_of_one_line(monkeypatch):
@@ -130,7 +130,7 @@ def test_a_group_that_cannot_be_formed_is_an_error_of_one_line(monkeypatch):
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with (
-        pytest.raises(OptionError, match=r"processes do not find each other .* with torchrun"),
+        pytest.raises(OptionError, match=r"cannot form the process group .* with torchrun"),
         join_processes(torch.device("cpu")),
     ):
         pass

@@ -1,8 +1,8 @@
-"""Recipes: the shipped ones hold together, and what makes no sense is refused by name."""
+"""Training recipes: the package's are consistent, old ones are read, wrong values are refused."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 
 import pytest
@@ -12,6 +12,7 @@ from mirnet_edge.checkpoints.families import FAMILIES
 from mirnet_edge.errors import OptionError
 from mirnet_edge.training.job import FINE_TUNING
 from mirnet_edge.training.recipe import (
+    FORMER_FIELDS,
     TrainingRecipe,
     list_recipes,
     read_recipe,
@@ -32,12 +33,12 @@ def _model(found):
         return family.network(family.config(**found.network))
 
 
-def test_each_task_has_its_recipe_and_so_have_the_paper_and_fine_tuning():
+def test_each_task_the_paper_and_fine_tuning_have_a_recipe():
     assert {*(task.name for task in TASKS), "paper", FINE_TUNING} <= set(list_recipes())
 
 
 @pytest.mark.parametrize("name", list_recipes())
-def test_every_shipped_recipe_makes_a_recipe(name):
+def test_every_shipped_recipe_is_valid(name):
     found = read_recipe(name)
     recipe = recipe_from_values(found.training, name)
     for key, value in found.training.items():
@@ -61,7 +62,7 @@ def test_every_task_s_recipe_makes_a_network_of_its_scale(task):
     assert _model(read_recipe(task.name)).config.scale == task.scale
 
 
-def test_the_paper_s_recipe_leaves_out_what_the_paper_does_not_do():
+def test_the_paper_s_recipe_has_nothing_that_the_paper_has_not():
     recipe = recipe_from_values(read_recipe("paper").training, "paper")
     assert recipe.pixel_loss == "charbonnier"
     assert {recipe.crop_at(step) for step in range(0, recipe.steps, 100)} == {128}
@@ -74,7 +75,7 @@ def test_the_paper_s_recipe_leaves_out_what_the_paper_does_not_do():
         assert getattr(recipe, name) == 0
 
 
-def test_a_file_of_the_user_s_is_read(tmp_path):
+def test_a_recipe_file_is_read(tmp_path):
     text = 'architecture = "mirnet"\n[network]\nchannels = 8\n[training]\nsteps = 3\nema = 0\n'
     found = read_recipe(_written(tmp_path, text))
     assert (found.architecture, found.network) == ("mirnet", {"channels": 8})
@@ -91,7 +92,9 @@ class Refused:
 
 FILES = [
     Refused("unknown table", "[trainin]\n", r"own\.toml: trainin: .*expected the keys schema_ver"),
-    Refused("unknown key", "[training]\nstep = 3\n", r"own\.toml: \[training\] knows no step;"),
+    Refused(
+        "unknown key", "[training]\nstep = 3\n", r"own\.toml: \[training\] has unknown fields step;"
+    ),
     Refused(
         "unknown network", 'architecture = "unet"\n', r"own\.toml: architecture: .*'mirnet-v2'"
     ),
@@ -101,7 +104,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("case", FILES, ids=lambda case: case.id)
-def test_files_that_are_no_recipe_are_refused_by_name(tmp_path, case):
+def test_wrong_recipe_files_are_refused_by_name(tmp_path, case):
     with pytest.raises(OptionError, match=case.says):
         read_recipe(_written(tmp_path, case.text))
 
@@ -111,14 +114,21 @@ def test_fields_of_schema_1_are_read_under_their_present_names(tmp_path):
     path.write_text(
         "schema_version = 1\n[training]\nlit_share = 0.25\nexposure_range = 0.5\nema = 0.9\n"
         "extra_noise = 4.0\ngradient_norm = 1.0\nanchor_weight = 0.1\nmonochrome_share = 0.3\n"
-        "capture_share = 0.2\n"
+        'capture_share = 0.2\ndistance = "l1"\nexposure_copies = 7\nexposure_learns = false\n'
+        "scales_weight = 0.4\nstructure_weight = 0.6\nwarmup = 9\nwhole_batch = 3\n"
+        "whole_share = 0.7\n"
     )
     recipe = recipe_from_values(read_recipe(str(path)).training, str(path))
     assert recipe == TrainingRecipe(
         well_lit_fraction=0.25, exposure_jitter=0.5, ema_decay=0.9, noise_jitter=4.0,
         gradient_clipping=1.0, l2_sp_weight=0.1, monochrome_fraction=0.3,
-        capture_noise_fraction=0.2,
+        capture_noise_fraction=0.2, pixel_loss="l1", exposure_samples_per_image=7,
+        exposure_trainable=False, ms_ssim_weight=0.4, ssim_weight=0.6, warmup_steps=9,
+        whole_frame_batch=3, whole_frame_fraction=0.7,
     )  # fmt: skip
+    names = {one.name for one in fields(TrainingRecipe)}
+    assert set(FORMER_FIELDS.values()) <= names
+    assert not set(FORMER_FIELDS) & names
 
 
 def test_another_schema_bytes_and_absent_files_are_refused_by_name(tmp_path):
@@ -173,40 +183,40 @@ ABSURD = [
     Value("crops smaller than a window", {"crops": (64, 10)}),
     Value("more than all frames", {"whole_frame_fraction": 1.5}),
     Value("less than none mixed", {"mixup": -0.1}),
-    Value("more than all lit", {"well_lit_fraction": 2.0}),
+    Value("more than all well lit", {"well_lit_fraction": 2.0}),
     Value("more than the teacher", {"teacher_weight": 1.01}),
-    Value("a share that is no number", {"mixup": float("nan")}),
-    Value("everlasting memory", {"ema_decay": 1.0}),
-    Value("nothing but gray images", {"monochrome_fraction": 1.0}),
-    Value("more than all captured", {"capture_noise_fraction": 1.1}),
+    Value("a fraction that is no number", {"mixup": float("nan")}),
+    Value("an EMA that never changes", {"ema_decay": 1.0}),
+    Value("only gray images", {"monochrome_fraction": 1.0}),
+    Value("more than all with capture noise", {"capture_noise_fraction": 1.1}),
     Value("negative warm-up", {"warmup_steps": -1}),
     Value("negative decay", {"weight_decay": -1e-4}),
-    Value("negative norm", {"gradient_clipping": -1.0}),
+    Value("negative clipping", {"gradient_clipping": -1.0}),
     Value("negative loss", {"ssim_weight": -0.1}),
     Value("negative edges", {"edge_weight": -0.1}),
     Value("infinite frequencies", {"frequency_weight": float("inf")}),
-    Value("an anchor that is no number", {"l2_sp_weight": float("nan")}),
+    Value("an L2-SP weight that is no number", {"l2_sp_weight": float("nan")}),
     Value("negative stops", {"exposure_jitter": -0.5}),
     Value("negative noise", {"noise_jitter": -1.0}),
     Value("negative first stage", {"exposure_steps": -1}),
-    Value("a schedule of its own", {"schedule": "linear"}),
-    Value("a distance of its own", {"pixel_loss": "l2"}),
+    Value("an unknown schedule", {"schedule": "linear"}),
+    Value("an unknown loss", {"pixel_loss": "l2"}),
     Value("a negative seed", {"seed": -1}),
-    Value("an endless rate", {"exposure_learning_rate": float("inf")}),
-    Value("no learning", {"learning_rate": 0.0}),
-    Value("no learning in the first stage", {"exposure_learning_rate": 0.0}),
-    Value("a rate that is no number", {"learning_rate": float("nan")}),
+    Value("an infinite learning rate", {"exposure_learning_rate": float("inf")}),
+    Value("a learning rate of zero", {"learning_rate": 0.0}),
+    Value("a first-stage learning rate of zero", {"exposure_learning_rate": 0.0}),
+    Value("a learning rate that is no number", {"learning_rate": float("nan")}),
 ]
 
 
 @pytest.mark.parametrize("case", ABSURD, ids=lambda case: case.id)
-def test_absurd_values_are_refused_by_name(case):
+def test_values_outside_their_range_are_refused_by_name(case):
     (name,) = case.values
     with pytest.raises(OptionError, match=f"^{name} must .*, found "):
         TrainingRecipe(**case.values)
 
 
-def test_crops_follow_each_other_in_equal_shares_then_come_whole_frames():
+def test_crops_have_equal_fractions_of_the_steps_before_whole_frames():
     recipe = TrainingRecipe(steps=100, crops=(32, 48, 64), whole_frame_fraction=0.1)
     runs = [
         (crop_at, len(list(steps))) for crop_at, steps in groupby(map(recipe.crop_at, range(100)))
@@ -239,7 +249,7 @@ def test_a_batch_is_a_multiple_of_the_processes_and_never_empty(processes):
     assert found[0] == pytest.approx(12, abs=processes)
 
 
-def test_the_rate_warms_up_and_falls_to_almost_nothing():
+def test_the_learning_rate_warms_up_and_decays_to_a_thousandth():
     recipe = TrainingRecipe(steps=100, warmup_steps=10, learning_rate=2.0)
     rates = [recipe.learning_rate_at(step) for step in range(100)]
     assert rates[0] == pytest.approx(0.2, rel=0.01)
@@ -250,7 +260,7 @@ def test_the_rate_warms_up_and_falls_to_almost_nothing():
     assert rates[-1] == pytest.approx(0.002, rel=0.3)
 
 
-def test_a_constant_rate_warms_up_and_stays():
+def test_a_constant_learning_rate_warms_up_and_stays():
     recipe = TrainingRecipe(steps=100, warmup_steps=4, learning_rate=2.0, schedule="constant")
     assert [recipe.learning_rate_at(step) for step in range(5)] == pytest.approx(
         [0.5, 1.0, 1.5, 2.0, 2.0]
@@ -258,5 +268,5 @@ def test_a_constant_rate_warms_up_and_stays():
     assert {recipe.learning_rate_at(step) for step in range(4, 100)} == {2.0}
 
 
-def test_without_warm_up_the_first_step_has_the_whole_rate():
+def test_without_warm_up_the_first_step_has_the_peak_learning_rate():
     assert TrainingRecipe(warmup_steps=0, learning_rate=2.0).learning_rate_at(0) == 2.0

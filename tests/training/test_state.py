@@ -1,4 +1,4 @@
-"""The state of a run: taken up whole, or refused in one line."""
+"""Training states: resumed completely, also those of schema 1, or refused in one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from mirnet_edge.errors import CheckpointError, MirnetEdgeError
 from mirnet_edge.training import loop
 from mirnet_edge.training.loop import Trainer
+from mirnet_edge.training.recipe import FORMER_FIELDS
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -28,13 +29,13 @@ def test_nothing_to_resume(tmp_path, make_trainer):
     assert trainer.step == 0
 
 
-def test_weights_averages_moments_and_the_step_come_back(tmp_path, make_trainer, make_pairs):
+def test_a_state_restores_weights_ema_weights_moments_and_step(tmp_path, make_trainer, make_pairs):
     trainer = make_trainer(tmp_path)
     trainer.run(make_pairs(), make_pairs())
     again = make_trainer(tmp_path)
     assert loop.resume_state(again)
     assert again.step == 8
-    for name in ("model", "averaged"):
+    for name in ("model", "ema_model"):
         one, two = (getattr(which, name).state_dict() for which in (trainer, again))
         assert all(torch.equal(one[key], two[key]) for key in one)
     one, two = (which.optimizer.state_dict()["state"] for which in (trainer, again))
@@ -42,10 +43,22 @@ def test_weights_averages_moments_and_the_step_come_back(tmp_path, make_trainer,
     assert all(torch.equal(one[key]["exp_avg"], two[key]["exp_avg"]) for key in one)
 
 
+def test_a_state_with_the_field_names_of_schema_1_is_resumed(tmp_path, make_trainer, make_pairs):
+    make_trainer(tmp_path).run(make_pairs(), make_pairs())
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    former = {new: old for old, new in FORMER_FIELDS.items()}
+    state["recipe"] = {former.get(name, name): value for name, value in state["recipe"].items()}
+    assert "whole_share" in state["recipe"]
+    torch.save(state, tmp_path / "state.pt")
+    again = make_trainer(tmp_path)
+    assert loop.resume_state(again)
+    assert again.step == 8
+
+
 @pytest.mark.parametrize("payload", [b"", b"not a state", b"PK\x03\x04broken"])
 def test_a_damaged_state_is_named(tmp_path, make_trainer, payload):
     (tmp_path / "state.pt").write_bytes(payload)
-    with pytest.raises(CheckpointError, match=r"state\.pt.*remove it to start anew"):
+    with pytest.raises(CheckpointError, match=r"state\.pt.*remove it to train from the start"):
         loop.resume_state(make_trainer(tmp_path))
 
 

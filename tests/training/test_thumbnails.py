@@ -12,7 +12,7 @@ def _noised(frame, generator):
     return frame // 2 + generator.integers(0, 100, frame.shape, "uint8")
 
 
-def test_a_clean_image_has_thumbnails_that_are_bad_in_other_ways(make_pairs):
+def test_a_clean_image_has_differently_degraded_thumbnails(make_pairs):
     clean = make_pairs(2, (50, 70), degrade=_noised)
     found, again = Thumbnails(clean, 3), Thumbnails(clean, 3)
     assert len(found) == 6
@@ -28,13 +28,13 @@ def test_a_clean_image_has_thumbnails_that_are_bad_in_other_ways(make_pairs):
 
 def test_every_second_thumbnail_is_of_a_part_of_the_image(make_pairs):
     found = Thumbnails(make_pairs(1, (48, 64), degrade=_noised), 6)
-    whole = thumbnail_from_frame(make_pairs(1, (48, 64)).target[0])
+    whole = thumbnail_from_frame(make_pairs(1, (48, 64)).targets[0])
     shows_all = [torch.equal(found[place][1], whole) for place in range(6)]
     assert shows_all == [True, False] * 3
     assert len({found[place][1].numpy().tobytes() for place in (1, 3, 5)}) == 3
 
 
-def test_the_bad_and_the_good_thumbnail_show_the_same_part_of_one_scale(make_pairs):
+def test_degraded_and_target_thumbnails_show_the_same_part(make_pairs):
     seen = []
 
     def halved(frame, generator):
@@ -49,7 +49,7 @@ def test_the_bad_and_the_good_thumbnail_show_the_same_part_of_one_scale(make_pai
     assert all(24 <= height <= 48 for height, _, _ in seen)
 
 
-def test_pairs_have_one_thumbnail_each_whatever_the_copies(make_pairs):
+def test_pairs_have_one_thumbnail_each_whatever_the_samples_per_image(make_pairs):
     pairs = make_pairs(2, (50, 70))
     found = Thumbnails(pairs, 3)
     assert [
