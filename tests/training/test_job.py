@@ -339,8 +339,8 @@ def test_replayed_images_make_up_half_whichever_set_is_larger(make_pairs):
     for one, two in ((few, many), (many, few)):
         found = mix_pairs(one, two)
         assert len(found) == len(found.degraded) == len(found.targets) == 10
-        assert sum(frame.shape == one.targets[0].shape for frame in found.targetss) == 5
-        assert {frame.tobytes() for frame in found.targetss} == {
+        assert sum(frame.shape == one.targets[0].shape for frame in found.targets) == 5
+        assert {frame.tobytes() for frame in found.targets} == {
             frame.tobytes() for frame in (*one.targets, *two.targets)
         }
         for degraded, target in zip(found.degraded, found.targets, strict=True):
