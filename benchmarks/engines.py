@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mirnet_edge import checkpoints
 from mirnet_edge.calibration.sets import builtin_set
-from mirnet_edge.checkpoints.store import shipped_names
+from mirnet_edge.checkpoints.store import list_shipped_weights
 from mirnet_edge.export.onnx_graph import export_onnx, to_fp16
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.models.inference_form import to_inference_form
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--network", help="only this one")
     arguments = parser.parse_args()
     capabilities = arguments.capabilities.split(",")
-    names = [name.removeprefix("shipped:") for name in shipped_names()] + list(FULL)
+    names = [name.removeprefix("shipped:") for name in list_shipped_weights()] + list(FULL)
     headings = " | ".join(f"SM {one}: s, MiB" for one in capabilities)
     print(f"| network | precision | ONNX MiB | {headings} |")
     print(f"|---|---|---|{'---|' * len(capabilities)}")

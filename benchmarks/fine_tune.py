@@ -56,11 +56,16 @@ def write_camera_pairs(listing: PairListing, folder: Path) -> Path:
 
 def write_pair(pair: PairFiles, split: str, folder: Path) -> dict[str, str]:
     """Write one pair of the other camera; return its row of pairs.csv."""
-    if pair.low is None:
+    if pair.degraded is None:
         raise SystemExit("--data must be a folder of image pairs, found clean images alone")
-    low = folder / f"{pair.low.stem}.png"
-    write_image(low, ImageFile(frame=other_camera(read_image(pair.low).frame)))
-    return {"low": low.name, "high": str(pair.high.resolve()), "scene": pair.scene, "split": split}
+    low = folder / f"{pair.degraded.stem}.png"
+    write_image(low, ImageFile(frame=other_camera(read_image(pair.degraded).frame)))
+    return {
+        "low": low.name,
+        "high": str(pair.target.resolve()),
+        "scene": pair.scene,
+        "split": split,
+    }
 
 
 def load_daylight() -> Pairs:
@@ -109,7 +114,7 @@ def main() -> None:
         )
 
     show("initial", arguments.weights, 0.0)
-    for name, folder, replay, keep_db in (
+    for name, folder, replay, max_drop_db in (
         ("fine-tuned", "alone", None, None),
         ("with replay", "replayed", arguments.data, None),
         # resumes the finished training of the row above
@@ -126,7 +131,7 @@ def main() -> None:
             out=arguments.out / folder,
             init=arguments.weights,
             replay=replay,
-            keep_db=keep_db,
+            max_drop_db=max_drop_db,
             training={} if arguments.steps is None else {"steps": arguments.steps},
         )
         trained = train_weights(request, NullProgress())

@@ -25,8 +25,8 @@ from mirnet_edge.errors import DataError, ImageError, MirnetEdgeError
 from mirnet_edge.images.contract import LUMA, size_text
 from mirnet_edge.images.files import FORMAT_OF_SUFFIX, ImageFile, read_image, write_image
 from mirnet_edge.metrics import SSIM_WINDOW, flicker, mae, psnr, psnr_gtmean, ssim
-from mirnet_edge.training.listing import PairFiles, list_pairs, pairs_between, read_table
-from mirnet_edge.training.tasks import task_of
+from mirnet_edge.training.listing import PairFiles, list_pairs, match_pairs, read_pair_table
+from mirnet_edge.training.tasks import find_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -67,24 +67,24 @@ class PairSource:
                 yield error
 
     def _read(self, pair: PairFiles, place: int) -> tuple[str, Frame, Frame]:
-        task = task_of(self.task)
-        high = read_image(pair.high).frame
-        if pair.low is None:
+        task = find_task(self.task)
+        high = read_image(pair.target).frame
+        if pair.degraded is None:
             height, width = (side // task.scale * task.scale for side in high.shape[:2])
             high = high[:height, :width]
-            return pair.high.stem, self._degrade(high, np.random.default_rng(place)), high
-        low = read_image(pair.low).frame
+            return pair.target.stem, self._degrade(high, np.random.default_rng(place)), high
+        low = read_image(pair.degraded).frame
         expected = (low.shape[0] * task.scale, low.shape[1] * task.scale)
         if high.shape[:2] != expected:
             raise ImageError(
-                f"{pair.low} is {size_text(*low.shape[:2])} and {pair.high} "
+                f"{pair.degraded} is {size_text(*low.shape[:2])} and {pair.target} "
                 f"{size_text(*high.shape[:2])}; expected {size_text(*expected)}. Remove the pair"
             )
-        return pair.low.stem, low, high
+        return pair.degraded.stem, low, high
 
     def _degrade(self, clean: Frame, generator: np.random.Generator) -> Frame:
         if self.sigma is None:
-            return task_of(self.task).degrade(clean, generator)
+            return find_task(self.task).degrade(clean, generator)
         return add_noise(clean, Noise(sigma=self.sigma), generator)
 
 
@@ -113,7 +113,7 @@ def find_pair_sources(
     low, colon, high = places.partition(":")
     if colon:
         name = f"{Path(low).name}:{Path(high).name}"
-        return [PairSource(name=name, task=task, pairs=tuple(pairs_between(Path(low), Path(high))))]
+        return [PairSource(name=name, task=task, pairs=tuple(match_pairs(Path(low), Path(high))))]
     folder = Path(places)
     name = folder.resolve().name
     if suffixes is not None:
@@ -121,7 +121,7 @@ def find_pair_sources(
     pairs = _pairs_of_folder(folder)
     if not sigmas:
         return [PairSource(name=name, task=task, pairs=pairs)]
-    clean = tuple(PairFiles(None, pair.high, pair.scene) for pair in pairs)
+    clean = tuple(PairFiles(None, pair.target, pair.scene) for pair in pairs)
     return [
         PairSource(name=f"{name} sigma {sigma:g}", task=task, pairs=clean, sigma=sigma)
         for sigma in sigmas
@@ -130,7 +130,7 @@ def find_pair_sources(
 
 def _pairs_of_folder(folder: Path) -> tuple[PairFiles, ...]:
     if (folder / _TABLE).is_file():
-        splits = read_table(folder)
+        splits = read_pair_table(folder)
         pairs = splits["val"] + splits["test"]
         if not pairs:
             raise DataError(
@@ -139,7 +139,7 @@ def _pairs_of_folder(folder: Path) -> tuple[PairFiles, ...]:
             )
         return pairs
     if (folder / "low").is_dir() and (folder / "high").is_dir():
-        return tuple(pairs_between(folder / "low", folder / "high"))
+        return tuple(match_pairs(folder / "low", folder / "high"))
     # clean images: every tenth, which training leaves out
     return list_pairs(folder).val
 

@@ -197,9 +197,9 @@ def train(
     for option, folder in (("unlabeled", unlabeled), ("overlays", overlays), ("replay", replay)):
         check_folder(folder, f"--{option}")
     from mirnet_edge.training.recipe import read_recipe
-    from mirnet_edge.training.tasks import task_of
+    from mirnet_edge.training.tasks import find_task
 
-    task_of(task)
+    find_task(task)
     if recipe is not None:
         read_recipe(recipe)
     from mirnet_edge.training.job import TrainingRequest, train_weights

@@ -1,4 +1,4 @@
-"""The record of a run: one CSV line per validation, and its curves as an image."""
+"""Training history: one CSV row per validation, the learning curves, TensorBoard events."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ _LABELS = {"psnr_db": "as is", "psnr_gtmean_db": "brightness-matched"}
 
 @dataclass(frozen=True)
 class ValidationScore:
-    """Validation figures of the averaged weights: means over whole frames."""
+    """Validation metrics of the EMA weights: means over whole frames."""
 
     step: int
     loss: float
     """Mean training loss since the last score."""
     psnr_db: float
     psnr_gtmean_db: float
-    """PSNR after matching the output's mean brightness to the reference: without it, what is
-    left is noise, detail and color."""
+    """PSNR after matching the output's mean brightness to the ground truth, so that it measures
+    noise, detail and color."""
     ssim: float
     mae: float
-    """On [0, 1]."""
+    """Mean absolute error on [0, 1]."""
 
 
 def append_score(folder: Path, score: ValidationScore) -> None:
-    """Add a line to the history; lines of later steps, of a run that was killed, go.
+    """Append a row to the history, and remove the rows of later steps of an interrupted run.
 
-    The chart of the curves is written again.
+    Also writes the chart of the learning curves.
     """
     kept = [one for one in read_history(folder) if one.step < score.step]
     stream = io.StringIO()
@@ -58,7 +58,7 @@ def append_score(folder: Path, score: ValidationScore) -> None:
 
 
 def append_to_tensorboard(folder: Path, score: ValidationScore) -> None:
-    """Add a score to the events that `tensorboard --logdir FOLDER` shows.
+    """Append a score to the events that `tensorboard --logdir FOLDER` shows.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.

@@ -1,11 +1,11 @@
 """Make the weights that the package ships: daylight pairs, interpolated weights, model pages.
 
     python -m mirnet_edge.training.shipping daylight --photos bsds500 --out day
-    python -m mirnet_edge.training.shipping interpolate FIRST SECOND --share 0.5 --data lol \
-        --out low-light.safetensors
+    python -m mirnet_edge.training.shipping interpolate INITIAL FINE_TUNED \
+        --fraction 0.5 --data lol --out low-light.safetensors
     python -m mirnet_edge.training.shipping ship low-light.safetensors [--name low-light-nano]
 
-docs/training.md tells in which order the shipped weights were made.
+docs/training.md lists the commands that made the shipped weights.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ import numpy as np
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints.store import interpolate_weights
 from mirnet_edge.images.files import ImageFile, read_image, write_image
+from mirnet_edge.manifest import rename_keys
 from mirnet_edge.models.macs import count_macs, count_parameters
 from mirnet_edge.training.listing import list_pairs
 from mirnet_edge.training.loop import validate
 from mirnet_edge.training.pairs import degrade_images, load_pairs
-from mirnet_edge.training.tasks import task_of
+from mirnet_edge.training.recipe import FORMER_FIELDS
+from mirnet_edge.training.tasks import find_task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,25 +52,24 @@ _VALIDATION = {
 
 
 def write_daylight_pairs(photos: Path, out: Path) -> int:
-    """Write pairs that teach a low-light network to leave daylight as it is; return their number.
+    """Write image pairs that keep a low-light network from changing daylight; return their number.
 
-    Each photo as a pair with itself; of those for training every second one also darkened as the
-    task low-light does. `mirnet-train --replay` takes the folder; docs/decisions/007-daylight.md
-    says why.
+    Each photo is paired with itself; every second training photo also with a degraded one of the
+    task low-light. `mirnet-train --replay` takes the folder (docs/decisions/007-daylight.md).
 
     Args:
         photos: A folder of clean photos, as `mirnet-train --data` takes it.
-        out: The folder for the darkened photos and pairs.csv.
+        out: The folder for the degraded photos and pairs.csv.
     """
-    degrade = task_of("low-light").degrade
+    degrade = find_task("low-light").degrade
     out.mkdir(parents=True, exist_ok=True)
     listing = list_pairs(photos)
-    rows = [_pair_row(pair, str(pair.high.resolve()), "val") for pair in listing.val]
+    rows = [_pair_row(pair, str(pair.target.resolve()), "val") for pair in listing.val]
     for index, pair in enumerate(listing.train):
-        rows.append(_pair_row(pair, str(pair.high.resolve()), "train"))
+        rows.append(_pair_row(pair, str(pair.target.resolve()), "train"))
         if index % 2 == 0:
-            low = out / f"{pair.high.stem}-dark.png"
-            frame = degrade(read_image(pair.high).frame, np.random.default_rng(index))
+            low = out / f"{pair.target.stem}-dark.png"
+            frame = degrade(read_image(pair.target).frame, np.random.default_rng(index))
             write_image(low, ImageFile(frame=frame))
             rows.append(_pair_row(pair, low.name, "train"))
     with (out / "pairs.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -79,29 +80,29 @@ def write_daylight_pairs(photos: Path, out: Path) -> int:
 
 
 def _pair_row(pair: PairFiles, low: str, split: str) -> dict[str, str]:
-    return {"low": low, "high": str(pair.high.resolve()), "scene": pair.scene, "split": split}
+    return {"low": low, "high": str(pair.target.resolve()), "scene": pair.scene, "split": split}
 
 
 def write_interpolated_weights(
-    first: str, second: str, share: float, data: Path, out: Path
+    initial: str, fine_tuned: str, fraction: float, data: Path, out: Path
 ) -> ModelCard:
     """Write weights between pretrained and fine-tuned ones (WiSE-FT) and return their card.
 
     Args:
-        first: The weights that were fine-tuned, a file or shipped:NAME; the parent in the card.
-        second: What fine-tuning made of them.
-        share: Of the second weights, from 0 to 1.
+        initial: The pretrained weights, a file or shipped:NAME; the parent in the card.
+        fine_tuned: The weights after fine-tuning.
+        fraction: From 0, the initial weights, to 1, the fine-tuned ones.
         data: A folder as `mirnet-train --data` takes it, to validate on.
         out: The weights file.
     """
-    pretrained, tuned = (checkpoints.load(one) for one in (first, second))
-    model = interpolate_weights(pretrained.model, tuned.model, share)
-    task = task_of(pretrained.card.task)
+    pretrained, tuned = (checkpoints.load(one) for one in (initial, fine_tuned))
+    model = interpolate_weights(pretrained.model, tuned.model, fraction)
+    task = find_task(pretrained.card.task)
     pairs = load_pairs(list_pairs(data).val, degrade=task.degrade, scale=task.scale)
     names = ("val_psnr_db", "val_psnr_gtmean_db", "val_ssim", "val_mae")
     figures = dict(zip(names, validate(model, degrade_images(pairs)), strict=True))
     notes = [
-        f"interpolated weights, a share of {share:g} from sha256 {tuned.sha256}",
+        f"interpolated weights, {fraction:g} of the way to sha256 {tuned.sha256}",
         *([f"there {tuned.card.note}"] if tuned.card.note else []),
     ]
     card = pretrained.card.model_copy(
@@ -132,11 +133,11 @@ def format_model_page(weights: Path, name: str) -> str:
         "sha256": f"`{loaded.sha256}`",
         "trained on": _DATA.get(str(card.trained_on), card.trained_on),
         "sha256 of the training files": f"`{card.data_sha256}`",
-        "parent": f"`{card.parent}`" if card.parent else "none: a random start",
+        "parent": f"`{card.parent}`" if card.parent else "none (random initial weights)",
         "teacher": f"`{card.teacher}`" if card.teacher else "none",
         **({"note": card.note} if card.note else {}),
         "validated on": _VALIDATION.get(str(card.trained_on), "the val pairs of the same set"),
-        "PSNR": f"{figures['val_psnr_db']:.2f} dB; at equal brightness "
+        "PSNR": f"{figures['val_psnr_db']:.2f} dB; brightness-matched "
         f"{figures['val_psnr_gtmean_db']:.2f} dB",
         "SSIM": f"{figures['val_ssim']:.3f}",
         "mean absolute error": f"{figures['val_mae']:.4f} on [0, 1]",
@@ -145,13 +146,13 @@ def format_model_page(weights: Path, name: str) -> str:
     }
     recipe = ", ".join(
         f"{key} {value:g}" if isinstance(value, int | float) else f"{key} {value}"
-        for key, value in sorted(card.recipe.items())
+        for key, value in sorted(rename_keys(card.recipe, FORMER_FIELDS).items())
     )
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return (
         f"# {name}.safetensors\n\n| | |\n|---|---|\n{table}\n\n"
-        f"Made by `mirnet-train --task {card.task}`, as docs/training.md tells. The last "
-        f"run's recipe:\n{recipe}.\n\nThe file itself holds this card; "
+        f"Made by `mirnet-train --task {card.task}`, as docs/training.md describes. The last "
+        f"run's training recipe:\n{recipe}.\n\nThe file itself holds this card; "
         f'`mirnet_edge.checkpoints.load("shipped:{name}").card` reads it.\n'
     )
 
@@ -185,12 +186,12 @@ def main(typed: Sequence[str] | None = None) -> None:
     daylight = commands.add_parser("daylight", help="pairs of clean photos with themselves")
     daylight.add_argument("--photos", type=Path, required=True)
     daylight.add_argument("--out", type=Path, required=True)
-    blend = commands.add_parser("interpolate", help="weights between two checkpoints")
-    blend.add_argument("first")
-    blend.add_argument("second")
-    blend.add_argument("--share", type=float, default=0.5)
-    blend.add_argument("--data", type=Path, required=True)
-    blend.add_argument("--out", type=Path, required=True)
+    interpolate = commands.add_parser("interpolate", help="weights between two checkpoints")
+    interpolate.add_argument("initial")
+    interpolate.add_argument("fine_tuned")
+    interpolate.add_argument("--fraction", "--share", type=float, default=0.5)
+    interpolate.add_argument("--data", type=Path, required=True)
+    interpolate.add_argument("--out", type=Path, required=True)
     ship = commands.add_parser("ship", help="weights and their page into the package")
     ship.add_argument("weights", type=Path)
     ship.add_argument("--name", help="NAME in shipped:NAME; the file's stem by default")
@@ -200,7 +201,7 @@ def main(typed: Sequence[str] | None = None) -> None:
         print(f"{given.out}: {count} pairs")
     elif given.command == "interpolate":
         card = write_interpolated_weights(
-            given.first, given.second, given.share, given.data, given.out
+            given.initial, given.fine_tuned, given.fraction, given.data, given.out
         )
         psnr, ssim = card.figures["val_psnr_db"], card.figures["val_ssim"]
         print(f"{given.out}: {psnr:.3f} dB, SSIM {ssim:.4f}")

@@ -62,7 +62,7 @@ def test_interpolated_weights_lie_between_and_their_card_names_both(weights, pho
     assert between.card.parent == first.sha256
     assert second.sha256 in between.card.note
     assert between.card.figures["val_psnr_db"] > 0
-    assert "interpolated weights, a share of 0.25" in between.card.note
+    assert "interpolated weights, 0.25 of the way to sha256" in between.card.note
 
 
 def test_a_file_that_is_too_large_is_not_shipped(tmp_path):
