@@ -10,7 +10,6 @@ from PIL import Image
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
-from mirnet_edge.training import record
 from mirnet_edge.training.pairs import Pairs
 from mirnet_edge.training.recipe import TrainingRecipe
 
@@ -31,12 +30,6 @@ def _random(number, size):
 
 
 @pytest.fixture
-def no_curves(monkeypatch):
-    """Leave the curves undrawn: they take longer than the steps between them."""
-    monkeypatch.setattr(record, "available", lambda name: False)
-
-
-@pytest.fixture
 def make_network():
     """Return a new tiny network: make_network("mirnet", seed=0)."""
 
@@ -49,9 +42,9 @@ def make_network():
 
 @pytest.fixture
 def make_pairs():
-    """Return random images and dark ones: make_pairs(3, (32, 48), scale=1, degrade=None).
+    """Return random targets and dark inputs: make_pairs(3, (32, 48), scale=1, degrade=None).
 
-    With `degrade` there are no dark ones.
+    With `degrade` there are clean images only.
     """
 
     def make(count=3, size=(32, 48), *, scale=1, degrade=None):
@@ -91,7 +84,7 @@ def write_clean():
 
 @pytest.fixture
 def write_pairs():
-    """Write pairs whose bad images are dark: write_pairs(folder, 5, (48, 64), scale=1)."""
+    """Write image pairs with dark inputs: write_pairs(folder, 5, (48, 64), scale=1)."""
 
     def write(folder, count=5, size=(48, 64), *, scale=1):
         for kind in ("low", "high"):

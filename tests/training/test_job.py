@@ -24,8 +24,6 @@ from mirnet_edge.training.job import (
 from mirnet_edge.training.pairs import degrade_images, mix_pairs
 from mirnet_edge.training.tasks import find_task
 
-pytestmark = pytest.mark.usefixtures("no_curves")
-
 _QUICK = {"steps": 2, "batch": 1, "crops": (32,), "exposure_steps": 0}
 _SMALL = {"channels": (8, 8, 8), "exposure_channels": 4}
 

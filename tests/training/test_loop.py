@@ -13,8 +13,6 @@ from mirnet_edge.training import loop, record
 from mirnet_edge.training.loop import Trainer, restore_frames
 from mirnet_edge.training.pairs import degrade_images
 
-pytestmark = pytest.mark.usefixtures("no_curves")
-
 _BUSY = {"well_lit_fraction": 0.2, "exposure_jitter": 0.3, "noise_jitter": 4.0, "mixup": 0.3}
 NETWORKS = ["edge", "plain edge", "mirnet", "mirnet-v2"]
 

@@ -79,7 +79,6 @@ def _run(folder, arguments, processes):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_curves")
 def test_two_processes_train_as_one_does(tmp_path, write_pairs, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     recipe = tmp_path / "own.toml"

@@ -10,8 +10,6 @@ from mirnet_edge.training import loop
 from mirnet_edge.training.loop import Trainer
 from mirnet_edge.training.recipe import FORMER_FIELDS
 
-pytestmark = pytest.mark.usefixtures("no_curves")
-
 
 @pytest.fixture
 def make_trainer(make_network, make_recipe):
