@@ -62,7 +62,6 @@ def made_up_times(monkeypatch):
 
     monkeypatch.setattr(timing, "_timed", graphs_timed)
     monkeypatch.setattr(job, "time_networks", networks_timed)
-    monkeypatch.setattr(record, "available", lambda name: False)  # curves take longer than steps
     return asked
 
 
