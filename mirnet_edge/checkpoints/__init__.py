@@ -2,8 +2,8 @@
 
     path ─ resolve ─► file ─ read ─► tensors ─ identify ─► family ─ check, build ─► Loaded
 
-The architecture and its configuration are told from the tensors alone; nothing in a file is
-ever executed.
+The architecture and its configuration follow from the tensors alone; nothing in a file is ever
+executed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Identify the network family and configuration of a state dict, and check its tensors.
 
-The tensors may come from a file nobody vouches for: what they say is taken as a config, which
-refuses what makes no network.
+The tensors may come from an untrusted checkpoint: their shapes give a config, which refuses values
+without a network.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
 def _count_indices(keys: Iterable[str], prefix: str) -> int:
     """Return how many different numbers follow PREFIX in the keys of a state dict.
 
-    Counted, not read as "largest plus one": a key such as `body.999999999.x` in a file nobody
-    vouches for must not make a network of that depth.
+    Counted, not read as "largest plus one": a key such as `body.999999999.x` in an untrusted
+    checkpoint must not make a network of that depth.
     """
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     return len({found[1] for key in keys if (found := pattern.match(key))})
@@ -163,19 +163,19 @@ _NAMED = 3  # how many keys a message names
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkFamily:
-    """One of our networks, as its state dict shows it."""
+    """A network family, and how its state dict is identified."""
 
     name: Architecture
     title: str
     network: type[nn.Module]
-    """Takes its config; has it as `.config`."""
+    """Is built from its config, and has it as `.config`."""
     config: type[Any]
-    """A frozen dataclass that refuses what makes no network."""
+    """A frozen dataclass that refuses values without a network."""
     config_from_tensors: Callable[[Mapping[str, Tensor]], Any]
     markers: tuple[str, ...]
     """Parts of keys; in this family's state dicts each occurs, in others not all."""
     unseen: tuple[str, ...]
-    """Fields of the config that the tensors do not always tell; a card's word counts there."""
+    """Fields of the config that do not always follow from the tensors; the card decides them."""
     published: bool
     """Whether there are weights by the paper's authors in this layout."""
 
@@ -215,10 +215,10 @@ FAMILIES = (
 
 
 def identify(tensors: Mapping[str, Tensor], origin: str) -> NetworkFamily:
-    """Return the family whose state dict this is; ORIGIN names the file in messages.
+    """Return the family of a state dict; ORIGIN names the file in messages.
 
     Raises:
-        CheckpointError: None of ours.
+        CheckpointError: It is of no known family.
     """
     for family in FAMILIES:
         if all(any(marker in key for key in tensors) for marker in family.markers):
@@ -232,7 +232,7 @@ def identify(tensors: Mapping[str, Tensor], origin: str) -> NetworkFamily:
 
 
 def family_of(model: nn.Module) -> NetworkFamily:
-    """Return the family of one of our networks.
+    """Return the family of a network.
 
     Raises:
         CheckpointError: Another kind of module.
@@ -249,10 +249,10 @@ def family_of(model: nn.Module) -> NetworkFamily:
 def config_of(  # the families' configs have no type in common, hence Any
     family: NetworkFamily, tensors: Mapping[str, Tensor], card: ModelCard | None, origin: str
 ) -> Any:  # noqa: ANN401
-    """Return the family's config, told from the tensors and, where these are silent, the card.
+    """Return the config that follows from the tensors and, for `unseen` fields, from the card.
 
     Raises:
-        CheckpointError: The tensors make no such network, or the card contradicts them.
+        CheckpointError: There is no such network, or the card contradicts the tensors.
     """
     config = _identify_by_tensors(family, tensors, origin)
     if card is not None:

@@ -28,14 +28,14 @@ Architecture: TypeAlias = Literal["mirnet", "mirnet-v2", "edge"]
 
 
 class ModelCard(StrictDocument):
-    """Where weights come from, what they are for and how good they are."""
+    """The model card of weights: task, network, training data, training recipe and metrics."""
 
     former_keys: ClassVar[dict[str, str]] = {"licence": "license"}
     former_versions: ClassVar[tuple[int, ...]] = (1,)
 
     schema_version: Literal[2] = 2
     task: str = "unknown"
-    """What the weights do: low-light, denoise, ...; `unknown` where nobody said."""
+    """The task: low-light, denoise, ...; `unknown` without a card."""
     architecture: Architecture | None = None
     """None only until the card is saved with its weights."""
     config: dict[str, JsonValue] = Field(default_factory=dict)
@@ -44,13 +44,13 @@ class ModelCard(StrictDocument):
     figures: dict[str, FiniteFloat] = Field(default_factory=dict)
     """Measured quality, units in the names: `psnr_db`, `ssim`."""
     recipe: dict[str, JsonValue] = Field(default_factory=dict)
-    """How the weights were trained: steps, loss, crop sizes, seed."""
+    """The training recipe: steps, losses, crops, random seed."""
     data_sha256: str | None = None
     """Of the training set's list of files and their contents."""
     parent: str | None = None
-    """SHA-256 of the weights they were trained from; None for a random start."""
+    """SHA-256 of the initial (pretrained) weights; None for random ones."""
     teacher: str | None = None
-    """SHA-256 of the weights whose images they learned from, beside the references."""
+    """SHA-256 of the teacher's weights; None without distillation."""
     revision: str | None = None
     """Of the source tree that trained them."""
     license: str | None = None

@@ -38,12 +38,12 @@ _AUTHORS_LICENSE = (
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedCheckpoint:
-    """A network with its weights and what is known of them."""
+    """A loaded network with its weights, model card and identity."""
 
     model: nn.Module
     """In evaluation mode, float32, on the processor."""
     card: ModelCard
-    """The file's own, or what its tensors tell."""
+    """The file's, or one made from the tensors."""
     architecture: Architecture
     sha256: str
     """Of the file."""
@@ -176,32 +176,31 @@ def _notice(title: str) -> str:
     )
 
 
-def interpolate_weights(first: nn.Module, second: nn.Module, share: float) -> nn.Module:
-    """Return a network whose weights lie SHARE of the way from FIRST to SECOND.
+def interpolate_weights(initial: nn.Module, fine_tuned: nn.Module, fraction: float) -> nn.Module:
+    """Return a network with weights interpolated between initial and fine-tuned ones (WiSE-FT).
 
-    The second is to be fine-tuned from the first: then the straight line between them holds
-    networks that do both tasks (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR
-    2022).
+    Networks on the line between the two weights do both tasks (Wortsman et al., "Robust fine-tuning
+    of zero-shot models", CVPR 2022).
 
     Args:
-        first: A network.
-        second: One of the same shape.
-        share: 0 gives the first, 1 the second.
+        initial: The network before fine-tuning.
+        fine_tuned: The network after it, of the same config.
+        fraction: From 0, the initial weights, to 1, the fine-tuned ones.
 
     Raises:
-        CheckpointError: The two have other shapes.
-        OptionError: The share lies outside [0, 1].
+        CheckpointError: The two have other configs.
+        OptionError: The fraction lies outside [0, 1].
     """
-    if not 0.0 <= share <= 1.0:
-        raise OptionError(f"the share must lie in [0, 1], found {share}")
-    if first.config != second.config:  # a config's type tells the architecture
+    if not 0.0 <= fraction <= 1.0:
+        raise OptionError(f"the fraction must lie in [0, 1], found {fraction}")
+    if initial.config != fine_tuned.config:  # configs of two architectures differ
         raise CheckpointError(
-            f"expected two networks of one shape, found {first.config} and {second.config}; blend "
-            "weights with those they were fine-tuned from"
+            f"expected two networks of one config, found {initial.config} and {fine_tuned.config}; "
+            "interpolate weights with those they were fine-tuned from"
         )
-    model = copy.deepcopy(first)
-    others = second.state_dict()
+    model = copy.deepcopy(initial)
+    others = fine_tuned.state_dict()
     with torch.no_grad():
         for name, weight in model.state_dict().items():
-            weight.lerp_(others[name], share)
+            weight.lerp_(others[name], fraction)
     return model

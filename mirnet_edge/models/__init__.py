@@ -1,4 +1,4 @@
-"""The networks, each in a module that reads from top to bottom."""
+"""The networks: MIRNet, MIRNet-v2, MIRNetEdge; their inference form and context-anchored form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts that more than one of the networks is made of."""
+"""Modules shared by the networks: global pooling, stream fusion, convolutions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 
 
 class GlobalPool(nn.Module):
-    """Return each channel's mean over the frame.
+    """Return each channel's mean over the frame (global average pooling).
 
-    All attention in the three networks rests on such means. They are taken here and nowhere
-    else, so that a tile or a video frame can be given the global context vectors of another frame
-    (`models.global_context`) by replacing this one module. MIRNetEdge's exposure branch takes a
-    maximum too; its context is the curve that it decides on.
+    All attention in the three networks uses this module, so that `models.global_context` can give a
+    tile or a video frame the global context vectors of another frame by replacing it. MIRNetEdge's
+    exposure branch also takes a maximum; its context vector is the tone curve.
     """
 
     def forward(self, features: Tensor) -> Tensor:
@@ -60,16 +59,16 @@ class SelectiveKernelFusion(nn.Module):
 
 
 def require_batch(batch: Tensor, network: str, channels: int, multiple: int) -> None:
-    """Refuse a batch that a network would fail on, or silently broadcast to another size.
+    """Refuse a batch of a shape that the network does not take.
 
-    Not while a graph is traced: there the sizes are symbols, and the bundle's manifest states
-    the multiple.
+    Does nothing while a graph is traced, where sizes are symbols; the bundle's manifest states the
+    multiple.
 
     Args:
         batch: Anything; expected is (N, `channels`, H, W) with H and W multiples of `multiple`.
         network: The network's name for the message.
         channels: How many input channels the network has.
-        multiple: What H and W are to be multiples of.
+        multiple: H and W must be multiples of it.
 
     Raises:
         ImageError: The shape does not fit.
@@ -91,10 +90,10 @@ def require_batch(batch: Tensor, network: str, channels: int, multiple: int) -> 
 def inner_widths(
     name: str, given: Sequence[int] | None, usual: tuple[int, ...]
 ) -> tuple[int, ...] | None:
-    """Return the channels inside blocks as a config holds them: None where they are the usual ones.
+    """Return the channels inside blocks for a config: None where they are the usual ones.
 
     Raises:
-        OptionError: Not one positive number for each of the usual ones.
+        OptionError: They are not as many positive numbers as the usual ones.
     """
     if given is None or tuple(given) == usual:
         return None

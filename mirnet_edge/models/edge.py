@@ -1,15 +1,14 @@
-"""MIRNetEdge: MIRNet's ideas, sized for live video. Ours; no paper describes it.
+"""MIRNetEdge: a network of MIRNet's ideas for live video, designed in this project.
 
-Two decisions make it fast enough for a camera, and a third makes it right:
+Two choices make it fast enough for a camera, a third one accurate:
 
 - All convolutions run at a quarter of the resolution, or a half (pixel-unshuffle stem,
   pixel-shuffle head), in three parallel streams as in MIRNet-v2 (Zamir et al., TPAMI 2022).
-- Attention costs two small vectors and one map: the global mean decides per channel, a 1x1
-  convolution decides per position, and the two are added before they multiply.
-- Exposure is one decision about the whole frame. A small branch looks at a thumbnail and
-  chooses a tone curve and a color matrix; the streams then work on the brightened image,
-  where detail, noise and INT8 steps have their usual size. A network for noise or resolution
-  alone does without.
+- Attention needs two small vectors and one map: channel attention by the global mean, spatial
+  attention by a 1x1 convolution; the two are added before the multiplication.
+- Exposure is corrected for the whole frame. A small branch computes a tone curve and a color
+  matrix from a thumbnail; the streams then process the brightened image, where detail, noise and
+  INT8 steps have their usual size. Networks for denoising or super-resolution have no such branch.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.models.blocks import GlobalPool, SelectiveKernelFusion
 
 THUMBNAIL_FACTOR = 8
-# Rows and columns of what the exposure is decided on, whatever the frame's size and shape.
+# Height and width of the thumbnail, for every frame size and shape.
 THUMBNAIL_SIZE = (24, 36)
 # Log gain (3), shoulder (3), color matrix less identity (9), black point (3).
 _CURVE_PARAMETERS = 18
@@ -35,7 +34,7 @@ class MIRNetEdgeConfig:
     """The shape of a MIRNetEdge.
 
     Raises:
-        OptionError: A value makes no network.
+        OptionError: There is no network of these values.
     """
 
     channels: tuple[int, int, int] = (32, 48, 64)
@@ -45,13 +44,12 @@ class MIRNetEdgeConfig:
     stem: int = 4
     """The pixel-unshuffle factor."""
     exposure_channels: int = 16
-    """Channels of the branch that looks at the thumbnail, at its first of three scales; 0 for a
-    network that leaves the exposure alone."""
+    """Channels of the exposure branch at the first of its three scales; 0 for no branch."""
     scale: int = 1
     """How many times higher and wider the output is: super-resolution."""
 
     def __post_init__(self) -> None:
-        """Refuse shapes that make no network."""
+        """Refuse values without a network."""
         object.__setattr__(self, "channels", tuple(self.channels))
         if len(self.channels) != 3 or min(self.channels) < 1:
             raise OptionError(f"channels must be three positive numbers, found {self.channels}")
@@ -67,15 +65,15 @@ class MIRNetEdgeConfig:
 
 
 class ExposureBranch(nn.Module):
-    """Choose the tone curve and the colors of the whole frame from a thumbnail.
+    """Correct the exposure and colors of the whole frame by a tone curve from its thumbnail.
 
     The curve is y = M · (a x / (1 + b x)) + k per pixel, with a gain `a` and a shoulder `b` for
     each channel, a color matrix M and a black point `k`: one division in the graph. The black
-    point is worth 1.5 dB: sensors and stray light lift black, and a gain of ten lifts it tenfold.
+    point adds 1.5 dB: sensors and stray light lift black, and a gain of ten lifts it tenfold.
     """
 
     def __init__(self, channels: int) -> None:
-        """Build a branch whose first guess is the identity."""
+        """Build a branch that starts as the identity."""
         super().__init__()
         wide = 4 * channels
         self.features = nn.Sequential(
@@ -94,16 +92,16 @@ class ExposureBranch(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, batch: Tensor, thumbnail: Tensor) -> Tensor:
-        """Return the batch at the exposure chosen for its frames, (N, 3, H, W), not clamped.
+        """Return the batch with corrected exposure, (N, 3, H, W), not clamped.
 
         Args:
             batch: (N, 3, H, W) in [0, 1].
             thumbnail: `thumbnail_of` the frames that the batch was cut from.
         """
-        # dark frames live in the first percents of the range; x / (x + 1/16) spreads them out
+        # dark frames use the lowest percents of the range; x / (x + 1/16) spreads them out
         spread = thumbnail / (thumbnail + 0.0625)
         seen = self.features(torch.cat((thumbnail, spread), 1))
-        # the mean says how dark the frame is, the maximum whether a lamp is in it
+        # the mean measures how dark the frame is, the maximum shows lamps
         pooled = torch.cat((self.pool(seen), seen.amax((2, 3), keepdim=True)), 1)
         curve = self.decide(pooled)
         gain = torch.exp(curve[:, 0:3])
@@ -194,10 +192,10 @@ class UnshuffledConv(nn.Conv2d):
 
 
 class PixelHead(nn.Conv2d):
-    """What is to be done to each pixel: three colors to add, and how much of it to keep."""
+    """The output convolution: for each pixel a color residual and a gate of the input."""
 
     def __init__(self, factor: int, channels: int) -> None:
-        """Take CHANNELS at 1/FACTOR of the output's resolution; first guess: keep nearly all."""
+        """Take CHANNELS at 1/FACTOR of the output's resolution; starts with an open gate."""
         super().__init__(channels, 4 * factor**2, 3, padding=1)
         self.factor = factor
         nn.init.normal_(self.weight, std=1e-3)
@@ -206,7 +204,7 @@ class PixelHead(nn.Conv2d):
         self.bias = nn.Parameter(bias)
 
     def parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (N, 3, H, W) to add and (N, 1, H, W) to keep, before the sigmoid."""
+        """Return the residual (N, 3, H, W) and the gate (N, 1, H, W) before the sigmoid."""
         pixels = functional.pixel_shuffle(self(features), self.factor)
         return pixels[:, 0:3], pixels[:, 3:4]
 
@@ -239,8 +237,8 @@ class MIRNetEdge(nn.Module):
 
         Args:
             batch: (N, 3, H, W) RGB in [0, 1]; H and W multiples of `multiple`.
-            thumbnail: `thumbnail_of` the frames that the batch was cut from: the exposure is
-                decided on it. None where the batch is the whole frames.
+            thumbnail: `thumbnail_of` the frames that the batch was cropped from, for the exposure
+                branch. None where the batch holds whole frames.
 
         Returns:
             (N, 3, scale H, scale W); slightly outside [0, 1] where the network overshoots.
@@ -266,10 +264,10 @@ class MIRNetEdge(nn.Module):
 
 
 def thumbnail_of(frames: Tensor) -> Tensor:
-    """Return (N, 3, 24, 36): what the exposure of whole frames is decided on.
+    """Return the exposure branch's thumbnails of whole frames, (N, 3, 24, 36).
 
-    One size for all frames, because what the branch learned of a lamp that covers three of its
-    pixels would not hold for one that covers thirty. H and W are multiples of 8.
+    One size for all frames, because what the branch learned of a lamp of three thumbnail pixels
+    does not apply to one of thirty. H and W are multiples of 8.
     """
     return functional.interpolate(
         functional.avg_pool2d(frames, THUMBNAIL_FACTOR),

@@ -1,16 +1,16 @@
-"""Anchored networks: every vector that is pooled over the frame can be read out and put back in.
+"""Context-anchored networks: global context vectors as inputs and outputs of the network.
 
-A network that pools over the frame gives a tile other vectors than the frame it was cut from:
-seams. It gives a noisy video other vectors in each frame: flicker. The anchored form of a
-network takes two more inputs and gives one more output, and each vector v becomes
+Global pooling gives a tile other vectors than the frame it was cropped from, which makes seams, and
+other vectors in each frame of a noisy video, which makes flicker. The context-anchored form of a
+network has two more inputs and one more output, and each global context vector v becomes
 
     v = (1 - memory) · measured + memory · given
 
-With memory 0 it is the network itself, and what it gives back are the frame's own vectors; with
-memory 1 and these vectors, tiles equal the frame; between, with what the last frame gave back,
-vectors are smoothed over time in the same pass. Written as two products, not as
-`measured + memory · (given - measured)`, which for memory 1 is `given` only to within rounding
-of the larger of the two. `given` must be finite: 0 · inf is NaN.
+With memory 0 it equals the network, and returns the frame's own vectors; with memory 1 and these
+vectors, tiles equal the frame; between, with the vectors of the last frame, it is temporal
+smoothing in the same pass. Written as two products, not as `measured + memory · (given -
+measured)`, which for memory 1 equals `given` only to within rounding. `given` must be finite:
+0 · inf is NaN.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ _THUMBNAIL = ThumbnailFacts(factor=THUMBNAIL_FACTOR, size=THUMBNAIL_SIZE)
 
 @dataclass
 class _ContextLedger:
-    """What the parts of an anchored network hand each other during one pass."""
+    """Context vectors that the modules of a context-anchored network exchange in one pass."""
 
     fresh: Tensor | None = None
-    """(1,): 1 - memory, the share of what is measured; None while the layout is found out."""
+    """(1,): 1 - memory, the weight of measured vectors; None while the layout is determined."""
     kept: Iterator[Tensor] = field(default_factory=lambda: iter(()))
-    """memory · given, one (N, C, 1, 1) for each vector in the order they are met."""
+    """memory · given, one (N, C, 1, 1) for each vector in execution order."""
     used: list[Tensor] = field(default_factory=list)
-    """The vectors of this pass, in that order."""
+    """The vectors used in this pass, in that order."""
     layout: list[ContextVector] = field(default_factory=list)
 
     def anchored(self, measured: Tensor, source: _ContextSlot) -> Tensor:
-        """Return the vector to use in place of the measured one."""
+        """Return the vector that replaces the measured one."""
         if self.fresh is None:
             self.layout.append(source.described(measured.shape[1], self.layout))
             return measured
@@ -57,7 +57,7 @@ class _ContextLedger:
 
 
 class _ContextSlot(nn.Module):
-    """Stands where a vector about the whole frame is known, and anchors it."""
+    """Replace a module that computes a global context vector, and mix in the given one."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class _ContextSlot(nn.Module):
         name: str,
         thumbnail: ThumbnailFacts | None = None,
     ) -> None:
-        """MEASURE gives (N, C, 1, 1), and is a mean unless it looks at a THUMBNAIL."""
+        """Wrap MEASURE, which returns (N, C, 1, 1): a mean, or a function of a THUMBNAIL."""
         super().__init__()
         self.measure = measure
         self.ledger = ledger
@@ -78,21 +78,21 @@ class _ContextSlot(nn.Module):
         return self.ledger.anchored(self.measure(features), self)
 
     def described(self, size: int, before: list[ContextVector]) -> ContextVector:
-        """Return the entry of the next vector from here; modules that run twice give two."""
+        """Return the layout entry of the module's next vector; modules may run twice."""
         turn = 1 + sum(one.name.partition("#")[0] == self.name for one in before)
         name = self.name if turn == 1 else f"{self.name}#{turn}"
         return ContextVector(name=name, size=size, thumbnail=self.thumbnail)
 
 
 class ContextAnchoredNetwork(nn.Module):
-    """A network with its vectors as input and output; see the module's docstring.
+    """A network with its global context vectors as input and output; see the module's docstring.
 
-    The exposure branch of MIRNetEdge is anchored as a whole, by the curve it decides on: what it
-    pools are no means of the frame but of a thumbnail, and a maximum.
+    The context vector of MIRNetEdge's exposure branch is its tone curve, because it pools a
+    thumbnail instead of the frame, also by a maximum.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        """Anchor a copy of NETWORK, which is left as it is: one of ours, rewritten or not."""
+        """Anchor a copy of NETWORK, of a known family, in training or inference form."""
         super().__init__()
         self.network = copy.deepcopy(network)
         self._ledger = _ContextLedger()
@@ -115,17 +115,16 @@ class ContextAnchoredNetwork(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """How many numbers all vectors have together."""
+        """Return the summed length of all context vectors."""
         return sum(vector.size for vector in self.layout)
 
     def forward(self, batch: Tensor, given: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the restored batch and the vectors that it was restored with.
+        """Return the restored batch and the context vectors that were used.
 
         Args:
-            batch: What the network takes.
+            batch: The network's input.
             given: (N, `context_length`), finite.
-            memory: (1,), in [0, 1]: how much of `given` is used, and how little of what is
-                measured.
+            memory: (1,), in [0, 1]: the weight of `given` against the measured vectors.
 
         Returns:
             What the network gives, and (N, `context_length`).
@@ -143,7 +142,7 @@ class ContextAnchoredNetwork(nn.Module):
         return restored, vectors
 
     def _found_layout(self) -> tuple[ContextVector, ...]:
-        """Run the network once on a small frame and note which vectors it meets."""
+        """Return the context vectors in execution order, by running a small frame."""
         weight = next(self.network.parameters())
         side = _PROBE_MULTIPLES * self.multiple
         inputs = getattr(self.network.config, "in_channels", 3)

@@ -1,6 +1,6 @@
-"""Convert a network to its inference form: cheaper operations, the image contract inside.
+"""Convert a network to its inference form: cheaper operations, with frames as input and output.
 
-Each rewrite is exact but for rounding (1e-5 in fp32); the tests hold it to that.
+Each rewrite is equal to within rounding (1e-5 in fp32), as the tests check.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Io = Literal["uint8", "float"]
 
 
 class FrameInterface(nn.Module):
-    """A network that takes and gives frames as cameras and screens have them.
+    """A network with 8-bit or float frames as input and output.
 
-    Cast, scale, transpose, clamp and round are part of the graph, so that every backend does
-    them alike and 8-bit frames cross the bus at a quarter of the size of float ones.
+    Cast, scale, transpose, clamp and round are part of the graph, so that every backend computes
+    them alike and 8-bit frames are transferred at a quarter of the size of float ones.
     """
 
     def __init__(self, network: nn.Module, io: Io) -> None:
@@ -50,7 +50,7 @@ class FrameInterface(nn.Module):
 
 
 class ContextFrameInterface(nn.Module):
-    """The same around an anchored network: its vectors go in and come out as they are."""
+    """The same for a context-anchored network; its context vectors stay float."""
 
     def __init__(self, network: ContextAnchoredNetwork, io: Io) -> None:
         """Wrap NETWORK; `io` says what the deployed graph takes and gives."""
@@ -59,7 +59,7 @@ class ContextFrameInterface(nn.Module):
         self.io = io
 
     def forward(self, frames: Tensor, given: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Restore frames with the vectors that are given, their own, or between the two.
+        """Restore frames with the given context vectors, their own, or a mix of both.
 
         Args:
             frames: As `FrameInterface` takes them.
@@ -67,7 +67,7 @@ class ContextFrameInterface(nn.Module):
             memory: (1,) float32 in [0, 1].
 
         Returns:
-            As `FrameInterface` gives them, and the vectors that were used, (N, G) float32.
+            As `FrameInterface` returns them, and the used context vectors, (N, G) float32.
         """
         restored, vectors = self.network(_batch_of(frames, self.io), given, memory)
         return _frames_of(restored, self.io), vectors
@@ -88,10 +88,10 @@ def _frames_of(batch: Tensor, io: Io) -> Tensor:
 
 
 def to_inference_form(network: nn.Module) -> nn.Module:
-    """Return a rewritten copy of NETWORK in eval mode; NETWORK itself is left as it is."""
+    """Return a rewritten copy of NETWORK in eval mode; NETWORK is left unchanged."""
     rewritten = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
     for parent in list(rewritten.modules()):
-        # not named_children: it gives a module that has two names once
+        # not named_children, which lists a module with two names once
         for name, child in list(parent._modules.items()):
             cheaper = None if child is None else _replace_by_cheaper(child)
             if cheaper is not None:
@@ -100,7 +100,7 @@ def to_inference_form(network: nn.Module) -> nn.Module:
 
 
 def _replace_by_cheaper(module: nn.Module) -> nn.Module | None:
-    """Return what computes the same for less, None where there is nothing."""
+    """Return a cheaper module with the same output, None where there is none."""
     if isinstance(module, UnshuffledConv):
         return strided_from_unshuffled(module)
     if isinstance(module, PixelHead):
@@ -113,13 +113,13 @@ def _replace_by_cheaper(module: nn.Module) -> nn.Module | None:
 
 
 def leaky_from_prelu(activation: nn.PReLU) -> nn.LeakyReLU:
-    """Return the same function of a slope that is one constant for all channels.
+    """Return the same function with one constant slope for all channels.
 
-    Runtimes do a LeakyReLU inside the convolution before it, a PReLU in a step of its own: MIRNet
-    took 0.86x the time in ONNX Runtime, the same in OpenVINO (docs/decisions/015-rewrites.md).
+    Runtimes fuse a LeakyReLU into the convolution before it, but not a PReLU: MIRNet took 0.86x the
+    time in ONNX Runtime, the same in OpenVINO (docs/decisions/015-rewrites.md).
     """
     slope = activation.weight.detach()
-    # a network on torch's meta device, whose cost alone is asked for, has no values
+    # a network on torch's meta device, for counting alone, has no values
     return nn.LeakyReLU(0.0 if slope.is_meta else float(slope))
 
 
@@ -144,10 +144,10 @@ def strided_from_unshuffled(conv: UnshuffledConv) -> nn.Conv2d:
 
 
 class SplitHead(nn.Module):
-    """A `PixelHead` as two convolutions, one for each thing it gives.
+    """A `PixelHead` as two convolutions, one for the residual, one for the gate.
 
-    Cutting the full-size output in two is what this spares: OpenVINO copies it with a reference
-    kernel. In INT8 a 1280x720 frame took 0.77x the time, in ONNX Runtime 0.88x.
+    This avoids splitting the full-size output, which OpenVINO copies with a reference kernel. In
+    INT8 a 1280x720 frame took 0.77x the time, in ONNX Runtime 0.88x.
     """
 
     def __init__(self, head: PixelHead) -> None:
@@ -159,7 +159,7 @@ class SplitHead(nn.Module):
         self.kept = _part(head, slice(inner, None))
 
     def parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what those of `PixelHead` are."""
+        """Return the same as `PixelHead.parts`."""
         return (
             functional.pixel_shuffle(self.added(features), self.factor),
             functional.pixel_shuffle(self.kept(features), self.factor),
@@ -167,7 +167,7 @@ class SplitHead(nn.Module):
 
 
 def _part(conv: nn.Conv2d, outputs: slice) -> nn.Conv2d:
-    """Return a convolution that gives some of the output channels of another."""
+    """Return a convolution with some of the output channels of another."""
     weight = conv.weight.detach()[outputs]
     part = nn.Conv2d(conv.in_channels, weight.shape[0], 3, padding=1, bias=conv.bias is not None)
     with torch.no_grad():
@@ -178,7 +178,7 @@ def _part(conv: nn.Conv2d, outputs: slice) -> nn.Conv2d:
 
 
 def _resizes_then_mixes(module: nn.Module) -> bool:
-    """Tell a bilinear resize that is followed by a 1x1 convolution without bias.
+    """Return whether it is a bilinear resize followed by a 1x1 convolution without bias.
 
     Interpolation weighs positions and the convolution weighs channels, so the two commute, and
     on the small side the convolution costs a quarter.

@@ -1,4 +1,4 @@
-"""How large a network is: multiply-accumulates for one frame, and parameters."""
+"""Count a network's multiply-accumulates (MACs) for one frame, and its parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COUNTED = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear, ContextModule)
 
 
 def count_macs(model: nn.Module, height: int, width: int) -> int:
-    """Return the multiply-accumulates that a network spends on one frame.
+    """Return the multiply-accumulates of a network for one frame.
 
     Convolutions, transposed convolutions and linear layers count, each time they run, and so does
     the weighted sum over the frame in MIRNet-v2. What is done between them (activations,
@@ -36,7 +36,7 @@ def count_macs(model: nn.Module, height: int, width: int) -> int:
     """
     counter = _Counter()
     weightless = copy.deepcopy(model).to("meta").eval()
-    for module in weightless.modules():  # a module that serves in many places comes once
+    for module in weightless.modules():  # a shared module is listed once
         if isinstance(module, _COUNTED):
             module.register_forward_hook(counter)
     channels = getattr(getattr(model, "config", None), "in_channels", 3)
@@ -47,12 +47,12 @@ def count_macs(model: nn.Module, height: int, width: int) -> int:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return how many numbers a network learned; tensors that serve in many places count once."""
+    """Return the number of parameters; shared tensors count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 class _Counter:
-    """A forward hook that adds up."""
+    """A forward hook that sums the MACs of modules."""
 
     def __init__(self) -> None:
         self.macs = 0

@@ -11,7 +11,6 @@ from mirnet_edge import checkpoints
 from mirnet_edge.models.macs import count_macs
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.pruning import job, timing
-from mirnet_edge.training import record
 
 
 @pytest.fixture(scope="session")
