@@ -185,7 +185,7 @@ REFUSED = [
     Refused(
         "init with channels",
         ["--init", "shipped:low-light", "--channels", "8,8,8"],
-        "--init brings its network along",
+        "--init determines the network",
     ),
     Refused(
         "mirnet doubling",
