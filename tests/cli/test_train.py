@@ -158,8 +158,10 @@ REFUSED = [
     Refused("workers", ["--workers", "-1"], "--workers must not be negative, found -1"),
     Refused("data", ["--data", "absent"], "--data absent is not a folder"),
     Refused("replay", ["--replay", "absent"], "--replay absent is not a folder"),
-    Refused("unlabeled", ["--unlabeled", "."], "labeled by a teacher; give one with --teacher"),
-    Refused("keep", ["--keep", "0.3"], "--keep measures what --init could do on the images of"),
+    Refused("unlabeled", ["--unlabeled", "."], "get pseudo-labels of a teacher; give --teacher"),
+    Refused(
+        "keep", ["--keep", "0.3"], "--keep limits the accuracy drop of --init on the images of"
+    ),
     Refused(
         "keep less",
         ["--init", "shipped:low-light", "--replay", ".", "--keep", "-1"],
