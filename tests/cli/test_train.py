@@ -170,7 +170,7 @@ REFUSED = [
     Refused(
         "keep int8",
         ["--init", "shipped:low-light", "--replay", ".", "--keep", "1", "--qat"],
-        "--keep blends weights, --qat trains their INT8 form; choose one",
+        "--keep interpolates float weights; leave out --keep or --qat",
     ),
     Refused("recipe", ["--recipe", "fog"], "there is no recipe fog"),
     Refused("channels", ["--channels", "wide"], "--channels must be numbers, as 32,48,64; found"),
