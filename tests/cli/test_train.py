@@ -116,7 +116,7 @@ def test_init_teacher_and_replay_are_taken_from_the_command_line(pairs, clean, t
     assert card.recipe["learning_rate"] == 1e-5
     # four pairs, the three of them that are trained on again, and three without references
     assert " 10/10 " in found.err
-    assert card.note.startswith(f"the teacher labeled the images of {clean.name}; half of")
+    assert card.note.startswith(f"pseudo-labels of the teacher for {clean.name}; half of")
 
 
 def test_interpolated_weights_and_their_accuracy_drop_are_printed(pairs, tmp_path, ran):
