@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from mirnet_edge.cli.arguments import (
     check_weights,
     parse_size,
 )
+from mirnet_edge.runtime.backends import backend_names, find_backend
 
 if TYPE_CHECKING:
     from mirnet_edge.export.sensitivity import BlockSensitivity, Sensitivity
@@ -53,8 +54,11 @@ def sensitivity(
         ),
     ] = None,
     backend: Annotated[
-        Literal["auto", "openvino", "onnxruntime", "tensorrt"],
-        typer.Option(help="Backend; tensorrt without times.", rich_help_panel=SPEED),
+        str,
+        typer.Option(
+            help=f"auto, {', '.join(backend_names())}; engines are simulated, not timed.",
+            rich_help_panel=SPEED,
+        ),
     ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
@@ -62,6 +66,8 @@ def sensitivity(
     frame_size = None if size is None else parse_size(size, "--size")
     check_weights(weights)
     check_calibration(calibration)
+    if backend != "auto":
+        find_backend(backend)
     from mirnet_edge.export.analysis import SensitivityRequest, analyze_sensitivity
 
     request = SensitivityRequest(

@@ -11,13 +11,12 @@ import math
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
 
 from mirnet_edge.charts import BarPanel, Chart, bar_chart
-from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.gate import compare_outputs
 from mirnet_edge.files import write_atomically
@@ -35,9 +34,9 @@ from mirnet_edge.quantization.ptq import (
     quantize_for_tensorrt,
     quantize_partly,
 )
-from mirnet_edge.runtime import machine, openvino_runner
+from mirnet_edge.runtime import machine
+from mirnet_edge.runtime.backends import all_backends, find_backend
 from mirnet_edge.runtime.measure import measure_interleaved, p50
-from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from mirnet_edge.manifest import ImageContract, Precision
     from mirnet_edge.runtime.runner import Runner
 
-TrialBackend = Literal["openvino", "onnxruntime", "tensorrt"]
 
 # Bins of the fp32 output's luma: INT8's error is largest in the dark, where the eye sees it best.
 DARKNESS = {"dark": (0, 32), "middle": (32, 96), "bright": (96, 256)}
@@ -89,7 +87,7 @@ class GraphEvaluator:
         image: ImageContract,
         samples: Sequence[CalibrationSample],
         frame: Frames,
-        backend: TrialBackend,
+        backend: str,
         *,
         rounds: int = _ROUNDS,
     ) -> None:
@@ -100,7 +98,7 @@ class GraphEvaluator:
             image: What the graphs take and give.
             samples: The evaluation images.
             frame: (1, H, W, 3) uint8, the frame that is timed.
-            backend: `tensorrt` is simulated by ONNX Runtime and not timed.
+            backend: Of `runtime.backends`; one that runs engines is simulated and not timed.
             rounds: How often each of the two is timed, interleaved.
         """
         self.backend = backend
@@ -111,14 +109,7 @@ class GraphEvaluator:
     def runner(self, graph: Path, precision: Precision) -> Runner:
         """Return the runner of a graph on this backend, or of its simulation."""
         name = f"{self.backend}:{precision}"
-        if self.backend == "openvino":
-            from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
-
-            return OpenVinoRunner(graph, self._image, name=name, precision=precision)
-        return OnnxRuntimeRunner(
-            graph, self._image, name=name, precision=precision,
-            optimize=self.backend != "tensorrt",
-        )  # fmt: skip
+        return find_backend(self.backend).runner(graph, self._image, name=name, precision=precision)
 
     def evaluate(self, graph: Path, precision: Precision = "int8") -> GraphTrial:
         """Return accuracy drop and speedup of a graph.
@@ -130,7 +121,7 @@ class GraphEvaluator:
         outputs = self._restore_all(runner)
         result = compare_outputs(outputs, self._expected, self._samples, None)
         fp32_ms = ratio = None
-        if self.backend != "tensorrt":
+        if find_backend(self.backend).engine_runner is None:
             taken = measure_interleaved(
                 {"fp32": self._fp32, precision: runner},
                 self._frame,
@@ -182,21 +173,23 @@ def _decibels(error: float, count: int) -> float | None:
     return min(_MOST_DB, -10.0 * math.log10(error / count / 255.0**2))
 
 
-def choose_trial_backend(name: str) -> TrialBackend:
-    """Return the backend of that name; `auto` is the fastest CPU backend that is installed.
+def choose_trial_backend(name: str) -> str:
+    """Return the backend of that name; for `auto`, the installed CPU backend of most precisions.
 
     Raises:
         OptionError: No such backend, or it is not installed.
     """
+    fitting = {one.name: one for one in all_backends() if "int8" in one.precisions}
     if name == "auto":
-        return "openvino" if available("openvino") else "onnxruntime"
-    if name not in get_args(TrialBackend):
-        raise OptionError(
-            f"--backend must be auto or one of {', '.join(get_args(TrialBackend))}, found {name!r}"
-        )
-    if name == "openvino" and not available(name):
-        raise OptionError('--backend openvino is not installed: pip install "mirnet-edge[cpu]"')
-    return name  # type: ignore[return-value]  # one of them
+        # a search may choose among its precisions, bf16 for instance
+        here = [one for one in fitting.values() if one.target == "cpu" and one.is_installed]
+        return max(here, key=lambda one: len(one.precisions)).name
+    if name not in fitting:
+        raise OptionError(f"--backend must be auto or one of {', '.join(fitting)}, found {name!r}")
+    backend = fitting[name]
+    if backend.engine_runner is None and not backend.is_installed:
+        raise OptionError(f"--backend {name} is not installed: {backend.install}")
+    return name
 
 
 FILE_NAME, IMAGE_NAME = "sensitivity.json", "sensitivity.svg"
@@ -272,12 +265,13 @@ class QuantizedGraph:
 
 
 def quantize_all_blocks(
-    fp32: Path, samples: Sequence[np.ndarray], backend: TrialBackend, how: QuantizationScheme
+    fp32: Path, samples: Sequence[np.ndarray], backend: str, how: QuantizationScheme
 ) -> QuantizedGraph:
     """Return a graph with all that the backend's quantization scheme covers in INT8."""
     import onnx
 
-    quantize = quantize_for_tensorrt if backend == "tensorrt" else quantize_for_cpu
+    for_tensorrt = find_backend(backend).target == "tensorrt"
+    quantize = quantize_for_tensorrt if for_tensorrt else quantize_for_cpu
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
         quantize(fp32, target, samples, how)
@@ -479,7 +473,9 @@ def measure_ladder(
     if len(order) <= _WHOLE_LADDER:
         counts = list(range(1, len(order) + 1))
     points = [MixedPrecisionChoice((), None, "fp32", 0.0, None, 1.0)]
-    halves = evaluator.backend == "openvino" and openvino_runner.supports("bf16")
+    backend = find_backend(evaluator.backend)
+    derived = backend.derived_precisions.get("int8", ())
+    halves = "int8+bf16" in derived and backend.supports("int8+bf16")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "point.onnx"
         if halves:
