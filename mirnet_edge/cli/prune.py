@@ -22,6 +22,7 @@ from mirnet_edge.cli.arguments import (
     parse_size,
 )
 from mirnet_edge.cli.progress import TrainingProgress
+from mirnet_edge.runtime.backends import find_backend
 
 if TYPE_CHECKING:
     from mirnet_edge.pruning.record import PruneRecord, PruningQuality
@@ -59,8 +60,8 @@ def prune(
         ),
     ] = None,
     backend: Annotated[
-        Literal["openvino", "onnxruntime"],
-        typer.Option(help="Backend that is timed.", rich_help_panel=SPEED),
+        str,
+        typer.Option(help="Backend that is timed; one for CPUs.", rich_help_panel=SPEED),
     ] = "openvino",
     size: Annotated[
         str,
@@ -150,6 +151,7 @@ def prune(
 ) -> None:
     """Prune a network to a measured speed; it then learns from the unpruned one."""
     frame_size = parse_size(size, "--size")
+    find_backend(backend)
     check_positive(max_minutes, "--max-minutes")
     check_positive(steps, "--steps")
     check_positive(batch, "--batch")

@@ -36,17 +36,17 @@ from mirnet_edge.pruning.widths import (
     list_free_widths,
     replace_widths,
 )
+from mirnet_edge.runtime.backends import all_backends, find_backend
 from mirnet_edge.runtime.machine import describe
 from mirnet_edge.runtime.measure import measure_interleaved, p50
-from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
-from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
+from mirnet_edge.runtime.runner import GraphRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import nn
 
-    from mirnet_edge.runtime.runner import GraphRunner, Runner
+    from mirnet_edge.runtime.runner import Runner
 
 _GIB = 2.0**30
 _MEMORY_FILE = Path("/proc/meminfo")
@@ -58,6 +58,7 @@ _TRAINING_FACTOR = 1.5
 # in powers of two. Measured on a MIRNet of 16 channels: 5.0 in OpenVINO (640x480 and 256x192), 30
 # in ONNX Runtime (256x192).
 _RUNTIME_FACTORS = {"openvino": 6.0, "onnxruntime": 32.0}
+_UNKNOWN_RUNTIME_FACTOR = 32.0
 _BLOCK_FACTOR = 8.0  # the same for a block alone; not measured
 _GRAPH_BYTES = 90 * 2.0**20  # of each open graph, for any frame; measured 81 MiB
 
@@ -91,7 +92,10 @@ def require_memory(
     # whole networks of one trunk are the first two rows; of MIRNetEdge, all rows are
     config: Any = network.config
     whole = OPEN_GRAPHS if isinstance(config.channels, tuple) else 2
-    times = whole * _RUNTIME_FACTORS[backend] + (OPEN_GRAPHS - whole) * _BLOCK_FACTOR
+    times = (
+        whole * _RUNTIME_FACTORS.get(backend, _UNKNOWN_RUNTIME_FACTOR)
+        + (OPEN_GRAPHS - whole) * _BLOCK_FACTOR
+    )
     table = times * max(_outputs(network, size)) + OPEN_GRAPHS * _GRAPH_BYTES
     if table > free:
         raise OptionError(
@@ -130,9 +134,6 @@ def _outputs(network: nn.Module, size: tuple[int, int]) -> list[int]:
     with torch.no_grad():
         blank(torch.empty(1, channels, *size, device="meta"))
     return found
-
-
-BACKENDS = ("openvino", "onnxruntime")
 
 
 class TimingConditions(StrictDocument):
@@ -176,8 +177,9 @@ def timing_conditions(
             is below 1.
         MissingDependencyError: The backend is not installed.
     """
-    if backend not in BACKENDS:
-        raise OptionError(f"--backend must be {' or '.join(BACKENDS)}, found {backend!r}")
+    known = [one.name for one in all_backends() if one.target == "cpu" and not one.runs_weights]
+    if backend not in known:
+        raise OptionError(f"--backend must be {' or '.join(known)}, found {backend!r}")
     if round_to < 1:
         raise OptionError(f"--round-to must be at least 1, found {round_to}")
     multiple: int = network.multiple  # type: ignore[assignment]
@@ -219,10 +221,6 @@ def read_table(path: Path, expected: TimingConditions) -> LatencyTable:
     return table
 
 
-_RUNNERS: dict[str, type[OpenVinoRunner | OnnxRuntimeRunner]] = {
-    "openvino": OpenVinoRunner,
-    "onnxruntime": OnnxRuntimeRunner,
-}
 OPEN_GRAPHS = 16
 """Graphs that are timed interleaved, beside the unpruned network."""
 _WHOLE, _NARROWEST = "whole", "narrowest"
@@ -322,7 +320,9 @@ def time_networks(
         for number, (name, network) in enumerate(networks.items()):
             file = Path(folder) / f"{number}.onnx"
             image = _export(network, file, conditions.size, "uint8", 3)
-            runners[name] = _RUNNERS[conditions.backend](file, image, name=name, precision="fp32")
+            runners[name] = find_backend(conditions.backend).runner(
+                file, image, name=name, precision="fp32"
+            )
         frame = np.random.default_rng(0).integers(0, 60, (1, *conditions.size, 3), dtype=np.uint8)
         return measure_interleaved(runners, frame, rounds=rounds)
 
@@ -414,7 +414,14 @@ def _timed(
         for number, (name, (module, shape)) in enumerate(graphs.items()):
             file = Path(folder) / f"{number}.onnx"
             image = _export(module, file, shape[1:], "float", shape[0])
-            runner = _RUNNERS[conditions.backend](file, image, name=name, precision="fp32")
+            runner = find_backend(conditions.backend).runner(
+                file, image, name=name, precision="fp32"
+            )
+            if not isinstance(runner, GraphRunner):
+                raise OptionError(
+                    f"--backend {conditions.backend} cannot time a part of a network, only whole "
+                    "frames; choose another"
+                )
             runners[name] = _NoiseFedRunner(runner, shape)
         nothing = np.zeros((1, 1, 1, 3), np.uint8)
         return measure_interleaved(runners, nothing, rounds=rounds)

@@ -53,7 +53,7 @@ def test_a_run_is_interrupted_gone_on_with_and_told_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(progress.TrainingProgress, "stepped", interrupt)
+        patched.setattr(progress.TrainingProgress, "on_step", interrupt)
         stopped = ran(main, *typed)
     assert stopped.code == 130
     assert "measure the latency table latency.json" in stopped.err

@@ -133,7 +133,7 @@ def test_a_file_that_is_no_table_is_one_line(tmp_path, measured):
 
 
 def test_backends_and_sizes_that_are_not_here_are_refused(network, monkeypatch):
-    with pytest.raises(OptionError, match="--backend must be openvino or onnxruntime, found 'x'"):
+    with pytest.raises(OptionError, match="--backend must be onnxruntime or openvino, found 'x'"):
         timing_conditions(network, "x", _SIZE, 8)
     wide = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1))
     with pytest.raises(OptionError, match="multiples of 4 for this network, found 18x16"):
