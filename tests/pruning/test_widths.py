@@ -126,15 +126,15 @@ def test_channels_that_do_nothing_go_without_a_trace(case, wide):
     )
     config = _narrowed(network, case.changes)
     axes = find_channel_axes(network)
-    spaces = find_channel_groups(network.state_dict(), axes)
+    groups = find_channel_groups(network.state_dict(), axes)
     narrow = find_channel_groups(type(network)(config).state_dict(), axes)
     generator = torch.Generator().manual_seed(5)
     planted = {}
-    for name, space in spaces.items():
-        rows = torch.rand(space.parts, space.size // space.parts, generator=generator)
-        gone = rows.argsort(1)[:, narrow[name].size // space.parts :]
-        planted[name] = (gone + torch.arange(space.parts)[:, None] * rows.shape[1]).flatten()
-    _silence(network, axes, spaces, planted)
+    for name, group in groups.items():
+        rows = torch.rand(group.parts, group.size // group.parts, generator=generator)
+        gone = rows.argsort(1)[:, narrow[name].size // group.parts :]
+        planted[name] = (gone + torch.arange(group.parts)[:, None] * rows.shape[1]).flatten()
+    _silence(network, axes, groups, planted)
     # the mean and the maximum over channels in MIRNet's spatial attention see how many there are
     attention = [one for key, one in network.named_parameters() if "SA.spatial" in key]
     with torch.no_grad():
@@ -149,14 +149,14 @@ def test_channels_that_do_nothing_go_without_a_trace(case, wide):
         assert (changed - network(_image())).abs().max() > 1e-4, "any channels would have done"
 
 
-def _silence(network, axes, spaces, planted):
+def _silence(network, axes, groups, planted):
     with torch.no_grad():
         for key, weight in network.named_parameters():
             for place, axis in enumerate(axes[key]):
                 if axis is None:
                     continue
-                size = spaces[axis.space].size
-                for channel in planted[axis.space].tolist():
+                size = groups[axis.group].size
+                for channel in planted[axis.group].tolist():
                     if axis.parts > 1:
                         group, within = divmod(channel, size // axis.parts)
                         weight.chunk(axis.parts, 0)[group].select(1, within).zero_()
@@ -177,12 +177,12 @@ def test_what_mirnet_shares_stays_shared(wide):
 @pytest.mark.parametrize("name", _NETWORKS)
 def test_every_tensor_s_axes_agree_with_another_config(name, wide):
     network = wide(name)
-    spaces = find_channel_groups(network.state_dict(), find_channel_axes(network))
-    assert all(space.size % space.parts == 0 for space in spaces.values())
-    assert spaces["trunk"].size == {"mirnet": 16, "mirnet-v2": 32, "edge": 16}[name]
+    groups = find_channel_groups(network.state_dict(), find_channel_axes(network))
+    assert all(group.size % group.parts == 0 for group in groups.values())
+    assert groups["trunk"].size == {"mirnet": 16, "mirnet-v2": 32, "edge": 16}[name]
     scores = magnitude_importance(network)
-    assert {space: row.numel() for space, row in scores.items()} == {
-        space: one.size for space, one in spaces.items()
+    assert {group: row.numel() for group, row in scores.items()} == {
+        group: one.size for group, one in groups.items()
     }
 
 
