@@ -211,9 +211,9 @@ def _show(record: PruneRecord, out: Path) -> None:
     for number, one in enumerate(record.rounds, 1):
         name = f"round {number} " if record.options.rounds > 1 else ""
         times = (f"{one.chosen.pruned_ms:.2f}", f"{one.chosen.speedup:.2f}")
-        table.add_row(f"{name}cut", *times, *_cells(one.cut))
+        table.add_row(f"{name}pruned", *times, *_cells(one.cut))
         if one.distilled is not None:
-            table.add_row(f"{name}trained", *times, *_cells(one.distilled))
+            table.add_row(f"{name}distilled", *times, *_cells(one.distilled))
     console = Console()
     console.print(table)
     for line in _lines(record, out):

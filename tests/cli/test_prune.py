@@ -62,7 +62,7 @@ def test_a_run_is_interrupted_gone_on_with_and_told_again(
     found = ran(main, *typed, "--json")
     assert found.code == 0, found.err
     assert "latency table" not in found.err
-    assert "learn from the unpruned (round 1 of 1)" in found.err
+    assert "distill from the unpruned network (round 1 of 1)" in found.err
     told = json.loads(found.out)
     assert told == json.loads((out / "prune.json").read_text())
     loaded = checkpoints.load(out / "pruned.safetensors")
@@ -70,14 +70,17 @@ def test_a_run_is_interrupted_gone_on_with_and_told_again(
     attempt = only["attempts"][only["best"]]
     assert loaded.card.parent == told["options"]["weights_sha256"]
     assert attempt["config"]["channels"] == loaded.model.config.channels
-    assert told["pruned_size"]["parameters"] < told["unpruned_size"]["parameters"]
+    # how much is pruned for the speedup is this machine's, not the command's
+    parameters = sum(one.numel() for one in loaded.model.parameters())
+    assert told["pruned_size"]["parameters"] == parameters
+    assert parameters <= told["unpruned_size"]["parameters"]
     assert only["reached"] == (attempt["pruned_ms"] <= attempt["unpruned_ms"] / 1.1)
     assert (told["finished"], only["distilled"]["steps"]) == (True, 3)
 
     again = ran(main, *typed)
     assert (again.code, again.err.strip()) == (0, "")  # nothing is measured or trained again
     assert "onnxruntime, 64x64; " in again.out
-    for row in ("unpruned", "cut", "trained", f"Weights and record: {out}"):
+    for row in ("unpruned", "pruned", "distilled", f"Weights and record: {out}"):
         assert row in again.out
 
     told["rounds"][0]["reached"] = told["finished"] = False
