@@ -430,15 +430,15 @@ def _leader(start: tuple[float, float], end: tuple[float, float]) -> str:
 
 def _line(series: ChartSeries, path: Sequence[tuple[float, float]], y: ChartAxis) -> str:
     joined = "L".join(f"{place:.1f} {level:.1f}" for place, level in path)
-    drawn = f'<path class="line {series.style}" d="M{joined}"/>'
+    line = f'<path class="line {series.style}" d="M{joined}"/>'
     if len(path) > _MOST_MARKERS:
-        return drawn
+        return line
     radius = 4.5 if len(path) <= _MOST_LARGE_MARKERS else 3.0
     markers = [
         _marker(place, radius, series.style, f"{series.name}: {y.format(value)}")
         for place, (_, value) in zip(path, series.points, strict=True)
     ]
-    return drawn + "".join(markers)
+    return line + "".join(markers)
 
 
 def _place_labels(

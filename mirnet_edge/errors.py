@@ -15,7 +15,7 @@ MirnetEdgeError                 what a user can put right; the commands print on
 │   └── SourceInterruptedError  a camera or stream that gives no more frames and may come back
 ├── DataError                   a training or validation set that cannot be read
 └── TrainingError               a run that cannot go on: its loss is no longer a number
-PrecisionRejected               a precision was asked for and did not pass the gate; exit code 3
+PrecisionRejected               a requested precision was rejected by the quality gate; exit code 3
 """
 
 from __future__ import annotations
@@ -74,4 +74,4 @@ class TrainingError(MirnetEdgeError):
 
 
 class PrecisionRejected(Exception):  # noqa: N818  # an outcome with an exit code, not a fault
-    """A precision was asked for and did not pass the gate."""
+    """A requested precision was rejected by the quality gate."""

@@ -1,8 +1,7 @@
 """The bundle manifest (`manifest.json`): its schema, and reading and writing a bundle folder.
 
-Schema history: 1 (2026-11) the first; 2 (2026-11) `configurations` instead of `modes`, `accepted`
-instead of `adopted`, `flavor` instead of `flavour`, `quantizer` instead of `engine`, and a typed
-`rejection` beside its text. Version 1 is still read.
+Schema history: 1 (2026-11) the first; 2 (2026-11) other key names (`former_keys` of each class),
+and a typed `rejection` beside its text. Version 1 is still read.
 """
 
 from __future__ import annotations

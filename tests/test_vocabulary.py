@@ -64,8 +64,9 @@ def left_out(text):
     found, former = [], False
     for number, line in enumerate(text.splitlines(), 1):
         # a mapping of former keys runs on until its closing brace
-        former = bool(FORMER.search(line)) or (former and not line.strip().startswith("}"))
-        if former and ("{" in line or ":" in line or FORMER.search(line)):
+        former = former and not line.strip().startswith("}")
+        if former or FORMER.search(line):
+            former = former or line.rstrip().endswith("{")
             continue
         for pattern, instead in IN_TEXT.items():
             found += [

@@ -171,7 +171,8 @@ class ReportRow(StrictDocument):
     @field_validator("kind", mode="before")
     @classmethod
     def _read_former_kind(cls, kind: object) -> object:
-        return "competitor" if kind == "rival" else kind
+        former = {"rival": "competitor"}
+        return former.get(kind, kind) if isinstance(kind, str) else kind
 
 
 class PairSet(StrictDocument):

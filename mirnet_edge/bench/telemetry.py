@@ -62,7 +62,7 @@ class RaplMeter:
         Raises:
             OSError: A counter cannot be read.
         """
-        self._counters = [_Counter(zone) for zone in zones]
+        self._counters = [_EnergyCounter(zone) for zone in zones]
 
     def joules(self) -> float | None:
         """Return the energy since the start; None where a counter stopped answering."""
@@ -76,7 +76,7 @@ class RaplMeter:
         return nullcontext()
 
 
-class _Counter:
+class _EnergyCounter:
     """A counter that wraps around at its maximum, after about an hour at 70 W.
 
     It must be read more often than that.

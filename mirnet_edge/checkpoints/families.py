@@ -288,18 +288,18 @@ def _identify_by_card(
     stated: Mapping[str, Any],
     origin: str,
 ) -> Any:  # noqa: ANN401
-    told = plain_config(config)
-    told |= {name: stated[name] for name in family.unseen if name in stated}
+    identified = plain_config(config)
+    identified |= {name: stated[name] for name in family.unseen if name in stated}
     for name, value in stated.items():
-        if name not in told or told[name] != value:
-            found = repr(told[name]) if name in told else "there is no such setting"
+        if name not in identified or identified[name] != value:
+            found = repr(identified[name]) if name in identified else "there is no such setting"
             raise CheckpointError(
                 f"{origin}: the card says {printable(name)} is {printable(str(value))}, "
                 f"its {family.title} tensors say {found}. Save the weights again with the "
                 "card of their own network"
             )
     try:
-        return TypeAdapter(type(config)).validate_python(told)
+        return TypeAdapter(type(config)).validate_python(identified)
     except (OptionError, ValidationError, ArithmeticError) as error:
         reason = str(error).replace("\n", " ")[:160]
         raise CheckpointError(

@@ -230,9 +230,9 @@ def _cells(quality: PruningQuality) -> tuple[str, ...]:
 
 
 def _lines(record: PruneRecord, out: Path) -> list[str]:
-    asked, facts = record.options, record.conditions.machine
-    height, width = asked.size
-    lines = [f"{asked.backend}, {width}x{height}; {facts.processor}, {facts.cores} cores"]
+    options, facts = record.options, record.conditions.machine
+    height, width = options.size
+    lines = [f"{options.backend}, {width}x{height}; {facts.processor}, {facts.cores} cores"]
     if record.pruned_size is not None:
         old, new = record.unpruned_size, record.pruned_size
         lines.append(
@@ -242,7 +242,7 @@ def _lines(record: PruneRecord, out: Path) -> list[str]:
     if record.rounds and not record.rounds[-1].reached:
         one = record.rounds[-1]
         lines.append(
-            f"NOT reached: {one.goal} was asked for; the fastest that was cut is "
+            f"NOT reached: the goal was {one.goal}; the fastest pruned network is "
             f"{one.chosen.speedup:.2f}x, {one.chosen.pruned_ms:.2f} ms (attempts: "
             f"{len(one.attempts)})"
         )

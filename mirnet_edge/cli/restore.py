@@ -200,9 +200,9 @@ def _interruption(videos: list[Path], out: Path, results: VideoResults) -> str:
     from mirnet_edge.video.files.muxing import has_segments
 
     over = {one.source for one in results.done} | {path for path, _ in results.failed}
-    begun = [video for video in videos if video not in over and has_segments(video, out)]
-    if begun:
-        which = begun[0].name if len(begun) == 1 else f"{len(begun)} videos"
+    unfinished = [video for video in videos if video not in over and has_segments(video, out)]
+    if unfinished:
+        which = unfinished[0].name if len(unfinished) == 1 else f"{len(unfinished)} videos"
         line = f"the finished segments of {which} are kept, and the same command resumes there"
     else:
         line = "no segment was finished; the same command starts again"

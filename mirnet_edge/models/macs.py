@@ -34,7 +34,7 @@ def count_macs(model: nn.Module, height: int, width: int) -> int:
     Raises:
         ImageError: The network does not take that size.
     """
-    counter = _Counter()
+    counter = _MacCounter()
     weightless = copy.deepcopy(model).to("meta").eval()
     for module in weightless.modules():  # a shared module is listed once
         if isinstance(module, _COUNTED):
@@ -51,7 +51,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-class _Counter:
+class _MacCounter:
     """A forward hook that sums the MACs of modules."""
 
     def __init__(self) -> None:
