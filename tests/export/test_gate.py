@@ -13,6 +13,7 @@ from mirnet_edge.errors import EngineError, GraphError
 from mirnet_edge.export.gate import (
     GateCandidate,
     GateResult,
+    compare_outputs,
     decide,
     describe_acceptance,
     describe_rejection,
@@ -24,6 +25,7 @@ from mirnet_edge.manifest import (
     Configuration,
     LatencyFacts,
     QualityFacts,
+    Rejection,
     RejectionReason,
 )
 from mirnet_edge.testing.null_runner import NullRunner
@@ -85,7 +87,18 @@ def test_decisions(case):
 
 
 def test_fp32_is_always_accepted():
-    assert decide("fp32", GateResult(_QUALITY, None, 9.0, _latency(2.0)), 0.1) is None
+    result = GateResult(_QUALITY, None, 9.0, _latency(2.0))
+    assert decide("fp32", result, 0.1) is None
+    assert describe_acceptance("fp32", result, 0.1) == "the reference precision"
+
+
+def test_a_rejection_is_described_by_its_reason_and_what_was_measured():
+    drop = {"drop_db": 0.2, "minimum_speedup": 1.03}
+    by_quality = Rejection(reason=QUALITY, tolerance_db=0.1, speedup=2.0, **drop)
+    assert describe_rejection(by_quality) == "rejected: accuracy drop 0.200 dB (tolerance 0.1 dB)"
+    for reason in (QUALITY, SPEED):
+        untimed = Rejection(reason=reason, tolerance_db=None, speedup=None, **drop)
+        assert describe_rejection(untimed) == "rejected: accuracy drop 0.200 dB"
 
 
 def test_the_estimate_without_references_follows_independent_errors():
@@ -179,6 +192,7 @@ def test_without_references_the_accuracy_drop_is_estimated_from_fp32():
     )
     against = -20 * math.log10(3 / 255)
     assert found[1].against_truth is None
+    assert found[1].truth_drop_db is None
     assert found[1].against_fp32.mean_db == pytest.approx(against, abs=1e-3)
     assert f"{estimate_drop_db(against):.3f} dB" in found[1].reason
 
@@ -194,6 +208,82 @@ def test_the_worst_image_is_named():
         measure=_timed({"onnxruntime:fp32": [1.0]}),
     )
     assert found[0].against_truth.worst_image == "night"
+
+
+def test_latency_is_the_percentiles_and_the_size_of_the_timing_frame():
+    frame = np.zeros((1, 8, 12, 3), np.uint8)
+    fp32, int8 = [10.0, 20.0, 50.0], [8.0, 1.23456, 5.0]
+
+    def measure(runners, timed):
+        assert timed is frame
+        assert list(runners) == ["onnxruntime:fp32", "onnxruntime:int8"]
+        return {"onnxruntime:fp32": fp32, "onnxruntime:int8": int8}
+
+    names = ("onnxruntime:fp32", "onnxruntime:int8")
+    candidates = [_candidate(name, 9) for name in names]
+    _, found = run_gate(
+        candidates, _samples(), max_drop_db=0.1, timing_frame=frame, measure=measure
+    )
+    assert found.latency.p50_ms == 5.0
+    assert found.latency.p95_ms == pytest.approx(5.0 + 0.9 * 3.0)
+    # the ratios are 0.8, 0.06 and 0.1
+    assert found.latency.ratio_to_fp32 == 0.1
+    assert (found.latency.height, found.latency.width) == (8, 12)
+    assert found.latency.runs == 3
+    assert found.latency.samples_ms == [8.0, 1.2346, 5.0]
+
+
+def test_only_timed_candidates_are_measured_and_progress_names_each():
+    messages = []
+    accepted = "accepted on quality alone: accuracy drop 0.000 dB (tolerance 0.1 dB)"
+    found = run_gate(
+        [
+            _candidate("onnxruntime:fp32", 9),
+            _candidate("onnxruntime:bf16", 9, timed=False),
+            _candidate("onnxruntime:int8", 8),
+        ],
+        _samples(),
+        max_drop_db=0.1,
+        timing_frame=np.zeros((1, 8, 8, 3), np.uint8),
+        measure=_timed({"onnxruntime:fp32": [2.0], "onnxruntime:int8": [1.0]}),
+        on_progress=messages.append,
+    )
+    assert messages == [
+        "onnxruntime:fp32: quality on 4 images",
+        "onnxruntime:bf16: quality on 4 images",
+        "onnxruntime:int8: quality on 4 images",
+        "latency: onnxruntime:fp32, onnxruntime:int8",
+    ]
+    assert [one.latency is None for one in found] == [False, True, False]
+    # fp32 is 1 level from the reference, int8 is 2: 6.021 dB
+    assert [one.reason for one in found] == [
+        "the reference precision",
+        f"{accepted}; latency not measured",
+        "rejected: accuracy drop 6.021 dB (tolerance 0.1 dB)",
+    ]
+    assert [one.rejection and one.rejection.reason for one in found] == [None, None, QUALITY]
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_accuracy_is_reported_against_fp32_and_the_reference(reference):
+    samples, latency = _samples(2, reference), _latency(0.5)
+    fp32 = [sample.frame[None] for sample in samples]
+    same_and_one_level_off = [fp32[0], fp32[1] + np.uint8(1)]
+    found = compare_outputs(same_and_one_level_off, fp32, samples, latency)
+    assert found.latency is latency
+    one_level = round(20 * math.log10(255), 4)  # 48.1308 dB
+    # the identical image counts as 100 dB
+    assert found.against_fp32.mean_db == pytest.approx((100 + one_level) / 2, abs=1e-4)
+    assert found.against_fp32.worst_db == one_level
+    assert found.against_fp32.worst_image == "1"
+    if not reference:
+        assert found.against_truth is None
+        return
+    # the reference is 10 levels brighter: 10 off and 9 off
+    ten, nine = (20 * math.log10(255 / levels) for levels in (10, 9))
+    assert found.against_truth.worst_db == round(ten, 4)
+    assert found.against_truth.mean_db == pytest.approx((ten + nine) / 2, abs=1e-4)
+    assert found.drop_db == pytest.approx((ten - nine) / 2)
 
 
 class _Black(NullRunner):
@@ -229,7 +319,9 @@ def _run_unsupported(names):
 
 
 def test_a_graph_that_a_backend_cannot_run_is_rejected_as_unsupported():
-    _, found = _run_unsupported(["onnxruntime:fp32", "openvino:bf16"])
+    names = ["onnxruntime:fp32", "openvino:bf16", "tensorrt:fp16"]
+    _, found, after = _run_unsupported(names)
+    assert after.accepted
     assert not found.accepted
     assert found.rejection.reason is RejectionReason.UNSUPPORTED
     assert found.reason == "rejected: not supported here: no kernel for Resize"

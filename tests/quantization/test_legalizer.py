@@ -529,3 +529,95 @@ def test_unsigned_stored_weights_are_refused_not_broken():
     onnx.checker.check_model(repaired, full_check=True)
     with pytest.raises(GraphError, match=r"'w2\.dequantize'.*found uint8"):
         check_for_tensorrt(repaired, "int8.onnx")
+
+
+@dataclass(frozen=True)
+class Stored:
+    id: str
+    shape: tuple[int, ...]
+    scale: object
+    zero: object | None = None
+    attributes: tuple[tuple[str, int], ...] = ()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Stored("one scale", (2, 3, 1, 1), np.float32(0.3)),
+        Stored("one scale and zero point", (2, 3, 1, 1), np.float32(0.3), np.int8(7)),
+        Stored("one scale of a bias", (5,), np.float32(0.3), np.int8(-4)),
+        Stored(
+            "output channels", (2, 3, 1, 1), np.float32([0.3, 0.7]), np.int8([7, -2]),
+            (("block_size", 0), ("axis", 0)),
+        ),
+        Stored(
+            "the default axis, input channels", (2, 3, 4, 1), np.float32([0.3, 0.7, 1.1]),
+            np.int8([7, -2, 0]),
+        ),
+    ],
+    ids=lambda case: case.id,
+)  # fmt: skip
+def test_a_stored_weight_is_dequantized_as_onnx_runtime_does(case):
+    stored = np.random.default_rng(0).integers(-128, 128, case.shape, np.int8)
+    constants = {"w": stored, "s": case.scale} | ({} if case.zero is None else {"z": case.zero})
+    node = helper.make_node("DequantizeLinear", list(constants), ["y"], **dict(case.attributes))
+    model = _model([node], constants, opset=21)
+    value = legalizer._dequantize(node, legalizer.GraphView.of(model))
+    assert value.dtype == np.float32
+    np.testing.assert_array_equal(value, _run(model, np.zeros(_SHAPE, np.float32)))
+
+
+def _clip(model, source, reader, low, high):
+    """Put a Clip of a tensor before the node that reads it first."""
+    bounds = {"low": low, "high": high}
+    for name, value in bounds.items():
+        if value is not None:
+            _set(model, name, value)
+    inputs = [source, *(name if value is not None else "" for name, value in bounds.items())]
+    node = helper.make_node("Clip", inputs, ["clipped"], name="clip")
+    model.graph.node.insert(_place(model, reader), node)
+    _node(model, reader).input[0] = "clipped"
+
+
+def test_a_clip_of_quantized_weights_to_all_of_int8_is_removed():
+    model = _legal()
+    _clip(model, "w1.q", "w1.dequantize", np.int8(-128), np.int8(127))
+    onnx.checker.check_model(model, full_check=True)
+    assert legalize_for_tensorrt(model) == _legal()
+
+
+@pytest.mark.parametrize(
+    ("source", "reader", "low", "high"),
+    [
+        ("w1.q", "w1.dequantize", np.int8(-127), np.int8(127)),
+        ("w1.q", "w1.dequantize", np.int8(-128), np.int8(126)),
+        ("w1.q", "w1.dequantize", np.int8(-128), None),
+        ("w1.q", "w1.dequantize", None, np.int8(127)),
+        ("c", "relu", np.float32(-128), np.float32(127)),
+    ],
+    ids=["low", "high", "no high", "no low", "float"],
+)
+def test_a_clip_that_clips_stays(source, reader, low, high):
+    model = _legal()
+    _clip(model, source, reader, low, high)
+    onnx.checker.check_model(model, full_check=True)
+    assert legalize_for_tensorrt(model) == model
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_missing_zero_points_are_written_in_the_default_type(empty):
+    model = _legal()
+    quantizers = [node for node in model.graph.node if node.op_type in legalizer.QDQ_OPERATORS]
+    for node in quantizers:
+        del node.input[2:]
+        if empty:
+            node.input.append("")
+    legalizer._write_zero_points(model)
+    constants = constants_of(model)
+    assert {len(node.input) for node in quantizers} == {3}
+    for node in quantizers:
+        zero, scale = (constants[node.input[place]] for place in (2, 1))
+        # what is quantized becomes uint8, and the second weight is stored as int8
+        assert zero.dtype == (np.int8 if node.name == "w2.dequantize" else np.uint8)
+        assert zero.shape == scale.shape
+        assert not zero.any()

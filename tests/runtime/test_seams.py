@@ -73,3 +73,28 @@ def test_an_overlap_that_leaves_a_tile_nothing_is_refused_in_one_line(overlap):
     with pytest.raises(OptionError, match="tiles of 32 pixels") as caught:
         TileAxis.of(64, 32, overlap, 16)
     assert "\n" not in str(caught.value)
+
+
+def test_the_tile_that_is_nearer_is_used_without_blending():
+    """In an odd overlap the middle pixel is the first tile's."""
+    for overlap, expected in ((2, [0, 1, 1, 1, 1, 1]), (3, [0, 0, 1, 1, 1, 1])):
+        weights = TileAxis(12 - overlap, 6, (0, 6 - overlap)).blending_weights(1, 0, 1)
+        assert weights.tolist() == expected
+
+
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("blend", [0, 8])
+def test_blending_weights_are_single_precision(number, blend):
+    assert TileAxis(96, 64, (0, 32)).blending_weights(number, blend, 2).dtype == np.float32
+
+
+def test_a_frame_of_one_tile_needs_no_overlap():
+    assert TileAxis.of(64, 64, 64, 8) == TileAxis(64, 64, (0,))
+
+
+def test_the_least_tile_of_the_message_is_accepted():
+    with pytest.raises(OptionError, match="expected tiles of at least 40"):
+        TileAxis.of(96, 32, 32, 8)
+    with pytest.raises(OptionError, match="at least 40"):
+        TileAxis.of(96, 39, 32, 8)
+    assert TileAxis.of(96, 40, 32, 8).origins[:2] == (0, 8)
