@@ -224,7 +224,7 @@ REFUSED = [
     Refused("no time", {"latency_ms": 0.0}, "--target-latency must be above 0 ms, found 0"),
     Refused("out of reach", {"speedup": 500.0}, "the narrowest network of these blocks takes"),
     Refused("reached already", {"latency_ms": 1e6}, "there is nothing to prune"),
-    Refused("backend", {"speedup": 2.0, "backend": "tensorrt"}, "--backend must be openvino or"),
+    Refused("backend", {"speedup": 2.0, "backend": "tensorrt"}, "--backend must be onnxruntime or"),
     Refused("importance", {"speedup": 2.0, "importance": "luck"}, "--importance must be one of"),
     Refused("rounding", {"speedup": 2.0, "round_to": 0}, "--round-to must be at least 1"),
     Refused("rounds", {"speedup": 2.0, "rounds": 0}, "--rounds must be at least 1"),
