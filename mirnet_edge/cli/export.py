@@ -199,7 +199,7 @@ def _show(exported: ExportResult) -> None:
     console = Console()
     # narrow enough for a terminal of 80 columns; the reasons stand below
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
-    table.add_column("mode")
+    table.add_column("configuration")
     for heading in (
         "to fp32\ndB",
         "to truth\ndB",

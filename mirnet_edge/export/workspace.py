@@ -60,6 +60,11 @@ class ExportOptions:
             raise OptionError(f"--max-drop must be 0 dB or more, found {self.max_drop_db:g}")
         if self.target not in ("cpu", "tensorrt", "all"):
             raise OptionError(f"--target must be cpu, tensorrt or all, found {self.target!r}")
+        if self.fp16 and self.target == "cpu":
+            raise OptionError(
+                "--fp16 makes a graph for TensorRT, found --target cpu; give --target all, or "
+                "leave --fp16 out"
+            )
         if self.io not in ("uint8", "float"):
             raise OptionError(f"--io must be uint8 or float, found {self.io!r}")
         if self.mixed and not self.int8:

@@ -248,7 +248,7 @@ def test_a_rejected_precision_runs_with_a_warning(ran, make_bundle, make_mode, m
     result = ran(main, image, "--bundle", bundle, "--out", out, "--precision", "int8")
     assert result.code == 0
     warning, done = result.err.splitlines()
-    assert warning == "WARNING onnxruntime:int8 was not accepted by the gate: 0.3 dB lost"
+    assert warning == "WARNING onnxruntime:int8 was not accepted by the quality gate: 0.3 dB lost"
     assert done.endswith("onnxruntime:int8")
 
 

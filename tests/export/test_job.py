@@ -242,3 +242,8 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
 def test_a_limit_that_is_no_limit_is_refused(tmp_path, drop):
     with pytest.raises(OptionError, match="--max-drop"):
         ExportOptions(out=tmp_path, max_drop_db=drop)
+
+
+def test_fp16_without_tensorrt_is_refused(tmp_path):
+    with pytest.raises(OptionError, match="--fp16 makes a graph for TensorRT, found --target cpu"):
+        ExportOptions(out=tmp_path, fp16=True, target="cpu")
