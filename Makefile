@@ -18,7 +18,8 @@ export: $(STAMP)
 
 test: $(STAMP)
 	@# by file, in our order: what the tests of one share is made once, and the longest begins
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	@# one thread each: more of them than cores wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
