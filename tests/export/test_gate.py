@@ -268,22 +268,37 @@ def test_only_timed_candidates_are_measured_and_progress_names_each():
 def test_accuracy_is_reported_against_fp32_and_the_reference(reference):
     samples, latency = _samples(2, reference), _latency(0.5)
     fp32 = [sample.frame[None] for sample in samples]
-    same_and_one_level_off = [fp32[0], fp32[1] + np.uint8(1)]
-    found = compare_outputs(same_and_one_level_off, fp32, samples, latency)
+    same_and_off = [fp32[0], fp32[1] + np.uint8(3)]
+    found = compare_outputs(same_and_off, fp32, samples, latency)
     assert found.latency is latency
-    one_level = round(20 * math.log10(255), 4)  # 48.1308 dB
+    off = round(20 * math.log10(255 / 3), 4)  # 38.5884 dB
     # the identical image counts as 100 dB
-    assert found.against_fp32.mean_db == pytest.approx((100 + one_level) / 2, abs=1e-4)
-    assert found.against_fp32.worst_db == one_level
+    assert found.against_fp32.mean_db == pytest.approx((100 + off) / 2, abs=1e-4)
+    assert found.against_fp32.worst_db == off
     assert found.against_fp32.worst_image == "1"
     if not reference:
         assert found.against_truth is None
         return
-    # the reference is 10 levels brighter: 10 off and 9 off
-    ten, nine = (20 * math.log10(255 / levels) for levels in (10, 9))
+    # the reference is 10 levels brighter: 10 off and 7 off
+    ten, seven = (20 * math.log10(255 / levels) for levels in (10, 7))
     assert found.against_truth.worst_db == round(ten, 4)
-    assert found.against_truth.mean_db == pytest.approx((ten + nine) / 2, abs=1e-4)
-    assert found.drop_db == pytest.approx((ten - nine) / 2)
+    assert found.against_truth.mean_db == pytest.approx((ten + seven) / 2, abs=1e-4)
+    assert found.drop_db == pytest.approx((ten - seven) / 2)
+
+
+def test_missing_outputs_and_rounds_are_refused():
+    samples = _samples(2)
+    fp32 = [sample.frame[None] for sample in samples]
+    with pytest.raises(ValueError, match="longer"):
+        compare_outputs(fp32[:1], fp32, samples, None)
+    with pytest.raises(ValueError, match="longer"):
+        run_gate(
+            [_candidate("onnxruntime:fp32", 9), _candidate("onnxruntime:int8", 9)],
+            samples,
+            max_drop_db=0.1,
+            timing_frame=np.zeros((1, 8, 8, 3), np.uint8),
+            measure=_timed({"onnxruntime:fp32": [2.0, 2.0], "onnxruntime:int8": [1.0]}),
+        )
 
 
 class _Black(NullRunner):

@@ -188,16 +188,16 @@ _THUMBNAIL = ThumbnailFacts(factor=4, size=(2, 4))
 
 
 class _ContextRunner(NullRunner):
-    """Adds the first context vector, a frame's mean of red, to every level.
+    """Adds the last context vector, a frame's mean of red, to every level.
 
-    With a thumbnail there is a second vector: the thumbnail's last pixel.
+    With a thumbnail there is another vector before it: the thumbnail's last pixel.
     """
 
     def __init__(self, *, thumbnail=None, size=None, reach=8, scale=1):
         super().__init__(multiple=8, scale=scale)
         vectors = [ContextVector(name="pool", size=1)]
         if thumbnail:
-            vectors.append(ContextVector(name="exposure", size=1, thumbnail=thumbnail))
+            vectors.insert(0, ContextVector(name="exposure", size=1, thumbnail=thumbnail))
         self.thumbnail = thumbnail
         self.image = ImageContract(
             io="uint8", multiple=8, size=size, scale=scale, vectors=tuple(vectors), reach=reach
@@ -209,7 +209,7 @@ class _ContextRunner(NullRunner):
     def own(self, frame):
         found = [frame[..., 0].mean(dtype=np.float64)]
         if self.thumbnail:
-            found.append(tiling.thumbnail_of(frame, self.thumbnail)[-1, -1, 1])
+            found.insert(0, tiling.thumbnail_of(frame, self.thumbnail)[-1, -1, 1])
         return np.array([found], np.float32)
 
     def run_with_context(self, frames, context_in, smoothing_weight):
@@ -219,7 +219,7 @@ class _ContextRunner(NullRunner):
         used = self.own(frame)
         if context_in is not None:
             used = (1 - smoothing_weight) * used + smoothing_weight * context_in
-        return self.run(frames) + np.rint(used[0, 0]).astype(np.uint8), used.astype(np.float32)
+        return self.run(frames) + np.rint(used[0, -1]).astype(np.uint8), used.astype(np.float32)
 
 
 def _halves():
@@ -343,6 +343,7 @@ def test_a_thumbnail_is_the_means_of_boxes_sampled_between_their_centers():
 def test_a_frame_is_made_with_a_given_thumbnail(fixed):
     # sixteenths: exactly the means that boxes of 4x4 pixels can have
     small = np.random.default_rng(0).integers(0, 255 * 16, (2, 3, 3)).astype(np.float32) / 16
+    small[0, 0], small[1, 2] = 0, 255
     thumbnail = ThumbnailFacts(factor=4, size=(2, 3))
     runner = _ContextRunner(thumbnail=thumbnail)
     made = tiling.frame_with_thumbnail(small, thumbnail, runner, fixed)
@@ -356,22 +357,36 @@ def test_a_frame_is_made_with_a_given_thumbnail(fixed):
 @pytest.mark.parametrize("fixed", [None, (32, 48)])
 def test_context_by_tiles_is_that_of_the_frame(fixed):
     inner = _ContextRunner(thumbnail=_THUMBNAIL, size=fixed)
-    frame = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
-    expected = inner.own(frame[0])
+    frame = np.random.default_rng(0).integers(0, 256, (1, 64, 192, 3), np.uint8)
+    exposure, pool = inner.own(frame[0])[0]
     with inner:
         found = tiling.context_by_tiles(inner, frame, (32, 48), inner.image.vectors, fixed)
     assert found.dtype == np.float32
-    assert found[0, 0] == pytest.approx(expected[0, 0], abs=1e-3)
-    assert found[0, 1] == pytest.approx(expected[0, 1], abs=0.5 / 16)  # whole levels in boxes
-    # the frame at the size of a tile, a frame with its thumbnail, then the four tiles
+    assert found[0, 0] == pytest.approx(exposure, abs=0.5 / 16)  # whole levels in boxes
+    assert found[0, 1] == pytest.approx(pool, abs=1e-3)
+    # the frame downscaled to a tile, a frame with its thumbnail, then the eight tiles
     sizes = [size for size, _, _ in inner.contexts]
-    assert sizes == [(32, 48), fixed or (8, 16), *[(32, 48)] * 4]
+    assert sizes == [fixed or (16, 48), fixed or (8, 16), *[(32, 48)] * 8]
     estimates = [given for _, given, _ in inner.contexts]
     assert estimates[:2] == [None, None]
-    assert [weight for _, _, weight in inner.contexts] == [0.0, 0.0, *[0.9] * 4]
+    assert [weight for _, _, weight in inner.contexts] == [0.0, 0.0, *[0.9] * 8]
     for estimate in estimates[2:]:
-        assert estimate[0] == pytest.approx(expected[0, 0], abs=2)
-        assert estimate[1] == found[0, 1]
+        assert estimate[0] == found[0, 0]
+        assert estimate[1] == pytest.approx(pool, abs=2)
+
+
+def test_a_graph_of_one_size_computes_context_at_its_size():
+    inner = _ContextRunner(thumbnail=_THUMBNAIL, size=(32, 48))
+    with tile_runner(inner) as runner:
+        runner.run(np.zeros((1, 64, 192, 3), np.uint8))
+    assert {size for size, _, _ in inner.contexts} == {(32, 48)}
+
+
+def test_a_runner_with_context_must_describe_it():
+    inner = _ContextRunner()
+    del inner.image
+    with tile_runner(inner, tile=(32, 32)) as runner, pytest.raises(TypeError, match="layout"):
+        runner.run(_halves())
 
 
 @pytest.mark.parametrize(
@@ -392,3 +407,15 @@ def test_a_frame_is_downscaled_to_a_tile_by_area(size, fixed, expected):
     half = expected[0] // 2
     assert np.all(small[:, :half] == 0)
     assert np.all(small[:, half:] == 200)
+
+
+def test_a_frame_is_downscaled_to_the_shorter_side_of_a_tile():
+    frame = np.zeros((1, 64, 64, 3), np.uint8)
+    for tile in ((32, 64), (64, 32)):
+        assert tiling._shrink(frame, tile, 8, None).shape == (1, 32, 32, 3)
+
+
+def test_downscaling_counts_every_pixel():
+    frame = np.zeros((1, 32, 32, 3), np.uint8)
+    frame[:, ::4], frame[:, 3::4] = 200, 200
+    assert np.all(tiling._shrink(frame, (8, 8), 8, None) == 100)
