@@ -621,3 +621,38 @@ def test_missing_zero_points_are_written_in_the_default_type(empty):
         assert zero.dtype == (np.int8 if node.name == "w2.dequantize" else np.uint8)
         assert zero.shape == scale.shape
         assert not zero.any()
+
+
+def test_an_activation_after_unsigned_stored_weights_becomes_signed():
+    model = _legal()
+    _unsigned(model)
+    _set(model, "w2", constants_of(model)["w2"].view(np.uint8))
+    _set(model, "w2.zero", np.zeros(_CHANNELS, np.uint8))
+    first = onnx.NodeProto.FromString(_node(model, "w2.dequantize").SerializeToString())
+    del model.graph.node[_place(model, "w2.dequantize")]
+    model.graph.node.insert(0, first)
+    repaired = legalize_for_tensorrt(model)
+    constants = constants_of(repaired)
+    assert constants[_node(repaired, "w2.dequantize").input[2]].dtype == np.uint8
+    assert constants[_node(repaired, "r.quantize").input[2]].dtype == np.int8
+
+
+def test_an_unsigned_activation_of_computed_scale_is_refused_not_broken():
+    model = _legal()
+    _set(model, "x.zero", np.uint8(0))
+    _computed(1)(model)
+    repaired = legalize_for_tensorrt(model)
+    _node(repaired, "x.quantize").input[2] = "r.zero"  # what else is wrong with it
+    with pytest.raises(GraphError, match="constant scale, found a computed one"):
+        check_for_tensorrt(repaired, "int8.onnx")
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["values", "scale"])
+def test_a_weight_that_is_computed_stays_quantized(place):
+    model = _legal()
+    _reading("second", 0, "r")(model)
+    dequantizer = _node(model, "w2.dequantize")
+    copy = helper.make_node("Identity", [dequantizer.input[place]], ["computed"])
+    dequantizer.input[place] = "computed"
+    model.graph.node.insert(0, copy)
+    assert _node(legalize_for_tensorrt(model), "second").input[1] == "w2.dq"

@@ -64,8 +64,8 @@ def test_without_a_tile_frames_are_restored_whole(frames_of):
 def test_each_side_of_a_tile_is_rounded_up_to_the_multiple(frames_of):
     inner = _Recorder(multiple=8)
     with tile_runner(inner, tile=(30, 60), overlap=8) as runner:
-        runner.run(frames_of(32, 100))
-    assert inner.sizes == [(1, 32, 64)] * 2
+        runner.run(frames_of(64, 100))
+    assert inner.sizes == [(1, 32, 64)] * 6
 
 
 def _set_bytes_per_pixel(monkeypatch, value, runner):
