@@ -656,3 +656,10 @@ def test_a_weight_that_is_computed_stays_quantized(place):
     dequantizer.input[place] = "computed"
     model.graph.node.insert(0, copy)
     assert _node(legalize_for_tensorrt(model), "second").input[1] == "w2.dq"
+
+
+def test_a_missing_zero_point_of_a_dequantizer_has_the_type_of_its_quantizer():
+    model = _legal()
+    del _node(model, "r.dequantize").input[2:]
+    legalizer._write_zero_points(model)
+    assert constants_of(model)[_node(model, "r.dequantize").input[2]].dtype == np.int8
