@@ -88,7 +88,7 @@ def test_a_run_is_interrupted_gone_on_with_and_told_again(
     (out / "prune.json").write_text(json.dumps(told))
     late = ran(main, *typed, "--max-minutes", 1e-6)
     assert late.code == 0
-    assert "NOT reached: 1.1x was asked for; the fastest that was cut is " in late.out
+    assert "NOT reached: the goal was 1.1x; the fastest pruned network is " in late.out
 
 
 @dataclass(frozen=True)
