@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mirnet_edge.bench.record import FORMER_VALUES
 from mirnet_edge.errors import OptionError
 
 if TYPE_CHECKING:
@@ -43,13 +44,13 @@ def baselines_for(task: str) -> list[Baseline]:
 
 
 def baseline_named(name: str) -> Baseline:
-    """Return the baseline of that name.
+    """Return the baseline of that name, or of its former name.
 
     Raises:
         OptionError: There is none.
     """
     for baseline in BASELINES:
-        if baseline.name == name:
+        if baseline.name == FORMER_VALUES.get(name, name):
             return baseline
     known = ", ".join(baseline.name for baseline in BASELINES)
     raise OptionError(f"no baseline {name!r}; expected one of {known}")

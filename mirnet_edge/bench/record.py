@@ -144,6 +144,10 @@ class ClipFlicker(StrictDocument):
     """Why it was not measured."""
 
 
+FORMER_VALUES = {"rival": "competitor", "histogram equalisation": "histogram equalization"}
+"""Kinds and names of entries as reports and options of older versions have them."""
+
+
 class ReportRow(StrictDocument):
     """Results of one entry: a configuration of a bundle, a competitor model or a baseline."""
 
@@ -168,11 +172,10 @@ class ReportRow(StrictDocument):
     quality: list[PairSetQuality] = Field(default_factory=list)
     flicker: list[ClipFlicker] = Field(default_factory=list)
 
-    @field_validator("kind", mode="before")
+    @field_validator("kind", "name", mode="before")
     @classmethod
-    def _read_former_kind(cls, kind: object) -> object:
-        former = {"rival": "competitor"}
-        return former.get(kind, kind) if isinstance(kind, str) else kind
+    def _read_former_value(cls, value: object) -> object:
+        return FORMER_VALUES.get(value, value) if isinstance(value, str) else value
 
 
 class PairSet(StrictDocument):

@@ -294,3 +294,8 @@ def test_enlarging_a_reduced_image_nearly_restores_it(method, smooth):
 def test_bicubic_and_lanczos_differ(frames_of):
     (frame,) = frames_of(12, 16)
     assert not np.array_equal(bicubic(frame), lanczos(frame))
+
+
+def test_a_former_name_of_a_baseline_is_still_taken():
+    found = baseline_named("histogram equalisation")
+    assert found.name == "histogram equalization"
