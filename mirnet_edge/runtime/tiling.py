@@ -242,7 +242,8 @@ def frame_with_thumbnail(
 
     Each pixel of the thumbnail becomes a block of boxes. Its value is no 8-bit level: so many of a
     box's pixels are rounded up that the box's mean is nearest to it. Exact but for that where the
-    runner takes any size, or one at least twice the thumbnail's boxes each way.
+    blocks fill the runner's multiple, and the runner takes any size, or one at least twice the
+    thumbnail's boxes each way; what is padded to the multiple can move a mean by a level.
     """
     side = thumbnail.factor
     height, width = fixed or (length * side for length in thumbnail.size)
