@@ -86,7 +86,7 @@ class OnnxSession:
             try:
                 session = self._open_session()
                 given: list[Any] = session.run(outputs, feed)
-            except Exception:  # noqa: BLE001  # ONNX Runtime has a dozen kinds; the first is told
+            except Exception:  # noqa: BLE001  # ONNX Runtime has a dozen kinds; the first is raised
                 continue
             logger.warning(
                 "%s: expected it to run as ONNX Runtime optimizes it at %s, found: %s; it runs at "

@@ -16,12 +16,14 @@ from mirnet_edge.errors import (
     MirnetEdgeError,
     OptionError,
 )
+from mirnet_edge.runtime.backends import backend_names
 
 SHIPPED = "shipped:"
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 WEIGHTS_METAVAR = "FILE|shipped:NAME"
 SIZE_METAVAR = "WIDTHxHEIGHT"
 CALIBRATION_METAVAR = "DIR|PRESET"
+BACKENDS_HELP = f"auto, {', '.join(backend_names())}"
 INPUT, OUTPUT, MODEL, QUALITY, SPEED, TRAINING, DEVICE = (
     "Input", "Output", "Model", "Quality", "Speed", "Training", "Device",
 )  # fmt: skip

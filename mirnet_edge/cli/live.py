@@ -10,6 +10,7 @@ import typer
 
 from mirnet_edge.cli.application import command, stderr
 from mirnet_edge.cli.arguments import (
+    BACKENDS_HELP,
     INPUT,
     OUTPUT,
     SHIPPED,
@@ -23,7 +24,6 @@ from mirnet_edge.cli.arguments import (
     parse_size,
 )
 from mirnet_edge.errors import OptionError
-from mirnet_edge.runtime.backends import backend_names
 
 if TYPE_CHECKING:
     from mirnet_edge.video.live.controls import Controls
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from mirnet_edge.video.restorer import Restorer
     from mirnet_edge.video.web.camera import BrowserSource
 
-_BACKENDS = f"auto, {', '.join(backend_names())}."
 _BROWSER = "browser"
 _PAGE = "Web page"
 
@@ -129,7 +128,7 @@ def live(
     ] = None,
     backend: Annotated[
         str,
-        typer.Option(help=_BACKENDS, rich_help_panel=SPEED),
+        typer.Option(help=f"{BACKENDS_HELP}.", rich_help_panel=SPEED),
     ] = "auto",
     precision: Annotated[
         str,

@@ -14,6 +14,7 @@ import typer
 
 from mirnet_edge.cli.application import command, print_error, stderr
 from mirnet_edge.cli.arguments import (
+    BACKENDS_HELP,
     SHIPPED,
     SIZE_METAVAR,
     SPEED,
@@ -24,7 +25,6 @@ from mirnet_edge.cli.arguments import (
     parse_size,
 )
 from mirnet_edge.errors import OptionError, VideoError
-from mirnet_edge.runtime.backends import backend_names
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from mirnet_edge.video.files.restoring import RestoredVideo
 
 logger = logging.getLogger(__name__)
-_BACKENDS = f"auto, {', '.join(backend_names())}."
 
 
 class VideoExecutor(Protocol):
@@ -286,7 +285,7 @@ def restore(
     ] = False,
     backend: Annotated[
         str,
-        typer.Option(help=_BACKENDS, rich_help_panel=SPEED),
+        typer.Option(help=f"{BACKENDS_HELP}.", rich_help_panel=SPEED),
     ] = "auto",
     precision: Annotated[
         str,

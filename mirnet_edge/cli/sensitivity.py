@@ -10,6 +10,7 @@ import typer
 
 from mirnet_edge.cli.application import command, stderr
 from mirnet_edge.cli.arguments import (
+    BACKENDS_HELP,
     CALIBRATION_METAVAR,
     SIZE_METAVAR,
     SPEED,
@@ -18,7 +19,7 @@ from mirnet_edge.cli.arguments import (
     check_weights,
     parse_size,
 )
-from mirnet_edge.runtime.backends import backend_names, find_backend
+from mirnet_edge.runtime.backends import find_backend
 
 if TYPE_CHECKING:
     from mirnet_edge.export.sensitivity import BlockSensitivity, Sensitivity
@@ -56,7 +57,7 @@ def sensitivity(
     backend: Annotated[
         str,
         typer.Option(
-            help=f"auto, {', '.join(backend_names())}; engines are simulated, not timed.",
+            help=f"{BACKENDS_HELP}; engines are simulated, not timed.",
             rich_help_panel=SPEED,
         ),
     ] = "auto",
