@@ -211,6 +211,8 @@ class Rejection(StrictDocument):
     reason: RejectionReason
     drop_db: float | None = None
     """Accuracy drop against fp32; None where it was not measured or is not a number."""
+    drop_is_estimated: bool = False
+    """Whether the drop is estimated, because no image has a reference (`gate.estimate_drop_db`)."""
     tolerance_db: float | None = None
     """The largest accuracy drop that is accepted."""
     speedup: float | None = None
@@ -235,6 +237,8 @@ class Configuration(StrictDocument):
     against_fp32: QualityFacts | None
     against_truth: QualityFacts | None
     truth_drop_db: float | None
+    estimated_drop_db: float | None = None
+    """The drop estimated from `against_fp32` where no image has a reference; else None."""
     latency: LatencyFacts | None
     """None where this machine cannot measure it."""
     accepted: bool

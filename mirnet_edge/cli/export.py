@@ -188,7 +188,12 @@ def _with_progress(options: ExportOptions) -> ExportResult:
             if not console.is_terminal:
                 console.print(f"{time.monotonic() - started:6.1f} s  {what}")
 
-        return export_bundle(options, on_stage=show)
+        try:
+            return export_bundle(options, on_stage=show)
+        except KeyboardInterrupt as error:
+            former = f"the former bundle in {options.out} is as it was"
+            kept = former if options.out.exists() else f"nothing was written to {options.out}"
+            raise KeyboardInterrupt(f"interrupted; {kept}") from error
 
 
 def _show(exported: ExportResult) -> None:
@@ -223,12 +228,19 @@ def _row(mode: Configuration, manifest: Manifest) -> list[str]:
         f"{mode.name} *" if mode.name == manifest.default_configuration else mode.name,
         _decibel(mode.against_fp32),
         _decibel(mode.against_truth),
-        "-" if mode.truth_drop_db is None else f"{round(mode.truth_drop_db, 3) + 0.0:+.3f}",
+        _drop(mode),
         f"{time.p50_ms:.1f}" if time else "-",
         f"{time.p95_ms:.1f}" if time else "-",
         f"{time.ratio_to_fp32:.2f}" if time else "-",
         "[green]accepted[/]" if mode.accepted else "[yellow]rejected[/]",
     ]
+
+
+def _drop(mode: Configuration) -> str:
+    measured, estimated = mode.truth_drop_db, mode.estimated_drop_db
+    if measured is not None:
+        return f"{round(measured, 3) + 0.0:+.3f}"
+    return "-" if estimated is None else f"~{round(estimated, 3) + 0.0:+.3f}"
 
 
 def _decibel(quality: QualityFacts | None) -> str:
@@ -241,6 +253,11 @@ def _notes(exported: ExportResult) -> list[str]:
     manifest = exported.manifest
     frame = next(mode.latency for mode in manifest.configurations if mode.latency)
     lines = [f"{mode.name} {mode.reason}" for mode in manifest.configurations if not mode.accepted]
+    if any(mode.estimated_drop_db is not None for mode in manifest.configurations):
+        lines.append(
+            "~ estimated from the difference to fp32: the images have no reference; --calibration "
+            "with pairs measures it"
+        )
     if any(mode.latency is None for mode in manifest.configurations):
         lines.append("- not measured: needs the device")
     lines += [

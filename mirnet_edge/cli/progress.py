@@ -83,6 +83,13 @@ class TrainingProgress:
         )
         self._bars["train"] = self._progress.add_task("train", total=recipe.steps, completed=step)
 
+    def on_initial_score(self, score: ValidationScore) -> None:
+        """Say how good the weights are that training starts from."""
+        self.on_stage(
+            f"before training: PSNR {score.psnr_db:.2f} dB  brightness-matched "
+            f"{score.psnr_gtmean_db:.2f} dB  SSIM {score.ssim:.4f} on the val split"
+        )
+
     def on_exposure_step(self, step: int, loss: float) -> None:
         """Move the first stage's bar on."""
         self._update("exposure", step, f"exposure loss {loss:.4f}")

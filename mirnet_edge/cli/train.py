@@ -244,7 +244,8 @@ def train(
 
         graph = write_int8(trained.network, trained.weights.with_name(f"{task}-int8.onnx"))
     score = trained.score
-    figures = {"psnr_db": score.psnr_db, "ssim": score.ssim, "mae": score.mae, "step": score.step}
+    figures = {"psnr_db": score.psnr_db, "ssim": score.ssim, "mae": score.mae}
+    figures |= {"step": score.step, "steps": trained.steps}
     named = {} if graph is None else {"int8": str(graph)}
     kept = trained.interpolation
     if as_json:
@@ -256,6 +257,11 @@ def train(
         print(json.dumps({"weights": str(trained.weights), **named, **figures, **blend}))
         return
     print(f"{trained.weights}: {score.psnr_db:.2f} dB, SSIM {score.ssim:.3f} on the val split")
+    if score.step < trained.steps:
+        print(
+            f"stopped by --max-minutes after {score.step} of {trained.steps} steps: the weights "
+            f"are those of step {score.step}, and the same command resumes there"
+        )
     if kept is not None:
         print(
             f"interpolated {kept.fraction:.0%} of the way from {init} to the fine-tuned weights; "

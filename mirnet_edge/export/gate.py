@@ -71,6 +71,11 @@ class GateResult:
     mean PSNR against fp32 where there are none."""
     latency: LatencyFacts | None
 
+    @property
+    def is_estimated(self) -> bool:
+        """Whether the accuracy drop is an estimate."""
+        return self.against_truth is None
+
 
 def run_gate(
     candidates: Sequence[GateCandidate],
@@ -138,7 +143,8 @@ def _measured_configuration(
         graph=candidate.graph,
         against_fp32=result.against_fp32,
         against_truth=result.against_truth,
-        truth_drop_db=result.drop_db if result.against_truth else None,
+        truth_drop_db=None if result.is_estimated else result.drop_db,
+        estimated_drop_db=_estimate_of(candidate.precision, result),
         latency=result.latency,
         accepted=rejection is None,
         reason=(
@@ -148,6 +154,11 @@ def _measured_configuration(
         ),
         rejection=rejection,
     )
+
+
+def _estimate_of(precision: Precision, result: GateResult) -> float | None:
+    measurable = result.is_estimated and precision != "fp32" and math.isfinite(result.drop_db)
+    return result.drop_db if measurable else None
 
 
 def _unsupported_configuration(candidate: GateCandidate, message: str) -> Configuration:
@@ -213,6 +224,7 @@ def decide(precision: Precision, result: GateResult, max_drop_db: float) -> Reje
     return Rejection(
         reason=reason,
         drop_db=result.drop_db if math.isfinite(result.drop_db) else None,
+        drop_is_estimated=result.is_estimated,
         tolerance_db=max_drop_db,
         speedup=speedup,
         minimum_speedup=MINIMUM_SPEEDUP,
@@ -223,7 +235,7 @@ def describe_rejection(rejection: Rejection) -> str:
     """Return a rejection as one line of text."""
     if rejection.reason is RejectionReason.UNSUPPORTED:
         return f"rejected: not supported here: {rejection.message}"
-    drop = _describe_drop(rejection.drop_db, rejection.tolerance_db)
+    drop = _describe_drop(rejection.drop_db, rejection.tolerance_db, rejection.drop_is_estimated)
     if rejection.reason is RejectionReason.QUALITY or rejection.speedup is None:
         return f"rejected: {drop}"
     return (
@@ -236,16 +248,21 @@ def describe_acceptance(precision: Precision, result: GateResult, max_drop_db: f
     """Return why a configuration is accepted as one line of text."""
     if precision == "fp32":
         return "the reference precision"
-    drop = _describe_drop(result.drop_db, max_drop_db)
+    drop = _describe_drop(result.drop_db, max_drop_db, result.is_estimated)
     if result.latency is None:
         return f"accepted on quality alone: {drop}; latency not measured"
     return f"accepted: {1.0 / result.latency.ratio_to_fp32:.2f}x speedup; {drop}"
 
 
-def _describe_drop(drop_db: float | None, tolerance_db: float | None) -> str:
+def _describe_drop(drop_db: float | None, tolerance_db: float | None, estimated: bool) -> str:
+    what = "estimated accuracy drop" if estimated else "accuracy drop"
     drop = "not a number" if drop_db is None else f"{drop_db:.3f} dB"
-    tolerance = "" if tolerance_db is None else f" (tolerance {tolerance_db:g} dB)"
-    return f"accuracy drop {drop}{tolerance}"
+    known = [] if tolerance_db is None else [f"tolerance {tolerance_db:g} dB"]
+    if estimated:
+        known.append(
+            f"no reference: assumes that fp32 is {ASSUMED_TRUTH_DB:g} dB from the ground truth"
+        )
+    return f"{what} {drop} ({'; '.join(known)})" if known else f"{what} {drop}"
 
 
 def find_fastest(configurations: Sequence[Configuration]) -> Configuration:

@@ -357,6 +357,9 @@ class TrainingObserver(LoadingObserver, Protocol):
     def on_start(self, recipe: TrainingRecipe, step: int) -> None:
         """Training starts, or resumes, at this step."""
 
+    def on_initial_score(self, score: ValidationScore) -> None:
+        """The weights of `init` were validated, before the first step."""
+
     def on_exposure_step(self, step: int, loss: float) -> None:
         """A step of the first stage is done."""
 
@@ -381,6 +384,8 @@ class TrainingResult:
     weights."""
     interpolation: InterpolationResult | None
     """With `max_drop_db`: how far the weights are interpolated from `init`."""
+    steps: int
+    """Those of the recipe; more than those of `score` where the time was up before."""
 
 
 def train_weights(request: TrainingRequest, observer: TrainingObserver) -> TrainingResult:
@@ -411,6 +416,8 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
             start=" ".join(map(str, (parent, teacher_sha256, data.train.sha256))),
         )  # fmt: skip
         loop.resume_state(trainer)
+        if request.init is not None and trainer.step == 0 and process.is_leader:
+            observer.on_initial_score(trainer.score_initial(data.validation))
         observer.on_start(recipe, trainer.step)
         score = trainer.run(
             data.train,
@@ -421,7 +428,7 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
             max_seconds=request.max_seconds,
         )
         weights = request.out / f"{task.name}.safetensors"
-        result = TrainingResult(weights, score, trainer.ema_model, None)
+        result = TrainingResult(weights, score, trainer.ema_model, None, recipe.steps)
         if process.is_leader:
             result = _limit_drop(request, result, data, observer)
             card = make_card(

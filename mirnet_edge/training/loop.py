@@ -336,33 +336,59 @@ class Trainer:
         Raises:
             TrainingError: The loss or a weight diverged; the last state is kept.
             MirnetEdgeError: The folder cannot be written; its last state is kept.
+            KeyboardInterrupt: Ctrl-C; says what is kept.
         """
         started = clock()
-        if self.step == 0 and self._has_exposure_stage:
-            self._train_exposure(train, on_exposure_step)
-        losses: list[float] = []
-        score: ValidationScore | None = None
-        steps = range(self.step, self.recipe.steps)
-        for batch in self._batches(train, steps):
-            losses.append(self._train_step(batch))
-            self.step += 1
-            on_step(self.step, losses[-1])
-            out_of_time = self.process.any(clock() - started > max_seconds)
-            last = self.step == self.recipe.steps or out_of_time
-            if last or self.step % self.recipe.validate_every == 0:
-                self._require_bounded_weights()
-                score = self._validate(losses, validation)
-                losses.clear()
-                if self.process.is_leader:
-                    save_state(self)
-                    record.append_score(self.folder, score)
-                    if self.tensorboard:
-                        record.append_to_tensorboard(self.folder, score)
-                self.process.wait()
-                on_score(score)
-            if out_of_time:
-                break
-        return score or self._validate(losses, validation)
+        with self._explain_interruption():
+            if self.step == 0 and self._has_exposure_stage:
+                self._train_exposure(train, on_exposure_step)
+            losses: list[float] = []
+            score: ValidationScore | None = None
+            steps = range(self.step, self.recipe.steps)
+            for batch in self._batches(train, steps):
+                losses.append(self._train_step(batch))
+                self.step += 1
+                on_step(self.step, losses[-1])
+                out_of_time = self.process.any(clock() - started > max_seconds)
+                last = self.step == self.recipe.steps or out_of_time
+                if last or self.step % self.recipe.validate_every == 0:
+                    self._require_bounded_weights()
+                    score = self._validate(losses, validation)
+                    losses.clear()
+                    if self.process.is_leader:
+                        save_state(self)
+                        record.append_score(self.folder, score)
+                        if self.tensorboard:
+                            record.append_to_tensorboard(self.folder, score)
+                    self.process.wait()
+                    on_score(score)
+                if out_of_time:
+                    break
+            return score or self._validate(losses, validation)
+
+    def score_initial(self, validation: Pairs) -> ValidationScore:
+        """Return the validation score of the weights that training starts from, as step 0."""
+        return self._validate((), validation)
+
+    @contextlib.contextmanager
+    def _explain_interruption(self) -> Iterator[None]:
+        """Say in the KeyboardInterrupt of Ctrl-C what is kept."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(self._describe_interruption()) from error
+
+    def _describe_interruption(self) -> str:
+        where = f"interrupted at step {self.step} of {self.recipe.steps}"
+        if not has_state(self.folder):
+            return (
+                f"{where}, before the first validation: nothing is kept; a smaller "
+                "validate_every in the recipe saves earlier"
+            )
+        return (
+            f"{where}; the state of step {_read(self.folder / _STATE_FILE)['step']} is kept in "
+            f"{self.folder}, and the same command resumes there"
+        )
 
     def _train_exposure(self, train: Pairs, on_step: Callable[[int, float], None]) -> None:
         branch = self._exposure_branch

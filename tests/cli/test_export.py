@@ -203,6 +203,33 @@ def test_the_table_fits_80_columns_and_tells_what_was_rejected(bundle, capsys, m
         assert mode.name in out
 
 
+def test_an_estimated_drop_is_marked_in_the_table(bundle, capsys, monkeypatch):
+    found = manifest.read_manifest(bundle)
+    modes = [
+        one.model_copy(update={"truth_drop_db": None, "estimated_drop_db": drop})
+        for one, drop in zip(found.configurations, (None, 0.0493, None), strict=True)
+    ]
+    estimated = found.model_copy(update={"configurations": modes})
+    _pretend(monkeypatch, bundle, manifest=estimated)
+    _, out, _ = run([], capsys)
+    assert "~+0.049" in out
+    assert "~ estimated from the difference to fp32: the images have no reference" in out
+    _pretend(monkeypatch, bundle)
+    assert "estimated from" not in run([], capsys)[1]
+
+
+@pytest.mark.parametrize("former", [False, True])
+def test_an_interrupted_export_says_what_is_kept(former, tmp_path, capsys, monkeypatch, bundle):
+    def interrupted(options, on_stage):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "export_bundle", interrupted)
+    out = bundle if former else tmp_path / "new"
+    code, _, err = run(["--out", out], capsys)
+    kept = f"the former bundle in {out} is as it was" if former else f"nothing was written to {out}"
+    assert (code, err) == (130, f"mirnet-export: interrupted; {kept}\n")
+
+
 def test_json_is_the_manifest_and_nothing_else(bundle, capsys, monkeypatch):
     exported = _pretend(monkeypatch, bundle)
     code, out, _ = run(["--json"], capsys)

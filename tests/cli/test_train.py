@@ -113,6 +113,7 @@ def test_init_teacher_and_replay_are_taken_from_the_command_line(pairs, clean, t
     assert found.code == 0
     card = checkpoints.load(tmp_path / "second/low-light.safetensors").card
     assert card.parent == card.teacher == checkpoints.load(weights).sha256
+    assert found.err.count("before training: PSNR ") == 1
     assert card.recipe["learning_rate"] == 1e-5
     # four pairs, the three of them that are trained on again, and three without references
     assert " 10/10 " in found.err
@@ -141,7 +142,13 @@ def test_a_run_stops_when_its_minutes_are_up(pairs, tmp_path, ran):
         "--json",
     )  # fmt: skip
     assert found.code == 0
-    assert json.loads(found.out)["step"] == 1
+    told = json.loads(found.out)
+    assert (told["step"], told["steps"]) == (1, 500)
+    # one more step, as text
+    said = ran(
+        main, "--data", pairs, "--out", tmp_path, "--steps", 500, *SMALL, "--max-minutes", 1e-6
+    )
+    assert "stopped by --max-minutes after 2 of 500 steps" in said.out
 
 
 @dataclass(frozen=True)

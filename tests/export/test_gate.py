@@ -101,6 +101,18 @@ def test_a_rejection_is_described_by_its_reason_and_what_was_measured():
         assert describe_rejection(untimed) == "rejected: accuracy drop 0.200 dB"
 
 
+def test_a_drop_that_is_estimated_is_called_so():
+    accepted = GateResult(_QUALITY, None, 0.05, _latency(0.5))
+    says = describe_acceptance("int8", accepted, 0.1)
+    assert "estimated accuracy drop 0.050 dB (tolerance 0.1 dB; no reference: assumes" in says
+    rejection = decide("int8", GateResult(_QUALITY, None, 0.2, _latency(0.5)), 0.1)
+    assert rejection.drop_is_estimated
+    assert "estimated accuracy drop 0.200 dB" in describe_rejection(rejection)
+    measured = decide("int8", GateResult(_QUALITY, _QUALITY, 0.2, _latency(0.5)), 0.1)
+    assert not measured.drop_is_estimated
+    assert "estimated" not in describe_rejection(measured)
+
+
 def test_the_estimate_without_references_follows_independent_errors():
     assert estimate_drop_db(math.inf) == 0.0
     assert estimate_drop_db(30.0) == pytest.approx(10 * math.log10(2))
@@ -194,7 +206,9 @@ def test_without_references_the_accuracy_drop_is_estimated_from_fp32():
     assert found[1].against_truth is None
     assert found[1].truth_drop_db is None
     assert found[1].against_fp32.mean_db == pytest.approx(against, abs=1e-3)
-    assert f"{estimate_drop_db(against):.3f} dB" in found[1].reason
+    assert f"estimated accuracy drop {estimate_drop_db(against):.3f} dB" in found[1].reason
+    assert found[1].estimated_drop_db == pytest.approx(estimate_drop_db(against), abs=1e-4)
+    assert found[0].estimated_drop_db is None  # fp32 has no drop
 
 
 def test_the_worst_image_is_named():

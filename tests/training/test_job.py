@@ -41,6 +41,7 @@ class RecordingObserver:
     steps: list = field(default_factory=list)
     scores: list = field(default_factory=list)
     fractions: list = field(default_factory=list)
+    initial: list = field(default_factory=list)
 
     def on_loading(self, total):
         self.total = total
@@ -56,6 +57,9 @@ class RecordingObserver:
 
     def on_start(self, recipe, step):
         self.started.append((recipe.steps, step))
+
+    def on_initial_score(self, score):
+        self.initial.append(score)
 
     def on_exposure_step(self, step, loss):
         self.exposure.append(step)
@@ -162,6 +166,27 @@ def test_training_starts_from_init_and_the_card_names_it(tmp_path, write_pairs, 
     first, last = checkpoints.load(init).model.state_dict(), loaded.model.state_dict()
     assert all(torch.allclose(first[key], last[key], atol=1e-6) for key in first)
     assert any(not torch.equal(first[key], last[key]) for key in first)
+
+
+def test_initial_weights_are_scored_before_training(tmp_path, write_pairs, save_weights):
+    observer = RecordingObserver()
+    still = {"learning_rate": 1e-12, "ema_decay": 0.0, "weight_decay": 0.0}
+    request = _request(
+        write_pairs(tmp_path / "pairs"), tmp_path / "out", init=str(save_weights()), training=still
+    )
+    result = train_weights(request, observer)
+    (initial,) = observer.initial
+    # weights that training hardly moved have the same score
+    assert (initial.step, result.score.step, result.steps) == (0, 2, 2)
+    assert initial.psnr_db == pytest.approx(result.score.psnr_db, abs=0.01)
+    train_weights(request, observer)  # resumed: the weights are no longer the initial ones
+    assert len(observer.initial) == 1
+
+
+def test_without_init_there_is_no_score_before_training(tmp_path, write_pairs):
+    observer = RecordingObserver()
+    train_weights(_request(write_pairs(tmp_path / "pairs"), tmp_path / "out"), observer)
+    assert observer.initial == []
 
 
 @pytest.mark.parametrize(("recipe", "ema_decay"), [(None, 0.99), ("low-light", 0.999)])

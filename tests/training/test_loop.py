@@ -143,6 +143,24 @@ def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(
     assert not _equal(straight.model, stopped.model)
 
 
+@pytest.mark.parametrize(("stops_at", "kept"), [(2, None), (6, 4)])
+def test_an_interrupted_run_says_what_is_kept(tmp_path, make_trainer, make_pairs, stops_at, kept):
+    def interrupt(step, loss):
+        if step == stops_at:
+            raise KeyboardInterrupt
+
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(KeyboardInterrupt, match=f"interrupted at step {stops_at} of 8") as raised:
+        trainer.run(make_pairs(), make_pairs(), on_step=interrupt)
+    again = make_trainer(tmp_path)
+    assert loop.resume_state(again) == (kept is not None)
+    if kept is None:
+        assert "nothing is kept" in str(raised.value)
+    else:
+        assert again.step == kept
+        assert f"the state of step {kept} is kept in {tmp_path}" in str(raised.value)
+
+
 def test_another_seed_ends_elsewhere(tmp_path, make_trainer, make_pairs):
     one, two = (make_trainer(tmp_path / str(seed), seed=seed) for seed in (0, 1))
     for trainer in (one, two):
