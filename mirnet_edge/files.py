@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +19,24 @@ from mirnet_edge.errors import MirnetEdgeError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+NAME_BYTES = 255
+"""The longest file name of common file systems, in bytes."""
+
+
+def hidden_sibling(path: Path, ending: str) -> Path:
+    """Return a path beside PATH: a dot, PATH's name and ENDING, shortened to `NAME_BYTES`.
+
+    A name that is too long keeps its beginning, with a hash of the whole in place of the rest.
+    """
+    name = f".{path.name}{ending}"
+    if len(os.fsencode(name)) > NAME_BYTES:
+        mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+        begin = path.name
+        while len(os.fsencode(name := f".{begin}{mark}{ending}")) > NAME_BYTES:
+            begin = begin[:-1]  # whole characters: libraries refuse names with half of one
+    return path.with_name(name)
 
 
 def sha256_of(path: Path) -> str:
@@ -50,19 +69,16 @@ def replace_file(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
-        )
-        os.close(handle)
+        part = hidden_sibling(path, f".{uuid.uuid4().hex[:8]}{path.suffix}")
+        part.touch(mode=0o600, exist_ok=False)
     except OSError as error:
         raise MirnetEdgeError(
             f"{path.parent} cannot be written ({error.strerror}); choose another output folder"
         ) from error
-    part = Path(name)
     try:
         yield part
         _sync(part)
-        # mkstemp makes files private (0600); a result is to be as readable as any other file
+        # private (0600) until it is complete; a result is to be as readable as any other file
         part.chmod(0o666 & ~_umask())
         part.replace(path)
     except OSError as error:

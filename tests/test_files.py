@@ -132,3 +132,17 @@ def test_sha256_of_a_known_text(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, B.1
     assert files.sha256_of(tmp_path / "file") == known
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "夜"])
+def test_a_file_with_the_longest_name_is_written(tmp_path, letter):
+    size = len(letter.encode())
+    target = tmp_path / f"{letter * ((files.NAME_BYTES - 4) // size)}.jpg"
+    files.write_atomically(target, b"new")
+    assert target.read_bytes() == b"new"
+    assert names_in(tmp_path) == [target.name]
+    beside = files.hidden_sibling(target, ".parts")
+    assert len(beside.name.encode()) <= files.NAME_BYTES
+    assert beside.name.startswith(f".{letter}")
+    other = files.hidden_sibling(target.with_suffix(".png"), ".parts")
+    assert beside != other

@@ -18,7 +18,7 @@ import numpy as np
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
-from mirnet_edge.files import replace_file, write_atomically
+from mirnet_edge.files import hidden_sibling, replace_file, write_atomically
 from mirnet_edge.runtime.temporal_smoothing import SmoothingState
 from mirnet_edge.video.files.decoding import (
     SWSCALE_MATRIX,
@@ -434,39 +434,48 @@ def _dts_s(packet_and_stream: tuple[Packet[Any], Stream]) -> float:
 _FALLBACK_SUFFIXES = (".mp4", ".mkv")  # where the source's container cannot hold H.264
 
 
-def output_path(source: Path, copied: Sequence[Stream], out: Path) -> Path:
-    """Return the result's file: in the source's container where that can hold H.264."""
-    suffix = source.suffix
-    if suffix.lower() not in SUFFIXES:
-        mp4, mkv = _FALLBACK_SUFFIXES
-        codecs = {stream.codec_context.name for stream in copied}
-        suffix = mp4 if codecs <= _supported_codecs("mp4") else mkv
-    return out / f"{source.stem}{suffix}"
+def output_path(source: Path, copied: Sequence[Stream], out: Path, name: str | None = None) -> Path:
+    """Return the result's file: in the container of its name where that can hold H.264.
+
+    Args:
+        source: The video.
+        copied: Its streams that are copied.
+        out: The folder of the result.
+        name: Of the result; the source's where None. Its suffix is replaced where needed.
+    """
+    named = out / (name or source.name)
+    if named.suffix.lower() in SUFFIXES:
+        return named
+    mp4, mkv = _FALLBACK_SUFFIXES
+    codecs = {stream.codec_context.name for stream in copied}
+    return named.with_suffix(mp4 if codecs <= _supported_codecs("mp4") else mkv)
 
 
 def segments_folder(output: Path) -> Path:
     """Return the folder of a result's finished segments."""
-    return output.with_name(f".{output.name}.parts")
+    return hidden_sibling(output, ".parts")
 
 
-def has_segments(source: Path, out: Path) -> bool:
+def has_segments(source: Path, out: Path, name: str | None = None) -> bool:
     """Return whether OUT has finished segments of a video, from which a run would resume."""
     return any(
         SegmentFolder(segments_folder(output), {}).has_finished()
-        for output in _possible_outputs(source, out)
+        for output in possible_outputs(source, out, name)
     )
 
 
-def is_restored(source: Path, out: Path) -> bool:
+def is_restored(source: Path, out: Path, name: str | None = None) -> bool:
     """Return whether OUT has a video's result, whatever its configuration."""
     return any(
         output.is_file() and output.resolve() != source.resolve()
-        for output in _possible_outputs(source, out)
+        for output in possible_outputs(source, out, name)
     )
 
 
-def _possible_outputs(source: Path, out: Path) -> set[Path]:
-    return {out / f"{source.stem}{suffix}" for suffix in (source.suffix, *_FALLBACK_SUFFIXES)}
+def possible_outputs(source: Path, out: Path, name: str | None = None) -> set[Path]:
+    """Return the files that `output_path` may choose from."""
+    named = out / (name or source.name)
+    return {named.with_suffix(suffix) for suffix in (named.suffix, *_FALLBACK_SUFFIXES)}
 
 
 def copyable_streams(reader: VideoReader) -> list[Stream]:

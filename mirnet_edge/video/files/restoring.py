@@ -75,10 +75,12 @@ def restore_video(
     restorer: Restorer,
     out: Path,
     *,
+    name: str | None = None,
+    overwrite: bool = True,
     fingerprint: str = "",
     on_frame: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> RestoredVideo:
-    """Restore a video into a folder, under its own stem; the result is written atomically.
+    """Restore a video into a folder; the result is written atomically.
 
     Kept: the number of frames and the time of each, audio and subtitles (copied), rotation,
     color matrix, range, transfer and primaries, and the container's metadata. The video stream is
@@ -91,21 +93,25 @@ def restore_video(
         source: The file.
         restorer: Opened here where it is not yet.
         out: The folder; created where it is missing.
+        name: Of the result; the source's where None. Its suffix says which container is preferred.
+        overwrite: False refuses to replace a file that is there.
         fingerprint: Of the bundle or network. A run does not resume from segments with another.
         on_frame: Called after each frame with the number done, and the total where it is known.
 
     Raises:
         VideoError: It cannot be read or written, or has no frame that can be decoded.
-        OptionError: The result would replace the source.
+        OptionError: The result would replace the source, or a file where `overwrite` is False.
         MirnetEdgeError: The folder cannot be written.
     """
     started = time.monotonic()
     with VideoReader(source) as reader, restorer:
         copied = copyable_streams(reader)
         others = [stream.index for stream in copied]
-        output = output_path(source, copied, out)
+        output = output_path(source, copied, out, name)
         if output.resolve() == source.resolve():
             raise OptionError(f"--out {out} would replace {source}; choose another folder")
+        if output.exists() and not overwrite:
+            raise OptionError(f"{output} exists already; --overwrite replaces it")
         segments = SegmentFolder(
             segments_folder(output), _segment_fingerprint(source, restorer, fingerprint)
         )
