@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
@@ -230,9 +231,13 @@ class Server:
             OSError: The address cannot be listened on.
         """
         loop = asyncio.get_running_loop()
+        limits = self._streams.limits
         runner = web.AppRunner(
-            self.application(), access_log=None, shutdown_timeout=_SHUTDOWN_S
-        )  # an access log would hold the token
+            self.application(), shutdown_timeout=_SHUTDOWN_S,
+            access_log=None,  # it would hold the token
+            logger=_request_logger(),
+            keepalive_timeout=limits.keep_alive_s, lingering_time=limits.request_s,
+        )  # fmt: skip
         await runner.setup()
         encoding = [
             asyncio.ensure_future(stream.run())
@@ -246,13 +251,13 @@ class Server:
             def connect() -> asyncio.Protocol:
                 protocol = make_protocol()
                 self._silent.add(protocol)
-                loop.call_later(self._streams.limits.request_s, self._drop_if_silent, protocol)
+                loop.call_later(limits.request_s, self._drop_if_silent, protocol)
                 return protocol
 
             listener = await loop.create_server(
                 connect, host, port, ssl=tls,
                 # a connection that sends nothing is dropped during the handshake, too
-                ssl_handshake_timeout=self._streams.limits.request_s if tls else None,
+                ssl_handshake_timeout=limits.request_s if tls else None,
             )  # fmt: skip
             try:
                 yield listener.sockets[0].getsockname()[1]
@@ -271,8 +276,36 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         self._silent.discard(request.protocol)
-        self._policy.check(request)
-        return await handler(request)
+        transport = request.transport
+        if transport is None:
+            return web.Response()  # the viewer left
+        transport.set_write_buffer_limits(0)  # sending ends when the system has all bytes
+        try:
+            self._policy.check(request)
+            response = await handler(request)
+        except web.HTTPException as error:
+            await self._send(request, error, transport)
+            raise
+        if isinstance(response, web.Response):
+            await self._send(request, response, transport)
+        return response
+
+    async def _send(
+        self, request: web.Request, response: web.Response, transport: asyncio.Transport
+    ) -> None:
+        """Send a whole response; drop a viewer who does not take it in time."""
+        limits = self._streams.limits
+        size = response.content_length or 0
+        try:
+            await response.prepare(request)
+            await asyncio.wait_for(
+                response.write_eof(), limits.send_s + size / limits.send_bytes_per_s
+            )
+        except asyncio.TimeoutError:
+            logger.info("a viewer is dropped: it did not take a response in time")
+            transport.abort()
+        except ConnectionError:
+            pass  # they left
 
     async def _asset(self, request: web.Request) -> web.Response:
         content, kind = self._assets[request.path.removeprefix(f"{self._policy.prefix}/")]
@@ -283,6 +316,7 @@ class Server:
             live = web.WebSocketResponse(
                 heartbeat=self._streams.limits.heartbeat_s,
                 max_msg_size=_MAX_MESSAGE_BYTES,
+                compress=False,
                 timeout=_SHUTDOWN_S,
             )
             await live.prepare(request)
@@ -312,6 +346,7 @@ class Server:
                     )
                     part = head.encode() + frame.content + b"\r\n"
                     await asyncio.wait_for(response.write(part), self._streams.limits.send_s)
+                await asyncio.wait_for(response.write_eof(), self._streams.limits.send_s)
             except asyncio.TimeoutError:
                 logger.info("a viewer is dropped: it did not take what was sent in time")
                 if request.transport is not None:
@@ -324,13 +359,16 @@ class Server:
 
     async def _snapshot(self, request: web.Request) -> web.Response:
         self._check_is_visible(request)
+        _limit_send_buffer(request)
         index = request.query.get("index")
         if index is None:
             shown = self._streams.frame_buffer.newest
-        elif index.isascii() and index.isdigit():
+        elif index.isascii() and index.isdigit() and len(index) <= len(str(INDEX_LIMIT)):
             shown = self._streams.frame_buffer.find(int(index))
         else:
-            raise web.HTTPBadRequest(text="index must be a frame's index, a whole number")
+            raise web.HTTPBadRequest(
+                text=f"index must be a frame's index, a whole number below {INDEX_LIMIT}"
+            )
         if shown is None:
             raise web.HTTPNotFound(text="this frame is no longer kept; freeze the video first")
         loop = asyncio.get_running_loop()
@@ -368,6 +406,21 @@ class Server:
         for live in list(self._sockets):
             with suppress(ConnectionError, asyncio.TimeoutError):
                 await asyncio.wait_for(live.close(code=1001), _SHUTDOWN_S)
+
+
+def _request_logger() -> logging.Logger:
+    """Return the logger of aiohttp's server, to which a malformed request is no error."""
+    requests = logging.getLogger(f"{__name__}.requests")
+    requests.addFilter(_is_no_malformed_request)
+    return requests
+
+
+def _is_no_malformed_request(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, HttpProcessingError):  # answered with 400
+        logger.debug("a malformed request: %s", " ".join(str(error).split()))
+        return False
+    return True
 
 
 def _transports(runner: web.AppRunner) -> list[asyncio.Transport]:

@@ -14,7 +14,7 @@ import secrets
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import WSMsgType, web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -78,13 +78,14 @@ class AccessPolicy:
             web.HTTPForbidden: The token is missing or wrong, or the request is another site's.
         """
         if self.token is not None:
-            first = request.path.split("/", 2)[1]
-            if not hmac.compare_digest(first.encode(), self.token.encode()):
+            # a request's target may be an address, or `*`, and hold any bytes
+            first = request.path.removeprefix("/").partition("/")[0]
+            if not hmac.compare_digest(first.encode(errors="surrogateescape"), self.token.encode()):
                 raise web.HTTPForbidden(text="this address lacks the token; use the whole address")
-        elif _hostname(f"//{request.host}") not in _LOCAL_NAMES:
+        elif _split(f"//{request.host}").hostname not in _LOCAL_NAMES:
             raise web.HTTPForbidden(text="open this page under 127.0.0.1")
         origin = request.headers.get("Origin")
-        if origin is not None and urlsplit(origin).netloc != request.host:
+        if origin is not None and _split(origin).netloc != request.host:
             raise web.HTTPForbidden(text="another site's page may not use this one")
 
 
@@ -103,11 +104,12 @@ def new_token() -> str:
     return secrets.token_urlsafe(16)
 
 
-def _hostname(address: str) -> str | None:
+def _split(address: str) -> SplitResult:
+    """Return the parts of an address that a stranger sent; empty ones where it is malformed."""
     try:
-        return urlsplit(address).hostname
+        return urlsplit(address)
     except ValueError:
-        return None
+        return urlsplit("")
 
 
 # messages between page and server
@@ -195,8 +197,12 @@ class StreamLimits:
     """Pages and MJPEG streams together."""
     request_s: float = 5.0
     """For a whole request to arrive on a new connection."""
+    keep_alive_s: float = 15.0
+    """For the next whole request to arrive on a connection that had one."""
     send_s: float = 5.0
     """For a viewer to take what is sent."""
+    send_bytes_per_s: float = 32 << 10
+    """A viewer who takes a file more slowly than this is dropped."""
     heartbeat_s: float = 6.0
     """Between two pings; the answer may take half of it."""
     connect_s: float = 10.0

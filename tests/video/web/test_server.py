@@ -11,7 +11,10 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -438,3 +441,108 @@ def test_the_advised_command_creates_a_usable_certificate(tmp_path, serving):
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     with serving(certificate=certificate, key=key) as (sink, _):
         assert get_https(sink, "/", certificate)[0] == 200
+
+
+# strangers
+
+
+def exchange(sink, request):
+    """Send bytes, and return all that is answered until the server closes or is silent."""
+    client = connected(sink, request)
+    client.settimeout(2)
+    answer = b""
+    try:
+        while part := client.recv(65536):
+            answer += part
+    except (TimeoutError, ConnectionError):
+        pass
+    finally:
+        client.close()
+    return answer
+
+
+LOCAL = b"Host: 127.0.0.1\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n" + LOCAL + b"Origin: http://[::1\r\n\r\n", 403),
+        (b"GET / HTTP/1.1\r\n" + LOCAL + b"Origin: http://[x]:y/\r\n\r\n", 403),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\nHost: [::1\r\n\r\n", 403),
+        (b"GET / HTTP/1.1\r\nConnection: close\r\nHost: \r\n\r\n", 403),
+        (b"GET page.css HTTP/1.1\r\n" + LOCAL + b"\r\n", 400),
+        (b"OPTIONS * HTTP/1.1\r\n" + LOCAL + b"\r\n", 404),
+        (b"CONNECT a:1 HTTP/1.1\r\n" + LOCAL + b"\r\n", 403),
+        (b"GET //a:99999/ HTTP/1.1\r\n" + LOCAL + b"\r\n", 404),
+        (b"GET /%ff%fe HTTP/1.1\r\n" + LOCAL + b"\r\n", 404),
+        (b"GET /snapshot.png?index=" + 5000 * b"9" + b" HTTP/1.1\r\n" + LOCAL + b"\r\n", 400),
+        (b"GET /snapshot.png?index=%D9%A3 HTTP/1.1\r\n" + LOCAL + b"\r\n", 400),
+        (b"GET /" + 20_000 * b"a" + b" HTTP/1.1\r\n" + LOCAL + b"\r\n", 400),
+        (b"GET / HTTP/1.1\r\n" + LOCAL + b"A: " + 100_000 * b"b" + b"\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n" + LOCAL + 500 * b"A: b\r\n" + b"\r\n", 400),
+        (b"GET / HTTP/9.9\r\n" + LOCAL + b"\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\n" + LOCAL + b"Content-Length: 3\r\n\r\nabc", 405),
+        (b"POST / HTTP/1.1\r\n" + LOCAL + b"Content-Length: -3\r\n\r\n", 400),
+        (b"GET /session HTTP/1.1\r\n" + LOCAL + b"Upgrade: websocket\r\n\r\n", 400),
+    ],
+    ids=[
+        "origin", "origin's port", "host", "no host", "no slash", "star", "connect", "port",
+        "bytes", "huge index", "other digits", "long target", "long header", "many headers",
+        "version", "tls", "post", "negative length", "no handshake",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("token", [None, "secret"])
+def test_a_malformed_request_is_refused_without_a_traceback(
+    serving, caplog, capfd, request_, status, token
+):
+    with serving(token=token) as (sink, _):
+        answer = exchange(sink, request_)
+        found = int(answer.split(b" ", 2)[1])
+        # with a token, what is well formed lacks it
+        assert found == status or (token and found == 403)
+        assert get(sink, f"/{token}/" if token else "/")[0] == 200
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("rest", [b"", b"GET / HTTP/1.1\r\nHost: 127.0"], ids=["idle", "half"])
+def test_a_connection_is_dropped_when_no_further_request_follows(serving, rest):
+    with serving(limits=StreamLimits(keep_alive_s=0.4)) as (sink, _):
+        client = connected(sink, b"GET /icon.svg HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        client.sendall(rest)
+        assert is_closed_within(client, 3)
+        client.close()
+
+
+def test_a_viewer_that_does_not_take_a_snapshot_is_dropped(serving, make_shown):
+    shown = make_shown(0, height=1200, width=1600)
+    shown.after[:] = np.random.default_rng(0).integers(0, 256, shown.after.shape)
+    limits = StreamLimits(send_s=0.3, send_bytes_per_s=64 << 20)
+    with serving(limits=limits) as (sink, _):
+        sink.show(shown)
+        client = connected(sink, b"GET /snapshot.png HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        client.settimeout(10)
+        assert client.recv(16).startswith(b"HTTP/1.1 200")
+        time.sleep(1.5)
+        received = 0
+        with suppress(ConnectionError):
+            while part := client.recv(1 << 20):
+                received += len(part)
+        assert received < shown.after.nbytes / 2
+        client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_server_listens_on_loopback_alone_by_default(serving):
+    with serving() as (sink, _):
+        port = urlsplit(sink.addresses[0]).port
+        listening = [
+            line.split()[1]
+            for name in ("tcp", "tcp6")
+            for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+            if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
+        ]
+        assert listening == [f"0100007F:{port:04X}"]
