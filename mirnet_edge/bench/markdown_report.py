@@ -8,6 +8,7 @@ from mirnet_edge.bench import tables
 from mirnet_edge.bench.charts import darkness_chart, sustained_chart
 from mirnet_edge.bench.page import to_html
 from mirnet_edge.bench.record import to_json
+from mirnet_edge.bench.statistics import describe_instability
 from mirnet_edge.files import write_atomically
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ def _facts(report: Report) -> str:
     partial = "\n\n**Partial: the run was interrupted; what is missing was not measured.**"
     lines = [f"- {name}: {value}" for name, value in tables.machine_facts(report)]
     title = f"# Benchmark of {report.created}{partial if report.partial else ''}"
+    unstable = describe_instability(report)
+    if unstable is not None:
+        title += f"\n\n**{unstable.capitalize()}. Ratios within this report hold.**"
     return f"{title}\n\n" + "\n".join(lines)
 
 

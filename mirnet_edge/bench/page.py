@@ -122,6 +122,12 @@ def _head(report: Report) -> str:
             '<div class="card partial">Partial: the run was interrupted. What is missing was not '
             "measured.</div>"
         )
+    unstable = statistics.describe_instability(report)
+    if unstable is not None:
+        partial += (
+            f'<div class="card partial">{escape(unstable.capitalize())}. Milliseconds may be off; '
+            "ratios within this report hold. See the notes.</div>"
+        )
     title = " and ".join(tasks).capitalize() or "Benchmark"
     version = report.versions.get("mirnet-edge", "")
     return (
@@ -145,7 +151,11 @@ def _key_results(report: Report, pairs: str | None) -> str:
     if not accepted:
         return ""
     best = min(accepted, key=lambda row: latencies[row.name])
-    results = [(f"{latencies[best.name]:.1f} <small>ms</small>", f"{best.name}, p50 at {size}")]
+    timed = next(timing for timing in best.timings if timing.size == size)
+    mark = "" if statistics.assess_stability(timed).stable else ", unstable"
+    results = [
+        (f"{latencies[best.name]:.1f} <small>ms</small>", f"{best.name}, p50 at {size}{mark}")
+    ]
     psnr_db = statistics.psnr_of(best, pairs) if pairs else None
     if psnr_db is not None:
         results.append((f"{psnr_db:.2f} <small>dB</small>", f"PSNR on {pairs}"))

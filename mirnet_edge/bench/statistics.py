@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # torch.utils.benchmark warns from 10 % on, and calls 25 % gross
 SPREAD_LIMIT, DRIFT_LIMIT = 0.10, 0.05
 FEWEST_SAMPLES = 5
+_NAMED = 3
+# runnable processes before the run, which are none of its own
+LOAD_LIMIT = 0.5
 # identical images count so many dB beside others, as in the quality gate
 IDENTICAL_DB = 100.0
 # edges of the mean luma of the input: each about twice the one before
@@ -94,6 +97,34 @@ def assess_stability(timing: LatencyTiming) -> StabilityVerdict:
         "close other programs, let the machine cool, fix its clock, or raise --rounds; ratios "
         "within this report still hold, because its entries were timed in turns",
     )
+
+
+def describe_instability(report: Report) -> str | None:
+    """Return in one line why a report's latencies are unstable, or None where they are stable.
+
+    Reasons: unstable measurements, load when it began, a processor clock that changed.
+    """
+    timings = [(row.name, timing) for row in report.rows for timing in row.timings]
+    unstable = [
+        f"{name} at {timing.size}"
+        for name, timing in timings
+        if not assess_stability(timing).stable
+    ]
+    before, after = report.conditions_before, report.conditions_after
+    reasons = []
+    if unstable:
+        first = ", ".join(unstable[:_NAMED]) + (", ..." if len(unstable) > _NAMED else "")
+        reasons.append(f"{len(unstable)} of {len(timings)} measurements ({first})")
+    if timings and before.load is not None and before.load > LOAD_LIMIT:
+        reasons.append(f"a load of {before.load:.1f} before the run (limit {LOAD_LIMIT:g})")
+    if timings and before.clock_mhz and after.clock_mhz:
+        change = after.clock_mhz / before.clock_mhz - 1.0
+        if abs(change) > DRIFT_LIMIT:
+            reasons.append(
+                f"a processor clock that went from {before.clock_mhz:.0f} to {after.clock_mhz:.0f} "
+                "MHz"
+            )
+    return f"unstable: {'; '.join(reasons)}" if reasons else None
 
 
 def median_latencies(report: Report, size: str) -> dict[str, float]:

@@ -311,6 +311,7 @@ def _show(report: Report, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from mirnet_edge.bench.statistics import describe_instability
     from mirnet_edge.bench.tables import (
         format_value,
         latency_cells,
@@ -320,6 +321,12 @@ def _show(report: Report, out: Path) -> None:
     )
 
     console = Console()
+    unstable = describe_instability(report)
+    if unstable is not None:
+        console.print(
+            f"{unstable}; ratios within this report hold", highlight=False, markup=False,
+            soft_wrap=True,
+        )  # fmt: skip
     pairs = report.pair_sets[0].name if report.pair_sets else ""
     for size in report.sizes:
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))

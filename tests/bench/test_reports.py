@@ -291,6 +291,20 @@ def test_the_page_needs_no_network_and_escapes_text(written):
     assert len(re.findall(r"<h2>Quality by input brightness, night</h2>", page)) == 1
 
 
+def test_an_unstable_report_says_so_at_its_head(report, timing_of, tmp_path):
+    write_report(report, tmp_path)
+    assert "Unstable: " not in (tmp_path / "report.html").read_text()
+    assert "**Unstable" not in (tmp_path / "report.md").read_text()
+    rows = list(report.rows)
+    rows[1] = rows[1].model_copy(update={"timings": [timing_of([8.0, 12.0] * 10)]})
+    write_report(report.model_copy(update={"rows": rows}), tmp_path)
+    what = "Unstable: 1 of 4 measurements (edge openvino:int8 at 640x480)"
+    assert f"**{what}" in (tmp_path / "report.md").read_text().partition("## ")[0]
+    page = (tmp_path / "report.html").read_text()
+    assert f'<div class="card partial">{what}' in page
+    assert "edge openvino:int8, p50 at 640x480, unstable</span>" in page
+
+
 def test_a_partial_report_says_so_everywhere(report, tmp_path):
     write_report(report.model_copy(update={"partial": True}), tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["partial"] is True

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
+from mirnet_edge.bench.record import MachineConditions
 from mirnet_edge.bench.statistics import (
     assess_stability,
     by_darkness,
+    describe_instability,
     drop_db,
     mean_quality,
     pareto,
@@ -38,6 +42,47 @@ def test_unstable_measurements_have_reasons_and_advice(timing_of, samples, reaso
 def test_a_warm_up_that_was_not_steady_is_a_reason(timing_of, samples_of):
     (reason,) = assess_stability(timing_of(samples_of(10.0), settled=False)).reasons
     assert reason == "latency was not steady after 6 warm-up runs"
+
+
+@dataclass(frozen=True)
+class Unstable:
+    id: str
+    load: float | None
+    clocks: tuple[float | None, float | None]
+    samples: list[float] | None
+    says: str | None
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Unstable("quiet", 0.2, (3000.0, 2950.0), None, None),
+        Unstable("unknown conditions", None, (None, None), None, None),
+        Unstable("load", 2.7, (3000.0, 3000.0), None, "a load of 2.7 before the run (limit 0.5)"),
+        Unstable("clock", 0.0, (3000.0, 2100.0), None, "clock that went from 3000 to 2100 MHz"),
+        Unstable(
+            "spread", 0.0, (None, None), [10.0, 14.0] * 10,
+            "1 of 2 measurements (edge openvino:int8 at 640x480)",
+        ),
+    ],
+    ids=lambda case: case.id,
+)  # fmt: skip
+def test_a_report_is_unstable_by_its_measurements_its_load_and_its_clock(
+    case, row_of, report_of, timing_of, samples_of
+):
+    rows = [
+        row_of("edge onnxruntime:fp32", median_ms=20.0),
+        row_of("edge openvino:int8", timings=[timing_of(case.samples or samples_of(8.0))]),
+    ]
+    before, after = (
+        MachineConditions(load=case.load, clock_mhz=clock, celsius=None) for clock in case.clocks
+    )
+    found = describe_instability(report_of(rows, conditions_before=before, conditions_after=after))
+    if case.says is None:
+        assert found is None
+    else:
+        assert found.startswith("unstable: ")
+        assert case.says in found
 
 
 def test_the_pareto_front_has_the_points_that_no_other_beats():
