@@ -30,6 +30,19 @@ EXTRAS = {
 }
 """The extra of mirnet-edge that brings a package."""
 
+UNLOCKS = {
+    "cpu": "OpenVINO, on most x86 processors the fastest backend",
+    "video": "video files, and streams from the network: mirnet restore, mirnet live --source",
+    "web": "live video on a page: mirnet live --display web",
+    "virtual-camera": "restored live video as a camera: mirnet live --virtual-camera",
+    "fleet": "many videos at once: mirnet restore --executor ray",
+    "export": "mirnet export, train, prune, sensitivity and plan; the backend torch",
+    "tensorboard": "training scores as TensorBoard events: mirnet train --tensorboard",
+    "tensorrt-rtx": "TensorRT-RTX engines, for RTX GPUs: mirnet engine",
+    "tensorrt": "TensorRT engines, where TensorRT itself is installed: mirnet engine",
+}
+"""What an extra of mirnet-edge adds, by its name."""
+
 
 def available(name: str) -> bool:
     """Return whether a package is installed, without importing it."""

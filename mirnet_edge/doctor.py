@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from mirnet_edge.dependencies import EXTRAS, UNLOCKS, advice, available
 from mirnet_edge.errors import MirnetEdgeError
 from mirnet_edge.runtime import machine
 from mirnet_edge.runtime.backends import all_backends
@@ -39,7 +40,9 @@ class Finding:
 def examine() -> list[Finding]:
     """Return the findings of all checks; no check raises."""
     found: list[Finding] = []
-    for check in (_processor, _cuda, _backends, _opencv, _camera, _memory, _power_mode):
+    for check in (
+        _processor, _cuda, _backends, _opencv, _camera, _memory, _power_mode, _extras,
+    ):  # fmt: skip
         found += check()
     return found
 
@@ -159,6 +162,18 @@ def _power_mode() -> Iterator[Finding]:
         "" if fastest else "for the full rate choose MAXN in /etc/nvpmodel.conf with sudo nvpmodel "
         "-m ID, then sudo jetson_clocks",
     )  # fmt: skip
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, purpose in UNLOCKS.items():
+        absent = [name for name, one in EXTRAS.items() if one == extra and not available(name)]
+        if absent:
+            yield Finding(
+                f"extra {extra}", "note", f"not installed ({', '.join(absent)}); adds {purpose}",
+                advice(absent[0], extra),
+            )  # fmt: skip
+        else:
+            yield Finding(f"extra {extra}", "ok", f"installed: {purpose}")
 
 
 def _text(path: Path) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from importlib.metadata import metadata
 from types import ModuleType
 
 import pytest
 
 from mirnet_edge import doctor
+from mirnet_edge.dependencies import EXTRAS, UNLOCKS
 from mirnet_edge.doctor import examine, gstreamer_finding
 from mirnet_edge.runtime.tensorrt import cuda, library
 from mirnet_edge.testing.fake_tensorrt import FakeCudart
@@ -120,3 +122,20 @@ def test_the_command_exits_with_2_where_something_is_missing(machine, monkeypatc
         main([])
     assert left.value.code == 2
     assert "FIX  CUDA" in capsys.readouterr().out
+
+
+def test_every_extra_is_listed_with_what_it_adds(machine, monkeypatch):
+    monkeypatch.setattr(doctor, "available", lambda name: name not in ("aiortc", "torch"))
+    findings = {one.subject: one for one in examine()}
+    web, video, export = (findings[f"extra {name}"] for name in ("web", "video", "export"))
+    assert (web.state, video.state, export.state) == ("note", "ok", "note")
+    assert web.found == f"not installed (aiortc); adds {UNLOCKS['web']}"
+    assert web.fix == 'pip install "mirnet-edge[web]"'
+    assert "mirnet export" in export.found
+
+
+def test_the_extras_of_the_package_are_those_that_are_described():
+    # train is export under the name of its purpose; dev is for this package's developers
+    extras = set(metadata("mirnet-edge").get_all("Provides-Extra")) - {"train", "dev"}
+    assert extras == set(UNLOCKS)
+    assert set(EXTRAS.values()) <= extras

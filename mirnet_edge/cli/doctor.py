@@ -19,6 +19,8 @@ def doctor(
 ) -> None:
     """Check CUDA, TensorRT, OpenCV, camera, memory, power mode and processor, and print the fix.
 
+    Also lists what each extra of the package would add here.
+
     Exit code 2: something that this device needs is missing.
     """
     from mirnet_edge.doctor import examine
