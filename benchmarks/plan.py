@@ -1,4 +1,4 @@
-"""Compare the latency that mirnet-plan predicts for this processor to measurements, interleaved.
+"""Compare the latency that mirnet plan predicts for this processor to measurements, interleaved.
 
     OMP_NUM_THREADS=1 python benchmarks/plan.py [--precision int8] [--size 320x240] [--rounds 9]
     OMP_NUM_THREADS=2 python benchmarks/plan.py --threads 2
@@ -6,7 +6,7 @@
 Each round measures the machine's compute and memory rates (a matrix product, a copy) and every
 network once, in turn, so that a load of the machine slows all of them alike. One thread is timed by
 CPU time, so that waiting for a core does not count; several by the clock. Networks marked
-"calibrated" were used to fit planning/roofline.py, in fp32 with one thread; the others were not.
+"calibrated" were used to fit mirnet_edge/planning.py, in fp32 with one thread; the others were not.
 OpenVINO, random or shipped weights; INT8 by NNCF on four built-in images.
 """
 
@@ -24,13 +24,14 @@ import numpy as np
 from mirnet_edge import checkpoints
 from mirnet_edge.calibration.sets import builtin_set
 from mirnet_edge.cli.arguments import parse_size
+from mirnet_edge.devices import SpeedProbe
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
-from mirnet_edge.planning import SpeedProbe, cost_of, predict
+from mirnet_edge.planning import cost_of, predict
 from mirnet_edge.quantization.ptq import quantize_for_cpu
 from mirnet_edge.runtime.openvino_runner import OpenVinoRunner
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from mirnet_edge import devices
+from mirnet_edge.devices import DEVICES, SpeedProbe, choose_devices
 from mirnet_edge.errors import OptionError
-from mirnet_edge.planning import DEVICES, SpeedProbe, device_of, plan_network, predict
+from mirnet_edge.planning import plan_network, predict
 
 
 @pytest.fixture(scope="module")
@@ -96,16 +98,20 @@ def test_a_faster_device_is_predicted_faster(cost):
 
 
 def test_full_mirnet_cannot_be_live_on_orin_nano_and_the_family_can():
-    cost, (answer,) = plan_network("mirnet", ["orin-nano"], 360, 640, 25)
-    assert cost.macs == pytest.approx(1.65e12, rel=0.05)
+    orin = choose_devices(["orin-nano"])
+    (plan,) = plan_network("mirnet", orin, [(360, 640)], 25)
+    (answer,) = plan.devices
+    assert answer.outcome == "no"
+    assert plan.cost.macs == pytest.approx(1.65e12, rel=0.05)
     assert not answer.best.can
     assert "full mirnet (papers' width) at 640x360 cannot reach 25 fps on Orin Nano" in (
         answer.sentence
     )
     assert re.search(r"needs 8\d\.\d TFLOP/s", answer.sentence)
     assert answer.instead.startswith("use shipped:low-light")
-    _, (family,) = plan_network("shipped:low-light", ["orin-nano"], 360, 640, 25)
-    assert family.best.can
+    (plan,) = plan_network("shipped:low-light", orin, [(360, 640)], 25)
+    (family,) = plan.devices
+    assert family.outcome == "yes"
     assert "reaches 25 fps" in family.sentence
     assert family.instead == ""
 
@@ -119,11 +125,34 @@ def test_what_does_not_fit_or_has_no_tensorrt_says_so(cost):
     assert "JetPack 5 ends at TensorRT 8.5" in describe_prediction("net", cost, xavier)
 
 
-def test_an_unknown_device_or_size_is_one_line():
+def test_an_unknown_device_or_size_is_one_line(monkeypatch):
+    monkeypatch.setattr(devices, "device_here", lambda: pytest.fail("measured before the check"))
     with pytest.raises(OptionError, match=r"--device must be one of orin-nano.*found 'tpu'"):
-        device_of("tpu")
+        choose_devices(["here", "tpu"])
     with pytest.raises(OptionError, match="must be positive"):
-        plan_network("shipped:low-light", ["t4"], 0, 640, 25)
+        plan_network("shipped:low-light", choose_devices(["t4"]), [(0, 640)], 25)
+
+
+def test_devices_are_chosen_once_and_here_is_measured(monkeypatch):
+    here = replace(DEVICES["x86-avx2"], name="here", is_measured=True, source="")
+    monkeypatch.setattr(devices, "device_here", lambda: here)
+    assert choose_devices(["t4", "here", "t4"]) == [DEVICES["t4"], here]
+    assert choose_devices(["all"]) == list(DEVICES.values())
+    assert here.basis == "measured here"
+    assert {one.basis for one in DEVICES.values()} == {
+        "vendor's", "computed", "to check"
+    }  # fmt: skip
+
+
+def test_a_slow_precision_is_replaced_by_one_that_reaches_the_rate(cost):
+    """The preferred precision of a processor is fp32; INT8 is planned where fp32 may not do."""
+    avx2 = choose_devices(["x86-vnni"])
+    (plan,) = plan_network("shipped:low-light", avx2, [(720, 1280)], 1.0)
+    assert plan.devices[0].best.precision == "fp32"
+    fp32 = next(one for one in plan.devices[0].predictions if one.precision == "fp32")
+    between = (fp32.worst_fps + fp32.best_fps) / 2
+    (plan,) = plan_network("shipped:low-light", avx2, [(720, 1280)], between)
+    assert plan.devices[0].best.precision == "int8"
 
 
 def test_this_machine_is_measured_with_the_clock_it_is_given():
@@ -142,7 +171,7 @@ def test_the_command_says_predicted_everywhere(capsys):
 
     for arguments in (["--device", "t4", "--device", "h100"], ["--device", "t4", "--json"]):
         with pytest.raises(SystemExit) as left:
-            main(["shipped:low-light", *arguments])
+            main(["shipped:low-light", "--size", "640x360", *arguments])
         assert left.value.code == 0
         out = capsys.readouterr().out
         if "--json" in arguments:
@@ -152,3 +181,38 @@ def test_the_command_says_predicted_everywhere(capsys):
             assert document["devices"][0]["precisions"]["fp16"]["fps"][0] > 0
         else:
             assert out.count("predicted: ") == 2
+
+
+def test_the_table_has_a_row_per_device_and_a_cell_per_size(capsys):
+    from mirnet_edge.cli.plan import main
+
+    with pytest.raises(SystemExit):
+        main(["--device", "all"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[1 : 2 + len(DEVICES)])) <= 80
+    assert "Predicted" in lines[0]
+    assert re.split(r"\s{2,}", lines[1].strip()) == [
+        "device", "854x480", "1280x720", "1920x1080", "rates"
+    ]  # fmt: skip
+    rows = {line.split()[0]: line for line in lines[2 : 2 + len(DEVICES)]}
+    assert set(rows) == set(DEVICES)
+    for name, line in rows.items():
+        cells = re.findall(r"\b(yes|maybe|no)\b", line)
+        assert len(cells) == 3, line
+        order = ["no", "maybe", "yes"]
+        ranks = [order.index(cell) for cell in cells]
+        assert ranks == sorted(ranks, reverse=True), name  # a larger frame is never easier
+        assert DEVICES[name].basis in line
+    assert "(CPU only)" in rows["xavier-nx"]
+    assert "never measured" in lines[-1]
+
+
+def test_several_sizes_as_json_are_several_plans(capsys):
+    from mirnet_edge.cli.plan import main
+
+    with pytest.raises(SystemExit):
+        main(["--device", "t4", "--size", "64x64,128x64", "--json"])
+    plans = json.loads(capsys.readouterr().out)["plans"]
+    assert [(one["width"], one["height"]) for one in plans] == [(64, 64), (128, 64)]
+    assert plans[0]["devices"][0]["live"] == "yes"
+    assert plans[0]["devices"][0]["basis"] == "vendor's"

@@ -18,7 +18,7 @@ from mirnet_edge.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from mirnet_edge.planning import DevicePlan, NetworkCost
+    from mirnet_edge.planning import DevicePlan, NetworkPlan
 
 _FULL_NETWORKS = ("mirnet", "mirnet-v2")
 
@@ -41,53 +41,115 @@ def plan(
         ),
     ] = None,
     size: Annotated[
-        str, typer.Option(metavar=SIZE_METAVAR, help="Frame size.", rich_help_panel=DEVICE)
-    ] = "640x360",
+        str,
+        typer.Option(
+            metavar=f"{SIZE_METAVAR}[,...]",
+            help="Frame sizes. One: a sentence per device. Several: a table.",
+            rich_help_panel=DEVICE,
+        ),
+    ] = "854x480,1280x720,1920x1080",
     fps: Annotated[float, typer.Option(help="Wanted frame rate.", rich_help_panel=DEVICE)] = 25.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the prediction as JSON.")] = False,
 ) -> None:
-    """Predict frame rate and memory on a device, whether they suffice, and what to use instead.
+    """Predict which devices restore live video, their frame rate and memory, and what to use.
 
     All figures are predicted from the graph and a table of devices; none is measured, except the
     rates of this processor with --device here.
     """
-    height, width = parse_size(size, "--size")
+    sizes = [parse_size(one, "--size") for one in size.split(",")]
     check_positive(fps, "--fps")
     if weights not in _FULL_NETWORKS and not Path(weights).is_dir():
         check_weights(weights)
+    from mirnet_edge.dependencies import require
+    from mirnet_edge.devices import choose_devices
+
+    devices = choose_devices(device or ["all"])
+    require("torch", "predicting from weights")
     from mirnet_edge.planning import plan_network
 
-    cost, answers = plan_network(weights, device or ["all"], height, width, fps)
+    plans = plan_network(weights, devices, sizes, fps)
+    documents = [_document(one) for one in plans]
     if as_json:
-        print(json.dumps(_document(weights, cost, answers, fps), indent=1))
-        return
+        print(json.dumps(documents[0] if len(plans) == 1 else {"plans": documents}, indent=1))
+    elif len(plans) == 1:
+        _print_sentences(plans[0])
+    else:
+        _print_table(plans)
+
+
+def _print_sentences(plan: NetworkPlan) -> None:
+    cost = plan.cost
     print(
-        f"{weights}, {width}x{height}: {cost.macs / 1e9:.3g} GMACs, {cost.weights / 1e6:.3g} M "
-        f"weights, {4 * cost.values(fused=True) / 2**20:.0f} to "
+        f"{plan.weights}, {cost.width}x{cost.height}: {cost.macs / 1e9:.3g} GMACs, "
+        f"{cost.weights / 1e6:.3g} M weights, {4 * cost.values(fused=True) / 2**20:.0f} to "
         f"{4 * cost.values(fused=False) / 2**20:.0f} MiB moved per frame in fp32"
     )
-    for answer in answers:
+    for answer in plan.devices:
         print(f"predicted: {answer.sentence}, {answer.best.precision}")
         if answer.instead:
             print(f"           {answer.instead}")
 
 
-def _document(
-    weights: str, cost: NetworkCost, answers: list[DevicePlan], fps: float
-) -> dict[str, Any]:
+def _print_table(plans: list[NetworkPlan]) -> None:
+    """Print one row per device: whether each size runs live, the predicted rates, their basis."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    table.add_column("device", no_wrap=True)
+    for one in plans:
+        table.add_column(f"{one.cost.width}x{one.cost.height}", no_wrap=True)
+    table.add_column("rates", no_wrap=True)
+    for answers in zip(*(one.devices for one in plans), strict=True):
+        device = answers[0].device
+        table.add_row(device.name, *map(_cell, answers), device.basis)
+    console = Console()
+    console.print(
+        f"{plans[0].weights} at {plans[0].fps:g} fps: live? Predicted, in fps, from slow to fast "
+        "kernels",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    console.print(table)
+    for line in _LEGEND:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+_LEGEND = (
+    "yes: at the slow end too. maybe: at the fast end alone. no: at neither, or it does not fit. "
+    "*: in INT8; otherwise in fp16 on GPUs and fp32 on processors.",
+    "How sure: nine networks on one processor took 0.7 to 1.4 times the middle of the range "
+    "(benchmarks/reports/plan.md); GPUs and boards were never measured. --device here measures "
+    "this processor's rates.",
+)
+
+
+def _cell(answer: DevicePlan) -> str:
+    from mirnet_edge.planning import rate_text
+
+    if answer.device.runs_no_engine:
+        return f"{answer.outcome} (CPU only)"
+    best = answer.best
+    rates = f"{rate_text(best.worst_fps)}-{rate_text(best.best_fps)}"
+    return f"{answer.outcome} {rates}{'*' if best.precision == 'int8' else ''}"
+
+
+def _document(plan: NetworkPlan) -> dict[str, Any]:
+    cost = plan.cost
     return {
         "predicted": True,
-        "weights": weights,
+        "weights": plan.weights,
         "width": cost.width,
         "height": cost.height,
-        "fps_wanted": fps,
+        "fps_wanted": plan.fps,
         "macs": cost.macs,
         "numbers_moved": [cost.values(fused=True), cost.values(fused=False)],
         "devices": [
             {
                 "device": answer.device.name,
                 "source": answer.device.source or "measured here",
+                "basis": answer.device.basis,
                 "verdict": answer.sentence,
+                "live": answer.outcome,
                 "can": answer.best.can,
                 "instead": answer.instead or None,
                 "needed_tflops": round(answer.best.needed_tflops, 3),
@@ -100,7 +162,7 @@ def _document(
                     for one in answer.predictions
                 },
             }
-            for answer in answers
+            for answer in plan.devices
         ],
     }
 
@@ -108,6 +170,7 @@ def _document(
 main = command(
     plan,
     examples=(
+        "plan",
         "plan --device orin-nano-super --size 1280x720",
         "plan mirnet-v2 --device here --fps 30",
     ),

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mirnet_edge.devices import DEVICES
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.presets import read_defaults, read_preset
-from mirnet_edge.planning import DEVICES
 from mirnet_edge.runtime.tensorrt.build import sizes_from_text
 
 _SHIPPED = sorted((Path(__file__).parents[2] / "export" / "presets").glob("*.toml"))

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mirnet_edge.bench.entries import bundle_entries
+from mirnet_edge.devices import choose_devices
 from mirnet_edge.doctor import examine
 from mirnet_edge.errors import BundleError, MissingDependencyError, OptionError
 from mirnet_edge.manifest import ImageContract, read_manifest
@@ -284,10 +285,13 @@ def test_doctor_tells_a_package_that_is_there_and_cannot_be_loaded(tmp_path, mon
 
 def test_plan_predicts_first_in_the_precision_that_the_preferred_backend_prefers(monkeypatch):
     assert preferred_backend("gpu") is tensorrt_runner.BACKEND
-    gpu, cpu = plan_network("shipped:low-light", ["l4", "x86-avx2"], 64, 64, 1.0)[1]
+    devices = choose_devices(["l4", "x86-avx2"])
+    (plan,) = plan_network("shipped:low-light", devices, [(64, 64)], 1.0)
+    gpu, cpu = plan.devices
     assert (gpu.best.precision, cpu.best.precision) == ("fp16", "fp32")
     with temporary_backends(replace(TOY, device="gpu", auto_rank=2)):
-        (gpu,) = plan_network("shipped:low-light", ["l4"], 64, 64, 1.0)[1]
+        (plan,) = plan_network("shipped:low-light", devices[:1], [(64, 64)], 1.0)
+        (gpu,) = plan.devices
     assert gpu.best.precision == "fp32"
 
 
