@@ -7,7 +7,7 @@ reflection at the bottom and the right, and cut back.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,12 @@ Frame: TypeAlias = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB."""
 Frames: TypeAlias = NDArray[np.uint8]
 """(N, H, W, 3) uint8 RGB."""
+FloatFrames: TypeAlias = NDArray[np.float32]
+"""(N, H, W, 3) float32 RGB in [0, 1]: frames of more than 8 bits."""
 Batch: TypeAlias = NDArray[np.float32]
 """(N, 3, H, W) float32 RGB in [0, 1]."""
+
+_Pixels = TypeVar("_Pixels", bound=NDArray[Any])
 
 LUMA = np.array([0.299, 0.587, 0.114])
 """Share of R, G and B in brightness: ITU-R BT.601, as OpenCV's RGB to gray."""
@@ -41,6 +45,25 @@ def check_frames(frames: Frames) -> None:
             f"frames must be uint8 from 0 to 255, found {frames.dtype}; for floats in [0, 1] give "
             "(frames * 255).round().astype('uint8')"
         )
+    _check_shape(frames)
+
+
+def check_float_frames(frames: FloatFrames) -> None:
+    """Refuse what is not (N, H, W, 3) float32 with at least one pixel.
+
+    Raises:
+        ImageError: Another type, number of axes or channels, or nothing in it.
+    """
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.float32:
+        found = getattr(frames, "dtype", type(frames).__name__)
+        raise ImageError(
+            f"frames must be a numpy array (N, H, W, 3) of float32 in [0, 1], found {found}; for "
+            "16 bits give (frames / 65535).astype('float32')"
+        )
+    _check_shape(frames)
+
+
+def _check_shape(frames: NDArray[Any]) -> None:
     if frames.ndim != 4:
         hint = "give frame[None] for a single one" if frames.ndim == 3 else "stack them"
         raise ImageError(f"frames must have 4 axes (N, H, W, 3), found {frames.ndim}; {hint}")
@@ -63,7 +86,7 @@ def padded_size(height: int, width: int, multiple: int) -> tuple[int, int]:
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
-def pad_to_multiple(frames: Frames, multiple: int) -> Frames:
+def pad_to_multiple(frames: _Pixels, multiple: int) -> _Pixels:
     """Enlarge frames at the bottom and the right until both sides are multiples.
 
     The padding reflects the frame as numpy.pad's mode "reflect" does: without repeating the edge,
@@ -80,7 +103,7 @@ def pad_to_multiple(frames: Frames, multiple: int) -> Frames:
     return pad_to(frames, *padded_size(height, width, multiple))
 
 
-def pad_to(frames: Frames, tall: int, wide: int) -> Frames:
+def pad_to(frames: _Pixels, tall: int, wide: int) -> _Pixels:
     """Enlarge frames at the bottom and the right, as `pad_to_multiple` does, to a size.
 
     Args:
@@ -99,7 +122,7 @@ def pad_to(frames: Frames, tall: int, wide: int) -> Frames:
     padded[:, :height, :width] = frames
     padded[:, height:, :width] = frames[:, _reflect_indices(height, tall)]
     padded[:, :, width:] = padded[:, :, _reflect_indices(width, wide)]
-    return padded
+    return cast("_Pixels", padded)
 
 
 def _reflect_indices(length: int, enlarged: int) -> NDArray[np.intp]:
@@ -109,7 +132,7 @@ def _reflect_indices(length: int, enlarged: int) -> NDArray[np.intp]:
     return np.minimum(place, period - place)
 
 
-def crop_to(frames: Frames, height: int, width: int) -> Frames:
+def crop_to(frames: _Pixels, height: int, width: int) -> _Pixels:
     """Return the top left part of that size, a view of FRAMES.
 
     Raises:
@@ -120,7 +143,7 @@ def crop_to(frames: Frames, height: int, width: int) -> Frames:
             f"frames are {size_text(*frames.shape[1:3])}, expected at least "
             f"{size_text(height, width)}; give the padded ones"
         )
-    return frames[:, :height, :width]
+    return cast("_Pixels", frames[:, :height, :width])
 
 
 def batch_from_frames(frames: Frames) -> Batch:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mirnet_edge.onnx_sessions import PROVIDER, OnnxSession
+from mirnet_edge.onnx_wire import float_form
 from mirnet_edge.runtime.backends import Backend
 from mirnet_edge.runtime.machine import usable_cores
 from mirnet_edge.runtime.runner import GraphRunner
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mirnet_edge.images.contract import FloatFrames
     from mirnet_edge.manifest import ImageContract, Precision
     from mirnet_edge.runtime.runner import ContextVectors
 
@@ -52,10 +54,17 @@ class OnnxRuntimeRunner(GraphRunner):
         super().__init__(path, image, name=name, precision=precision, threads=threads)
         self._optimize = optimize
         self._session: Any = None
+        self._float_session: Any = None
         self._input = ""
+
+    takes_floats = True
 
     def _load(self) -> None:
         BACKEND.require()
+        self._session = self._open_session(self._model())
+        self._input = self._session.get_inputs()[0].name
+
+    def _open_session(self, model: str | bytes) -> OnnxSession:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -63,8 +72,7 @@ class OnnxRuntimeRunner(GraphRunner):
         options.inter_op_num_threads = 1
         if not self._optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = OnnxSession(self._model(), options, name=self.path.name)
-        self._input = self._session.get_inputs()[0].name
+        return OnnxSession(model, options, name=self.path.name)
 
     def _model(self) -> str | bytes:
         """Return the model to open: the file's name, or its content."""
@@ -73,6 +81,17 @@ class OnnxRuntimeRunner(GraphRunner):
     def _infer(self, inputs: NDArray[Any]) -> NDArray[Any]:
         (output,) = self._session.run(None, {self._input: inputs})
         return np.asarray(output)
+
+    def _infer_levels(
+        self, levels: FloatFrames, context_in: ContextVectors, weight: NDArray[np.float32]
+    ) -> FloatFrames:
+        if self._float_session is None:
+            model = self._model()
+            content = self.path.read_bytes() if isinstance(model, str) else model
+            self._float_session = self._open_session(float_form(content))
+        names = [one.name for one in self._float_session.get_inputs()]
+        feed = dict(zip(names, (levels, context_in, weight), strict=False))
+        return np.asarray(self._float_session.run(None, feed)[0])
 
     def _infer_with_context(
         self, inputs: NDArray[Any], context_in: ContextVectors, weight: NDArray[np.float32]
@@ -84,7 +103,7 @@ class OnnxRuntimeRunner(GraphRunner):
         return np.asarray(output), used
 
     def _close(self) -> None:
-        self._session = None
+        self._session = self._float_session = None
 
 
 def _default_threads() -> int:

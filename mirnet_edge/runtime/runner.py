@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mirnet_edge.errors import EngineError, ImageError, MirnetEdgeError, OptionError
 from mirnet_edge.images.contract import (
     batch_from_frames,
+    check_float_frames,
     check_frames,
     crop_to,
     frames_from_batch,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from mirnet_edge.images.contract import Frames
+    from mirnet_edge.images.contract import Batch, FloatFrames, Frames
     from mirnet_edge.manifest import ImageContract, Precision
 
 ContextVectors: TypeAlias = NDArray[np.float32]
@@ -103,8 +104,33 @@ def as_context_runner(runner: Runner) -> ContextRunner | None:
     return None
 
 
+class FloatRunner(Runner, Protocol):
+    """A runner that also takes and gives frames of more than 8 bits."""
+
+    def run_float(
+        self, frames: FloatFrames, context_in: ContextVectors | None = None
+    ) -> FloatFrames:
+        """Restore frames without rounding to 8 bits, neither before the network nor after it.
+
+        Args:
+            frames: (N, H, W, 3) float32 RGB in [0, 1] of any size.
+            context_in: (N, context_length), used in place of the frames' own context vectors; None
+                for their own.
+
+        Returns:
+            A new array, (N, scale H, scale W, 3) in [0, 1], which belongs to the caller.
+        """
+
+
+def as_float_runner(runner: Runner) -> FloatRunner | None:
+    """Return the runner if it takes frames of more than 8 bits, else None."""
+    if getattr(runner, "takes_floats", False):
+        return cast("FloatRunner", runner)
+    return None
+
+
 def check_context(
-    frames: Frames,
+    frames: Frames | FloatFrames,
     context_in: ContextVectors | None,
     smoothing_weight: float,
     context_length: int,
@@ -388,6 +414,69 @@ class GraphRunner(ReentrantContext):
         self.stages_s = (before, network, after)
         return restored, context
 
+    takes_floats: bool = False
+    """Whether `run_float` can be used: a subclass that sets it has `_infer_levels`."""
+
+    def run_float(
+        self, frames: FloatFrames, context_in: ContextVectors | None = None
+    ) -> FloatFrames:
+        """Restore frames without rounding to 8 bits, neither before the network nor after it.
+
+        A graph of uint8 frames is opened a second time without its rounding, on first use.
+
+        Args:
+            frames: (N, H, W, 3) float32 RGB in [0, 1], as for `run`.
+            context_in: (N, context_length), used in place of the frames' own context vectors; None
+                for their own, and for graphs that take frames alone.
+
+        Returns:
+            A new array, (N, scale H, scale W, 3) in [0, 1], which belongs to the caller.
+
+        Raises:
+            ImageError: As for `run`.
+            EngineError: As for `run`, or the backend gives 8 bits alone.
+            OptionError: The context vectors do not fit.
+        """
+        self._require_open(self.name)
+        check_float_frames(frames)
+        smoothing_weight = 0.0 if context_in is None else 1.0
+        check_context(frames, context_in, smoothing_weight, self.context_length)
+        count, height, width = frames.shape[:3]
+        self._check_size(height, width)
+        tall, wide = self.scale * height, self.scale * width
+        restored = np.empty((count, tall, wide, 3), np.float32)
+        for place in range(count):
+            padded = pad_to_multiple(frames[place : place + 1], self.multiple)
+            context = np.zeros((1, self.context_length), np.float32)
+            if context_in is not None:
+                context[:] = context_in[place]
+            one = self._restore_float(padded, context, smoothing_weight)
+            restored[place] = crop_to(one, tall, wide)[0]
+        np.nan_to_num(restored, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
+        return np.clip(restored, 0.0, 1.0, out=restored)
+
+    def _restore_float(
+        self, padded: FloatFrames, context: ContextVectors, smoothing_weight: float
+    ) -> FloatFrames:
+        """Return (1, scale H, scale W, 3) of (1, H, W, 3) whose sides fit."""
+        if self.image.io == "float":
+            inputs = padded.transpose(0, 3, 1, 2)
+            output = self._infer_checked(np.ascontiguousarray(inputs), context, smoothing_weight)[0]
+            channels_last: FloatFrames = output.transpose(0, 2, 3, 1)
+            return channels_last
+        levels = padded * np.float32(255.0)
+        weight = np.full(1, smoothing_weight, np.float32)
+        try:
+            output = self._infer_levels(levels, context, weight)
+        except MirnetEdgeError:
+            raise
+        except Exception as error:  # each backend has its own kinds
+            size = size_text(*padded.shape[1:3])
+            raise self._failure(f"could not run it on a {size} frame", error) from error
+        self._check_output(output, levels.shape, (1, 2))
+        restored: FloatFrames = output * np.float32(1 / 255)
+        return restored
+
     def infer(self, inputs: NDArray[Any]) -> NDArray[Any]:
         """Run the graph once on its own input: nothing is checked, padded or converted.
 
@@ -409,6 +498,15 @@ class GraphRunner(ReentrantContext):
         """Return (1, scale H, scale W, 3) uint8 of (1, H, W, 3) uint8 whose sides fit."""
         is_float = self.image.io == "float"
         inputs = batch_from_frames(padded) if is_float else np.ascontiguousarray(padded)
+        output, context = self._infer_checked(inputs, context, smoothing_weight)
+        return frames_from_batch(output) if is_float else output, context
+
+    def _infer_checked(
+        self, inputs: Frames | Batch, context: ContextVectors, smoothing_weight: float
+    ) -> tuple[NDArray[Any], ContextVectors]:
+        """Return the graph's output for its own input, of the right shape."""
+        is_float = self.image.io == "float"
+        sides = (2, 3) if is_float else (1, 2)
         started = time.perf_counter()
         try:
             if self.context_length:
@@ -419,19 +517,24 @@ class GraphRunner(ReentrantContext):
         except MirnetEdgeError:
             raise
         except Exception as error:  # each backend has its own kinds
-            size = size_text(*padded.shape[1:3])
+            size = size_text(*(inputs.shape[side] for side in sides))
             raise self._failure(f"could not run it on a {size} frame", error) from error
         self._inference_span_s = (started, time.perf_counter())
-        sides = (1, 2) if self.image.io == "uint8" else (2, 3)
+        self._check_output(output, inputs.shape, sides)
+        return output, context
+
+    def _check_output(
+        self, output: NDArray[Any], shape: tuple[int, ...], sides: tuple[int, int]
+    ) -> None:
+        """Refuse an output that is not as large as the input of that shape asks for."""
         expected = tuple(
-            self.scale * side if axis in sides else side for axis, side in enumerate(inputs.shape)
+            self.scale * side if axis in sides else side for axis, side in enumerate(shape)
         )
         if output.shape != expected:
             raise EngineError(
                 f"{self.path.name} gave an output of shape {output.shape}, expected {expected}; "
                 "export the bundle again"
             )
-        return frames_from_batch(output) if is_float else output, context
 
     def _check_size(self, height: int, width: int) -> None:
         fixed = self.image.size
@@ -474,6 +577,24 @@ class GraphRunner(ReentrantContext):
         Returns:
             The same type, both sides times the scale; it may be overwritten by the next call.
         """
+
+    def _infer_levels(
+        self, levels: FloatFrames, context_in: ContextVectors, weight: NDArray[np.float32]
+    ) -> FloatFrames:
+        """Run a graph of uint8 frames once on floats, without its rounding.
+
+        Args:
+            levels: (1, H, W, 3), RGB from 0 to 255.
+            context_in: (1, context_length); of length 0 for a graph that takes frames alone.
+            weight: (1,), the smoothing weight.
+
+        Returns:
+            The restored levels, both sides times the scale; they may be overwritten by the next
+            call.
+        """
+        raise EngineError(
+            f"{self.name} gives 8 bits alone. Choose --backend onnxruntime, openvino or torch"
+        )
 
     def _infer_with_context(
         self, inputs: NDArray[Any], context_in: ContextVectors, weight: NDArray[np.float32]

@@ -24,19 +24,31 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mirnet_edge.errors import OptionError
-from mirnet_edge.images.contract import check_frames, crop_to, pad_to, pad_to_multiple, size_text
-from mirnet_edge.runtime.runner import RunnerWrapper, as_context_runner, check_context
+from mirnet_edge.errors import EngineError, OptionError
+from mirnet_edge.images.contract import (
+    check_float_frames,
+    check_frames,
+    crop_to,
+    pad_to,
+    pad_to_multiple,
+    size_text,
+)
+from mirnet_edge.runtime.runner import (
+    RunnerWrapper,
+    as_context_runner,
+    as_float_runner,
+    check_context,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mirnet_edge.images.contract import Frame, Frames
+    from mirnet_edge.images.contract import FloatFrames, Frame, Frames
     from mirnet_edge.manifest import ContextVector, ImageContract, ThumbnailFacts
     from mirnet_edge.runtime.runner import ContextRunner, ContextVectors, Runner
 
@@ -90,12 +102,14 @@ class TileAxis:
         return np.clip(place / (2 * half) + 0.5, 0.0, 1.0) if half else (place > 0) * weights
 
 
-def blend_into(canvas: Frames, tile: Frames, at: int, weights: NDArray[np.float32]) -> None:
+def blend_into(
+    canvas: NDArray[Any], tile: NDArray[Any], at: int, weights: NDArray[np.float32]
+) -> None:
     """Blend a restored tile into a canvas along their first axis.
 
     Args:
-        canvas: (L, ...) uint8, changed in place.
-        tile: (K, ...) uint8.
+        canvas: (L, ...) uint8, or float, which is not rounded; changed in place.
+        tile: (K, ...) of the same type.
         at: Where the tile begins.
         weights: (K,), rising from 0 to 1.
     """
@@ -104,7 +118,8 @@ def blend_into(canvas: Frames, tile: Frames, at: int, weights: NDArray[np.float3
     if full > begin:
         weight = weights[begin:full].reshape(-1, *(1,) * (tile.ndim - 1))
         below = canvas[at + begin : at + full]
-        below[:] = np.rint(below * (1 - weight) + tile[begin:full] * weight)
+        blended = below * (1 - weight) + tile[begin:full] * weight
+        below[:] = np.rint(blended) if canvas.dtype == np.uint8 else blended
     canvas[at + full : at + len(tile)] = tile[full:]
 
 
@@ -358,6 +373,7 @@ class TiledRunner(RunnerWrapper):
         """See `tile_runner`."""
         super().__init__(runner)
         self._context_runner = as_context_runner(runner)
+        self._float_runner = as_float_runner(runner)
         self._image: ImageContract | None = getattr(runner, "image", None)
         self._fixed = self._image.size if self._image else None
         self._max_memory_mib = max_memory_mib
@@ -416,6 +432,58 @@ class TiledRunner(RunnerWrapper):
         check_context(frames, context_in, smoothing_weight, self.context_length)
         return self._run(frames, context_in, smoothing_weight)
 
+    @property
+    def takes_floats(self) -> bool:
+        """Whether the wrapped runner takes frames of more than 8 bits, and this one then too."""
+        return self._float_runner is not None
+
+    def run_float(
+        self, frames: FloatFrames, context_in: ContextVectors | None = None
+    ) -> FloatFrames:
+        """Restore frames without rounding to 8 bits, neither before the network nor after it.
+
+        Global context vectors of a frame of several tiles are those of its 8-bit form.
+
+        Args:
+            frames: (N, H, W, 3) float32 RGB in [0, 1] of any size.
+            context_in: (N, context_length), used in place of the frames' own; None for their own.
+
+        Returns:
+            A new array, (N, scale H, scale W, 3) in [0, 1], which belongs to the caller.
+
+        Raises:
+            MirnetEdgeError: As for `run`, or the wrapped runner gives 8 bits alone.
+        """
+        check_float_frames(frames)
+        weight = 0.0 if context_in is None else 1.0
+        check_context(frames, context_in, weight, self.context_length)
+        if self._float_runner is None:
+            raise EngineError(f"{self.name} gives 8 bits alone. Choose another --backend")
+        tall, wide = (self.scale * side for side in frames.shape[1:3])
+        restored = np.empty((len(frames), tall, wide, 3), np.float32)
+        for place in range(len(frames)):
+            one = slice(place, place + 1)
+            padded = self._pad(frames[one])
+            vectors = None if context_in is None else context_in[one]
+            tile = self._tile_for(padded)
+            if padded.shape[1:3] == tile:
+                whole = self._float_runner.run_float(padded, vectors)
+            else:
+                if vectors is None and self._context_runner is not None:
+                    rounded = np.rint(255.0 * padded.clip(0.0, 1.0)).astype(np.uint8)
+                    vectors = self._blend_context(rounded, tile, None, 0.0)
+                whole = self._restore_tiles(padded, tile, vectors)
+            restored[one] = crop_to(whole, tall, wide)
+        return restored
+
+    def _pad(self, frames: NDArray[Any]) -> NDArray[Any]:
+        """Return frames whose sides are multiples, and at least a tile's of a fixed size."""
+        padded = pad_to_multiple(frames, self.multiple)
+        if self._fixed:
+            sides = zip(padded.shape[1:3], self._fixed, strict=True)
+            padded = pad_to(padded, *(max(pair) for pair in sides))
+        return padded
+
     def _run(
         self, frames: Frames, context_in: ContextVectors | None, smoothing_weight: float
     ) -> tuple[Frames, ContextVectors]:
@@ -426,12 +494,10 @@ class TiledRunner(RunnerWrapper):
         vectors = np.zeros((count, self.context_length), np.float32)
         for place in range(count):
             one = slice(place, place + 1)
-            padded = pad_to_multiple(frames[one], self.multiple)
-            if self._fixed:
-                sides = zip(padded.shape[1:3], self._fixed, strict=True)
-                padded = pad_to(padded, *(max(pair) for pair in sides))
             whole, vectors[one] = self._restore(
-                padded, None if context_in is None else context_in[one], smoothing_weight
+                self._pad(frames[one]),
+                None if context_in is None else context_in[one],
+                smoothing_weight,
             )
             restored[one] = crop_to(whole, tall, wide)
         return restored, vectors
@@ -467,15 +533,15 @@ class TiledRunner(RunnerWrapper):
         return own if context_in is None else (1 - weight) * own + weight * context_in
 
     def _restore_tiles(
-        self, frame: Frames, tile: tuple[int, int], vectors: ContextVectors | None
-    ) -> Frames:
-        """Return (1, scale H, scale W, 3): the restored tiles, blended."""
+        self, frame: NDArray[Any], tile: tuple[int, int], vectors: ContextVectors | None
+    ) -> NDArray[Any]:
+        """Return (1, scale H, scale W, 3) of the frame's type: the restored tiles, blended."""
         height, width = frame.shape[1:3]
         down = TileAxis.of(height, tile[0], self.overlap, self.multiple)
         across = TileAxis.of(width, tile[1], self.overlap, self.multiple)
         scale = self.scale
-        canvas = np.empty((scale * height, scale * width, 3), np.uint8)
-        band = np.empty((scale * width, scale * tile[0], 3), np.uint8)  # columns first
+        canvas = np.empty((scale * height, scale * width, 3), frame.dtype)
+        band = np.empty((scale * width, scale * tile[0], 3), frame.dtype)  # columns first
         for number, (rows, columns) in enumerate(tile_slices(down, across)):
             row, column = divmod(number, len(across.origins))
             piece = self._restore_tile(frame[:, rows, columns], vectors)
@@ -486,7 +552,10 @@ class TiledRunner(RunnerWrapper):
                 blend_into(canvas, band.swapaxes(0, 1), scale * rows.start, weights)
         return canvas[None]
 
-    def _restore_tile(self, tile: Frames, vectors: ContextVectors | None) -> Frame:
+    def _restore_tile(self, tile: NDArray[Any], vectors: ContextVectors | None) -> NDArray[Any]:
+        if self._float_runner is not None and tile.dtype == np.float32:
+            restored: FloatFrames = self._float_runner.run_float(tile, vectors)[0]
+            return restored
         if self._context_runner is None or vectors is None:
             piece: Frame = self.runner.run(tile)[0]
         else:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from mirnet_edge.images.contract import FloatFrames
     from mirnet_edge.manifest import ImageContract, Precision
     from mirnet_edge.runtime.runner import ContextVectors
 
@@ -65,6 +66,8 @@ class TorchRunner(GraphRunner):
         self._network: nn.Module | None = None
         self._former_threads: int | None = None
 
+    takes_floats = True
+
     def _load(self) -> None:
         torch = BACKEND.require()
         from mirnet_edge import checkpoints
@@ -86,6 +89,23 @@ class TorchRunner(GraphRunner):
 
     def _infer(self, inputs: NDArray[Any]) -> NDArray[Any]:
         output: NDArray[Any] = self._compute(inputs).cpu().numpy()
+        return output
+
+    def _infer_levels(
+        self, levels: FloatFrames, context_in: ContextVectors, weight: NDArray[np.float32]
+    ) -> FloatFrames:
+        import torch
+
+        if self._network is None:
+            raise EngineError(f"{self.name} is not open; enter it with `with runner:`")
+        inputs = [torch.tensor(levels, device=self._device).permute(0, 3, 1, 2) / 255.0]
+        if self.context_length:
+            inputs += [torch.tensor(one, device=self._device) for one in (context_in, weight)]
+        with torch.inference_mode(), self._autocast():
+            # without what rounds around it
+            restored = self._network.get_submodule("network")(*inputs)
+            batch = restored[0] if self.context_length else restored
+        output: FloatFrames = (255.0 * batch.float()).permute(0, 2, 3, 1).cpu().numpy()
         return output
 
     def _infer_with_context(

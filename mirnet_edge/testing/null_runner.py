@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from mirnet_edge.images.contract import check_frames
+from mirnet_edge.images.contract import check_float_frames, check_frames
 from mirnet_edge.runtime.runner import ReentrantContext
 
 if TYPE_CHECKING:
-    from mirnet_edge.images.contract import Frames
+    from mirnet_edge.images.contract import FloatFrames, Frames
+    from mirnet_edge.runtime.runner import ContextVectors
+
+_Pixels = TypeVar("_Pixels", "Frames", "FloatFrames")
 
 
 class NullRunner(ReentrantContext):
@@ -72,12 +75,31 @@ class NullRunner(ReentrantContext):
         """
         self._require_open(self.name)
         check_frames(frames)
+        return self._restore(frames)
+
+    takes_floats = True
+
+    def run_float(
+        self, frames: FloatFrames, context_in: ContextVectors | None = None
+    ) -> FloatFrames:
+        """Return a copy of float frames; `context_in` is ignored. Fails as `run` does.
+
+        Raises:
+            ImageError: Not (N, H, W, 3) float32.
+            EngineError: Used outside `with`.
+            Exception: The `failure` set.
+        """
+        self._require_open(self.name)
+        check_float_frames(frames)
+        return self._restore(frames)
+
+    def _restore(self, frames: _Pixels) -> _Pixels:
         self.calls += 1
         if self._failure is not None and self.calls >= self._fails_at:
             raise self._failure
         if self._delay_s:
             time.sleep(self._delay_s)
-        copied: Frames = frames.repeat(self._scale, axis=1).repeat(self._scale, axis=2)
+        copied: _Pixels = frames.repeat(self._scale, axis=1).repeat(self._scale, axis=2)
         return copied
 
     def _open(self) -> None:
