@@ -31,7 +31,7 @@ INPUT, OUTPUT, MODEL, QUALITY, SPEED, TRAINING, DEVICE = (
 
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
 _MANIFEST = "manifest.json"
-_CAMERAS = ("csi", "synthetic", "browser")
+_CAMERAS = ("csi", "rpicam", "synthetic", "browser")
 
 
 def parse_size(text: str, option: str) -> tuple[int, int]:

@@ -41,8 +41,8 @@ def live(
     source: Annotated[
         str,
         typer.Option(
-            help="A camera's number, a file, rtsp://..., 'gst: PIPELINE', csi, synthetic, or "
-            "browser: the camera of the viewer of --display web.",
+            help="A camera's number, a file, rtsp://..., 'gst: PIPELINE', csi, rpicam, synthetic, "
+            "or browser: the camera of the viewer of --display web.",
             rich_help_panel=INPUT,
         ),
     ] = "0",

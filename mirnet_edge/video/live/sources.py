@@ -22,6 +22,7 @@ from mirnet_edge.video.files.decoding import (
     rotate_upright,
 )
 from mirnet_edge.video.frames import ColorTags, VideoFrame
+from mirnet_edge.video.live.rpicam import rpicam_camera
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +74,7 @@ class Source(Protocol):
 
 _STREAMS = ("rtsp://", "rtsps://", "rtmp://", "http://", "https://", "srt://", "udp://", "tcp://")
 _SYNTHETIC = "synthetic"
-_GSTREAMER, _CSI = "gst:", "csi"
+_GSTREAMER, _CSI, _RPICAM = "gst:", "csi", "rpicam"
 
 
 def open_source(
@@ -87,7 +88,7 @@ def open_source(
 
     Args:
         place: A camera's number, a file, a URL, "gst: PIPELINE", "csi" or "csi:NUMBER" on a
-            Jetson, or "synthetic".
+            Jetson, "rpicam" or "rpicam:NUMBER" on a Raspberry Pi, or "synthetic".
         size: (height, width): requested from cameras; files and streams are scaled to it.
         fps: Requested from cameras, and used by the synthetic source.
         clock: For the times of capture.
@@ -111,12 +112,15 @@ def open_source(
             sensor=int(number or 0), size=size or (720, 1280), fps=round(fps or 30)
         )
         return CameraSource(f"CSI camera {number or 0}", gstreamer_camera(pipeline), clock=clock)
+    if head == _RPICAM and (number or "0").isdecimal():
+        opener = rpicam_camera(int(number or 0), size=size, fps=fps)
+        return CameraSource(f"Raspberry Pi camera {number or 0}", opener, clock=clock)
     if place.startswith(_STREAMS):
         return StreamSource(place, size=size, clock=clock)
     if not Path(place).is_file():
         raise VideoError(
             f"--source {place}: expected a camera's number, a video file, a URL like "
-            'rtsp://HOST/PATH, "gst: PIPELINE", csi or synthetic; found no such file'
+            'rtsp://HOST/PATH, "gst: PIPELINE", csi, rpicam or synthetic; found no such file'
         )
     return FileSource(Path(place), size=size, clock=clock)
 
