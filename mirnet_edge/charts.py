@@ -1,4 +1,4 @@
-"""Charts as SVG: scatter with a Pareto front, lines, distributions and bars.
+"""Charts as SVG: scatter with a Pareto front, lines, distributions, bars, matrices.
 
 The package's only chart code: benchmark reports, training curves and sensitivity analyses use it.
 Colors are CSS classes whose values follow the reader's light or dark theme, in a page and in a
@@ -333,6 +333,51 @@ def bar_chart(
             )
             parts.append(_text(edges[1] + 6, level + 4, f"{value:.{panel.digits}f}"))
     return Chart(title, width, top + step * len(names) + 20, "".join(parts))
+
+
+def matrix_chart(
+    title: str,
+    names: Sequence[str],
+    rows: Sequence[Sequence[int]],
+    *,
+    width: float,
+    across: str,
+    down: str,
+) -> Chart:
+    """Return a confusion matrix: counts in cells, shaded by their share of the row.
+
+    Args:
+        title: Read aloud by screen readers.
+        names: Of rows and columns.
+        rows: Counts, a row per name, a column per name.
+        width: In pixels; the height follows from the names.
+        across: Label of the columns.
+        down: Label of the rows.
+    """
+    step, top = 34.0, 56.0
+    left = 24.0 + _CHARACTER * max(map(len, names))
+    column = (width - left - 12.0) / len(names)
+    height = top + step * len(names) + 30.0
+    parts = [
+        _text(left + column * len(names) / 2, 16, across, "middle"),
+        _text(left - 12, top + step * len(names) + 20, down, "end"),
+    ]
+    for index, name in enumerate(names):
+        level = top + step * index
+        parts.append(_text(left + column * (index + 0.5), top - 12, name, "middle", css="name"))
+        parts.append(_text(left - 12, level + step / 2 + 4, name, "end", css="name"))
+        total = max(1, sum(rows[index]))
+        for place, count in enumerate(rows[index]):
+            style = "secondary" if place == index else "primary"
+            x = left + column * place
+            parts.append(
+                f'<rect class="bar {style}" x="{x + 1:.1f}" y="{level + 1:.1f}" '
+                f'width="{column - 2:.1f}" height="{step - 2:g}" rx="2" '
+                f'opacity="{0.06 + 0.8 * count / total:.2f}"/>'
+            )
+            text_at = (x + column / 2, level + step / 2 + 4)
+            parts.append(_text(*text_at, str(count) if count else "", "middle", css="name"))
+    return Chart(title, width, height, "".join(parts))
 
 
 def arrange_charts(title: str, charts: Sequence[Chart], *, columns: int) -> Chart:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.progress import Progress, TaskID
+    from typing_extensions import Self
 
     from mirnet_edge.training.recipe import TrainingRecipe
     from mirnet_edge.training.record import ValidationScore
@@ -28,7 +29,7 @@ class TrainingProgress:
 
     @classmethod
     @contextlib.contextmanager
-    def shown(cls) -> Iterator[TrainingProgress]:
+    def shown(cls) -> Iterator[Self]:
         """Yield a display while its bars are on the screen."""
         from rich.progress import (
             BarColumn,

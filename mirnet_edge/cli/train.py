@@ -25,6 +25,7 @@ from mirnet_edge.cli.progress import TrainingProgress
 from mirnet_edge.errors import OptionError
 
 _RECIPES = "the recipe's"
+_DIAGNOSIS = "diagnosis"
 
 
 def train(
@@ -32,7 +33,8 @@ def train(
         Path,
         typer.Option(
             help="Folder with pairs.csv (low, high, scene, split), or with low/ and high/, or of "
-            "clean images, which are degraded for the task."
+            "clean images, which are degraded for the task. For diagnosis: the folder that the "
+            "recipe's sources are relative to, or one of clean images."
         ),
     ],
     out: Annotated[
@@ -40,7 +42,7 @@ def train(
         typer.Option(help="Folder for the training state, the history and the finished weights."),
     ] = Path("build/train"),
     task: Annotated[
-        str, typer.Option(help="low-light, denoise, super-resolution or old-photo.")
+        str, typer.Option(help="low-light, denoise, super-resolution, old-photo or diagnosis.")
     ] = "low-light",
     recipe: Annotated[
         str | None,
@@ -187,6 +189,24 @@ def train(
     check_positive(max_minutes, "--max-minutes")
     check_positive(steps, "--steps")
     check_positive(batch, "--batch")
+    max_seconds = math.inf if max_minutes is None else 60.0 * max_minutes
+    if task == _DIAGNOSIS:
+        _check_diagnosis_options(
+            init=init, teacher=teacher, model=model, channels=channels, blocks=blocks,
+            unlabeled=unlabeled, overlays=overlays, replay=replay, keep=keep, crop=crop,
+            exposure_steps=exposure_steps, qat=qat or None, compile=compiled or None,
+            tensorboard=tensorboard or None,
+        )  # fmt: skip
+        check_folder(data, "--data")
+        from mirnet_edge.cli.train_diagnosis import train_diagnosis_network
+        from mirnet_edge.training.diagnosis.job import DiagnosisRequest
+
+        overrides = _given(steps=steps, batch=batch, learning_rate=learning_rate, seed=seed)
+        diagnosis = DiagnosisRequest(
+            data=data, out=out, recipe=recipe, overrides=overrides, max_seconds=max_seconds
+        )
+        train_diagnosis_network(diagnosis, as_json=as_json)
+        return
     check_positive(crop, "--crop")
     if workers < 0:
         raise OptionError(f"--workers must not be negative, found {workers}")
@@ -232,7 +252,7 @@ def train(
         compiled=compiled,
         tensorboard=tensorboard,
         qat=qat,
-        max_seconds=math.inf if max_minutes is None else 60.0 * max_minutes,
+        max_seconds=max_seconds,
     )
     with TrainingProgress.shown() as display:
         trained = train_weights(request, display)
@@ -269,6 +289,20 @@ def train(
         )
 
 
+def _check_diagnosis_options(**values: object) -> None:
+    """Refuse options that the diagnosis network has no use for.
+
+    Raises:
+        OptionError: One was given.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None]
+    if given:
+        raise OptionError(
+            f"--task {_DIAGNOSIS} has one network, trained from its recipe on the processor; "
+            f"leave out {', '.join(given)}"
+        )
+
+
 def _given(**values: Any) -> dict[str, Any]:  # noqa: ANN401  # options of several types
     return {name: value for name, value in values.items() if value is not None}
 
@@ -288,6 +322,7 @@ main = command(
     examples=(
         "train --data pairs --task low-light",
         "train --data my_pairs --init shipped:low-light --out build/fine_tuned",
+        "train --data data --task diagnosis --out build/diagnosis",
     ),
     former_options={"--unlabelled": "--unlabeled"},
 )

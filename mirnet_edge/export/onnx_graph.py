@@ -189,7 +189,7 @@ def export_onnx(
             ) from error
     if program is None:
         raise GraphError("torch gave no ONNX program; please report it with torch's version")
-    model = _strip(program.model_proto)
+    model = strip_metadata(program.model_proto)
     read_shapes_after_cast(model)
     write_model(model, path)
 
@@ -226,7 +226,7 @@ def to_fp16(source: Path, target: Path) -> None:
     write_model(to_half_precision(onnx.load(source)), target)
 
 
-def _strip(model: onnx.ModelProto) -> onnx.ModelProto:
+def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     """Remove torch's debug information: it holds paths of this machine and changes each run."""
     graph = model.graph
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):

@@ -29,6 +29,7 @@ PixelLoss = Literal["charbonnier", "l1"]
 
 _FOLDER = Path(__file__).parent / "recipes"
 _SUFFIX = ".toml"
+_OTHER_RECIPES = {"diagnosis"}  # of another form: training/diagnosis/recipe.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,8 +285,8 @@ class RecipeFile(StrictDocument):
 
 
 def list_recipes() -> list[str]:
-    """Return the names of the package's recipes."""
-    return sorted(file.stem for file in _FOLDER.glob(f"*{_SUFFIX}"))
+    """Return the names of the package's recipes for restoration networks."""
+    return sorted({file.stem for file in _FOLDER.glob(f"*{_SUFFIX}")} - _OTHER_RECIPES)
 
 
 def read_recipe(name_or_path: str) -> RecipeFile:

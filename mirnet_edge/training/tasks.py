@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mirnet_edge.images.contract import Frame
-    from mirnet_edge.training.listing import PairFiles
 
     Degrade = Callable[[Frame, np.random.Generator], Frame]
     """Return a degraded image of a clean one, (H, W, 3) uint8, random by the generator alone."""
@@ -179,20 +178,24 @@ def make_overlay_tasks(task: Task, folder: Path) -> tuple[Task, Task]:
         )
     listing = split_pairs(list(list_images(folder)))
     train, validation = (
-        add_overlays(task, [_read_overlay(file) for file in files])
+        add_overlays(task, [read_overlay(file.target) for file in files])
         for files in (listing.train, listing.val)
     )
     return train, validation
 
 
-def _read_overlay(file: PairFiles) -> Overlay:
+def read_overlay(path: Path) -> Overlay:
+    """Return the damage of an image file with transparency.
+
+    Raises:
+        DataError: It cannot be read, or is transparent everywhere.
+    """
     try:
-        image = read_image(file.target)
+        image = read_image(path)
     except ImageError as error:
         raise DataError(str(error)) from error
     if image.alpha is None or not image.alpha.any():
         raise DataError(
-            f"{file.target} covers nothing; expected damage with transparency around it. "
-            "Leave it out"
+            f"{path} covers nothing; expected damage with transparency around it. Leave it out"
         )
     return Overlay(image.frame, image.alpha)

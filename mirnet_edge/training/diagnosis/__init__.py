@@ -1,0 +1,1 @@
+"""Training of the diagnosis network: samples, loop and report."""
