@@ -43,8 +43,18 @@ CASES = (
         ("old-photo",),
         "faded (0.90), scratched (0.70), noisy sigma 18: old-photo",
     ),
-    Case("dark print", {"faded": 0.9, "dark": 0.6}, ("old-photo",), "faded (0.90), dark (0.60): old-photo"),
-    Case("stained night", {"scratched": 0.6, "dark": 0.9}, ("low-light",), "dark (0.90), scratched (0.60): low-light"),
+    Case(
+        "dark print",
+        {"faded": 0.9, "dark": 0.6},
+        ("old-photo",),
+        "faded (0.90), dark (0.60): old-photo",
+    ),
+    Case(
+        "stained night",
+        {"scratched": 0.6, "dark": 0.9},
+        ("low-light",),
+        "dark (0.90), scratched (0.60): low-light",
+    ),
     Case("blurred", {"low_resolution": 0.8}, (), "blurred (0.80): left as it is"),
     Case(
         "small",
