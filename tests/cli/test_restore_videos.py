@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.cli.restore import main
+from mirnet_edge.errors import VideoError
 from mirnet_edge.images.files import ImageFile, write_image
 
 av = pytest.importorskip("av")
@@ -89,7 +90,7 @@ def test_the_same_command_goes_on_with_a_video_that_was_cut_off(
 
         def failing(writer, pixels, pts):
             if pts and writer.frames == 0:
-                raise restoring.VideoError("the disk is full")
+                raise VideoError("the disk is full")
             write(writer, pixels, pts)
 
         broken.setattr(restoring.VideoWriter, "write", failing)

@@ -6,7 +6,8 @@ import logging
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,12 +17,12 @@ from mirnet_edge.video.frames import ColorTags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from fractions import Fraction
     from pathlib import Path
 
     from av import Packet
     from av import VideoFrame as Decoded
     from av.container import InputContainer
+    from av.stream import Stream
     from av.video.plane import VideoPlane
     from av.video.stream import VideoStream
     from numpy.typing import NDArray
@@ -31,15 +32,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Pixel = TypeVar("Pixel", bound=np.generic)
+
 
 @dataclass
 class DecodingDamage:
     """The damaged parts of a video, which could not be decoded."""
 
     packets: int = 0
-    """Packets that the decoder rejected."""
+    """Packets that the decoder rejected, those before the first frame left aside."""
     reason: str = ""
     """Why reading ended early; empty where it reached the end."""
+    end_s: Fraction = Fraction(0)
+    """Where the last packet of the video ends, in the file's times."""
 
 
 class VideoReader:
@@ -53,23 +58,25 @@ class VideoReader:
         self.path = path
         self.damage = DecodingDamage()
         self._container: InputContainer | None = None
+        self._stream: VideoStream | None = None
+        self._has_decoded = False
 
     def __enter__(self) -> VideoReader:
-        av = require("av", "reading video")
         self.damage = DecodingDamage()
-        with convert_open_errors(self.path):
-            # undecodable metadata does not make a video unreadable
-            self._container = av.open(str(self.path), metadata_errors="replace")
-        if not self.container.streams.video:
-            self.container.close()
-            raise VideoError(f"{self.path} has no video stream; choose a video file")
-        self.stream.thread_type = "AUTO"
+        self._has_decoded = False
+        self._container = open_input(self.path)
+        try:
+            self._stream = choose_video_stream(self.path, self._container)
+        except VideoError:
+            self.__exit__()
+            raise
+        self._stream.thread_type = "AUTO"
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._container is not None:
             self._container.close()
-            self._container = None
+            self._container = self._stream = None
 
     @property
     def container(self) -> InputContainer:
@@ -84,8 +91,14 @@ class VideoReader:
 
     @property
     def stream(self) -> VideoStream:
-        """Return the first video stream."""
-        return self.container.streams.video[0]
+        """Return the video stream that is read: the film, not its cover.
+
+        Raises:
+            VideoError: Used outside `with`.
+        """
+        if self._stream is None:
+            raise VideoError(f"{self.path} is not open: expected `with reader:` around its use")
+        return self._stream
 
     @property
     def frame_count(self) -> int:
@@ -95,7 +108,15 @@ class VideoReader:
     @property
     def rate(self) -> Fraction | None:
         """Return the average frame rate, None where that is unknown."""
-        return self.stream.average_rate or self.stream.guessed_rate or None
+        stream = self.stream
+        if self.has_no_times:  # the average is a default; the coded stream may have its own
+            return stream.guessed_rate or None
+        return stream.average_rate or stream.guessed_rate or None
+
+    @property
+    def has_no_times(self) -> bool:
+        """Return whether the file is a coded stream without a container, and has no times."""
+        return self.stream.time_base == _RAW_TIME_BASE
 
     @property
     def duration_s(self) -> float | None:
@@ -108,8 +129,14 @@ class VideoReader:
     def packets(self, *others: Any) -> Iterator[Packet[Any]]:  # noqa: ANN401  # streams of any kind
         """Yield the packets of the video stream and of other streams, in the file's order."""
         av = require("av", "reading video")
+        video = self.stream
         try:
-            yield from self.container.demux(self.stream, *others)
+            for packet in self.container.demux(video, *others):
+                ticks = packet.dts if packet.pts is None else packet.pts
+                if packet.stream.index == video.index and ticks is not None:
+                    end = (ticks + (packet.duration or 0)) * packet.time_base
+                    self.damage.end_s = max(self.damage.end_s, end)
+                yield packet
         except av.FFmpegError as error:
             self.damage.reason = ffmpeg_reason(error)
 
@@ -117,22 +144,35 @@ class VideoReader:
         """Return the frames that a video packet completes; none where it is damaged."""
         av = require("av", "reading video")
         try:
-            return list(packet.decode())  # the last, empty one flushes
+            frames = list(packet.decode())  # the last, empty one flushes
         except av.error.EOFError:
             return []
         except av.FFmpegError as error:
-            self.damage.packets += 1
+            # a recording may begin between two key frames: what comes before the first is no damage
+            self.damage.packets += self._has_decoded
             logger.debug("%s: a packet was not decoded: %s", self.path, error)
             return []
+        self._has_decoded = self._has_decoded or bool(frames)
+        return frames
 
     def shortfall(self, frames: int) -> str:
-        """Return in one line what is missing after FRAMES frames; empty where nothing is."""
+        """Return in one line what is missing after FRAMES frames; empty where nothing is.
+
+        A header may promise more frames than are shown without any damage: an edit list hides
+        some, a dropped frame repeats the last. So it counts only where the end is missing too.
+        """
         reason = f" ({self.damage.reason})" if self.damage.reason else ""
-        if frames < self.frame_count:
+        if self._ends_early() and frames < self.frame_count:
             return (
                 f"{self.path}: expected {self.frame_count} frames by its header, found {frames} "
                 f"that can be decoded{reason}; the file is damaged or truncated, and the result "
                 "ends there"
+            )
+        if self._ends_early():
+            return (
+                f"{self.path}: expected {self.duration_s or 0:.1f} s by its header, found "
+                f"{float(self._read_s()):.1f} s that can be decoded{reason}; the file is damaged "
+                "or truncated, and the result ends there"
             )
         if self.damage.packets or reason:
             return (
@@ -140,6 +180,76 @@ class VideoReader:
                 f"could not{reason}; the file is damaged, and the result lacks those"
             )
         return ""
+
+    def _ends_early(self) -> bool:
+        """Return whether the header promises a later end than the last packet's."""
+        stream = self.stream
+        if stream.duration is None or stream.time_base is None or self.has_no_times:
+            return False
+        allowed = max(3 / (self.rate or Fraction(25)), Fraction(1, 10))
+        return self._read_s() + allowed < stream.duration * stream.time_base
+
+    def _read_s(self) -> Fraction:
+        stream = self.stream
+        start = (stream.start_time or 0) * (stream.time_base or Fraction(0))
+        return self.damage.end_s - start
+
+
+_RAW_TIME_BASE = Fraction(1, 1_200_000)  # FFmpeg's for elementary streams
+_GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
+_STILL_CODECS = frozenset(("mjpeg", "png", "bmp", "gif", "tiff", "webp", "jpegxl"))
+
+
+def open_input(path: Path) -> InputContainer:
+    """Return PyAV's container of a file.
+
+    Raises:
+        VideoError: It cannot be opened.
+    """
+    av = require("av", "reading video")
+    with convert_open_errors(path):
+        # "file:" because 12:30.mp4 would be taken for the protocol 12; undecodable metadata does
+        # not make a video unreadable
+        container: InputContainer = av.open(f"file:{path}", metadata_errors="replace")
+    # FFmpeg's guess of missing PTS is wrong where frames are reordered
+    container.flags &= ~_GENERATE_PTS
+    return container
+
+
+def choose_video_stream(path: Path, container: InputContainer) -> VideoStream:
+    """Return the film among a file's video streams: not a cover, the default one, the largest.
+
+    Raises:
+        VideoError: There is none, or FFmpeg has no decoder for it.
+    """
+    films = [stream for stream in container.streams.video if not is_cover(stream)]
+    if not films:
+        what = "but a cover image" if container.streams.video else ""
+        raise VideoError(f"{path} has no video stream {what}".rstrip() + "; choose a video file")
+    known = [stream for stream in films if stream.codec_context is not None]
+    if not known:
+        raise VideoError(
+            f"{path}: expected video in a codec that FFmpeg decodes, found another; convert it "
+            "with the program that recorded it"
+        )
+    from av.stream import Disposition
+
+    return max(
+        known,
+        key=lambda stream: (
+            stream.codec_context.name not in _STILL_CODECS or stream.frames > 1,
+            bool(stream.disposition & Disposition.default),
+            stream.codec_context.width * stream.codec_context.height,
+        ),
+    )
+
+
+def is_cover(stream: Stream) -> bool:
+    """Return whether a video stream is a cover image or a preview, by its flags."""
+    from av.stream import Disposition
+
+    covers = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+    return bool(stream.disposition & covers)
 
 
 @contextmanager
@@ -207,18 +317,20 @@ def read_color_tags(frame: Decoded) -> ColorTags:
 class RgbDecoder:
     """Converts decoded frames to RGB. Thread-safe."""
 
-    def __init__(self, size: tuple[int, int] | None = None) -> None:
+    def __init__(self, size: tuple[int, int] | None = None, *, keeps_aspect: bool = False) -> None:
         """Create a decoder.
 
         Args:
             size: (height, width) to scale to; None for their own.
+            keeps_aspect: Whether frames of another shape are fitted in with black bars; else they
+                are stretched.
         """
         require("av", "reading video")
         from av.video.reformatter import VideoReformatter
 
         self._reformatter = VideoReformatter()
         self._lock = threading.Lock()  # the reformatter caches its tables
-        self._size = size
+        self._size, self._keeps_aspect = size, keeps_aspect
         self._flags = exact_conversion_flags()
 
     def pixels(self, frame: Decoded) -> Frame:
@@ -226,7 +338,8 @@ class RgbDecoder:
         import cv2
 
         color = read_color_tags(frame)
-        height, width = self._size or (frame.height, frame.width)
+        full_size = self._size or (frame.height, frame.width)
+        height, width = fitted_size(frame, full_size) if self._keeps_aspect else full_size
         with self._lock:
             planar = self._reformatter.reformat(
                 frame,
@@ -239,7 +352,25 @@ class RgbDecoder:
                 interpolation=self._flags,
             )
         green, blue, red = (_plane_array(plane)[:, :width] for plane in planar.planes)
-        return np.asarray(cv2.merge([red, green, blue]), np.uint8)
+        return add_bars(np.asarray(cv2.merge([red, green, blue]), np.uint8), full_size)
+
+
+def fitted_size(frame: Decoded, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest (height, width) of a frame's shape within SIZE."""
+    height, width = size
+    factor = min(height / frame.height, width / frame.width)
+    return max(1, round(factor * frame.height)), max(1, round(factor * frame.width))
+
+
+def add_bars(pixels: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]:
+    """Return pixels in the middle of a black frame of SIZE, (height, width)."""
+    height, width = pixels.shape[:2]
+    if (height, width) == size:
+        return pixels
+    framed = np.zeros((*size, *pixels.shape[2:]), pixels.dtype)
+    top, left = (size[0] - height) // 2, (size[1] - width) // 2
+    framed[top : top + height, left : left + width] = pixels
+    return framed
 
 
 def _plane_array(plane: VideoPlane) -> NDArray[np.uint8]:

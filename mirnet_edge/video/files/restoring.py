@@ -7,31 +7,34 @@ import time
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirnet_edge.dependencies import require
-from mirnet_edge.errors import OptionError, VideoError
+from mirnet_edge.errors import OptionError
+from mirnet_edge.video.files.containers import plan_output
 from mirnet_edge.video.files.decoding import RgbDecoder, VideoReader, read_color_tags
-from mirnet_edge.video.files.muxing import (
+from mirnet_edge.video.files.deinterlacing import Deinterlacer
+from mirnet_edge.video.files.encoding import (
     REPRODUCIBLE,
     SUFFIXES,
-    Segment,
-    SegmentFolder,
+    EncodingOptions,
     VideoWriter,
-    copyable_streams,
-    join_segments,
-    output_path,
-    segments_folder,
+    encode_sample,
 )
+from mirnet_edge.video.files.inspection import display_matrix, inspect_video
+from mirnet_edge.video.files.muxing import OutputVideo, join_segments, output_path
+from mirnet_edge.video.files.segments import Segment, SegmentFolder, segments_folder
+from mirnet_edge.video.files.timing import FrameTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from av import VideoFrame as Decoded
 
     from mirnet_edge.images.contract import Frame
+    from mirnet_edge.video.files.inspection import VideoInspection
     from mirnet_edge.video.restorer import Restorer
 
 logger = logging.getLogger(__name__)
@@ -63,6 +66,8 @@ class RestoredVideo:
     """Frames that an interrupted earlier run had restored."""
     shortfall: str
     """What is missing of a damaged file, in one line; empty where nothing is."""
+    notes: tuple[str, ...] = ()
+    """What is changed or left out, in one line each."""
 
 
 def is_video(path: Path) -> bool:
@@ -104,56 +109,124 @@ def restore_video(
         MirnetEdgeError: The folder cannot be written.
     """
     started = time.monotonic()
+    inspection = inspect_video(source)
     with VideoReader(source) as reader, restorer:
-        copied = copyable_streams(reader)
-        others = [stream.index for stream in copied]
-        output = output_path(source, copied, out, name)
+        options = _encoding_options(reader, inspection, restorer.scale)
+        video = _output_video(reader, inspection, options, restorer.scale)
+        preferred = Path(name or source.name).suffix
+        plan = plan_output(source, reader.container, inspection, video, preferred)
+        output = output_path(source, plan, out, name)
         if output.resolve() == source.resolve():
             raise OptionError(f"--out {out} would replace {source}; choose another folder")
         if output.exists() and not overwrite:
             raise OptionError(f"{output} exists already; --overwrite replaces it")
+        notes = _Notes(source, plan.notes)
         segments = SegmentFolder(
             segments_folder(output), _segment_fingerprint(source, restorer, fingerprint)
         )
-        with _SegmentWriter(reader, restorer, segments) as writer:
-            for packet in reader.packets():
-                for frame in reader.decode(packet):
-                    writer.add(frame)
-                    on_frame(writer.frames, _expected_frames(reader))
-            if not writer.frames:
-                raise VideoError(f"{source} has no frame that can be decoded; choose another file")
+        frames = _FrameReader(reader, inspection)
+        with _SegmentWriter(source, restorer, segments, options, notes) as writer:
+            for frame, pts in frames:
+                writer.add(frame, pts)
+                on_frame(writer.frames, _expected_frames(reader, inspection))
         shortfall = reader.shortfall(writer.frames)
+    if frames.interlaced:
+        notes.add("it is interlaced; its frames were deinterlaced (bwdif)")
     with VideoReader(source) as reader:
-        join_segments(writer.finished, output, reader, others, _time_base(reader), writer.rotation)
+        join_segments(
+            writer.finished, output, plan, reader, inspection, video, frames.last_duration
+        )
     segments.remove()
-    height, width = writer.finished[0].size
     return RestoredVideo(
         source=source,
         output=output,
         frames=writer.frames,
         failed=sum(segment.failed for segment in writer.finished),
-        width=width,
-        height=height,
+        width=options.width,
+        height=options.height,
         seconds=time.monotonic() - started,
         resumed=writer.resumed,
         shortfall=shortfall,
+        notes=notes.lines,
     )
+
+
+class _Notes:
+    """What is changed or left out, said once in one line each."""
+
+    def __init__(self, source: Path, lines: Sequence[str]) -> None:
+        self._source = source
+        self._lines: list[str] = []
+        for line in lines:
+            self.add(line)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return tuple(self._lines)
+
+    def add(self, line: str) -> None:
+        if line not in self._lines:
+            self._lines.append(line)
+            logger.warning("%s: %s", self._source, line)
+
+
+class _FrameReader:
+    """Iterates over the decoded frames of a video, each with its PTS in the video's time base."""
+
+    def __init__(self, reader: VideoReader, inspection: VideoInspection) -> None:
+        self._reader, self._inspection = reader, inspection
+        step = 1 / reader.rate if reader.rate else None
+        self._times = FrameTimes(_time_base(reader), step, in_order=inspection.in_order)
+        self._deinterlacer = Deinterlacer()
+
+    @property
+    def interlaced(self) -> int:
+        """Return how many interlaced frames there were."""
+        return self._deinterlacer.frames
+
+    @property
+    def last_duration(self) -> int | None:
+        """Return the duration of the last frame, None where the source states none."""
+        return self._times.last_duration
+
+    def __iter__(self) -> Iterator[tuple[Decoded, int]]:
+        for frame in self._progressive_frames():
+            yield frame, self._times.next_pts(frame)
+
+    def _progressive_frames(self) -> Iterator[Decoded]:
+        timeline = self._inspection.timeline()
+        for packet in self._reader.packets():
+            packet = timeline.corrected(packet)
+            self._times.add_packet(packet)
+            damaged = self._reader.damage.packets
+            for frame in self._reader.decode(packet):
+                yield from self._deinterlacer.add(frame)
+            if self._reader.damage.packets > damaged:
+                self._times.drop_packet(packet)
+        yield from self._deinterlacer.flush()
 
 
 class _SegmentWriter:
     """Restores the frames of one video and writes them, segment by segment."""
 
-    def __init__(self, reader: VideoReader, restorer: Restorer, segments: SegmentFolder) -> None:
-        self._reader, self._restorer, self._segments = reader, restorer, segments
+    def __init__(
+        self,
+        source: Path,
+        restorer: Restorer,
+        segments: SegmentFolder,
+        options: EncodingOptions,
+        notes: _Notes,
+    ) -> None:
+        self._source, self._restorer, self._segments = source, restorer, segments
+        self._options, self._notes = options, notes
         self.finished = segments.read_finished()
         self.resumed = sum(segment.frames for segment in self.finished)
-        self._decoder: RgbDecoder | None = None
+        scale = restorer.scale
+        self._size = (options.height // scale, options.width // scale)
+        self._decoder = RgbDecoder(self._size, keeps_aspect=True)
         self._writer: VideoWriter | None = None
-        self._last_pts: int | None = None
         self._first_pts = self._failed = 0
         self._has_warned = False
-        self._size = (0, 0)
-        self.rotation = 0
         self.frames = 0
         """The number of frames decoded."""
 
@@ -175,34 +248,27 @@ class _SegmentWriter:
                 self._writer.__exit__(kind, error, traceback)
             self._segments.remove_if_empty()
 
-    def add(self, frame: Decoded) -> None:
+    def add(self, frame: Decoded, pts: int) -> None:
         """Restore and write one frame, unless an earlier run did."""
-        if self._decoder is None:  # a stream that changes its size is scaled to the first
-            self._decoder = RgbDecoder((frame.height, frame.width))
-            self.rotation = frame.rotation
-        pts = self._pts(frame)
         self.frames += 1
+        if (frame.height, frame.width) != self._size:
+            height, width = self._size
+            self._notes.add(
+                f"its frames change their size, to {frame.width}x{frame.height}; they are fitted "
+                f"into {width}x{height} with black bars"
+            )
         if self.frames <= self.resumed:
             return
         after = self._restore(self._decoder.pixels(frame))
-        writer = self._writer or self._start_segment(frame, after, pts)
+        writer = self._writer or self._start_segment(pts)
         writer.write(after, pts)
         if writer.frames == SEGMENT_FRAMES:
             self._finish_segment()
 
-    def _start_segment(self, frame: Decoded, after: Frame, pts: int) -> VideoWriter:
-        self._size = height, width = (after.shape[0], after.shape[1])
+    def _start_segment(self, pts: int) -> VideoWriter:
         self._first_pts = pts
-        writer = VideoWriter(
-            self._segments.path(len(self.finished)),
-            height=height,
-            width=width,
-            time_base=_time_base(self._reader),
-            rate=self._reader.rate,
-            color=read_color_tags(frame),
-            aspect=self._reader.stream.sample_aspect_ratio,
-        )
-        self._writer = writer.__enter__()
+        path = self._segments.path(len(self.finished))
+        self._writer = VideoWriter(path, self._options).__enter__()
         return self._writer
 
     def _finish_segment(self) -> None:
@@ -217,7 +283,7 @@ class _SegmentWriter:
             frames=writer.frames,
             failed=self._failed,
             first_pts=self._first_pts,
-            size=self._size,
+            size=(self._options.height, self._options.width),
             smoothing_state=self._restorer.smoothing_state,
         )
         self._failed = 0
@@ -229,27 +295,45 @@ class _SegmentWriter:
             return self._restorer.restore(pixels)
         except Exception as error:  # noqa: BLE001  # the frame is written unrestored instead
             if not self._has_warned:
-                logger.warning("%s: a frame was not restored: %s", self._reader.path, error)
+                logger.warning("%s: a frame was not restored: %s", self._source, error)
             self._has_warned = True
             self._failed += 1
             return self._restorer.resize_unrestored(pixels)
 
-    def _pts(self, frame: Decoded) -> int:
-        """Return the frame's PTS: its own, or the next where it has none or goes back."""
-        time_base = _time_base(self._reader)
-        if frame.pts is not None and frame.time_base is not None:
-            pts = round(frame.pts * frame.time_base / time_base)
-        else:
-            step = 1 / (self._reader.rate or Fraction(25)) / time_base
-            pts = 0 if self._last_pts is None else round(self._last_pts + step)
-        if self._last_pts is not None and pts <= self._last_pts:
-            pts = self._last_pts + 1
-        self._last_pts = pts
-        return pts
-
 
 def _time_base(reader: VideoReader) -> Fraction:
     return reader.stream.time_base or Fraction(1, 90_000)
+
+
+def _encoding_options(
+    reader: VideoReader, inspection: VideoInspection, scale: int
+) -> EncodingOptions:
+    """Return how the restored frames of a video are encoded."""
+    frame = inspection.first_frame
+    return EncodingOptions(
+        height=scale * frame.height,
+        width=scale * frame.width,
+        time_base=_time_base(reader),
+        rate=reader.rate,
+        color=read_color_tags(frame),
+        aspect=reader.stream.sample_aspect_ratio,
+        is_gray=frame.format.name.startswith(("gray", "mono")),
+    )
+
+
+def _output_video(
+    reader: VideoReader, inspection: VideoInspection, options: EncodingOptions, scale: int
+) -> OutputVideo:
+    """Return the restored video stream, as it is muxed."""
+    matrix = display_matrix(inspection.first_frame)
+    if matrix is not None and scale > 1:  # its third row moves the image, in pixels
+        matrix = (*matrix[:6], scale * matrix[6], scale * matrix[7], matrix[8])
+    return OutputVideo(
+        sample=encode_sample(options),
+        time_base=options.time_base,
+        rate=reader.rate,
+        matrix=matrix,
+    )
 
 
 def _segment_fingerprint(source: Path, restorer: Restorer, fingerprint: str) -> dict[str, object]:
@@ -265,9 +349,10 @@ def _segment_fingerprint(source: Path, restorer: Restorer, fingerprint: str) -> 
     }
 
 
-def _expected_frames(reader: VideoReader) -> int | None:
-    if reader.frame_count:
-        return reader.frame_count
+def _expected_frames(reader: VideoReader, inspection: VideoInspection) -> int | None:
+    known = reader.frame_count or inspection.packets
+    if known:
+        return known
     if reader.duration_s and reader.rate:
         return round(reader.duration_s * float(reader.rate))
     return None

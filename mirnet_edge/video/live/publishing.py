@@ -28,7 +28,7 @@ import numpy as np
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.video.clock import REAL_CLOCK, BackOff
-from mirnet_edge.video.files.muxing import convert_to_yuv, write_color_tags
+from mirnet_edge.video.files.encoding import convert_to_yuv, write_color_tags
 from mirnet_edge.video.live.sinks import DetachedSink
 from mirnet_edge.video.live.sources import strip_credentials
 

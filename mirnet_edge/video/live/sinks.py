@@ -15,7 +15,7 @@ import numpy as np
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.images.files import ImageFile, write_image
-from mirnet_edge.video.files.muxing import SUFFIXES, VideoWriter
+from mirnet_edge.video.files.encoding import SUFFIXES, EncodingOptions, VideoWriter
 from mirnet_edge.video.frames import BufferClosed, LatestFrameBuffer
 
 if TYPE_CHECKING:
@@ -179,14 +179,14 @@ class Recorder:
         number = len(self.files) + 1
         name = self._path.name if number == 1 else f"{self._path.stem}-{number}{self._path.suffix}"
         height, width = shown.after.shape[:2]
-        writer = VideoWriter(
-            self._path.with_name(name),
+        options = EncodingOptions(
             height=height,
             width=width,
             time_base=_RECORDING_TIME_BASE,
             rate=None,
             color=shown.before.color,
         )
+        writer = VideoWriter(self._path.with_name(name), options)
         self._writer = writer.__enter__()
         self.files.append(self._path.with_name(name))
         self._size, self._last_pts = (height, width), -1

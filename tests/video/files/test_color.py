@@ -16,7 +16,7 @@ from mirnet_edge.video.files.decoding import (
     exact_conversion_flags,
     read_color_tags,
 )
-from mirnet_edge.video.files.muxing import VideoWriter
+from mirnet_edge.video.files.encoding import EncodingOptions, VideoWriter
 from mirnet_edge.video.files.restoring import restore_video
 from mirnet_edge.video.frames import ColorTags, DisplayedFrame, LiveStatus, VideoFrame
 from mirnet_edge.video.live.sinks import Recorder, Snapshots
@@ -53,7 +53,8 @@ def assert_same(pixels, within=2):
 
 def written(path, color, frames=3):
     options = {"height": 64, "width": bars().shape[1], "color": color, "quality": LOSSLESS}
-    with VideoWriter(path, time_base=Fraction(1, 30), rate=Fraction(30), **options) as writer:
+    options |= {"time_base": Fraction(1, 30), "rate": Fraction(30)}
+    with VideoWriter(path, EncodingOptions(**options)) as writer:
         for pts in range(frames):
             writer.write(bars(), pts)
     return path
@@ -189,7 +190,7 @@ def test_frames_of_another_size_are_refused_and_no_file_is_left(tmp_path):
     options["color"] = ColorTags()
 
     def write_both():
-        with VideoWriter(tmp_path / "a.mp4", **options) as writer:
+        with VideoWriter(tmp_path / "a.mp4", EncodingOptions(**options)) as writer:
             writer.write(np.zeros((64, 64, 3), np.uint8), 0)
             writer.write(bars(), 1)
 
@@ -197,4 +198,4 @@ def test_frames_of_another_size_are_refused_and_no_file_is_left(tmp_path):
         write_both()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(OptionError, match=r"ending in \.mp4"):
-        VideoWriter(tmp_path / "a.gif", **options)
+        VideoWriter(tmp_path / "a.gif", EncodingOptions(**options))

@@ -16,7 +16,7 @@ import pytest
 
 from mirnet_edge.errors import EngineError, VideoError
 from mirnet_edge.testing.null_runner import NullRunner
-from mirnet_edge.video.files.muxing import REPRODUCIBLE, VideoWriter
+from mirnet_edge.video.files.encoding import REPRODUCIBLE, EncodingOptions, VideoWriter
 from mirnet_edge.video.files.restoring import restore_video
 from mirnet_edge.video.frames import ColorTags
 from mirnet_edge.video.restorer import single_runner_restorer
@@ -116,7 +116,7 @@ def encoded(path, asm=None):
     if asm is not None:
         only = f"{REPRODUCIBLE['x264-params']}:asm={asm}"
         options["quality"] = {"crf": "16", "preset": "veryfast", "x264-params": only}
-    with VideoWriter(path, color=ColorTags(), **options) as writer:
+    with VideoWriter(path, EncodingOptions(color=ColorTags(), **options)) as writer:
         for pts, pixels in enumerate(noise):
             writer.write(pixels, pts)
     return path.read_bytes()

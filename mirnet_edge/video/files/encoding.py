@@ -1,0 +1,268 @@
+"""Encode videos: the H.264 writer, conversion of RGB frames by color metadata."""
+
+from __future__ import annotations
+
+import errno
+import io
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mirnet_edge.dependencies import require
+from mirnet_edge.errors import OptionError, VideoError
+from mirnet_edge.files import replace_file
+from mirnet_edge.video.files.decoding import (
+    SWSCALE_MATRIX,
+    SWSCALE_RANGE,
+    exact_conversion_flags,
+    ffmpeg_reason,
+)
+from mirnet_edge.video.files.segments import SEGMENT_SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from av import Packet
+    from av import VideoFrame as Coded
+    from av.container import OutputContainer
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.reformatter import VideoReformatter
+
+    from mirnet_edge.images.contract import Frame
+    from mirnet_edge.video.frames import ColorTags, Matrix
+
+SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv")
+"""Of output files: containers that hold H.264 with any time stamps."""
+_H273_MATRIX: dict[Matrix, int] = {"bt709": 1, "bt601": 6, "bt2020": 9}
+# visually lossless: encoding must not undo the restoration
+_QUALITY = {"crf": "16", "preset": "veryfast"}
+REPRODUCIBLE = {"x264-params": "cpu-independent=1", "threads": "4", "thread_type": "frame"}
+"""Options of libx264 that make a file's bytes depend on the frames and other options only.
+
+Without the first, its AVX-512 code for the macroblock tree gives other sizes from run to run (x264
+165, frames 64 wide). Without the others, it splits a frame into as many slices as there are cores.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingOptions:
+    """How frames are encoded."""
+
+    height: int
+    """Of the frames."""
+    width: int
+    """Of the frames; where a side is odd, chroma is not subsampled (4:4:4)."""
+    time_base: Fraction
+    """Seconds per unit of PTS."""
+    rate: Fraction | None
+    """The average frame rate, for the encoder's rate control."""
+    color: ColorTags
+    """The color metadata, by which frames are coded."""
+    aspect: Fraction | None = None
+    """The pixel aspect ratio, width over height; None for square pixels."""
+    quality: Mapping[str, str] = field(default_factory=lambda: _QUALITY)
+    """Options of libx264; they override those in `REPRODUCIBLE`."""
+    is_gray: bool = False
+    """Whether frames are stored without color: all channels of each pixel are then equal."""
+
+
+class FrameEncoder:
+    """Encodes RGB frames into a stream of a container that is open for writing."""
+
+    def __init__(self, container: OutputContainer, options: EncodingOptions) -> None:
+        """Add the stream."""
+        from av.video.reformatter import VideoReformatter
+
+        self._options = options
+        self._reformatter = VideoReformatter()
+        self.stream = container.add_stream(
+            "libx264",
+            rate=options.rate or Fraction(30),
+            options={**REPRODUCIBLE, **options.quality},
+        )
+        context = self.stream.codec_context
+        height, width = options.height, options.width
+        context.height, context.width = height, width
+        context.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+        context.time_base = self.stream.time_base = options.time_base
+        write_color_tags(context, options.color)
+        if options.aspect:
+            context.sample_aspect_ratio = options.aspect
+
+    def encode(self, pixels: Frame, pts: int) -> list[Packet[Any]]:
+        """Return the packets that a frame completes.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB of the options' size.
+            pts: In units of the time base, increasing from frame to frame.
+        """
+        options = self._options
+        pixel_format = self.stream.codec_context.pix_fmt or "yuv420p"
+        frame = convert_to_yuv(self._reformatter, pixels, pixel_format, options.color)
+        if options.is_gray:
+            for plane in frame.planes[1:]:
+                plane.update(bytes([_NEUTRAL]) * plane.buffer_size)
+        frame.pts, frame.time_base = pts, options.time_base
+        return self.stream.encode(frame)
+
+    def flush(self) -> list[Packet[Any]]:
+        """Return the last packets."""
+        return self.stream.encode(None)
+
+
+_NEUTRAL = 128  # chroma of gray
+
+
+def encode_sample(options: EncodingOptions) -> bytes:
+    """Return a segment of one black frame, encoded as a video will be.
+
+    Raises:
+        VideoError: Such a video cannot be encoded.
+    """
+    av = require("av", "writing video")
+    black = np.zeros((options.height, options.width, 3), np.uint8)
+    sample = io.BytesIO()
+    try:
+        with av.open(sample, "w", format="nut") as container:
+            encoder = FrameEncoder(container, options)
+            container.mux(encoder.encode(black, 0))
+            container.mux(encoder.flush())
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"frames of {options.width}x{options.height} cannot be encoded as H.264: "
+            f"{ffmpeg_reason(error)}. Restore a video of another size"
+        ) from error
+    return sample.getvalue()
+
+
+class VideoWriter:
+    """Writes an H.264 file while its context is open; the file appears whole or not at all."""
+
+    def __init__(self, path: Path, options: EncodingOptions) -> None:
+        """Store the options; `with` opens the file.
+
+        Args:
+            path: Its suffix is one of `SUFFIXES`, or `SEGMENT_SUFFIX`.
+            options: How frames are encoded.
+
+        Raises:
+            OptionError: The suffix is not supported.
+        """
+        if path.suffix.lower() not in (*SUFFIXES, SEGMENT_SUFFIX):
+            raise OptionError(
+                f"expected a video name ending in {', '.join(SUFFIXES)}, found {path.name}"
+            )
+        self._path, self._options = path, options
+        self._stack = ExitStack()
+        self.frames = 0
+        """The number of frames written."""
+
+    def __enter__(self) -> VideoWriter:
+        av = require("av", "writing video")
+
+        with ExitStack() as stack:
+            part = stack.enter_context(replace_file(self._path))
+            self._container = stack.enter_context(av.open(f"file:{part}", "w"))
+            self._encoder = FrameEncoder(self._container, self._options)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._stack.__exit__(kind, error, traceback)  # discards the file
+            return
+        with self._stack, convert_write_errors(self._path):
+            if self.frames:
+                self._container.mux(self._encoder.flush())
+
+    def write(self, pixels: Frame, pts: int) -> None:
+        """Add a frame.
+
+        Args:
+            pixels: (H, W, 3) uint8 RGB of the writer's size.
+            pts: In units of the time base, increasing from frame to frame.
+
+        Raises:
+            VideoError: The frame has another size, or cannot be written.
+        """
+        expected = (self._options.height, self._options.width)
+        if pixels.shape[:2] != expected:
+            raise VideoError(
+                f"{self._path}: expected frames of {expected[1]}x{expected[0]}, found "
+                f"{pixels.shape[1]}x{pixels.shape[0]}; start another file for another size"
+            )
+        with convert_write_errors(self._path):
+            self._container.mux(self._encoder.encode(pixels, pts))
+        self.frames += 1
+
+
+def write_color_tags(context: VideoCodecContext, color: ColorTags) -> None:
+    """Set the color metadata of an encoder's stream."""
+    context.colorspace = _H273_MATRIX[color.matrix]
+    context.color_range = SWSCALE_RANGE[color.range]
+    context.color_trc = color.transfer
+    context.color_primaries = color.primaries
+
+
+def convert_to_yuv(
+    reformatter: VideoReformatter, pixels: Frame, pixel_format: str, color: ColorTags
+) -> Coded:
+    """Return an RGB frame converted to luma and chroma, for an encoder.
+
+    Args:
+        reformatter: Caches its tables from frame to frame.
+        pixels: (H, W, 3) uint8 RGB.
+        pixel_format: FFmpeg's name of the format, for example yuv420p.
+        color: The color matrix and range.
+    """
+    from av import VideoFrame
+
+    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    return reformatter.reformat(
+        rgb,
+        format=pixel_format,
+        src_color_range=SWSCALE_RANGE["full"],
+        dst_colorspace=SWSCALE_MATRIX[color.matrix],
+        dst_color_range=SWSCALE_RANGE[color.range],
+        interpolation=exact_conversion_flags(),
+    )
+
+
+@contextmanager
+def convert_write_errors(path: Path) -> Iterator[None]:
+    """Convert PyAV's errors on writing PATH to a `VideoError`.
+
+    Raises:
+        VideoError: It cannot be written.
+    """
+    av = require("av", "writing video")
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise VideoError(
+            f"{path} cannot be written: {ffmpeg_reason(error)}. {_advice(error)}"
+        ) from error
+
+
+def _advice(error: BaseException) -> str:
+    """Return what to do about an error on writing; a full disk is named only where it is full."""
+    number = getattr(error, "errno", None)
+    if number in _DISK_FULL:
+        return "Free disk space or choose another folder"
+    if isinstance(error, OSError) or number in _DISK_FAULTS:
+        return "Choose another folder"
+    return "Choose another container, for example a name that ends in .mkv"
+
+
+_DISK_FULL = frozenset((errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)))
+_DISK_FAULTS = frozenset((errno.EIO, errno.EROFS, errno.EFBIG))

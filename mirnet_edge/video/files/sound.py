@@ -1,0 +1,121 @@
+"""Encode a sound track as AAC, where no container can hold it as it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from mirnet_edge.dependencies import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from av import AudioFrame, Packet
+    from av.audio.stream import AudioStream
+    from av.container import OutputContainer
+    from av.filter import Graph
+
+_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025,
+          8_000)  # fmt: skip
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "5.1", 8: "7.1"}
+_BITS_PER_CHANNEL = 96_000
+
+
+def layout_name(channels: int) -> str:
+    """Return the usual channel layout of a number of channels."""
+    return _LAYOUTS.get(channels, "stereo")
+
+
+class AacTrack:
+    """Decodes the packets of one sound track and encodes them as AAC, at their own times."""
+
+    def __init__(self, source: AudioStream, container: OutputContainer) -> None:
+        """Add a stream to an output container.
+
+        Args:
+            source: The track; its rate and its channels are kept where AAC has them.
+            container: It has not been written to yet.
+        """
+        context = source.codec_context
+        rate = context.sample_rate
+        self._rate = rate if rate in _RATES else 48_000
+        self._layout = layout_name(context.layout.nb_channels)
+        self.stream = container.add_stream("aac", rate=self._rate, layout=self._layout)
+        channels = self.stream.codec_context.layout.nb_channels
+        self.stream.codec_context.bit_rate = min(_BITS_PER_CHANNEL, 6 * self._rate) * channels
+        self._graph: Graph | None = None
+        self._kind: tuple[object, ...] = ()
+
+    def encode(self, packet: Packet[AudioStream]) -> Iterator[Packet[Any]]:
+        """Yield the packets that a packet of the source completes; none where it is damaged."""
+        av = require("av", "reading video")
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            return  # the gap is filled with silence
+        for frame in frames:
+            yield from self._encode_frame(frame)
+
+    def flush(self) -> Iterator[Packet[Any]]:
+        """Yield the last packets."""
+        if self._graph is not None:
+            yield from self._finish_graph()
+            yield from self.stream.encode(None)
+
+    def _encode_frame(self, frame: AudioFrame) -> Iterator[Packet[Any]]:
+        kind = (frame.format.name, frame.layout.name, frame.sample_rate, frame.time_base)
+        if kind != self._kind:
+            if self._graph is not None:
+                yield from self._finish_graph()
+            self._kind, self._graph = kind, self._build_graph(frame)
+        if self._graph is not None:
+            self._graph.push(frame)
+            yield from self._pull(self._graph)
+
+    def _build_graph(self, frame: AudioFrame) -> Graph:
+        """Return a graph that converts frames to the encoder's kind and fills gaps with silence."""
+        from av.filter import Graph
+
+        graph = Graph()
+        context = self.stream.codec_context
+        nodes = [
+            graph.add(
+                "abuffer",
+                sample_rate=str(frame.sample_rate),
+                sample_fmt=frame.format.name,
+                channel_layout=_known_layout(frame),
+                time_base=str(frame.time_base),
+            ),
+            graph.add("aresample", "async=1:min_hard_comp=0.1"),
+            graph.add(
+                "aformat",
+                sample_fmts=context.format.name,
+                sample_rates=str(self._rate),
+                channel_layouts=self._layout,
+            ),
+            graph.add("abuffersink"),
+        ]
+        graph.link_nodes(*nodes).configure()
+        return graph
+
+    def _finish_graph(self) -> Iterator[Packet[Any]]:
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            graph.push(None)
+            yield from self._pull(graph)
+            self._graph = graph
+
+    def _pull(self, graph: Graph) -> Iterator[Packet[Any]]:
+        av = require("av", "reading video")
+        while True:
+            try:
+                frame = graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            yield from self.stream.encode(cast("AudioFrame", frame))
+
+
+def _known_layout(frame: AudioFrame) -> str:
+    """Return the name of a frame's channel layout, the usual one where it has none."""
+    name: str = frame.layout.name
+    # "2 channels (FL+FR)": no name, only a count
+    return layout_name(frame.layout.nb_channels) if "channels" in name else name
