@@ -27,6 +27,8 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "tensorrt_rtx": "tensorrt-rtx",
     "cuda": "tensorrt",
+    "pillow_heif": "heic",
+    "rawpy": "raw",
 }
 """The extra of mirnet-edge that brings a package."""
 

@@ -20,6 +20,7 @@ _DISTRIBUTION_OF = {
     "skimage": "scikit-image",
     "tensorrt_rtx": "tensorrt-rtx-cu13",
     "cuda": "cuda-bindings",
+    "pillow_heif": "pillow-heif",
 }
 
 

@@ -23,7 +23,8 @@ from mirnet_edge.calibration.sets import builtin_set
 from mirnet_edge.degradations import Noise, add_noise
 from mirnet_edge.errors import DataError, ImageError, MirnetEdgeError
 from mirnet_edge.images.contract import LUMA, size_text
-from mirnet_edge.images.files import FORMAT_OF_SUFFIX, ImageFile, read_image, write_image
+from mirnet_edge.images.files import ImageFile, read_image, write_image
+from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
 from mirnet_edge.metrics import SSIM_WINDOW, flicker, mae, psnr, psnr_gtmean, ssim
 from mirnet_edge.training.listing import PairFiles, list_pairs, match_pairs, read_pair_table
 from mirnet_edge.training.tasks import find_task

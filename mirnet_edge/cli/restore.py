@@ -266,7 +266,9 @@ _INCOMPLETE = 2
 def restore(
     images: Annotated[
         list[Path],
-        typer.Argument(help="Images (PNG, JPEG, WebP, TIFF), folders of images, or videos."),
+        typer.Argument(
+            help="Images (PNG, JPEG, WebP, TIFF, AVIF, HEIC, raw), folders of images, or videos."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results; they keep their names.")],
     bundle: Annotated[

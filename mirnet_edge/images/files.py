@@ -1,20 +1,46 @@
-"""Read and write image files: pixels, EXIF, ICC profile, alpha, 16 bits per channel.
+"""Read and write image files: pixels of 8 or 16 bits, gray or RGB, alpha, profile, metadata.
 
-EXIF, ICC profile and alpha channel are written as they were read. Pixels are never rotated: the
+What the file holds beside its pixels is written as it was read. Pixels are never rotated: the
 orientation tag is kept.
 """
 
 from __future__ import annotations
 
 import io
+import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mirnet_edge.errors import ImageError, MirnetEdgeError
+from mirnet_edge.dependencies import require
+from mirnet_edge.errors import ImageError, MirnetEdgeError, MissingDependencyError
 from mirnet_edge.files import write_atomically
+from mirnet_edge.images import sixteen_bits
+from mirnet_edge.images.contract import LUMA
+from mirnet_edge.images.jpeg_tail import with_end_marker
+from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX, HEAD_BYTES, Format, Kind, recognize
+from mirnet_edge.images.metadata import (
+    Metadata,
+    has_png_end,
+    metadata_of,
+    png_profile,
+    renew_exif,
+    with_jpeg_segments,
+    with_png_chunks,
+    without_text,
+)
+from mirnet_edge.images.orientation import (
+    EXIF_PREFIX,
+    ORIENTATION,
+    describe_tags,
+    exif_of,
+    orientation_of,
+    to_display_orientation,
+    to_stored_orientation,
+)
+from mirnet_edge.images.tiff import encode_tiff
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,173 +50,21 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
 
-ORIENTATION = 0x0112
-"""The EXIF tag of the rotation and flip for display."""
+logger = logging.getLogger(__name__)
 
-_EXIF_PREFIX = b"Exif\0\0"
-# A TIFF's EXIF is its own directory. These tags describe the image, the others its storage:
-# description, maker, model, orientation, resolution (3), software, date, artist, copyright.
-_TIFF_TAGS = (
-    0x010E, 0x010F, 0x0110, 0x0112, 0x011A, 0x011B, 0x0128, 0x0131, 0x0132, 0x013B, 0x8298,
-)  # fmt: skip
-# Orientation: whether rows and columns change places, then the steps through both; EXIF 2.3, 4.6.4
-_TURNS = {
-    2: (False, 1, -1),
-    3: (False, -1, -1),
-    4: (False, -1, 1),
-    5: (True, 1, 1),
-    6: (True, 1, -1),
-    7: (True, -1, -1),
-    8: (True, -1, 1),
-}
-_SUB_DIRECTORIES = (0x8769, 0x8825)  # EXIF, GPS
-
-
-def exif_of(image: Image.Image) -> bytes | None:
-    """Return the EXIF block of a file; a TIFF's is collected from its directory."""
-    block: bytes | None = image.info.get("exif")
-    if block is None:
-        tags = image.getexif()
-        if image.format == "TIFF":
-            tags = _describe_tags(tags)
-        # tags without a block: ImageMagick hides it in a text chunk, which Pillow understands
-        block = tags.tobytes() if len(tags) else None
-    return block.removeprefix(_EXIF_PREFIX) if block else None
-
-
-def exif_options(exif: bytes, kind: str) -> dict[str, Any]:
-    """Return the arguments of Pillow's `save` that write an EXIF block in that format."""
-    if kind == "JPEG":
-        return {"exif": _EXIF_PREFIX + exif}
-    if kind == "TIFF":  # whose own directory the tags become
-        tags = _tags_of(exif)
-        if any(directory in tags for directory in _SUB_DIRECTORIES):
-            # Pillow compresses through libtiff, which refuses the directories it is given
-            return {"exif": exif, "compression": "raw"}
-        return {"exif": exif} if tags else {}
-    return {"exif": exif}
-
-
-def orientation_of(exif: bytes) -> object:
-    """Return the orientation tag of an EXIF block; None where it has none or is damaged."""
-    return _tags_of(exif).get(ORIENTATION)
-
-
-def to_display_orientation(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
-    """Return pixels rotated and flipped from the stored orientation to that of display."""
-    unturned = (False, 1, 1)
-    known = _TURNS.get(orientation, unturned) if isinstance(orientation, int) else unturned
-    swapped, rows, columns = known
-    return (pixels.swapaxes(0, 1) if swapped else pixels)[::rows, ::columns]
-
-
-def to_stored_orientation(pixels: NDArray[Any], orientation: object) -> NDArray[Any]:
-    """Return pixels rotated and flipped from the orientation of display to the stored one."""
-    inverse = {6: 8, 8: 6}  # all others undo themselves
-    if isinstance(orientation, int):
-        orientation = inverse.get(orientation, orientation)
-    return np.ascontiguousarray(to_display_orientation(pixels, orientation))
-
-
-def _tags_of(exif: bytes) -> dict[int, Any]:
-    """Return the tags of an EXIF block; an empty dictionary where it is damaged."""
-    from PIL import Image
-
-    tags: Any = Image.Exif()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            tags.load(exif)
-            return dict(tags)
-        except Exception:  # noqa: BLE001  # parsers raise many kinds here
-            return {}
-
-
-def _describe_tags(tags: Image.Exif) -> Image.Exif:
-    from PIL import Image
-
-    kept = Image.Exif()
-    for tag in _TIFF_TAGS:
-        if tag in tags:
-            kept[tag] = tags[tag]
-    for directory in _SUB_DIRECTORIES:
-        if entries := tags.get_ifd(directory):
-            kept[directory] = dict(entries)
-    return kept
-
-
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _EXTRA_SAMPLES = 0x0102, 0x0106, 0x0152
-_WHITE_IS_ZERO, _ASSOCIATED_ALPHA = 0, 1  # values of the last two; TIFF 6.0, pages 37 and 31
-
-
-def bits_of(image: Image.Image, payload: bytes, path: Path) -> Literal[8, 16]:
-    """Return the bits per channel, which Pillow hides: it decodes 16-bit RGB files to 8 bits."""
-    bits = 8
-    if image.format == "PNG":
-        bits = payload[24]  # the header is always the first chunk; PNG specification, 11.2.2
-    elif image.format == "TIFF":
-        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (1,)))  # type: ignore[attr-defined]
-    if bits == 16:
-        return 16
-    if bits > 8 or image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise ImageError(
-            f"{path} has {bits} bits per channel, mode {image.mode}; expected whole numbers of "
-            "8 or 16 bits. Convert it"
-        )
-    return 8
-
-
-def pixels_of_16_bits(
-    image: Image.Image, payload: bytes, path: Path
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None]:
-    """Decode 16 bits per channel to (H, W, 3) RGB and (H, W) alpha or None, both of 8 bits."""
-    import cv2
-
-    if image.mode == "CMYK":
-        raise ImageError(f"{path} is CMYK with 16 bits; expected gray or RGB there. Convert it")
-    decoded = cv2.imdecode(np.frombuffer(payload, np.uint8), cv2.IMREAD_UNCHANGED)
-    if decoded is None or decoded.dtype != np.uint16:
-        found = "nothing" if decoded is None else str(decoded.dtype)
-        raise ImageError(
-            f"{path}: its 16-bit pixels decode to {found}, expected uint16. Convert it to PNG"
-        )
-    levels = decoded.reshape(*decoded.shape[:2], -1).astype(np.uint32)
-    channels = levels.shape[2]
-    alpha = levels[..., -1:] if channels in (2, 4) else None
-    colors = levels[..., 2::-1] if channels > 2 else levels[..., :1].repeat(3, axis=2)  # BGR
-    # what OpenCV leaves as the file has it
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        colors = 65535 - colors
-    if alpha is not None and tags.get(_EXTRA_SAMPLES, (0,))[0] == _ASSOCIATED_ALPHA:
-        # at most 65535 * 65535 + 32767, which 32 bits hold
-        colors = np.minimum((colors * 65535 + alpha // 2) // np.maximum(alpha, 1), 65535)
-    if channels == 1 and "transparency" in image.info:  # a PNG's one transparent level
-        alpha = np.where(levels == image.info["transparency"], np.uint32(0), np.uint32(65535))
-    return _eight_bits(colors), None if alpha is None else _eight_bits(alpha[..., 0])
-
-
-def _eight_bits(levels: NDArray[np.uint32]) -> NDArray[np.uint8]:
-    # x / 257 takes 65535 to 255 and rounds to nearest; a tie cannot happen, 257 being odd
-    return np.ascontiguousarray(((levels + 128) // 257).astype(np.uint8))
-
-
-Format = Literal["PNG", "JPEG", "WEBP", "TIFF"]
-FORMAT_OF_SUFFIX: dict[str, Format] = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-_EXPECTED = "expected a PNG, JPEG, WebP or TIFF image"
+_EXPECTED = "expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera raw image"
 _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4
     "WEBP": {"quality": 95, "exact": True},  # exact: colors under full transparency stay
-    "TIFF": {"compression": "tiff_lzw"},
+    "AVIF": {"quality": 90, "subsampling": "4:4:4"},
+    "HEIF": {"quality": 90, "chroma": 444},
 }
+_DEEP_FORMATS = ("PNG", "TIFF")  # which hold 16 bits per channel
+_GRAY_FORMATS = ("PNG", "JPEG", "TIFF")  # which hold gray
+_OPAQUE = 255
+_LACKS_END = "%s lacks its end marker; all its pixels are there, and it is read"
+_GRAY_MODES = ("1", "L", "LA", "La")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,26 +73,34 @@ class ImageFile:
 
     frame: Frame
     """(H, W, 3) uint8 RGB, as stored: not turned by the orientation tag."""
+    deep: NDArray[np.uint16] | None = None
+    """The same pixels with 16 bits per channel, (H, W, 3); None where the file has 8."""
     alpha: NDArray[np.uint8] | None = None
     """(H, W), 0 transparent to 255 opaque; None where the file has no transparency."""
+    deep_alpha: NDArray[np.uint16] | None = None
+    """The same with 16 bits; None where the file has 8 or no transparency."""
+    gray: bool = False
+    """Whether the file has one channel of color, and the result too; `frame` has three."""
     icc: bytes | None = None
     """RGB color profile."""
     exif: bytes | None = None
     """A TIFF block, without the "Exif" marker some formats put before it."""
+    metadata: Metadata = field(default_factory=Metadata)
     format: Format = "PNG"
-    """Of the file it came from."""
+    """Of the file it came from; TIFF for a camera's raw file."""
     source_bits: Literal[8, 16] = 8
-    """Bits per channel of that file; `frame` has 8 in any case."""
+    """Bits per channel of that file."""
 
 
 def read_image(path: Path) -> ImageFile:
-    """Return an image file's content: 8 or 16 bits; gray, palette, RGB or CMYK; alpha or none.
+    """Return an image file's content, of the kind that its bytes say, whatever its name.
 
-    16 bits are rounded to 8. Colors of a CMYK or gray profile are converted to sRGB.
+    Colors of a CMYK or gray profile are converted to sRGB. A JPEG or PNG that lacks only its end
+    marker is read, which is logged.
 
     Raises:
         ImageError: Missing, empty, no image, truncated, too large, animated or of several
-            pages, or of a kind that is not supported.
+            pages, or of a kind that is not supported or needs a package that is not installed.
     """
     payload = _payload(path)
     # Pillow warns about odd metadata; what matters of it is checked here
@@ -228,38 +110,98 @@ def read_image(path: Path) -> ImageFile:
 
 
 def write_image(path: Path, image: ImageFile) -> None:
-    """Write an image in the format of the path's suffix, atomically, with 8 bits per channel.
+    """Write an image in the format of the path's suffix, atomically.
 
-    JPEG and WebP are written at quality 95, JPEG without chroma subsampling.
+    PNG and TIFF hold `deep`, gray and all metadata; others what they can. JPEG is written at
+    quality 95 without chroma subsampling, WebP at 95, AVIF and HEIC at 90. An EXIF thumbnail is
+    made anew.
 
     Raises:
         ImageError: The suffix names no format we write, or the format cannot hold the image.
         MirnetEdgeError: The folder cannot be written.
     """
-    from PIL import Image
-
     kind = format_of(path)
     if image.alpha is not None and kind == "JPEG":
-        raise ImageError(
-            f"{path}: the image has transparency, JPEG cannot hold it; write .png, .webp or .tif"
-        )
-    pixels: NDArray[np.uint8] = image.frame
-    if image.alpha is not None:
-        pixels = np.dstack([image.frame, image.alpha])
-    options = dict(_SAVE_OPTIONS[kind])
-    if image.icc:
-        options["icc_profile"] = image.icc
+        if image.alpha.min() < _OPAQUE:
+            raise ImageError(
+                f"{path}: the image has transparency, JPEG cannot hold it; write .png, .webp or "
+                ".tif"
+            )
+        image = replace(image, alpha=None, deep_alpha=None)
     if image.exif:
-        options |= exif_options(image.exif, kind)
-    buffer = io.BytesIO()
+        image = replace(image, exif=renew_exif(image.exif, image.frame))
     try:
-        Image.fromarray(pixels).save(buffer, kind, **options)
+        payload = _encode(kind, image)
+    except MissingDependencyError as error:
+        raise ImageError(f"{path} cannot be written: {error}") from error
+    except ImageError:
+        raise
     # sides beyond the format's limit, for example; encoders raise RuntimeError
     except (OSError, ValueError, RuntimeError) as error:
         raise ImageError(
             f"{path}: {kind} cannot hold this image ({error}); write another format"
         ) from error
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, payload)
+
+
+def _encode(kind: Format, image: ImageFile) -> bytes:
+    """Return an image as a file of that format."""
+    if kind == "TIFF":
+        pixels = _channels(kind, image)
+        return encode_tiff(pixels, exif=image.exif, icc=image.icc, metadata=image.metadata)
+    pixels = _channels(kind, image)
+    if pixels.dtype == np.uint16:
+        deep = sixteen_bits.encode_png(pixels, icc=image.icc, exif=image.exif)
+        return with_png_chunks(deep, image.metadata)
+    payload = _encode_by_pillow(kind, image, pixels)
+    if kind == "PNG":
+        return with_png_chunks(payload, image.metadata)
+    if kind == "JPEG":
+        return with_jpeg_segments(payload, image.metadata)
+    return payload
+
+
+def _encode_by_pillow(kind: Format, image: ImageFile, pixels: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    if kind == "HEIF":
+        require("pillow_heif", "writing HEIC").register_heif_opener()
+    options = dict(_SAVE_OPTIONS[kind])
+    if image.icc:
+        options["icc_profile"] = image.icc
+    if image.exif:
+        options["exif"] = EXIF_PREFIX + image.exif if kind == "JPEG" else image.exif
+    if image.metadata.xmp and kind in ("WEBP", "AVIF", "HEIF"):
+        options["xmp"] = image.metadata.xmp
+    if image.metadata.dpi and kind == "JPEG":
+        options["dpi"] = tuple(round(one) for one in image.metadata.dpi)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(
+        buffer, kind, **options
+    )
+    return buffer.getvalue()
+
+
+def _channels(kind: Format, image: ImageFile) -> NDArray[Any]:
+    """Return (H, W, C), what the format holds of an image: gray or RGB, alpha, 8 or 16 bits."""
+    deep = image.deep if kind in _DEEP_FORMATS else None
+    colors: NDArray[Any] = image.frame if deep is None else deep
+    # Pillow, and so this program, reads no TIFF of gray with alpha in 16 bits
+    is_unread = kind == "TIFF" and deep is not None and image.alpha is not None
+    if image.gray and kind in _GRAY_FORMATS and not is_unread:
+        colors = to_gray(colors)[..., :1]
+    if image.alpha is None:
+        return colors
+    if deep is None:
+        return np.dstack([colors, image.alpha])
+    wide = sixteen_bits.widen(image.alpha) if image.deep_alpha is None else image.deep_alpha
+    return np.dstack([colors, wide])
+
+
+def to_gray(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return (H, W, 3) pixels of any integer type with the brightness in all three channels."""
+    gray: NDArray[Any] = np.rint(pixels @ LUMA).astype(pixels.dtype)
+    return gray[..., None].repeat(3, axis=2)
 
 
 def format_of(path: Path) -> Format:
@@ -275,6 +217,29 @@ def format_of(path: Path) -> Format:
             f"{', '.join(FORMAT_OF_SUFFIX)}. Rename it"
         )
     return found
+
+
+def result_name(path: Path) -> str:
+    """Return the name of the result of an image file: its own where that names a format.
+
+    A raw file's result is a TIFF, that of a file whose suffix names no format has the suffix of its
+    content added.
+    """
+    if path.suffix.lower() in FORMAT_OF_SUFFIX:
+        return path.name
+    try:
+        with path.open("rb") as file:
+            kind = recognize(file.read(HEAD_BYTES), path)
+    except OSError:
+        return path.name
+    if kind is None:
+        return path.name
+    suffix = next(one for one, name in FORMAT_OF_SUFFIX.items() if name == _written_as(kind))
+    return path.with_suffix(suffix).name if kind == "RAW" else path.name + suffix
+
+
+def _written_as(kind: Kind) -> Format:
+    return "TIFF" if kind == "RAW" else kind
 
 
 def apply_orientation(image: ImageFile) -> Frame:
@@ -302,14 +267,21 @@ def _payload(path: Path) -> bytes:
 def _decode(payload: bytes, path: Path) -> ImageFile:
     from PIL import Image, UnidentifiedImageError
 
+    kind = recognize(payload[:HEAD_BYTES], path)
+    if kind is None:
+        raise ImageError(
+            f"{path} is damaged or another kind of file; {_EXPECTED}. Convert it to one of these"
+        )
     try:
-        with Image.open(io.BytesIO(payload), formats=("PNG", "JPEG", "WEBP", "TIFF")) as image:
-            return _image_file(image, payload, path)
+        return _decode_raw(payload) if kind == "RAW" else _decode_kind(payload, kind, path)
+    except MissingDependencyError as error:
+        raise ImageError(f"{path} cannot be read: {error}") from error
     except MirnetEdgeError:
         raise
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{path} is damaged or another kind of file; {_EXPECTED}. Convert it to one of these"
+            f"{path} is damaged: its {kind} header cannot be read; {_EXPECTED}. Copy it again "
+            "from its source"
         ) from error
     except Image.DecompressionBombError as error:
         raise ImageError(
@@ -321,33 +293,133 @@ def _decode(payload: bytes, path: Path) -> ImageFile:
         ) from error
 
 
-def _image_file(image: Image.Image, payload: bytes, path: Path) -> ImageFile:
-    frames = getattr(image, "n_frames", 1)
-    # a phone's MPO is a JPEG whose first image is the photo, with a depth map or preview behind
-    if frames > 1 and image.format != "MPO":
+def _decode_kind(payload: bytes, kind: Kind, path: Path) -> ImageFile:
+    """Decode what Pillow reads; a JPEG again, completed, where its end is missing."""
+    from PIL import features
+
+    if kind == "HEIF":
+        require("pillow_heif", "reading HEIC images").register_heif_opener()
+    if kind == "AVIF" and not features.check("avif"):
         raise ImageError(
-            f"{path} holds {frames} images (animated or several pages); expected one. Split it"
+            f"{path} is an AVIF image; reading it needs Pillow 11.3 or newer: "
+            "pip install --upgrade pillow"
         )
-    kind: Format = "JPEG" if image.format == "MPO" else image.format  # type: ignore[assignment]
+    try:
+        decoded = _decode_payload(payload, kind, path)
+    except OSError:
+        completed = with_end_marker(payload) if kind == "JPEG" else None
+        if completed is None:
+            raise
+        decoded = _decode_payload(completed, kind, path)
+        logger.warning(_LACKS_END, path)
+    if kind == "PNG" and not has_png_end(payload):
+        logger.warning(_LACKS_END, path)
+    return decoded
+
+
+def _decode_payload(payload: bytes, kind: Kind, path: Path) -> ImageFile:
+    from PIL import Image
+
+    readable = without_text(payload) if kind == "PNG" else payload
+    with Image.open(io.BytesIO(readable), formats=(kind,)) as image:
+        return _image_file(image, payload, kind, path)
+
+
+def _image_file(image: Image.Image, payload: bytes, kind: Kind, path: Path) -> ImageFile:
+    _seek_main_image(image, path)
     exif = exif_of(image)
     # Pillow turns a TIFF while loading and forgets its tag; OpenCV turns it too
     turn = image.getexif().get(ORIENTATION) if kind == "TIFF" else None
     icc: bytes | None = image.info.get("icc_profile") or None
-    bits = bits_of(image, payload, path)
+    if kind == "PNG":
+        icc = png_profile(payload)
+    bits = sixteen_bits.bits_of(image, payload, path)
+    metadata = metadata_of(image, payload)
     image.load()  # before OpenCV sees it: Pillow says what is wrong with a truncated file
+    deep = deep_alpha = None
     if bits == 16:
-        colors, alpha = pixels_of_16_bits(image, payload, path)
+        deep, deep_alpha, gray = sixteen_bits.decode_16_bits(image, payload, path)
+        colors = sixteen_bits.to_8_bits(deep)
+        alpha = None if deep_alpha is None else sixteen_bits.to_8_bits(deep_alpha)
         if icc is not None and _color_space(icc) != b"RGB ":
             icc = None  # a gray profile: its curve is close to sRGB's, and our pixels are RGB
     else:
+        gray = image.mode in _GRAY_MODES
         colors, alpha, icc = _pixels(image, icc, path)
+    stored = [
+        None if one is None else to_stored_orientation(one, turn)
+        for one in (deep, alpha, deep_alpha)
+    ]
     return ImageFile(
         frame=to_stored_orientation(colors, turn),
-        alpha=None if alpha is None else to_stored_orientation(alpha, turn),
+        deep=stored[0],
+        alpha=stored[1],
+        deep_alpha=stored[2],
+        gray=gray,
         icc=icc,
         exif=exif,
-        format=kind,
+        metadata=metadata,
+        format=_written_as(kind),
         source_bits=bits,
+    )
+
+
+# Page kinds of TIFF: bits of NewSubfileType (TIFF 6.0, page 36), values of the older SubfileType
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
+_REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2
+
+
+def _seek_main_image(image: Image.Image, path: Path) -> None:
+    """Move to the one image of a file that is no reduced copy or mask of another.
+
+    Raises:
+        ImageError: There are several.
+    """
+    frames = getattr(image, "n_frames", 1)
+    # a phone's MPO is a JPEG whose first image is the photo, with a depth map or preview behind;
+    # HEIF names its main image, the others are of a burst
+    if frames == 1 or image.format in ("MPO", "HEIF"):
+        return
+    if image.format == "TIFF":
+        pages = []
+        for page in range(frames):
+            image.seek(page)
+            tags: Any = image.tag_v2  # type: ignore[attr-defined]
+            is_part = tags.get(_NEW_SUBFILE_TYPE, 0) & (_REDUCED | _MASK)
+            if not is_part and tags.get(_SUBFILE_TYPE) != _OLD_REDUCED:
+                pages.append(page)
+        if len(pages) == 1:
+            image.seek(pages[0])
+            return
+        frames = len(pages) or frames
+    raise ImageError(
+        f"{path} holds {frames} images (animated or several pages); expected one. Split it"
+    )
+
+
+def _decode_raw(payload: bytes) -> ImageFile:
+    """Develop a raw file: 16 bits, sRGB, white balance as shot, turned for display."""
+    from PIL import Image
+
+    library = require("rawpy", "reading camera raw files")
+    with library.imread(io.BytesIO(payload)) as raw:
+        deep = np.asarray(raw.postprocess(output_bps=16, use_camera_wb=True), np.uint16)
+    tags = Image.Exif()
+    exif = None
+    if payload[:4] in (b"II*\0", b"MM\0*"):  # most raw files are TIFF files
+        try:
+            tags.load(payload)
+            described = describe_tags(tags)
+            described[ORIENTATION] = 1
+            exif = described.tobytes().removeprefix(EXIF_PREFIX)
+        except Exception:  # noqa: BLE001  # parsers raise many kinds here
+            exif = None
+    return ImageFile(
+        frame=sixteen_bits.to_8_bits(deep),
+        deep=np.ascontiguousarray(deep),
+        exif=exif,
+        format="TIFF",
+        source_bits=16,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import dataclass, replace
@@ -12,13 +13,17 @@ import numpy as np
 
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.images.files import (
-    FORMAT_OF_SUFFIX,
     ImageFile,
     apply_orientation,
     format_of,
     read_image,
+    result_name,
+    to_gray,
     write_image,
 )
+from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX, why_left_out
+from mirnet_edge.images.sixteen_bits import from_float_frame, to_8_bits, to_float_frame, widen
+from mirnet_edge.runtime.runner import as_float_runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +32,8 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.runner import Runner
+
+logger = logging.getLogger(__name__)
 
 COMPARE_SUFFIX = ".compare.png"
 _SEPARATOR_WIDTH, _SEPARATOR_LEVEL = 4, 255
@@ -48,9 +55,10 @@ class RestoredImage:
 
 
 def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
-    """Return a restored image with the alpha channel and metadata of its source.
+    """Return a restored image of its source's kind, with its alpha channel and metadata.
 
-    Super-resolution enlarges the alpha channel by bicubic interpolation.
+    Gray stays gray. 16 bits are restored from floats, where the runner takes them; else from 8
+    bits, which is logged. Super-resolution enlarges the alpha channel by bicubic interpolation.
 
     Args:
         runner: Open.
@@ -60,11 +68,34 @@ def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
         ImageError: Not of the size the bundle was exported for.
         EngineError: The runner is not open, or failed.
     """
-    frame = runner.run(image.frame[None])[0]
-    alpha = image.alpha
+    deep = None
+    if image.deep is None:
+        frame = runner.run(image.frame[None])[0]
+    else:
+        deep = _restore_deep(runner, image.deep, image.frame)
+        deep = to_gray(deep) if image.gray else deep
+        frame = to_8_bits(deep)
+    if image.gray:
+        frame = to_gray(frame)
+    alpha, deep_alpha = image.alpha, image.deep_alpha
     if alpha is not None and alpha.shape != frame.shape[:2]:
         alpha = _enlarge(alpha, *frame.shape[:2])
-    return replace(image, frame=frame, alpha=alpha)
+    if deep_alpha is not None and deep_alpha.shape != frame.shape[:2]:
+        deep_alpha = _enlarge_deep(deep_alpha, *frame.shape[:2])
+    return replace(image, frame=frame, deep=deep, alpha=alpha, deep_alpha=deep_alpha)
+
+
+def _restore_deep(runner: Runner, deep: NDArray[np.uint16], frame: Frame) -> NDArray[np.uint16]:
+    """Return (scale H, scale W, 3) of 16 bits, of the levels of 16 bits and their 8-bit form."""
+    floats = as_float_runner(runner)
+    if floats is not None:
+        return from_float_frame(floats.run_float(to_float_frame(deep)))
+    logger.warning(
+        "%s gives 8 bits alone: images of 16 bits are written with 256 levels. For all of them "
+        "choose --backend openvino, onnxruntime or torch",
+        runner.name,
+    )
+    return widen(runner.run(frame[None])[0])
 
 
 def restore_files(
@@ -123,14 +154,37 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     for place in places:
         files = [place]
         if place.is_dir():
-            files = sorted(file for file in place.iterdir() if _is_image(file))
-            if not files:
-                raise OptionError(
-                    f"{place} holds no image ({', '.join(FORMAT_OF_SUFFIX)}); name another folder"
-                )
+            files = _images_in(place)
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+_NAMED_PER_REASON = 3
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return the image files in a folder, sorted; what else is there is logged, with the reason.
+
+    Raises:
+        OptionError: There is none.
+    """
+    reasons = {file: why_left_out(file) for file in sorted(folder.iterdir())}
+    files = [file for file, reason in reasons.items() if reason is None]
+    if not files:
+        raise OptionError(
+            f"{folder} holds no image ({', '.join(FORMAT_OF_SUFFIX)}); name another folder"
+        )
+    left_out: dict[str, list[str]] = {}
+    for file, reason in reasons.items():
+        if reason:
+            left_out.setdefault(reason, []).append(file.name)
+    for reason, names in left_out.items():
+        listed = ", ".join(names[:_NAMED_PER_REASON])
+        if len(names) > _NAMED_PER_REASON:
+            listed += f" and {len(names) - _NAMED_PER_REASON} more"
+        logger.warning("%s: left out %s (%s)", folder, listed, reason)
+    return files
 
 
 def is_restored(image: Path, out: Path, *, compare: bool) -> bool:
@@ -174,6 +228,15 @@ def side_by_side(before: Frame, after: Frame) -> Frame:
     return np.concatenate([before, line, after], axis=1)
 
 
+def _enlarge_deep(levels: NDArray[np.uint16], height: int, width: int) -> NDArray[np.uint16]:
+    from PIL import Image
+
+    floats = Image.fromarray(levels.astype(np.float32))
+    large = np.asarray(floats.resize((width, height), Image.Resampling.BICUBIC))
+    enlarged: NDArray[np.uint16] = np.rint(large).clip(0, 65535).astype(np.uint16)
+    return enlarged
+
+
 def _enlarge(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     from PIL import Image
 
@@ -205,14 +268,8 @@ def _restore_file(source: Path, runner: Runner, out: Path, compare: bool) -> Res
 
 
 def _targets(image: Path, out: Path, compare: bool) -> list[Path]:
-    output = out / image.name
+    output = out / result_name(image)
     return [output, out / f"{image.stem}{COMPARE_SUFFIX}"] if compare else [output]
-
-
-def _is_image(path: Path) -> bool:
-    # not with a leading dot: macOS writes ._NAME.jpg files beside images, which are no images
-    known = path.suffix.lower() in FORMAT_OF_SUFFIX and not path.name.startswith(".")
-    return known and path.is_file()
 
 
 def _place(path: Path) -> Path:

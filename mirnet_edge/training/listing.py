@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirnet_edge.errors import DataError
-from mirnet_edge.images.files import FORMAT_OF_SUFFIX
+from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,13 +17,13 @@ from PIL import Image, ImageCms, ImageOps
 
 from mirnet_edge.errors import ImageError, MirnetEdgeError
 from mirnet_edge.images.files import (
-    FORMAT_OF_SUFFIX,
     ImageFile,
     apply_orientation,
     format_of,
     read_image,
     write_image,
 )
+from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
 
 _LOSSLESS = ["png", "tif"]
 _ALL = ["png", "tif", "jpg", "webp"]
@@ -502,7 +502,7 @@ def _damaged_deep_tiff():
 
 _PAGES = {"save_all": True, "append_images": [Image.new("RGB", (40, 40), "red")]}
 _FLOATS = np.full((4, 5, 1), 0.5, np.float32)
-_EXPECTED = "expected a PNG, JPEG, WebP or TIFF image"
+_EXPECTED = "expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera raw image"
 
 
 @pytest.mark.parametrize(
@@ -524,7 +524,7 @@ _EXPECTED = "expected a PNG, JPEG, WebP or TIFF image"
             for kind in ("PNG", "JPEG", "WEBP", "TIFF")
         ),
         Unreadable("damaged tiff of 16 bits", _damaged_deep_tiff(), ["is damaged"], "a.tif"),
-        Unreadable("only a header", _encoded("PNG")[:33], ["is damaged", "Convert"]),
+        Unreadable("only a header", _encoded("PNG")[:33], ["is damaged", "header cannot be read"]),
         Unreadable("pages", _encoded("TIFF", **_PAGES), ["holds 2 images", "Split it"], "a.tif"),
         Unreadable("animated", _encoded("WEBP", **_PAGES), ["holds 2 images (animated"], "a.webp"),
         Unreadable("animated png", _encoded("PNG", **_PAGES), ["holds 2 images", "expected one"]),
@@ -616,7 +616,7 @@ def test_suffixes_that_are_not_written_are_refused(name, tmp_path):
 def test_suffixes_are_known_in_any_case():
     assert format_of(Path("a.b.PNG")) == "PNG"
     assert {format_of(Path(f"a{suffix}")) for suffix in FORMAT_OF_SUFFIX} == {
-        "PNG", "JPEG", "WEBP", "TIFF",
+        "PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF",
     }  # fmt: skip
 
 
