@@ -14,7 +14,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 from mirnet_edge.diagnosis.labels import Label  # noqa: TC001  # pydantic reads it
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.files import read_toml
-from mirnet_edge.images.files import FORMAT_OF_SUFFIX
+from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
 from mirnet_edge.manifest import StrictDocument
 
 DIAGNOSIS = "diagnosis"
