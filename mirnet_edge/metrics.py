@@ -1,4 +1,4 @@
-"""Image quality metrics against references: PSNR, SSIM, MAE and flicker; one value per image.
+"""Image quality metrics against references: PSNR, SSIM, MAE, flicker; colors, contrast.
 
 All take (N, H, W, 3) RGB, uint8 or floating in [0, 1] (floats are clamped to it), cut nothing off
 the borders, and sum in float64.
@@ -6,6 +6,7 @@ the borders, and sum in float64.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -104,6 +105,39 @@ def mae(restored: Images, reference: Images) -> NDArray[np.float64]:
     return _per_image(lambda one, two: float(np.mean(np.abs(one - two))), restored, reference)
 
 
+def colorfulness(images: Images) -> NDArray[np.float64]:
+    """Return each image's colorfulness M3, on [0, 1]: 0 for gray, about 0.2 for a usual photo.
+
+    After Hasler and Suesstrunk, SPIE 2003 (volume 5007), section 6: spread
+    plus 0.3 times mean of the two color differences.
+
+    Args:
+        images: (N, H, W, 3).
+
+    Returns:
+        (N,).
+
+    Raises:
+        ImageError: As for `psnr`.
+    """
+    return _per_image(lambda one, _: _colorfulness(one), images, images)
+
+
+def contrast(images: Images) -> NDArray[np.float64]:
+    """Return each image's RMS contrast: the standard deviation of its luma, on [0, 1].
+
+    Args:
+        images: (N, H, W, 3).
+
+    Returns:
+        (N,).
+
+    Raises:
+        ImageError: As for `psnr`.
+    """
+    return _per_image(lambda one, _: float(np.std(one @ LUMA)), images, images)
+
+
 def flicker(restored: Images, source: Images, *, still: float = 2.0 / 255.0) -> float:
     """Return the flicker of a restored video's still regions relative to its source's.
 
@@ -145,6 +179,14 @@ def flicker(restored: Images, source: Images, *, still: float = 2.0 / 255.0) -> 
     if source_flicker == 0.0:
         return 1.0 if restored_flicker == 0.0 else np.inf
     return restored_flicker / source_flicker
+
+
+def _colorfulness(image: _Image) -> float:
+    red, green, blue = np.moveaxis(image, 2, 0)
+    differences = red - green, (red + green) / 2.0 - blue
+    spread = math.hypot(*(float(one.std()) for one in differences))
+    mean = math.hypot(*(float(one.mean()) for one in differences))
+    return spread + 0.3 * mean
 
 
 def _blocks(frames: Images, side: int) -> NDArray[np.float64]:

@@ -257,3 +257,19 @@ def test_single_precision_is_measured_in_double(metric):
 def test_no_image_at_all_is_refused(metric):
     with pytest.raises(ImageError, match="expected two sets of images of one shape"):
         metric(np.zeros((0, 16, 16, 3)), np.zeros((0, 16, 16, 3)))
+
+
+def test_colorfulness_is_the_formula_and_zero_for_gray():
+    generator = np.random.default_rng(0)
+    image = generator.random((1, 20, 30, 3))
+    red, green, blue = np.moveaxis(image[0], 2, 0)
+    one, two = red - green, 0.5 * (red + green) - blue
+    expected = (one.var() + two.var()) ** 0.5 + 0.3 * (one.mean() ** 2 + two.mean() ** 2) ** 0.5
+    assert metrics.colorfulness(image)[0] == pytest.approx(expected)
+    assert metrics.colorfulness(np.repeat(image[..., :1], 3, 3))[0] == pytest.approx(0.0)
+
+
+def test_contrast_is_the_deviation_of_luma():
+    image = np.zeros((1, 4, 4, 3))
+    image[:, :2] = 0.8
+    assert metrics.contrast(image)[0] == pytest.approx(0.4)

@@ -1,4 +1,4 @@
-"""Degradations of clean images (low light, noise, downscaling, old photos), reproducible by seed.
+"""Degradations of clean images, reproducible by seed: low light, cameras, noise, size, old photos.
 
 They make the degraded inputs of training, calibration and benchmarks, whose ground truth is the
 clean image. Each is a function of a frame, a frozen dataclass with the strengths, and a random
@@ -6,12 +6,14 @@ generator, the only source of randomness. At strength zero, the default of every
 is returned unchanged.
 """
 
+from mirnet_edge.degradations.camera import Camera, photograph
 from mirnet_edge.degradations.downscaling import downscale
 from mirnet_edge.degradations.low_light import LowLight, reduce_light
 from mirnet_edge.degradations.noise import Noise, add_noise
 from mirnet_edge.degradations.old_photo import OldPhoto, Overlay, age_photo, overlay_damage
 
 __all__ = [
+    "Camera",
     "LowLight",
     "Noise",
     "OldPhoto",
@@ -20,5 +22,6 @@ __all__ = [
     "age_photo",
     "downscale",
     "overlay_damage",
+    "photograph",
     "reduce_light",
 ]

@@ -118,7 +118,7 @@ def sample_batch(
     candidates = range(len(pairs))
     if sampling.crop is None:
         # one batch is one tensor: all its frames have the size of a random one
-        shape = pairs.targets[int(shared.integers(len(pairs)))].shape
+        shape = pairs.targets[pairs.sample_indices(shared, 1)[0]].shape
         candidates = [index for index in candidates if pairs.targets[index].shape == shape]  # type: ignore[assignment]
     is_mixed = shared.random() < sampling.mixup
     own = range(sampling.size)[rows]
@@ -127,7 +127,7 @@ def sample_batch(
     samples = {}
     for row in needed:
         generator = np.random.default_rng((seed, step, row))
-        index = candidates[int(generator.integers(len(candidates)))]
+        index = pairs.sample_indices(generator, 1, candidates)[0]
         samples[row] = _sample_pair(pairs, index, sampling, generator)
     weight = float(shared.beta(1.2, 1.2)) if is_mixed else 1.0  # as in MIRNet-v2's training
     if is_mixed:

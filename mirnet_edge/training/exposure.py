@@ -126,7 +126,7 @@ def _sample_thumbnails(
     count = recipe.exposure_batch
     generator = np.random.default_rng((recipe.seed, step, _STAGE + number))
     rows, is_dark = [], []
-    for index in generator.integers(len(thumbnails), size=count).tolist():
+    for index in thumbnails.sample_places(generator, count):
         jitter = sample_exposure_jitter(recipe.well_lit_fraction, recipe.exposure_jitter, generator)
         dark, bright = (side.numpy() for side in thumbnails[index])
         rows.append((jitter.apply(dark, bright), bright))

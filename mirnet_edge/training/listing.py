@@ -7,6 +7,7 @@ images, `high` for their ground truth.
 from __future__ import annotations
 
 import csv
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _TABLE = "pairs.csv"
 _COLUMNS = {"low", "high", "scene", "split"}
+_WEIGHT = "weight"
 _SPLITS = ("train", "val", "test")
 _LOW, _HIGH = "low", "high"
 _VALIDATION_INTERVAL = 10  # without a table, every tenth pair validates
@@ -32,6 +34,8 @@ class PairFiles:
     """The input; None for a clean image, which a task degrades."""
     target: Path
     scene: str
+    weight: float = 1.0
+    """How often it is sampled, relative to the other pairs; above 0."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class PairListing:
 def list_pairs(folder: Path) -> PairListing:
     """Return the image pairs of FOLDER.
 
-    It holds a pairs.csv (columns low, high, scene, split; paths relative to it), or the folders
+    It holds a pairs.csv (columns low, high, scene, split; paths relative to it; optionally weight,
+    how often a pair is sampled relative to the others, above 0), or the folders
     low/ (degraded) and high/ (ground truth) whose files match by name, or clean images only.
     Without a table every tenth pair validates.
 
@@ -105,13 +110,13 @@ def split_pairs(pairs: list[PairFiles]) -> PairListing:
     return PairListing(tuple(train), tuple(pairs[::_VALIDATION_INTERVAL]))
 
 
-def read_pair_table(folder: Path) -> dict[str, tuple[PairFiles, ...]]:
-    """Return the image pairs of a folder's pairs.csv by split: train, val, test.
+def read_pair_table(folder: Path, name: str = _TABLE) -> dict[str, tuple[PairFiles, ...]]:
+    """Return the image pairs of a folder's table by split: train, val, test.
 
     Raises:
-        DataError: A column is missing, or a split has another name.
+        DataError: A column is missing, a split has another name, or a weight is no positive number.
     """
-    table = folder / _TABLE
+    table = folder / name
     with table.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
         missing = _COLUMNS - set(reader.fieldnames or ())
@@ -125,12 +130,26 @@ def read_pair_table(folder: Path) -> dict[str, tuple[PairFiles, ...]]:
         )
     return {
         split: tuple(
-            PairFiles(folder / row["low"], folder / row["high"], row["scene"])
+            PairFiles(folder / row["low"], folder / row["high"], row["scene"], _weight(row, table))
             for row in rows
             if row["split"] == split
         )
         for split in _SPLITS
     }
+
+
+def _weight(row: dict[str, str], table: Path) -> float:
+    text = row.get(_WEIGHT) or "1"
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0.0 < weight < math.inf:
+        raise DataError(
+            f"{table} has the weight {text!r} for {row['low']}; expected a number above 0. "
+            "Remove the row to leave the pair out"
+        )
+    return weight
 
 
 def match_pairs(low_folder: Path, high_folder: Path) -> list[PairFiles]:

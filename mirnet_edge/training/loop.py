@@ -32,7 +32,7 @@ from mirnet_edge.training import loss, record
 from mirnet_edge.training.batches import BatchSampling, iterate_batches
 from mirnet_edge.training.exposure import train_exposure
 from mirnet_edge.training.pairs import Thumbnails
-from mirnet_edge.training.recipe import FORMER_FIELDS, require_crops
+from mirnet_edge.training.recipe import FORMER_FIELDS, TrainingRecipe, require_crops
 from mirnet_edge.training.record import ValidationScore
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from mirnet_edge.models.edge import ExposureBranch
     from mirnet_edge.training.batches import Batch
     from mirnet_edge.training.pairs import Pairs
-    from mirnet_edge.training.recipe import TrainingRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +191,8 @@ def resume_state(trainer: Trainer) -> bool:
     if not path.is_file():
         return False
     state = _read(path)
-    recipe = rename_keys(state["recipe"], FORMER_FIELDS)
+    # fields that came later had no effect: their default
+    recipe = {**asdict(TrainingRecipe()), **rename_keys(state["recipe"], FORMER_FIELDS)}
     different = sorted(
         name
         for name, value in asdict(trainer.recipe).items()

@@ -1,4 +1,4 @@
-"""Training losses: Charbonnier, L1, SSIM, MS-SSIM, edge (Laplacian), frequency (FFT)."""
+"""Training losses: Charbonnier, L1, SSIM, MS-SSIM, edge (Laplacian), frequency (FFT), color."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
+from mirnet_edge.images.contract import LUMA
 from mirnet_edge.metrics import SSIM_K1, SSIM_K2, SSIM_SIGMA, SSIM_WINDOW
 
 if TYPE_CHECKING:
@@ -23,12 +24,17 @@ _SCALE_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 def total_loss(restored: Tensor, target: Tensor, recipe: TrainingRecipe) -> Tensor:
     """Return the weighted sum of a recipe's losses, a scalar; both images (N, 3, H, W)."""
-    value = PIXEL_LOSSES[recipe.pixel_loss](restored, target)
+    measure_pixels = PIXEL_LOSSES[recipe.pixel_loss]
+    value = measure_pixels(restored, target)
+    if fraction := recipe.equal_brightness_fraction:
+        restored = match_brightness(restored, target)
+        value = value.lerp(measure_pixels(restored, target), fraction)
     for weight, measure in (
         (recipe.ssim_weight, ssim_loss),
         (recipe.ms_ssim_weight, ms_ssim_loss),
         (recipe.edge_weight, edge_loss),
         (recipe.frequency_weight, frequency_loss),
+        (recipe.color_weight, color_loss),
     ):
         if weight:
             value = value + weight * measure(restored, target)
@@ -61,6 +67,59 @@ PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "charbonnier": charbonnier_loss,
     "l1": l1_loss,
 }
+
+
+def match_brightness(restored: Tensor, target: Tensor) -> Tensor:
+    """Return the restored images, each at its target's mean luma, as `metrics.psnr_gtmean` does.
+
+    A loss of the result does not see a wrong exposure, which pulls at every pixel alike where the
+    right one cannot be known, and leaves color, contrast and detail (Liao et al., "GT-Mean Loss",
+    ICCV 2025, without their weighting).
+
+    Args:
+        restored: (N, 3, H, W) RGB.
+        target: The same shape.
+
+    Returns:
+        The same shape. Gains are limited to 1/4 to 4.
+    """
+    brightness, wanted = (
+        _luma(batch).mean((1, 2, 3), keepdim=True) for batch in (restored, target)
+    )
+    gain = wanted / brightness.clamp_min(1e-3)
+    return restored * gain.clamp(0.25, 4.0)
+
+
+def color_loss(restored: Tensor, target: Tensor) -> Tensor:
+    """Return how far contrast and colors of whole images are from those of the targets.
+
+    The mean absolute difference, per image, of five statistics: the standard deviation of the luma
+    (contrast), and mean and standard deviation of red - green and of yellow - blue, of which
+    colorfulness is made (Hasler and Suesstrunk, SPIE 2003). A pixel loss alone prefers dull colors
+    where it is not certain.
+
+    Args:
+        restored: (N, 3, H, W) RGB.
+        target: The same shape.
+
+    Returns:
+        A scalar.
+    """
+    return (_color_statistics(restored) - _color_statistics(target)).abs().mean()
+
+
+def _color_statistics(batch: Tensor) -> Tensor:
+    """Return (N, 5): deviation of luma, means and deviations of the color differences."""
+    red, green, blue = batch.unbind(1)
+    rows = [_luma(batch).squeeze(1), red - green, (red + green) / 2.0 - blue]
+    # a variance has a slope at zero, a deviation none
+    spread = [(row.var((1, 2)) + 1e-6).sqrt() for row in rows]
+    return torch.stack([*spread, *(row.mean((1, 2)) for row in rows[1:])], 1)
+
+
+def _luma(batch: Tensor) -> Tensor:
+    weights = torch.tensor(LUMA, dtype=batch.dtype, device=batch.device)
+    return (batch * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
 def edge_loss(restored: Tensor, target: Tensor) -> Tensor:

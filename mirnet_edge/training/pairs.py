@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,8 @@ class Pairs:
     degrade: Degrade | None = None
     """Makes a new degraded image of a clean one at every sampling; None for pairs."""
     scale: int = 1
+    weights: tuple[float, ...] = ()
+    """How often each pair is sampled, relative to the others; empty for equally often."""
     _thumbnails: dict[int, tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -48,6 +51,20 @@ class Pairs:
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self.names)
+
+    def sample_indices(
+        self, generator: np.random.Generator, count: int, among: Sequence[int] | None = None
+    ) -> list[int]:
+        """Return COUNT random indices, by weight, with replacement; AMONG: of these alone."""
+        candidates = range(len(self)) if among is None else among
+        if not self.weights:
+            places = generator.integers(len(candidates), size=count).tolist()
+        else:
+            bounds = np.cumsum([self.weights[index] for index in candidates])
+            chosen = np.searchsorted(bounds, generator.random(count) * bounds[-1], side="right")
+            # rounding can place the largest number past the end
+            places = np.minimum(chosen, len(candidates) - 1).tolist()
+        return [candidates[place] for place in places]
 
     def thumbnails(self, index: int) -> tuple[Tensor, Tensor]:
         """Return a pair's thumbnails (degraded, target), (3, h, w) in [0, 1]; cached."""
@@ -79,6 +96,10 @@ def load_pairs(
     """
     inputs, targets = [], []
     digest = hashlib.sha256()
+    weights = tuple(pair.weight for pair in pairs)
+    is_weighted = len(set(weights)) > 1
+    if is_weighted:
+        digest.update(repr(weights).encode())
     for done, pair in enumerate(pairs, start=1):
         target = _read(pair.target, digest)
         if pair.degraded is None:
@@ -97,6 +118,7 @@ def load_pairs(
         digest.hexdigest(),
         None if inputs else degrade,
         scale,
+        weights if is_weighted else (),
     )
 
 
@@ -160,11 +182,14 @@ def add_monochrome(pairs: Pairs, fraction: float) -> Pairs:
         pairs,
         names=pairs.names + tuple(pairs.names[place] for place in chosen),
         targets=pairs.targets + tuple(copies[place] for place in chosen),
+        weights=pairs.weights and pairs.weights + tuple(pairs.weights[place] for place in chosen),
     )
 
 
 def mix_pairs(one: Pairs, two: Pairs) -> Pairs:
-    """Return the pairs of both, those of the smaller set repeated until each makes up half.
+    """Return the pairs of both; each set makes up half of what is sampled.
+
+    Where neither has weights, those of the smaller set are repeated.
 
     Raises:
         DataError: One holds pairs, the other clean images.
@@ -174,6 +199,12 @@ def mix_pairs(one: Pairs, two: Pairs) -> Pairs:
             "one of --data and --replay holds image pairs, the other clean images; give two of "
             "the same kind"
         )
+    if one.weights or two.weights:
+        joined = concatenate_pairs(one, two)
+        sums = [sum(source.weights or (1.0,) * len(source)) for source in (one, two)]
+        totals = (sums[0],) * len(one) + (sums[1],) * len(two)
+        halves = tuple(map(operator.truediv, joined.weights, totals))
+        return replace(joined, weights=halves)
     longest = max(len(one), len(two))
     columns = [
         tuple(
@@ -202,7 +233,14 @@ def concatenate_pairs(one: Pairs, two: Pairs) -> Pairs:
         degraded=one.degraded + two.degraded,
         targets=one.targets + two.targets,
         sha256=_combine_digests(one, two),
+        weights=_join_weights(one, two),
     )
+
+
+def _join_weights(one: Pairs, two: Pairs) -> tuple[float, ...]:
+    if not (one.weights or two.weights):
+        return ()
+    return tuple(weight for part in (one, two) for weight in part.weights or (1.0,) * len(part))
 
 
 def _combine_digests(one: Pairs, two: Pairs) -> str:
@@ -217,6 +255,7 @@ def sample_inputs(pairs: Pairs, multiple: int, count: int = 16) -> list[Tensor]:
         names=tuple(pairs.names[place] for place in places),
         degraded=tuple(pairs.degraded[place] for place in places) if pairs.degraded else (),
         targets=tuple(pairs.targets[place] for place in places),
+        weights=(),
     )
     return [
         torch.from_numpy(batch_from_frames(pad_to_multiple(frame[None], multiple)))
@@ -246,6 +285,16 @@ class Thumbnails:
     def __len__(self) -> int:
         """Return the number of thumbnail pairs."""
         return len(self._pairs) * self._samples
+
+    def sample_places(self, generator: np.random.Generator, count: int) -> list[int]:
+        """Return COUNT random places of thumbnail pairs, by the weight of their image pair."""
+        if not self._pairs.weights:
+            return [int(place) for place in generator.integers(len(self), size=count)]
+        indices = self._pairs.sample_indices(generator, count)
+        samples = generator.integers(self._samples, size=count).tolist()
+        return [
+            index * self._samples + sample for index, sample in zip(indices, samples, strict=True)
+        ]
 
     def __getitem__(self, place: int) -> tuple[Tensor, Tensor]:
         """Return a degraded and a target thumbnail, (3, h, w) float32 in [0, 1]."""

@@ -77,6 +77,12 @@ class TrainingRecipe:
     """Weight of the edge loss (Laplacian), from 0."""
     frequency_weight: float = 0.0
     """Weight of the frequency loss (FFT), from 0."""
+    color_weight: float = 0.0
+    """Weight of the color loss (contrast and colorfulness of whole images), from 0."""
+    equal_brightness_fraction: float = 0.0
+    """Fraction of the pixel loss, 0 to 1, that is measured after giving each result its target's
+    mean luma, so that it does not see a wrong exposure; above 0 the other losses are measured so
+    altogether."""
     teacher_weight: float = 0.5
     """Weight of the teacher's output in the target, 0 to 1, where there is a teacher: 0 is the
     ground truth alone, 1 is distillation alone."""
@@ -187,6 +193,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "mixup",
             "well_lit_fraction",
             "teacher_weight",
+            "equal_brightness_fraction",
             "exposure_mixup",
             "capture_noise_fraction",
         ),
@@ -208,6 +215,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "ms_ssim_weight",
             "edge_weight",
             "frequency_weight",
+            "color_weight",
             "l2_sp_weight",
             "exposure_jitter",
             "noise_jitter",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mirnet_edge.degradations import (
+    Camera,
     LowLight,
     Noise,
     OldPhoto,
@@ -19,6 +20,7 @@ from mirnet_edge.degradations import (
     age_photo,
     downscale,
     overlay_damage,
+    photograph,
     reduce_light,
 )
 from mirnet_edge.errors import DataError, ImageError, OptionError
@@ -105,6 +107,49 @@ def _darken(frame: Frame, generator: np.random.Generator) -> Frame:
         white_balance=_sample_white_balance(generator),
     )
     return reduce_light(frame, settings, generator)
+
+
+def photograph_at_random(
+    frame: Frame, generator: np.random.Generator, exposures: tuple[float, float] = (0.01, 0.5)
+) -> Frame:
+    """Return a clean image as a random camera takes it with less light.
+
+    Args:
+        frame: (H, W, 3) uint8 RGB.
+        generator: The only source of randomness.
+        exposures: The least and the most light, as fractions of the clean image's.
+
+    Returns:
+        The same shape and type.
+    """
+
+    def chance(fraction: float) -> bool:
+        return bool(generator.random() < fraction)
+
+    def log_uniform(low: float, high: float) -> float:
+        return float(math.exp(generator.uniform(math.log(low), math.log(high))))
+
+    read_noise = log_uniform(1e-4, 2e-3)
+    red, blue = 2.0 ** generator.uniform(0.0, 1.2, 2)
+    red_error, blue_error = 2.0 ** generator.normal(0.0, 0.15, 2)
+    settings = Camera(
+        exposure=log_uniform(*exposures),
+        vignetting=generator.uniform(0.0, 0.6) if chance(0.5) else 0.0,
+        lamps=int(generator.integers(1, 4)) if chance(0.3) else 0,
+        white_balance=(float(red), 1.0, float(blue)),
+        white_balance_error=(float(red_error), 1.0, float(blue_error)),
+        crosstalk=generator.uniform(0.0, 0.3),
+        color_error=generator.uniform(-0.3, 1.0),
+        shot_noise=log_uniform(2e-5, 2e-3),
+        read_noise=read_noise,
+        row_noise=read_noise * generator.uniform(0.0, 0.3) if chance(0.5) else 0.0,
+        is_mosaic=chance(0.8),
+        denoise=generator.uniform(0.0, 1.0) if chance(0.5) else 0.0,
+        contrast=generator.uniform(-0.3, 0.7),
+        black=generator.uniform(-0.01, 0.02) if chance(0.5) else 0.0,
+        jpeg_quality=int(generator.integers(60, 99)) if chance(0.4) else None,
+    )
+    return photograph(frame, settings, generator)
 
 
 def _sample_white_balance(generator: np.random.Generator) -> tuple[float, float, float]:

@@ -193,3 +193,70 @@ def test_pruning_controls_reuse_the_widths_of_the_taylor_run():
     assert found["2x-taylor"].blocks
     assert found["4x-random"].like == found["4x-taylor"].out
     assert found["4x-random"].training == found["4x-taylor"].training
+
+
+@pytest.fixture(scope="module")
+def low_light_sources():
+    return script("low_light_sources")
+
+
+@pytest.fixture
+def low_light_folder(tmp_path, frames_of):
+    from PIL import Image
+
+    for number in range(12):
+        high = np.kron(frames_of(12, 16)[0], np.ones((4, 4, 1), np.uint8))
+        for folder, frame in (("vilnc/low", high // 10), ("vilnc/high", high)):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(frame).save(tmp_path / folder / f"{number}.png")
+        photos = tmp_path / "photos/bsds500"
+        photos.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(high).save(photos / f"{number}.png")
+    return tmp_path
+
+
+def test_low_light_sources_that_are_there_are_measured(low_light_sources, low_light_folder, capsys):
+    sources = low_light_sources.list_sources(low_light_folder, None, 3)
+    names = [source.name for source in sources]
+    assert names == ["vilnc", "synthetic dusk", "synthetic night", "daylight"]
+    assert capsys.readouterr().err.count("left out") == 4  # three of lol, and the bursts
+    table = low_light_sources.measure(lambda frame: frame, sources, low_light_folder / "night")
+    assert table["daylight"][0] == 60.0  # the largest that is counted
+    assert table["vilnc"][0] < table["vilnc"][1]  # brightness alone is most of the error
+    assert table["vilnc"][4] == pytest.approx(0.1, rel=0.1)  # contrast of a tenth of the light
+
+
+def test_ranks_are_means_over_figures_and_sources(low_light_sources):
+    sources = [
+        low_light_sources.Source("pairs", lambda: iter(()), 3),
+        low_light_sources.Source("daylight", lambda: iter(()), 1),
+    ]
+    tables = {
+        "one": {"pairs": [20.0, 25.0, 0.8, 1, 1], "daylight": [30.0, 30.0, 0.9, 1, 1]},
+        "two": {"pairs": [21.0, 25.0, 0.7, 1, 1], "daylight": [40.0, 40.0, 0.9, 1, 1]},
+    }
+    ranks = low_light_sources.rank(tables, sources)
+    assert ranks["one"]["pairs"] == pytest.approx((2 + 1.5 + 1) / 3)
+    assert ranks["two"]["pairs"] == pytest.approx((1 + 1.5 + 2) / 3)
+    assert (ranks["one"]["daylight"], ranks["two"]["daylight"]) == (2.0, 1.0)
+    assert ranks["two"]["mean"] == pytest.approx(1.25)
+
+
+def test_a_fixed_size_competitor_gets_padded_and_turned_images(low_light_sources, frames_of):
+    seen = []
+
+    def infer(batch):
+        seen.append(batch.shape)
+        return batch
+
+    for frame in (frames_of(40, 60)[0], frames_of(60, 40)[0]):
+        output = low_light_sources._in_fixed_size(frame, (48, 80), infer)
+        assert np.array_equal(output, frame)
+    assert seen == [(48, 80, 3)] * 2
+
+
+def test_images_are_fitted_to_what_every_competitor_takes(low_light_sources, frames_of):
+    fit = low_light_sources.fit
+    assert fit(frames_of(400, 600)[0]).shape == (400, 600, 3)
+    assert fit(frames_of(512, 512)[0]).shape == (400, 400, 3)
+    assert fit(frames_of(900, 450)[0]).shape == (600, 300, 3)

@@ -12,9 +12,11 @@ from scipy.ndimage import convolve
 from mirnet_edge.metrics import ssim
 from mirnet_edge.training.loss import (
     charbonnier_loss,
+    color_loss,
     edge_loss,
     frequency_loss,
     l1_loss,
+    match_brightness,
     ms_ssim_loss,
     ssim_loss,
     total_loss,
@@ -205,3 +207,35 @@ def test_the_total_is_the_weighted_sum(pixel_loss, measure):
         + 0.02 * frequency_loss(*pair)
     )
     assert torch.allclose(total_loss(*pair, recipe), expected)
+
+
+def test_the_color_loss_grows_with_dullness_and_ignores_where_colors_are():
+    _, reference = _images()
+    gray = reference.mean(1, keepdim=True)
+    losses = [
+        float(color_loss(gray + kept * (reference - gray), reference)) for kept in (1, 0.8, 0.4)
+    ]
+    assert losses == sorted(losses)
+    assert losses[0] < 1e-6 < losses[1]
+    assert float(color_loss(reference.flip(3), reference)) == pytest.approx(0.0, abs=1e-6)
+    assert float(color_loss(0.5 * reference, reference)) > 0.01
+
+
+def test_equal_brightness_hides_a_wrong_exposure_and_nothing_else():
+    restored, reference = _images()
+    half = TrainingRecipe(ssim_weight=0.1)
+    blind = TrainingRecipe(ssim_weight=0.1, equal_brightness_fraction=1.0)
+    assert torch.allclose(match_brightness(0.5 * reference, reference), reference, atol=1e-5)
+    dark = float(total_loss(0.5 * reference, reference, blind))
+    assert dark == pytest.approx(float(total_loss(reference, reference, half)), abs=1e-4)
+    assert float(total_loss(0.5 * reference, reference, half)) > 10 * dark
+    assert float(total_loss(restored, reference, blind)) == pytest.approx(
+        float(total_loss(match_brightness(restored, reference), reference, half))
+    )
+
+
+def test_equal_brightness_of_a_black_image_stays_finite():
+    black = torch.zeros(1, 3, 16, 16, requires_grad=True)
+    recipe = TrainingRecipe(equal_brightness_fraction=0.5, color_weight=0.5)
+    total_loss(black, torch.rand(1, 3, 16, 16), recipe).backward()
+    assert torch.isfinite(black.grad).all()
