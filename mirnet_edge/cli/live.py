@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import signal
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +16,7 @@ from mirnet_edge.cli.application import command, stderr
 from mirnet_edge.cli.arguments import (
     BACKENDS_HELP,
     INPUT,
+    MODEL,
     OUTPUT,
     SHIPPED,
     SIZE_METAVAR,
@@ -23,15 +28,20 @@ from mirnet_edge.cli.arguments import (
     check_weights,
     parse_size,
 )
-from mirnet_edge.errors import OptionError
+from mirnet_edge.errors import MissingDependencyError, OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mirnet_edge.video.live.controls import Controls
     from mirnet_edge.video.live.pipeline import Live, LiveStatistics
     from mirnet_edge.video.live.publishing import Publisher
     from mirnet_edge.video.live.sinks import Sink
+    from mirnet_edge.video.live.sources import Source
     from mirnet_edge.video.restorer import Restorer
     from mirnet_edge.video.web.camera import BrowserSource
+
+logger = logging.getLogger(__name__)
 
 _BROWSER = "browser"
 _PAGE = "Web page"
@@ -39,13 +49,14 @@ _PAGE = "Web page"
 
 def live(
     source: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="A camera's number, a file, rtsp://..., 'gst: PIPELINE', csi, rpicam, synthetic, "
             "or browser: the camera of the viewer of --display web.",
+            show_default="the first camera, without one synthetic",
             rich_help_panel=INPUT,
         ),
-    ] = "0",
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -55,18 +66,54 @@ def live(
             rich_help_panel=INPUT,
         ),
     ] = None,
+    loop: Annotated[
+        bool,
+        typer.Option("--loop", help="Begin a file again at its end.", rich_help_panel=INPUT),
+    ] = False,
+    exit_at_end: Annotated[
+        bool,
+        typer.Option(
+            "--exit-at-end",
+            help="End with the file, as --display none does; otherwise its last frame stays, with "
+            "a button to replay it.",
+            rich_help_panel=INPUT,
+        ),
+    ] = False,
+    task: Annotated[
+        Literal["low-light", "denoise", "super-resolution", "old-photo"] | None,
+        typer.Option(
+            help="What to restore, by weights of this package, in place of --bundle.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     bundle: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="DIR|shipped:NAME",
             help="A bundle's folder, written by mirnet export, or weights of this package, "
             "exported on first use.",
+            show_default="shipped:low-light",
+            rich_help_panel=MODEL,
         ),
-    ] = "shipped:low-light",
+    ] = None,
+    strength: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Share of the restored frame, from 0 to 1; the page changes it live.",
+            rich_help_panel=MODEL,
+        ),
+    ] = 1.0,
     display: Annotated[
-        Literal["window", "web", "none"],
-        typer.Option(help="Where to show frames.", rich_help_panel=OUTPUT),
-    ] = "window",
+        Literal["auto", "window", "web", "none"],
+        typer.Option(
+            help="Where to show frames; auto: on a page where the packages of the extra web are "
+            "installed, else in a window.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = "auto",
     record: Annotated[
         Path | None,
         typer.Option(
@@ -115,6 +162,14 @@ def live(
             min=0, max=65535, help="Port of the page; 0 for any free one.", rich_help_panel=_PAGE
         ),
     ] = 8321,
+    open_browser: Annotated[
+        bool,
+        typer.Option(
+            "--open/--no-open",
+            help="Open the page in this machine's browser, where it has a display.",
+            rich_help_panel=_PAGE,
+        ),
+    ] = True,
     certificate: Annotated[
         Path | None,
         typer.Option(help="Certificate of the page, PEM: serves https.", rich_help_panel=_PAGE),
@@ -152,65 +207,137 @@ def live(
 ) -> None:
     """Restore a camera's frames live: always the newest frame, never a queue.
 
-    Without a camera try --source synthetic. Ctrl-C, q or the end of a file end it; recorded files
-    are closed and playable then.
+    Without options it restores the first camera, or a synthetic scene, on a page of this machine.
+    Ctrl-C, q in the window or SIGTERM end it; recorded files are closed and playable then.
     """
     frame_size = None if size is None else parse_size(size, "--size")
     check_positive(target_fps, "--target-fps")
-    if source == _BROWSER and display != "web":
-        raise OptionError(f"--source browser needs --display web, found --display {display}")
-    check_source(source)
+    _check_options(source, display, task=task, bundle=bundle, loop=loop, exit_at_end=exit_at_end)
+    weights = bundle or f"{SHIPPED}{task or 'low-light'}"
     check_file(certificate, "--certificate", "a PEM file")
     check_file(key, "--key", "a PEM file")
-    if bundle.startswith(SHIPPED):
-        check_weights(bundle)
+    if weights.startswith(SHIPPED):
+        check_weights(weights)
     else:
-        check_bundle(Path(bundle))
+        check_bundle(Path(weights))
     from mirnet_edge.video.live.controls import Controls
     from mirnet_edge.video.live.pipeline import Live, ReconnectPolicy
-    from mirnet_edge.video.live.sources import open_source
+    from mirnet_edge.video.live.playback import FilePlayer
 
     # errors of the camera, the display and files come before a bundle is exported
-    controls = Controls(recording=record is not None)
+    shown_in = display if display != "auto" else _choose_display(source)
+    controls = Controls(recording=record is not None, strength=strength, loop=loop)
     camera = _browser_camera(controls) if source == _BROWSER else None
-    opened = camera or open_source(source, size=frame_size)
-    sinks = _sinks(controls, display, record, snapshots)
+    hold_at_end = shown_in != "none" and not exit_at_end
+    opened = camera or _open_source(source, frame_size, controls, hold_at_end=hold_at_end)
+    folder = snapshots or Path()
+    sinks = _sinks(controls, shown_in, record, folder)
     if virtual_camera is not None:
         sinks.append(_virtual_camera(virtual_camera))
     publisher = None if stream is None else _publisher(stream)
     if publisher is not None:
         sinks.append(publisher)
-    if display == "web":
-        sinks.insert(0, _page(controls, host, port, camera, certificate, key))
-    restorer = _restorer(bundle, backend, precision, threads, target_fps)
-    reconnect_policy = (
-        ReconnectPolicy(blocked_s=math.inf) if camera else None
-    )  # until somebody opens the page
-    running = Live(opened, restorer, sinks, controls=controls, reconnect_policy=reconnect_policy)
-    try:
-        _run(running, quiet=display != "none")
-    finally:
-        statistics = running.statistics()
-        if stats is not None:
-            statistics.write_json(stats)
-    _print_statistics(statistics)
-    if publisher is not None:
-        stderr().print(publisher.summary(), highlight=False, markup=False, soft_wrap=True)
+    if shown_in == "web":
+        page = _page(
+            controls, host, port, camera, certificate, key,
+            snapshots=None if camera else folder, open_browser=open_browser,
+        )  # fmt: skip
+        sinks.insert(0, page)
+    with _end_on_signals():
+        restorer = _restorer(weights, backend, precision, threads, target_fps)
+        # a viewer may open the page, or end a pause, at any time
+        waits_for_people = camera is not None or isinstance(opened, FilePlayer)
+        running = Live(
+            opened, restorer, sinks, controls=controls,
+            reconnect_policy=ReconnectPolicy(blocked_s=math.inf) if waits_for_people else None,
+        )  # fmt: skip
+        try:
+            _run(running, quiet=shown_in != "none")
+        finally:
+            statistics = running.statistics()
+            _print_statistics(statistics)
+            if publisher is not None:
+                stderr().print(publisher.summary(), highlight=False, markup=False, soft_wrap=True)
+            if stats is not None:
+                statistics.write_json(stats)
 
 
-def _sinks(
-    controls: Controls, display: str, record: Path | None, snapshots: Path | None
-) -> list[Sink]:
-    from mirnet_edge.video.live.sinks import DetachedSink, Recorder, Snapshots
+def _check_options(
+    source: str | None, display: str, *,
+    task: str | None, bundle: str | None, loop: bool, exit_at_end: bool,
+) -> None:  # fmt: skip
+    """Refuse options that exclude each other, and sources that do not exist."""
+    if source == _BROWSER and display not in ("web", "auto"):
+        raise OptionError(f"--source browser needs --display web, found --display {display}")
+    if task is not None and bundle is not None:
+        raise OptionError(f"--task {task} names a bundle of this package; leave out --bundle")
+    if loop and exit_at_end:
+        raise OptionError("--loop never comes to an end; leave out --exit-at-end")
+    if source is not None:
+        check_source(source)
+
+
+def _choose_display(source: str | None) -> Literal["web", "window"]:
+    """Return where --display auto shows frames: on a page, without its packages in a window.
+
+    Raises:
+        MissingDependencyError: The packages are not installed, and there is no display.
+    """
+    from mirnet_edge.dependencies import advice, available
+    from mirnet_edge.video.live.window import has_display
+
+    if source == _BROWSER or (available("aiohttp") and available("aiortc")):
+        return "web"
+    if has_display():
+        return "window"
+    raise MissingDependencyError(
+        f"this machine has no display, and the page needs aiohttp and aiortc: {advice('aiohttp')}, "
+        "or use --display none with --record FILE"
+    )
+
+
+def _open_source(
+    source: str | None, size: tuple[int, int] | None, controls: Controls, *, hold_at_end: bool
+) -> Source:
+    """Return the source to read; a file in a player that follows the controls."""
+    from mirnet_edge.video.live.playback import FilePlayer
+    from mirnet_edge.video.live.sources import FileSource, find_camera, open_source
+
+    if source is None:
+        source, reason = find_camera()
+        if source is None:
+            source = "synthetic"
+            stderr().print(
+                f"{reason}: a synthetic scene is shown; --source takes a camera, a file or rtsp://...",
+                highlight=False, markup=False, soft_wrap=True,
+            )  # fmt: skip
+    opened = open_source(source, size=size)
+    if isinstance(opened, FileSource):
+        return FilePlayer(opened, controls, hold_at_end=hold_at_end)
+    return opened
+
+
+def _sinks(controls: Controls, display: str, record: Path | None, snapshots: Path) -> list[Sink]:
+    from mirnet_edge.video.live.recording import Recorder
+    from mirnet_edge.video.live.sinks import DetachedSink, Snapshots
     from mirnet_edge.video.live.window import Window, check_display
 
-    console = stderr()
+    def print_line(line: str) -> None:
+        stderr().print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def warn(line: str) -> None:
+        controls.set_note(line)
+        print_line(line)
+
+    def end_recording(line: str) -> None:
+        controls.set_recording(False)
+        warn(line)
+
     sinks: list[Sink] = []
     if record is not None:
-        sinks.append(DetachedSink(Recorder(record)))
-    sinks.append(
-        DetachedSink(Snapshots(snapshots or Path(), lambda path: console.print(f"saved {path}")))
-    )
+        sinks.append(DetachedSink(Recorder(record, on_failed=end_recording)))
+    saving = Snapshots(snapshots, lambda path: print_line(f"saved {path}"), on_failed=warn)
+    sinks.append(DetachedSink(saving))
     if display == "window":
         check_display()
         sinks.insert(0, Window(controls))
@@ -246,6 +373,9 @@ def _page(
     camera: BrowserSource | None,
     certificate: Path | None,
     key: Path | None,
+    *,
+    snapshots: Path | None,
+    open_browser: bool,
 ) -> Sink:
     from mirnet_edge.video.web.server import WebSink
 
@@ -255,12 +385,48 @@ def _page(
             lines.append(f"browsers give their camera to https only: {page.https_advice}")
         for line in lines:
             stderr().print(line, highlight=False, markup=False, soft_wrap=True)
+        if open_browser:
+            _open_in_browser(addresses[0])
 
     page = WebSink(
         controls, host=host, port=port, camera=camera, certificate=certificate, key=key,
-        on_open=print_addresses,
+        snapshots=snapshots, on_open=print_addresses,
     )  # fmt: skip
     return page
+
+
+def _open_in_browser(address: str) -> None:
+    """Open a page where this machine has a display; whatever fails, the address was printed."""
+    import webbrowser
+
+    from mirnet_edge.video.live.window import has_display
+
+    def open_page() -> None:
+        try:
+            webbrowser.open(address)
+        except (OSError, webbrowser.Error) as error:
+            logger.info("the browser was not opened: %s", error)
+
+    if has_display():
+        # some browsers run until they are closed
+        threading.Thread(target=open_page, name="browser", daemon=True).start()
+
+
+@contextmanager
+def _end_on_signals() -> Iterator[None]:
+    """Make SIGTERM, and SIGHUP of a closed terminal, end the block as Ctrl-C does."""
+    names = ("SIGTERM", "SIGHUP")
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in numbers:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+                former[number] = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _restorer(
@@ -317,6 +483,7 @@ main = command(
     examples=(
         "live",
         "live --source rtsp://camera/stream --display web --target-fps 15",
+        "live --source night.mp4 --loop --strength 0.7",
         "live --source synthetic --display none --record build/live.mp4",
     ),
 )

@@ -48,6 +48,7 @@ class VideoFrame:
         pts: int | None = None,
         time_base: Fraction | None = None,
         color: ColorTags = ColorTags(),
+        continuous: bool = True,
     ) -> None:
         """Create a frame.
 
@@ -59,6 +60,8 @@ class VideoFrame:
             pts: Presentation time in units of `time_base`, where the source has one.
             time_base: Seconds per unit of `pts`.
             color: The stream's color metadata.
+            continuous: False after a pause or a seek: the time since the frame before says nothing
+                about the frame rate.
         """
         self._pixels = pixels
         self._lock = threading.Lock()
@@ -66,6 +69,7 @@ class VideoFrame:
         self.captured_s = captured_s
         self.pts, self.time_base = pts, time_base
         self.color = color
+        self.continuous = continuous
 
     @property
     def pixels(self) -> Frame:
@@ -75,8 +79,13 @@ class VideoFrame:
                 self._pixels = self._pixels()  # and the decoder's frame is freed
             return self._pixels
 
-    def captured_at(self, captured_s: float) -> VideoFrame:
-        """Return the same frame with another time of capture; called before pixels are used."""
+    def captured_at(self, captured_s: float, *, continuous: bool | None = None) -> VideoFrame:
+        """Return the same frame with another time of capture; called before pixels are used.
+
+        Args:
+            captured_s: The time of capture, in seconds of the pipeline's clock.
+            continuous: Replaces the frame's own, unless None.
+        """
         return VideoFrame(
             pixels=self._pixels,
             index=self.index,
@@ -84,6 +93,7 @@ class VideoFrame:
             pts=self.pts,
             time_base=self.time_base,
             color=self.color,
+            continuous=self.continuous if continuous is None else continuous,
         )
 
     @property
@@ -94,12 +104,29 @@ class VideoFrame:
         return float(self.pts * self.time_base)
 
 
+LiveState: TypeAlias = Literal["live", "playing", "paused", "ended", "frozen", "stalled"]
+"""live: a camera's newest frame · playing, paused, ended: of a file · frozen: the display repeats
+its frame while the source goes on · stalled: the source gives no frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlaybackStatus:
+    """Where a file is played."""
+
+    position_s: float
+    """Of the newest frame, from the first one."""
+    duration_s: float | None
+    """None where the file does not say."""
+    loop: bool
+    """Whether it begins again at its end."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LiveStatus:
     """Statistics and state at one frame, as a window or a page displays them."""
 
     fps: float
-    """Displayed frames per second over the last second; 0 at the first."""
+    """Displayed frames per second over the last second; 0 at the first, and without new frames."""
     age_ms: float
     """This frame's age: from capture until it is passed to the sinks."""
     age_p95_ms: float
@@ -124,6 +151,11 @@ class LiveStatus:
     """How many were requested so far; a sink compares with the number it has saved."""
     note: str
     """The last warning, in one line; empty where there is none."""
+    state: LiveState = "live"
+    strength: float = 1.0
+    """Share of the restored frame, from 0 to 1; the rest is the source's."""
+    playback: PlaybackStatus | None = None
+    """None for cameras and streams."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +173,8 @@ class DisplayedFrame:
 
 def format_status(status: LiveStatus) -> str:
     """Return the status in one line."""
-    state = " frozen" if status.frozen else "" if status.restoring else " restoration off"
+    state = "" if status.state in ("live", "playing") else f"  {status.state}"
+    state += "" if status.restoring else "  restoration off"
     failed = f"  failed {status.failed}" if status.failed else ""
     return (
         f"{status.fps:4.1f} fps  age p95 {status.age_p95_ms:.0f} ms  "

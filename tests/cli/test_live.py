@@ -71,7 +71,7 @@ def test_a_server_that_is_not_there_is_told_and_the_clip_goes_on(ran, make_bundl
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (("--display", "hologram"), "is not one of 'window', 'web', 'none'"),
+        (("--display", "hologram"), "is not one of 'auto', 'window', 'web', 'none'"),
         (("--source", "nowhere.mp4"), "nowhere.mp4"),
         (("--source", "97"), "--source synthetic"),
         (("--source", "synthetic", "--virtual-camera", "/dev/video97"), "modprobe v4l2loopback"),

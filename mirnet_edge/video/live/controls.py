@@ -13,16 +13,29 @@ class Controls:
     The pipeline reads the requests between two frames; no method waits for it.
     """
 
-    def __init__(self, configurations: tuple[str, ...] = (), *, recording: bool = False) -> None:
-        """Start with restoration on, not frozen.
+    def __init__(
+        self,
+        configurations: tuple[str, ...] = (),
+        *,
+        recording: bool = False,
+        strength: float = 1.0,
+        loop: bool = False,
+    ) -> None:
+        """Start with restoration on, neither frozen nor paused.
 
         Args:
             configurations: Those that `choose_configuration` accepts.
             recording: Whether to record from the first frame.
+            strength: Share of the restored frame, from 0 to 1.
+            loop: Whether a file begins again at its end.
         """
         self._lock = threading.Lock()
         self._configurations = configurations
         self._restoring, self._frozen, self._recording = True, False, recording
+        self._strength = strength
+        self._paused, self._loop = False, loop
+        self._seek_s: float | None = None
+        self._note = ""
         self._snapshots = 0
         self._requested: str | None = None
         self._stopped = threading.Event()
@@ -46,6 +59,30 @@ class Controls:
             return self._frozen
 
     @property
+    def strength(self) -> float:
+        """Return the share of the restored frame, from 0 to 1."""
+        with self._lock:
+            return self._strength
+
+    @property
+    def paused(self) -> bool:
+        """Return whether a file is paused; cameras cannot be."""
+        with self._lock:
+            return self._paused
+
+    @property
+    def loop(self) -> bool:
+        """Return whether a file begins again at its end."""
+        with self._lock:
+            return self._loop
+
+    @property
+    def note(self) -> str:
+        """Return the last warning of a sink, in one line; empty where there is none."""
+        with self._lock:
+            return self._note
+
+    @property
     def recording(self) -> bool:
         """Return whether displayed frames are recorded."""
         with self._lock:
@@ -62,6 +99,11 @@ class Controls:
         """Return whether `stop` was called."""
         return self._stopped.is_set()
 
+    @property
+    def stop_event(self) -> threading.Event:
+        """Return the event that `stop` sets, to wait for."""
+        return self._stopped
+
     def set_configurations(self, configurations: tuple[str, ...]) -> None:
         """Set what `choose_configuration` accepts. Called by the pipeline."""
         with self._lock:
@@ -77,6 +119,11 @@ class Controls:
         with self._lock:
             self._frozen = not self._frozen
 
+    def toggle_paused(self) -> None:
+        """Pause a file, or resume."""
+        with self._lock:
+            self._paused = not self._paused
+
     def set_restoring(self, on: bool) -> None:
         """Switch restoration on or off."""
         with self._lock:
@@ -86,6 +133,40 @@ class Controls:
         """Freeze the display, or resume."""
         with self._lock:
             self._frozen = on
+
+    def set_strength(self, strength: float) -> None:
+        """Set the share of the restored frame, from 0 to 1."""
+        with self._lock:
+            self._strength = min(1.0, max(0.0, strength))
+
+    def set_paused(self, on: bool) -> None:
+        """Pause a file, or resume."""
+        with self._lock:
+            self._paused = on
+
+    def set_loop(self, on: bool) -> None:
+        """Begin a file again at its end, or stop there."""
+        with self._lock:
+            self._loop = on
+
+    def request_seek(self, position_s: float) -> None:
+        """Request that a file goes on at a position, in seconds from its first frame.
+
+        The newest request counts. Where the file is paused, the frame there is displayed.
+        """
+        with self._lock:
+            self._seek_s = position_s
+
+    def take_seek(self) -> float | None:
+        """Return the position requested since the last call, None where none was."""
+        with self._lock:
+            position_s, self._seek_s = self._seek_s, None
+            return position_s
+
+    def set_note(self, note: str) -> None:
+        """Set the warning that windows and pages display, in one line; empty for none."""
+        with self._lock:
+            self._note = note
 
     def set_recording(self, on: bool) -> None:
         """Start or stop recording."""

@@ -26,6 +26,8 @@ from mirnet_edge.files import write_atomically
 from mirnet_edge.video.clock import REAL_CLOCK, BackOff
 from mirnet_edge.video.frames import BufferClosed, DisplayedFrame, LatestFrameBuffer, LiveStatus
 from mirnet_edge.video.live.controls import Controls
+from mirnet_edge.video.live.playback import FilePlayer
+from mirnet_edge.video.restorer import blend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.clock import Clock
-    from mirnet_edge.video.frames import VideoFrame
+    from mirnet_edge.video.frames import LiveState, VideoFrame
     from mirnet_edge.video.live.sinks import Sink
     from mirnet_edge.video.live.sources import Source
     from mirnet_edge.video.restorer import Restorer
@@ -43,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1  # without a new frame sinks are called this often: windows handle keys then
 _MAX_AGE_INTERVALS = 2.0  # an older frame waited while both source and sinks were stalled
+_STALLED_S, _STALLED_INTERVALS = 1.0, 4.0  # without a frame for the longer of both
 _JOIN_S = 0.5
 _RESYNC_S = 0.5
 
@@ -89,7 +92,11 @@ class Live:
         self._capture = (make_capture or Capture)(
             source, self._buffer, clock, reconnect_policy or ReconnectPolicy()
         )
+        self._player = source if isinstance(source, FilePlayer) else None
         self._last: DisplayedFrame | None = None
+        self._last_taken_s = clock.now()
+        self._last_settings: tuple[object, ...] = ()
+        self._chosen = ""  # the configuration requested last
         self._note = ""
         self._has_restore_error = False
 
@@ -136,7 +143,9 @@ class Live:
                 if frame is None:
                     self._capture.check_stuck()
                     self._display_last()
-                elif self.controls.frozen and self._last is not None:
+                    continue
+                self._last_taken_s = self._clock.now()
+                if self.controls.frozen and self._last is not None:
                     self._counters.held += 1
                     self._display_last()
                 elif self._is_fresh(frame):
@@ -153,18 +162,17 @@ class Live:
 
     def _process(self, frame: VideoFrame) -> DisplayedFrame:
         """Restore a frame, pass it to the sinks, count it."""
-        restoring = self.controls.restoring
         taken_s = self._clock.now()
         pixels = frame.pixels
         converted_s = self._clock.now()
-        after = self._restore(pixels) if restoring else None
+        restoring, after = self._restore_by_controls(pixels)
         restored_s = self._clock.now()
         restore_s = restored_s - converted_s
         shown = DisplayedFrame(
             before=frame,
             after=self._restorer.resize_unrestored(pixels) if after is None else after,
             restored=after is not None,
-            status=self._status(frame, now_s=restored_s, restore_s=restore_s, note=self._note),
+            status=self._status(frame, now_s=restored_s, restore_s=restore_s),
         )
         self._display(shown)
         now_s = self._clock.now()
@@ -176,6 +184,19 @@ class Live:
             show_s=now_s - restored_s,
         )
         return shown
+
+    def _restore_by_controls(self, pixels: Frame) -> tuple[bool, Frame | None]:
+        """Return whether restoration is on, and the restored frame at the chosen strength.
+
+        The frame is None where restoration is off, or failed.
+        """
+        restoring, strength = self.controls.restoring, self.controls.strength
+        self._last_settings = (restoring, strength, self._chosen)
+        restoring = restoring and strength > 0.0
+        after = self._restore(pixels) if restoring else None
+        if after is not None and strength < 1.0:
+            after = blend(after, self._restorer.resize_unrestored(pixels), strength)
+        return restoring, after
 
     def _restore(self, pixels: Frame) -> Frame | None:
         """Return the restored frame, or None where that failed, which is counted and reported."""
@@ -204,25 +225,27 @@ class Live:
             logger.warning("%s", error)
             self._note = f"{configuration} cannot be opened: {error}"
         else:
-            self._note = ""
+            self._note, self._chosen = "", configuration
 
     def _display_last(self) -> None:
-        """Pass the last frame to the sinks again, with the current status."""
-        if self._last is None:
+        """Pass the last frame to the sinks again, with the current status.
+
+        It is restored again where restoration, strength or configuration were changed: a frame
+        that is looked at for long is the one to compare them on. It is not counted again.
+        """
+        last = self._last
+        if last is None:
             return
-        status = self._status(
-            self._last.before,
-            now_s=self._clock.now(),
-            restore_s=1e-3 * self._last.status.restore_ms,
-            note=self._capture.interruption or self._note,
-        )
+        after, restored = last.after, last.restored
+        started_s, restore_s = self._clock.now(), 1e-3 * last.status.restore_ms
+        if self._last_settings != (self.controls.restoring, self.controls.strength, self._chosen):
+            _, anew = self._restore_by_controls(last.before.pixels)
+            restore_s = self._clock.now() - started_s
+            restored = anew is not None
+            after = self._restorer.resize_unrestored(last.before.pixels) if anew is None else anew
+        status = self._status(last.before, now_s=self._clock.now(), restore_s=restore_s)
         self._display(
-            DisplayedFrame(
-                before=self._last.before,
-                after=self._last.after,
-                restored=self._last.restored,
-                status=status,
-            )
+            DisplayedFrame(before=last.before, after=after, restored=restored, status=status)
         )
 
     def _display(self, shown: DisplayedFrame) -> None:
@@ -230,12 +253,11 @@ class Live:
         for sink in self._sinks:
             sink.show(shown)
 
-    def _status(
-        self, frame: VideoFrame, *, now_s: float, restore_s: float, note: str
-    ) -> LiveStatus:
-        counters, controls = self._counters, self.controls
+    def _status(self, frame: VideoFrame, *, now_s: float, restore_s: float) -> LiveStatus:
+        counters, controls, player = self._counters, self.controls, self._player
+        state = self._state(now_s)
         return LiveStatus(
-            fps=counters.fps,
+            fps=counters.fps if state in ("live", "playing") else 0.0,
             age_ms=1e3 * (now_s - frame.captured_s),
             age_p95_ms=counters.age_p95_ms,
             restore_ms=1e3 * restore_s,
@@ -249,8 +271,27 @@ class Live:
             frozen=controls.frozen,
             recording=controls.recording,
             snapshots=controls.snapshots,
-            note=note,
+            note=self._capture.interruption or self._note or controls.note,
+            state=state,
+            strength=controls.strength,
+            playback=None if player is None else player.playback,
         )
+
+    def _state(self, now_s: float) -> LiveState:
+        player = self._player
+        if self.controls.frozen:
+            return "frozen"
+        if player is not None and player.ended:
+            return "ended"
+        if player is not None and self.controls.paused:
+            return "paused"
+        interval_s = self._frame_interval.seconds or 0.0
+        silent_s = now_s - self._last_taken_s
+        if self._capture.interruption or silent_s > max(
+            _STALLED_S, _STALLED_INTERVALS * interval_s
+        ):
+            return "stalled"
+        return "live" if player is None else "playing"
 
 
 # capture
@@ -571,8 +612,8 @@ class FrameInterval:
     def update(self, frame: VideoFrame) -> None:
         """Update the moving average with a frame; dropped frames before it are accounted for."""
         last, self._last = self._last, frame
-        if last is None or frame.index <= last.index:  # the source was opened again
-            return
+        if last is None or frame.index <= last.index or not frame.continuous:
+            return  # the source was opened again, or a file was paused
         interval_s = (frame.captured_s - last.captured_s) / (frame.index - last.index)
         before = interval_s if self._measured_s is None else self._measured_s
         self._measured_s = before + _INTERVAL_WEIGHT * (interval_s - before)

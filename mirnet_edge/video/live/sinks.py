@@ -1,21 +1,20 @@
-"""Live sinks: detached threads, recordings, snapshots, virtual cameras, memory."""
+"""Live sinks: detached threads, snapshots, virtual cameras, memory."""
 
 from __future__ import annotations
 
 import datetime
+import logging
 import sys
 import threading
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mirnet_edge.dependencies import require
-from mirnet_edge.errors import OptionError, VideoError
+from mirnet_edge.errors import MirnetEdgeError, VideoError
 from mirnet_edge.images.files import ImageFile, write_image
-from mirnet_edge.video.files.encoding import SUFFIXES, EncodingOptions, VideoWriter
 from mirnet_edge.video.frames import BufferClosed, LatestFrameBuffer
 
 if TYPE_CHECKING:
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.frames import DisplayedFrame
+
+
+logger = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -125,79 +127,6 @@ class DetachedSink:
             raise error
 
 
-_RECORDING_TIME_BASE = Fraction(1, 90_000)
-
-
-class Recorder:
-    """A sink that records displayed frames to video files, a new one each time it is switched on.
-
-    Frames keep their times of capture; dropped frames are missing. Wrap it in `DetachedSink`:
-    encoding takes longer than a sink may.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Store the file name; later recordings are named STEM-2, STEM-3.
-
-        Raises:
-            OptionError: Its suffix is not supported.
-        """
-        if path.suffix.lower() not in SUFFIXES:
-            raise OptionError(f"--record must end in {', '.join(SUFFIXES)}, found {path.name}")
-        require("av", "recording")
-        self._path = path
-        self._writer: VideoWriter | None = None
-        self._size: tuple[int, int] | None = None
-        self._start_s = 0.0
-        self._last_pts = -1
-        self.files: list[Path] = []
-        """The recordings so far, in order."""
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._finish_file()  # the recording is kept, whatever ended the run
-
-    def show(self, shown: DisplayedFrame) -> None:
-        """Write a frame, where recording is on and the frame is new.
-
-        Raises:
-            VideoError: It cannot be written.
-        """
-        if not shown.status.recording:
-            self._finish_file()
-            return
-        if self._writer is None or shown.after.shape[:2] != self._size:
-            self._start_file(shown)
-        pts = round((shown.before.captured_s - self._start_s) / _RECORDING_TIME_BASE)
-        if self._writer is not None and pts > self._last_pts:
-            self._writer.write(shown.after, pts)
-            self._last_pts = pts
-
-    def _start_file(self, shown: DisplayedFrame) -> None:
-        self._finish_file()
-        number = len(self.files) + 1
-        name = self._path.name if number == 1 else f"{self._path.stem}-{number}{self._path.suffix}"
-        height, width = shown.after.shape[:2]
-        options = EncodingOptions(
-            height=height,
-            width=width,
-            time_base=_RECORDING_TIME_BASE,
-            rate=None,
-            color=shown.before.color,
-        )
-        writer = VideoWriter(self._path.with_name(name), options)
-        self._writer = writer.__enter__()
-        self.files.append(self._path.with_name(name))
-        self._size, self._last_pts = (height, width), -1
-        self._start_s = shown.before.captured_s
-
-    def _finish_file(self) -> None:
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            writer.__exit__(None, None, None)
-
-
 class Snapshots:
     """A sink that saves a frame as PNG files, before and after, when a snapshot is requested.
 
@@ -205,15 +134,19 @@ class Snapshots:
     """
 
     def __init__(
-        self, folder: Path, on_saved: Callable[[Path], None] = lambda path: None
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        on_saved: Callable[[Path], None] = lambda path: None,
+        on_failed: Callable[[str], None] = logger.warning,
+    ) -> None:
         """Store the folder.
 
         Args:
             folder: Created where it is missing.
             on_saved: Called with each file.
+            on_failed: Called with one line where a file cannot be written; the run goes on.
         """
-        self._folder, self._on_saved = folder, on_saved
+        self._folder, self._on_saved, self._on_failed = folder, on_saved, on_failed
         self._saved = 0
 
     def __enter__(self) -> Snapshots:
@@ -223,20 +156,39 @@ class Snapshots:
         pass
 
     def show(self, shown: DisplayedFrame) -> None:
-        """Save the frame where a snapshot was requested since the last one.
-
-        Raises:
-            MirnetEdgeError: The folder cannot be written.
-        """
+        """Save the frame where a snapshot was requested since the last one."""
         if shown.status.snapshots <= self._saved:
             return
         self._saved = shown.status.snapshots
-        stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-        self._folder.mkdir(parents=True, exist_ok=True)
-        for kind, pixels in (("before", shown.before.pixels), ("after", shown.after)):
-            path = self._folder / f"mirnet-{stamp}-{self._saved}-{kind}.png"
-            write_image(path, ImageFile(frame=pixels))
+        try:
+            paths = save_snapshot(self._folder, shown)
+        except MirnetEdgeError as error:
+            self._on_failed(f"no snapshot was saved: {error}")
+            return
+        for path in paths:
             self._on_saved(path)
+
+
+def save_snapshot(folder: Path, shown: DisplayedFrame) -> tuple[Path, Path]:
+    """Save a frame as PNG files and return their paths, before and after.
+
+    Args:
+        folder: Created where it is missing.
+        shown: The frame. Names hold the time and its index, and replace no other file.
+
+    Raises:
+        MirnetEdgeError: The folder cannot be written.
+    """
+    stamp = datetime.datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
+    stem = f"mirnet-{stamp}-{shown.before.index}"
+    number = 1
+    while (folder / f"{stem}-after.png").exists():
+        number += 1
+        stem = f"mirnet-{stamp}-{shown.before.index}-{number}"
+    before, after = folder / f"{stem}-before.png", folder / f"{stem}-after.png"
+    write_image(before, ImageFile(frame=shown.before.pixels))
+    write_image(after, ImageFile(frame=shown.after))
+    return before, after
 
 
 AUTO = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from fractions import Fraction
@@ -329,6 +330,22 @@ def csi_pipeline(
     )
 
 
+def find_camera() -> tuple[str, str] | tuple[None, str]:
+    """Return the number of the first camera that opens; None and the reason where none does."""
+    numbers = [0]
+    if sys.platform == "linux":
+        names = [path.name.removeprefix("video") for path in Path("/dev").glob("video*")]
+        numbers = sorted(int(name) for name in names if name.isdecimal())
+    for number in numbers:
+        # some numbers are a camera's metadata; others are held by another program
+        device = numbered_camera(number)()
+        opened = device.isOpened() and device.grab()
+        device.release()
+        if opened:
+            return str(number), ""
+    return None, "no camera was found" if not numbers else "no camera gives frames"
+
+
 def check_number(number: int) -> None:
     """Raise for a camera that does not exist, where the system shows that without opening it.
 
@@ -376,6 +393,13 @@ class FileSource:
         self._frames: Iterator[Decoded] = iter(())
         self._index = 0
         self._rate: float | None = None
+        self._duration_s: float | None = None
+        self._first_s: float | None = None
+
+    @property
+    def duration_s(self) -> float | None:
+        """Return the duration in seconds, None where it is unknown, as before the opening."""
+        return self._duration_s
 
     @property
     def name(self) -> str:
@@ -396,10 +420,10 @@ class FileSource:
         self._decoder = RgbDecoder(self._size)
         reader = self._reader.__enter__()
         self._rate = float(reader.rate) if reader.rate else None
-        self._frames = (
-            frame for packet in reader.packets() for frame in reader.decode(packet)
-        )  # fmt: skip
+        self._duration_s = reader.duration_s
+        self._frames = self._decode(reader)
         self._index = 0
+        self._first_s = None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -420,8 +444,49 @@ class FileSource:
                 )
             return None
         read = _video_frame(frame, self._decoder, self._index, self._clock.now())
+        if self._index == 0:
+            self._first_s = read.time_s
         self._index += 1
         return read
+
+    def seek(self, position_s: float) -> None:
+        """Continue with the frame at a position, after the key frame before it was decoded.
+
+        Args:
+            position_s: In seconds from the first frame.
+
+        Raises:
+            VideoError: The file cannot be opened again.
+        """
+        reader, first_s = self._reader, self._first_s
+        target_s = position_s + (first_s or 0.0)
+        if first_s is None or not _seek_key_frame(reader, target_s):
+            reader.__exit__()  # from the beginning, then: slower, and always possible
+            reader.__enter__()
+        self._frames = self._decode(reader)
+        if first_s is not None:
+            # half a frame earlier: positions are rounded
+            earliest_s = target_s - (0.5 / self._rate if self._rate else 0.0)
+            self._frames = itertools.dropwhile(
+                lambda frame: frame.time is not None and frame.time < earliest_s, self._frames
+            )
+
+    @staticmethod
+    def _decode(reader: VideoReader) -> Iterator[Decoded]:
+        return (frame for packet in reader.packets() for frame in reader.decode(packet))
+
+
+def _seek_key_frame(reader: VideoReader, target_s: float) -> bool:
+    """Seek the key frame before a time, and return whether that succeeded."""
+    av = require("av", "reading video")
+    time_base = reader.stream.time_base
+    if time_base is None:
+        return False
+    try:
+        reader.container.seek(round(target_s / time_base), stream=reader.stream)
+    except av.FFmpegError:
+        return False
+    return True
 
 
 class StreamSource:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mirnet_edge.video.live.controls import Controls
 
 KEYS = "space restore on/off  f freeze  s save  r record  m configuration  q quit"
+KEYS_OF_FILES = "space restore on/off  f pause  0 replay  s save  r record  m configuration  q quit"
 _WHITE, _RED = (255, 255, 255), (235, 64, 52)
 _ESCAPE = 27
 
@@ -37,6 +38,7 @@ class Window:
         self._dragging = False
         self._has_size = False
         self._configuration_index = 0
+        self._is_file = False
 
     def __enter__(self) -> Window:
         check_display()
@@ -65,6 +67,7 @@ class Window:
         """Draw a frame and handle keys; takes a few milliseconds."""
         import cv2
 
+        self._is_file = shown.status.playback is not None
         image = compose_view(shown, self._split)
         self._width = image.shape[1]
         if not self._has_size:
@@ -81,15 +84,20 @@ class Window:
         pressed = chr(key & 0xFF).lower()
         actions = {
             " ": self._controls.toggle_restoring,
-            "f": self._controls.toggle_frozen,
+            "f": self._controls.toggle_paused if self._is_file else self._controls.toggle_frozen,
             "s": self._controls.request_snapshot,
             "r": lambda: self._controls.set_recording(not self._controls.recording),
             "m": self._choose_next_configuration,
+            "0": self._replay,
             "q": self._controls.stop,
             chr(_ESCAPE): self._controls.stop,
         }
         if pressed in actions:
             actions[pressed]()
+
+    def _replay(self) -> None:
+        self._controls.set_paused(False)
+        self._controls.request_seek(0.0)
 
     def _choose_next_configuration(self) -> None:
         configurations = self._controls.configurations
@@ -109,15 +117,20 @@ class Window:
             self._split = min(1.0, max(0.0, x / self._width))
 
 
+def has_display() -> bool:
+    """Return whether windows can be opened on this machine."""
+    if sys.platform != "linux":
+        return True
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
 def check_display() -> None:
     """Raise on a machine without a display, where Qt would abort the program.
 
     Raises:
         VideoError: There is no display.
     """
-    if sys.platform != "linux":
-        return
-    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+    if not has_display():
         raise VideoError(
             "this machine has no display (neither DISPLAY nor WAYLAND_DISPLAY is set); use "
             "--display web to watch in a browser, or --display none with --record FILE"
@@ -149,7 +162,8 @@ def compose_view(shown: DisplayedFrame, split: float) -> Frame:
     _draw_label(image, "after" if shown.restored else "after (not restored)", (edge + 8, 8), scale)
     line = round(44 * scale)
     bottom = height - 8
-    texts = [KEYS, format_status(shown.status), *([note] if (note := shown.status.note) else [])]
+    keys = KEYS if shown.status.playback is None else KEYS_OF_FILES
+    texts = [keys, format_status(shown.status), *([note] if (note := shown.status.note) else [])]
     for place, text in enumerate(texts):
         _draw_label(image, text, (8, bottom - (place + 1) * line), scale)
     if shown.status.recording:

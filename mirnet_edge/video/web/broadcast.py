@@ -74,9 +74,16 @@ class FrameBuffer:
             self._loop.call_soon_threadsafe(self._changed.set)
 
     def find(self, index: int) -> DisplayedFrame | None:
-        """Return the frame with that index, None where it is not kept."""
+        """Return the newest frame with that index, None where it is not kept.
+
+        Args:
+            index: As the strip holds it, modulo `INDEX_LIMIT`.
+        """
         with self._lock:
-            return next((one for one in self._recent if one.before.index == index), None)
+            return next(
+                (one for one in reversed(self._recent) if one.before.index % INDEX_LIMIT == index),
+                None,
+            )
 
     async def wait_newer(self, version: int) -> tuple[int, DisplayedFrame]:
         """Return the newest version and frame, once the version is above VERSION.

@@ -20,7 +20,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.video.web.broadcast import INDEX_LIMIT, encode_png
-from mirnet_edge.video.web.sessions import SECURITY_HEADERS, TooManyViewers, ViewerSession
+from mirnet_edge.video.web.sessions import (
+    SECURITY_HEADERS,
+    TooManyViewers,
+    ViewerSession,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -54,6 +58,7 @@ class WebSink:
         limits: StreamLimits | None = None,
         certificate: Path | None = None,
         key: Path | None = None,
+        snapshots: Path | None = None,
         on_open: Callable[[tuple[str, ...]], None] | None = None,
     ) -> None:
         """Store the options; `with` starts the server.
@@ -67,6 +72,8 @@ class WebSink:
             limits: The number of viewers, and timeouts.
             certificate: PEM; serves https. None serves http.
             key: The certificate's, PEM; None where it is in the same file.
+            snapshots: Folder for snapshots of viewers on this machine; None, or a host that other
+                machines reach, leaves saving to the browser.
             on_open: Called with `addresses` when the page is served, before the first frame.
 
         Raises:
@@ -85,6 +92,7 @@ class WebSink:
         self._controls, self._camera = controls, camera
         self._host, self._port = host, port
         self._limits = limits or StreamLimits()
+        self._snapshots = snapshots if self._is_local else None
         self._on_open = on_open
         self._frame_buffer: FrameBuffer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -158,7 +166,7 @@ class WebSink:
         frame_buffer = FrameBuffer(self._loop)
         streams = SharedStreams(
             frame_buffer, self._controls, camera=self._camera, limits=self._limits,
-            https_advice=self.https_advice,
+            https_advice=self.https_advice, snapshots=self._snapshots,
         )  # fmt: skip
         server = Server(streams, self._policy)
         try:
@@ -370,7 +378,9 @@ class Server:
                 text=f"index must be a frame's index, a whole number below {INDEX_LIMIT}"
             )
         if shown is None:
-            raise web.HTTPNotFound(text="this frame is no longer kept; freeze the video first")
+            raise web.HTTPNotFound(
+                text="this frame is no longer kept; pause or freeze the video first"
+            )
         loop = asyncio.get_running_loop()
         content = await loop.run_in_executor(None, encode_png, shown.after)
         name = f"mirnet-{shown.before.index}.png"

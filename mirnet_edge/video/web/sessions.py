@@ -20,11 +20,13 @@ from aiohttp import WSMsgType, web
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mirnet_edge.errors import MirnetEdgeError, OptionError, VideoError
+from mirnet_edge.video.live.sinks import save_snapshot
 from mirnet_edge.video.web.broadcast import INDEX_LIMIT, Broadcast, JpegEncoder, Vp8Encoder
 from mirnet_edge.video.web.peer import BackgroundTasks, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.frames import DisplayedFrame
@@ -159,9 +161,46 @@ class ChooseConfiguration(_PageMessage):
     configuration: str
 
 
+class SetStrength(_PageMessage):
+    """Mix less or more of the restored frame with the source's."""
+
+    type: Literal["strength"]
+    strength: Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class SetPaused(_PageMessage):
+    """Pause a file, or resume."""
+
+    type: Literal["paused"]
+    on: bool
+
+
+class SetLoop(_PageMessage):
+    """Begin a file again at its end, or stop there."""
+
+    type: Literal["loop"]
+    on: bool
+
+
+class SeekPosition(_PageMessage):
+    """Go on at a position of a file."""
+
+    type: Literal["seek"]
+    position_s: Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+
+
+class SaveSnapshot(_PageMessage):
+    """Save a frame in this machine's snapshot folder."""
+
+    type: Literal["snapshot"]
+    index: Annotated[int, Field(ge=0, lt=INDEX_LIMIT)] | None = None
+    """The frame in view; None for the newest."""
+
+
 PageMessage = (
     ConnectPeer | RequestKeyFrame | DisconnectPeer | SetRestoring | SetFrozen | ChooseConfiguration
-)
+    | SetStrength | SetPaused | SetLoop | SeekPosition | SaveSnapshot
+)  # fmt: skip
 page_messages: TypeAdapter[PageMessage] = TypeAdapter(
     Annotated[PageMessage, Field(discriminator="type")]
 )
@@ -183,6 +222,8 @@ def status_message(shown: DisplayedFrame, *, viewers: int, viewer_drops: int) ->
 
 
 # streams and sessions
+
+FRAME_NOT_KEPT = "this frame is no longer kept; pause or freeze the video first"
 
 # VP8 frames build on each other: a short delay of one viewer must not cost all a key frame
 _VP8_DEPTH, _JPEG_DEPTH = 6, 1
@@ -224,6 +265,7 @@ class SharedStreams:
         camera: BrowserSource | None,
         limits: StreamLimits,
         https_advice: str = "",
+        snapshots: Path | None = None,
     ) -> None:
         """Create the streams; nothing is encoded yet.
 
@@ -234,12 +276,15 @@ class SharedStreams:
             limits: For all viewers.
             https_advice: How to start this server with https, which browsers require for camera
                 access; empty where that is not needed.
+            snapshots: Folder for snapshots of viewers on this machine; None where each browser
+                saves its own.
         """
         self.frame_buffer = frame_buffer
         self.controls = controls
         self.camera = camera
         self.limits = limits
         self.https_advice = https_advice
+        self.snapshots = snapshots
         self.vp8 = Broadcast(frame_buffer, Vp8Encoder, depth=_VP8_DEPTH)
         self.jpeg = Broadcast(frame_buffer, JpegEncoder, depth=_JPEG_DEPTH)
         self.viewers = 0
@@ -290,6 +335,7 @@ class ViewerSession:
                     "camera": self._streams.camera is not None,
                     "key": self._key,
                     "https": self._streams.https_advice,
+                    "saves": self._streams.snapshots is not None,
                 }
             )
             async for message in self._socket:
@@ -313,7 +359,6 @@ class ViewerSession:
             await self._send_error(str(error))
 
     async def _handle(self, message: PageMessage) -> None:
-        controls = self._streams.controls
         match message:
             case ConnectPeer():
                 await self._connect_peer(message.sdp)
@@ -323,12 +368,22 @@ class ViewerSession:
                 await self._disconnect_peer()
             case _ if not self._streams.is_visible_to(self._key):
                 raise OptionError("another viewer's camera is on; only that viewer has controls")
-            case SetRestoring():
-                controls.set_restoring(message.on)
-            case SetFrozen():
-                controls.set_frozen(message.on)
-            case ChooseConfiguration():
-                controls.choose_configuration(message.configuration)
+            case SaveSnapshot():
+                await self._save_snapshot(message.index)
+            case _:
+                _change_controls(self._streams.controls, message)
+
+    async def _save_snapshot(self, index: int | None) -> None:
+        """Save a frame before and after, and send the place of the restored one."""
+        folder, frames = self._streams.snapshots, self._streams.frame_buffer
+        if folder is None:
+            raise OptionError("this server saves no snapshots; the browser does")
+        shown = frames.newest if index is None else frames.find(index)
+        if shown is None:
+            raise VideoError(FRAME_NOT_KEPT)
+        loop = asyncio.get_running_loop()
+        _, after = await loop.run_in_executor(None, save_snapshot, folder, shown)
+        await self._send({"type": "saved", "path": str(after.absolute())})
 
     async def _connect_peer(self, offer: str) -> None:
         camera = self._streams.camera
@@ -383,3 +438,21 @@ class ViewerSession:
 
     async def _send(self, message: dict[str, Any]) -> None:
         await asyncio.wait_for(self._socket.send_json(message), self._streams.limits.send_s)
+
+
+def _change_controls(controls: Controls, message: PageMessage) -> None:
+    match message:
+        case SetRestoring():
+            controls.set_restoring(message.on)
+        case SetFrozen():
+            controls.set_frozen(message.on)
+        case ChooseConfiguration():
+            controls.choose_configuration(message.configuration)
+        case SetStrength():
+            controls.set_strength(message.strength)
+        case SetPaused():
+            controls.set_paused(message.on)
+        case SetLoop():
+            controls.set_loop(message.on)
+        case SeekPosition():
+            controls.request_seek(message.position_s)

@@ -19,7 +19,8 @@ from mirnet_edge.video.files.decoding import (
 from mirnet_edge.video.files.encoding import EncodingOptions, VideoWriter
 from mirnet_edge.video.files.restoring import restore_video
 from mirnet_edge.video.frames import ColorTags, DisplayedFrame, LiveStatus, VideoFrame
-from mirnet_edge.video.live.sinks import Recorder, Snapshots
+from mirnet_edge.video.live.recording import Recorder
+from mirnet_edge.video.live.sinks import Snapshots
 from mirnet_edge.video.live.sources import CameraSource, FileSource
 from mirnet_edge.video.restorer import single_runner_restorer
 

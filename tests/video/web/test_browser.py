@@ -34,23 +34,16 @@ class Gain(NullRunner):
         return np.minimum(super().run(frames).astype(np.uint16) * GAIN, 255).astype(np.uint8)
 
 
-def dark_frames(count=30):
-    """Return a photo that moves by, with a seventh of its light."""
-    data = pytest.importorskip("skimage.data", reason="the clip is made of one of its photos")
-    photo = data.astronaut()
-    return [
-        np.ascontiguousarray(photo[100 : 100 + HEIGHT, 2 * at : 2 * at + WIDTH] // 7)
-        for at in range(count)
-    ]
-
-
 class Clip:
     """The dark frames as a camera, again and again."""
 
     name, paced, frame_time_s = "clip", False, 1 / FPS
 
+    def __init__(self, frames):
+        self._frames = frames
+
     def __enter__(self):
-        self._frames, self._index = dark_frames(), 0
+        self._index = 0
         return self
 
     def __exit__(self, *_):
@@ -66,29 +59,6 @@ class Clip:
         )
 
 
-@pytest.fixture(scope="module")
-def browser(chromium, tmp_path_factory):
-    import cv2
-    from playwright.sync_api import sync_playwright
-
-    clip = tmp_path_factory.mktemp("clip") / "dark.y4m"
-    frames = [cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes() for frame in dark_frames()]
-    head = f"YUV4MPEG2 W{WIDTH} H{HEIGHT} F{FPS}:1 Ip A1:1 C420\n".encode()
-    clip.write_bytes(head + b"".join(b"FRAME\n" + frame for frame in frames))
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(
-            executable_path=chromium,
-            args=[
-                "--no-sandbox",
-                "--use-fake-device-for-media-stream",
-                "--use-fake-ui-for-media-stream",
-                f"--use-file-for-fake-video-capture={clip}",
-            ],
-        )
-        yield started
-        started.close()
-
-
 @contextmanager
 def running(make_source, **options):
     """Run the pipeline beside the block; gives the page's address and the controls."""
@@ -96,7 +66,7 @@ def running(make_source, **options):
     source = make_source(controls)
     camera = source if isinstance(source, BrowserSource) else None
     opened: queue.SimpleQueue[tuple[str, ...]] = queue.SimpleQueue()
-    sink = WebSink(controls, port=0, camera=camera, on_open=opened.put, **options)
+    sink = WebSink(controls, camera=camera, on_open=opened.put, **{"port": 0, **options})
     runners = {name: lambda name=name: Gain(name) for name in ("null:fp32", "null:int8")}
     reconnect_policy = ReconnectPolicy(
         blocked_s=1e9
@@ -119,22 +89,8 @@ def running(make_source, **options):
 
 
 @pytest.fixture
-def open_page(browser):
-    """Open pages, and close them at the end: open_page(address, **how the browser is)."""
-    contexts = []
-
-    def opened(address, **how):
-        contexts.append(browser.new_context(accept_downloads=True, **how))
-        page = contexts[-1].new_page()
-        page.faults = []
-        page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.on("console", lambda line: line.type == "error" and page.faults.append(line.text))
-        page.goto(address)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
+def make_clip(dark_frames):
+    return lambda _: Clip(dark_frames)
 
 
 def wait_for_image(page, transport):
@@ -164,19 +120,21 @@ def assert_restored(page):
 
 
 @pytest.mark.parametrize("transport", ["WebRTC", "MJPEG"])
-def test_the_page_shows_restored_frames_that_move(open_page, transport):
-    with running(lambda _: Clip()) as (address, _):
+def test_the_page_shows_restored_frames_that_move(open_page, transport, make_clip):
+    with running(make_clip) as (address, _):
         page = open_page(address + ("?transport=mjpeg" if transport == "MJPEG" else ""))
         wait_for_image(page, transport)
         assert_restored(page)
         first = int(page.locator("#frame-view").get_attribute("data-frames"))
-        page.wait_for_timeout(1000)
-        assert int(page.locator("#frame-view").get_attribute("data-frames")) >= first + 3
+        page.wait_for_function(
+            "(count) => Number(document.getElementById('frame-view').dataset.frames) >= count",
+            arg=first + 3,
+        )
         assert page.faults == []
 
 
-def test_a_browser_without_webrtc_falls_back_to_mjpeg(open_page, browser):
-    with running(lambda _: Clip()) as (address, _):
+def test_a_browser_without_webrtc_falls_back_to_mjpeg(open_page, browser, make_clip):
+    with running(make_clip) as (address, _):
         page = open_page("about:blank")
         page.add_init_script("window.RTCPeerConnection = undefined")
         page.goto(address)
@@ -196,8 +154,8 @@ def test_a_viewers_camera_is_restored_and_sent_back_to_that_viewer(open_page):
         assert other.locator("#frame-view[data-frames]").count() == 0
 
 
-def test_split_and_controls_work_by_mouse_and_keyboard(open_page):
-    with running(lambda _: Clip()) as (address, controls):
+def test_split_and_controls_work_by_mouse_and_keyboard(open_page, make_clip):
+    with running(make_clip) as (address, controls):
         page = open_page(address)
         wait_for_image(page, "WebRTC")
         split = page.locator("#split")
@@ -228,8 +186,8 @@ def test_split_and_controls_work_by_mouse_and_keyboard(open_page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_fits_a_phone_without_overflow(open_page, scheme):
-    with running(lambda _: Clip()) as (address, _):
+def test_the_page_fits_a_phone_without_overflow(open_page, scheme, make_clip):
+    with running(make_clip) as (address, _):
         phone = {"width": 390, "height": 844}
         page = open_page(address, viewport=phone, color_scheme=scheme, is_mobile=True)
         wait_for_image(page, "WebRTC")
@@ -238,8 +196,8 @@ def test_the_page_fits_a_phone_without_overflow(open_page, scheme):
         assert page.evaluate(widest + "(one) => one.getBoundingClientRect().right))") <= 390
 
 
-def test_the_token_is_enforced_and_nothing_is_loaded_from_other_hosts(open_page):
-    with running(lambda _: Clip(), token="secret") as (address, _):
+def test_the_token_is_enforced_and_nothing_is_loaded_from_other_hosts(open_page, make_clip):
+    with running(make_clip, token="secret") as (address, _):
         outside = address.removesuffix("secret/")
         refused = open_page("about:blank")
         assert refused.goto(outside).status == 403
@@ -291,3 +249,17 @@ def test_a_browser_camera_on_another_machine_is_restored_over_https(
         page.locator("#camera").click()
         wait_for_image(page, "WebRTC")
         assert page.faults == []
+
+
+def test_a_server_that_ends_is_no_longer_live_and_one_that_returns_is(open_page, make_clip):
+    badge = "(text) => document.getElementById('state').textContent.startsWith(text)"
+    with running(make_clip) as (address, _):
+        page = open_page(address + "?transport=mjpeg")
+        page.wait_for_function(badge, arg="live")
+    page.wait_for_function(badge, arg="no connection")
+    for name in ("Restore", "Freeze", "Snapshot", "1:1"):
+        assert page.get_by_role("button", name=name).is_disabled()
+    assert page.get_by_role("slider", name="Strength").is_disabled()
+    with running(make_clip, port=urlsplit(address).port):
+        page.wait_for_function(badge, arg="live")
+        assert page.get_by_role("button", name="Freeze").is_enabled()

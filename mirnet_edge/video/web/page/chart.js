@@ -1,10 +1,14 @@
-// A line chart of the last minute: from 0 to a round number above the largest value.
+// A line chart of the last minute: from 0 to a round number above nearly all values. A spike is
+// clipped at the top, so that it does not flatten the rest.
 
 const LENGTH = 300; // points; status messages come five to ten times a second
+const COVERED = 0.95; // share of the values below the top
+const ROOM = 1.2; // the top is that much above them, so that a steady line is not at the edge
 
 export class Chart {
   #canvas;
   #values = [];
+  #top = 1;
 
   constructor(canvas) {
     this.#canvas = canvas;
@@ -18,6 +22,15 @@ export class Chart {
     this.draw();
   }
 
+  // Return the value at the top. It changes only where the values no longer fit, or are far below it.
+  get top() {
+    const sorted = [...this.#values].sort((one, two) => one - two);
+    const high = sorted[Math.floor(COVERED * (sorted.length - 1))] ?? 0;
+    const fitting = roundAbove(Math.max(1, ROOM * high));
+    if (fitting > this.#top || fitting < this.#top / 2) this.#top = fitting;
+    return this.#top;
+  }
+
   draw() {
     const canvas = this.#canvas;
     const scale = window.devicePixelRatio || 1;
@@ -28,13 +41,14 @@ export class Chart {
     const style = getComputedStyle(canvas);
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.clearRect(0, 0, width, height);
-    const top = roundAbove(Math.max(1, ...this.#values));
+    const top = this.top;
+    canvas.dataset.top = top;
     this.#drawScale(context, width, height, top, style.getPropertyValue("--line"), style.getPropertyValue("--soft"));
     if (this.#values.length < 2) return;
 
     const place = (value, at) => [
       width - ((this.#values.length - 1 - at) / (LENGTH - 1)) * width,
-      height - 3 - (value / top) * (height - 16),
+      height - 3 - (Math.min(value, top) / top) * (height - 16),
     ];
     const line = new Path2D();
     this.#values.forEach((value, at) => line.lineTo(...place(value, at)));
@@ -67,5 +81,5 @@ export class Chart {
 
 function roundAbove(value) {
   const step = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 3, 5, 10].map((factor) => factor * step).find((round) => round >= value * 1.05) ?? 20 * step;
+  return [1, 2, 3, 5, 10].map((factor) => factor * step).find((round) => round >= value) ?? 20 * step;
 }

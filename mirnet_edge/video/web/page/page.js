@@ -5,9 +5,15 @@ import { JpegStream, WebRtcStream } from "./streams.js";
 import { FrameView } from "./view.js";
 
 const RECONNECT_MS = 1500;
+const STALLED_MS = 2000; // without a new frame, beside the time that restoring two takes
+const TOAST_MS = 8000;
+const CHOICE_MS = 1500; // a control shows what was chosen for this long, until the server has followed
+const SEEK_MS = 120; // between two requests while the position is dragged
+const CONTROLS = ["restoring", "frozen", "snapshot", "configuration", "zoom", "strength", "pause", "seek", "loop", "replay"];
+const PLAYBACK_ROOM = 54; // pixels of the playback controls
 const element = (id) => document.getElementById(id);
 
-const view = new FrameView(element("stage"), element("frame-view"), element("split"));
+const view = new FrameView(element("stage"), element("scroller"), element("frame-view"), element("split"));
 const charts = { fps: new Chart(element("fps-chart")), age: new Chart(element("age-chart")) };
 const transport = new URLSearchParams(location.search).get("transport"); // "mjpeg" turns WebRTC off
 
@@ -17,6 +23,12 @@ let session = null; // the server's "session" message
 let camera = null;
 let pendingOffer = null; // resolves with the answer (SDP)
 let options = ""; // the configurations in the menu
+let status = null; // the newest "status" message
+let advanced = 0; // when a status last counted a new frame, in ms of performance.now()
+let duration = 0; // of the file, in seconds
+let dragged = { seek: false, strength: false }; // sliders that are being moved
+let lastSeek = 0;
+const choices = new Map(); // what was chosen with a control, and until when that is shown
 
 // ---- the session -------------------------------------------------------------------------------
 
@@ -27,8 +39,9 @@ function connect() {
   socket.addEventListener("message", (event) => receive(JSON.parse(event.data)));
   socket.addEventListener("close", () => {
     stop();
+    status = null;
     showState("no connection", "lost");
-    for (const id of ["restoring", "frozen", "snapshot", "configuration"]) element(id).disabled = true;
+    for (const id of CONTROLS) element(id).disabled = true;
     setTimeout(connect, RECONNECT_MS);
   });
 }
@@ -45,14 +58,21 @@ function sendOffer(message) {
   });
 }
 
+function answerOffer(settle) {
+  const offer = pendingOffer;
+  pendingOffer = null;
+  if (offer) settle(offer);
+}
+
 function receive(message) {
   if (message.type === "session") start(message);
-  else if (message.type === "answer") pendingOffer?.resolve(message.sdp);
+  else if (message.type === "answer") answerOffer((offer) => offer.resolve(message.sdp));
   else if (message.type === "status") showStatus(message);
   else if (message.type === "disconnected") fallBack(message.reason);
+  else if (message.type === "saved") showToast(`Saved: ${message.path}`);
   else if (message.type === "error") {
-    pendingOffer?.reject(new Error(message.message));
-    showNote(message.message);
+    if (pendingOffer) answerOffer((offer) => offer.reject(new Error(message.message)));
+    else showToast(message.message, "bad");
   }
 }
 
@@ -139,37 +159,162 @@ function onFrame(source, width, height) {
 
 function showTransport(name) {
   element("frame-view").dataset.transport = name;
-  showState(`live · ${name}`, "live");
+  showBadge();
 }
 
 function stop() {
   stream?.close();
   stream = null;
   delete element("frame-view").dataset.transport;
+  showState("connecting", "");
+}
+
+// ---- the badge ---------------------------------------------------------------------------------
+
+// Show what the frame in view is. It is called live only while new frames are counted and drawn.
+function showBadge() {
+  const transport = element("frame-view").dataset.transport;
+  if (socket?.readyState !== WebSocket.OPEN || !status || !transport) return;
+  const limit = STALLED_MS + 2 * status.restore_ms;
+  const since = performance.now() - Math.min(advanced, document.hidden ? Infinity : view.drawn);
+  const state = ["live", "playing"].includes(status.state) && since > limit ? "stalled" : status.state;
+  const recording = status.recording ? " · recording" : "";
+  const kinds = { live: "live", playing: "live", stalled: "lost" };
+  const text = { live: `live · ${transport}`, playing: `playing · ${transport}`, stalled: "no new frames" }[state] ?? state;
+  showState(text + recording, kinds[state] ?? "still");
+  element("replay").hidden = state !== "ended" || choices.has("pause");
 }
 
 // ---- statistics and controls -------------------------------------------------------------------
 
-function showStatus(status) {
+// Send what was chosen with a control, and show it at once: a slow server answers later.
+function choose(id, value, message) {
+  choices.set(id, { value, until: performance.now() + CHOICE_MS });
+  send(message);
+  if (status) showStatus(status);
+}
+
+// Return what a control shows: the choice while it is new, then what the server says.
+function chosen(id, value) {
+  const choice = choices.get(id);
+  if (choice && choice.value !== value && performance.now() < choice.until) return choice.value;
+  choices.delete(id);
+  return value;
+}
+
+function showStatus(message) {
   const count = (number) => number.toLocaleString("en");
+  const isNew = message !== status;
+  if (!status || message.shown !== status.shown) advanced = performance.now();
+  status = message;
+  const moving = ["live", "playing"].includes(status.state);
   element("fps").textContent = status.fps.toFixed(1);
-  element("age").textContent = `${status.age_ms.toFixed(0)} ms`;
+  element("age").textContent = moving ? `${status.age_ms.toFixed(0)} ms` : "-";
   element("p95").textContent = `${status.age_p95_ms.toFixed(0)} ms`;
   element("restore-ms").textContent = `${status.restore_ms.toFixed(1)} ms`;
   element("shown").textContent = count(status.shown);
   element("dropped").textContent = count(status.dropped);
   element("size").textContent = `${status.width}×${status.height}`;
   element("viewers").textContent = count(status.viewers);
-  if (!status.frozen) {
+  if (moving && isNew) {
     charts.fps.add(status.fps);
     charts.age.add(status.age_ms);
   }
-  setPressed("restoring", status.restoring);
-  setPressed("frozen", status.frozen);
+  setPressed("restoring", chosen("restoring", status.restoring));
+  setPressed("frozen", chosen("frozen", status.frozen));
+  setPressed("zoom", view.zoomed);
   element("snapshot").disabled = false;
+  element("strength").disabled = !status.restoring;
+  if (!dragged.strength) showStrength(Math.round(100 * status.strength));
   element("after-tag").textContent = status.restored ? "after" : "not restored";
+  element("frame-view").setAttribute(
+    "aria-label",
+    status.restored ? "The frame: before on the left, after on the right" : "The frame, not restored",
+  );
+  showPlayback(status);
   showConfigurations(status);
   showNote(status.note || (status.failed ? `${count(status.failed)} frames could not be restored and are shown unrestored` : ""));
+  showBadge();
+}
+
+function showPlayback({ playback, state, frozen }) {
+  if (element("player").hidden === Boolean(playback)) {
+    element("player").hidden = !playback;
+    view.reserved += playback ? PLAYBACK_ROOM : -PLAYBACK_ROOM;
+    view.fit();
+  }
+  // a file is paused, a camera frozen
+  element("frozen").hidden = Boolean(playback) && !frozen;
+  if (!playback) return;
+  duration = playback.duration_s ?? 0;
+  for (const id of ["pause", "loop", "replay"]) element(id).disabled = false;
+  element("seek").disabled = !duration;
+  element("loop").setAttribute("aria-pressed", chosen("loop", playback.loop));
+  const server = { paused: "Play", ended: "Replay" }[state] ?? "Pause";
+  const action = chosen("pause", server);
+  if (element("pause").getAttribute("aria-label") !== action) {
+    element("pause").setAttribute("aria-label", action);
+    element("pause").classList.toggle("stopped", action !== "Pause");
+  }
+  if (!dragged.seek) showPosition(playback.position_s);
+}
+
+function showPosition(seconds) {
+  const slider = element("seek");
+  slider.value = duration ? (slider.max * seconds) / duration : 0;
+  const text = duration ? `${clock(seconds)} / ${clock(duration)}` : clock(seconds);
+  element("time").textContent = text;
+  slider.setAttribute("aria-valuetext", text.replace("/", "of"));
+}
+
+function clock(seconds) {
+  const whole = Math.floor(seconds);
+  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (number) => String(number).padStart(2, "0");
+  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+}
+
+function seek({ type, target }) {
+  const seconds = (duration * target.value) / target.max;
+  dragged.seek = type === "input";
+  showPosition(seconds);
+  const now = performance.now();
+  if (type === "input" && now - lastSeek < SEEK_MS) return;
+  lastSeek = now;
+  send({ type: "seek", position_s: seconds });
+}
+
+function play() {
+  const action = element("pause").getAttribute("aria-label");
+  if (action === "Replay") return replay();
+  const on = action === "Pause";
+  return choose("pause", on ? "Play" : "Pause", { type: "paused", on });
+}
+
+function replay() {
+  element("pause").focus({ focusVisible: false }); // the button in the frame disappears
+  send({ type: "seek", position_s: 0 });
+  choose("pause", "Pause", { type: "paused", on: false });
+}
+
+function zoom() {
+  view.zoom(!view.zoomed);
+  setPressed("zoom", view.zoomed);
+  if (view.zoomed && status?.width > view.width) {
+    showToast(`Frames of ${status.width} pixels are sent ${view.width} wide: 1:1 shows those. A snapshot has all pixels.`);
+  }
+}
+
+function showStrength(percent) {
+  element("strength").value = percent;
+  element("strength").setAttribute("aria-valuetext", `${percent} percent`);
+  element("strength-text").textContent = `${percent} %`;
+}
+
+function setStrength({ type, target }) {
+  dragged.strength = type === "input";
+  showStrength(Number(target.value));
+  send({ type: "strength", strength: target.value / 100 });
 }
 
 function showConfigurations({ configuration, configurations }) {
@@ -185,20 +330,22 @@ function showConfigurations({ configuration, configurations }) {
 
 async function takeSnapshot() {
   const index = view.index;
+  if (session?.saves) return send({ type: "snapshot", index });
   const address = new URL("snapshot.png", location.href);
   if (index !== null) address.searchParams.set("index", index);
   if (session?.camera) address.searchParams.set("key", session.key);
   const response = await fetch(address);
-  if (!response.ok) return showNote(await response.text());
+  if (!response.ok) return showToast(await response.text(), "bad");
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await response.blob());
   link.download = /filename="(.+)"/.exec(response.headers.get("Content-Disposition"))?.[1] ?? "mirnet.png";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  return undefined;
+  return showToast(`Saved by this browser among its downloads: ${link.download}`);
 }
 
 function showState(text, kind) {
+  if (element("state").textContent === text) return; // it is read out at each change
   element("state").textContent = text;
   element("state").className = `pill ${kind}`;
 }
@@ -208,8 +355,17 @@ function showCover(text) {
   element("cover-text").textContent = text;
 }
 
+function showToast(text, kind = "") {
+  const toast = element("toast");
+  toast.textContent = text;
+  toast.className = `toast ${kind}`;
+  toast.hidden = false;
+  clearTimeout(toast.timer);
+  toast.timer = setTimeout(() => (toast.hidden = true), TOAST_MS);
+}
+
 function showNote(text) {
-  element("note").textContent = text;
+  if (element("note").textContent !== text) element("note").textContent = text;
   element("note").hidden = !text;
 }
 
@@ -219,12 +375,21 @@ function setPressed(id, on) {
 }
 
 const isPressed = (id) => element(id).getAttribute("aria-pressed") === "true";
-element("restoring").addEventListener("click", () => send({ type: "restoring", on: !isPressed("restoring") }));
-element("frozen").addEventListener("click", () => send({ type: "frozen", on: !isPressed("frozen") }));
+for (const type of ["restoring", "frozen", "loop"]) {
+  element(type).addEventListener("click", () => choose(type, !isPressed(type), { type, on: !isPressed(type) }));
+}
 element("configuration").addEventListener("change", ({ target }) => {
   send({ type: "configuration", configuration: target.value });
   target.blur();
 });
 element("snapshot").addEventListener("click", takeSnapshot);
+element("zoom").addEventListener("click", zoom);
+element("pause").addEventListener("click", play);
+element("replay").addEventListener("click", replay);
+for (const type of ["input", "change"]) {
+  element("seek").addEventListener(type, seek);
+  element("strength").addEventListener(type, setStrength);
+}
+setInterval(showBadge, 500);
 element("camera").addEventListener("click", useCamera);
 connect();

@@ -1,4 +1,5 @@
-// The frame view: draws before | after of one frame on a canvas, with a split that can be dragged.
+// The frame view: draws before | after of one frame on a canvas, with a split that can be dragged. At
+// 1:1 a received pixel is a pixel of the screen; what does not fit is scrolled.
 //
 // A received frame holds both halves side by side and, below them, a strip with the frame's index
 // (see broadcast.py): so before and after always belong to the same frame.
@@ -7,17 +8,21 @@ const STRIP_HEIGHT = 16;
 const CELLS = 32;
 
 export class FrameView {
-  #stage; #canvas; #context; #handle; #received = null;
+  #stage; #scroller; #canvas; #context; #handle; #received = null;
   split = 0.5;
   frames = 0;
+  drawn = 0; // when the newest frame was, in ms of performance.now()
+  reserved = 330; // pixels of the window that are not the stage's
+  zoomed = false;
 
-  constructor(stage, canvas, handle) {
-    [this.#stage, this.#canvas, this.#handle] = [stage, canvas, handle];
+  constructor(stage, scroller, canvas, handle) {
+    [this.#stage, this.#scroller, this.#canvas, this.#handle] = [stage, scroller, canvas, handle];
     this.#context = canvas.getContext("2d", { alpha: false });
     stage.addEventListener("pointerdown", (event) => this.#grab(event));
     handle.addEventListener("keydown", (event) => this.#press(event));
-    window.addEventListener("resize", () => this.#fit());
-    this.#fit();
+    scroller.addEventListener("scroll", () => this.#paint());
+    window.addEventListener("resize", () => this.fit());
+    this.fit();
     this.move(this.split);
   }
 
@@ -27,11 +32,12 @@ export class FrameView {
     const [half, tall] = [width / 2, height - STRIP_HEIGHT];
     if (this.#canvas.width !== half || this.#canvas.height !== tall) {
       [this.#canvas.width, this.#canvas.height] = [half, tall];
-      this.#fit();
+      this.fit();
     }
     if (this.#received?.source !== source) this.#received?.source.close?.();
     this.#received = { source, width, height };
     this.frames += 1;
+    this.drawn = performance.now();
     this.#canvas.dataset.frames = this.frames;
     this.#paint();
   }
@@ -40,10 +46,33 @@ export class FrameView {
   move(split) {
     this.split = Math.min(1, Math.max(0, split));
     this.#handle.style.left = `${100 * this.split}%`;
-    this.#handle.setAttribute("aria-valuenow", Math.round(100 * this.split));
+    const percent = Math.round(100 * this.split);
+    this.#handle.setAttribute("aria-valuenow", percent);
+    this.#handle.setAttribute("aria-valuetext", `${percent} percent before`);
     this.#stage.querySelector(".tag.before").style.opacity = this.split > 0.14 ? 1 : 0;
     this.#stage.querySelector(".tag.after").style.opacity = this.split < 0.86 ? 1 : 0;
     this.#paint();
+  }
+
+  // Show one pixel of the screen for each received one, around the middle; or the whole frame.
+  zoom(on) {
+    this.zoomed = on;
+    this.#stage.classList.toggle("zoomed", on);
+    if (on) {
+      this.#scroller.tabIndex = 0;
+      this.#scroller.setAttribute("role", "group");
+      this.#scroller.setAttribute("aria-label", "The frame at 1:1; arrow keys scroll it");
+    } else {
+      for (const name of ["tabindex", "role", "aria-label"]) this.#scroller.removeAttribute(name);
+    }
+    this.fit();
+    const { scrollWidth, clientWidth, scrollHeight, clientHeight } = this.#scroller;
+    this.#scroller.scrollTo((scrollWidth - clientWidth) / 2, (scrollHeight - clientHeight) / 2);
+    this.#paint();
+  }
+
+  get width() {
+    return this.#canvas.width;
   }
 
   // Return the index of the frame in view; null where it cannot be read.
@@ -69,27 +98,46 @@ export class FrameView {
     if (!this.#received) return;
     const { source, width, height } = this.#received;
     const [half, tall] = [width / 2, height - STRIP_HEIGHT];
-    const cut = Math.round(half * this.split);
+    const cut = Math.round(half * this.#shareBefore());
     if (cut > 0) this.#context.drawImage(source, 0, 0, cut, tall, 0, 0, cut, tall);
     if (cut < half) {
       this.#context.drawImage(source, half + cut, 0, half - cut, tall, cut, 0, half - cut, tall);
     }
   }
 
+  // Return the share of the canvas left of the split, which is a place of the stage.
+  #shareBefore() {
+    if (!this.zoomed) return this.split;
+    const [stage, canvas] = [this.#stage.getBoundingClientRect(), this.#canvas.getBoundingClientRect()];
+    const share = (stage.left + this.split * stage.width - canvas.left) / canvas.width;
+    return Math.min(1, Math.max(0, share));
+  }
+
   // Size the stage: as large as the window allows with the buttons visible.
-  #fit() {
+  fit() {
     const ratio = this.#canvas.width / this.#canvas.height;
+    const pixels = window.devicePixelRatio || 1;
+    this.#canvas.style.width = this.zoomed ? `${this.#canvas.width / pixels}px` : "";
+    this.#canvas.style.height = this.zoomed ? `${this.#canvas.height / pixels}px` : "";
     this.#stage.style.aspectRatio = String(ratio);
-    const room = Math.max(220, window.innerHeight - 330);
+    const room = Math.max(220, window.innerHeight - this.reserved);
     this.#stage.style.maxWidth = window.innerWidth > 860 ? `${Math.round(room * ratio)}px` : "";
   }
 
   #grab(event) {
-    if (event.button !== 0 || event.target.closest(".cover")) return;
-    const follow = (moved) => {
+    if (event.button !== 0 || event.target.closest(".cover, button")) return;
+    const isSplit = event.target.closest(".split") !== null;
+    if (this.zoomed && !isSplit && event.pointerType !== "mouse") return; // fingers scroll
+    let [x, y] = [event.clientX, event.clientY];
+    const pan = (moved) => {
+      this.#scroller.scrollBy(x - moved.clientX, y - moved.clientY);
+      [x, y] = [moved.clientX, moved.clientY];
+    };
+    const moveSplit = (moved) => {
       const box = this.#stage.getBoundingClientRect();
       this.move((moved.clientX - box.left) / box.width);
     };
+    const follow = this.zoomed && !isSplit ? pan : moveSplit;
     const release = () => {
       this.#stage.classList.remove("dragging");
       this.#stage.removeEventListener("pointermove", follow);
@@ -100,7 +148,7 @@ export class FrameView {
     this.#stage.addEventListener("pointerup", release, { once: true });
     this.#stage.addEventListener("pointercancel", release, { once: true });
     follow(event);
-    this.#handle.focus({ preventScroll: true, focusVisible: false });
+    (follow === pan ? this.#scroller : this.#handle).focus({ preventScroll: true, focusVisible: false });
     event.preventDefault();
   }
 
