@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import MirnetEdgeError, OptionError, VideoError
 from mirnet_edge.files import hidden_sibling
-from mirnet_edge.video.files.decoding import ffmpeg_reason
-from mirnet_edge.video.files.encoding import SUFFIXES, EncodingOptions, FrameEncoder
+from mirnet_edge.video.files.encoding import (
+    SUFFIXES,
+    EncodingOptions,
+    FrameEncoder,
+    convert_write_errors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,15 +137,15 @@ class RecordingFile:
         """
         av = require("av", "recording")
         self._path, self._part = path, hidden_sibling(path, f".part{path.suffix}")
-        self._error: type[Exception] = av.FFmpegError
         self.frames = 0
         """The number of frames written."""
         options = {} if path.suffix.lower() == ".mkv" else _FRAGMENTS
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._folder_error(error) from error
+        with convert_write_errors(path):
             self._container = av.open(f"file:{self._part}", "w", options=options)
-        except (av.FFmpegError, OSError) as error:
-            raise self._write_error(error) from error
         encoding = EncodingOptions(
             height=height, width=width, time_base=_TIME_BASE, rate=None, color=color
         )
@@ -157,10 +161,8 @@ class RecordingFile:
         Raises:
             VideoError: It cannot be written: the disk is full, for example.
         """
-        try:
+        with convert_write_errors(self._path):
             self._container.mux(self._encoder.encode(pixels, pts))
-        except self._error as error:
-            raise self._write_error(error) from error
         self.frames += 1
 
     def close(self) -> None:
@@ -170,11 +172,10 @@ class RecordingFile:
             VideoError: Its end cannot be written; what was written has the name all the same.
         """
         try:
-            if self.frames:
-                self._container.mux(self._encoder.flush())
-            self._container.close()
-        except self._error as error:
-            raise self._write_error(error) from error
+            with convert_write_errors(self._path):
+                if self.frames:
+                    self._container.mux(self._encoder.flush())
+                self._container.close()
         finally:
             self._give_name()
 
@@ -185,7 +186,9 @@ class RecordingFile:
             else:
                 self._part.unlink(missing_ok=True)
         except OSError as error:
-            raise self._write_error(error) from error
+            raise self._folder_error(error) from error
 
-    def _write_error(self, error: BaseException) -> VideoError:
-        return VideoError(f"{self._path} cannot be written: {ffmpeg_reason(error)}")
+    def _folder_error(self, error: OSError) -> VideoError:
+        return VideoError(
+            f"{self._path} cannot be written: {error.strerror}. Choose another folder"
+        )
