@@ -22,6 +22,7 @@ from mirnet_edge.checkpoints.reading import (
 )
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.files import sha256_of, write_atomically
+from mirnet_edge.models.reparameterization import fold_tensors, is_widened
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +55,8 @@ class LoadedCheckpoint:
 def load(path: str | Path) -> LoadedCheckpoint:
     """Load weights of a MIRNet, MIRNet-v2 or MIRNetEdge. Nothing in the file is executed.
 
+    Convolutions that were trained as several branches are folded.
+
     Args:
         path: A .safetensors, .pth or .pt file, or `shipped:NAME`.
 
@@ -64,16 +67,23 @@ def load(path: str | Path) -> LoadedCheckpoint:
     file = resolve(str(path))
     origin = str(file)
     contents = read_checkpoint(file)
-    family = families.identify(contents.tensors, origin)
+    try:
+        given = fold_tensors(contents.tensors)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{origin}: the branches of a convolution do not fit each other; expected those that "
+            "training wrote. Copy or download the file again"
+        ) from error
+    family = families.identify(given, origin)
     card = contents.card
     if card is not None and card.architecture not in (None, family.name):
         raise CheckpointError(
             f"{origin}: the card says {card.architecture}, the tensors are those of "
             f"{family.title}. Save the weights again with the card of their own network"
         )
-    config = families.config_of(family, contents.tensors, card, origin)
+    config = families.config_of(family, given, card, origin)
     layout = families.layout_of(family, config, origin)
-    tensors = families.complete_tensors(contents.tensors, layout, origin)
+    tensors = families.complete_tensors(given, layout, origin)
     families.require_fit(tensors, layout, family.title, origin)
     # the random weights that are about to be replaced must not move the caller's random numbers
     with torch.random.fork_rng(devices=[]):
@@ -96,7 +106,7 @@ def save(model: nn.Module, path: str | Path, card: ModelCard) -> None:
     Shared tensors are stored once. The same weights and card give the same bytes.
 
     Args:
-        model: A MIRNet, MIRNetV2 or MIRNetEdge, of any floating type.
+        model: A MIRNet, MIRNetV2 or MIRNetEdge, of any floating type; with branches or folded.
         path: Ends in .safetensors; a file there is replaced.
         card: Its architecture and config may be left out: they are the model's.
 
@@ -120,10 +130,14 @@ def save(model: nn.Module, path: str | Path, card: ModelCard) -> None:
     origin = f"this {type(model).__name__}"
     layout = families.layout_of(family, config, origin)
     tensors = model.state_dict()
-    families.require_fit(tensors, layout, family.title, origin)
-    for key in layout.stored:
+    families.require_fit(fold_tensors(tensors), layout, family.title, origin)
+    # one key for each shared tensor; with branches, all keys and a copy of each tensor
+    keys = list(tensors) if is_widened(model) else layout.stored
+    for key in keys:
         finite_float(tensors[key], key, origin)
-    stored = {key: tensors[key].detach().cpu().contiguous() for key in layout.stored}
+    stored = {key: tensors[key].detach().cpu().contiguous() for key in keys}
+    if is_widened(model):
+        stored = {key: tensor.clone() for key, tensor in stored.items()}
     payload = safetensors.torch.save(stored, metadata={CARD_KEY: json_from_card(completed)})
     write_atomically(target, payload)
 

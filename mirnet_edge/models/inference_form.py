@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mirnet_edge.models.edge import PixelHead, UnshuffledConv
+from mirnet_edge.models.reparameterization import fold_convolutions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +90,8 @@ def _frames_of(batch: Tensor, io: Io) -> Tensor:
 
 def to_inference_form(network: nn.Module) -> nn.Module:
     """Return a rewritten copy of NETWORK in eval mode; NETWORK is left unchanged."""
-    rewritten = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
+    rewritten = fold_convolutions(copy.deepcopy(network))
+    rewritten = rewritten.eval().requires_grad_(requires_grad=False)
     for parent in list(rewritten.modules()):
         # not named_children, which lists a module with two names once
         for name, child in list(parent._modules.items()):

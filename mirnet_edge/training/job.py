@@ -25,6 +25,7 @@ from mirnet_edge.checkpoints.families import FAMILIES, plain_config
 from mirnet_edge.checkpoints.store import interpolate_weights
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import DataError, OptionError
+from mirnet_edge.models.reparameterization import fold_convolutions, widen_convolutions
 from mirnet_edge.quantization.qat import prepare_qat, remove_quantizers
 from mirnet_edge.training import loop
 from mirnet_edge.training.listing import list_images, list_pairs
@@ -399,6 +400,11 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
     device = select_device(request.device, request.precision)
     task = find_task(request.task)
     recipe, network = resolve_request(request)
+    if request.qat and recipe.branch_expansion:
+        raise OptionError(
+            "--qat trains folded convolutions, the recipe has branch_expansion "
+            f"{recipe.branch_expansion:g}; leave out one of them"
+        )
     with join_processes(device) as process:
         torch.manual_seed(recipe.seed)
         model, parent = load_initial_network(request, network, task)
@@ -407,6 +413,8 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
         if teacher is not None:
             teacher = teacher.to(device)
         data = read_data(request, recipe, task, teacher, observer)
+        if recipe.branch_expansion:
+            widen_convolutions(model, recipe.branch_expansion)
         if request.qat:
             prepare_qat(model, sample_inputs(data.train, model.multiple))  # type: ignore[arg-type]
         trainer = Trainer(
@@ -428,7 +436,8 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
             max_seconds=request.max_seconds,
         )
         weights = request.out / f"{task.name}.safetensors"
-        result = TrainingResult(weights, score, trainer.ema_model, None, recipe.steps)
+        trained = fold_convolutions(trainer.ema_model)
+        result = TrainingResult(weights, score, trained, None, recipe.steps)
         if process.is_leader:
             result = _limit_drop(request, result, data, observer)
             card = make_card(
@@ -436,9 +445,9 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
             )
             note = _describe_data(request, result.interpolation)
             update = {"parent": parent, "teacher": teacher_sha256, "note": note}
-            trained = result.network.cpu()
+            final = result.network.cpu()
             checkpoints.save(
-                remove_quantizers(trained) if request.qat else trained,
+                remove_quantizers(final) if request.qat else final,
                 weights,
                 card.model_copy(update=update),
             )

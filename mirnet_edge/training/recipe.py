@@ -127,6 +127,9 @@ class TrainingRecipe:
     exposure_trainable: bool = True
     """Whether the exposure branch trains with the rest where it has no stage of its own; false
     freezes it."""
+    branch_expansion: float = 0.0
+    """Structural re-parameterization: convolutions are trained as several branches, the widest this
+    many times as wide as the layer, and folded to one at the end; 0 trains them as they are."""
     seed: int = 0
     """Random seed, from 0, of the initial weights, batch sampling and data augmentation."""
     validate_every: int = 500
@@ -216,6 +219,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "edge_weight",
             "frequency_weight",
             "color_weight",
+            "branch_expansion",
             "l2_sp_weight",
             "exposure_jitter",
             "noise_jitter",

@@ -146,6 +146,39 @@ def test_the_same_request_gives_the_same_weights_and_another_seed_others(tmp_pat
     assert not all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_branches_are_trained_and_folded_into_the_weights(tmp_path, write_pairs):
+    data = write_pairs(tmp_path / "photos", 12)
+    wide, plain = (
+        _trained(data, tmp_path / name, training={"branch_expansion": expansion})
+        for name, expansion in (("wide", 1.5), ("plain", 0.0))
+    )
+    state, other = wide.model.state_dict(), plain.model.state_dict()
+    assert list(state) == list(other)  # folded
+    assert not torch.equal(state["head.weight"], other["head.weight"])
+    assert wide.card.recipe["branch_expansion"] == 1.5
+    resumed = torch.load(tmp_path / "wide/state.pt", weights_only=True)
+    assert any("parametrizations" in key for key in resumed["model"])
+
+
+def test_a_stopped_run_with_branches_resumes_to_the_same_weights(tmp_path, write_pairs):
+    data = write_pairs(tmp_path / "photos", 12)
+    training = {"branch_expansion": 1.0, "steps": 4, "validate_every": 2}
+    whole = _trained(data, tmp_path / "whole", training=training)
+    _trained(data, tmp_path / "halves", training=training, max_seconds=0.0)
+    halves = _trained(data, tmp_path / "halves", training=training)
+    for one, two in zip(whole.model.parameters(), halves.model.parameters(), strict=True):
+        assert torch.allclose(one, two, atol=1e-6)
+
+
+def test_quantization_aware_training_takes_no_branches(tmp_path, write_pairs, save_weights):
+    request = _request(
+        write_pairs(tmp_path / "photos", 12), tmp_path / "out", init=str(save_weights()), qat=True,
+        training={"branch_expansion": 2.0},
+    )  # fmt: skip
+    with pytest.raises(OptionError, match="leave out one of them"):
+        train_weights(request, RecordingObserver())
+
+
 def test_a_stopped_run_resumes(tmp_path, write_pairs):
     folder = write_pairs(tmp_path / "pairs")
     train_weights(_request(folder, tmp_path / "out", max_seconds=0.0), RecordingObserver())
