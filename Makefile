@@ -14,7 +14,7 @@ export: $(STAMP)
 	@# exit code 3: a precision was rejected, with its numbers in the table; the bundle is usable
 	$(BIN)/mirnet-export --fp16 --int8 --out build/lowlight || [ $$? -eq 3 ]
 	$(BIN)/python benchmarks/demo.py build/lowlight build
-	$(BIN)/mirnet-restore build/dark.png --bundle build/lowlight --out build/enhanced --compare
+	$(BIN)/mirnet-restore build/dark.png --bundle build/lowlight --out build/enhanced --compare --overwrite
 
 test: $(STAMP)
 	@# by file, in our order: what the tests of one share is made once, and the longest begins

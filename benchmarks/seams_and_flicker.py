@@ -21,9 +21,10 @@ import mirnet_edge
 from mirnet_edge.bench.quality import still_clip
 from mirnet_edge.images.contract import LUMA
 from mirnet_edge.images.files import read_image
+from mirnet_edge.images.kinds import why_left_out
 from mirnet_edge.metrics import flicker, psnr
+from mirnet_edge.runtime.inputs import find_inputs
 from mirnet_edge.runtime.measure import measure_interleaved, p50
-from mirnet_edge.runtime.restore import find_images
 from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 from mirnet_edge.runtime.tiling import TileAxis, tile_runner
 from mirnet_edge.video.live.sources import read_clip
@@ -166,7 +167,8 @@ def main() -> None:
             frames = read_clip(arguments.video, arguments.count, widest=640)
             print_flicker(runner, arguments.video.stem, frames)
             return
-        paths = find_images([arguments.images])[: arguments.count]
+        found = find_inputs([arguments.images], why_left_out).files
+        paths = [one.path for one in found][: arguments.count]
         images = [read_image(path).frame for path in paths]
         if arguments.table == "seams":
             print_seams(runner, images, arguments.tile)

@@ -3,11 +3,12 @@
 import mirnet_edge
 
 restored = mirnet_edge.restore("night.jpg")  # uint8 (H, W, 3) RGB
+restored = mirnet_edge.restore("scan.tif", task="old-photo,super-resolution", strength=0.8)
 
-with mirnet_edge.open_bundle("build/bundle") as runner:  # exported by `mirnet export`
+with mirnet_edge.open_bundle("shipped:denoise") as runner:  # or a folder of `mirnet export`
     restored = runner.run(frames)  # uint8 (N, H, W, 3) RGB in and out
 
-for shown in mirnet_edge.stream("0", "build/bundle"):  # a camera's newest frame
+for shown in mirnet_edge.stream("0", "shipped:low-light"):  # a camera's newest frame
     ...  # shown.after: uint8 (H, W, 3) RGB
 """
 
@@ -30,24 +31,28 @@ __all__ = ["RestoringCapture", "__version__", "open_bundle", "restore", "stream"
 
 def restore(
     image: Frame | str | PathLike[str],
-    bundle: str | PathLike[str] = "shipped:low-light",
+    bundle: str | PathLike[str] | None = None,
     backend: str = "auto",
     precision: str = "auto",
     *,
+    task: str | None = None,
+    strength: float = 1.0,
     threads: int | None = None,
     tile: tuple[int, int] | Literal["auto"] | None = None,
     max_memory_mib: int | None = None,
 ) -> Frame:
     """Return an image restored.
 
-    The bundle is opened for this call; for many images open it once with `open_bundle`.
+    The bundles are opened for this call; for many images open one once with `open_bundle`.
 
     Args:
         image: (H, W, 3) uint8 RGB, or an image file, which is turned as viewers show it.
-        bundle: A bundle's folder, or `shipped:NAME` for weights of this package. Their bundle is
-            exported on first use, which takes minutes and needs `mirnet-edge[export]`.
+        bundle: A bundle's folder, or `shipped:NAME` for one of this package, in place of a task.
         backend: openvino, onnxruntime, torch, tensorrt, or auto.
         precision: fp32, bf16, fp16, int8, or auto.
+        task: What to restore: low-light, denoise, super-resolution, old-photo, or several in their
+            order, with commas between them; None for low-light.
+        strength: From 0, the image, to 1, the restored one: how much of each the result has.
         threads: How many the backend may use; None for its default.
         tile: (height, width) of the tiles a large image is cut into, or "auto" for the size of
             the bundle's graphs or what `max_memory_mib` allows; None for the whole image.
@@ -59,27 +64,32 @@ def restore(
     Raises:
         ImageError: Not (H, W, 3) uint8, or a file that is no image.
         BundleError: No bundle, or none of its configurations runs here.
-        MirnetEdgeError: The bundle cannot be exported, or a value makes no sense.
+        OptionError: A value makes no sense, or a task and a bundle are given.
+        MirnetEdgeError: A runner failed.
     """
     from os import fspath
     from pathlib import Path
 
     import numpy as np
 
-    from mirnet_edge.export.shipped import find_bundle
     from mirnet_edge.images.contract import check_frames
     from mirnet_edge.images.files import ImageFile, apply_orientation, read_image
     from mirnet_edge.runtime.bundle import RunnerChoice
     from mirnet_edge.runtime.restore import restore_image
+    from mirnet_edge.runtime.task_choice import choose_bundles
 
     if isinstance(image, np.ndarray):
         check_frames(image[None])
         frame = image
     else:
         frame = apply_orientation(read_image(Path(image)))
+    named = None if bundle is None else fspath(bundle)
+    bundles, _ = choose_bundles(task, named, iter([frame]))
+    if not bundles:
+        return np.array(frame)
     choice = RunnerChoice(
-        bundle=find_bundle(fspath(bundle)), backend=backend, precision=precision, threads=threads,
-        tile=tile, max_memory_mib=max_memory_mib,
+        bundle=bundles[0], then=bundles[1:], backend=backend, precision=precision, threads=threads,
+        tile=tile, max_memory_mib=max_memory_mib, strength=strength,
     )  # fmt: skip
     with choice.runner() as runner:
         return restore_image(runner, ImageFile(frame=frame)).frame

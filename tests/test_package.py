@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 import mirnet_edge
-from mirnet_edge.errors import ImageError
-from mirnet_edge.export import shipped
+from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.files import sha256_of
 
 if sys.version_info >= (3, 11):
@@ -148,16 +147,19 @@ def test_what_is_no_image_is_refused(image, says, make_bundle):
         mirnet_edge.restore(image, make_bundle())
 
 
-def test_shipped_weights_are_a_bundle_too(make_bundle, frames_of, monkeypatch):
-    bundle = make_bundle()
-    names = []
-    monkeypatch.setattr(
-        shipped, "shipped_bundle", lambda weights, on_stage: names.append(weights) or bundle
-    )
+def test_tasks_are_restored_one_after_the_other_and_blended(frames_of):
     frame = frames_of(24, 40)[0]
-    mirnet_edge.restore(frame)
-    mirnet_edge.restore(frame, "shipped:denoise")
-    assert names == ["shipped:low-light", "shipped:denoise"]
+    options = {"backend": "onnxruntime", "precision": "fp32"}
+    whole = mirnet_edge.restore(frame, task="denoise,super-resolution", **options)
+    assert whole.shape == (48, 80, 3)
+    denoised = mirnet_edge.restore(frame, "shipped:denoise", **options)
+    by_steps = mirnet_edge.restore(denoised, "shipped:super-resolution", **options)
+    np.testing.assert_array_equal(whole, by_steps)
+    half = mirnet_edge.restore(frame, task="denoise,super-resolution", strength=0.5, **options)
+    large = np.asarray(Image.fromarray(frame).resize((80, 48), Image.Resampling.BICUBIC))
+    np.testing.assert_allclose(half, (whole.astype(float) + large) / 2, atol=1)
+    with pytest.raises(OptionError, match="give one of the two"):
+        mirnet_edge.restore(frame, "shipped:denoise", task="denoise")
 
 
 def test_the_folders_of_material_are_no_packages():

@@ -40,6 +40,7 @@ from mirnet_edge.files import read_toml
 from mirnet_edge.images.contract import size_text
 from mirnet_edge.manifest import StrictDocument, read_manifest
 from mirnet_edge.runtime import machine
+from mirnet_edge.runtime.shipped import find_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -149,7 +150,7 @@ class BenchmarkStage:
 def suite_task(suite: BenchmarkSuite) -> str | None:
     """Return the task of the first bundle, else of the first pair set that has one, else None."""
     for bundle in suite.bundles:
-        return read_manifest(Path(bundle)).model.task
+        return read_manifest(find_bundle(bundle)).model.task
     return next((entry.task for entry in suite.quality if entry.task is not None), None)
 
 
@@ -164,7 +165,9 @@ def load_entries(
     """
     suite = request.suite
     found = entries.bundle_entries(
-        [Path(bundle) for bundle in suite.bundles], backends=suite.backends, threads=suite.threads
+        [find_bundle(bundle) for bundle in suite.bundles],
+        backends=suite.backends,
+        threads=suite.threads,
     )
     competitors = [request.root / competitor for competitor in suite.competitors]
     found += entries.competitor_entries(competitors, task, threads=suite.threads)

@@ -163,7 +163,12 @@ def command_line() -> str:
 
 def print_error(error: BaseException | str) -> None:
     """Print one line on stderr after the command's name, whatever the message holds."""
-    print(f"{_program.get()}: {' '.join(str(error).split())}", file=sys.stderr)
+    print(printable(f"{_program.get()}: {' '.join(str(error).split())}"), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return text without the bytes of file names that are not UTF-8, which no stream takes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def stderr() -> Console:

@@ -17,8 +17,10 @@ from mirnet_edge.errors import (
     OptionError,
 )
 from mirnet_edge.runtime.backends import backend_names
+from mirnet_edge.runtime.shipped import PREFIX, find_bundle, list_shipped_bundles
 
-SHIPPED = "shipped:"
+SHIPPED = PREFIX
+
 WEIGHTS_FOLDER = Path(__file__).parents[1] / "weights"
 WEIGHTS_METAVAR = "FILE|shipped:NAME"
 SIZE_METAVAR = "WIDTHxHEIGHT"
@@ -125,12 +127,17 @@ def check_file(path: Path | None, option: str, expected: str) -> None:
         )
 
 
-def check_bundle(folder: Path) -> None:
-    """Refuse a folder without a manifest.
+def check_bundle(bundle: str | Path) -> None:
+    """Refuse what is neither a folder with a manifest nor `shipped:NAME`.
 
     Raises:
         BundleError: It is no bundle.
     """
+    try:
+        folder = find_bundle(bundle)
+    except BundleError as error:
+        names = [SHIPPED + name for name in list_shipped_bundles()]
+        raise BundleError(f"{error}.{suggest(str(bundle), names)}") from error
     if not (folder / _MANIFEST).is_file():
         found = "it holds no manifest.json" if folder.is_dir() else "there is no such folder"
         raise BundleError(

@@ -25,7 +25,6 @@ from mirnet_edge.cli.arguments import (
     check_file,
     check_positive,
     check_source,
-    check_weights,
     parse_size,
 )
 from mirnet_edge.errors import MissingDependencyError, OptionError
@@ -91,8 +90,7 @@ def live(
         str | None,
         typer.Option(
             metavar="DIR|shipped:NAME",
-            help="A bundle's folder, written by mirnet export, or weights of this package, "
-            "exported on first use.",
+            help="A bundle's folder, written by mirnet export, or a bundle of this package.",
             show_default="shipped:low-light",
             rich_help_panel=MODEL,
         ),
@@ -216,10 +214,7 @@ def live(
     weights = bundle or f"{SHIPPED}{task or 'low-light'}"
     check_file(certificate, "--certificate", "a PEM file")
     check_file(key, "--key", "a PEM file")
-    if weights.startswith(SHIPPED):
-        check_weights(weights)
-    else:
-        check_bundle(Path(weights))
+    check_bundle(weights)
     from mirnet_edge.video.live.controls import Controls
     from mirnet_edge.video.live.pipeline import Live, ReconnectPolicy
     from mirnet_edge.video.live.playback import FilePlayer
@@ -436,13 +431,10 @@ def _restorer(
     threads: int | None,
     target_fps: float | None,
 ) -> Restorer:
-    from mirnet_edge.export.shipped import find_bundle
+    from mirnet_edge.runtime.shipped import find_bundle
     from mirnet_edge.video.restorer import bundle_restorer
 
-    console = stderr()
-    folder = find_bundle(
-        bundle, lambda what: console.print(what, highlight=False, markup=False, soft_wrap=True)
-    )
+    folder = find_bundle(bundle)
     if target_fps is not None:
         from mirnet_edge.video.live.budget import budgeted_restorer
 

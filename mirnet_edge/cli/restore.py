@@ -2,288 +2,118 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
-from contextlib import redirect_stdout
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mirnet_edge.cli.application import command, print_error, stderr
+from mirnet_edge.cli.application import command, print_error, printable, stderr
 from mirnet_edge.cli.arguments import (
     BACKENDS_HELP,
-    SHIPPED,
+    OUTPUT,
     SIZE_METAVAR,
     SPEED,
     check_bundle,
     check_file,
-    check_output_folder,
-    check_weights,
     parse_size,
 )
-from mirnet_edge.errors import OptionError, VideoError
+from mirnet_edge.cli.restore_videos import (
+    LocalExecutor,
+    RayExecutor,
+    VideoJob,
+    restore_videos,
+)
+from mirnet_edge.runtime.task_choice import (
+    DEFAULT_TASK,
+    TASK_NAMES,
+    check_one_of,
+    choose_bundles,
+    parse_tasks,
+)
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from collections.abc import Callable, Iterator, Sequence
 
-    from mirnet_edge.errors import ImageError
+    from mirnet_edge.cli.restore_videos import VideoExecutor
+    from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.bundle import RunnerChoice
-    from mirnet_edge.runtime.restore import RestoredImage
+    from mirnet_edge.runtime.inputs import Destination, InputFile
     from mirnet_edge.runtime.runner import Runner
-    from mirnet_edge.video.files.restoring import RestoredVideo
-
-logger = logging.getLogger(__name__)
-
-
-class VideoExecutor(Protocol):
-    """Restores videos into a folder, one after the other or many at once."""
-
-    def __call__(self, videos: list[Path], out: Path, results: VideoResults) -> None:
-        """Restore the videos and add each result."""
-
-
-@dataclass
-class VideoResults:
-    """The videos restored so far and those that failed; each is printed as it is added."""
-
-    progress: Progress
-    done: list[RestoredVideo] = field(default_factory=list)
-    failed: list[tuple[Path, VideoError]] = field(default_factory=list)
-
-    def add_restored(self, one: RestoredVideo, mode: str) -> None:
-        """Add a restored video and the configuration that restored it."""
-        self.done.append(one)
-        for line in _lines(one, mode):
-            self.progress.console.print(
-                line, markup=False, emoji=False, highlight=False, soft_wrap=True
-            )
-
-    def add_failed(self, video: Path, error: VideoError) -> None:
-        """Add a video that cannot be read or written."""
-        self.failed.append((video, error))
-        print_error(error)
-
-
-def restore_in_process(runner: Runner, choice: RunnerChoice) -> VideoExecutor:
-    """Return an executor that restores videos one after the other, with a progress bar each.
-
-    Args:
-        runner: Opened by the executor.
-        choice: What the runner was made from; the segments of an earlier run are kept where its
-            fingerprint was the same.
-    """
-
-    def execute(videos: list[Path], out: Path, results: VideoResults) -> None:
-        from mirnet_edge.video.files.restoring import restore_video
-        from mirnet_edge.video.restorer import single_runner_restorer
-
-        fingerprint = choice.fingerprint()
-        with runner:
-            for video in videos:
-                bar = results.progress.add_task(video.name, total=None)
-
-                def advance(count: int, total: int | None, bar: TaskID = bar) -> None:
-                    known = None if total is None else max(count, total)
-                    results.progress.update(bar, completed=count, total=known)
-
-                try:
-                    one = restore_video(
-                        video,
-                        single_runner_restorer(runner),
-                        out,
-                        fingerprint=fingerprint,
-                        on_frame=advance,
-                    )
-                except VideoError as error:
-                    results.add_failed(video, error)
-                else:
-                    results.add_restored(one, runner.name)
-                results.progress.remove_task(bar)
-
-    return execute
-
-
-def restore_with_ray(choice: RunnerChoice, address: str | None) -> VideoExecutor:
-    """Return an executor that restores one video per task of a Ray cluster.
-
-    Args:
-        choice: The runner of each worker.
-        address: The cluster's; None for one that is started here.
-    """
-
-    def execute(videos: list[Path], out: Path, results: VideoResults) -> None:
-        from mirnet_edge.video.files.ray_cluster import restore_on_ray
-
-        bar = results.progress.add_task("videos", total=len(videos))
-
-        def add_restored(one: RestoredVideo, mode: str) -> None:
-            results.add_restored(one, mode)
-            results.progress.advance(bar)
-
-        def add_failed(video: Path, error: VideoError) -> None:
-            results.add_failed(video, error)
-            results.progress.advance(bar)
-
-        with redirect_stdout(_LogWriter()):
-            restore_on_ray(
-                videos, choice, out, address=address, on_done=add_restored, on_failed=add_failed
-            )
-
-    return execute
-
-
-class _LogWriter(io.TextIOBase):
-    """Logs what Ray prints to stdout, which is for results; -v shows it."""
-
-    def write(self, text: str) -> int:
-        if text.strip():
-            logger.info("%s", text.strip())
-        return len(text)
-
-
-def restore_videos(
-    videos: list[Path], execute: VideoExecutor, out: Path
-) -> tuple[list[RestoredVideo], list[tuple[Path, VideoError]]]:
-    """Restore videos, with a progress bar on a terminal.
-
-    Args:
-        videos: Files.
-        execute: Restores them.
-        out: The folder for the results.
-
-    Returns:
-        The restored videos, and those that cannot be read or written with the reason; in the
-        order of VIDEOS.
-
-    Raises:
-        OptionError: Two results would have one name.
-        MirnetEdgeError: A result would replace its source, or the folder cannot be written.
-        KeyboardInterrupt: Ctrl-C; says what is kept.
-    """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    if not videos:
-        return [], []
-    _check_stems(videos)
-    console = stderr()
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        results = VideoResults(progress)
-        try:
-            execute(videos, out, results)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(_interruption(videos, out, results)) from error
-    turn = {video: place for place, video in enumerate(videos)}
-    results.done.sort(key=lambda one: turn[one.source])
-    results.failed.sort(key=lambda one: turn[one[0]])
-    return results.done, results.failed
-
-
-def _interruption(videos: list[Path], out: Path, results: VideoResults) -> str:
-    """Return in one line what an interrupted run has finished, and how to resume it."""
-    from mirnet_edge.video.files.muxing import has_segments
-
-    over = {one.source for one in results.done} | {path for path, _ in results.failed}
-    unfinished = [video for video in videos if video not in over and has_segments(video, out)]
-    if unfinished:
-        which = unfinished[0].name if len(unfinished) == 1 else f"{len(unfinished)} videos"
-        line = f"the finished segments of {which} are kept, and the same command resumes there"
-    else:
-        line = "no segment was finished; the same command starts again"
-    if results.done:
-        done = f"{len(results.done)} of {len(videos)} videos are done"
-        line += f". {done}: --skip-existing skips them"
-    return f"interrupted; {line}"
-
-
-def video_report(
-    done: list[RestoredVideo], failed: list[tuple[Path, VideoError]]
-) -> dict[str, Any]:
-    """Return the part of the `--json` document about videos."""
-    return {
-        "videos": [
-            {
-                "input": str(one.source),
-                "output": str(one.output),
-                "frames": one.frames,
-                "not_restored": one.failed,
-                "resumed": one.resumed,
-                "width": one.width,
-                "height": one.height,
-                "seconds": round(one.seconds, 3),
-                "shortfall": one.shortfall,
-            }
-            for one in done
-        ],
-        "failed_videos": [{"input": str(path), "error": str(error)} for path, error in failed],
-    }
-
-
-def _lines(one: RestoredVideo, mode: str) -> list[str]:
-    rate = (one.frames - one.resumed) / one.seconds if one.seconds else 0.0
-    lines = [f"{one.output}  {one.width}x{one.height}  {one.frames} frames  {rate:.1f} fps  {mode}"]
-    if one.resumed:
-        lines.append(
-            f"{one.source}: resumed; an interrupted run had restored the first {one.resumed}"
-        )
-    if one.failed:
-        lines.append(f"{one.source}: {one.failed} frames could not be restored and were copied")
-    if one.shortfall:
-        lines.append(one.shortfall)
-    return lines
-
-
-def _check_stems(videos: list[Path]) -> None:
-    """Refuse videos whose results could have one name: the container may change."""
-    owners: dict[str, Path] = {}
-    for video in videos:
-        other = owners.setdefault(video.stem, video)
-        if other is not video:
-            raise OptionError(
-                f"{other} and {video} would both be restored as {video.stem}; restore them into "
-                "two folders"
-            )
-
 
 _INCOMPLETE = 2
+_TASKS = "Task"
 
 
 def restore(
-    images: Annotated[
+    inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="Images (PNG, JPEG, WebP, TIFF, AVIF, HEIC, raw), folders of images, or videos."
+            help="Images (PNG, JPEG, WebP, TIFF, AVIF, HEIC, raw), videos, or folders of them."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the results; they keep their names.")],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER|FILE",
+            help="Folder for the results, which keep their names and the tree of a folder; or the "
+            "file of one result.",
+            show_default="NAME.restored.SUFFIX beside each input",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK[,TASK...]",
+            help=f"What to restore: {', '.join(TASK_NAMES)}; several in their order, with commas "
+            "between them.",
+            show_default=DEFAULT_TASK,
+            rich_help_panel=_TASKS,
+        ),
+    ] = None,
+    strength: Annotated[
+        float,
+        typer.Option(
+            help="From 0, the input, to 1, the restored image: how much of each the result has.",
+            rich_help_panel=_TASKS,
+        ),
+    ] = 1.0,
     bundle: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="DIR|shipped:NAME",
-            help="A bundle's folder, written by mirnet export, or weights of this package, "
-            "exported on first use.",
+            help="In place of --task: a bundle's folder, written by mirnet export, or a bundle of "
+            "this package.",
+            rich_help_panel=_TASKS,
         ),
-    ] = "shipped:low-light",
+    ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Also write NAME.compare.png: before and after.")
+        bool,
+        typer.Option(
+            "--compare",
+            help="Also write NAME.compare.png: before and after side by side.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace results that are there.", rich_help_panel=OUTPUT),
     ] = False,
     skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Skip inputs whose results --out holds already.")
+        bool,
+        typer.Option(
+            "--skip-existing",
+            help="Skip inputs whose results are there.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    recursive: Annotated[
+        bool,
+        typer.Option("--recursive", "-r", help="Also restore what is in folders of a folder."),
     ] = False,
     backend: Annotated[
         str,
@@ -336,162 +166,318 @@ def restore(
             rich_help_panel=SPEED,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the outcome of each file as JSON.")
+    ] = False,
 ) -> None:
     """Restore images and videos.
 
-    Inputs that cannot be read are listed; the others are restored, and the exit code is 2. Videos
-    keep every frame, its timestamp, and the sound; the same command resumes an interrupted one.
+    Each result is written beside its input as NAME.restored.SUFFIX, or where --out says. No file
+    is replaced without --overwrite. An input that cannot be restored is named with the reason, the
+    others are restored, and the exit code is 2. Videos keep every frame, its timestamp, and the
+    sound; the same command resumes an interrupted one.
     """
-    tiles = _tile(tile)
-    _check_inputs(images)
-    check_output_folder(out)
-    if bundle.startswith(SHIPPED):
-        check_weights(bundle)
-    else:
-        check_bundle(Path(bundle))
+    tiles = _parse_tile(tile)
+    _check_inputs(inputs)
+    _check_tasks(task, bundle)
+    from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
     from mirnet_edge.runtime.bundle import RunnerChoice
-    from mirnet_edge.runtime.restore import check_outputs, find_images, is_restored
-    from mirnet_edge.video.files import muxing
-    from mirnet_edge.video.files.restoring import is_video
+    from mirnet_edge.runtime.chaining import check_strength
+    from mirnet_edge.runtime.inputs import Destination, find_inputs
+    from mirnet_edge.runtime.shipped import find_bundle
+    from mirnet_edge.video.files.restoring import VIDEO_SUFFIXES, is_video
 
-    videos = [path for path in images if is_video(path) and not path.is_dir()]
-    images = find_images([path for path in images if path not in videos])
-    skipped: set[Path] = set()
-    if skip_existing:
-        check_outputs(images, out, compare=compare)  # an input is no result
-        requested = len(images) + len(videos)
-        skipped = {path for path in images if is_restored(path, out, compare=compare)}
-        skipped |= {path for path in videos if muxing.is_restored(path, out)}
-        images = [path for path in images if path not in skipped]
-        videos = [path for path in videos if path not in skipped]
-        if skipped:
-            print_error(f"{len(skipped)} of {requested} results are in {out} already")
-    choice = RunnerChoice(
-        bundle=_find_bundle(bundle), backend=backend, precision=precision, threads=threads,
-        tile=tiles,
-        max_memory_mib=max_memory,
+    check_strength(strength)
+    destination = Destination.parse(out, inputs, (*FORMAT_OF_SUFFIX, *VIDEO_SUFFIXES))
+    template = RunnerChoice(
+        bundle=find_bundle(None), backend=backend, precision=precision, threads=threads,
+        tile=tiles, max_memory_mib=max_memory, strength=strength,
     )  # fmt: skip
-    runner = choice.runner()
-    execute = (
-        restore_with_ray(choice, ray_address)
-        if executor == "ray"
-        else restore_in_process(runner, choice)
-    )
-    done, failed = _restore_images(images, runner, out, compare=compare) if images else ([], [])
-    videos_done, failed_videos = restore_videos(videos, execute, out)
+    found = find_inputs(inputs, _why_left_out, recursive=recursive, out=destination.folder)
+    run = _RestorationRun(
+        template=template, task=task, bundle=bundle, destination=destination,
+        compare=compare, overwrite=overwrite, skip_existing=skip_existing,
+        paths=tuple(one.path for one in found.files),
+    )  # fmt: skip
+    run.check()
+    videos = [one for one in found.files if is_video(one.path)]
+    images = [one for one in found.files if one not in videos]
+    with run:
+        run.batch.add_left_out(found)
+        run.restore_images(images)
+        run.restore_videos(
+            videos,
+            RayExecutor(ray_address) if executor == "ray" else LocalExecutor(run.open_runner),
+        )
+    batch = run.batch
     if as_json:
-        report = _report(runner, done, failed)
-        if skip_existing:
-            report["skipped"] = sorted(map(str, skipped))
-        if videos:
-            report |= video_report(videos_done, failed_videos)
-        print(json.dumps(report, indent=1))
-    for kind, failures, requested in (
-        ("images", len(failed), len(images)),
-        ("videos", len(failed_videos), len(videos)),
-    ):
-        if failures and requested > 1:
-            print_error(f"{failures} of {requested} {kind} were not restored")
-    if failed or failed_videos:
+        print(json.dumps(batch.to_json(run.paths), indent=1))
+    if not run.paths:
+        print_error("nothing to restore was found")
+    elif len(run.paths) > 1 or batch.count("skipped"):
+        print_error(batch.summary())
+    if batch.count("failed") or not run.paths:
         raise typer.Exit(_INCOMPLETE)
 
 
-def _check_inputs(images: list[Path]) -> None:
+@dataclass(kw_only=True)
+class _RestorationRun:
+    """One run of the command: its options, its open runners, and the outcome of each file."""
+
+    template: RunnerChoice
+    """The choice of every runner but for its bundles."""
+    task: str | None
+    bundle: str | None
+    destination: Destination
+    compare: bool
+    overwrite: bool
+    skip_existing: bool
+    paths: tuple[Path, ...]
+    """All inputs."""
+    _runners: dict[RunnerChoice, Runner] = field(default_factory=dict)
+    _opened: set[RunnerChoice] = field(default_factory=set)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    def __post_init__(self) -> None:
+        """Begin without outcomes."""
+        from mirnet_edge.cli.batch import RestorationBatch
+        from mirnet_edge.runtime.inputs import normalized
+
+        self.batch = RestorationBatch(_print_line)
+        self._owners = {normalized(path): path for path in self.paths}
+
+    def __enter__(self) -> _RestorationRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def check(self) -> None:
+        """Refuse options for which no runner can be made, before anything is written.
+
+        Raises:
+            MirnetEdgeError: They are refused.
+        """
+        choice, _ = self._choose(iter(()))
+        if choice is not None:
+            self._runner(choice)
+
+    def restore_images(self, files: Sequence[InputFile]) -> None:
+        """Restore images one after the other, with a progress bar on a terminal."""
+        if not files:
+            return
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        console = stderr()
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        disable = not console.is_terminal
+        with Progress(*columns, console=console, transient=True, disable=disable) as progress:
+            bar = progress.add_task("images", total=len(files))
+            for one in files:
+                try:
+                    self._restore_image(one)
+                except Exception as error:  # noqa: BLE001  # whatever it is, the others are restored
+                    self.batch.add_failed(one.path, error)
+                progress.advance(bar)
+
+    def restore_videos(self, files: Sequence[InputFile], execute: VideoExecutor) -> None:
+        """Restore videos with an executor."""
+        jobs = []
+        for one in files:
+            try:
+                job = self._prepare_video(one)
+            except Exception as error:  # noqa: BLE001  # as above
+                self.batch.add_failed(one.path, error)
+            else:
+                jobs += [] if job is None else [job]
+        if jobs:
+            restore_videos(jobs, execute, self.batch, overwrite=self.overwrite)
+
+    def _restore_image(self, one: InputFile) -> None:
+        from mirnet_edge.images.files import apply_orientation, read_image, result_name
+        from mirnet_edge.runtime.inputs import comparison_of
+        from mirnet_edge.runtime.restore import restore_file
+
+        source = one.path
+        output = self.destination.path_of(one, result_name(source))
+        comparison = comparison_of(output, source) if self.compare else None
+        targets = [output, *([comparison] if comparison else [])]
+
+        def are_there() -> bool:
+            return all(target.is_file() for target in targets)
+
+        if self._is_done(source, targets, are_there, overwrite=self.overwrite):
+            return
+        before = read_image(source)
+        choice, facts = self._choose(iter([apply_orientation(before)]), source)
+        runner = None if choice is None else self.open_runner(choice)
+        done = restore_file(source, runner, output, comparison=comparison, before=before)
+        name = "unchanged" if runner is None else runner.name
+        line = f"{output}  {done.width}x{done.height}  {done.latency_ms:.1f} ms  {name}"
+        self.batch.add_done(
+            source,
+            [line],
+            {
+                "output": str(output),
+                "comparison": str(comparison) if comparison else None,
+                "configuration": name,
+                **facts,
+                "width": done.width,
+                "height": done.height,
+                "latency_ms": round(done.latency_ms, 3),
+            },
+            unchanged=runner is None,
+        )
+
+    def _prepare_video(self, one: InputFile) -> VideoJob | None:
+        """Return the job of a video; None where there is nothing left to do."""
+        from mirnet_edge.files import replace_file
+        from mirnet_edge.video.files import muxing
+        from mirnet_edge.video.files.encoding import SUFFIXES
+        from mirnet_edge.video.files.sampling import sample_frames
+
+        source = one.path
+        output = self.destination.path_of(one)
+        preferred = output
+        if output.suffix.lower() not in SUFFIXES:
+            preferred = output.with_suffix(SUFFIXES[0])
+
+        def is_there() -> bool:
+            return muxing.is_restored(source, output.parent, output.name)
+
+        # whether a file would be replaced is known once its container is: `restore_video` checks it
+        if self._is_done(source, [preferred], is_there, overwrite=True):
+            return None
+        choice, facts = self._choose(sample_frames(source), source)
+        if choice is not None:
+            return VideoJob(path=source, output=output, choice=choice, facts=facts)
+        with replace_file(output) as part:
+            shutil.copyfile(source, part)
+        facts = {"output": str(output), "configuration": "unchanged", **facts}
+        self.batch.add_done(source, [f"{output}  unchanged"], facts, unchanged=True)
+        return None
+
+    def _is_done(
+        self,
+        source: Path,
+        targets: Sequence[Path],
+        are_there: Callable[[], bool],
+        *,
+        overwrite: bool,
+    ) -> bool:
+        """Return whether an input's results are there and stay; else reserve their places.
+
+        Raises:
+            OptionError: A result would replace an input, another result, or a file that is there.
+        """
+        from mirnet_edge.runtime.inputs import check_absent, check_output, normalized
+
+        for target in targets:
+            check_output(target, source, self._owners)
+        is_skipped = self.skip_existing and are_there()
+        if not is_skipped and not overwrite:
+            for target in targets:
+                check_absent(target, source)
+        if is_skipped:
+            self.batch.add_skipped(source, targets[0])
+            return True
+        self._owners |= {normalized(target): source for target in targets}
+        return False
+
+    def _choose(
+        self, frames: Iterator[Frame], source: Path | None = None
+    ) -> tuple[RunnerChoice | None, dict[str, Any]]:
+        """Return the choice of a runner for an input, None for none, and its facts for `--json`."""
+        bundles, choice = choose_bundles(self.task, self.bundle, frames)
+        facts: dict[str, Any] = {}
+        if choice is not None:
+            facts["tasks"] = list(choice.tasks)
+        if choice is not None and choice.line and source is not None:
+            _print_line(f"{source}: {choice.line}")
+            facts["found"] = choice.line
+        if not bundles:
+            return None, facts
+        return replace(self.template, bundle=bundles[0], then=bundles[1:]), facts
+
+    def _runner(self, choice: RunnerChoice) -> Runner:
+        """Return the runner of a choice, the same for each file; open or not."""
+        if choice not in self._runners:
+            self._runners[choice] = choice.runner()
+        return self._runners[choice]
+
+    def open_runner(self, choice: RunnerChoice) -> Runner:
+        """Return the runner of a choice, open until the run ends."""
+        runner = self._runner(choice)
+        if choice not in self._opened:
+            self._stack.enter_context(runner)
+            self._opened.add(choice)
+        return runner
+
+
+def _print_line(line: str) -> None:
+    """Print a line on stderr as it is, above a progress bar where one is shown."""
+    stderr().print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _why_left_out(path: Path) -> str | None:
+    """Return why a file of a folder is not restored; None for images and videos."""
+    from mirnet_edge.dependencies import advice, available
+    from mirnet_edge.images.kinds import why_left_out
+    from mirnet_edge.video.files.restoring import is_video
+
+    if not is_video(path):
+        return why_left_out(path)
+    if available("av"):
+        return None
+    return f"a video, which needs the package av: {advice('av')}"
+
+
+def _check_inputs(inputs: list[Path]) -> None:
     """Refuse inputs none of which exists; single ones that do not are listed later.
 
     Raises:
         OptionError: None exists.
     """
-    if not any(path.exists() for path in images):
-        check_file(images[0], "the input", "an image, a folder of images or a video")
+    if not any(path.exists() for path in inputs):
+        check_file(inputs[0], "the input", "an image, a folder of images or a video")
 
 
-def _find_bundle(bundle: str) -> Path:
-    from mirnet_edge.export.shipped import find_bundle
+def _check_tasks(task: str | None, bundle: str | None) -> None:
+    """Refuse an unknown task or bundle, and both together.
 
-    console = stderr()
-    return find_bundle(
-        bundle, lambda what: console.print(what, highlight=False, markup=False, soft_wrap=True)
-    )
+    Raises:
+        OptionError: An unknown task, or both.
+        BundleError: It is no bundle.
+    """
+    check_one_of(task, bundle)
+    if task is not None:
+        parse_tasks(task)
+    if bundle is not None:
+        check_bundle(bundle)
 
 
-def _tile(text: str | None) -> tuple[int, int] | Literal["auto"] | None:
+def _parse_tile(text: str | None) -> tuple[int, int] | Literal["auto"] | None:
     if text is None or text == "auto":
         return None if text is None else "auto"
     return parse_size(text, "--tile")
 
 
-def _restore_images(
-    images: list[Path], runner: Runner, out: Path, *, compare: bool
-) -> tuple[list[RestoredImage], list[tuple[Path, ImageError]]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from mirnet_edge.runtime.restore import restore_files
-
-    console = stderr()
-    failed: list[tuple[Path, ImageError]] = []
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    with runner, shown as progress:
-        bar = progress.add_task(runner.name, total=len(images))
-
-        def show(line: str) -> None:
-            progress.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
-            progress.advance(bar)
-
-        def fail(path: Path, error: ImageError) -> None:
-            failed.append((path, error))
-            print_error(error)
-            progress.advance(bar)
-
-        done = restore_files(
-            images,
-            runner,
-            out,
-            compare=compare,
-            on_done=lambda one: show(
-                f"{one.output}  {one.width}x{one.height}  {one.latency_ms:.1f} ms  {runner.name}"
-            ),
-            on_failed=fail,
-        )
-    return done, failed
-
-
-def _report(
-    runner: Runner, done: list[RestoredImage], failed: list[tuple[Path, ImageError]]
-) -> dict[str, Any]:
-    return {
-        "runner": runner.name,
-        "restored": [
-            {
-                "input": str(one.source),
-                "output": str(one.output),
-                "comparison": str(one.comparison) if one.comparison else None,
-                "width": one.width,
-                "height": one.height,
-                "latency_ms": round(one.latency_ms, 3),
-            }
-            for one in done
-        ],
-        "failed": [{"input": str(path), "error": str(error)} for path, error in failed],
-    }
-
-
 main = command(
     restore,
     examples=(
-        "restore night.jpg --out restored",
-        "restore holiday/ film.mp4 --bundle build/bundle --out restored",
-        "restore scan.tif --bundle shipped:old-photo --out restored",
+        "restore photo.jpg",
+        "restore scan.tif --task old-photo,super-resolution --strength 0.8",
+        "restore holiday/ --recursive --out restored",
+        "restore night.mp4 --out bright.mp4",
     ),
     former_options={"--engine": "--executor"},
 )

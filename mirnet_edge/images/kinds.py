@@ -27,6 +27,7 @@ FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".heic": "HEIF",
     ".heif": "HEIF",
 }
+_VIDEO_STARTS = (b"\x1aE\xdf\xa3", b"FLV", b"\0\0\1\xba")  # Matroska, Flash, MPEG-PS
 HEAD_BYTES = 64
 """How many of a file's first bytes `recognize` needs."""
 RAW_RESULT_SUFFIX = ".tif"
@@ -45,9 +46,8 @@ _PACKAGES: dict[Kind, tuple[str, str]] = {
 _OTHERS = {
     b"GIF8": "a GIF", b"BM": "a BMP image", b"8BPS": "a Photoshop document", b"%PDF": "a PDF",
     b"\0\0\0\x0cjP": "a JPEG 2000 image", b"\xff\x0a": "a JPEG XL image",
-    b"\0\0\0\x0cJXL": "a JPEG XL image", b"\x1aE\xdf\xa3": "a video",
-    b"PK\x03\x04": "a ZIP archive", b"FLV": "a video", b"OggS": "sound or a video",
-    b"\0\0\1\xba": "a video", b"qoif": "a QOI image", b"SIMPLE": "a FITS file",
+    b"\0\0\0\x0cJXL": "a JPEG XL image", b"PK\x03\x04": "a ZIP archive",
+    b"OggS": "sound", b"qoif": "a QOI image", b"SIMPLE": "a FITS file",
     b"\x76\x2f\x31\x01": "an OpenEXR image", b"#?RADIANCE": "a Radiance HDR image",
 }  # fmt: skip
 
@@ -99,15 +99,7 @@ def missing_package(kind: Kind) -> str | None:
 
 
 def why_left_out(path: Path) -> str | None:
-    """Return why a file of a folder is not among its images; None for an image.
-
-    Hidden files are left out without a reason to tell: an empty text. macOS writes ._NAME.jpg files
-    beside images, which are no images.
-    """
-    if path.name.startswith("."):
-        return ""
-    if path.is_dir():
-        return "a folder; name it to restore what is in it"
+    """Return why a file is not among the images of its folder; None for an image."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -121,14 +113,24 @@ def why_left_out(path: Path) -> str | None:
     return _describe(head)
 
 
+def is_video_content(path: Path) -> bool:
+    """Return whether a file begins as those of a common video container do."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False
+    if recognize(head, path) is not None:
+        return False
+    is_mp4 = head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free")
+    is_avi = head.startswith(b"RIFF") and head[8:12] == b"AVI "
+    return is_mp4 or is_avi or head.startswith(_VIDEO_STARTS)
+
+
 def _describe(head: bytes) -> str:
     """Return what a file is that is no image."""
     if not head:
         return "empty"
-    if head[4:8] == b"ftyp" or head[4:8] in (b"moov", b"mdat", b"wide", b"free"):
-        return "a video; name it to restore it"
-    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        return "a video; name it to restore it"
     for start, what in _OTHERS.items():
         if head.startswith(start):
             return f"{what}; convert it to PNG" if "image" in what else what

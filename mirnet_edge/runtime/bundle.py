@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mirnet_edge.errors import BundleError, MirnetEdgeError, OptionError
@@ -17,8 +16,12 @@ from mirnet_edge.runtime.backends import (
     find_backend,
     unknown_backend_text,
 )
+from mirnet_edge.runtime.machine_latency import time_here
+from mirnet_edge.runtime.shipped import find_bundle, is_shipped
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mirnet_edge.manifest import Configuration, Manifest
     from mirnet_edge.runtime.runner import Runner
 
@@ -38,7 +41,7 @@ def open_bundle(
     Nothing is loaded yet: `with runner:` does that.
 
     Args:
-        path: The bundle's folder.
+        path: The bundle's folder, or `shipped:NAME`.
         backend: One of `backends.backend_names()`, or auto, which takes the highest
             `Backend.auto_rank` that runs here, and of these the fastest.
         precision: fp32, bf16, fp16, int8, or auto. A named one is chosen even where the quality
@@ -51,8 +54,8 @@ def open_bundle(
         BundleError: No bundle, a changed file, or no configuration that fits; with each's reason.
         OptionError: No such backend or precision, or less than one thread.
     """
-    folder = Path(path)
-    manifest = read_manifest(folder)
+    folder = find_bundle(path)
+    manifest = read_manifest_here(folder, backend, precision, threads=threads)
     if backend == AUTO or find_backend(backend).engine_runner is not None:
         manifest = _rebuild_engines_that_do_not_fit(manifest, folder, backend, rebuild=rebuild)
     configuration = choose_configuration(manifest, backend, precision)
@@ -62,6 +65,40 @@ def open_bundle(
         )
     logger.info("%s runs %s", folder, configuration.name)
     return _runner_of(configuration, manifest, folder, threads)
+
+
+def read_manifest_here(
+    folder: Path, backend: str = AUTO, precision: str = AUTO, *, threads: int | None = None
+) -> Manifest:
+    """Return a bundle's manifest, with the latencies of this machine where the package ships it.
+
+    Args:
+        folder: The bundle's folder.
+        backend: Limits what is timed here; auto for all.
+        precision: The same.
+        threads: Of the runners that are timed.
+
+    Raises:
+        BundleError: No bundle there, or not a manifest that can be read.
+        OptionError: Less than one thread.
+    """
+    manifest = read_manifest(folder)
+    if not is_shipped(folder):
+        return manifest
+    candidates = [
+        one
+        for one in manifest.configurations
+        if backend in (AUTO, one.backend)
+        and precision in (AUTO, one.precision)
+        and _obstacle(one, manifest, one.precision) is None
+    ]
+    return time_here(
+        manifest,
+        folder,
+        candidates,
+        lambda one: _runner_of(one, manifest, folder, threads),
+        threads=threads,
+    )
 
 
 def choose_configuration(
@@ -227,11 +264,15 @@ def _runner_of(
 
 @dataclass(frozen=True, kw_only=True)
 class RunnerChoice:
-    """The arguments of `open_bundle` and `tile_runner`; can be pickled."""
+    """The arguments of `open_bundle`, `tile_runner` and of a chain of several; can be pickled."""
 
     bundle: Path
+    then: tuple[Path, ...] = ()
+    """The bundles that restore what the one before gave, in their order."""
     backend: str = "auto"
     precision: str = "auto"
+    configurations: tuple[str, ...] = ()
+    """`backend:precision` of each bundle, where they are chosen already."""
     threads: int | None = None
     """None leaves it to the backend."""
     tile: tuple[int, int] | Literal["auto"] | None = None
@@ -239,6 +280,13 @@ class RunnerChoice:
     whole frames, unless `max_memory_mib` is given."""
     max_memory_mib: int | None = None
     """Memory limit of one run beside the frames."""
+    strength: float = 1.0
+    """From 0, the source, to 1, the restored frame."""
+
+    @property
+    def bundles(self) -> tuple[Path, ...]:
+        """Return all bundles in their order."""
+        return (self.bundle, *self.then)
 
     def runner(self) -> Runner:
         """Return a new runner, not opened yet.
@@ -247,17 +295,47 @@ class RunnerChoice:
             BundleError: No bundle, a changed file, or no configuration that fits.
             OptionError: A value that makes no sense.
         """
+        from mirnet_edge.runtime.chaining import BlendingRunner, chain_runners
+
+        runner = chain_runners([self._tiled(one) for one in self._open_bundles()])
+        return runner if self.strength == 1.0 else BlendingRunner(runner, self.strength)
+
+    def choose_configurations(self) -> RunnerChoice:
+        """Return the choice with the configurations that this machine prefers, for all machines.
+
+        Raises:
+            BundleError: As `runner`.
+            OptionError: As `runner`.
+        """
+        return replace(
+            self,
+            bundle=self.bundle.absolute(),
+            then=tuple(one.absolute() for one in self.then),
+            configurations=tuple(one.name for one in self._open_bundles()),
+        )
+
+    def fingerprint(self) -> str:
+        """Return what the pixels depend on beside the configuration; equal ones restore alike."""
+        from mirnet_edge.files import sha256_of
+        from mirnet_edge.manifest import FILE_NAME
+
+        manifests = " ".join(sha256_of(one / FILE_NAME) for one in self.bundles)
+        return f"{manifests} {self.tile} {self.max_memory_mib} {self.strength:g}"
+
+    def _open_bundles(self) -> list[Runner]:
+        if self.configurations:
+            chosen = [one.partition(":")[::2] for one in self.configurations]
+        else:
+            chosen = [(self.backend, self.precision)] * len(self.bundles)
+        return [
+            open_bundle(bundle, backend, precision, threads=self.threads)
+            for bundle, (backend, precision) in zip(self.bundles, chosen, strict=True)
+        ]
+
+    def _tiled(self, runner: Runner) -> Runner:
         from mirnet_edge.runtime.tiling import tile_runner
 
-        runner = open_bundle(self.bundle, self.backend, self.precision, threads=self.threads)
         if self.tile is None and self.max_memory_mib is None:
             return runner
         size = None if self.tile == "auto" else self.tile
         return tile_runner(runner, tile=size, max_memory_mib=self.max_memory_mib)
-
-    def fingerprint(self) -> str:
-        """Return the manifest's hash, tile and memory limit: equal ones restore equal pixels."""
-        from mirnet_edge.files import sha256_of
-        from mirnet_edge.manifest import FILE_NAME
-
-        return f"{sha256_of(self.bundle / FILE_NAME)} {self.tile} {self.max_memory_mib}"

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 from mirnet_edge.errors import EngineError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
+
+
+_FEWEST_ROUNDS = 2
 
 
 def measure_interleaved(
@@ -54,14 +57,67 @@ def measure_interleaved(
             with _name_errors(name):
                 opened.enter_context(runner)
         for turn in range(warmup + rounds):
-            for name, runner in runners.items():
-                with _name_errors(name), pause_garbage_collection():
-                    started = clock()
-                    runner.run(frames)
-                    elapsed = clock() - started
+            for name, elapsed in _time_in_turn(runners, frames, clock):
                 if turn >= warmup:
                     samples[name].append(1e3 * elapsed)
     return samples
+
+
+def measure_within(
+    runners: Mapping[str, Runner],
+    frames: Frames,
+    budget_s: float,
+    *,
+    must_open: Collection[str] = (),
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Return the latencies of as many runners as a budget of seconds allows, timed in turn.
+
+    Runners are opened in their order, each with a run that is not counted, which allocates and
+    compiles, until that has taken twice the budget; the others are left out. The budget is then
+    spent on rounds of timed runs, of which there are at least two.
+
+    Args:
+        runners: By name, the likely fastest first.
+        frames: (N, H, W, 3) uint8 RGB, of every run.
+        budget_s: Of the timed runs, in seconds.
+        must_open: Names of runners that are opened in any case.
+        clock: Monotonic seconds; replaced in tests.
+
+    Returns:
+        Milliseconds per run, in the order of the rounds, by the name of each runner opened.
+
+    Raises:
+        EngineError: A runner failed; with its name.
+    """
+    opened: dict[str, Runner] = {}
+    with ExitStack() as stack:
+        started = clock()
+        for name, runner in runners.items():
+            if name in must_open or clock() - started < 2 * budget_s:
+                with _name_errors(name):
+                    stack.enter_context(runner)
+                    runner.run(frames)
+                opened[name] = runner
+        samples: dict[str, list[float]] = {name: [] for name in opened}
+        started, rounds = clock(), 0
+        while rounds < _FEWEST_ROUNDS or clock() - started < budget_s:
+            for name, elapsed in _time_in_turn(opened, frames, clock):
+                samples[name].append(1e3 * elapsed)
+            rounds += 1
+    return samples
+
+
+def _time_in_turn(
+    runners: Mapping[str, Runner], frames: Frames, clock: Callable[[], float]
+) -> Iterator[tuple[str, float]]:
+    """Yield each runner's name and the seconds of one run."""
+    for name, runner in runners.items():
+        with _name_errors(name), pause_garbage_collection():
+            started = clock()
+            runner.run(frames)
+            elapsed = clock() - started
+        yield name, elapsed
 
 
 def percentile(samples: Sequence[float], q: float) -> float:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mirnet_edge.errors import ImageError, OptionError
+from mirnet_edge.files import write_atomically
 from mirnet_edge.images.files import (
     ImageFile,
     apply_orientation,
@@ -21,12 +20,15 @@ from mirnet_edge.images.files import (
     to_gray,
     write_image,
 )
-from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX, why_left_out
+from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
 from mirnet_edge.images.sixteen_bits import from_float_frame, to_8_bits, to_float_frame, widen
+from mirnet_edge.runtime.chaining import enlarge
+from mirnet_edge.runtime.inputs import comparison_of, normalized
 from mirnet_edge.runtime.runner import as_float_runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COMPARE_SUFFIX = ".compare.png"
 _SEPARATOR_WIDTH, _SEPARATOR_LEVEL = 4, 255
 
 
@@ -79,7 +80,7 @@ def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
         frame = to_gray(frame)
     alpha, deep_alpha = image.alpha, image.deep_alpha
     if alpha is not None and alpha.shape != frame.shape[:2]:
-        alpha = _enlarge(alpha, *frame.shape[:2])
+        alpha = enlarge(alpha, *frame.shape[:2])
     if deep_alpha is not None and deep_alpha.shape != frame.shape[:2]:
         deep_alpha = _enlarge_deep(deep_alpha, *frame.shape[:2])
     return replace(image, frame=frame, deep=deep, alpha=alpha, deep_alpha=deep_alpha)
@@ -105,7 +106,7 @@ def restore_files(
     *,
     compare: bool = False,
     on_done: Callable[[RestoredImage], None] = lambda restored: None,
-    on_failed: Callable[[Path, ImageError], None] | None = None,
+    on_failed: Callable[[Path, Exception], None] | None = None,
 ) -> list[RestoredImage]:
     """Restore image files into a folder, under their own names and in their own formats.
 
@@ -115,24 +116,27 @@ def restore_files(
         out: The folder; created where it is missing.
         compare: Also write STEM.compare.png: before and after side by side, as a viewer shows it.
         on_done: Called with each result once it is written.
-        on_failed: Called with each image that cannot be read or does not fit, in place of raising.
+        on_failed: Called with each image that could not be restored, whatever the error, in place
+            of raising it.
 
     Returns:
         The results, in the order of the images.
 
     Raises:
-        ImageError: An image cannot be read or does not fit, and `on_failed` is None.
         OptionError: Two outputs would have one name, or an output would replace an input;
             nothing is written then.
-        MirnetEdgeError: The folder cannot be written, or the runner fails.
+        MirnetEdgeError: The runner cannot be opened; or, where `on_failed` is None, as
+            `restore_file`.
     """
     check_outputs(images, out, compare=compare)
     done = []
     with runner:
         for source in images:
             try:
-                restored = _restore_file(source, runner, out, compare)
-            except ImageError as error:
+                output, *others = _targets(source, out, compare)
+                comparison = others[0] if others else None
+                restored = restore_file(source, runner, output, comparison=comparison)
+            except Exception as error:  # whatever it is, the others are restored
                 if on_failed is None:
                     raise
                 on_failed(source, error)
@@ -140,56 +144,6 @@ def restore_files(
             done.append(restored)
             on_done(restored)
     return done
-
-
-def find_images(places: Sequence[Path]) -> list[Path]:
-    """Return the given files, and in place of each folder the image files in it, sorted.
-
-    A file that is given twice is returned once. Files need not exist.
-
-    Raises:
-        OptionError: A folder holds no image.
-    """
-    found: dict[Path, Path] = {}
-    for place in places:
-        files = [place]
-        if place.is_dir():
-            files = _images_in(place)
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
-
-
-_NAMED_PER_REASON = 3
-
-
-def _images_in(folder: Path) -> list[Path]:
-    """Return the image files in a folder, sorted; what else is there is logged, with the reason.
-
-    Raises:
-        OptionError: There is none.
-    """
-    reasons = {file: why_left_out(file) for file in sorted(folder.iterdir())}
-    files = [file for file, reason in reasons.items() if reason is None]
-    if not files:
-        raise OptionError(
-            f"{folder} holds no image ({', '.join(FORMAT_OF_SUFFIX)}); name another folder"
-        )
-    left_out: dict[str, list[str]] = {}
-    for file, reason in reasons.items():
-        if reason:
-            left_out.setdefault(reason, []).append(file.name)
-    for reason, names in left_out.items():
-        listed = ", ".join(names[:_NAMED_PER_REASON])
-        if len(names) > _NAMED_PER_REASON:
-            listed += f" and {len(names) - _NAMED_PER_REASON} more"
-        logger.warning("%s: left out %s (%s)", folder, listed, reason)
-    return files
-
-
-def is_restored(image: Path, out: Path, *, compare: bool) -> bool:
-    """Return whether OUT holds all files that restoring an image writes."""
-    return all(target.is_file() for target in _targets(image, out, compare))
 
 
 def check_outputs(images: Sequence[Path], out: Path, *, compare: bool) -> None:
@@ -200,11 +154,11 @@ def check_outputs(images: Sequence[Path], out: Path, *, compare: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise OptionError(f"--out must be a folder, {out} is a file; choose another")
-    inputs = {_place(image): image for image in images}
+    inputs = {normalized(image): image for image in images}
     owners: dict[Path, Path] = {}
     for image in images:
         for target in _targets(image, out, compare):
-            place = _place(target)
+            place = normalized(target)
             if place in inputs:
                 raise OptionError(
                     f"{target} would replace the input {inputs[place]}; choose another --out folder"
@@ -223,7 +177,7 @@ def side_by_side(before: Frame, after: Frame) -> Frame:
     BEFORE is resized to AFTER by bicubic interpolation, as a viewer does.
     """
     if before.shape != after.shape:
-        before = _enlarge(before, *after.shape[:2])
+        before = enlarge(before, *after.shape[:2])
     line = np.full((before.shape[0], _SEPARATOR_WIDTH, 3), _SEPARATOR_LEVEL, np.uint8)
     return np.concatenate([before, line, after], axis=1)
 
@@ -237,30 +191,47 @@ def _enlarge_deep(levels: NDArray[np.uint16], height: int, width: int) -> NDArra
     return enlarged
 
 
-def _enlarge(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    from PIL import Image
+def restore_file(
+    source: Path,
+    runner: Runner | None,
+    output: Path,
+    *,
+    comparison: Path | None = None,
+    before: ImageFile | None = None,
+) -> RestoredImage:
+    """Restore an image file into another, with its metadata.
 
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    Args:
+        source: The file.
+        runner: Open; None writes the image as it is, the same bytes where the format is the same.
+        output: In the format of its suffix; a file that is there is replaced.
+        comparison: Also written: before and after side by side, as a viewer shows it.
+        before: The content of SOURCE, where it was read already.
 
-
-def _restore_file(source: Path, runner: Runner, out: Path, compare: bool) -> RestoredImage:
-    output, *others = _targets(source, out, compare)
-    format_of(output)  # a name that cannot be written is refused before the work
-    before = read_image(source)
+    Raises:
+        ImageError: It cannot be read, does not fit, or cannot be written in that format.
+        MirnetEdgeError: The folder cannot be written, or the runner failed.
+    """
+    kind = format_of(output)  # a name that cannot be written is refused before the work
+    before = read_image(source) if before is None else before
     started = time.perf_counter()
     try:
-        after = restore_image(runner, before)
+        after = before if runner is None else restore_image(runner, before)
     except ImageError as error:
         raise ImageError(f"{source}: {error}") from error
     latency_ms = 1e3 * (time.perf_counter() - started)
-    write_image(output, after)
-    for comparison in others:
+    is_same = FORMAT_OF_SUFFIX.get(source.suffix.lower()) == kind == before.format
+    if runner is None and is_same:
+        write_atomically(output, source.read_bytes())
+    else:
+        write_image(output, after)
+    if comparison is not None:
         frame = side_by_side(apply_orientation(before), apply_orientation(after))
         write_image(comparison, ImageFile(frame=frame, icc=before.icc))
     return RestoredImage(
         source=source,
         output=output,
-        comparison=others[0] if others else None,
+        comparison=comparison,
         width=before.frame.shape[1],
         height=before.frame.shape[0],
         latency_ms=latency_ms,
@@ -269,9 +240,4 @@ def _restore_file(source: Path, runner: Runner, out: Path, compare: bool) -> Res
 
 def _targets(image: Path, out: Path, compare: bool) -> list[Path]:
     output = out / result_name(image)
-    return [output, out / f"{image.stem}{COMPARE_SUFFIX}"] if compare else [output]
-
-
-def _place(path: Path) -> Path:
-    """Return the normalized path of a file: links resolved, lower case where case is ignored."""
-    return Path(os.path.normcase(path.resolve()))
+    return [output, comparison_of(output, image)] if compare else [output]

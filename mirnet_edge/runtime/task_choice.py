@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mirnet_edge.errors import OptionError
+from mirnet_edge.runtime.shipped import PREFIX, find_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from mirnet_edge.images.contract import Frame
 
 TASK_NAMES = ("low-light", "denoise", "super-resolution", "old-photo")
 """The tasks, each restored by the shipped bundle of its name."""
 DEFAULT_TASK = "low-light"
-_SHIPPED = "shipped:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +34,6 @@ class TaskChoice:
     it is, whose result equals it."""
     line: str = ""
     """What was found and is done, in one line for people; empty where nothing was looked for."""
-
-    @property
-    def bundles(self) -> tuple[str, ...]:
-        """Return the names of the tasks' bundles, as `--bundle` takes them."""
-        return tuple(_SHIPPED + task for task in self.tasks)
 
 
 def choose_tasks(named: str, frames: Iterable[Frame]) -> TaskChoice:
@@ -53,6 +49,43 @@ def choose_tasks(named: str, frames: Iterable[Frame]) -> TaskChoice:
     """
     del frames  # tasks that are named need no look at them
     return TaskChoice(tasks=parse_tasks(named))
+
+
+def check_one_of(task: str | None, bundle: str | None) -> None:
+    """Refuse a task beside a bundle.
+
+    Raises:
+        OptionError: Both are given.
+    """
+    if task is not None and bundle is not None:
+        raise OptionError(
+            f"a task chooses bundles of this package, and a bundle is given too: found task {task} "
+            f"and bundle {bundle}; give one of the two"
+        )
+
+
+def choose_bundles(
+    task: str | None, bundle: str | None, frames: Iterable[Frame]
+) -> tuple[tuple[Path, ...], TaskChoice | None]:
+    """Return the folders of the bundles that restore one input, none where it is good as it is.
+
+    Args:
+        task: As `choose_tasks` takes it; None for `DEFAULT_TASK`.
+        bundle: A bundle in place of a task.
+        frames: As `choose_tasks` takes them.
+
+    Returns:
+        The folders, and the choice of tasks; None where a bundle is given.
+
+    Raises:
+        OptionError: There is no such task, or both are given.
+        BundleError: The package ships no bundle of that name.
+    """
+    check_one_of(task, bundle)
+    if bundle is not None:
+        return (find_bundle(bundle),), None
+    choice = choose_tasks(DEFAULT_TASK if task is None else task, frames)
+    return tuple(find_bundle(PREFIX + one) for one in choice.tasks), choice
 
 
 def parse_tasks(named: str) -> tuple[str, ...]:

@@ -151,7 +151,7 @@ def bundle_runners(
     The first is the one to start with; the others follow, fastest first.
 
     Args:
-        bundle: The bundle's folder.
+        bundle: The bundle's folder, or `shipped:NAME`.
         backend: The backend to start with, or auto.
         precision: The precision to start with, or auto.
         threads: Threads of the backend; None for its default.
@@ -161,14 +161,17 @@ def bundle_runners(
         EngineError: The backend cannot run here.
         OptionError: Unknown backend or precision, or less than one thread.
     """
-    from pathlib import Path
-
-    from mirnet_edge.manifest import read_manifest
-    from mirnet_edge.runtime.bundle import fitting_configurations, open_bundle
+    from mirnet_edge.runtime.bundle import (
+        fitting_configurations,
+        open_bundle,
+        read_manifest_here,
+    )
+    from mirnet_edge.runtime.shipped import find_bundle
 
     first = open_bundle(bundle, backend, precision, threads=threads)
     runners: dict[str, Callable[[], Runner]] = {first.name: lambda: first}
-    for configuration in fitting_configurations(read_manifest(Path(bundle))):
+    manifest = read_manifest_here(find_bundle(bundle), threads=threads)
+    for configuration in fitting_configurations(manifest):
         if configuration.name not in runners:
             runners[configuration.name] = _bundle_opener(
                 bundle, configuration.backend, configuration.precision, threads

@@ -60,6 +60,9 @@ def choice_of(make_runner):
         def runner(self):
             return make_runner()
 
+        def choose_configurations(self):
+            return self
+
         def fingerprint(self):
             return "test"
 
@@ -147,10 +150,12 @@ def test_the_bytes_are_those_of_one_by_one(ran, cluster, make_clip, make_bundle,
             "--threads", 1, "--json",
         )  # fmt: skip
         assert result.code == 0, result.err
-        told = json.loads(result.out)["videos"]
+        told = json.loads(result.out)["files"]
         assert [Path(one["input"]) for one in told] == videos
         assert [one["frames"] for one in told] == [12, 12, 12]
-        lines = sorted(result.err.splitlines())
+        *lines, counted = result.err.splitlines()
+        lines.sort()
+        assert counted == "mirnet-restore: 3 restored"
         assert [line.split("  ")[0] for line in lines] == [
             str(outs[engine] / f"{name}.mp4") for name in "abc"
         ]
@@ -174,7 +179,7 @@ def test_a_file_that_cannot_be_read_is_named_and_the_others_go_on(
     )
     assert result.code == 2
     *lines, counted = result.err.splitlines()
-    assert counted == "mirnet-restore: 1 of 3 videos were not restored"
+    assert counted == "mirnet-restore: 1 failed, 2 restored"
     (failed,) = [line for line in lines if line.startswith("mirnet-restore: ")]
     assert "bad.avi cannot be opened as video" in failed
     assert sorted(path.name for path in out.iterdir()) == ["a.mp4", "b.mp4"]
@@ -209,8 +214,8 @@ def test_a_file_whose_worker_dies_twice_is_told_in_one_line(
     assert result.code == 2
     assert len(attempts.read_text().splitlines()) == 2
     report = json.loads(result.out)  # and nothing that Ray prints
-    ((restored,), (failed,)) = report["videos"], report["failed_videos"]
-    assert (restored["input"], failed["input"]) == (str(dark), str(bright))
+    outcomes = {one["input"]: one["outcome"] for one in report["files"]}
+    assert outcomes == {str(bright): "failed", str(dark): "restored"}
     (line,) = [one for one in result.err.splitlines() if "bright.avi" in one]
     died = "was not restored: two workers were killed"
     assert line.startswith(f"mirnet-restore: {bright} {died}")

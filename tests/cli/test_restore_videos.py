@@ -43,7 +43,7 @@ def test_images_and_videos_are_restored_together(ran, make_bundle, make_video, t
     result = ran(main, image, video, "--bundle", make_bundle(), "--out", out, "--json")
     assert result.code == 0, result.err
     assert sorted(path.name for path in out.iterdir()) == ["a.mp4", "in.png"]
-    (told,) = json.loads(result.out)["videos"]
+    _, told = json.loads(result.out)["files"]
     assert told["frames"] == 5
     assert told["not_restored"] == 0
     with av.open(str(out / "a.mp4")) as container:
@@ -63,17 +63,20 @@ def test_a_broken_video_is_named_and_the_others_are_restored(ran, make_bundle, m
     failed, done, counted = result.err.splitlines()
     assert "bad.mp4 cannot be opened as video" in failed
     assert done.startswith(str(out / "good.mp4"))
-    assert counted == "mirnet-restore: 1 of 2 videos were not restored"
+    assert counted == "mirnet-restore: 1 failed, 1 restored"
 
 
-def test_two_videos_of_one_stem_are_refused_before_anything_is_written(
+def test_the_second_of_two_videos_with_one_result_is_refused(
     ran, make_bundle, make_video, tmp_path
 ):
-    videos = make_video("a.mp4"), make_video("a.avi")
-    result = ran(main, *videos, "--bundle", make_bundle(), "--out", tmp_path / "out")
+    videos = make_video("a.avi"), make_video("a.mpg")
+    out = tmp_path / "out"
+    result = ran(main, *videos, "--bundle", make_bundle(), "--out", out)
     assert result.code == 2
-    assert "would both be restored as a" in result.line
-    assert not (tmp_path / "out").exists()
+    refused, restored, counted = result.err.splitlines()
+    assert f"a.mp4 would replace the result of {videos[0]}" in refused
+    assert restored.startswith(str(out / "a.mp4"))
+    assert counted == "mirnet-restore: 1 failed, 1 restored"
 
 
 def test_the_same_command_goes_on_with_a_video_that_was_cut_off(
@@ -97,7 +100,7 @@ def test_the_same_command_goes_on_with_a_video_that_was_cut_off(
         assert ran(*command).code == 2
     result = ran(*command)
     assert result.code == 0, result.err
-    (told,) = json.loads(result.out)["videos"]
+    (told,) = json.loads(result.out)["files"]
     assert (told["frames"], told["resumed"]) == (5, 2)
     assert "resumed; an interrupted run had restored the first 2" in result.err
     assert [path.name for path in out.iterdir()] == ["a.mp4"]
@@ -133,10 +136,9 @@ def test_ctrl_c_says_what_is_kept(at, ran, make_bundle, make_video, tmp_path, mo
     assert line == f"mirnet-restore: interrupted; {kept}. {over}"
     before = (out / "done.mp4").stat().st_mtime_ns
     result = ran(main, done, video, "--bundle", bundle, "--out", out, "--skip-existing", "--json")
-    report = json.loads(result.out)
-    (told,) = report["videos"]
+    skipped, told = json.loads(result.out)["files"]
     assert (told["frames"], told["resumed"]) == (6, 0 if at == 1 else 2)
-    assert report["skipped"] == [str(done)]
+    assert (skipped["input"], skipped["outcome"]) == (str(done), "skipped")
     assert (out / "done.mp4").stat().st_mtime_ns == before
 
 
@@ -148,7 +150,7 @@ def test_a_result_in_another_container_is_found_too(ran, make_bundle, make_video
     assert made.suffix != ".avi"
     again = ran(main, video, *options)
     assert (again.code, again.out) == (0, "")
-    assert again.err == f"mirnet-restore: 1 of 1 results are in {out} already\n"
+    assert again.err == "mirnet-restore: 1 skipped\n"
 
 
 def test_a_video_is_not_its_own_result(ran, make_bundle, make_video):

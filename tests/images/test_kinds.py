@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import struct
 
 import cv2
@@ -16,7 +15,7 @@ from mirnet_edge.errors import ImageError
 from mirnet_edge.images import kinds
 from mirnet_edge.images.files import ImageFile, read_image, result_name, write_image
 from mirnet_edge.images.jpeg_tail import with_end_marker
-from mirnet_edge.runtime.restore import find_images, restore_files, restore_image
+from mirnet_edge.runtime.restore import restore_files, restore_image
 from mirnet_edge.testing.null_runner import NullRunner
 
 
@@ -299,25 +298,26 @@ def test_the_result_of_a_file_without_a_fitting_suffix_has_that_of_its_content(t
     assert result_name(tmp_path / "letter.txt") == "letter.txt"
 
 
-def test_a_folder_says_what_it_leaves_out_and_why(tmp_path, caplog):
+def test_files_of_a_folder_are_images_or_left_out_for_a_reason(tmp_path):
     contents = {
         "a.jpg": _saved("JPEG"), "b.JPEG": _saved("JPEG"), "without suffix": _saved("PNG"),
         "damaged.png": b"damaged", "old.bmp": _saved("BMP"), "anim.gif": _saved("GIF"),
         "film.mp4": struct.pack(">I", 24) + b"ftypisom" + bytes(16), "letter.txt": b"Dear",
-        "notes.txt": b"N", "nothing": b"", "._a.jpg": b"\0\5\x16\7",
+        "nothing": b"",
     }  # fmt: skip
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    (tmp_path / "inner").mkdir()
-    with caplog.at_level(logging.WARNING):
-        found = find_images([tmp_path])
-    assert [one.name for one in found] == ["a.jpg", "b.JPEG", "damaged.png", "without suffix"]
-    lines = [record.getMessage().removeprefix(f"{tmp_path}: ") for record in caplog.records]
-    assert sorted(lines) == [
-        "left out anim.gif (a GIF)",
-        "left out film.mp4 (a video; name it to restore it)",
-        "left out inner (a folder; name it to restore what is in it)",
-        "left out letter.txt, notes.txt (no image)",
-        "left out nothing (empty)",
-        "left out old.bmp (a BMP image; convert it to PNG)",
-    ]
+    reasons = {name: kinds.why_left_out(tmp_path / name) for name in contents}
+    assert [name for name, reason in reasons.items() if reason is None] == [
+        "a.jpg", "b.JPEG", "without suffix", "damaged.png",
+    ]  # fmt: skip
+    assert {name: reason for name, reason in reasons.items() if reason} == {
+        "anim.gif": "a GIF",
+        "film.mp4": "no image",
+        "letter.txt": "no image",
+        "nothing": "empty",
+        "old.bmp": "a BMP image; convert it to PNG",
+    }
+    assert kinds.is_video_content(tmp_path / "film.mp4")
+    assert not kinds.is_video_content(tmp_path / "a.jpg")
+    assert not kinds.is_video_content(tmp_path / "letter.txt")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from mirnet_edge.errors import EngineError, ImageError, MirnetEdgeError, OptionE
 from mirnet_edge.images.files import ImageFile, read_image, write_image
 from mirnet_edge.runtime.restore import (
     check_outputs,
-    find_images,
+    restore_file,
     restore_files,
     restore_image,
     side_by_side,
@@ -384,55 +383,39 @@ def test_a_image_that_does_not_fit_is_named(make_image, tmp_path):
     assert _names_in(tmp_path / "out") == []
 
 
-def test_a_runner_that_fails_ends_it_all(make_image, tmp_path):
+@pytest.mark.parametrize(
+    "failure", [EngineError("the device is gone"), MemoryError(), OSError(5, "I/O"), KeyError("x")]
+)
+def test_a_failure_of_any_type_is_told_and_the_others_go_on(failure, make_image, tmp_path):
     images = [make_image("in/a.png"), make_image("in/b.png"), make_image("in/c.png")]
-    runner = NullRunner(failure=EngineError("the device is gone"), fails_at=2)
-    failed = []
-    with pytest.raises(EngineError, match="the device is gone"):
-        restore_files(
-            images, runner, tmp_path / "out", on_failed=lambda *failure: failed.append(failure)
-        )
-    assert failed == []
-    assert runner.calls == 2
+
+    class Failing(NullRunner):
+        def run(self, frames):
+            restored = super().run(frames)
+            if self.calls == 2:
+                raise failure
+            return restored
+
+    runner, failed = Failing(), []
+    restore_files(
+        images, runner, tmp_path / "out", on_failed=lambda *failure: failed.append(failure)
+    )
+    assert failed == [(images[1], failure)]
     assert not runner.is_open
-    assert _names_in(tmp_path / "out") == ["a.png"]
+    assert _names_in(tmp_path / "out") == ["a.png", "c.png"]
+
+
+def test_without_a_runner_the_bytes_are_the_same_where_the_format_is(make_image, tmp_path):
+    image = make_image("in/a.png")
+    restore_file(image, None, tmp_path / "b.png", comparison=tmp_path / "b.compare.png")
+    assert (tmp_path / "b.png").read_bytes() == image.read_bytes()
+    shown = read_image(tmp_path / "b.compare.png").frame
+    np.testing.assert_array_equal(shown[:, :8], shown[:, -8:])
+    restore_file(image, None, tmp_path / "b.webp")
+    assert read_image(tmp_path / "b.webp").format == "WEBP"
 
 
 def test_a_folder_that_cannot_be_made_is_named(make_image, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MirnetEdgeError, match=r"out cannot be written .*choose another"):
         restore_files([make_image("in/a.png")], NullRunner(), tmp_path / "file" / "out")
-
-
-# which images
-
-
-def test_a_folder_stands_for_its_images_in_order(tmp_path):
-    names = ["b.PNG", "a.jpeg", "c.tiff", "d.webp", "e.tif", "f.jpg"]
-    for name in [*names, "notes.txt", "._b.png", "graph.onnx", "g.bmp"]:
-        (tmp_path / name).touch()
-    (tmp_path / "folder.png").mkdir()
-    (tmp_path / "folder.png" / "inner.png").touch()
-    assert [path.name for path in find_images([tmp_path])] == sorted(names)
-
-
-def test_files_named_stay_in_their_order_whatever_they_are(tmp_path):
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "b.png").touch()
-    places = [tmp_path / "z.bmp", tmp_path / "folder", tmp_path / "missing.png"]
-    names = [path.name for path in find_images(places)]
-    assert names == ["z.bmp", "b.png", "missing.png"]
-
-
-def test_a_file_named_twice_comes_once(tmp_path, monkeypatch):
-    (tmp_path / "a.png").touch()
-    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
-    monkeypatch.chdir(tmp_path)
-    places = [Path("a.png"), tmp_path / "a.png", tmp_path, tmp_path / "link.png"]
-    assert find_images(places) == [Path("a.png")]
-
-
-def test_a_folder_without_images_is_refused(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(OptionError, match=r"holds no image \(\.png, \.jpg.*name another folder"):
-        find_images([tmp_path])

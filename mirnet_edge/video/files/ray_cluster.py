@@ -25,7 +25,7 @@ from mirnet_edge.video.files.restoring import RestoredVideo, restore_video
 from mirnet_edge.video.restorer import single_runner_restorer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import ModuleType
 
@@ -51,8 +51,8 @@ class _Task:
     """The options that all files share."""
 
     choice: RunnerChoice
-    out: Path
     fingerprint: str
+    overwrite: bool
     version: str
     """Of this package; a worker must have the same."""
 
@@ -63,8 +63,10 @@ class _Outcome:
 
     video: RestoredVideo | None = None
     configuration: str = ""
-    error: MirnetEdgeError | None = None
+    error: Exception | None = None
     """The reason where there is no video."""
+    concerns_all: bool = False
+    """Whether every other file would have the error too."""
     warnings: tuple[str, ...] = ()
 
 
@@ -73,9 +75,11 @@ def restore_on_ray(
     choice: RunnerChoice,
     out: Path,
     *,
+    outputs: Mapping[Path, Path] | None = None,
+    overwrite: bool = True,
     address: str | None = None,
     on_done: Callable[[RestoredVideo, str], None] = lambda video, configuration: None,
-    on_failed: Callable[[Path, VideoError], None] = lambda path, error: None,
+    on_failed: Callable[[Path, Exception], None] = lambda path, error: None,
 ) -> None:
     """Restore videos into a folder, as many at once as the cluster has CPUs for.
 
@@ -87,6 +91,9 @@ def restore_on_ray(
         choice: The runner; its threads are the CPUs per task. Where it has none, the files share
             the cluster's CPUs.
         out: The folder; created where it is missing.
+        outputs: The result of each video, where it is another than its name in OUT; its suffix is
+            replaced where the container cannot be written.
+        overwrite: False refuses to replace files that are there.
         address: Of a running cluster; None starts one for the duration of the call, which only
             this machine can reach. Where the calling program is connected to one, that is used.
         on_done: Called with each result and its configuration, in order of completion.
@@ -100,28 +107,28 @@ def restore_on_ray(
     with connect_ray(address) as ray:
         cpus = _cpus_per_task(ray, choice.threads, len(videos))
         # this machine's choice of configuration is used for all, so that results are alike
-        backend, _, precision = choice.runner().name.partition(":")
-        worker_choice = replace(
-            choice, bundle=choice.bundle.absolute(), threads=cpus,
-            backend=backend, precision=precision,
-        )  # fmt: skip
         task = _Task(
-            choice=worker_choice, out=out.absolute(), fingerprint=choice.fingerprint(),
-            version=version("mirnet-edge"),
+            choice=replace(choice.choose_configurations(), threads=cpus),
+            fingerprint=choice.fingerprint(), overwrite=overwrite, version=version("mirnet-edge"),
         )  # fmt: skip
         remote = ray.remote(num_cpus=cpus, max_retries=_RETRIES)(_restore)
-        waiting = {remote.remote(video.absolute(), task): video for video in videos}
+        targets = {video: (outputs or {}).get(video, out / video.name) for video in videos}
+        waiting = {
+            remote.remote(video.absolute(), target.absolute(), task): video
+            for video, target in targets.items()
+        }
         try:
             while waiting:
                 ((ready, *_), _) = ray.wait(list(waiting), num_returns=1)
                 video = waiting.pop(ready)
-                _report(video, _read_outcome(ray, ready, video), out, on_done, on_failed)
+                outcome = _read_outcome(ray, ready, video)
+                _report(video, outcome, targets[video].parent, on_done, on_failed)
         except BaseException:
             _cancel(ray, list(waiting))
             raise
 
 
-def _restore(video: Path, task: _Task) -> _Outcome:
+def _restore(video: Path, target: Path, task: _Task) -> _Outcome:
     """Restore one video, in a worker process."""
     found = version("mirnet-edge")
     if found != task.version:
@@ -129,15 +136,17 @@ def _restore(video: Path, task: _Task) -> _Outcome:
             error=MirnetEdgeError(
                 f"expected mirnet-edge {task.version} on every machine of the cluster, found "
                 f"{found}; install the same version on all"
-            )
+            ),
+            concerns_all=True,
         )
     with _collect_warnings() as warnings:
         try:
             runner = task.choice.runner()
             warnings.clear()  # the bundle's warnings were shown where the command runs
             done = restore_video(
-                video, single_runner_restorer(runner), task.out, fingerprint=task.fingerprint
-            )
+                video, single_runner_restorer(runner), target.parent, name=target.name,
+                overwrite=task.overwrite, fingerprint=task.fingerprint,
+            )  # fmt: skip
         except MirnetEdgeError as error:
             return _Outcome(error=error, warnings=tuple(warnings))
     return _Outcome(video=done, configuration=runner.name, warnings=tuple(warnings))
@@ -147,8 +156,8 @@ def _read_outcome(ray: ModuleType, ready: Any, video: Path) -> _Outcome:  # noqa
     """Return the outcome of a file, also where its worker was killed twice."""
     try:
         outcome: _Outcome = ray.get(ready)
-    except ray.exceptions.RayTaskError:  # a bug: it has the worker's traceback
-        raise
+    except ray.exceptions.RayTaskError as error:  # a bug: it has the worker's traceback
+        return _Outcome(error=error.cause if isinstance(error.cause, Exception) else error)
     except ray.exceptions.RayError as error:
         errors = ray.exceptions
         was_killed = isinstance(
@@ -170,15 +179,15 @@ def _report(
     outcome: _Outcome,
     out: Path,
     on_done: Callable[[RestoredVideo, str], None],
-    on_failed: Callable[[Path, VideoError], None],
+    on_failed: Callable[[Path, Exception], None],
 ) -> None:
     """Report the outcome of a file, with the paths as they were given."""
     for line in outcome.warnings:
         logger.warning("%s", line)
-    if isinstance(outcome.error, VideoError):
+    if outcome.error is not None:
+        if outcome.concerns_all:
+            raise outcome.error
         on_failed(video, outcome.error)
-    elif outcome.error is not None:
-        raise outcome.error
     elif outcome.video is not None:
         named = replace(outcome.video, source=video, output=out / outcome.video.output.name)
         on_done(named, outcome.configuration)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError
+from mirnet_edge.images.kinds import is_video_content, why_left_out
 from mirnet_edge.video.files.containers import plan_output
 from mirnet_edge.video.files.decoding import RgbDecoder, VideoReader, read_color_tags
 from mirnet_edge.video.files.deinterlacing import Deinterlacer
@@ -71,8 +72,13 @@ class RestoredVideo:
 
 
 def is_video(path: Path) -> bool:
-    """Return whether a path has the suffix of a video."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
+    """Return whether a file is a video: by its first bytes, and by its suffix where they are none.
+
+    An image that is named as a video is none.
+    """
+    if is_video_content(path):
+        return True
+    return path.suffix.lower() in VIDEO_SUFFIXES and why_left_out(path) is not None
 
 
 def restore_video(

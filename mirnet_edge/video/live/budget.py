@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.manifest import read_manifest
+from mirnet_edge.runtime.bundle import read_manifest_here
+from mirnet_edge.runtime.shipped import find_bundle
 from mirnet_edge.video.clock import REAL_CLOCK
 from mirnet_edge.video.restorer import Restorer, bundle_runners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -41,7 +42,7 @@ def budgeted_restorer(
         MirnetEdgeError: As `bundle_runners`, or the frame rate is not above 0.
     """
     runners = bundle_runners(bundle, backend, precision, threads=threads)
-    manifest = read_manifest(Path(bundle))
+    manifest = read_manifest_here(find_bundle(bundle), threads=threads)
     levels = budget_levels(
         _with_fastest(list(runners), manifest), sizes=manifest.image.size is None
     )

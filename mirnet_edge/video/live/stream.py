@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mirnet_edge.export.shipped import find_bundle
+from mirnet_edge.runtime.shipped import DEFAULT_BUNDLE
 from mirnet_edge.video.live.pipeline import Live
 from mirnet_edge.video.live.sources import open_source
 from mirnet_edge.video.restorer import bundle_restorer
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def stream(
     source: str | int | Source,
-    bundle: str | Path | None = None,
+    bundle: str | Path = DEFAULT_BUNDLE,
     *,
     size: tuple[int, int] | None = None,
 ) -> Iterator[DisplayedFrame]:
@@ -35,7 +35,7 @@ def stream(
 
     Args:
         source: A camera's number, any value of `mirnet live --source`, or a `Source`.
-        bundle: A bundle's folder, or `shipped:NAME`, exported on first use; None for low light.
+        bundle: A bundle's folder, or `shipped:NAME`.
         size: (height, width) of the frames, where the source supports a choice.
 
     Yields:
@@ -45,7 +45,7 @@ def stream(
         MirnetEdgeError: The source or the bundle cannot be opened, or the source failed.
     """
     opened = open_source(str(source), size=size) if isinstance(source, (str, int)) else source
-    yield from Live(opened, bundle_restorer(find_bundle(bundle)))
+    yield from Live(opened, bundle_restorer(bundle))
 
 
 class RestoringCapture:
@@ -55,13 +55,13 @@ class RestoringCapture:
     """
 
     def __init__(
-        self, source: str | int, bundle: str | Path | None = None, api: int | None = None
+        self, source: str | int, bundle: str | Path = DEFAULT_BUNDLE, api: int | None = None
     ) -> None:
         """Open the source, as OpenCV does; `isOpened` returns whether that succeeded.
 
         Args:
             source: As `cv2.VideoCapture` takes it: a number, a file, a URL, a pipeline.
-            bundle: A bundle's folder, or `shipped:NAME`, exported on first use; None for low light.
+            bundle: A bundle's folder, or `shipped:NAME`.
             api: OpenCV's number of the capture backend; None for any.
 
         Raises:
@@ -70,7 +70,7 @@ class RestoringCapture:
         import cv2
 
         self._stack = ExitStack()
-        self._restorer = self._stack.enter_context(bundle_restorer(find_bundle(bundle)))
+        self._restorer = self._stack.enter_context(bundle_restorer(bundle))
         place = source if isinstance(source, int) else str(source)
         self._capture = cv2.VideoCapture(place, cv2.CAP_ANY if api is None else api)
 
