@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from mirnet_edge.errors import OptionError
+from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.images.contract import check_frames
 from mirnet_edge.runtime.runner import (
     ReentrantContext,
     RunnerWrapper,
     as_context_runner,
+    as_float_runner,
     check_context,
 )
 
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mirnet_edge.images.contract import Frames
-    from mirnet_edge.runtime.runner import ContextVectors, Runner
+    from mirnet_edge.images.contract import FloatFrames, Frames
+    from mirnet_edge.runtime.runner import ContextVectors, FloatRunner, Runner
+
+_Levels = TypeVar("_Levels", np.uint8, np.float32)
 
 
 def chain_runners(runners: Sequence[Runner]) -> Runner:
@@ -108,6 +111,29 @@ class ChainRunner(ReentrantContext):
             begin += length
         return frames, used
 
+    @property
+    def takes_floats(self) -> bool:
+        """Return whether all of them take frames of more than 8 bits."""
+        return all(as_float_runner(one) is not None for one in self.runners)
+
+    def run_float(
+        self, frames: FloatFrames, context_in: ContextVectors | None = None
+    ) -> FloatFrames:
+        """Restore frames as `FloatRunner` does, without rounding between the runners.
+
+        Raises:
+            EngineError: Not open, or one takes 8 bits alone.
+            MirnetEdgeError: As the runners inside.
+        """
+        self._require_open(self.name)
+        begin = 0
+        for runner, length in zip(self.runners, self._lengths, strict=True):
+            part = slice(begin, begin + length)
+            given = None if context_in is None or not length else context_in[:, part]
+            frames = require_float_runner(runner).run_float(frames, given)
+            begin += length
+        return frames
+
     def _open(self) -> None:
         with ExitStack() as stack:
             for one in self.runners:
@@ -175,13 +201,44 @@ class BlendingRunner(RunnerWrapper):
         restored, used = self._context_runner.run_with_context(frames, context_in, smoothing_weight)
         return blend_frames(frames, restored, self.strength), used
 
+    @property
+    def takes_floats(self) -> bool:
+        """Return whether the runner inside takes frames of more than 8 bits."""
+        return as_float_runner(self.runner) is not None
 
-def blend_frames(frames: Frames, restored: Frames, strength: float) -> Frames:
+    def run_float(
+        self, frames: FloatFrames, context_in: ContextVectors | None = None
+    ) -> FloatFrames:
+        """Restore frames as `FloatRunner` does.
+
+        Raises:
+            EngineError: The runner inside takes 8 bits alone.
+            MirnetEdgeError: As the runner inside.
+        """
+        restored = require_float_runner(self.runner).run_float(frames, context_in)
+        return blend_frames(frames, restored, self.strength)
+
+
+def require_float_runner(runner: Runner) -> FloatRunner:
+    """Return the runner as one that takes frames of more than 8 bits.
+
+    Raises:
+        EngineError: It takes 8 bits alone.
+    """
+    found = as_float_runner(runner)
+    if found is None:
+        raise EngineError(f"{runner.name} takes frames of 8 bits; expected more. Give it uint8")
+    return found
+
+
+def blend_frames(
+    frames: NDArray[_Levels], restored: NDArray[_Levels], strength: float
+) -> NDArray[_Levels]:
     """Return restored frames blended with their sources, enlarged to their size: a new array.
 
     Args:
-        frames: (N, H, W, 3) uint8.
-        restored: (N, scale H, scale W, 3) uint8.
+        frames: (N, H, W, 3) uint8, or float32 in [0, 1].
+        restored: (N, scale H, scale W, 3) of the same type.
         strength: From 0, the sources, to 1, the restored frames.
     """
     import cv2
@@ -193,13 +250,22 @@ def blend_frames(frames: Frames, restored: Frames, strength: float) -> Frames:
     return blended
 
 
-def enlarge(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def enlarge(pixels: NDArray[_Levels], height: int, width: int) -> NDArray[_Levels]:
     """Return pixels, (H, W) or (H, W, 3), resized by bicubic interpolation, as viewers enlarge.
 
-    Pixels of that size are returned as they are.
+    Args:
+        pixels: uint8, or float32 in [0, 1]; those of that size are returned as they are.
+        height: Of the result.
+        width: Of the result.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
     from PIL import Image
 
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    size, bicubic = (width, height), Image.Resampling.BICUBIC
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize(size, bicubic), pixels.dtype)
+    channels = np.atleast_3d(pixels).transpose(2, 0, 1)  # of floats Pillow takes one at a time
+    resized = [np.asarray(Image.fromarray(one).resize(size, bicubic)) for one in channels]
+    enlarged = np.stack(resized, -1).clip(0.0, 1.0).reshape(height, width, *pixels.shape[2:])
+    return np.asarray(enlarged, pixels.dtype)

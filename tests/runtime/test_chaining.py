@@ -21,6 +21,7 @@ class Adding(NullRunner):
     """Adds its context vector, one number: the frame's maximum, or what is given."""
 
     context_length = 1
+    takes_floats = False
 
     def __init__(self, level, **options):
         super().__init__(f"add {level}", **options)
@@ -132,3 +133,42 @@ def test_several_frames_are_blended_each_with_its_own(frames_of):
     frames = frames_of(4, 6, 3)
     np.testing.assert_array_equal(blend_frames(frames, frames[::-1], 0.0), frames)
     np.testing.assert_array_equal(blend_frames(frames, frames[::-1], 1.0), frames[::-1])
+
+
+class Floating(Adding):
+    """Also takes floats, to which it adds a hundredth."""
+
+    takes_floats = True
+
+    def run_float(self, frames, context_in=None):
+        self.given.append(None if context_in is None else context_in.copy())
+        enlarged = frames.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+        return enlarged + np.float32(0.01)
+
+
+def test_frames_of_more_than_8_bits_are_not_rounded_between_the_runners():
+    runners = [Floating(1), Floating(2, scale=2)]
+    frames = np.full((1, 4, 6, 3), 0.5, np.float32)
+    with BlendingRunner(ChainRunner(runners), 0.25) as runner:
+        assert runner.takes_floats
+        restored = runner.run_float(frames, np.array([[7, 8]], np.float32))
+    assert restored.dtype == np.float32
+    assert restored.shape == (1, 8, 12, 3)
+    np.testing.assert_allclose(restored, 0.505, atol=1e-6)
+    assert [one.given[-1].tolist() for one in runners] == [[[7.0]], [[8.0]]]
+
+
+def test_a_chain_with_one_of_8_bits_takes_8_bits(monkeypatch):
+    chain = ChainRunner([Floating(1), Adding(2)])
+    assert not chain.takes_floats
+    frames = np.zeros((1, 4, 6, 3), np.float32)
+    with chain, pytest.raises(EngineError, match="add 2 takes frames of 8 bits"):
+        chain.run_float(frames)
+
+
+def test_floats_are_enlarged_as_levels_are(smooth_frames):
+    (frame,) = smooth_frames(8, 10)
+    exact = enlarge((frame / 255).astype(np.float32), 16, 20)
+    np.testing.assert_allclose(255 * exact, enlarge(frame, 16, 20), atol=1.01)
+    gray = enlarge(exact[..., 0], 32, 40)
+    assert (gray.shape, gray.dtype) == ((32, 40), np.float32)
