@@ -13,6 +13,7 @@ MirnetEdgeError                 what a user can put right; the commands print on
 ├── OptionError                 an option that makes no sense, or options that exclude each other
 ├── VideoError                  a camera, stream or video file that cannot be read or written
 │   └── SourceInterruptedError  a camera or stream that gives no more frames and may come back
+├── OutputError              stdout cannot be written: a full disk, a reader that ended
 ├── DataError                   a training or validation set that cannot be read
 └── TrainingError               a run that cannot go on: its loss is no longer a number
 PrecisionRejected               a requested precision was rejected by the quality gate; exit code 3
@@ -63,6 +64,10 @@ class VideoError(MirnetEdgeError):
 
 class SourceInterruptedError(VideoError):
     """A camera or stream gives no more frames; opening it again may help."""
+
+
+class OutputError(MirnetEdgeError):
+    """Stdout cannot be written."""
 
 
 class DataError(MirnetEdgeError):

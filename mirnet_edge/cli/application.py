@@ -7,22 +7,26 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import functools
 import inspect
+import io
 import logging
+import os
 import shlex
 import sys
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, cast, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from mirnet_edge.errors import MirnetEdgeError, PrecisionRejected
+from mirnet_edge.errors import MirnetEdgeError, OutputError, PrecisionRejected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from rich.console import Console
 
@@ -146,7 +150,11 @@ def run(built: Any, program: str, arguments: Sequence[str] | None) -> NoReturn: 
     typed = sys.argv[1:] if arguments is None else list(arguments)
     _command_line.set(shlex.join([program, *typed]))
     try:
-        code = built.main(args=typed, prog_name=program, standalone_mode=False)
+        with _checked_stdout():
+            code = built.main(args=typed, prog_name=program, standalone_mode=False)
+    except OutputError as error:  # of a help page, or of what is written last
+        print_error(error)
+        code = _USER_ERROR
     except _UsageError as error:
         _program.set(error.ctx.command_path if error.ctx else program)
         print_error(_usage_message(error, typed))
@@ -154,6 +162,61 @@ def run(built: Any, program: str, arguments: Sequence[str] | None) -> NoReturn: 
     except typer.Abort:  # Ctrl-C before the command's own code
         code = _INTERRUPTED
     raise SystemExit(code or 0)
+
+
+@contextmanager
+def _checked_stdout() -> Iterator[None]:
+    """Make what cannot be printed an `OutputError`, and write all at the end of the block."""
+    stream = sys.stdout
+    sys.stdout = cast("TextIO", _CheckedStream(stream))
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        sys.stdout = stream
+
+
+class _CheckedStream:
+    """A stream that raises `OutputError` where it cannot be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever a stream has
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        raw = getattr(self._stream, "buffer", None)
+        with self._errors():
+            if not isinstance(raw, io.RawIOBase):
+                return self._stream.write(text)
+            # `python -u` would lose what a full pipe does not take, without an error
+            rest = text.encode(self._stream.encoding, self._stream.errors or "strict")
+            while rest:
+                written = raw.write(rest)
+                if not written:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                rest = rest[written:]
+            return len(text)
+
+    def flush(self) -> None:
+        with self._errors():
+            self._stream.flush()
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # the interpreter would write the rest once more when it ends, and complain again
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+            raise OutputError(
+                f"stdout cannot be written: {error.strerror}. Send it to a file on a disk with "
+                "room, or to a program that reads it to its end"
+            ) from error
 
 
 def command_line() -> str:

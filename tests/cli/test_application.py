@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import os
+import re
+import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -217,3 +221,55 @@ def test_a_second_command_in_one_process_repeats_nothing_and_is_as_silent(ran, t
     ran(talkative, "-vv")
     result = ran(talkative)
     assert result.err.splitlines() == ["WARNING a message"]
+
+
+TALKATIVE = """
+import json, sys
+from mirnet_edge.cli.application import command
+
+def talk(words: int) -> None:
+    print(json.dumps(["word"] * words))
+
+command(talk)()
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.parametrize("words", [9, 90_000], ids=["little", "much"])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("target", ["full disk", "closed pipe", "full pipe"])
+def test_a_stdout_that_cannot_be_written_is_said_in_one_line(target, unbuffered, words):
+    reading, writing = os.pipe()
+    if target == "full disk":
+        os.close(writing)
+        writing = os.open("/dev/full", os.O_WRONLY)
+        said = "No space left on device"
+    elif target == "closed pipe":
+        os.close(reading)
+        said = "Broken pipe"
+    else:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while os.write(writing, bytes(4096)):
+                pass
+        said = "unavailable|could not complete"
+    done = subprocess.run(
+        [sys.executable, "-c", TALKATIVE, str(words)],
+        stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    os.close(writing)
+    if target != "closed pipe":
+        os.close(reading)
+    (line,) = done.stderr.splitlines()
+    assert re.search(rf"^mirnet-talk: stdout cannot be written: .*({said})", line)
+    assert done.returncode == 2
+
+
+def test_an_error_on_another_file_is_no_error_of_stdout(ran):
+    def fail() -> None:
+        """Fail."""
+        raise OSError("a fault of ours")
+
+    with pytest.raises(OSError, match="a fault of ours"):
+        ran(command(fail))
