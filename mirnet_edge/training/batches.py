@@ -188,7 +188,7 @@ def _sample_pair(
     clean, noisy = _to_float(target), _to_float(degraded)
     noisy = jitter.apply(noisy, clean)
     if not jitter.towards_target:  # noise in a well-lit image would train to smooth clean images
-        noisy = _add_noise_jitter(noisy, sampling.noise_jitter, generator)
+        noisy = add_noise_jitter(noisy, sampling.noise_jitter, generator)
     if thumbnails is None:
         return noisy, clean
     small, small_target = (
@@ -230,8 +230,16 @@ def sample_exposure_jitter(
     return ExposureJitter()
 
 
-def _add_noise_jitter(degraded: Pixels, largest: float, generator: np.random.Generator) -> Pixels:
-    """Add Gaussian noise to half of the images: other cameras are noisier than the data set's."""
+def add_noise_jitter(degraded: Pixels, largest: float, generator: np.random.Generator) -> Pixels:
+    """Return the image, in half of the cases with Gaussian noise.
+
+    Other cameras are noisier than the data set's.
+
+    Args:
+        degraded: Any shape, in [0, 1].
+        largest: Largest standard deviation, in 8-bit levels; see `BatchSampling`.
+        generator: The only source of randomness.
+    """
     if not largest or generator.integers(2):
         return degraded
     sigma = np.float32(largest / 255.0 * generator.random())

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mirnet_edge.training.batches import sample_exposure_jitter
+from mirnet_edge.models.edge import THUMBNAIL_FACTOR
+from mirnet_edge.training.batches import add_noise_jitter, sample_exposure_jitter
 from mirnet_edge.training.loss import charbonnier_loss
 
 if TYPE_CHECKING:
@@ -126,10 +127,15 @@ def _sample_thumbnails(
     count = recipe.exposure_batch
     generator = np.random.default_rng((recipe.seed, step, _STAGE + number))
     rows, is_dark = [], []
+    # each pixel is a mean of about 8x8; without noise the branch follows that of a camera: flicker
+    noise_jitter = recipe.noise_jitter / THUMBNAIL_FACTOR
     for index in thumbnails.sample_places(generator, count):
         jitter = sample_exposure_jitter(recipe.well_lit_fraction, recipe.exposure_jitter, generator)
         dark, bright = (side.numpy() for side in thumbnails[index])
-        rows.append((jitter.apply(dark, bright), bright))
+        exposed = jitter.apply(dark, bright)
+        if not jitter.towards_target:
+            exposed = add_noise_jitter(exposed, noise_jitter, generator)
+        rows.append((exposed, bright))
         is_dark.append(not jitter.towards_target)
     degraded, target = (torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
     for axis in (2, 3):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mirnet_edge.models.edge import ExposureBranch
+from mirnet_edge.training import exposure
 from mirnet_edge.training.exposure import train_exposure
 from mirnet_edge.training.pairs import Pairs, Thumbnails
 
@@ -100,3 +101,17 @@ def test_teachers_start_from_seeds_of_their_own_and_leave_chance_alone(make_reci
     assert torch.equal(torch.rand(1), expected)
     alone = _trained(pairs, make_recipe, exposure_steps=5)
     assert not torch.equal(_shown(taught, pairs), _shown(alone, pairs))
+
+
+def test_dark_thumbnails_get_the_noise_of_an_eighth_and_targets_none(make_recipe):
+    gray = (np.full((32, 48, 3), 100, np.uint8),)
+    thumbnails = Thumbnails(Pairs(("gray",), gray, gray, "sha"), 1)
+    recipe = make_recipe(exposure_batch=200, noise_jitter=40.0, exposure_mixup=0.0)
+    degraded, target = exposure._sample_thumbnails(thumbnails, recipe, 0, 0)
+    deviations = 255.0 * degraded.std((1, 2, 3))
+    assert 40.0 / 8 * 0.8 < float(deviations.max()) < 40.0 / 8 * 1.1
+    assert 0.3 < float((deviations < 0.01).float().mean()) < 0.7
+    assert float(target.std()) < 1e-5
+    well_lit = make_recipe(exposure_batch=20, noise_jitter=40.0, well_lit_fraction=1.0)
+    degraded, _ = exposure._sample_thumbnails(thumbnails, well_lit, 0, 0)
+    assert float(degraded.std()) < 1e-5
