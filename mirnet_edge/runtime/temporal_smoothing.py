@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mirnet_edge.errors import OptionError
-from mirnet_edge.images.contract import check_frames
-from mirnet_edge.runtime.runner import RunnerWrapper, as_context_runner
+from mirnet_edge.errors import EngineError, OptionError
+from mirnet_edge.images.contract import check_float_frames, check_frames
+from mirnet_edge.runtime.runner import RunnerWrapper, as_context_runner, as_float_runner
 
 if TYPE_CHECKING:
-    from mirnet_edge.images.contract import Frame, Frames
-    from mirnet_edge.runtime.runner import ContextVectors, Runner
+    from mirnet_edge.images.contract import FloatFrames, Frame, Frames
+    from mirnet_edge.runtime.runner import ContextVectors, FloatRunner, Runner
 
 # Leaves a nineteenth of the variance of random jitter; a time constant of 0.3 s at 30 fps.
 DEFAULT_SMOOTHING_WEIGHT = 0.9
@@ -114,7 +114,9 @@ class TemporalSmoother(RunnerWrapper):
         self.used_weight = 0.0
         """The smoothing weight of the last frame: 0 for the first of a scene."""
         self._context_runner = as_context_runner(runner)
+        self._float_runner = as_float_runner(runner)
         self._state: SmoothingState | None = None
+        self._signature: FrameSignature = np.zeros((*_SIGNATURE_SIZE, 3), np.float32)
 
     def __enter__(self) -> TemporalSmoother:
         super().__enter__()
@@ -152,11 +154,8 @@ class TemporalSmoother(RunnerWrapper):
         return restored[0][None] if len(restored) == 1 else np.stack(restored)
 
     def _restore(self, frame: Frame) -> Frame:
-        signature = frame_signature(frame)
-        weight = self._scale_weight(frame, signature) * self.smoothing_weight
-        # without a state until this frame is restored: after a failed one a scene begins
-        state, self._state = self._state, None
-        context_in = state.context if state is not None and weight > 0.0 else None
+        state, weight = self._begin(frame)
+        context_in = None if state is None else state.context
         if self._context_runner is not None:
             restored, context = self._context_runner.run_with_context(
                 frame[None], context_in, weight
@@ -165,13 +164,70 @@ class TemporalSmoother(RunnerWrapper):
         else:
             restored_frame = self.runner.run(frame[None])[0]
             result, context = _smooth_gains(frame, restored_frame, context_in, weight)
+        self._keep(frame, state, weight, context)
+        return result
+
+    def _begin(self, frame: Frame) -> tuple[SmoothingState | None, float]:
+        """Return the state that a frame is smoothed with, and the smoothing weight.
+
+        The state is None where the frame begins a scene. Until `_keep`, there is none: after a
+        frame that failed, a scene begins.
+        """
+        self._signature = frame_signature(frame)
+        weight = self._scale_weight(frame, self._signature) * self.smoothing_weight
+        state, self._state = self._state, None
+        return (state if weight > 0.0 else None), weight
+
+    def _keep(
+        self, frame: Frame, state: SmoothingState | None, weight: float, context: ContextVectors
+    ) -> None:
+        """Set the state after a frame."""
         self.used_weight = weight
-        mean = signature.mean((0, 1))
-        if state is not None and weight > 0.0:
+        mean = self._signature.mean((0, 1))
+        if state is not None:
             mean = (1 - weight) * mean + weight * state.mean_signature
         if np.isfinite(context).all():  # else the network overflowed, and a scene begins
-            self._state = SmoothingState(frame.shape, signature, mean, context)
-        return result
+            self._state = SmoothingState(frame.shape, self._signature, mean, context)
+
+    @property
+    def takes_floats(self) -> bool:
+        """Whether the wrapped runner takes frames of more than 8 bits, and this one then too."""
+        return self._float_runner is not None
+
+    def run_float(self, frames: FloatFrames) -> FloatFrames:
+        """Restore frames that follow each other without rounding them to 8 bits.
+
+        Global context vectors are those of the 8-bit form: such a runner runs twice for each frame.
+
+        Args:
+            frames: (N, H, W, 3) float32 RGB in [0, 1].
+
+        Returns:
+            A new array, (N, scale H, scale W, 3) in [0, 1], which belongs to the caller.
+
+        Raises:
+            EngineError: The wrapped runner gives 8 bits alone.
+            MirnetEdgeError: As the runner inside.
+        """
+        check_float_frames(frames)
+        if self._float_runner is None:
+            raise EngineError(f"{self.name} gives 8 bits alone. Choose another --backend")
+        runner = self._float_runner
+        return np.concatenate([self._restore_float(runner, frame) for frame in frames])
+
+    def _restore_float(self, runner: FloatRunner, frame: FloatFrames) -> FloatFrames:
+        rounded = np.rint(frame * np.float32(255.0)).astype(np.uint8)
+        if self._context_runner is not None:
+            self._restore(rounded)  # for the context; without a state, it was not finite
+            context = None if self._state is None else self._state.context
+            return runner.run_float(frame[None], context)
+        restored = runner.run_float(frame[None])
+        state, weight = self._begin(rounded)
+        own = np.log((_mean_levels(restored[0]) + 1.0) / (_mean_levels(frame) + 1.0))[None]
+        used = own if state is None else (1 - weight) * own + weight * state.context
+        self._keep(rounded, state, weight, used.astype(np.float32))
+        gains = np.exp(used - own).astype(np.float32)
+        return np.clip(restored * gains, 0.0, 1.0, out=restored)
 
     def _scale_weight(self, frame: Frame, signature: FrameSignature) -> float:
         """Return the factor of the smoothing weight: 0 where the frame begins a scene."""
@@ -196,6 +252,13 @@ def frame_signature(frame: Frame) -> FrameSignature:
     )
     signature: FrameSignature = np.sqrt(np.asarray(small, np.float32) / np.float32(255.0))
     return signature
+
+
+def _mean_levels(frame: FloatFrames) -> NDArray[np.float64]:
+    """Return the mean of each channel of a float frame, (3,), in levels of 8 bits."""
+    import cv2
+
+    return 255.0 * np.array(cv2.mean(np.ascontiguousarray(frame))[:3])
 
 
 def _smooth_gains(

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.runner import Runner
     from mirnet_edge.runtime.temporal_smoothing import SmoothingState, TemporalSmoother
@@ -89,6 +91,28 @@ class Restorer:
             MirnetEdgeError: The runner failed.
         """
         restored: Frame = self._open_runner(self._configuration).run(pixels[None])[0]
+        return restored
+
+    @property
+    def takes_floats(self) -> bool:
+        """Return whether `restore_float` can be used; requires an open context."""
+        return self._open_runner(self._configuration).takes_floats
+
+    def restore_float(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the restored frame without rounding to 8 bits.
+
+        Args:
+            pixels: (H, W, 3) float32 RGB in [0, 1].
+
+        Returns:
+            A new array, (scale H, scale W, 3).
+
+        Raises:
+            MirnetEdgeError: The runner failed, or gives 8 bits alone.
+        """
+        restored: NDArray[np.float32] = self._open_runner(self._configuration).run_float(
+            pixels[None]
+        )[0]
         return restored
 
     def resize_unrestored(self, pixels: Frame) -> Frame:

@@ -170,9 +170,9 @@ class _Planner:
         return plan, _LOST_SUBTITLES if is_subtitle else _LOST_OTHER
 
     def _is_usual(self, stream: Stream, container: str) -> bool:
-        """Return whether players expect such sound there: MP4 can hold PCM, which few play."""
-        is_pcm = stream.codec_context.name.startswith("pcm_")
-        return not (container == "mp4" and is_pcm and self._container.format.name != _MOV_FORMAT)
+        """Return whether players expect such sound there: few play PCM or Vorbis in MP4."""
+        is_rare = stream.codec_context.name.startswith(("pcm_", "vorbis"))
+        return not (container == "mp4" and is_rare and self._container.format.name != _MOV_FORMAT)
 
     def _is_rewritten(self, stream: Stream) -> bool:
         """Return whether a data track holds the timecode or chapters, which are written anew."""

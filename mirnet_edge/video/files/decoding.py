@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Pixel = TypeVar("Pixel", bound=np.generic)
+Pixel = TypeVar("Pixel", np.uint8, np.uint16)
 
 
 @dataclass
@@ -317,7 +317,12 @@ def read_color_tags(frame: Decoded) -> ColorTags:
 class RgbDecoder:
     """Converts decoded frames to RGB. Thread-safe."""
 
-    def __init__(self, size: tuple[int, int] | None = None, *, keeps_aspect: bool = False) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int] | None = None,
+        *,
+        keeps_aspect: bool = False,
+    ) -> None:
         """Create a decoder.
 
         Args:
@@ -335,6 +340,14 @@ class RgbDecoder:
 
     def pixels(self, frame: Decoded) -> Frame:
         """Return a frame as (H, W, 3) uint8 RGB, contiguous, not rotated."""
+        # equal to rgb24, to 1 level at odd sides, in 0.6 times the time
+        return self._channels(frame, "gbrp", np.uint8)
+
+    def deep_pixels(self, frame: Decoded) -> NDArray[np.uint16]:
+        """Return a frame as (H, W, 3) uint16 RGB, contiguous, not rotated."""
+        return self._channels(frame, "gbrp16le", np.uint16)
+
+    def _channels(self, frame: Decoded, planar_format: str, kind: type[Pixel]) -> NDArray[Pixel]:
         import cv2
 
         color = read_color_tags(frame)
@@ -345,14 +358,14 @@ class RgbDecoder:
                 frame,
                 width=width,
                 height=height,
-                format="gbrp",  # equal to rgb24, to 1 level at odd sides, in 0.6 times the time
+                format=planar_format,
                 src_colorspace=SWSCALE_MATRIX[color.matrix],
                 src_color_range=_FULL if frame.format.is_rgb else SWSCALE_RANGE[color.range],
                 dst_color_range=_FULL,
                 interpolation=self._flags,
             )
-        green, blue, red = (_plane_array(plane)[:, :width] for plane in planar.planes)
-        return add_bars(np.asarray(cv2.merge([red, green, blue]), np.uint8), full_size)
+        green, blue, red = (_plane_array(plane, kind)[:, :width] for plane in planar.planes)
+        return add_bars(np.asarray(cv2.merge([red, green, blue]), kind), full_size)
 
 
 def fitted_size(frame: Decoded, size: tuple[int, int]) -> tuple[int, int]:
@@ -373,9 +386,10 @@ def add_bars(pixels: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]:
     return framed
 
 
-def _plane_array(plane: VideoPlane) -> NDArray[np.uint8]:
-    """Return a plane as (rows, bytes per row with padding), without a copy."""
-    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+def _plane_array(plane: VideoPlane, kind: type[Pixel]) -> NDArray[Pixel]:
+    """Return a plane as (rows, pixels per row with padding), without a copy."""
+    levels = np.frombuffer(memoryview(plane), kind)
+    return levels.reshape(-1, plane.line_size // levels.itemsize)
 
 
 def rotate_upright(pixels: Frame, rotation: int) -> Frame:

@@ -1,4 +1,4 @@
-"""Encode videos: the H.264 writer, conversion of RGB frames by color metadata."""
+"""Encode videos: H.264 of 8 bits, HEVC of 10 bits, conversion of RGB frames by color metadata."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.codeccontext import VideoCodecContext
     from av.video.reformatter import VideoReformatter
+    from numpy.typing import NDArray
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.frames import ColorTags, Matrix
@@ -47,6 +48,10 @@ REPRODUCIBLE = {"x264-params": "cpu-independent=1", "threads": "4", "thread_type
 Without the first, its AVX-512 code for the macroblock tree gives other sizes from run to run (x264
 165, frames 64 wide). Without the others, it splits a frame into as many slices as there are cores.
 """
+
+_DEEP_QUALITY = {"crf": "16", "preset": "veryfast"}
+DEEP = "log-level=error:pools=4:frame-threads=2"
+"""Parameters of libx265 for frames of 10 bits; with the threads given, so are the bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +74,23 @@ class EncodingOptions:
     """Options of libx264; they override those in `REPRODUCIBLE`."""
     is_gray: bool = False
     """Whether frames are stored without color: all channels of each pixel are then equal."""
+    is_deep: bool = False
+    """Whether frames have 16 bits and are stored as HEVC with 10; else as H.264 with 8."""
+    hdr_parameters: tuple[str, ...] = ()
+    """x265's parameters for the mastering display and light levels."""
+
+    @property
+    def pixel_format(self) -> str:
+        """Return FFmpeg's name of the format that is stored."""
+        subsampling = "444" if self.height % 2 or self.width % 2 else "420"
+        return f"yuv{subsampling}p{'10le' if self.is_deep else ''}"
+
+    @property
+    def codec_options(self) -> dict[str, str]:
+        """Return the encoder's options."""
+        if self.is_deep:
+            return {**_DEEP_QUALITY, "x265-params": ":".join((DEEP, *self.hdr_parameters))}
+        return {**REPRODUCIBLE, **self.quality}
 
 
 class FrameEncoder:
@@ -81,32 +103,34 @@ class FrameEncoder:
         self._options = options
         self._reformatter = VideoReformatter()
         self.stream = container.add_stream(
-            "libx264",
+            "libx265" if options.is_deep else "libx264",
             rate=options.rate or Fraction(30),
-            options={**REPRODUCIBLE, **options.quality},
+            options=options.codec_options,
         )
         context = self.stream.codec_context
         height, width = options.height, options.width
         context.height, context.width = height, width
-        context.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+        context.pix_fmt = options.pixel_format
         context.time_base = self.stream.time_base = options.time_base
         write_color_tags(context, options.color)
         if options.aspect:
             context.sample_aspect_ratio = options.aspect
 
-    def encode(self, pixels: Frame, pts: int) -> list[Packet[Any]]:
+    def encode(self, pixels: Frame | NDArray[np.uint16], pts: int) -> list[Packet[Any]]:
         """Return the packets that a frame completes.
 
         Args:
-            pixels: (H, W, 3) uint8 RGB of the options' size.
+            pixels: (H, W, 3) RGB of the options' size, uint8, or uint16 where they are deep.
             pts: In units of the time base, increasing from frame to frame.
         """
         options = self._options
-        pixel_format = self.stream.codec_context.pix_fmt or "yuv420p"
+        # libx264 calls full range by another name
+        pixel_format = self.stream.codec_context.pix_fmt or options.pixel_format
         frame = convert_to_yuv(self._reformatter, pixels, pixel_format, options.color)
         if options.is_gray:
+            neutral = _DEEP_NEUTRAL if options.is_deep else _NEUTRAL
             for plane in frame.planes[1:]:
-                plane.update(bytes([_NEUTRAL]) * plane.buffer_size)
+                plane.update(neutral * (plane.buffer_size // len(neutral)))
         frame.pts, frame.time_base = pts, options.time_base
         return self.stream.encode(frame)
 
@@ -115,7 +139,8 @@ class FrameEncoder:
         return self.stream.encode(None)
 
 
-_NEUTRAL = 128  # chroma of gray
+# chroma of gray
+_NEUTRAL, _DEEP_NEUTRAL = bytes([128]), (512).to_bytes(2, "little")
 
 
 def encode_sample(options: EncodingOptions) -> bytes:
@@ -125,7 +150,7 @@ def encode_sample(options: EncodingOptions) -> bytes:
         VideoError: Such a video cannot be encoded.
     """
     av = require("av", "writing video")
-    black = np.zeros((options.height, options.width, 3), np.uint8)
+    black = np.zeros((options.height, options.width, 3), np.uint16 if options.is_deep else np.uint8)
     sample = io.BytesIO()
     try:
         with av.open(sample, "w", format="nut") as container:
@@ -134,7 +159,7 @@ def encode_sample(options: EncodingOptions) -> bytes:
             container.mux(encoder.flush())
     except av.FFmpegError as error:
         raise VideoError(
-            f"frames of {options.width}x{options.height} cannot be encoded as H.264: "
+            f"frames of {options.width}x{options.height} cannot be encoded: "
             f"{ffmpeg_reason(error)}. Restore a video of another size"
         ) from error
     return sample.getvalue()
@@ -185,11 +210,11 @@ class VideoWriter:
             if self.frames:
                 self._container.mux(self._encoder.flush())
 
-    def write(self, pixels: Frame, pts: int) -> None:
+    def write(self, pixels: Frame | NDArray[np.uint16], pts: int) -> None:
         """Add a frame.
 
         Args:
-            pixels: (H, W, 3) uint8 RGB of the writer's size.
+            pixels: As for `FrameEncoder.encode`.
             pts: In units of the time base, increasing from frame to frame.
 
         Raises:
@@ -215,19 +240,23 @@ def write_color_tags(context: VideoCodecContext, color: ColorTags) -> None:
 
 
 def convert_to_yuv(
-    reformatter: VideoReformatter, pixels: Frame, pixel_format: str, color: ColorTags
+    reformatter: VideoReformatter,
+    pixels: Frame | NDArray[np.uint16],
+    pixel_format: str,
+    color: ColorTags,
 ) -> Coded:
     """Return an RGB frame converted to luma and chroma, for an encoder.
 
     Args:
         reformatter: Caches its tables from frame to frame.
-        pixels: (H, W, 3) uint8 RGB.
+        pixels: (H, W, 3) RGB, uint8 or uint16.
         pixel_format: FFmpeg's name of the format, for example yuv420p.
         color: The color matrix and range.
     """
     from av import VideoFrame
 
-    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    kind = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
+    rgb = VideoFrame.from_ndarray(np.ascontiguousarray(cast("Frame", pixels)), format=kind)
     return reformatter.reformat(
         rgb,
         format=pixel_format,

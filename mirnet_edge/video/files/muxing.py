@@ -15,7 +15,7 @@ from mirnet_edge.files import replace_file
 from mirnet_edge.video.files.containers import FALLBACK_SUFFIXES
 from mirnet_edge.video.files.encoding import convert_write_errors
 from mirnet_edge.video.files.segments import SegmentFolder, segments_folder
-from mirnet_edge.video.files.sound import AacTrack, layout_name
+from mirnet_edge.video.files.sound import AacTrack, read_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,6 +71,7 @@ class OutputFile:
         self._stack = ExitStack()
         self._copies: dict[int, Stream] = {}
         self._encoders: dict[int, AacTrack] = {}
+        self._last_dts: dict[int, int] = {}
 
     def __enter__(self) -> OutputFile:
         av = require("av", "writing video")
@@ -131,6 +132,8 @@ class OutputFile:
     def _add_video(self, template: VideoStream) -> None:
         video = self._container.add_stream_from_template(template)
         video.time_base = self._video.time_base
+        if template.codec_context.name == "hevc" and self._plan.format != "matroska":
+            video.codec_context.codec_tag = "hvc1"  # Apple's players refuse "hev1"
         if self._video.matrix is not None:
             video.set_display_matrix(self._video.matrix)
         source = self._source.streams[self._inspection.scan.video]
@@ -167,9 +170,9 @@ class OutputFile:
         else:
             copy = self._container.add_stream_from_template(source, opaque=True)
             stream = self._copies[index] = copy
-            if source.type == "audio" and "channels" in source.codec_context.layout.name:
-                channels = source.codec_context.layout.nb_channels
-                copy.codec_context.layout = layout_name(channels)
+            layout = read_layout(source.codec_context) if source.type == "audio" else None
+            if layout is not None and layout.has_no_layout:  # MP4 needs one
+                copy.codec_context.layout = layout.known_name
         stream.disposition = source.disposition
         stream.metadata.update(self._stream_metadata(source))
 
@@ -221,10 +224,20 @@ class OutputFile:
                 for encoded in track.encode(packet):
                     yield encoded, track.stream
             elif index in self._copies:
+                self._make_increasing(packet)
                 yield packet, self._copies[index]
         for track in self._encoders.values():
             for encoded in track.flush():
                 yield encoded, track.stream
+
+    def _make_increasing(self, packet: Packet[Any]) -> None:
+        """Make a packet's DTS exceed the last one's of its track, where the container asks it."""
+        index, dts = packet.stream.index, cast("int", packet.dts)
+        last = self._last_dts.get(index)
+        if self._plan.format != "matroska" and last is not None and dts <= last:
+            packet.dts = last + 1
+            packet.pts = max(cast("int", packet.pts), packet.dts)
+        self._last_dts[index] = cast("int", packet.dts)
 
 
 _APPLE_KEYS = "com."

@@ -17,12 +17,14 @@ from mirnet_edge.video.files.containers import plan_output
 from mirnet_edge.video.files.decoding import RgbDecoder, VideoReader, read_color_tags
 from mirnet_edge.video.files.deinterlacing import Deinterlacer
 from mirnet_edge.video.files.encoding import (
+    DEEP,
     REPRODUCIBLE,
     SUFFIXES,
     EncodingOptions,
     VideoWriter,
     encode_sample,
 )
+from mirnet_edge.video.files.high_dynamic_range import DeepRestoring, enlarge, hdr_parameters
 from mirnet_edge.video.files.inspection import display_matrix, inspect_video
 from mirnet_edge.video.files.muxing import OutputVideo, join_segments, output_path
 from mirnet_edge.video.files.segments import Segment, SegmentFolder, segments_folder
@@ -32,9 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
+    import numpy as np
     from av import VideoFrame as Decoded
+    from numpy.typing import NDArray
 
     from mirnet_edge.images.contract import Frame
+    from mirnet_edge.video.files.decoding import Pixel
     from mirnet_edge.video.files.inspection import VideoInspection
     from mirnet_edge.video.restorer import Restorer
 
@@ -230,6 +235,12 @@ class _SegmentWriter:
         scale = restorer.scale
         self._size = (options.height // scale, options.width // scale)
         self._decoder = RgbDecoder(self._size, keeps_aspect=True)
+        self._deep = DeepRestoring(options.color) if options.is_deep else None
+        if self._deep is not None and not restorer.takes_floats:
+            notes.add(
+                f"{restorer.configuration} gives 8 bits alone; they are written as 10. For all of "
+                "them choose --backend openvino, onnxruntime or torch"
+            )
         self._writer: VideoWriter | None = None
         self._first_pts = self._failed = 0
         self._has_warned = False
@@ -265,7 +276,7 @@ class _SegmentWriter:
             )
         if self.frames <= self.resumed:
             return
-        after = self._restore(self._decoder.pixels(frame))
+        after = self._restore(frame)
         writer = self._writer or self._start_segment(pts)
         writer.write(after, pts)
         if writer.frames == SEGMENT_FRAMES:
@@ -296,15 +307,34 @@ class _SegmentWriter:
         self._segments.write_record(number, segment)
         self.finished.append(segment)
 
-    def _restore(self, pixels: Frame) -> Frame:
+    def _restore(self, frame: Decoded) -> Frame | NDArray[np.uint16]:
+        if self._deep is not None:
+            deep, levels = self._deep, self._decoder.deep_pixels(frame)
+            return self._restore_or(
+                lambda: deep.restore(levels, self._restorer), lambda: self._resize_deep(levels)
+            )
+        pixels = self._decoder.pixels(frame)
+        return self._restore_or(
+            lambda: self._restorer.restore(pixels),
+            lambda: self._restorer.resize_unrestored(pixels),
+        )
+
+    def _restore_or(
+        self, restore: Callable[[], NDArray[Pixel]], unrestored: Callable[[], NDArray[Pixel]]
+    ) -> NDArray[Pixel]:
+        """Return the restored frame, or the unrestored one where restoring fails."""
         try:
-            return self._restorer.restore(pixels)
+            return restore()
         except Exception as error:  # noqa: BLE001  # the frame is written unrestored instead
             if not self._has_warned:
                 logger.warning("%s: a frame was not restored: %s", self._source, error)
             self._has_warned = True
             self._failed += 1
-            return self._restorer.resize_unrestored(pixels)
+            return unrestored()
+
+    def _resize_deep(self, levels: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        size = (self._options.height, self._options.width)
+        return levels if levels.shape[:2] == size else enlarge(levels, size)
 
 
 def _time_base(reader: VideoReader) -> Fraction:
@@ -324,6 +354,8 @@ def _encoding_options(
         color=read_color_tags(frame),
         aspect=reader.stream.sample_aspect_ratio,
         is_gray=frame.format.name.startswith(("gray", "mono")),
+        is_deep=frame.format.components[0].bits > 8,
+        hdr_parameters=hdr_parameters(frame),
     )
 
 
@@ -350,7 +382,7 @@ def _segment_fingerprint(source: Path, restorer: Restorer, fingerprint: str) -> 
         "source": [source.name, stat.st_size, stat.st_mtime_ns],
         "restorer": [restorer.configuration, fingerprint],
         "frames": SEGMENT_FRAMES,
-        "encoder": REPRODUCIBLE,
+        "encoder": [REPRODUCIBLE, DEEP],
         "versions": [version("mirnet-edge"), av.__version__, av.library_versions],
     }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from mirnet_edge.dependencies import require
@@ -10,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from av import AudioFrame, Packet
+    from av.audio.codeccontext import AudioCodecContext
     from av.audio.stream import AudioStream
     from av.container import OutputContainer
     from av.filter import Graph
@@ -25,6 +29,37 @@ def layout_name(channels: int) -> str:
     return _LAYOUTS.get(channels, "stereo")
 
 
+@dataclass(frozen=True)
+class ChannelLayout:
+    """The channel layout of a track or of decoded sound."""
+
+    name: str
+    """For example `5.1`; `2 channels` where only their number is known."""
+    channels: int
+
+    @property
+    def known_name(self) -> str:
+        """Return a name that filters take: the usual one of as many channels where it has none."""
+        return layout_name(self.channels) if "channels" in self.name else self.name
+
+    @property
+    def has_no_layout(self) -> bool:
+        """Return whether only the number of channels is known."""
+        return self.name.endswith("channels")
+
+
+def read_layout(owner: AudioCodecContext | AudioFrame) -> ChannelLayout:
+    """Return the channel layout of a codec context or of a frame.
+
+    PyAV 18.1 frees a layout that lists its channels, like `8 channels (FL+FR+...)`, twice: with
+    its owner and with the object it gives out, which crashes. So that object is never freed.
+    """
+    layout = owner.layout
+    if "(" in layout.name:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(layout))
+    return ChannelLayout(layout.name, layout.nb_channels)
+
+
 class AacTrack:
     """Decodes the packets of one sound track and encodes them as AAC, at their own times."""
 
@@ -35,10 +70,11 @@ class AacTrack:
             source: The track; its rate and its channels are kept where AAC has them.
             container: It has not been written to yet.
         """
+        self._source = source
         context = source.codec_context
         rate = context.sample_rate
         self._rate = rate if rate in _RATES else 48_000
-        self._layout = layout_name(context.layout.nb_channels)
+        self._layout = layout_name(read_layout(context).channels)
         self.stream = container.add_stream("aac", rate=self._rate, layout=self._layout)
         channels = self.stream.codec_context.layout.nb_channels
         self.stream.codec_context.bit_rate = min(_BITS_PER_CHANNEL, 6 * self._rate) * channels
@@ -57,21 +93,26 @@ class AacTrack:
 
     def flush(self) -> Iterator[Packet[Any]]:
         """Yield the last packets."""
+        av = require("av", "reading video")
+        with suppress(av.FFmpegError):  # some decoders refuse it
+            for frame in self._source.decode(None):
+                yield from self._encode_frame(frame)
         if self._graph is not None:
             yield from self._finish_graph()
             yield from self.stream.encode(None)
 
     def _encode_frame(self, frame: AudioFrame) -> Iterator[Packet[Any]]:
-        kind = (frame.format.name, frame.layout.name, frame.sample_rate, frame.time_base)
+        layout = read_layout(frame)
+        kind = (frame.format.name, layout, frame.sample_rate, frame.time_base)
         if kind != self._kind:
             if self._graph is not None:
                 yield from self._finish_graph()
-            self._kind, self._graph = kind, self._build_graph(frame)
+            self._kind, self._graph = kind, self._build_graph(frame, layout)
         if self._graph is not None:
             self._graph.push(frame)
             yield from self._pull(self._graph)
 
-    def _build_graph(self, frame: AudioFrame) -> Graph:
+    def _build_graph(self, frame: AudioFrame, layout: ChannelLayout) -> Graph:
         """Return a graph that converts frames to the encoder's kind and fills gaps with silence."""
         from av.filter import Graph
 
@@ -82,7 +123,7 @@ class AacTrack:
                 "abuffer",
                 sample_rate=str(frame.sample_rate),
                 sample_fmt=frame.format.name,
-                channel_layout=_known_layout(frame),
+                channel_layout=layout.known_name,
                 time_base=str(frame.time_base),
             ),
             graph.add("aresample", "async=1:min_hard_comp=0.1"),
@@ -112,10 +153,3 @@ class AacTrack:
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
             yield from self.stream.encode(cast("AudioFrame", frame))
-
-
-def _known_layout(frame: AudioFrame) -> str:
-    """Return the name of a frame's channel layout, the usual one where it has none."""
-    name: str = frame.layout.name
-    # "2 channels (FL+FR)": no name, only a count
-    return layout_name(frame.layout.nb_channels) if "channels" in name else name

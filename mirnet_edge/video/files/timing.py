@@ -155,12 +155,12 @@ def _shift(packet: Packet[Any], seconds: Fraction) -> None:
 
 
 def _make_monotone(packet: Packet[Any], state: _StreamClock) -> None:
-    """Complete the times of a packet without reordering, and make its DTS exceed the last one's."""
+    """Complete the times of a packet without reordering; its DTS does not go back."""
     dts = packet.pts if packet.dts is None else packet.dts
     if dts is None:  # the first packet of a stream without any times
         dts = 0
     if state.last_dts is not None:
-        dts = max(dts, state.last_dts + 1)
+        dts = max(dts, state.last_dts)
     pts = dts if packet.pts is None else max(packet.pts, dts)
     packet.dts, packet.pts, state.last_dts = dts, pts, dts
     state.end = (pts + (packet.duration or 0)) * packet.time_base
