@@ -109,9 +109,10 @@ class VideoReader:
     def rate(self) -> Fraction | None:
         """Return the average frame rate, None where that is unknown."""
         stream = self.stream
+        rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
         if self.has_no_times:  # the average is a default; the coded stream may have its own
-            return stream.guessed_rate or None
-        return stream.average_rate or stream.guessed_rate or None
+            rates = [stream.guessed_rate]
+        return next((rate for rate in rates if rate and rate <= _HIGHEST_RATE), None)
 
     @property
     def has_no_times(self) -> bool:
@@ -155,24 +156,31 @@ class VideoReader:
         self._has_decoded = self._has_decoded or bool(frames)
         return frames
 
-    def shortfall(self, frames: int) -> str:
+    def shortfall(self, frames: int, end_s: Fraction | None = None) -> str:
         """Return in one line what is missing after FRAMES frames; empty where nothing is.
 
         A header may promise more frames than are shown without any damage: an edit list hides
         some, a dropped frame repeats the last. So it counts only where the end is missing too.
+
+        Args:
+            frames: How many were decoded.
+            end_s: Where the last packet of any stream ends, in the file's times, if the file was
+                read to its end; it counts where the header states no duration of the video.
         """
         reason = f" ({self.damage.reason})" if self.damage.reason else ""
-        if self._ends_early() and frames < self.frame_count:
+        promised, read = self._durations(end_s)
+        is_short = read + max(3 / (self.rate or Fraction(25)), Fraction(1, 10)) < promised
+        if is_short and frames < self.frame_count:
             return (
                 f"{self.path}: expected {self.frame_count} frames by its header, found {frames} "
                 f"that can be decoded{reason}; the file is damaged or truncated, and the result "
                 "ends there"
             )
-        if self._ends_early():
+        if is_short:
             return (
-                f"{self.path}: expected {self.duration_s or 0:.1f} s by its header, found "
-                f"{float(self._read_s()):.1f} s that can be decoded{reason}; the file is damaged "
-                "or truncated, and the result ends there"
+                f"{self.path}: expected {float(promised):.1f} s by its header, found "
+                f"{float(read):.1f} s{reason}; the file is damaged or truncated, and the result "
+                "ends there"
             )
         if self.damage.packets or reason:
             return (
@@ -181,20 +189,21 @@ class VideoReader:
             )
         return ""
 
-    def _ends_early(self) -> bool:
-        """Return whether the header promises a later end than the last packet's."""
-        stream = self.stream
-        if stream.duration is None or stream.time_base is None or self.has_no_times:
-            return False
-        allowed = max(3 / (self.rate or Fraction(25)), Fraction(1, 10))
-        return self._read_s() + allowed < stream.duration * stream.time_base
+    def _durations(self, end_s: Fraction | None) -> tuple[Fraction, Fraction]:
+        """Return the seconds that the header promises, 0 where it does not, and those read."""
+        stream, container = self.stream, self.container
+        if self.has_no_times:
+            return Fraction(0), Fraction(0)
+        if stream.duration is not None and stream.time_base is not None:
+            start = (stream.start_time or 0) * stream.time_base
+            return stream.duration * stream.time_base, self.damage.end_s - start
+        if container.duration is not None and end_s is not None:
+            start = Fraction(container.start_time or 0, 1_000_000)
+            return Fraction(container.duration, 1_000_000), end_s - start
+        return Fraction(0), Fraction(0)
 
-    def _read_s(self) -> Fraction:
-        stream = self.stream
-        start = (stream.start_time or 0) * (stream.time_base or Fraction(0))
-        return self.damage.end_s - start
 
-
+_HIGHEST_RATE = 1000  # more is a wrong guess
 _RAW_TIME_BASE = Fraction(1, 1_200_000)  # FFmpeg's for elementary streams
 _GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
 _STILL_CODECS = frozenset(("mjpeg", "png", "bmp", "gif", "tiff", "webp", "jpegxl"))

@@ -81,6 +81,11 @@ class VideoInspection:
             for sample in samples:
                 yield sample.packet(container.streams[index], samples[0].ticks)
 
+    @property
+    def end_s(self) -> Fraction | None:
+        """Return where the last packet ends, where the file was read to its end by one clock."""
+        return None if self.packets is None or len(self.scan.sections) > 1 else self.scan.end
+
     def timeline(self) -> Timeline:
         """Return the corrections of times for one pass over the file."""
         return Timeline(

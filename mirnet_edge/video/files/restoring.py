@@ -140,7 +140,7 @@ def restore_video(
             for frame, pts in frames:
                 writer.add(frame, pts)
                 on_frame(writer.frames, _expected_frames(reader, inspection))
-        shortfall = reader.shortfall(writer.frames)
+        shortfall = reader.shortfall(writer.frames, inspection.end_s)
     if frames.interlaced:
         notes.add("it is interlaced; its frames were deinterlaced (bwdif)")
     with VideoReader(source) as reader:

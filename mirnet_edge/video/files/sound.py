@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
 from mirnet_edge.dependencies import require
@@ -80,6 +81,8 @@ class AacTrack:
         self.stream.codec_context.bit_rate = min(_BITS_PER_CHANNEL, 6 * self._rate) * channels
         self._graph: Graph | None = None
         self._kind: tuple[object, ...] = ()
+        self._next_pts: int | None = None
+        self._time_base: Fraction | None = None
 
     def encode(self, packet: Packet[AudioStream]) -> Iterator[Packet[Any]]:
         """Yield the packets that a packet of the source completes; none where it is damaged."""
@@ -97,11 +100,16 @@ class AacTrack:
         with suppress(av.FFmpegError):  # some decoders refuse it
             for frame in self._source.decode(None):
                 yield from self._encode_frame(frame)
+        self._source.codec_context.flush_buffers()  # a trial leaves it as it was
         if self._graph is not None:
             yield from self._finish_graph()
             yield from self.stream.encode(None)
 
     def _encode_frame(self, frame: AudioFrame) -> Iterator[Packet[Any]]:
+        if frame.pts is None:  # what a decoder held back to the end
+            frame.pts, frame.time_base = self._next_pts, self._time_base
+        self._time_base = frame.time_base
+        self._next_pts = None if frame.pts is None else frame.pts + _duration(frame)
         layout = read_layout(frame)
         kind = (frame.format.name, layout, frame.sample_rate, frame.time_base)
         if kind != self._kind:
@@ -153,3 +161,8 @@ class AacTrack:
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
             yield from self.stream.encode(cast("AudioFrame", frame))
+
+
+def _duration(frame: AudioFrame) -> int:
+    """Return a frame's duration in units of its time base."""
+    return round(frame.samples / (frame.sample_rate * (frame.time_base or Fraction(1))))
