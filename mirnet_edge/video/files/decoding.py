@@ -198,8 +198,8 @@ class VideoReader:
             start = (stream.start_time or 0) * stream.time_base
             return stream.duration * stream.time_base, self.damage.end_s - start
         if container.duration is not None and end_s is not None:
-            start = Fraction(container.start_time or 0, 1_000_000)
-            return Fraction(container.duration, 1_000_000), end_s - start
+            # Matroska's duration counts from 0, wherever its first track begins
+            return Fraction(container.duration, 1_000_000), end_s
         return Fraction(0), Fraction(0)
 
 
