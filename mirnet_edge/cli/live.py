@@ -28,6 +28,7 @@ from mirnet_edge.cli.arguments import (
     parse_size,
 )
 from mirnet_edge.errors import MissingDependencyError, OptionError
+from mirnet_edge.runtime.task_choice import DEFAULT_TASK, TASK_NAMES, check_one_of, parse_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,10 +80,11 @@ def live(
         ),
     ] = False,
     task: Annotated[
-        Literal["low-light", "denoise", "super-resolution", "old-photo"] | None,
+        str | None,
         typer.Option(
-            help="What to restore, by weights of this package, in place of --bundle.",
-            show_default=False,
+            metavar="TASK",
+            help=f"What to restore, by a bundle of this package: {', '.join(TASK_NAMES)}.",
+            show_default=DEFAULT_TASK,
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -90,8 +92,9 @@ def live(
         str | None,
         typer.Option(
             metavar="DIR|shipped:NAME",
-            help="A bundle's folder, written by mirnet export, or a bundle of this package.",
-            show_default="shipped:low-light",
+            help="In place of --task: a bundle's folder, written by mirnet export, or a bundle of "
+            "this package.",
+            show_default=False,
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -211,15 +214,15 @@ def live(
     frame_size = None if size is None else parse_size(size, "--size")
     check_positive(target_fps, "--target-fps")
     _check_options(source, display, task=task, bundle=bundle, loop=loop, exit_at_end=exit_at_end)
-    weights = bundle or f"{SHIPPED}{task or 'low-light'}"
+    chosen = bundle or f"{SHIPPED}{task or DEFAULT_TASK}"
     check_file(certificate, "--certificate", "a PEM file")
     check_file(key, "--key", "a PEM file")
-    check_bundle(weights)
+    check_bundle(chosen)
     from mirnet_edge.video.live.controls import Controls
     from mirnet_edge.video.live.pipeline import Live, ReconnectPolicy
     from mirnet_edge.video.live.playback import FilePlayer
 
-    # errors of the camera, the display and files come before a bundle is exported
+    # errors of the camera, the display and files come before a bundle is opened
     shown_in = display if display != "auto" else _choose_display(source)
     controls = Controls(recording=record is not None, strength=strength, loop=loop)
     camera = _browser_camera(controls) if source == _BROWSER else None
@@ -239,7 +242,7 @@ def live(
         )  # fmt: skip
         sinks.insert(0, page)
     with _end_on_signals():
-        restorer = _restorer(weights, backend, precision, threads, target_fps)
+        restorer = _restorer(chosen, backend, precision, threads, target_fps)
         # a viewer may open the page, or end a pause, at any time
         waits_for_people = camera is not None or isinstance(opened, FilePlayer)
         running = Live(
@@ -264,8 +267,9 @@ def _check_options(
     """Refuse options that exclude each other, and sources that do not exist."""
     if source == _BROWSER and display not in ("web", "auto"):
         raise OptionError(f"--source browser needs --display web, found --display {display}")
-    if task is not None and bundle is not None:
-        raise OptionError(f"--task {task} names a bundle of this package; leave out --bundle")
+    check_one_of(task, bundle)
+    if task is not None and len(parse_tasks(task)) > 1:
+        raise OptionError(f"live video has time for one task, found --task {task}; name one")
     if loop and exit_at_end:
         raise OptionError("--loop never comes to an end; leave out --exit-at-end")
     if source is not None:

