@@ -234,6 +234,41 @@ def measure(restore: Restore, sources: Sequence[Source], night: Path) -> dict[st
     return table
 
 
+SHEET_SCENES = (
+    ("coffee", 0.2, 3),
+    ("chelsea", 0.06, 4),
+    ("rocket", 0.3, 1),
+    ("astronaut", 0.03, 2),
+)
+"""Photos of scikit-image, fraction of the light, seed of the camera."""
+_SHEET_CROP, _SHEET_BORDER, _SHEET_TITLE = 200, 4, 22
+
+
+def write_sheet(models: dict[str, Restore], path: Path) -> None:
+    """Write crops at 1:1 of dark photos, beside what each model makes of them and the clean one."""
+    import skimage
+    from PIL import Image, ImageDraw
+
+    folder = Path(skimage.__file__).parent / "data"
+    titles = ["input", *models, "ground truth"]
+    cell = _SHEET_CROP + _SHEET_BORDER
+    size = (cell * len(titles), cell * len(SHEET_SCENES) + _SHEET_TITLE)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, exposure, seed) in enumerate(SHEET_SCENES):
+        file = next(folder.glob(f"{name}.*"))
+        clean = fit(read_image(file).frame)
+        dark = photograph_at_random(clean, np.random.default_rng(seed), (exposure, exposure))
+        images = [dark, *(restore(dark) for restore in models.values()), clean]
+        top, left = ((side - _SHEET_CROP) // 2 for side in clean.shape[:2])
+        for column, image in enumerate(images):
+            crop = image[top : top + _SHEET_CROP, left : left + _SHEET_CROP]
+            sheet.paste(Image.fromarray(crop), (column * cell, row * cell + _SHEET_TITLE))
+    for column, title in enumerate(titles):
+        draw.text((column * cell + 4, 5), title, fill="black")
+    sheet.save(path, quality=92)
+
+
 def rank(tables: dict[str, dict[str, list[float]]], sources: Sequence[Source]) -> dict:
     """Return each model's rank by source, 1 the best, and the mean of these."""
     ranks: dict[str, dict[str, float]] = {name: {} for name in tables}
@@ -258,6 +293,7 @@ def main() -> None:
     parser.add_argument("--bursts", type=Path)
     parser.add_argument("--quick", action="store_true", help="every third image")
     parser.add_argument("--cache", type=Path, help="folder to keep figures of measured models in")
+    parser.add_argument("--sheet", type=Path, help="write crops at 1:1 to this image file")
     parser.add_argument("--no-competitors", action="store_true")
     given = parser.parse_args()
     step = QUICK_STEP if given.quick else 1
@@ -273,7 +309,7 @@ def main() -> None:
         if not file.is_file():
             print(f"{file.stem}: {file} is not there; left out", file=sys.stderr)
     here = [str(file) for file in competitors if file.is_file() and not given.no_competitors]
-    tables = {}
+    tables, models = {}, {}
     for name in [*given.models, *here]:
         started = time.monotonic()
         try:
@@ -292,8 +328,11 @@ def main() -> None:
                 cached.parent.mkdir(parents=True, exist_ok=True)
                 cached.write_text(json.dumps(table))
             print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr)
-        tables[Path(name).stem if name in here else name] = table
+        title = Path(name).stem if name in here else name
+        tables[title], models[title] = table, restore
     print_tables(tables, sources)
+    if given.sheet:
+        write_sheet(models, given.sheet)
 
 
 def print_tables(tables: dict[str, dict[str, list[float]]], sources: Sequence[Source]) -> None:

@@ -260,3 +260,15 @@ def test_images_are_fitted_to_what_every_competitor_takes(low_light_sources, fra
     assert fit(frames_of(400, 600)[0]).shape == (400, 600, 3)
     assert fit(frames_of(512, 512)[0]).shape == (400, 400, 3)
     assert fit(frames_of(900, 450)[0]).shape == (600, 300, 3)
+
+
+def test_a_sheet_shows_input_models_and_ground_truth_at_one_to_one(low_light_sources, tmp_path):
+    from PIL import Image
+
+    low_light_sources.write_sheet({"as it is": lambda frame: frame}, tmp_path / "sheet.png")
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png")).astype(int)
+    cell = low_light_sources._SHEET_CROP + low_light_sources._SHEET_BORDER
+    assert sheet.shape[1] == 3 * cell
+    dark, same, clean = (sheet[22:222, column * cell : column * cell + 200] for column in range(3))
+    assert np.array_equal(dark, same)
+    assert dark.mean() < 0.7 * clean.mean()
