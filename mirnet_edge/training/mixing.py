@@ -121,7 +121,12 @@ def _rank_pixels(frame: Frame) -> NDArray[np.float64]:
 
 
 def write_mix(
-    sources: Sequence[MixSource], out: Path, *, left_out: Sequence[Path] = (), variants: int = 4
+    sources: Sequence[MixSource],
+    out: Path,
+    *,
+    left_out: Sequence[Path] = (),
+    variants: int = 4,
+    noise: float = 1.0,
 ) -> int:
     """Write pairs.csv with weights, and the darkened images; return the number of pairs.
 
@@ -132,6 +137,7 @@ def write_mix(
         out: The folder for pairs.csv and the darkened images.
         left_out: Further tables whose validation pairs are kept back too.
         variants: Darkened images per clean image and source of kind `camera`.
+        noise: Noise of every third of these, over that of the others: small sensors.
 
     Raises:
         DataError: A source cannot be read, or no source has image pairs.
@@ -158,7 +164,11 @@ def write_mix(
             made = [replace(pair, degraded=pair.target) for pair in clean]
             if source.kind == "camera":
                 folder = out / f"camera-{number}"
-                made = [_darken(pair, folder, one) for pair in clean for one in range(variants)]
+                made = [
+                    _darken(pair, folder, one, noise if one % 3 == 2 else 1.0)
+                    for pair in clean
+                    for one in range(variants)
+                ]
         rows += [_row(pair, "train", source.share / len(made)) for pair in made]
     if not any(row["split"] == "val" for row in rows):
         raise DataError("expected a source of kind pairs, whose val pairs validate; add one")
@@ -175,13 +185,15 @@ def _mean_luma(path: Path) -> float:
     return float(np.mean(read_image(path).frame @ LUMA)) / 255.0
 
 
-def _darken(pair: PairFiles, folder: Path, variant: int) -> PairFiles:
+def _darken(pair: PairFiles, folder: Path, variant: int, noise: float) -> PairFiles:
     """Write a darkened image of a clean one and return the pair."""
     low = folder / f"{pair.target.stem}-{variant}.png"
     if not low.is_file():
         # the seed is the name, so that the same photo is darkened alike in every mix
         seed = [variant, *pair.target.stem.encode()]
-        frame = photograph_at_random(read_image(pair.target).frame, np.random.default_rng(seed))
+        frame = photograph_at_random(
+            read_image(pair.target).frame, np.random.default_rng(seed), noise=noise
+        )
         folder.mkdir(parents=True, exist_ok=True)
         write_image(low, ImageFile(frame=frame))
     return replace(pair, degraded=low)
@@ -236,6 +248,9 @@ def main(typed: Sequence[str] | None = None) -> None:
     mix.add_argument("--source", action="append", required=True, metavar="KIND:SHARE:FOLDER")
     mix.add_argument("--leave-out", action="append", default=[], type=Path, metavar="TABLE")
     mix.add_argument("--variants", type=int, default=4, help="darkened images per clean one")
+    mix.add_argument(
+        "--noise", type=float, default=1.0, help="of every third, over that of the others"
+    )
     mix.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(typed)
     try:

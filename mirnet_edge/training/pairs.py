@@ -100,8 +100,9 @@ def load_pairs(
     is_weighted = len(set(weights)) > 1
     if is_weighted:
         digest.update(repr(weights).encode())
+    clean: dict[Path, Frame] = {}  # one target can serve many inputs
     for done, pair in enumerate(pairs, start=1):
-        target = _read(pair.target, digest)
+        target = clean[pair.target] = _read(pair.target, digest, clean.get(pair.target))
         if pair.degraded is None:
             height, width = (side // scale * scale for side in target.shape[:2])
             target = target[:height, :width]  # both images are to show the same view
@@ -122,9 +123,9 @@ def load_pairs(
     )
 
 
-def _read(path: Path, digest: hashlib._Hash) -> Frame:
+def _read(path: Path, digest: hashlib._Hash, known: Frame | None = None) -> Frame:
     try:
-        frame = read_image(path).frame
+        frame = read_image(path).frame if known is None else known
     except ImageError as error:
         raise DataError(str(error)) from error
     digest.update(path.read_bytes())

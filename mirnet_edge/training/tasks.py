@@ -110,7 +110,10 @@ def _darken(frame: Frame, generator: np.random.Generator) -> Frame:
 
 
 def photograph_at_random(
-    frame: Frame, generator: np.random.Generator, exposures: tuple[float, float] = (0.01, 0.5)
+    frame: Frame,
+    generator: np.random.Generator,
+    exposures: tuple[float, float] = (0.01, 0.5),
+    noise: float = 1.0,
 ) -> Frame:
     """Return a clean image as a random camera takes it with less light.
 
@@ -118,6 +121,7 @@ def photograph_at_random(
         frame: (H, W, 3) uint8 RGB.
         generator: The only source of randomness.
         exposures: The least and the most light, as fractions of the clean image's.
+        noise: Factor of the noise's standard deviation.
 
     Returns:
         The same shape and type.
@@ -129,7 +133,7 @@ def photograph_at_random(
     def log_uniform(low: float, high: float) -> float:
         return float(math.exp(generator.uniform(math.log(low), math.log(high))))
 
-    read_noise = log_uniform(1e-4, 2e-3)
+    read_noise = noise * log_uniform(1e-4, 2e-3)
     red, blue = 2.0 ** generator.uniform(0.0, 1.2, 2)
     red_error, blue_error = 2.0 ** generator.normal(0.0, 0.15, 2)
     settings = Camera(
@@ -140,7 +144,7 @@ def photograph_at_random(
         white_balance_error=(float(red_error), 1.0, float(blue_error)),
         crosstalk=generator.uniform(0.0, 0.3),
         color_error=generator.uniform(-0.3, 1.0),
-        shot_noise=log_uniform(2e-5, 2e-3),
+        shot_noise=noise**2 * log_uniform(2e-5, 2e-3),
         read_noise=read_noise,
         row_noise=read_noise * generator.uniform(0.0, 0.3) if chance(0.5) else 0.0,
         is_mosaic=chance(0.8),

@@ -82,6 +82,23 @@ def test_darkened_images_are_those_of_the_photo_in_every_mix(tmp_path, photos, d
     assert one.mean() < scene(3).mean()
 
 
+def test_every_third_darkened_image_can_be_noisier(tmp_path, photos, dark_pairs):
+    flat = np.full((64, 64, 3), 160, np.uint8)
+    write(photos / "p03.png", flat)
+
+    def noise(name, factor):
+        sources = [parse_source(f"pairs:1:{dark_pairs}"), parse_source(f"camera:1:{photos}")]
+        write_mix(sources, tmp_path / name, variants=3, noise=factor)
+        return [
+            np.diff(np.asarray(Image.open(tmp_path / name / f"camera-1/p03-{one}.png")) / 1.0).std()
+            for one in range(3)
+        ]
+
+    usual, noisy = noise("usual", 1.0), noise("noisy", 10.0)
+    assert noisy[:2] == usual[:2]
+    assert noisy[2] > 1.5 * usual[2]
+
+
 def test_validation_pairs_of_another_table_are_left_out(tmp_path, dark_pairs):
     table = dark_pairs / "twins.csv"
     table.write_text("low,high,scene,split\nlow/s04.png,high/s04.png,x,val\n")
