@@ -69,13 +69,16 @@ def require(name: str, purpose: str, extra: str | None = None) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise
-        raise MissingDependencyError(
-            f"{purpose} needs the package {name}, which is not installed: {advice(name, extra)}"
-        ) from error
+        raise MissingDependencyError(missing_text(purpose, name, extra)) from error
     except (ImportError, OSError) as error:  # a driver library that is missing, say
         raise MissingDependencyError(
             f"{purpose} needs the package {name}, which is installed but cannot be loaded: {error}"
         ) from error
+
+
+def missing_text(purpose: str, name: str, extra: str | None = None) -> str:
+    """Return in one line what needs a package that is not installed, and how to install it."""
+    return f"{purpose} needs the package {name}, which is not installed: {advice(name, extra)}"
 
 
 def advice(name: str, extra: str | None = None) -> str:

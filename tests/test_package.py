@@ -5,10 +5,8 @@ from __future__ import annotations
 import pydoc
 import re
 import runpy
-import shutil
 import subprocess
 import sys
-import zipfile
 from importlib import import_module
 from pathlib import Path
 
@@ -168,43 +166,6 @@ def test_the_folders_of_material_are_no_packages():
         assert not list((ROOT / folder).rglob("__init__.py"))
         first = (ROOT / folder / "README.md").read_text(encoding="utf-8").splitlines()[0]
         assert first.startswith("# ")
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    # of a copy, for the build leaves files behind that a later one would pack again; without
-    # isolation: what the build needs is installed, and nothing is fetched
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in ("mirnet_edge", "export", "tests"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out)]
-    subprocess.run([*command, str(source)], check=True, capture_output=True)
-    (built,) = out.glob("*.whl")
-    return zipfile.ZipFile(built)
-
-
-@pytest.mark.slow
-def test_the_wheel_has_one_top_level_name(wheel):
-    names = {name.partition("/")[0] for name in wheel.namelist()}
-    assert {name for name in names if not name.endswith(".dist-info")} == {"mirnet_edge"}
-
-
-@pytest.mark.slow
-def test_the_wheel_holds_the_weights_the_recipes_and_the_marker_of_types(wheel):
-    sizes = {entry.filename: entry.file_size for entry in wheel.infolist()}
-    assert "mirnet_edge/py.typed" in sizes
-    for folder, kind in (
-        ("weights", "safetensors"),
-        ("weights", "md"),
-        ("training/recipes", "toml"),
-        ("calibration/shipped", "toml"),
-    ):
-        files = sorted((ROOT / "mirnet_edge" / folder).glob(f"*.{kind}"))
-        assert files
-        for file in files:
-            assert sizes[f"mirnet_edge/{folder}/{file.name}"] == file.stat().st_size
 
 
 def test_every_public_module_says_in_its_first_line_what_it_is():

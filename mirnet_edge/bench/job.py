@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
 
-_FOLDER = Path("benchmarks/suites")
+_FOLDER = Path(__file__).parent / "suites"
 _SUFFIX = ".toml"
 
 
@@ -104,17 +104,15 @@ class BenchmarkSuite(StrictDocument):
 
 
 def read_suite(name_or_path: str) -> BenchmarkSuite:
-    """Return a suite of `benchmarks/suites` by name, or of a TOML file.
+    """Return a suite of the package by name, or of a TOML file.
 
     Raises:
         OptionError: There is no such suite, or the file is not a suite.
     """
     named = _FOLDER / f"{name_or_path}{_SUFFIX}"
     path = named if named.is_file() else Path(name_or_path)
-    known = ", ".join(sorted(one.stem for one in _FOLDER.glob(f"*{_SUFFIX}"))) or "none here"
-    absent = (
-        f"there is no suite {name_or_path}; expected a TOML file, or a name in {_FOLDER}: {known}"
-    )
+    known = ", ".join(sorted(one.stem for one in _FOLDER.glob(f"*{_SUFFIX}")))
+    absent = f"there is no suite {name_or_path}; expected a TOML file, or one of {known}"
     return read_toml(path, BenchmarkSuite, absent=absent)
 
 

@@ -23,6 +23,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from mirnet_edge.dependencies import EXTRAS, available, missing_text
 from mirnet_edge.errors import MirnetEdgeError, OutputError, PrecisionRejected
 
 if TYPE_CHECKING:
@@ -378,6 +379,13 @@ def _guard(function: Callable[..., None]) -> Callable[..., None]:
         except PrecisionRejected as error:
             print_error(error)
             raise typer.Exit(_REJECTED) from error
+        except ModuleNotFoundError as error:
+            # an extra's package that a command imports without asking for it first
+            package = (error.name or "").partition(".")[0]
+            if package not in EXTRAS or available(package):
+                raise
+            print_error(missing_text(context.info_name or "this command", package))
+            raise typer.Exit(_USER_ERROR) from error
         except KeyboardInterrupt as error:
             # the interrupted code may say what is kept
             print_error(str(error) or "interrupted; what was finished is kept")

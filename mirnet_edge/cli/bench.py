@@ -36,14 +36,15 @@ def bench(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="Benchmark suite: a TOML file, or the name of one in benchmarks/suites.",
+            help="Benchmark suite: a TOML file, or the name of one of this package.",
             rich_help_panel=INPUT,
         ),
     ] = None,
     bundle: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A bundle's folder; all its configurations. Repeatable.", rich_help_panel=INPUT
+            help="A bundle's folder or shipped:NAME; all its configurations. Repeatable.",
+            rich_help_panel=INPUT,
         ),
     ] = None,
     competitor: Annotated[
@@ -253,7 +254,11 @@ def _parse_suffixes(text: str) -> tuple[str, str]:
 
 def _request(suite: BenchmarkSuite, name: str | None, root: Path, out: Path) -> BenchmarkRequest:
     from mirnet_edge.bench.job import BenchmarkRequest
+    from mirnet_edge.bench.quality import BUILT_IN
+    from mirnet_edge.dependencies import require
 
+    if any(one.pairs == BUILT_IN for one in suite.quality):
+        require("skimage", f"measuring quality on the {BUILT_IN} images (--pairs)")
     sizes = tuple(parse_size(size, "--size") for size in suite.sizes)
     return BenchmarkRequest(
         suite=suite, suite_name=name, sizes=sizes, root=root, out=out, command=command_line(),
@@ -378,7 +383,7 @@ main = command(
     bench,
     examples=(
         "bench --bundle build/bundle --size 640x480",
-        "bench --suite quick --bundle build/bundle --out build/bench",
+        "bench --suite quick --out build/bench",
         "bench compare old/report.json build/bench/report.json",
     ),
     subcommands={

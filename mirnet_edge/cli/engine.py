@@ -142,7 +142,7 @@ def _document(report: DlaReport) -> dict[str, Any]:
 main = command(
     engine,
     examples=(
-        "engine build/bundle --preset export/presets/orin-nano-super.toml",
+        "engine build/bundle --preset orin-nano-super",
         "engine build/bundle --profiles 640x360,1280x720",
     ),
     former_options={

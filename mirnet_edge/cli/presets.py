@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,26 +13,28 @@ PRESET_FORMER_OPTIONS = {"--recipe": "--preset"}
 _PARAMETER_OF = {"cards": "capabilities"}
 
 
-def _apply(context: typer.Context, path: Path | None) -> Path | None:
+def _apply(context: typer.Context, preset: str | None) -> str | None:
     """Set the command's defaults to the preset's values; what is typed overrides them."""
-    if path is not None:
+    if preset is not None:
         from mirnet_edge.errors import OptionError
         from mirnet_edge.export.presets import read_defaults
 
         command = str(context.info_name).removeprefix("mirnet-")
         try:
-            defaults = read_defaults(path, command)
+            defaults = read_defaults(preset, command)
         except OptionError as error:  # options are read before the command's guard is entered
             raise typer.BadParameter(str(error)) from error
         context.default_map = {_PARAMETER_OF.get(key, key): one for key, one in defaults.items()}
-    return path
+    return preset
 
 
 DevicePresetOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "--preset",
-        help="Device preset, a TOML file with options; those of the command line override it.",
+        metavar="NAME|FILE",
+        help="Device preset of this package, or a TOML file with options; those of the command "
+        "line override it.",
         callback=_apply,
         is_eager=True,
     ),

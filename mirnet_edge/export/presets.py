@@ -10,14 +10,12 @@ Keys are the commands' long options with underscores. What is typed wins over th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from mirnet_edge.files import read_toml
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class _PresetTable(BaseModel):
@@ -57,16 +55,31 @@ class DevicePreset(_PresetTable):
     engine: EngineTable = EngineTable()
 
 
-def read_preset(path: Path) -> DevicePreset:
-    """Read a device preset.
+_FOLDER = Path(__file__).parent / "device_presets"
+
+
+def list_presets() -> list[str]:
+    """Return the names of the presets of the package."""
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+
+
+def read_preset(name_or_path: str | Path) -> DevicePreset:
+    """Read a device preset of the package by name, or a file.
 
     Raises:
-        OptionError: No such file, not TOML, or a key that no command has; named.
+        OptionError: There is none, it is not TOML, or has a key that no command has; named.
     """
-    return read_toml(path, DevicePreset)
+    path = Path(name_or_path)
+    if not path.is_file() and str(name_or_path) in list_presets():
+        path = _FOLDER / f"{name_or_path}.toml"
+    absent = (
+        f"there is no device preset {name_or_path}; expected a TOML file, or one of "
+        f"{', '.join(list_presets())}"
+    )
+    return read_toml(path, DevicePreset, absent=absent)
 
 
-def read_defaults(path: Path, command: str) -> dict[str, Any]:
+def read_defaults(name_or_path: str | Path, command: str) -> dict[str, Any]:
     """Return the default options that a preset has for a command: export or engine."""
-    table: BaseModel = getattr(read_preset(path), command)
+    table: BaseModel = getattr(read_preset(name_or_path), command)
     return table.model_dump(exclude_none=True)
