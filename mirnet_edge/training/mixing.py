@@ -258,7 +258,13 @@ def main(typed: Sequence[str] | None = None) -> None:
             count = write_burst_pairs(given.folder, given.out)
         else:
             sources = [parse_source(one) for one in given.source]
-            count = write_mix(sources, given.out, left_out=given.leave_out, variants=given.variants)
+            count = write_mix(
+                sources,
+                given.out,
+                left_out=given.leave_out,
+                variants=given.variants,
+                noise=given.noise,
+            )
     except MirnetEdgeError as error:
         sys.exit(str(error))
     print(f"{given.out}: {count} pairs")

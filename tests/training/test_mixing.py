@@ -87,11 +87,24 @@ def test_every_third_darkened_image_can_be_noisier(tmp_path, photos, dark_pairs)
     write(photos / "p03.png", flat)
 
     def noise(name, factor):
-        sources = [parse_source(f"pairs:1:{dark_pairs}"), parse_source(f"camera:1:{photos}")]
-        write_mix(sources, tmp_path / name, variants=3, noise=factor)
+        main(
+            [
+                "mix",
+                "--source",
+                f"pairs:1:{dark_pairs}",
+                "--source",
+                f"camera:1:{photos}",
+                "--variants",
+                "3",
+                "--noise",
+                str(factor),
+                "--out",
+                str(tmp_path / name),
+            ]
+        )
         return [
-            np.diff(np.asarray(Image.open(tmp_path / name / f"camera-1/p03-{one}.png")) / 1.0).std()
-            for one in range(3)
+            np.diff(np.asarray(Image.open(file)).astype(float)).std()
+            for file in sorted((tmp_path / name).glob("camera-1/p03-*.png"))
         ]
 
     usual, noisy = noise("usual", 1.0), noise("noisy", 10.0)
