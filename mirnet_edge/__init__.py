@@ -55,7 +55,8 @@ def restore(
         strength: From 0, the image, to 1, the restored one: how much of each the result has.
         threads: How many the backend may use; None for its default.
         tile: (height, width) of the tiles a large image is cut into, or "auto" for the size of
-            the bundle's graphs or what `max_memory_mib` allows; None for the whole image.
+            the bundle's graphs or what `max_memory_mib` allows; None for the whole image,
+            while the memory suffices.
         max_memory_mib: What restoring may take beside the image; sets the tiles' size.
 
     Returns:
@@ -74,7 +75,7 @@ def restore(
 
     from mirnet_edge.images.contract import check_frames
     from mirnet_edge.images.files import ImageFile, apply_orientation, read_image
-    from mirnet_edge.runtime.bundle import RunnerChoice
+    from mirnet_edge.runtime.bundle import RunnerChoice, affordable_pixels
     from mirnet_edge.runtime.restore import restore_image
     from mirnet_edge.runtime.task_choice import choose_bundles
 
@@ -90,6 +91,7 @@ def restore(
     choice = RunnerChoice(
         bundle=bundles[0], then=bundles[1:], backend=backend, precision=precision, threads=threads,
         tile=tile, max_memory_mib=max_memory_mib, strength=strength,
+        whole_pixels=affordable_pixels(),
     )  # fmt: skip
     with choice.runner() as runner:
         return restore_image(runner, ImageFile(frame=frame)).frame

@@ -139,7 +139,7 @@ def restore(
             metavar=f"{SIZE_METAVAR}|auto",
             help="Restore large images in tiles of this size. auto: the size of the bundle's "
             "graphs, or what --max-memory allows.",
-            show_default="whole images",
+            show_default="whole images, while the memory suffices",
             rich_help_panel=SPEED,
         ),
     ] = None,
@@ -181,7 +181,7 @@ def restore(
     _check_inputs(inputs)
     _check_tasks(task, bundle)
     from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
-    from mirnet_edge.runtime.bundle import RunnerChoice
+    from mirnet_edge.runtime.bundle import RunnerChoice, affordable_pixels
     from mirnet_edge.runtime.chaining import check_strength
     from mirnet_edge.runtime.inputs import Destination, find_inputs
     from mirnet_edge.runtime.shipped import find_bundle
@@ -191,7 +191,7 @@ def restore(
     destination = Destination.parse(out, inputs, (*FORMAT_OF_SUFFIX, *VIDEO_SUFFIXES))
     template = RunnerChoice(
         bundle=find_bundle(None), backend=backend, precision=precision, threads=threads,
-        tile=tiles, max_memory_mib=max_memory, strength=strength,
+        tile=tiles, max_memory_mib=max_memory, strength=strength, whole_pixels=affordable_pixels(),
     )  # fmt: skip
     found = find_inputs(inputs, _why_left_out, recursive=recursive, out=destination.folder)
     run = _RestorationRun(
@@ -359,6 +359,7 @@ class _RestorationRun:
             return None
         choice, facts = self._choose(sample_frames(source), source)
         if choice is not None:
+            choice = replace(choice, whole_pixels=None)  # the same for all frames of all runs
             return VideoJob(path=source, output=output, choice=choice, facts=facts)
         with replace_file(output) as part:
             shutil.copyfile(source, part)

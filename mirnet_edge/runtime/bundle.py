@@ -16,13 +16,14 @@ from mirnet_edge.runtime.backends import (
     find_backend,
     unknown_backend_text,
 )
+from mirnet_edge.runtime.machine import available_memory
 from mirnet_edge.runtime.machine_latency import time_here
 from mirnet_edge.runtime.shipped import find_bundle, is_shipped
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mirnet_edge.manifest import Configuration, Manifest
+    from mirnet_edge.manifest import Configuration, ImageContract, Manifest
     from mirnet_edge.runtime.runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -262,6 +263,19 @@ def _runner_of(
     )
 
 
+_LARGE_TILE = (1536, 1536)
+# Peak of a run: 114 (low light) to 330 (super-resolution) bytes a pixel in ONNX Runtime, up to 327
+# in OpenVINO, at 1024x1024 (2026-11)
+_BYTES_PER_PIXEL = 400
+_UNKNOWN_MEMORY = 4 << 30
+
+
+def affordable_pixels() -> int:
+    """Return how many pixels a shipped network restores at once in half of the memory left."""
+    memory = available_memory()
+    return (_UNKNOWN_MEMORY if memory is None else memory) // 2 // _BYTES_PER_PIXEL
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunnerChoice:
     """The arguments of `open_bundle`, `tile_runner` and of a chain of several; can be pickled."""
@@ -282,6 +296,9 @@ class RunnerChoice:
     """Memory limit of one run beside the frames."""
     strength: float = 1.0
     """From 0, the source, to 1, the restored frame."""
+    whole_pixels: int | None = None
+    """Without a tile and a memory limit, frames of more pixels are restored in tiles, where the
+    bundle's tiles equal the frame but for a few levels; None for whole frames of any size."""
 
     @property
     def bundles(self) -> tuple[Path, ...]:
@@ -336,6 +353,10 @@ class RunnerChoice:
         from mirnet_edge.runtime.tiling import tile_runner
 
         if self.tile is None and self.max_memory_mib is None:
-            return runner
+            image: ImageContract | None = getattr(runner, "image", None)
+            has_equal_tiles = image is not None and image.vectors and image.size is None
+            if self.whole_pixels is None or not has_equal_tiles:
+                return runner
+            return tile_runner(runner, tile=_LARGE_TILE, whole_pixels=self.whole_pixels)
         size = None if self.tile == "auto" else self.tile
         return tile_runner(runner, tile=size, max_memory_mib=self.max_memory_mib)

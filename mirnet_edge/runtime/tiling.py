@@ -338,6 +338,7 @@ def tile_runner(
     tile: tuple[int, int] | None = None,
     overlap: int | None = None,
     max_memory_mib: int | None = None,
+    whole_pixels: int = 0,
 ) -> TiledRunner:
     """Return a runner that restores frames of any size in overlapping tiles.
 
@@ -351,12 +352,15 @@ def tile_runner(
             that the manifest states.
         max_memory_mib: Memory limit of one run beside the frames, in MiB. The runner's memory per
             pixel is measured on the first frame.
+        whole_pixels: Frames of up to so many pixels are restored as a whole in any case.
 
     Raises:
         OptionError: Values below 1, a tile beside a memory limit, or another tile than the
             graph's fixed size.
     """
-    return TiledRunner(runner, tile=tile, overlap=overlap, max_memory_mib=max_memory_mib)
+    return TiledRunner(
+        runner, tile=tile, overlap=overlap, max_memory_mib=max_memory_mib, whole_pixels=whole_pixels
+    )
 
 
 class TiledRunner(RunnerWrapper):
@@ -369,6 +373,7 @@ class TiledRunner(RunnerWrapper):
         tile: tuple[int, int] | None,
         overlap: int | None,
         max_memory_mib: int | None,
+        whole_pixels: int = 0,
     ) -> None:
         """See `tile_runner`."""
         super().__init__(runner)
@@ -377,6 +382,7 @@ class TiledRunner(RunnerWrapper):
         self._image: ImageContract | None = getattr(runner, "image", None)
         self._fixed = self._image.size if self._image else None
         self._max_memory_mib = max_memory_mib
+        self._whole_pixels = whole_pixels
         _check(tile, overlap, max_memory_mib, self._fixed, runner.multiple)
         multiple = runner.multiple
         self._tile = self._fixed or (
@@ -565,6 +571,8 @@ class TiledRunner(RunnerWrapper):
     def _tile_for(self, frame: Frames) -> tuple[int, int]:
         """Return the (height, width) of a frame's tiles; its own where it fits one."""
         height, width = frame.shape[1:3]
+        if height * width <= self._whole_pixels:
+            return height, width
         if self._tile is None and self._max_memory_mib is not None:
             self._tile = self._largest_tile(self._max_memory_mib)
         tile = self._tile or (height, width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mirnet_edge.export.shipping import is_current
 from mirnet_edge.files import sha256_of
 from mirnet_edge.manifest import read_manifest, verify_path
 from mirnet_edge.runtime import machine_latency
+from mirnet_edge.runtime.bundle import RunnerChoice, affordable_pixels
 from mirnet_edge.runtime.shipped import FOLDER, find_bundle, is_shipped, list_shipped_bundles
 from mirnet_edge.runtime.task_choice import TASK_NAMES
 
@@ -107,3 +109,27 @@ def test_the_choice_on_this_machine_is_among_those_that_were_timed_here():
     (samples,) = [samples for file, samples in measured if cache in file.parents]
     assert name in samples
     assert {one.partition(":")[0] for one in samples} == {"onnxruntime", "openvino"}
+
+
+@pytest.mark.slow
+def test_an_image_that_the_memory_does_not_hold_is_restored_in_tiles(monkeypatch, smooth_frames):
+    (frame,) = smooth_frames(256, 320)
+    dark = frame // 8
+    monkeypatch.setattr("mirnet_edge.runtime.bundle._LARGE_TILE", (192, 192))
+    bundles = find_bundle("shipped:low-light")
+    options = {"backend": "onnxruntime", "precision": "fp32"}
+    choice = RunnerChoice(bundle=bundles, whole_pixels=256 * 320, **options)
+    with choice.runner() as whole, replace(choice, whole_pixels=10_000).runner() as tiled:
+        first, second = (one.run(dark[None])[0].astype(int) for one in (whole, tiled))
+        plain = RunnerChoice(bundle=bundles, **options).runner()
+        with plain:
+            np.testing.assert_array_equal(plain.run(dark[None])[0], first)
+    assert 0 < np.abs(first - second).max() <= 6
+
+
+def test_what_is_affordable_follows_from_the_memory_that_is_left(monkeypatch):
+    for memory, pixels in ((8 << 30, 10_737_418), (None, 5_368_709)):
+        monkeypatch.setattr(
+            "mirnet_edge.runtime.bundle.available_memory", lambda memory=memory: memory
+        )
+        assert affordable_pixels() == pixels
