@@ -532,10 +532,19 @@ class StreamSource:
         av = require("av", "reading network streams")
         self._decoder = RgbDecoder(self._size)
         options = _LOW_DELAY if self._url.startswith("rtsp") else {"fflags": "nobuffer"}
-        with convert_open_errors(self.name):
-            self._container = av.open(
-                self._url, options=options, timeout=(_OPEN_S, _READ_TIMEOUT_S)
-            )
+        started_s = self._clock.now()
+        try:
+            with convert_open_errors(self.name):
+                self._container = av.open(
+                    self._url, options=options, timeout=(_OPEN_S, _READ_TIMEOUT_S)
+                )
+        except VideoError as error:
+            if self._clock.now() - started_s < _OPEN_S:
+                raise
+            raise VideoError(  # FFmpeg's own words are about its exit, or invalid data
+                f"{self.name} sent no video within {_OPEN_S:g} s; check the URL, and that the "
+                "camera is on"
+            ) from error
         if not self._container.streams.video:
             self._container.close()
             raise VideoError(f"{self.name} sends no video; check the URL")
@@ -561,6 +570,10 @@ class StreamSource:
             frame, received_s = next(self._frames)
         except StopIteration:
             raise SourceInterruptedError(f"{self.name} has ended") from None
+        except av.error.ExitError as error:
+            raise SourceInterruptedError(
+                f"{self.name} was interrupted: nothing came for {_READ_TIMEOUT_S:g} s"
+            ) from error
         except av.FFmpegError as error:
             raise SourceInterruptedError(
                 f"{self.name} was interrupted: {ffmpeg_reason(error)}"
@@ -578,7 +591,7 @@ class StreamSource:
             received_s = self._clock.now()
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError:  # for example packets before the first key frame
+            except av.FFmpegError:  # a broken frame, or packets before the first key frame
                 continue
             for frame in frames:
                 yield frame, received_s
