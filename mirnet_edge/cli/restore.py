@@ -185,7 +185,7 @@ def restore(
     from mirnet_edge.runtime.chaining import check_strength
     from mirnet_edge.runtime.inputs import Destination, find_inputs
     from mirnet_edge.runtime.shipped import find_bundle
-    from mirnet_edge.video.files.restoring import VIDEO_SUFFIXES, is_video
+    from mirnet_edge.video.files.recognition import VIDEO_SUFFIXES, is_video
 
     check_strength(strength)
     destination = Destination.parse(out, inputs, (*FORMAT_OF_SUFFIX, *VIDEO_SUFFIXES))
@@ -433,7 +433,7 @@ def _why_left_out(path: Path) -> str | None:
     """Return why a file of a folder is not restored; None for images and videos."""
     from mirnet_edge.dependencies import advice, available
     from mirnet_edge.images.kinds import why_left_out
-    from mirnet_edge.video.files.restoring import is_video
+    from mirnet_edge.video.files.recognition import is_video
 
     if not is_video(path):
         return why_left_out(path)

@@ -196,7 +196,10 @@ class VideoReader:
             return Fraction(0), Fraction(0)
         if stream.duration is not None and stream.time_base is not None:
             start = (stream.start_time or 0) * stream.time_base
-            return stream.duration * stream.time_base, self.damage.end_s - start
+            ticks = stream.duration
+            if container.format.name == "avi":  # FFmpeg shortens the duration of a truncated one
+                ticks = max(ticks, stream.frames)
+            return ticks * stream.time_base, self.damage.end_s - start
         if container.duration is not None and end_s is not None:
             # Matroska's duration counts from 0, wherever its first track begins
             return Fraction(container.duration, 1_000_000), end_s

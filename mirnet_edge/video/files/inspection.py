@@ -13,7 +13,7 @@ from mirnet_edge.video.files.decoding import VideoReader
 from mirnet_edge.video.files.timing import ClockScan, Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from av import Packet
@@ -64,12 +64,13 @@ class VideoInspection:
     """What is known of a file before its first frame is restored."""
 
     first_frame: Decoded
-    first_time_s: Fraction
     scan: ClockScan
     start: Fraction
     """The time of the file, in seconds, that becomes 0."""
     in_order: bool
     """Whether packets state when they are decoded and not when they are shown."""
+    delay: Fraction
+    """Then, the seconds from decoding the first frame to showing it."""
     samples: dict[int, list[PacketSample]]
     """The first packets of each stream that has one near the start, by its index."""
     packets: int | None
@@ -120,8 +121,9 @@ class _Inspector:
         jumps = bool(container.format.flags & _CLOCK_JUMPS)
         self._scan = ClockScan(self._video, jumps)
         self._samples: dict[int, list[PacketSample]] = {}
-        self._has_decoding_times = container.format.name == "avi"
+        self._has_decoding_times = container.format.name == "avi" or reader.has_no_times
         self._first: Decoded | None = None
+        self._first_dts: Fraction | None = None
         self._packets = self._without_pts = 0
 
     def inspect(self) -> VideoInspection:
@@ -140,11 +142,11 @@ class _Inspector:
         self._scan.set_offsets()
         return VideoInspection(
             first_frame=self._first,
-            first_time_s=(self._first.pts or 0) * (self._first.time_base or Fraction(0)),
             scan=self._scan,
             start=_start(reader.container),
             # a few packets without a PTS are common in MPEG streams
             in_order=self._has_decoding_times or 2 * self._without_pts > self._packets,
+            delay=self._delay(self._first),
             samples=self._samples,
             packets=None if self._is_steady else self._packets,
         )
@@ -164,10 +166,18 @@ class _Inspector:
         if stream.index == self._video:
             self._packets += bool(packet.size)
             self._without_pts += bool(packet.size) and packet.pts is None
+            if self._first_dts is None and packet.dts is not None:
+                self._first_dts = packet.dts * packet.time_base
             if self._first is None:
                 self._first = next(iter(self._reader.decode(packet)), None)
         if packet.size and stream.type in ("video", "audio"):
             self._scan.add(packet)
+
+    def _delay(self, first: Decoded) -> Fraction:
+        """Return the seconds from decoding the first frame to showing it; 0 where unknown."""
+        if self._has_decoding_times or first.pts is None or self._first_dts is None:
+            return Fraction(0)
+        return max(Fraction(0), first.pts * (first.time_base or Fraction(0)) - self._first_dts)
 
     def _has_enough(self, others: int, total: int) -> bool:
         """Return whether each stream had a packet, or has none near the start."""
@@ -189,3 +199,39 @@ def display_matrix(frame: Decoded) -> tuple[int, ...] | None:
         if data.type == Type.DISPLAYMATRIX:  # type: ignore[attr-defined]  # iteration gives data
             return struct.unpack("=9i", bytes(data))  # type: ignore[arg-type]
     return None
+
+
+TRANSPARENCY = "its transparency"
+
+
+def lost_properties(frame: Decoded, *, but: Collection[str]) -> Iterator[str]:
+    """Yield what a decoded frame has that its restored one has not, as it is said in messages.
+
+    Args:
+        frame: Decoded.
+        but: What is known to be lost already.
+    """
+    from av.sidedata.sidedata import Type
+
+    lost = {
+        Type.A53_CC: "the closed captions within the video",
+        Type.DOVI_METADATA: "the Dolby Vision metadata",
+        Type.DOVI_RPU_BUFFER: "the Dolby Vision metadata",
+        Type.DYNAMIC_HDR_PLUS: "the HDR10+ metadata",
+        Type.SPHERICAL: "the mark as a 360-degree video",
+        Type.STEREO3D: "the mark as a stereoscopic video",
+    }
+    for data in frame.side_data:
+        if data.type in lost:  # type: ignore[attr-defined]  # iteration gives data
+            yield lost[data.type]  # type: ignore[attr-defined]
+    if TRANSPARENCY not in but and _has_transparency(frame):
+        yield TRANSPARENCY
+
+
+def _has_transparency(frame: Decoded) -> bool:
+    if not any(component.is_alpha for component in frame.format.components):
+        return False
+    return bool(frame.to_ndarray(format="rgba")[..., 3].min() < _OPAQUE)
+
+
+_OPAQUE = 255

@@ -328,8 +328,12 @@ def retime_packets(
             )
             packet.duration = durations[pts]
             packet.time_base = time_base
-            yield packet
             position += 1
+            if position == len(order):  # MP4 sums the durations in coding order
+                begin = order[0] - delay * durations[order[0]]
+                total = order[-1] + durations[order[-1]] - order[0]
+                packet.duration = max(1, total - (packet.dts - begin))
+            yield packet
 
 
 def _last_duration(steps: list[int], stated: int | None) -> int:
@@ -380,7 +384,7 @@ def output_path(source: Path, plan: OutputPlan, out: Path, name: str | None = No
     named = out / (name or source.name)
     if named.suffix.lower() == plan.suffix.lower():
         return named
-    return named.with_suffix(plan.suffix)
+    return _with_suffix(source, named, plan.suffix)
 
 
 def has_segments(source: Path, out: Path, name: str | None = None) -> bool:
@@ -402,4 +406,9 @@ def is_restored(source: Path, out: Path, name: str | None = None) -> bool:
 def possible_outputs(source: Path, out: Path, name: str | None = None) -> set[Path]:
     """Return the files that `output_path` may choose from."""
     named = out / (name or source.name)
-    return {named.with_suffix(suffix) for suffix in (named.suffix, *FALLBACK_SUFFIXES)}
+    return {named, *(_with_suffix(source, named, suffix) for suffix in FALLBACK_SUFFIXES)}
+
+
+def _with_suffix(source: Path, named: Path, suffix: str) -> Path:
+    """Return a result's name with another suffix, or with one where the source has none."""
+    return named.with_suffix(suffix) if source.suffix else named.with_name(named.name + suffix)

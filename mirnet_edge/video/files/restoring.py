@@ -12,20 +12,23 @@ from typing import TYPE_CHECKING
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError
-from mirnet_edge.images.kinds import is_video_content, why_left_out
 from mirnet_edge.video.files.containers import plan_output
 from mirnet_edge.video.files.decoding import RgbDecoder, VideoReader, read_color_tags
 from mirnet_edge.video.files.deinterlacing import Deinterlacer
 from mirnet_edge.video.files.encoding import (
     DEEP,
     REPRODUCIBLE,
-    SUFFIXES,
     EncodingOptions,
     VideoWriter,
     encode_sample,
 )
 from mirnet_edge.video.files.high_dynamic_range import DeepRestoring, enlarge, hdr_parameters
-from mirnet_edge.video.files.inspection import display_matrix, inspect_video
+from mirnet_edge.video.files.inspection import (
+    TRANSPARENCY,
+    display_matrix,
+    inspect_video,
+    lost_properties,
+)
 from mirnet_edge.video.files.muxing import OutputVideo, join_segments, output_path
 from mirnet_edge.video.files.segments import Segment, SegmentFolder, segments_folder
 from mirnet_edge.video.files.timing import FrameTimes
@@ -45,10 +48,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (
-    *SUFFIXES, ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv", ".3gp", ".y4m",
-)  # fmt: skip
-"""Of files that are treated as videos."""
 SEGMENT_FRAMES = 250
 """Frames per segment: libx264 sets a key frame after as many in any case."""
 
@@ -74,16 +73,6 @@ class RestoredVideo:
     """What is missing of a damaged file, in one line; empty where nothing is."""
     notes: tuple[str, ...] = ()
     """What is changed or left out, in one line each."""
-
-
-def is_video(path: Path) -> bool:
-    """Return whether a file is a video: by its first bytes, and by its suffix where they are none.
-
-    An image that is named as a video is none.
-    """
-    if is_video_content(path):
-        return True
-    return path.suffix.lower() in VIDEO_SUFFIXES and why_left_out(path) is not None
 
 
 def restore_video(
@@ -137,6 +126,8 @@ def restore_video(
         )
         frames = _FrameReader(reader, inspection)
         with _SegmentWriter(source, restorer, segments, options, notes) as writer:
+            if reader.stream.metadata.get("alpha_mode") == "1":  # VP8, VP9: not even decoded
+                writer.lost.add(TRANSPARENCY)
             for frame, pts in frames:
                 writer.add(frame, pts)
                 on_frame(writer.frames, _expected_frames(reader, inspection))
@@ -187,7 +178,9 @@ class _FrameReader:
     def __init__(self, reader: VideoReader, inspection: VideoInspection) -> None:
         self._reader, self._inspection = reader, inspection
         step = 1 / reader.rate if reader.rate else None
-        self._times = FrameTimes(_time_base(reader), step, in_order=inspection.in_order)
+        self._times = FrameTimes(
+            _time_base(reader), step, in_order=inspection.in_order, delay=inspection.delay
+        )
         self._deinterlacer = Deinterlacer()
 
     @property
@@ -244,6 +237,8 @@ class _SegmentWriter:
         self._writer: VideoWriter | None = None
         self._first_pts = self._failed = 0
         self._has_warned = False
+        self.lost: set[str] = set()
+        """What the restored frames lack, as it is said in messages."""
         self.frames = 0
         """The number of frames decoded."""
 
@@ -260,6 +255,8 @@ class _SegmentWriter:
     ) -> None:
         if error is None:
             self._finish_segment()
+            if self.lost:
+                self._notes.add(f"the result lacks {', '.join(sorted(self.lost))}")
         else:
             if self._writer is not None:
                 self._writer.__exit__(kind, error, traceback)
@@ -274,6 +271,7 @@ class _SegmentWriter:
                 f"its frames change their size, to {frame.width}x{frame.height}; they are fitted "
                 f"into {width}x{height} with black bars"
             )
+        self.lost.update(lost_properties(frame, but=self.lost))
         if self.frames <= self.resumed:
             return
         after = self._restore(frame)

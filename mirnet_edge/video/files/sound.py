@@ -106,7 +106,7 @@ class AacTrack:
             yield from self.stream.encode(None)
 
     def _encode_frame(self, frame: AudioFrame) -> Iterator[Packet[Any]]:
-        if frame.pts is None:  # what a decoder held back to the end
+        if frame.pts is None and self._time_base:  # what a decoder held back to the end
             frame.pts, frame.time_base = self._next_pts, self._time_base
         self._time_base = frame.time_base
         self._next_pts = None if frame.pts is None else frame.pts + _duration(frame)

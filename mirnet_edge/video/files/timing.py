@@ -224,7 +224,14 @@ class ClockScan:
 class FrameTimes:
     """Gives decoded frames increasing PTS, on the time line of their packets."""
 
-    def __init__(self, time_base: Fraction, step: Fraction | None, *, in_order: bool) -> None:
+    def __init__(
+        self,
+        time_base: Fraction,
+        step: Fraction | None,
+        *,
+        in_order: bool,
+        delay: Fraction = Fraction(0),
+    ) -> None:
         """Start before the first frame.
 
         Args:
@@ -232,10 +239,11 @@ class FrameTimes:
             step: The usual time between two frames in seconds, None where that is unknown.
             in_order: Whether the container stores when packets are decoded and not when they are
                 shown: then the frame shown as the n-th gets the n-th of those times.
+            delay: Added to those times, in seconds: from decoding to showing.
         """
         self._time_base = time_base
         self._step = max(1, round((step or Fraction(1, 25)) / time_base))
-        self._in_order = in_order
+        self._in_order, self._delay = in_order, round(delay / time_base)
         self._decoding_times: list[int] = []
         self._last: int | None = None
         self.last_duration: int | None = None
@@ -261,7 +269,7 @@ class FrameTimes:
         pts: int | None = None
         if self._in_order:
             if self._decoding_times:
-                pts = heappop(self._decoding_times)
+                pts = heappop(self._decoding_times) + self._delay
         elif frame.pts is not None and frame.time_base is not None:
             pts = round(frame.pts * frame.time_base / self._time_base)
         if pts is None:

@@ -11,7 +11,8 @@ import pytest
 
 from mirnet_edge.errors import EngineError, OptionError, VideoError
 from mirnet_edge.testing.null_runner import NullRunner
-from mirnet_edge.video.files.restoring import is_video, restore_video
+from mirnet_edge.video.files.recognition import is_video
+from mirnet_edge.video.files.restoring import restore_video
 from mirnet_edge.video.restorer import Restorer, single_runner_restorer
 
 av = pytest.importorskip("av")
