@@ -39,13 +39,23 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[1] / "weights"
 LARGEST_MIB = 4
 # What the data are, by the name of the folder that was trained on.
+_MIX = (
+    "a mix of sources (mirnet_edge.training.mixing, docs/decisions/018-low-light-mix.md): LOL-v1 "
+    "(Wei et al., BMVC 2018), 418 pairs; SICE (Cai et al., IEEE TIP 2018) as Zero-DCE++ publishes "
+    "it, CC BY-NC 4.0, 759 pairs of exposures; clean images of both and of BSDS500 (Arbelaez et "
+    "al., TPAMI 2011, non-commercial research) through a random camera, and BSDS500 as it is; none "
+    "of the images is shipped"
+)
 _DATA = {
+    "mix": _MIX,
     "lol": "LOL-v1 (Wei et al., BMVC 2018), the pairs of 378 scenes; where the note says so, also "
     "photos of BSDS500 (Arbelaez et al., TPAMI 2011); their images are not shipped",
     "bsds500": "180 clean photos of BSDS500 (Arbelaez et al., TPAMI 2011), none of them in CBSD68 "
     "or BSD100, degraded by `mirnet_edge.degradations`; the photos are not shipped",
 }
 _VALIDATION = {
+    "mix": "22 whole images of 20 other scenes of LOL-v1; chosen by "
+    "`benchmarks/low_light_sources.py`",
     "lol": "22 whole images of 20 other scenes of the same set",
     "bsds500": "20 other photos of the same set, degraded alike",
 }
