@@ -124,8 +124,12 @@ class OutputFile:
             self.write(iter(frames), self._inspection.sample_packets(self._source))
 
     def _options(self) -> dict[str, str]:
-        keys = self._source.metadata
-        if self._plan.format != "matroska" and any(key.startswith(_APPLE_KEYS) for key in keys):
+        """Return the muxer's options."""
+        if self._plan.format == "matroska":
+            return {
+                "fflags": "+bitexact"
+            }  # without random numbers: a resumed run gives equal bytes
+        if any(key.startswith(_APPLE_KEYS) for key in self._source.metadata):
             return {"movflags": "use_metadata_tags"}
         return {}
 

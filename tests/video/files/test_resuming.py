@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import EngineError, VideoError
+from mirnet_edge.testing.films import Film
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.files.encoding import REPRODUCIBLE, EncodingOptions, VideoWriter
 from mirnet_edge.video.files.restoring import restore_video
@@ -97,6 +98,30 @@ def test_a_resumed_run_gives_the_same_bytes_as_an_uninterrupted_one(at, source, 
     assert done.output.read_bytes() == whole.output.read_bytes()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.mp4"]
     assert whole.resumed == 0
+
+
+FILMS = [
+    Film(
+        name="deep.mov", codec="libx265", pix_fmt="yuv420p10le", frames=25,
+        options=(("x265-params", "log-level=error"),),
+    ),
+    Film(name="encoded.avi", codec="mpeg4", sound="adpcm_ms", frames=25),
+    Film(name="interlaced.mkv", options=(("x264-params", "tff=1"),), frames=25),
+    Film(name="gray.mkv", codec="ffv1", pix_fmt="gray", frames=25),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("film", FILMS, ids=lambda film: film.name)
+def test_resumed_videos_of_other_kinds_have_the_same_bytes_too(film, make_film, tmp_path):
+    source = make_film(film)
+    whole = run_restore(source, tmp_path / "whole", NullRunner())
+    interrupt_at(source, tmp_path / "out", 13)
+    done = run_restore(source, tmp_path / "out", FlickeringRunner())
+    assert done.resumed == 10
+    again = run_restore(source, tmp_path / "again", FlickeringRunner())
+    assert done.output.read_bytes() == again.output.read_bytes()
+    assert done.frames == whole.frames == 25
+    assert done.notes == again.notes == whole.notes
 
 
 @contextmanager
