@@ -17,7 +17,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from mirnet_edge.checkpoints.reading import printable
+from mirnet_edge.checkpoints.stored import printable
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.models import edge, mirnet, mirnet_v2
 from mirnet_edge.models.edge import MIRNetEdgeConfig
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mirnet_edge.checkpoints.reading import Architecture, ModelCard
+    from mirnet_edge.checkpoints.cards import Architecture, ModelCard
 
 
 def mirnet_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,20 +13,16 @@ import torch
 from torch import nn
 
 from mirnet_edge.checkpoints import families
-from mirnet_edge.checkpoints.reading import (
-    CARD_KEY,
-    Architecture,
-    ModelCard,
-    finite_float,
-    json_from_card,
-    read_checkpoint,
-)
+from mirnet_edge.checkpoints.cards import CARD_KEY, Architecture, ModelCard, json_from_card
+from mirnet_edge.checkpoints.reading import finite_float, read_checkpoint
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.files import sha256_of, write_atomically
 from mirnet_edge.models.reparameterization import fold_tensors, is_widened
 
 if TYPE_CHECKING:
     from torch import nn
+
+logger = logging.getLogger(__name__)
 
 SHIPPED_PREFIX = "shipped:"
 """Names weights of this package wherever a weights file is taken."""
@@ -52,13 +49,16 @@ class LoadedCheckpoint:
     """Terms to tell the user; None for weights saved by us."""
 
 
-def load(path: str | Path) -> LoadedCheckpoint:
+def load(path: str | Path, key: str | None = None) -> LoadedCheckpoint:
     """Load weights of a MIRNet, MIRNet-v2 or MIRNetEdge. Nothing in the file is executed.
 
-    Convolutions that were trained as several branches are folded.
+    Convolutions that were trained as several branches are folded. Wrappers and prefixes around the
+    weights are found by what is in them; what was left out is logged.
 
     Args:
         path: A .safetensors, .pth or .pt file, or `shipped:NAME`.
+        key: Which set of weights of several in the file, by the names around it; None for the
+            averaged one (EMA), else the first.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another network, holds more than
@@ -66,7 +66,9 @@ def load(path: str | Path) -> LoadedCheckpoint:
     """
     file = resolve(str(path))
     origin = str(file)
-    contents = read_checkpoint(file)
+    contents = read_checkpoint(file, key)
+    for note in contents.notes:
+        logger.warning("%s", note)
     try:
         given = fold_tensors(contents.tensors)
     except ValueError as error:

@@ -85,6 +85,9 @@ def check_weights(name_or_path: str | None) -> None:
     if not path.is_file():
         near = _suggest_file(path)
         raise CheckpointError(f"{path} does not exist; {expected}.{near or ' Check the path'}")
+    from mirnet_edge.checkpoints.archives import read_layout
+
+    read_layout(path)  # what claims more than it holds is refused before torch is imported
 
 
 def check_folder(folder: Path | None, option: str, expected: str = "one of images") -> None:

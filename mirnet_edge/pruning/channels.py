@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from mirnet_edge.checkpoints.reading import Architecture
+    from mirnet_edge.checkpoints.cards import Architecture
 
 _TRUNK = "trunk"
 Names = tuple["str | None", ...]

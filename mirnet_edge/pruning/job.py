@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from mirnet_edge.checkpoints.reading import ModelCard
+    from mirnet_edge.checkpoints.cards import ModelCard
     from mirnet_edge.pruning.cutting import Kept, Target
     from mirnet_edge.pruning.importance import Loss
     from mirnet_edge.pruning.record import PruningCandidate
