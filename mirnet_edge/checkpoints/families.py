@@ -11,6 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -226,9 +227,19 @@ def identify(tensors: Mapping[str, Tensor], origin: str) -> NetworkFamily:
     raise CheckpointError(
         f"{origin} is not a MIRNet, MIRNet-v2 or MIRNetEdge checkpoint: expected keys with "
         f"{' or '.join(repr(family.markers[0]) for family in FAMILIES)} in them, found "
-        f"{len(tensors)} tensors: {_list_names(list(tensors))}. Give weights of one of "
-        "these networks"
+        f"{len(tensors)} tensors: {_list_names(list(tensors))}{_beginning_text(tensors)}. Give "
+        "weights of one of these networks"
     )
+
+
+def _beginning_text(tensors: Mapping[str, Tensor]) -> str:
+    """Return what all keys begin with, in words; empty where they have nothing in common."""
+    # of texts that are sorted, what the first and the last have in common all have
+    first, last = min(tensors, default=""), max(tensors, default="")
+    pairs = zip(first, last, strict=False)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    beginning, dot, _ = first[:same].rpartition(".")
+    return f"; keys begin with {printable(beginning + dot)}" if dot else ""
 
 
 def family_of(model: nn.Module) -> NetworkFamily:

@@ -26,7 +26,7 @@ from mirnet_edge.errors import CheckpointError
 if TYPE_CHECKING:
     import io
 
-MOST_OPCODES = 600_000
+MOST_OPCODES = 400_000
 """Of one pickle; a state dict takes about 25 for each tensor."""
 
 FindStorage: TypeAlias = Callable[[str, str, int], Storage]
@@ -74,7 +74,8 @@ _HARMLESS = {
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core")
       for name in ("scalar", "_reconstruct")),
     *(f"{builtins}.{name}" for builtins in ("builtins", "__builtin__")
-      for name in ("set", "frozenset", "complex", "bytearray", "slice", "range")),
+      for name in ("set", "frozenset", "complex", "bytearray", "slice", "range", "list", "dict",
+                  "tuple", "int", "float", "str", "bool", "bytes")),
 }  # fmt: skip
 _HARMLESS_ENDS = (".AttributeDict",)  # of Lightning, under several modules
 _DICTIONARIES = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}

@@ -23,9 +23,9 @@ BYTES_OF_TYPE = {
     "uint8": 1, "bool": 1, "complex64": 8, "complex128": 16, "complex32": 4,
 }  # fmt: skip
 """Types of tensors by torch's names."""
-LARGEST_HEADER = 8 << 20
+LARGEST_HEADER = 4 << 20
 """Bytes of a safetensors header, or of a pickle, that are read at most."""
-MOST_TENSORS = 50_000
+MOST_TENSORS = 20_000
 LONGEST_KEY = 1000
 _MOST_AXES = 16
 _NAMED = 3

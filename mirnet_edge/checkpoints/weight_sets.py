@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mirnet_edge.checkpoints.stored import StoredCheckpoint
 
 _DEEPEST = 8
-_MOST_DICTIONARIES = 2000
+_MOST_ENTRIES = 200_000
 _MOST_PREFIXES = 16
 _NAMED = 3
 # the first tensor of each family, whose name ends what a prefix begins
@@ -131,14 +131,14 @@ def _dictionaries(
 
     Bounded, because a pickle can hold a dictionary that contains itself.
     """
-    seen: set[int] = set()
+    entries = 0
     level: list[tuple[str, Any]] = [("", document)]
     for _ in range(_DEEPEST):
         deeper: list[tuple[str, Any]] = []
         for label, one in level:
-            if not isinstance(one, Mapping) or id(one) in seen or len(seen) > _MOST_DICTIONARIES:
+            if not isinstance(one, Mapping) or entries > _MOST_ENTRIES:
                 continue
-            seen.add(id(one))
+            entries += 1 + len(one)
             tensors = {
                 name: value
                 for name, value in one.items()

@@ -40,6 +40,13 @@ def export(
             help="A .safetensors, .pth or .pt file, or weights of this package.",
         ),
     ] = "shipped:low-light",
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which set of weights of several in the file, by the names around it.",
+            show_default="the averaged one (EMA), else the first",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The bundle's folder; replaced as a whole.")] = Path(
         "build/bundle"
     ),
@@ -139,6 +146,7 @@ def export(
 
     options = ExportOptions(
         weights=weights,
+        weights_key=weights_key,
         out=out,
         fp16=fp16,
         int8=int8,

@@ -39,6 +39,13 @@ def prune(
             help="A .safetensors, .pth or .pt file, or weights of this package.",
         ),
     ] = "shipped:low-light",
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which set of weights of several in the file, by the names around it.",
+            show_default="the averaged one (EMA), else the first",
+        ),
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the weights and the record; a stopped run is resumed.")
     ] = Path("build/prune"),
@@ -169,6 +176,7 @@ def prune(
     }
     request = PruningRequest(
         weights=weights,
+        weights_key=weights_key,
         data=data,
         out=out,
         speedup=speedup,

@@ -33,6 +33,13 @@ def sensitivity(
             help="A .safetensors, .pth or .pt file, or weights of this package.",
         ),
     ] = "shipped:low-light",
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which set of weights of several in the file, by the names around it.",
+            show_default="the averaged one (EMA), else the first",
+        ),
+    ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -73,6 +80,7 @@ def sensitivity(
 
     request = SensitivityRequest(
         weights=weights,
+        weights_key=weights_key,
         out=out,
         calibration=calibration,
         size=frame_size,

@@ -57,6 +57,14 @@ def train(
             metavar=WEIGHTS_METAVAR, help="Initial weights to fine-tune.", rich_help_panel=MODEL
         ),
     ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which set of weights of several in the file of --init, by the names around it.",
+            show_default="the averaged one (EMA), else the first",
+            rich_help_panel=MODEL,
+        ),
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
@@ -241,6 +249,7 @@ def train(
         architecture=model,
         network=network,
         init=init,
+        init_key=weights_key,
         teacher=teacher,
         unlabeled=unlabeled,
         overlays=overlays,

@@ -51,6 +51,8 @@ class SensitivityRequest:
     """Which weights to analyze, on which images and backend, and where the report goes."""
 
     weights: str
+    weights_key: str | None = None
+    """Which set of weights of several in the file; see `checkpoints.load`."""
     out: Path
     """Folder for the report and its chart."""
     calibration: Path | str | None = None
@@ -73,8 +75,9 @@ def analyze_sensitivity(
     """
     backend = choose_trial_backend(request.backend)
     options = ExportOptions(
-        weights=request.weights, out=request.out, int8=True, calibration=request.calibration
-    )
+        weights=request.weights, weights_key=request.weights_key, out=request.out, int8=True,
+        calibration=request.calibration,
+    )  # fmt: skip
     file = request.out / FILE_NAME
     with tempfile.TemporaryDirectory() as name:
         workspace = _set_timing_size(open_workspace(options, Path(name), on_stage), request.size)

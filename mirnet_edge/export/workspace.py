@@ -33,6 +33,8 @@ class ExportOptions:
     """
 
     weights: str = "shipped:low-light"
+    weights_key: str | None = None
+    """Which set of weights of several in the file; see `checkpoints.load`."""
     out: Path
     fp16: bool = False
     int8: bool = False
@@ -137,7 +139,7 @@ def open_workspace(
     from mirnet_edge import checkpoints
 
     on_stage(f"open {options.weights}")
-    loaded = checkpoints.load(options.weights)
+    loaded = checkpoints.load(options.weights, options.weights_key)
     image = make_image_contract(loaded, options)
     on_stage("read the calibration and evaluation images")
     images = fit_calibration_set(open_calibration_set(options, loaded, image), image, loaded)

@@ -88,6 +88,8 @@ class PruningRequest:
     """The options of a pruning run; exactly one of `speedup`, `latency_ms` and `like` is given."""
 
     weights: str
+    weights_key: str | None = None
+    """Which set of weights of several in the file; see `checkpoints.load`."""
     data: Path
     """A folder as `training.listing.list_pairs` reads it."""
     out: Path
@@ -155,7 +157,7 @@ def load_pruning(request: PruningRequest) -> LoadedPruning:
     """
     _check_request(request)
     select_device(request.device, "fp32")
-    loaded = checkpoints.load(request.weights)
+    loaded = checkpoints.load(request.weights, request.weights_key)
     task = _task(request, loaded.card)
     training = {**request.training, "seed": request.seed}
     recipe = recipe_from_values(
@@ -457,7 +459,8 @@ class _Run:
             TrainingRequest(
                 data=request.data, out=self._folder(number) / "training", task=options.task,
                 recipe=options.recipe, init=str(self._folder(number) / "cut.safetensors"),
-                teacher=request.weights, training={**options.training, "seed": options.seed},
+                teacher=request.weights, teacher_key=request.weights_key,
+                training={**options.training, "seed": options.seed},
                 device=request.device, workers=request.workers, max_seconds=self.seconds_left,
             ),
             self.observer,

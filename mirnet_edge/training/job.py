@@ -78,7 +78,10 @@ class TrainingRequest:
     """Fields of the network's config to override."""
     init: str | None = None
     """Pretrained weights to fine-tune; their network is used."""
+    init_key: str | None = None
+    """Which set of weights of several in the file of `init`; see `checkpoints.load`."""
     teacher: str | None = None
+    teacher_key: str | None = None
     """Weights of the same task to distill from."""
     unlabeled: Path | None = None
     """Folder of images without ground truth; the teacher makes their pseudo-labels."""
@@ -183,7 +186,7 @@ def load_initial_network(
             raise OptionError(
                 "--init determines the network; leave out --model, --channels and --blocks"
             )
-        loaded = checkpoints.load(request.init)
+        loaded = checkpoints.load(request.init, request.init_key)
         _require_scale(loaded.model, task, request.init)
         return loaded.model.requires_grad_().train(), loaded.sha256
     architecture, fields = network
@@ -211,7 +214,9 @@ def _require_scale(model: nn.Module, task: Task, name: str) -> None:
         )
 
 
-def load_teacher(weights: str | None, model: nn.Module) -> tuple[nn.Module | None, str | None]:
+def load_teacher(
+    weights: str | None, model: nn.Module, key: str | None = None
+) -> tuple[nn.Module | None, str | None]:
     """Return the teacher network and the SHA-256 of its weights; None without one.
 
     Raises:
@@ -220,7 +225,7 @@ def load_teacher(weights: str | None, model: nn.Module) -> tuple[nn.Module | Non
     """
     if weights is None:
         return None, None
-    loaded = checkpoints.load(weights)
+    loaded = checkpoints.load(weights, key)
     teacher = loaded.model
     scales = [getattr(one.config, "scale", 1) for one in (teacher, model)]
     if scales[0] != scales[1]:
@@ -409,7 +414,8 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
         torch.manual_seed(recipe.seed)
         model, parent = load_initial_network(request, network, task)
         fp32_self = request.init if request.qat else None
-        teacher, teacher_sha256 = load_teacher(request.teacher or fp32_self, model)
+        key = request.teacher_key if request.teacher else request.init_key
+        teacher, teacher_sha256 = load_teacher(request.teacher or fp32_self, model, key)
         if teacher is not None:
             teacher = teacher.to(device)
         data = read_data(request, recipe, task, teacher, observer)
@@ -464,7 +470,9 @@ def _limit_drop(
     """Return the result interpolated towards `init` as far as `max_drop_db` requires."""
     if data.replay_validation is None or request.init is None or request.max_drop_db is None:
         return result
-    initial = checkpoints.load(request.init).model.to(next(result.network.parameters()).device)
+    initial = checkpoints.load(request.init, request.init_key).model.to(
+        next(result.network.parameters()).device
+    )
     found = interpolate_within_drop(
         initial,
         result.network,
