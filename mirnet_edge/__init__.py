@@ -20,13 +20,46 @@ if TYPE_CHECKING:
     from os import PathLike
     from typing import Literal
 
+    from mirnet_edge.diagnosis import Diagnosis
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.bundle import open_bundle
     from mirnet_edge.video.live.stream import RestoringCapture, stream
 
     __version__: str
 
-__all__ = ["RestoringCapture", "__version__", "open_bundle", "restore", "stream"]
+__all__ = [
+    "Diagnosis",
+    "RestoringCapture",
+    "__version__",
+    "diagnose",
+    "open_bundle",
+    "restore",
+    "stream",
+]
+
+
+def diagnose(image: Frame | str | PathLike[str]) -> Diagnosis:
+    """Return what is wrong with an image, and the tasks that restore it.
+
+    `result.top_label` is "fine" for an image that is to be left alone; `result.scores`,
+    `result.sigma` and `result.tasks` say more, `result.describe()` all in one line.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, or an image file.
+
+    Raises:
+        ImageError: Not (H, W, 3) uint8, or a file that is no image.
+    """
+    from pathlib import Path
+
+    import numpy as np
+
+    from mirnet_edge.diagnosis import diagnose_frames
+    from mirnet_edge.images.files import apply_orientation, read_image
+
+    if isinstance(image, np.ndarray):
+        return diagnose_frames([image])
+    return diagnose_frames([apply_orientation(read_image(Path(image)))])
 
 
 def restore(
@@ -51,7 +84,8 @@ def restore(
         backend: openvino, onnxruntime, torch, tensorrt, or auto.
         precision: fp32, bf16, fp16, int8, or auto.
         task: What to restore: low-light, denoise, super-resolution, old-photo, or several in their
-            order, with commas between them; None for low-light.
+            order, with commas between them; None or auto for what `diagnose` finds, a fine
+            image is returned as it is.
         strength: From 0, the image, to 1, the restored one: how much of each the result has.
         threads: How many the backend may use; None for its default.
         tile: (height, width) of the tiles a large image is cut into, or "auto" for the size of
@@ -107,6 +141,10 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401  # a module's attributes have
         from mirnet_edge.video.live import stream
 
         return getattr(stream, name)
+    if name == "Diagnosis":
+        from mirnet_edge.diagnosis import Diagnosis
+
+        return Diagnosis
     if name == "__version__":
         from importlib.metadata import version
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Outcome = Literal["restored", "unchanged", "failed", "skipped", "left out"]
-"""`unchanged`: it is good as it is, and was copied. `skipped`: its result was there. `left out`: a
-file of a folder that is no input."""
+"""`unchanged`: it is good as it is, and was copied to `--out`, if given. `skipped`: its result was
+there. `left out`: a file of a folder that is no input."""
 
 _NAMED = 4
 
@@ -82,7 +82,7 @@ class RestorationBatch:
             self.outcomes[one.path] = FileOutcome(
                 path=one.path, outcome="left out", reason=one.reason
             )
-        for line in _left_out_lines(found):
+        for line in left_out_lines(found):
             print_error(line)
 
     def count(self, outcome: Outcome) -> int:
@@ -127,7 +127,7 @@ def describe_failure(path: Path, error: Exception) -> str:
     )
 
 
-def _left_out_lines(found: InputFiles) -> list[str]:
+def left_out_lines(found: InputFiles) -> list[str]:
     """Return a line for each folder of which files are left out: their names, by reason."""
     lines = []
     remaining = list(found.left_out)

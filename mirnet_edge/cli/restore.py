@@ -28,6 +28,7 @@ from mirnet_edge.cli.restore_videos import (
     restore_videos,
 )
 from mirnet_edge.runtime.task_choice import (
+    AUTO,
     DEFAULT_TASK,
     TASK_NAMES,
     check_one_of,
@@ -70,7 +71,8 @@ def restore(
         typer.Option(
             metavar="TASK[,TASK...]",
             help=f"What to restore: {', '.join(TASK_NAMES)}; several in their order, with commas "
-            "between them.",
+            f"between them. {AUTO}: what mirnet diagnose finds; a fine image or video is left "
+            "alone: copied with --out, else nothing is written.",
             show_default=DEFAULT_TASK,
             rich_help_panel=_TASKS,
         ),
@@ -193,7 +195,7 @@ def restore(
         bundle=find_bundle(None), backend=backend, precision=precision, threads=threads,
         tile=tiles, max_memory_mib=max_memory, strength=strength, whole_pixels=affordable_pixels(),
     )  # fmt: skip
-    found = find_inputs(inputs, _why_left_out, recursive=recursive, out=destination.folder)
+    found = find_inputs(inputs, why_left_out_of_folder, recursive=recursive, out=destination.folder)
     run = _RestorationRun(
         template=template, task=task, bundle=bundle, destination=destination,
         compare=compare, overwrite=overwrite, skip_existing=skip_existing,
@@ -259,8 +261,7 @@ class _RestorationRun:
             MirnetEdgeError: They are refused.
         """
         choice, _ = self._choose(iter(()))
-        if choice is not None:
-            self._runner(choice)
+        self._runner(choice or self.template)  # what auto chooses is known once there are frames
 
     def restore_images(self, files: Sequence[InputFile]) -> None:
         """Restore images one after the other, with a progress bar on a terminal."""
@@ -319,6 +320,9 @@ class _RestorationRun:
             return
         before = read_image(source)
         choice, facts = self._choose(iter([apply_orientation(before)]), source)
+        if choice is None and not self.destination.is_named:
+            self.batch.add_done(source, [], facts, unchanged=True)
+            return
         runner = None if choice is None else self.open_runner(choice)
         done = restore_file(source, runner, output, comparison=comparison, before=before)
         name = "unchanged" if runner is None else runner.name
@@ -361,6 +365,9 @@ class _RestorationRun:
         if choice is not None:
             choice = replace(choice, whole_pixels=None)  # the same for all frames of all runs
             return VideoJob(path=source, output=output, choice=choice, facts=facts)
+        if not self.destination.is_named:
+            self.batch.add_done(source, [], facts, unchanged=True)
+            return None
         with replace_file(output) as part:
             shutil.copyfile(source, part)
         facts = {"output": str(output), "configuration": "unchanged", **facts}
@@ -429,7 +436,7 @@ def _print_line(line: str) -> None:
     stderr().print(printable(line), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def _why_left_out(path: Path) -> str | None:
+def why_left_out_of_folder(path: Path) -> str | None:
     """Return why a file of a folder is not restored; None for images and videos."""
     from mirnet_edge.dependencies import advice, available
     from mirnet_edge.images.kinds import why_left_out

@@ -142,6 +142,11 @@ class Destination:
     folder: Path | None = None
     file: Path | None = None
 
+    @property
+    def is_named(self) -> bool:
+        """Return whether `--out` says where results go; a fine input is copied there alone."""
+        return self.folder is not None or self.file is not None
+
     @classmethod
     def parse(cls, out: str | None, inputs: Sequence[Path], suffixes: Iterable[str]) -> Destination:
         """Return what `--out` names.

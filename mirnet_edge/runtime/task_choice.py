@@ -2,13 +2,14 @@
 
     --task NAME[,NAME] ─► choose_tasks(named, frames) ─► TaskChoice(tasks, line)
 
-`mirnet restore` calls `choose_tasks` once for each image and each video. What looks at the frames,
-in place of a name, is added there and nowhere else.
+`mirnet restore` calls `choose_tasks` once for each image and each video, so that the network does
+not change in the middle of one. `auto` looks at the frames (`diagnosis`), in place of a name.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from mirnet_edge.errors import OptionError
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 TASK_NAMES = ("low-light", "denoise", "super-resolution", "old-photo")
 """The tasks, each restored by the shipped bundle of its name."""
-DEFAULT_TASK = "low-light"
+AUTO = "auto"
+"""In place of names: the tasks that the frames need."""
+DEFAULT_TASK = AUTO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +43,24 @@ def choose_tasks(named: str, frames: Iterable[Frame]) -> TaskChoice:
     """Return the tasks of one input.
 
     Args:
-        named: Tasks with commas between them, as `--task` takes them.
+        named: Tasks with commas between them, as `--task` takes them, or auto. Without a frame
+            auto finds none.
         frames: (H, W, 3) uint8 RGB as a viewer shows them: an image's one frame, or a video's, one
             every few seconds, decoded as they are asked for.
 
     Raises:
         OptionError: There is no such task.
     """
-    del frames  # tasks that are named need no look at them
-    return TaskChoice(tasks=parse_tasks(named))
+    if named.strip() != AUTO:
+        return TaskChoice(tasks=parse_tasks(named))
+    from mirnet_edge.diagnosis import diagnose_frames
+
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        return TaskChoice(tasks=())
+    found = diagnose_frames(chain((first,), frames))
+    return TaskChoice(tasks=found.tasks, line=found.describe())
 
 
 def check_one_of(task: str | None, bundle: str | None) -> None:
@@ -98,8 +110,8 @@ def parse_tasks(named: str) -> tuple[str, ...]:
     for task in tasks:
         if task not in TASK_NAMES:
             raise OptionError(
-                f"--task must be of {', '.join(TASK_NAMES)}, with commas between several, found "
-                f"{task!r}"
+                f"--task must be {AUTO} or of {', '.join(TASK_NAMES)}, with commas between "
+                f"several, found {task!r}"
             )
     if len(set(tasks)) < len(tasks):
         raise OptionError(f"--task {named} names a task twice; name each once")

@@ -6,7 +6,7 @@ import pytest
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.runtime.task_choice import (
-    DEFAULT_TASK,
+    AUTO,
     TASK_NAMES,
     choose_bundles,
     choose_tasks,
@@ -36,6 +36,7 @@ def test_named_tasks_are_taken_in_their_order_and_no_frame_is_decoded():
         ("", "found ''"),
         ("denoise,", "found ''"),
         ("denoise,denoise", "names a task twice"),
+        ("denoise,auto", "found 'auto'"),
     ],
 )
 def test_tasks_that_make_no_sense_are_refused(named, says):
@@ -47,8 +48,7 @@ def test_bundles_are_those_of_the_tasks_or_the_one_that_is_given(tmp_path):
     bundles, choice = choose_bundles("old-photo,super-resolution", None, ())
     assert [one.name for one in bundles] == ["old-photo", "super-resolution"]
     assert choice.tasks == ("old-photo", "super-resolution")
-    bundles, choice = choose_bundles(None, None, ())
-    assert [one.name for one in bundles] == [DEFAULT_TASK]
+    assert choose_bundles(None, None, ()) == choose_bundles(AUTO, None, ())
     assert choose_bundles(None, str(tmp_path), ()) == ((tmp_path,), None)
     with pytest.raises(OptionError, match="found task denoise and bundle shipped:denoise; give"):
         choose_bundles("denoise", "shipped:denoise", ())

@@ -23,7 +23,7 @@ from torch.nn import functional
 from mirnet_edge.diagnosis.labels import LABELS
 from mirnet_edge.errors import CheckpointError, TrainingError
 from mirnet_edge.files import write_atomically
-from mirnet_edge.models.diagnosis import DiagnosisNetwork
+from mirnet_edge.models.diagnosis import DiagnosisNetwork, FrameStatistics
 from mirnet_edge.training.diagnosis.recipe import (
     DIAGNOSIS,
     DiagnosisRecipe,
@@ -146,8 +146,9 @@ def train_diagnosis(request: DiagnosisRequest, observer: DiagnosisObserver) -> T
     )
     trainer = _Trainer(recipe, request.out)
     observer.on_begin(recipe.steps, trainer.step)
-    finished = trainer.run(train, validation, request.max_seconds, observer)
-    network = shift_thresholds(trainer.averaged, validation)
+    inputs = SampleInputs(validation)
+    finished = trainer.run(SampleInputs(train), inputs, request.max_seconds, observer)
+    network = shift_thresholds(trainer.averaged, inputs)
     weights = request.out / f"{DIAGNOSIS}.safetensors"
     save_diagnosis(network, weights)
     history = read_history(request.out)
@@ -195,8 +196,8 @@ class _Trainer:
 
     def run(
         self,
-        train: Samples,
-        validation: Samples,
+        train: SampleInputs,
+        validation: SampleInputs,
         max_seconds: float,
         observer: DiagnosisObserver,
     ) -> bool:
@@ -215,16 +216,19 @@ class _Trainer:
                 break
         return self.step == recipe.steps
 
-    def _step(self, samples: Samples) -> float:
+    def _step(self, inputs: SampleInputs) -> float:
         recipe = self.recipe
         rate = self._learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = _batch(samples, self._places(len(samples)), self.step)
+        generator = np.random.default_rng((recipe.seed, self.step))
+        batch = inputs.batch(self._places(len(inputs)), generator)
         # dropout follows from the step, so that a resumed run equals one that was not stopped
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 7919 * self.step)
-            logits, sigma = self.network(batch.overview, batch.crops)
+            logits, sigma = self.network.score_statistics(
+                batch.overview, batch.spectrum, batch.histogram
+            )
         loss = loss_of(logits, sigma, batch.targets, recipe.fine_weight)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -267,12 +271,11 @@ class _Trainer:
                 else:
                     tensor.copy_(own[name])
 
-    def _validate(self, validation: Samples, loss: float) -> DiagnosisScore:
+    def _validate(self, validation: SampleInputs, loss: float) -> DiagnosisScore:
         logits, sigma = predict(self.averaged, validation)
-        targets = torch.from_numpy(np.array(validation.targets))
-        top = top_of(logits.numpy())
-        right = is_right(top, np.array(validation.targets))
-        fine = np.array(validation.classes) == CLASSES.index("fine")
+        targets = validation.targets
+        right = is_right(top_of(logits.numpy()), targets.numpy())
+        fine = validation.is_fine
         score = DiagnosisScore(
             self.step,
             loss,
@@ -316,7 +319,8 @@ class _Trainer:
 @dataclass(frozen=True)
 class _SampleBatch:
     overview: Tensor
-    crops: Tensor
+    spectrum: Tensor
+    histogram: Tensor
     targets: Tensor
 
 
@@ -333,24 +337,53 @@ def _order_of(seed: int, epoch: int, count: int) -> NDArray[np.intp]:
 _orders: dict[tuple[int, int, int], NDArray[np.intp]] = {}
 
 
-def _batch(samples: Samples, places: NDArray[np.intp], step: int | None = None) -> _SampleBatch:
-    """Return samples as tensors in [0, 1]; with a STEP, views flipped at random by it."""
-    overview = np.stack([samples.overviews[place] for place in places])
-    crops = np.stack([samples.crops[place] for place in places])
-    targets = np.stack([samples.targets[place] for place in places])
-    if step is not None:
-        generator = np.random.default_rng((step, 1))
-        if generator.random() < 0.5:
-            overview, crops = overview[:, :, ::-1], crops[:, :, :, ::-1]
-        if generator.random() < 0.5:
-            overview, crops = overview[:, ::-1], crops[:, :, ::-1]
-        if generator.random() < 0.3:
-            overview, crops = overview.transpose(0, 2, 1, 3), crops.transpose(0, 1, 3, 2, 4)
-    return _SampleBatch(
-        torch.from_numpy(np.ascontiguousarray(overview.transpose(0, 3, 1, 2))).float() / 255.0,
-        torch.from_numpy(np.ascontiguousarray(crops.transpose(0, 1, 4, 2, 3))).float() / 255.0,
-        torch.from_numpy(targets),
-    )
+class SampleInputs:
+    """Samples as the trained layers take them: the fixed layers are computed once."""
+
+    def __init__(self, samples: Samples, batch: int = 64) -> None:
+        self.samples = samples
+        self.targets = torch.from_numpy(np.array(samples.targets))
+        statistics = FrameStatistics().eval()
+        spectra, histograms = [], []
+        with torch.inference_mode():
+            for first in range(0, len(samples), batch):
+                part = slice(first, first + batch)
+                crops = samples.crops[part].transpose(0, 1, 4, 2, 3)
+                crops_unit = torch.from_numpy(np.ascontiguousarray(crops)).float() / 255.0
+                spectrum, histogram = statistics(self._overview(part), crops_unit)
+                spectra.append(spectrum)
+                histograms.append(histogram)
+        self.spectrum, self.histogram = (
+            torch.cat(parts).clone() for parts in (spectra, histograms)
+        )
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def is_fine(self) -> NDArray[np.bool_]:
+        """Return which samples were made to be fine."""
+        return np.asarray(self.samples.classes == CLASSES.index("fine"))
+
+    def batch(
+        self, places: NDArray[np.intp] | slice, generator: np.random.Generator | None = None
+    ) -> _SampleBatch:
+        """Return samples; with a generator, their overviews are flipped and turned at random."""
+        overview = self._overview(places)
+        if generator is not None:
+            if generator.random() < 0.5:
+                overview = overview.flip(3)
+            if generator.random() < 0.5:
+                overview = overview.flip(2)
+            if generator.random() < 0.3:
+                overview = overview.transpose(2, 3)
+        return _SampleBatch(
+            overview, self.spectrum[places], self.histogram[places], self.targets[places]
+        )
+
+    def _overview(self, places: NDArray[np.intp] | slice) -> Tensor:
+        views = np.ascontiguousarray(self.samples.overviews[places].transpose(0, 3, 1, 2))
+        return torch.from_numpy(views).float() / 255.0
 
 
 def loss_of(logits: Tensor, sigma: Tensor, targets: Tensor, fine_weight: float) -> Tensor:
@@ -379,14 +412,15 @@ def loss_of(logits: Tensor, sigma: Tensor, targets: Tensor, fine_weight: float) 
     return loss + _SIGMA_WEIGHT * (error * has_sigma).sum() / has_sigma.sum().clamp(min=1.0)
 
 
-def predict(network: DiagnosisNetwork, samples: Samples, batch: int = 64) -> tuple[Tensor, Tensor]:
+def predict(
+    network: DiagnosisNetwork, inputs: SampleInputs, batch: int = 64
+) -> tuple[Tensor, Tensor]:
     """Return the logits, (N, labels), and sigma, (N,), of all samples."""
     logits, sigmas = [], []
     with torch.inference_mode():
-        for first in range(0, len(samples), batch):
-            places = np.arange(first, min(first + batch, len(samples)))
-            part = _batch(samples, places)
-            found, sigma = network(part.overview, part.crops)
+        for first in range(0, len(inputs), batch):
+            part = inputs.batch(slice(first, first + batch))
+            found, sigma = network.score_statistics(part.overview, part.spectrum, part.histogram)
             logits.append(found)
             sigmas.append(sigma)
     return torch.cat(logits), torch.cat(sigmas)
@@ -406,7 +440,7 @@ def is_right(top: NDArray[np.intp], targets: NDArray[np.float32]) -> NDArray[np.
     return allowed[np.arange(len(top)), top]
 
 
-def shift_thresholds(network: DiagnosisNetwork, validation: Samples) -> DiagnosisNetwork:
+def shift_thresholds(network: DiagnosisNetwork, validation: SampleInputs) -> DiagnosisNetwork:
     """Return a network whose labels hold from a score of 0.5 on, with few false alarms.
 
     Each label's bias is lowered until at most 4 in 1000 of the fine validation samples reach its
@@ -414,7 +448,7 @@ def shift_thresholds(network: DiagnosisNetwork, validation: Samples) -> Diagnosi
     """
     shifted = copy.deepcopy(network).eval()
     logits = predict(shifted, validation)[0].numpy()
-    fine = logits[np.array(validation.classes) == CLASSES.index("fine")]
+    fine = logits[validation.is_fine]
     limit = np.quantile(fine, 1.0 - _FALSE_ALARMS, axis=0) if len(fine) else np.zeros(len(LABELS))
     shift = np.clip(limit, 0.0, _LARGEST_SHIFT).astype(np.float32)
     last: nn.Linear = shifted.head[-1]  # type: ignore[assignment]

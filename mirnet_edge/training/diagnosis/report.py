@@ -20,7 +20,7 @@ from mirnet_edge.diagnosis.views import stack_views, take_views
 from mirnet_edge.errors import DataError, ImageError
 from mirnet_edge.files import write_atomically
 from mirnet_edge.images.files import apply_orientation, read_image
-from mirnet_edge.training.diagnosis.job import is_right, predict, top_of
+from mirnet_edge.training.diagnosis.job import SampleInputs, is_right, predict, top_of
 from mirnet_edge.training.diagnosis.samples import CLASSES
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def measure_diagnosis(
             images.append(_measure_image(trained.network, image))
             on_image()
     samples = trained.held_out
-    logits, sigma = (tensor.numpy() for tensor in predict(trained.network, samples))
+    logits, sigma = (tensor.numpy() for tensor in predict(trained.network, SampleInputs(samples)))
     targets = np.array(samples.targets)
     top = top_of(logits)
     confusion = np.zeros((len(CLASSES), len(CLASSES)), int)

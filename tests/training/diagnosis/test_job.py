@@ -11,6 +11,7 @@ from mirnet_edge.diagnosis.labels import LABELS
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.training.diagnosis.job import (
     DiagnosisRequest,
+    SampleInputs,
     load_diagnosis,
     loss_of,
     read_history,
@@ -136,7 +137,7 @@ def test_unknown_labels_cost_nothing_and_fine_samples_weigh_more():
 
 def test_thresholds_shift_until_few_fine_samples_reach_them(trained):
     found, _, _ = trained
-    samples = found.held_out
+    samples = SampleInputs(found.held_out)
     with torch.no_grad():
         found.network.head[-1].bias[0] += 1.0
     shifted = shift_thresholds(found.network, samples)
