@@ -232,5 +232,6 @@ def add_restored(
         "height": one.height,
         "seconds": round(one.seconds, 3),
         "shortfall": one.shortfall,
+        "notes": list(one.notes),
     }
     batch.add_done(job.path, lines, facts)

@@ -13,11 +13,14 @@ highlights, is added as it was: a network that changes nothing gives the source.
 from __future__ import annotations
 
 import struct
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from av import VideoFrame as Decoded
     from numpy.typing import NDArray
 
@@ -84,10 +87,12 @@ class DeepRestoring:
         Args:
             color: Its transfer characteristic and primaries decide about the conversion.
         """
-        self._transfer = color.transfer
         self.is_hdr = color.transfer in (PQ, HLG)
         """Whether frames are converted."""
         self._is_wide = self.is_hdr and color.primaries != _BT709
+        is_pq = color.transfer == PQ
+        self._light_of_signal = _table(_light_of_pq if is_pq else _light_of_hlg)
+        self._signal_of_light = _table(_pq_of_light if is_pq else _hlg_of_light)
 
     def restore(self, levels: NDArray[np.uint16], restorer: Restorer) -> NDArray[np.uint16]:
         """Return a restored frame of 16 bits.
@@ -119,20 +124,39 @@ class DeepRestoring:
         """Return what a network is given of (H, W, 3) in [0, 1], in [0, 1]."""
         if not self.is_hdr:
             return signal
-        light = _light_of_pq(signal) if self._transfer == PQ else _light_of_hlg(signal)
-        return _hlg_of_light(self._mix(light, _BT709_OF_BT2020))
+        light = _look_up(self._light_of_signal, signal)
+        return _look_up(_table(_hlg_of_light), _fourth_root(self._mix(light, _BT709_OF_BT2020)))
 
     def from_network(self, restored: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the signal of what a network gave: the inverse of `to_network`."""
         if not self.is_hdr:
             return restored
-        light = self._mix(_light_of_hlg(restored), _BT2020_OF_BT709)
-        return _pq_of_light(light) if self._transfer == PQ else _hlg_of_light(light)
+        light = self._mix(_look_up(_table(_light_of_hlg), restored), _BT2020_OF_BT709)
+        return _look_up(self._signal_of_light, _fourth_root(light))
 
     def _mix(self, light: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         import cv2
 
         return np.asarray(cv2.transform(light, matrix), np.float32) if self._is_wide else light
+
+
+@cache
+def _table(function: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return a function's values for `_look_up`; of light, at fourth powers of equal steps."""
+    steps = np.linspace(0.0, 1.0, _STEPS, dtype=np.float32)
+    return function(_MOST_LIGHT * steps**4 if function in _OF_LIGHT else steps)
+
+
+def _look_up(table: NDArray[np.float32], places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a table's values at places in [0, 1]."""
+    indices = (places * np.float32(_STEPS - 1) + np.float32(0.5)).astype(np.uint16)
+    return np.asarray(np.take(table, indices), np.float32)
+
+
+def _fourth_root(light: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the places of light in a table; light outside the table is clipped."""
+    inside = np.clip(light * np.float32(1 / _MOST_LIGHT), 0.0, 1.0)
+    return np.asarray(np.sqrt(np.sqrt(inside)), np.float32)
 
 
 def enlarge(pixels: NDArray[Pixel], size: tuple[int, ...]) -> NDArray[Pixel]:
@@ -170,3 +194,8 @@ def _pq_of_light(light: NDArray[np.float32]) -> NDArray[np.float32]:
     power = np.power(luminance * np.float32(_PEAK / _PQ_PEAK), np.float32(_M1))
     ratio = (np.float32(_C1) + np.float32(_C2) * power) / (1 + np.float32(_C3) * power)
     return np.asarray(np.power(ratio, np.float32(_M2)), np.float32)
+
+
+_STEPS = 65536
+_MOST_LIGHT = 2.0
+_OF_LIGHT = (_hlg_of_light, _pq_of_light)

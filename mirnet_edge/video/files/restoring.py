@@ -87,9 +87,10 @@ def restore_video(
 ) -> RestoredVideo:
     """Restore a video into a folder; the result is written atomically.
 
-    Kept: the number of frames and the time of each, audio and subtitles (copied), rotation,
-    color matrix, range, transfer and primaries, and the container's metadata. The video stream is
-    H.264 with 8 bits, whatever the source's.
+    Kept: the number of frames and the time of each, from 0; sound, subtitles, chapters, covers,
+    attachments and metadata where a container holds them; orientation, color metadata, gray, and
+    10 bits where the source has more than 8. What is changed or left out is logged and returned in
+    `notes`. That the result can be muxed is proven before the first frame is restored.
 
     Finished segments of 250 frames are kept beside the result until it is complete. An interrupted
     run resumes from them, and gives the same bytes as an uninterrupted one.
