@@ -12,7 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import venv
 import zipfile
 from pathlib import Path
@@ -129,6 +128,12 @@ def photo(tmp_path):
     return tmp_path / "dark.jpg"
 
 
+def _processor_time_s():
+    """Return the processor time of the programs that this one ran to their end, in seconds."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def _level(path):
     with Image.open(path) as image:
         return np.asarray(image).mean()
@@ -172,14 +177,14 @@ def test_the_extras_are_not_there(program):
 
 
 def test_a_photo_is_restored_by_one_command(program, photo):
-    # the first run also times the configurations; 0.9 s on two quiet cores, 0.7 s afterwards
-    started = time.monotonic()
+    before = _processor_time_s()
     done = program("restore", "dark.jpg", cwd=photo.parent)
-    elapsed_s = time.monotonic() - started
     assert done.returncode == 0, done.stderr
+    # processor time, which other work does not lengthen: 0.9 s with the timing of the first run;
+    # 6 s are the 3 s of two cores
+    assert _processor_time_s() - before < 6.0
     assert _level(photo.parent / "dark.restored.jpg") > 2 * _level(photo)
     assert "  onnxruntime:" in done.stderr
-    assert elapsed_s < 30.0  # of a machine that tests run on side by side
 
 
 def test_a_folder_and_a_chain_are_restored(program, photo, tmp_path):
@@ -219,12 +224,9 @@ def test_python_restores_without_torch(program, photo):
 
 
 def test_help_is_quick(program):
-    times_s = []
-    for _ in range(3):
-        started = time.monotonic()
-        assert program("--help").returncode == 0
-        times_s.append(time.monotonic() - started)
-    assert min(times_s) < 2.5  # 0.25 s on two quiet cores
+    before = _processor_time_s()
+    assert program("--help").returncode == 0
+    assert _processor_time_s() - before < 0.5  # 0.28 s
 
 
 COMMANDS = {

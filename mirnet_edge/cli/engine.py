@@ -13,6 +13,8 @@ import typer
 from mirnet_edge.cli.application import command, stderr
 from mirnet_edge.cli.arguments import DEVICE, check_bundle
 from mirnet_edge.cli.presets import PRESET_FORMER_OPTIONS, DevicePresetOption
+from mirnet_edge.errors import BundleError
+from mirnet_edge.runtime.shipped import find_bundle, is_shipped
 
 if TYPE_CHECKING:
     from mirnet_edge.runtime.tensorrt.bundle_engines import DlaReport
@@ -92,6 +94,12 @@ def engine(
     """
     del preset  # it has set the defaults
     check_bundle(bundle)
+    if is_shipped(find_bundle(bundle)):
+        raise BundleError(
+            f"{bundle} is part of the package and for processors; expected a folder with graphs "
+            f"for TensorRT. Export one, and build its engines: mirnet export --weights {bundle} "
+            "--fp16 --int8 --out DIR"
+        )
     from mirnet_edge.runtime.tensorrt.build import BuildSettings, sizes_from_text
     from mirnet_edge.runtime.tensorrt.bundle_engines import build_engines, dla_reports
 

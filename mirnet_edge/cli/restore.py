@@ -97,7 +97,7 @@ def restore(
         bool,
         typer.Option(
             "--compare",
-            help="Also write NAME.compare.png: before and after side by side.",
+            help="Also write NAME.compare.png of each image: before and after side by side.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -204,6 +204,8 @@ def restore(
     run.check()
     videos = [one for one in found.files if is_video(one.path)]
     images = [one for one in found.files if one not in videos]
+    if compare and videos:
+        print_error("--compare is for images; videos are restored without a comparison")
     with run:
         run.batch.add_left_out(found)
         run.restore_images(images)

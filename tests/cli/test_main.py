@@ -144,6 +144,8 @@ WRONG = [
     "export --preset absent.toml",
     "export --target toaster",
     "engine absent",
+    "engine shipped:low-light",
+    "engine shipped:absent",
     "engine absent --preset absent.toml",
     "calibrate --source absent --out o",
     "calibrate --source 0 --out o --weights absent.pth",

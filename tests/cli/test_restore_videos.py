@@ -177,3 +177,64 @@ def test_a_missing_executor_is_one_line(
     assert result.code == 2
     assert says in result.line
     assert not out.exists()
+
+
+def test_a_chain_is_blended_and_smoothed_in_a_video_too(ran, make_video, tmp_path):
+    video, out = make_video("a.mp4"), tmp_path / "large.mkv"
+    options = ["--task", "low-light,super-resolution", "--strength", 0.5, "--compare"]
+    cpu = ["--backend", "onnxruntime", "--precision", "fp32"]
+    result = ran(main, video, *options, *cpu, "--out", out, "--json")
+    assert result.code == 0, result.err
+    assert result.err.startswith("mirnet-restore: --compare is for images; videos are restored")
+    (told,) = json.loads(result.out)["files"]
+    assert told["output"] == str(out)
+    assert told["configuration"] == "onnxruntime:fp32 + onnxruntime:fp32"
+    assert (told["width"], told["height"], told["frames"]) == (128, 96, 5)
+    assert told["tasks"] == ["low-light", "super-resolution"]
+    with av.open(str(out)) as container:
+        levels = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
+    assert min(levels) > 65  # half of the way from 60
+    assert max(levels) - min(levels) < 2
+
+
+def test_a_video_beside_its_source_is_not_replaced(ran, make_bundle, make_video):
+    video, bundle = make_video("a.mp4"), make_bundle()
+    assert ran(main, video, "--bundle", bundle).code == 0
+    result = video.with_name("a.restored.mp4")
+    before = result.read_bytes()
+    again = ran(main, video, "--bundle", bundle)
+    assert again.code == 2
+    assert "a.restored.mp4 exists already; --overwrite replaces it" in again.line
+    assert result.read_bytes() == before
+    assert ran(main, video, "--bundle", bundle, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize("name", ["12:30.mp4", "n" * 242 + ".mp4"])
+def test_videos_of_any_name_are_restored(name, ran, make_bundle, make_video, monkeypatch):
+    path = make_video("a.mp4").rename(make_video("a.mp4").with_name(name))
+    monkeypatch.chdir(path.parent)
+    result = ran(main, name, "--bundle", make_bundle())
+    assert result.code == 0, result.err
+    stem = name.removesuffix(".mp4")
+    assert path.with_name(f"{stem}.restored.mp4").is_file()
+
+
+def test_an_error_of_any_type_in_one_video_stops_no_other(
+    ran, make_bundle, make_video, monkeypatch
+):
+    videos = [make_video(f"{name}.mp4") for name in "abc"]
+    from mirnet_edge.video.files import restoring
+
+    restore = restoring.restore_video
+
+    def failing(source, *given, **options):
+        if source.name == "b.mp4":
+            raise MemoryError
+        return restore(source, *given, **options)
+
+    monkeypatch.setattr(restoring, "restore_video", failing)
+    result = ran(main, *videos, "--bundle", make_bundle(), "--json")
+    assert result.code == 2
+    outcomes = [one["outcome"] for one in json.loads(result.out)["files"]]
+    assert outcomes == ["restored", "failed", "restored"]
+    assert f"{videos[1]} was not restored: the memory does not suffice" in result.err
