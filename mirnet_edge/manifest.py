@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mirnet_edge.errors import BundleError
+from mirnet_edge.errors import BundleError, GraphError
 from mirnet_edge.files import recover, sha256_of
+from mirnet_edge.onnx_wire import external_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -443,5 +444,26 @@ def verify_path(bundle: Path, entry: BoundFile) -> Path:
         raise BundleError(
             f"{path} has changed since the export: sha256 {found[:12]} instead of "
             f"{entry.sha256[:12]}. Export the bundle again"
+        )
+    return path
+
+
+def verify_graph(bundle: Path, entry: BoundFile) -> Path:
+    """Return the path of a bundle's ONNX file after verifying its SHA-256, and that it is all.
+
+    Raises:
+        BundleError: As `verify_path`, or the file would load another one, which no hash in the
+            manifest binds.
+    """
+    path = verify_path(bundle, entry)
+    try:
+        named = external_files(path.read_bytes())
+    except GraphError as error:
+        raise BundleError(f"{path} is no ONNX file: {error}") from error
+    if named:
+        shown = ", ".join(repr(name[:80]) for name in named[:3])
+        raise BundleError(
+            f"{path} keeps tensors in other files ({shown}), which the manifest does not bind; "
+            "expected them in the graph itself. Export the bundle again"
         )
     return path

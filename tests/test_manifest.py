@@ -14,6 +14,7 @@ from mirnet_edge import manifest
 from mirnet_edge.errors import BundleError
 from mirnet_edge.files import sha256_of
 from mirnet_edge.manifest import FILE_NAME, BoundFile, bind, read_manifest, to_json, verify_path
+from mirnet_edge.runtime.bundle import open_bundle
 
 
 @pytest.fixture
@@ -277,3 +278,29 @@ def test_a_bundle_may_be_reached_through_a_link(tmp_path, monkeypatch):
     assert verify_path(tmp_path / "link", entry).read_bytes() == b"graph"
     monkeypatch.chdir(tmp_path / "real")
     assert verify_path(Path(), entry).read_bytes() == b"graph"
+
+
+def test_a_graph_that_loads_other_files_is_refused_whatever_its_name(make_bundle):
+    import onnx
+    from onnx import numpy_helper
+
+    folder = make_bundle()
+    for name in ("fp32.onnx", "graph.bin"):
+        model = onnx.load(folder / "fp32.onnx")
+        for tensor in model.graph.initializer:  # only raw data is moved
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+        onnx.save(
+            model, folder / name, save_as_external_data=True, location="beside", size_threshold=0
+        )
+        assert (folder / "beside").is_file()
+        document = json.loads((folder / FILE_NAME).read_text())
+        document["graphs"][0]["onnx"] = bind(folder / name).model_dump()
+        (folder / FILE_NAME).write_text(json.dumps(document))
+        with pytest.raises(BundleError, match=r"keeps tensors in other files \('beside'\)"):
+            open_bundle(folder)
+
+
+def test_a_graph_that_is_no_onnx_file_is_refused(tmp_path):
+    (tmp_path / "a.onnx").write_bytes(b"\xff" * 40)
+    with pytest.raises(BundleError, match=r"a\.onnx is no ONNX file"):
+        manifest.verify_graph(tmp_path, bind(tmp_path / "a.onnx"))

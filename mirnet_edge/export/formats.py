@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mirnet_edge.dependencies import available, require
 from mirnet_edge.errors import BundleError, OptionError
 from mirnet_edge.files import replace_folder, sha256_of, write_atomically
-from mirnet_edge.manifest import read_manifest, verify_path
+from mirnet_edge.manifest import read_manifest, verify_graph, verify_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -101,7 +101,7 @@ def _convert_graphs(
     with replace_folder(out) as folder:
         entries = []
         for graph in graphs:
-            convert(verify_path(bundle, graph.onnx), folder)
+            convert(verify_graph(bundle, graph.onnx), folder)
             entries.append(_entry(graph, folder, tool))
         write_atomically(folder / IDENTITY, json.dumps({"graphs": entries}, indent=1).encode())
     return [out / f"{graph.onnx.file.removesuffix('.onnx')}{suffix}" for graph in graphs]
@@ -145,7 +145,7 @@ def write_repository(bundle: Path, out: Path, name: str | None = None) -> list[s
     names = []
     with replace_folder(out) as folder:
         graph = _fastest_for_cpu(manifest)
-        onnx = verify_path(bundle, graph.onnx)
+        onnx = verify_graph(bundle, graph.onnx)
         names.append(_model(folder, f"{stem}_onnxruntime", "onnxruntime", manifest, graph))
         shutil.copyfile(onnx, folder / names[-1] / "1" / "model.onnx")
         if available("openvino"):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mirnet_edge.errors import BundleError, MirnetEdgeError, OptionError
-from mirnet_edge.manifest import Precision, read_manifest, verify_path
+from mirnet_edge.manifest import Precision, read_manifest, verify_graph, verify_path
 from mirnet_edge.runtime.backends import (
     AUTO,
     Backend,
@@ -252,10 +252,12 @@ def _runner_of(
             graph=manifest.graph(configuration.graph),
         )
     file = (
-        manifest.model.weights if backend.runs_weights else manifest.graph(configuration.graph).onnx
+        verify_path(folder, manifest.model.weights)
+        if backend.runs_weights
+        else verify_graph(folder, manifest.graph(configuration.graph).onnx)
     )
     return backend.runner(
-        verify_path(folder, file),
+        file,
         manifest.image,
         name=configuration.name,
         precision=configuration.precision,

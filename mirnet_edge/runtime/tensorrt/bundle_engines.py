@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import BundleError
 from mirnet_edge.files import write_atomically
-from mirnet_edge.manifest import FILE_NAME, TimingCache, bind, read_manifest, to_json, verify_path
+from mirnet_edge.manifest import FILE_NAME, TimingCache, bind, read_manifest, to_json, verify_graph
 from mirnet_edge.onnx_files import constants_of
 from mirnet_edge.runtime.tensorrt.build import BuildSettings, OptimizationProfile, profiles_for
 from mirnet_edge.runtime.tensorrt.build_process import BuildRequest, build_apart
@@ -249,7 +249,7 @@ def build_engines(
             if sizes is None and former is not None and former.profiles
             else profiles_for(manifest.image, sizes)
         )
-        onnx = verify_path(bundle, graph.onnx)
+        onnx = verify_graph(bundle, graph.onnx)
         request = BuildRequest(
             onnx=onnx, plan=onnx.with_suffix(".plan"), profiles=profiles, graph=graph.name,
             precision=graph.precision, settings=settings or BuildSettings(), flavor=flavor,
@@ -286,7 +286,7 @@ def dla_reports(bundle: Path, graphs: Sequence[str] = ()) -> list[DlaReport]:
     manifest = read_manifest(bundle)
     candidates = [one.name for one in manifest.graphs if one.kept and "tensorrt" in one.targets]
     return [
-        dla_report(onnx.load(verify_path(bundle, graph.onnx)), graph.name)
+        dla_report(onnx.load(verify_graph(bundle, graph.onnx)), graph.name)
         for graph in _select_graphs(manifest, graphs or candidates)
     ]
 
