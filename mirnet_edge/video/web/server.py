@@ -294,6 +294,8 @@ class Server:
         except web.HTTPException as error:
             await self._send(request, error, transport)
             raise
+        except ConnectionError:
+            return web.Response()  # the viewer left during the response
         if isinstance(response, web.Response):
             await self._send(request, response, transport)
         return response

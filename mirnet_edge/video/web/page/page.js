@@ -204,14 +204,15 @@ function chosen(id, value) {
 
 function showStatus(message) {
   const count = (number) => number.toLocaleString("en");
+  const time = (ms, digits = 0) => (ms < 1e4 ? `${ms.toFixed(digits)} ms` : `${(ms / 1e3).toFixed(1)} s`);
   const isNew = message !== status;
   if (!status || message.shown !== status.shown) advanced = performance.now();
   status = message;
   const moving = ["live", "playing"].includes(status.state);
   element("fps").textContent = status.fps.toFixed(1);
-  element("age").textContent = moving ? `${status.age_ms.toFixed(0)} ms` : "-";
-  element("p95").textContent = `${status.age_p95_ms.toFixed(0)} ms`;
-  element("restore-ms").textContent = `${status.restore_ms.toFixed(1)} ms`;
+  element("age").textContent = moving ? time(status.age_ms) : "-";
+  element("p95").textContent = time(status.age_p95_ms);
+  element("restore-ms").textContent = time(status.restore_ms, 1);
   element("shown").textContent = count(status.shown);
   element("dropped").textContent = count(status.dropped);
   element("size").textContent = `${status.width}×${status.height}`;
@@ -256,7 +257,8 @@ function showPlayback({ playback, state, frozen }) {
     element("pause").setAttribute("aria-label", action);
     element("pause").classList.toggle("stopped", action !== "Pause");
   }
-  if (!dragged.seek) showPosition(playback.position_s);
+  // the last frame begins before the end
+  if (!dragged.seek) showPosition(state === "ended" && duration ? duration : playback.position_s);
 }
 
 function showPosition(seconds) {
