@@ -270,8 +270,8 @@ Outcome = Literal["yes", "maybe", "no"]
 """Whether a rate is reached: at both ends of the predicted range, at the fast end alone, or not."""
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-# The networks of the papers, at the widths of the papers.
-_FULL = ("mirnet", "mirnet-v2")
+FULL_NETWORKS = ("mirnet", "mirnet-v2", "keras-mirnet-2021", "keras-mirnet-2023")
+"""The networks of the papers and of the Keras examples, at their full widths."""
 
 
 @dataclass(frozen=True)
@@ -310,8 +310,7 @@ def plan_network(
     """Return the plans of a network, one per frame size; nothing is measured.
 
     Args:
-        weights: A weights file, shipped:NAME, a bundle, or mirnet or mirnet-v2 for the networks
-            of the papers.
+        weights: A weights file, shipped:NAME, a bundle, or one of `FULL_NETWORKS`.
         devices: What to predict for.
         sizes: (height, width) of the frames.
         fps: The requested rate.
@@ -339,12 +338,17 @@ def _network(weights: str) -> Any:  # noqa: ANN401  # networks have no type in c
 
     from mirnet_edge import checkpoints
     from mirnet_edge.manifest import FILE_NAME, read_manifest, verify_path
-    from mirnet_edge.models.mirnet import MIRNet
-    from mirnet_edge.models.mirnet_v2 import MIRNetV2
+    from mirnet_edge.models import KerasMIRNet, KerasMIRNetConfig, MIRNet, MIRNetV2
 
-    if weights in _FULL:
+    if weights in FULL_NETWORKS:
         with torch.device("meta"):  # without values, which saves 127 MB
-            return MIRNet() if weights == "mirnet" else MIRNetV2()
+            if weights == "mirnet":
+                return MIRNet()
+            if weights == "mirnet-v2":
+                return MIRNetV2()
+            return KerasMIRNet(
+                KerasMIRNetConfig(variant="2021" if weights.endswith("2021") else "2023")
+            )
     path = Path(weights)
     if (path / FILE_NAME).is_file():
         weights = str(verify_path(path, read_manifest(path).model.weights))
@@ -360,7 +364,7 @@ def _plan_device(
     usual = next(one for one in predictions if one.precision == preferred)
     suffices = usual.can and usual.worst_fps >= fps
     best = usual if suffices else max(predictions, key=lambda one: one.best_fps)
-    what = f"full {name} (papers' width)" if name in _FULL else name
+    what = f"full {name} (published width)" if name in FULL_NETWORKS else name
     advice = ""
     if not best.can or best.worst_fps < fps:
         other = predict(instead, device, best.precision, fps)

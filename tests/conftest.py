@@ -220,6 +220,7 @@ def _network(name, seed=0):
     import torch
 
     from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+    from mirnet_edge.models.keras_mirnet import KerasMIRNet, KerasMIRNetConfig
     from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
     from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
 
@@ -232,6 +233,8 @@ def _network(name, seed=0):
         )
     elif name == "mirnet":
         network = MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1, streams=2, columns=1))
+    elif name == "keras-mirnet":
+        network = KerasMIRNet(KerasMIRNetConfig(variant="2021", channels=8, groups=1, blocks=1))
     else:
         network = MIRNetV2(MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(1,)))
     with torch.no_grad():  # MIRNetEdge starts at the identity, which hides mistakes
@@ -242,7 +245,8 @@ def _network(name, seed=0):
 
 @pytest.fixture(scope="session")
 def network_of():
-    """Return a small network: network_of("edge", seed=0), "enlarging", "mirnet" or "mirnet-v2".
+    """Return a small network: network_of("edge", seed=0), "enlarging", "mirnet",
+    "mirnet-v2" or "keras-mirnet".
 
     Do not change it: all tests share it.
     """

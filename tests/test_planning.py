@@ -104,7 +104,7 @@ def test_full_mirnet_cannot_be_live_on_orin_nano_and_the_family_can():
     assert answer.outcome == "no"
     assert plan.cost.macs == pytest.approx(1.65e12, rel=0.05)
     assert not answer.best.can
-    assert "full mirnet (papers' width) at 640x360 cannot reach 25 fps on Orin Nano" in (
+    assert "full mirnet (published width) at 640x360 cannot reach 25 fps on Orin Nano" in (
         answer.sentence
     )
     assert re.search(r"needs 8\d\.\d TFLOP/s", answer.sentence)

@@ -13,7 +13,7 @@ from pydantic import Field, FiniteFloat, JsonValue, ValidationError
 from mirnet_edge.errors import CheckpointError
 from mirnet_edge.manifest import StrictDocument
 
-Architecture: TypeAlias = Literal["mirnet", "mirnet-v2", "edge"]
+Architecture: TypeAlias = Literal["mirnet", "mirnet-v2", "keras-mirnet", "edge"]
 
 
 class ModelCard(StrictDocument):

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from mirnet_edge.checkpoints.stored import printable
 from mirnet_edge.errors import CheckpointError, OptionError
-from mirnet_edge.models import edge, mirnet, mirnet_v2
+from mirnet_edge.models import edge, keras_mirnet, mirnet, mirnet_v2
 from mirnet_edge.models.edge import MIRNetEdgeConfig
+from mirnet_edge.models.keras_mirnet import KerasMIRNetConfig
 from mirnet_edge.models.mirnet import MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import DEFOCUS_TASK, MIRNetV2Config
 
@@ -100,6 +101,31 @@ def mirnet_v2_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetV2Conf
         conv_groups=tuple(channels // max(weight.shape[1], 1) for weight in first),
         task=None if in_channels == out_channels else DEFOCUS_TASK,
         unit_widths=tuple(tensors[f"{stream}0.weight"].shape[0] for stream in streams),
+    )
+
+
+def keras_mirnet_config_from_tensors(tensors: Mapping[str, Tensor]) -> KerasMIRNetConfig:
+    """Return the shape of the Keras MIRNet whose state dict this is.
+
+    The variant of 2021 has no second half of the middle stream.
+
+    Raises:
+        KeyError: A tensor that every Keras MIRNet has is missing.
+        OptionError: The tensors' shapes make no Keras MIRNet.
+    """
+    first = "body.0.body.0."
+    units = [f"{first}first_{stream}.body.0.weight" for stream in ("top", "middle", "bottom")]
+    downs = [f"{first}{name}.top.0.weight" for name in ("down_top", "down_middle")]
+    ups = [f"{first}{name}.top.0.weight" for name in ("middle_to_top", "bottom_to_top.0")]
+    return KerasMIRNetConfig(
+        variant="2023" if any(".fuse_middle." in key for key in tensors) else "2021",
+        channels=tensors["conv_in.weight"].shape[0],
+        groups=_count_indices(tensors, "body."),
+        blocks=_count_indices([key for key in tensors if ".fuse_last." in key], "body.0.body."),
+        **{
+            f"{name}_widths": tuple(tensors[key].shape[0] for key in keys)
+            for name, keys in (("unit", units), ("down", downs), ("up", ups))
+        },
     )
 
 
@@ -203,6 +229,16 @@ FAMILIES = (
         published=True,
     ),
     NetworkFamily(
+        name="keras-mirnet",
+        title="Keras MIRNet",
+        network=keras_mirnet.KerasMIRNet,
+        config=keras_mirnet.KerasMIRNetConfig,
+        config_from_tensors=keras_mirnet_config_from_tensors,
+        markers=(".fuse_last.fcs.", ".first_top.channel."),
+        unseen=(),
+        published=False,
+    ),
+    NetworkFamily(
         name="edge",
         title="MIRNetEdge",
         network=edge.MIRNetEdge,
@@ -225,7 +261,8 @@ def identify(tensors: Mapping[str, Tensor], origin: str) -> NetworkFamily:
         if all(any(marker in key for key in tensors) for marker in family.markers):
             return family
     raise CheckpointError(
-        f"{origin} is not a MIRNet, MIRNet-v2 or MIRNetEdge checkpoint: expected keys with "
+        f"{origin} is not a MIRNet, MIRNet-v2, Keras MIRNet or MIRNetEdge checkpoint: expected "
+        "keys with "
         f"{' or '.join(repr(family.markers[0]) for family in FAMILIES)} in them, found "
         f"{len(tensors)} tensors: {_list_names(list(tensors))}{_beginning_text(tensors)}. Give "
         "weights of one of these networks"
@@ -252,7 +289,7 @@ def family_of(model: nn.Module) -> NetworkFamily:
         if isinstance(model, family.network):
             return family
     raise CheckpointError(
-        f"expected a MIRNet, MIRNetV2 or MIRNetEdge, found a {type(model).__name__}. "
+        f"expected a MIRNet, MIRNetV2, KerasMIRNet or MIRNetEdge, found a {type(model).__name__}. "
         "Take the network out of its wrapper, for example with .module"
     )
 

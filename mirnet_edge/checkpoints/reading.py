@@ -9,6 +9,7 @@ import torch
 
 from mirnet_edge.checkpoints.archives import read_layout
 from mirnet_edge.checkpoints.cards import CARD_KEY, ModelCard, card_from_json
+from mirnet_edge.checkpoints.keras_paths import is_keras
 from mirnet_edge.checkpoints.stored import (
     BYTES_OF_TYPE,
     OtherTensor,
@@ -49,6 +50,8 @@ def read_checkpoint(path: Path, key: str | None = None) -> CheckpointContents:
         CheckpointError: No such file, not a weights file, damaged, holding more than tensors and
             plain values, claiming more than it holds, or tensors that are no finite floats.
     """
+    if is_keras(path):
+        return _read_keras(path, key)
     checkpoint = read_layout(path)
     found = choose_set(checkpoint, key)
     stored = {name: _dense(tensor, name, path) for name, tensor in found.tensors.items()}
@@ -63,6 +66,19 @@ def read_checkpoint(path: Path, key: str | None = None) -> CheckpointContents:
         card=None if text is None else card_from_json(text, str(path)),
         notes=found.notes,
     )
+
+
+def _read_keras(path: Path, key: str | None) -> CheckpointContents:
+    """Return the contents of a weights file of Keras, which holds one set of weights."""
+    from mirnet_edge.checkpoints.keras_files import read_keras
+
+    if key is not None:
+        raise CheckpointError(
+            f"{path} is of Keras and holds one set of weights, found --weights-key "
+            f"{printable(key)}. Leave it out"
+        )
+    tensors = {name: finite_float(one, name, str(path)) for name, one in read_keras(path).items()}
+    return CheckpointContents(tensors=tensors, card=None, notes=())
 
 
 def _dense(tensor: StoredTensor | OtherTensor, key: str, path: Path) -> StoredTensor:

@@ -14,6 +14,7 @@ from torch import nn
 
 from mirnet_edge.checkpoints import families
 from mirnet_edge.checkpoints.cards import CARD_KEY, Architecture, ModelCard, json_from_card
+from mirnet_edge.checkpoints.keras_paths import values_file
 from mirnet_edge.checkpoints.reading import finite_float, read_checkpoint
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.files import sha256_of, write_atomically
@@ -44,19 +45,20 @@ class LoadedCheckpoint:
     """The file's, or one made from the tensors."""
     architecture: Architecture
     sha256: str
-    """Of the file."""
+    """Of the file; of a SavedModel's data file."""
     notice: str | None
     """Terms to tell the user; None for weights saved by us."""
 
 
 def load(path: str | Path, key: str | None = None) -> LoadedCheckpoint:
-    """Load weights of a MIRNet, MIRNet-v2 or MIRNetEdge. Nothing in the file is executed.
+    """Load weights of a MIRNet, MIRNet-v2, Keras MIRNet or MIRNetEdge; nothing is executed.
 
     Convolutions that were trained as several branches are folded. Wrappers and prefixes around the
     weights are found by what is in them; what was left out is logged.
 
     Args:
-        path: A .safetensors, .pth or .pt file, or `shipped:NAME`.
+        path: A .safetensors, .pth or .pt file, weights of Keras (.h5, .weights.h5, .keras, a
+            SavedModel's folder), or `shipped:NAME`.
         key: Which set of weights of several in the file, by the names around it; None for the
             averaged one (EMA), else the first.
 
@@ -97,7 +99,7 @@ def load(path: str | Path, key: str | None = None) -> LoadedCheckpoint:
         if card is None
         else _complete_card(card, family.name, config),
         architecture=family.name,
-        sha256=sha256_of(file),
+        sha256=sha256_of(values_file(file)),
         notice=_notice(family.title) if borrowed else None,
     )
 
@@ -108,7 +110,7 @@ def save(model: nn.Module, path: str | Path, card: ModelCard) -> None:
     Shared tensors are stored once. The same weights and card give the same bytes.
 
     Args:
-        model: A MIRNet, MIRNetV2 or MIRNetEdge, of any floating type; with branches or folded.
+        model: A network of a known family, of any floating type; with branches or folded.
         path: Ends in .safetensors; a file there is replaced.
         card: Its architecture and config may be left out: they are the model's.
 

@@ -31,7 +31,9 @@ INPUT, OUTPUT, MODEL, QUALITY, SPEED, TRAINING, DEVICE = (
 )  # fmt: skip
 """Panels of the commands' help."""
 
-_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+# relative to a SavedModel's folder, or to its folder of variables
+_SAVED_MODEL_INDICES = ("variables/variables.index", "variables.index")
+_WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".h5", ".keras")
 _MANIFEST = "manifest.json"
 _CAMERAS = ("csi", "rpicam", "synthetic", "browser")
 
@@ -81,6 +83,8 @@ def check_weights(name_or_path: str | None) -> None:
     path = Path(name_or_path)
     expected = f"expected a weights file ({', '.join(_WEIGHTS_SUFFIXES)})"
     if path.is_dir():
+        if any((path / name).is_file() for name in _SAVED_MODEL_INDICES):
+            return
         raise CheckpointError(f"{path} is a folder; {expected}. Name a file in it")
     if not path.is_file():
         near = _suggest_file(path)

@@ -20,7 +20,7 @@ from mirnet_edge.cli.arguments import (
 if TYPE_CHECKING:
     from mirnet_edge.planning import DevicePlan, NetworkPlan
 
-_FULL_NETWORKS = ("mirnet", "mirnet-v2")
+_FULL_NETWORKS = ("mirnet", "mirnet-v2", "keras-mirnet-2021", "keras-mirnet-2023")
 
 
 def plan(
@@ -28,7 +28,7 @@ def plan(
         str,
         typer.Argument(
             help="A weights file, shipped:NAME, a bundle's folder, or a full-size network of the "
-            "papers: mirnet or mirnet-v2."
+            "papers or the Keras examples: mirnet, mirnet-v2, keras-mirnet-2021, keras-mirnet-2023."
         ),
     ] = "shipped:low-light",
     device: Annotated[

@@ -36,7 +36,8 @@ def prune(
         str,
         typer.Option(
             metavar=WEIGHTS_METAVAR,
-            help="A .safetensors, .pth or .pt file, or weights of this package.",
+            help="A .safetensors, .pth or .pt file, weights of Keras (.h5, .keras, a SavedModel), "
+            "or weights of this package.",
         ),
     ] = "shipped:low-light",
     weights_key: Annotated[

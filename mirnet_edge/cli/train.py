@@ -74,7 +74,7 @@ def train(
         ),
     ] = None,
     model: Annotated[
-        Literal["edge", "mirnet", "mirnet-v2"] | None,
+        Literal["edge", "mirnet", "mirnet-v2", "keras-mirnet"] | None,
         typer.Option(help="Architecture.", show_default=_RECIPES, rich_help_panel=MODEL),
     ] = None,
     channels: Annotated[

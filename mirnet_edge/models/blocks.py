@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class GlobalPool(nn.Module):
     """Return each channel's mean over the frame (global average pooling).
 
-    All attention in the three networks uses this module, so that `models.global_context` can give a
+    All attention in the networks uses this module, so that `models.global_context` can give a
     tile or a video frame the global context vectors of another frame by replacing it. MIRNetEdge's
     exposure branch also takes a maximum; its context vector is the tone curve.
     """

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mirnet_edge.models.edge import PixelHead, UnshuffledConv
+from mirnet_edge.models.keras_mirnet import NearestUpsampling
 from mirnet_edge.models.reparameterization import fold_convolutions
 
 if TYPE_CHECKING:
@@ -109,6 +110,8 @@ def _replace_by_cheaper(module: nn.Module) -> nn.Module | None:
         return SplitHead(module)
     if isinstance(module, nn.PReLU) and module.num_parameters == 1:
         return leaky_from_prelu(module)
+    if isinstance(module, NearestUpsampling):
+        return UpsamplingAfterMixing(module)
     if _resizes_then_mixes(module):
         return nn.Sequential(module[1], module[0])  # type: ignore[index]
     return None
@@ -166,6 +169,27 @@ class SplitHead(nn.Module):
             functional.pixel_shuffle(self.added(features), self.factor),
             functional.pixel_shuffle(self.kept(features), self.factor),
         )
+
+
+class UpsamplingAfterMixing(nn.Module):
+    """A `NearestUpsampling` that repeats pixels last: once, of half as many channels.
+
+    Repeating pixels commutes with a 1x1 convolution and with a sum, exactly; both then work on a
+    quarter of the pixels.
+    """
+
+    def __init__(self, resizer: NearestUpsampling) -> None:
+        """Take the layers of RESIZER."""
+        super().__init__()
+        *before, repeat, mix = resizer.top
+        self.top = nn.Sequential(*before, mix)
+        self.bot = resizer.bot[1]
+        self.repeat = repeat
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, C/2, 2H, 2W) for (N, C, H, W)."""
+        raised: Tensor = self.repeat(self.bot(features) + self.top(features))
+        return raised
 
 
 def _part(conv: nn.Conv2d, outputs: slice) -> nn.Conv2d:

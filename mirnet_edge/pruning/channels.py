@@ -160,6 +160,88 @@ def _mirnet_v2(key: str, network: nn.Module) -> Names:
     )
 
 
+def _keras_mirnet(key: str, network: nn.Module) -> Names:
+    """Return the groups of a Keras MIRNet tensor; each block's lower streams are groups of its own.
+
+    A fusion's softmax over the channels makes weights grow as channels are removed: training after
+    pruning corrects it.
+    """
+    del network
+    name, _, kind = key.rpartition(".")
+    names = _keras_mirnet_weight(name)
+    return names if kind == "weight" else names[:1]
+
+
+_STREAM_NUMBERS = {"top": 0, "middle": 1, "bottom": 2}
+
+
+def _keras_mirnet_weight(name: str) -> Names:
+    """Return the groups of a convolution's outputs and inputs."""
+    ends: dict[str, Names] = {"conv_in": (_TRUNK, None), "conv_out": (None, _TRUNK)}
+    if name in ends:
+        return ends[name]
+    found = re.fullmatch(r"(body\.\d+\.body\.\d+)\.(.+)", name)
+    if not found or found[2] == "conv_out":
+        return (_TRUNK, _TRUNK)
+    block, rest = found.groups()
+    streams = (_TRUNK, f"{block}.middle", f"{block}.bottom")
+
+    def unit(match: re.Match[str]) -> Names:
+        own, prefix = streams[_STREAM_NUMBERS[match[2]]], f"{block}.{match[1]}_{match[2]}"
+        return {
+            "body.0": (f"{prefix}.inner", own),
+            "body.2": (own, f"{prefix}.inner"),
+            "channel.0": (f"{prefix}.squeezed", own),
+            "channel.2": (own, f"{prefix}.squeezed"),
+            "conv1x1": (own, own),
+        }.get(match[3], _NO_GROUP)
+
+    def resizing(module: str, step: int, first: int, last: int, layer: str) -> Names:
+        sign = 1 if first < last else -1
+        prefix = f"{block}.{module}"
+
+        def at(number: int) -> str:
+            # between two steps: no other module uses these channels
+            is_inside = number not in (first, last)
+            return f"{prefix}.{number}" if is_inside else streams[number]
+
+        one, two = (f"{prefix}.{step}.inner{place}" for place in (0, 2))
+        source, target = at(first + sign * step), at(first + sign * (step + 1))
+        return {
+            "top.0": (one, source),
+            "top.2": (two, one),
+            "top.5": (target, two),
+            "bot.1": (target, source),
+        }[layer]
+
+    def between(match: re.Match[str]) -> Names:
+        first, last = _STREAM_NUMBERS[match[2]], _STREAM_NUMBERS[match[3]]
+        return resizing(match[1], int(match[4] or 0), first, last, match[5])
+
+    def down(match: re.Match[str]) -> Names:
+        first = _STREAM_NUMBERS[match[2]]
+        return resizing(match[1], 0, first, first + 1, match[3])
+
+    def last(match: re.Match[str]) -> Names:
+        return resizing(match[1], int(match[3] or 0), _STREAM_NUMBERS[match[2]], 0, match[4])
+
+    def fusion(match: re.Match[str]) -> Names:
+        own = _TRUNK if match[1] == "last" else streams[_STREAM_NUMBERS[match[1]]]
+        return _fusion(own, f"{block}.fuse_{match[1]}", match[2])
+
+    layer = r"(?:\.(\d))?\.((?:top|bot)\.\d)"
+    return _first_match(
+        rest,
+        (
+            (r"(first|second)_(top|middle|bottom)\.(.+)", unit),
+            (r"(down_(top|middle))\.((?:top|bot)\.\d)", down),
+            (rf"((top|middle|bottom)_to_(top|middle|bottom)){layer}", between),
+            (rf"(last_(middle|bottom)){layer}", last),
+            (r"fuse_(top|middle|bottom|last)\.(conv_du\.\d|fcs\.\d+)", fusion),
+        ),
+    )
+
+
 def _edge(key: str, network: nn.Module) -> Names:
     """Return the groups of a MIRNetEdge tensor; the exposure branch is not pruned."""
     del network
@@ -204,6 +286,7 @@ def _edge(key: str, network: nn.Module) -> Names:
 RULES: dict[Architecture, Callable[[str, nn.Module], Names]] = {
     "mirnet": _mirnet,
     "mirnet-v2": _mirnet_v2,
+    "keras-mirnet": _keras_mirnet,
     "edge": _edge,
 }
 
@@ -300,6 +383,6 @@ def _complete_axes(
     groups = getattr(module, "groups", 1)
     axes = axes[: tensor.ndim]
     if len(axes) > 1 and axes[1] is not None:
-        is_concatenated = key.endswith(".conv1x1.weight")  # both attentions of MIRNet's units
+        is_concatenated = key.endswith(".conv1x1.weight")  # both attentions of a unit
         axes[1] = ChannelAxis(axes[1].group, copies=2 if is_concatenated else 1, parts=groups)
     return tuple(axes)

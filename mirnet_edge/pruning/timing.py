@@ -27,6 +27,11 @@ from mirnet_edge.files import write_atomically
 from mirnet_edge.images.contract import size_text
 from mirnet_edge.manifest import ImageContract, MachineFacts, StrictDocument
 from mirnet_edge.models.inference_form import to_inference_form
+from mirnet_edge.models.keras_mirnet import (
+    KerasDualAttention,
+    MaxPoolDownsampling,
+    NearestUpsampling,
+)
 from mirnet_edge.models.mirnet import DualAttentionUnit, ResidualDownsampling, ResidualUpsampling
 from mirnet_edge.models.mirnet_v2 import ResidualContextualBlock
 from mirnet_edge.pruning.widths import (
@@ -390,19 +395,18 @@ def _has(module: nn.Module, width: FreeWidth, config: Any) -> bool:  # noqa: ANN
     """Return whether this is a block with that free width inside."""
     widths: tuple[int, ...] = config.widths
     if width.field == "unit_widths":
-        if isinstance(module, DualAttentionUnit):
+        if isinstance(module, DualAttentionUnit | KerasDualAttention):
             return bool(module.conv1x1.out_channels == widths[width.index])
         if isinstance(module, ResidualContextualBlock):
             return bool(module.body[2].out_channels == widths[width.index])
         return False
-    kind, stream = (
-        (ResidualDownsampling, width.index)
-        if width.field == "down_widths"
-        else (ResidualUpsampling, width.index + 1)
-    )
-    if not isinstance(module, kind):
-        return False
-    return bool(module.top[0].in_channels == widths[stream])
+    if width.field == "down_widths":
+        is_resizer = isinstance(module, ResidualDownsampling | MaxPoolDownsampling)
+        stream = width.index
+    else:
+        is_resizer = isinstance(module, ResidualUpsampling | NearestUpsampling)
+        stream = width.index + 1
+    return is_resizer and bool(module.top[0].in_channels == widths[stream])  # type: ignore[index, union-attr]
 
 
 def _timed(

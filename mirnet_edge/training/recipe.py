@@ -288,7 +288,7 @@ class RecipeFile(StrictDocument):
     former_versions: ClassVar[tuple[int, ...]] = (1,)
 
     schema_version: Literal[2]
-    architecture: Literal["edge", "mirnet", "mirnet-v2"] | None = None
+    architecture: Literal["edge", "mirnet", "mirnet-v2", "keras-mirnet"] | None = None
     """None: that of the task's recipe."""
     network: dict[str, Any] = Field(default_factory=dict)
     """Fields of the architecture's config."""

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from mirnet_edge.checkpoints import ModelCard, list_shipped_weights, load, resolve, save, store
 from mirnet_edge.errors import CheckpointError, MirnetEdgeError
 from mirnet_edge.models import (
+    KerasMIRNet,
+    KerasMIRNetConfig,
     MIRNet,
     MIRNetConfig,
     MIRNetEdge,
@@ -84,6 +86,26 @@ NETWORKS = [
         ),
         "mirnet-v2",
         told=False,
+    ),
+    Network(
+        "keras-2021",
+        lambda: KerasMIRNet(KerasMIRNetConfig(variant="2021", channels=8, groups=2, blocks=1)),
+        "keras-mirnet",
+    ),
+    Network(
+        "keras-2023",
+        lambda: KerasMIRNet(
+            KerasMIRNetConfig(
+                variant="2023",
+                channels=12,
+                groups=1,
+                blocks=2,
+                unit_widths=(8, 24, 24),
+                down_widths=(4, 24),
+                up_widths=(24, 8),
+            )
+        ),
+        "keras-mirnet",
     ),
     Network("edge", lambda: MIRNetEdge(TINY_EDGE), "edge"),
     Network("edge-twice", lambda: MIRNetEdge(TINY_TWICE), "edge"),
@@ -349,7 +371,7 @@ def test_other_networks_are_refused(suffix: str, tmp_path: Path) -> None:
     else:
         safetensors.torch.save_file(tensors, path)
     message = refusal(path)
-    assert "not a MIRNet, MIRNet-v2 or MIRNetEdge checkpoint" in message
+    assert "not a MIRNet, MIRNet-v2, Keras MIRNet or MIRNetEdge checkpoint" in message
     assert "fc.weight" in message
 
 

@@ -87,7 +87,7 @@ def test_tensorrt_builds_all_of_its_graphs(bundle):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["edge", "mirnet", "mirnet-v2"])
+@pytest.mark.parametrize("name", ["edge", "mirnet", "mirnet-v2", "keras-mirnet"])
 def test_the_same_convolutions_stay_in_float(name, graph_of, network_of, tmp_path):
     network = network_of(name)
     export_onnx(

@@ -124,7 +124,7 @@ def test_the_search_above_can_fail():
     assert "metadata_props" in found
 
 
-@pytest.mark.parametrize("name", ["edge", "mirnet", "mirnet-v2"])
+@pytest.mark.parametrize("name", ["edge", "mirnet", "mirnet-v2", "keras-mirnet"])
 def test_a_file_is_one_checked_opset_20_graph(graph_of, name):
     path = graph_of(name)
     onnx.checker.check_model(path, full_check=True)
@@ -234,7 +234,7 @@ def test_float_graphs_give_what_the_network_gives(case, exported, brighter, smoo
     np.testing.assert_allclose(found, _expected(brighter, frames), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["edge", "mirnet", "mirnet-v2"])
+@pytest.mark.parametrize("name", ["edge", "mirnet", "mirnet-v2", "keras-mirnet"])
 def test_a_graph_of_fixed_size_gives_what_the_network_gives(
     name, graph_of, network_of, smooth_frames
 ):

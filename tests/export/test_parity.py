@@ -39,6 +39,7 @@ class Case:
     "case",
     [
         Case("edge"), Case("edge", size=None), Case("mirnet"), Case("mirnet-v2"),
+        Case("keras-mirnet"), Case("keras-mirnet", size=None),
         Case("enlarging", size=None),
     ],
     ids=lambda case: case.id,

@@ -15,7 +15,7 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig, PixelHead, Uns
 from mirnet_edge.models.inference_form import SplitHead, strided_from_unshuffled, to_inference_form
 from mirnet_edge.models.macs import count_macs
 
-_NETWORKS = ["edge", "enlarging", "mirnet", "mirnet-v2"]
+_NETWORKS = ["edge", "enlarging", "mirnet", "mirnet-v2", "keras-mirnet"]
 
 
 def _image(height, width, channels=3, count=1):
@@ -69,7 +69,9 @@ def test_no_activation_with_one_slope_is_left_wherever_it_is_shared(name, networ
     torch.testing.assert_close(deployed(batch), network(batch), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mirnet", "mirnet-v2"])  # those that mirnet-plan makes itself
+@pytest.mark.parametrize(
+    "name", ["mirnet", "mirnet-v2", "keras-mirnet"]
+)  # those that mirnet-plan makes itself
 def test_a_network_without_values_is_rewritten_too(name, network_of):
     deployed = to_inference_form(copy.deepcopy(network_of(name)).to("meta"))
     shape = deployed(torch.empty(1, 3, 32, 48, device="meta")).shape

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from mirnet_edge.errors import ImageError
-from mirnet_edge.models import MIRNet, MIRNetConfig, MIRNetEdge, MIRNetV2, MIRNetV2Config
+from mirnet_edge.models import (
+    KerasMIRNet,
+    KerasMIRNetConfig,
+    MIRNet,
+    MIRNetConfig,
+    MIRNetEdge,
+    MIRNetV2,
+    MIRNetV2Config,
+)
 from mirnet_edge.models.macs import count_macs, count_parameters
 
 if TYPE_CHECKING:
@@ -82,6 +90,8 @@ class Published:
 PUBLISHED = [
     Published("mirnet", MIRNet, 479.4, 0.05),
     Published("mirnet-v2", MIRNetV2, 139.6, 0.05),
+    Published("keras-2021", lambda: KerasMIRNet(KerasMIRNetConfig(variant="2021")), 391.6, 0.05),
+    Published("keras-2023", KerasMIRNet, 486.6, 0.05),
     Published(
         "mirnet-32", lambda: MIRNet(MIRNetConfig(channels=32, groups=1, blocks=1)), 20.4, 0.05
     ),
@@ -100,6 +110,16 @@ def test_parameters_are_the_published_ones() -> None:
     with torch.device("meta"):
         assert count_parameters(MIRNet()) == 31_787_419
         assert count_parameters(MIRNetV2()) == 5_858_560
+
+
+def test_parameters_are_those_that_keras_counts() -> None:
+    """anchors2.md, part D.2: Keras 3.15.1, 2026-11-28."""
+    with torch.device("meta"):
+        older, newer = KerasMIRNet(KerasMIRNetConfig(variant="2021")), KerasMIRNet()
+    assert count_parameters(older) == 36_351_613
+    assert count_parameters(newer) == 44_157_007
+    convolutions = [sum(type(one) is nn.Conv2d for one in net.modules()) for net in (older, newer)]
+    assert convolutions == [506, 638]
 
 
 def test_counting_leaves_the_model_as_it_was() -> None:

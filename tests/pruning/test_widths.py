@@ -11,6 +11,7 @@ import torch
 from mirnet_edge import checkpoints
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.models.keras_mirnet import KerasMIRNet, KerasMIRNetConfig
 from mirnet_edge.models.macs import count_macs, count_parameters
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
@@ -27,6 +28,12 @@ _NETWORKS = {
     "mirnet": lambda: MIRNet(MIRNetConfig(channels=16, groups=1, blocks=2)),
     "mirnet-v2": lambda: MIRNetV2(
         MIRNetV2Config(channels=32, groups=3, blocks=1, conv_groups=(1, 2, 4))
+    ),
+    "keras-mirnet": lambda: KerasMIRNet(
+        KerasMIRNetConfig(variant="2023", channels=16, groups=2, blocks=2)
+    ),
+    "keras-2021": lambda: KerasMIRNet(
+        KerasMIRNetConfig(variant="2021", channels=16, groups=1, blocks=1)
     ),
     "edge": lambda: MIRNetEdge(
         MIRNetEdgeConfig(channels=(16, 24, 32), blocks=2, exposure_channels=4)
@@ -49,6 +56,13 @@ _NARROWER = [
         {"unit_widths": (8, 16, 24), "down_widths": (8, 24), "up_widths": (16, 8)},
     ),
     Narrower("mirnet both", "mirnet", {"channels": 8, "unit_widths": (3, 8, 8)}),
+    Narrower("keras base", "keras-mirnet", {"channels": 8}),
+    Narrower(
+        "keras inner",
+        "keras-mirnet",
+        {"unit_widths": (8, 16, 24), "down_widths": (8, 24), "up_widths": (16, 8)},
+    ),
+    Narrower("keras 2021", "keras-2021", {"channels": 8, "unit_widths": (3, 8, 8)}),
     Narrower("v2 base", "mirnet-v2", {"channels": 16}),
     Narrower("v2 inner", "mirnet-v2", {"unit_widths": (16, 24, 40)}),
     Narrower("edge", "edge", {"channels": (8, 24, 16)}),
@@ -179,7 +193,7 @@ def test_every_tensor_s_axes_agree_with_another_config(name, wide):
     network = wide(name)
     groups = find_channel_groups(network.state_dict(), find_channel_axes(network))
     assert all(group.size % group.parts == 0 for group in groups.values())
-    assert groups["trunk"].size == {"mirnet": 16, "mirnet-v2": 32, "edge": 16}[name]
+    assert groups["trunk"].size == {"mirnet-v2": 32}.get(name, 16)
     scores = magnitude_importance(network)
     assert {group: row.numel() for group, row in scores.items()} == {
         group: one.size for group, one in groups.items()
@@ -230,13 +244,23 @@ def test_whole_groups_are_dropped_with_their_grouping(wide):
     assert (shorter.config.groups, shorter.config.conv_groups) == (2, (1, 4))
 
 
+def test_a_dropped_group_takes_its_first_convolution_along(wide):
+    network = wide("keras-mirnet")
+    shorter = keep_blocks(network, [[], [0, 1]])
+    assert (shorter.config.groups, shorter.config.blocks) == (1, 2)
+    skipped = prune_channels(network, network.config, magnitude_importance(network))
+    skipped.body[0] = torch.nn.Identity()
+    with torch.no_grad():
+        torch.testing.assert_close(shorter(_image()), skipped(_image()), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("kept", [[[]], [[0], [], [0, 1]]], ids=["nothing", "unequal"])
 def test_blocks_that_make_no_network_are_refused(kept, wide):
     with pytest.raises(OptionError, match="equally many blocks in each group"):
         keep_blocks(wide("mirnet"), kept)
 
 
-@pytest.mark.parametrize("name", ["mirnet", "mirnet-v2"])
+@pytest.mark.parametrize("name", ["mirnet", "mirnet-v2", "keras-mirnet"])
 def test_a_block_that_adds_nothing_is_useless(name, wide):
     network = prune_channels(wide(name), wide(name).config, magnitude_importance(wide(name)))
     silent = network.body[-1].body[network.config.blocks - 1]
