@@ -311,7 +311,7 @@ class _LayerGraph:
         image = self.add()
         features = self.convolve("conv_in", image)
         for group in range(config.groups):
-            refined = self.convolve(f"body.{group}.conv_in", features)
+            refined = self.convolve(f"body.{group}.conv_first", features)
             for block in range(config.blocks):
                 name = f"body.{group}.body.{block}"
                 refined = self.block(name, refined, has_middle=config.variant == "2023")

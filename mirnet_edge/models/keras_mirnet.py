@@ -262,7 +262,7 @@ class KerasResidualGroup(nn.Module):
     def __init__(self, config: KerasMIRNetConfig) -> None:
         """Keep the number of channels."""
         super().__init__()
-        self.conv_in = _conv3x3(config.channels, config.channels)
+        self.conv_first = _conv3x3(config.channels, config.channels)
         self.body = nn.Sequential(
             *(KerasResidualBlock(config) for _ in range(config.blocks)),
             _conv3x3(config.channels, config.channels),
@@ -270,7 +270,7 @@ class KerasResidualGroup(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, C, H, W) for the same shape."""
-        refined: Tensor = self.body(self.conv_in(features))
+        refined: Tensor = self.body(self.conv_first(features))
         return refined + features
 
 

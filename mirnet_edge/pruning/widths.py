@@ -93,8 +93,8 @@ def _former_key(key: str, kept: Sequence[Sequence[int]], groups: Sequence[int], 
     """Return the key that a tensor of a shortened network had before."""
     if found := re.match(r"blocks\.(\d+)\.", key):
         return f"blocks.{kept[0][int(found[1])]}.{key[found.end() :]}"
-    if found := re.match(r"body\.(\d+)\.conv_in\.", key):  # of a Keras MIRNet's group
-        return f"body.{groups[int(found[1])]}.conv_in.{key[found.end() :]}"
+    if found := re.match(r"body\.(\d+)\.conv_first\.", key):  # of a Keras MIRNet's group
+        return f"body.{groups[int(found[1])]}.conv_first.{key[found.end() :]}"
     found = re.match(r"body\.(\d+)\.body\.(\d+)\.", key)
     if not found:
         return key
