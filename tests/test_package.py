@@ -99,7 +99,8 @@ def test_help_shows_the_public_names_and_no_others():
     assert set(dir(mirnet_edge)) == set(mirnet_edge.__all__)
     shown = pydoc.render_doc(mirnet_edge, renderer=pydoc.plaintext)
     entries = set(re.findall(r"^    (?:class )?(\w+)\(", shown, re.MULTILINE))
-    assert entries == {"RestoringCapture", "open_bundle", "restore", "stream"}
+    functions = {"diagnose", "open_bundle", "restore", "stream"}
+    assert entries == {*functions, "Diagnosis", "RestoringCapture"}
     assert "TYPE_CHECKING" not in shown
 
 
