@@ -6,7 +6,7 @@ import json
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path  # noqa: TC003  # typer reads the annotations
+from pathlib import Path  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -21,6 +21,7 @@ from mirnet_edge.cli.arguments import (
     check_file,
     parse_size,
 )
+from mirnet_edge.cli.restore_pipes import PIPE, PipedFiles, expand_sequences
 from mirnet_edge.cli.restore_videos import (
     LocalExecutor,
     RayExecutor,
@@ -53,15 +54,16 @@ def restore(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="Images (PNG, JPEG, WebP, TIFF, AVIF, HEIC, raw), videos, or folders of them."
+            help="Images (PNG, JPEG, WebP, TIFF, AVIF, HEIC, raw), videos, or folders of them; "
+            "frame_%05d.png for numbered images; - for standard input."
         ),
     ],
     out: Annotated[
         str | None,
         typer.Option(
-            metavar="FOLDER|FILE",
+            metavar="FOLDER|FILE|-",
             help="Folder for the results, which keep their names and the tree of a folder; or the "
-            "file of one result.",
+            "file of one result; or -, standard output.",
             show_default="NAME.restored.SUFFIX beside each input",
             rich_help_panel=OUTPUT,
         ),
@@ -180,7 +182,8 @@ def restore(
     sound; the same command resumes an interrupted one.
     """
     tiles = _parse_tile(tile)
-    _check_inputs(inputs)
+    pipes = PipedFiles(expand_sequences(inputs), out, prints_json=as_json)
+    _check_inputs(pipes.inputs)
     _check_tasks(task, bundle)
     from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
     from mirnet_edge.runtime.bundle import RunnerChoice, affordable_pixels
@@ -190,29 +193,35 @@ def restore(
     from mirnet_edge.video.files.recognition import VIDEO_SUFFIXES, is_video
 
     check_strength(strength)
-    destination = Destination.parse(out, inputs, (*FORMAT_OF_SUFFIX, *VIDEO_SUFFIXES))
-    template = RunnerChoice(
-        bundle=find_bundle(None), backend=backend, precision=precision, threads=threads,
-        tile=tiles, max_memory_mib=max_memory, strength=strength, whole_pixels=affordable_pixels(),
-    )  # fmt: skip
-    found = find_inputs(inputs, why_left_out_of_folder, recursive=recursive, out=destination.folder)
-    run = _RestorationRun(
-        template=template, task=task, bundle=bundle, destination=destination,
-        compare=compare, overwrite=overwrite, skip_existing=skip_existing,
-        paths=tuple(one.path for one in found.files),
-    )  # fmt: skip
-    run.check()
-    videos = [one for one in found.files if is_video(one.path)]
-    images = [one for one in found.files if one not in videos]
-    if compare and videos:
-        print_error("--compare is for images; videos are restored without a comparison")
-    with run:
-        run.batch.add_left_out(found)
-        run.restore_images(images)
-        run.restore_videos(
-            videos,
-            RayExecutor(ray_address) if executor == "ray" else LocalExecutor(run.open_runner),
+    with pipes:
+        destination = Destination.parse(
+            pipes.out, pipes.inputs, (*FORMAT_OF_SUFFIX, *VIDEO_SUFFIXES)
         )
+        template = RunnerChoice(
+            bundle=find_bundle(None), backend=backend, precision=precision, threads=threads,
+            tile=tiles, max_memory_mib=max_memory, strength=strength,
+            whole_pixels=affordable_pixels(),
+        )  # fmt: skip
+        found = find_inputs(
+            pipes.inputs, why_left_out_of_folder, recursive=recursive, out=destination.folder
+        )
+        run = _RestorationRun(
+            template=template, task=task, bundle=bundle, destination=destination,
+            compare=compare, overwrite=overwrite, skip_existing=skip_existing,
+            paths=tuple(one.path for one in found.files),
+        )  # fmt: skip
+        run.check()
+        videos = [one for one in found.files if is_video(one.path)]
+        images = [one for one in found.files if one not in videos]
+        if compare and videos:
+            print_error("--compare is for images; videos are restored without a comparison")
+        with run:
+            run.batch.add_left_out(found)
+            run.restore_images(images)
+            run.restore_videos(
+                videos,
+                RayExecutor(ray_address) if executor == "ray" else LocalExecutor(run.open_runner),
+            )
     batch = run.batch
     if as_json:
         print(json.dumps(batch.to_json(run.paths), indent=1))
@@ -457,7 +466,7 @@ def _check_inputs(inputs: list[Path]) -> None:
     Raises:
         OptionError: None exists.
     """
-    if not any(path.exists() for path in inputs):
+    if not any(path.exists() or path == Path(PIPE) for path in inputs):
         check_file(inputs[0], "the input", "an image, a folder of images or a video")
 
 

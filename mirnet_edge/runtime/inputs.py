@@ -11,6 +11,7 @@ can be told. The name of a result follows from the input alone:
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,10 +193,21 @@ class Destination:
             return self.file
         path = source.path.with_name(name or source.path.name)
         if self.folder is None:
-            return path.with_name(f"{path.stem}{RESTORED}{path.suffix}")
+            return path.with_name(_fitting_name(path.stem, f"{RESTORED}{path.suffix}"))
         if source.folder is None:
             return self.folder / path.name
         return self.folder / path.relative_to(source.folder)
+
+
+def _fitting_name(stem: str, ending: str) -> str:
+    """Return a name of at most `NAME_BYTES`: a longer stem ends with a hash of the whole."""
+    if len(os.fsencode(stem + ending)) <= NAME_BYTES:
+        return stem + ending
+    mark = hashlib.sha256(os.fsencode(stem)).hexdigest()[:8]
+    short = stem
+    while len(os.fsencode(f"{short}-{mark}{ending}")) > NAME_BYTES:
+        short = short[:-1]
+    return f"{short}-{mark}{ending}"
 
 
 def comparison_of(output: Path, source: Path) -> Path:
