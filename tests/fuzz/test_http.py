@@ -46,7 +46,7 @@ class Target:
 
     def __init__(self, token, snapshots):
         limits = StreamLimits(
-            viewers=64, request_s=1.0, keep_alive_s=1.0, send_s=1.0, heartbeat_s=2.0, connect_s=1.0
+            viewers=8, request_s=1.0, keep_alive_s=1.0, send_s=1.0, heartbeat_s=2.0, connect_s=1.0
         )
         self.token = token
         self.controls = Controls(("null:fp32", "null:int8"))
@@ -103,16 +103,26 @@ class Target:
         assert b"Traceback" not in answer
 
     def check_alive(self):
-        """Fail where an ordinary request is not served."""
-        prefix = f"/{self.token}/" if self.token else "/"
+        """Fail where an ordinary request is not served, or a session, now that all viewers left."""
+        close = b"Connection: close\r\n\r\n"
+        page = b"GET " + self.prefix + b"/ HTTP/1.1\r\n" + LOCAL + close
+        assert self.exchange([page]).startswith(b"HTTP/1.1 200")
         end = time.monotonic() + 20
-        while True:
-            answer = self.exchange(
-                [f"GET {prefix} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()]
-            )
-            if answer.startswith(b"HTTP/1.1 200"):
-                return
-            assert time.monotonic() < end, answer[:200]
+        while not self.exchange([self.handshake(), CLOSING]).startswith(b"HTTP/1.1 101"):
+            assert time.monotonic() < end, "sessions of viewers who left are still counted"
+            time.sleep(0.1)
+
+    @property
+    def prefix(self):
+        return f"/{self.token}".encode() if self.token else b""
+
+    def handshake(self):
+        """Return the request that opens a session."""
+        return (
+            b"GET " + self.prefix + b"/session HTTP/1.1\r\n" + LOCAL + b"Connection: Upgrade\r\n"
+            b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
+            + base64.b64encode(bytes(16)) + b"\r\n\r\n"
+        )  # fmt: skip
 
     def report(self, name):
         counts = ", ".join(f"{code or 'none'}: {n}" for code, n in sorted(self.statuses.items()))
@@ -284,22 +294,16 @@ def _frame(first, payload, *, masked=True, length=None):
     return head + (bytes(4) if masked else b"") + payload
 
 
-def test_no_websocket_frame_makes_the_server_fail(target):
-    prefix = b"/secret" if target.token else b""
-    key = base64.b64encode(bytes(16))
-    handshake = (
-        b"GET " + prefix + b"/session HTTP/1.1\r\n" + LOCAL + b"Connection: Upgrade\r\n"
-        b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + key
-        + b"\r\n\r\n"
-    )  # fmt: skip
-    closing = _frame(0x88, struct.pack(">H", 1000))
+CLOSING = _frame(0x88, struct.pack(">H", 1000))
 
+
+def test_no_websocket_frame_makes_the_server_fail(target):
     def make():
         @given(websocket_frames(), st.booleans())
         @example([_frame(0x81, b'{"type": "seek", "position_s": 1e999}')], True)
         @example([_frame(0x81, b'{"type": "snapshot", "index": 99999999999999999999}')], False)
         def check(frames, hasty):
-            target.check(target.exchange([handshake, *frames, closing], hasty=hasty))
+            target.check(target.exchange([target.handshake(), *frames, CLOSING], hasty=hasty))
 
         return check
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.video.frames import DisplayedFrame
     from mirnet_edge.video.live.controls import Controls
-    from mirnet_edge.video.web.broadcast import FrameBuffer
+    from mirnet_edge.video.web.broadcast import EncodedFrame, FrameBuffer, ViewerQueue
     from mirnet_edge.video.web.camera import BrowserSource
     from mirnet_edge.video.web.sessions import AccessPolicy, SharedStreams, StreamLimits
 
@@ -194,6 +194,7 @@ _ASSETS = {
 _MAX_MESSAGE_BYTES = 64 << 10  # an offer has 3 to 8 KiB
 _SEND_BUFFER_BYTES = 128 << 10  # of the system, for a slow viewer: one or two frames
 _SHUTDOWN_S = 0.3
+_CONNECTED_S = 0.5  # between two looks at a connection for which there is no frame
 _ABORT_S = 0.01  # for the event loop to close aborted sockets
 
 
@@ -348,7 +349,7 @@ class Server:
             queue = self._streams.jpeg.subscribe()
             try:
                 while self._streams.is_visible_to(request.query.get("key")):
-                    frame = await queue.take()
+                    frame = await _take_while_connected(queue, request)
                     head = (
                         f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\n"
                         f"Content-Length: {len(frame.content)}\r\n"
@@ -439,6 +440,20 @@ def _transports(runner: web.AppRunner) -> list[asyncio.Transport]:
     """Return the transports of open connections, which aiohttp forgets when it closes them."""
     connections = [] if runner.server is None else runner.server.connections
     return [protocol.transport for protocol in connections if protocol.transport is not None]
+
+
+async def _take_while_connected(queue: ViewerQueue, request: web.Request) -> EncodedFrame:
+    """Return a viewer's next frame.
+
+    Raises:
+        ConnectionResetError: The viewer left while there was none.
+    """
+    while True:
+        try:
+            return await asyncio.wait_for(queue.take(), _CONNECTED_S)
+        except asyncio.TimeoutError:
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError("the viewer left") from None
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -324,6 +324,7 @@ class ViewerSession:
         self._streams = streams
         self._key = secrets.token_urlsafe(16)
         self._peer: Peer | None = None
+        self._has_ended = False
 
     async def run(self) -> None:
         """Serve the viewer until they leave or are dropped."""
@@ -345,6 +346,7 @@ class ViewerSession:
         except (TimeoutError, asyncio.TimeoutError, ConnectionError):
             logger.info("a viewer is dropped: it did not take what was sent in time")
         finally:
+            self._has_ended = True
             sending_status.cancel()
             with suppress(asyncio.CancelledError):
                 await sending_status
@@ -426,7 +428,8 @@ class ViewerSession:
     async def _send_status(self) -> None:
         version = 0
         with suppress(ConnectionError, asyncio.TimeoutError):  # the reading side ends the session
-            while True:
+            # `asyncio.wait_for` may lose a cancellation that comes as it ends
+            while not self._has_ended:
                 version, shown = await self._streams.frame_buffer.wait_newer(version)
                 if self._streams.is_visible_to(self._key):
                     viewers, drops = self._streams.viewers, self._streams.viewer_drops

@@ -181,6 +181,28 @@ def test_a_viewer_that_receives_nothing_is_dropped_and_viewers_are_limited(servi
         assert status == 400
 
 
+@pytest.mark.parametrize("way", ["session", "stream.mjpg"])
+def test_viewers_who_leave_are_not_counted_although_no_frame_comes(serving, make_shown, way):
+    upgrade = (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        if way == "session"
+        else b""
+    )
+    request = f"GET /{way} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode() + upgrade + b"\r\n"
+    with serving(limits=StreamLimits(viewers=3)) as (sink, _):
+        if way == "session":
+            sink.show(make_shown(0))  # and none after it
+        for _ in range(12):
+            ends, first = time.monotonic() + 5, b"HTTP/1.1 503"
+            while first.startswith(b"HTTP/1.1 503"):
+                assert time.monotonic() < ends
+                client = connected(sink, request)
+                first = client.recv(12)
+                client.close()
+                time.sleep(0.01)
+
+
 def session(sink, talk):
     """Run TALK(socket) as a page, and return what it returned."""
 
