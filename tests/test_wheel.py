@@ -155,6 +155,7 @@ def test_it_holds_what_the_package_reads(wheel):
         ("weights", "md"),
         ("bundles/low-light", "onnx"),
         ("bundles/low-light", "json"),
+        ("diagnosis", "onnx"),
         ("training/recipes", "toml"),
         ("calibration/shipped", "toml"),
         ("bench/suites", "toml"),

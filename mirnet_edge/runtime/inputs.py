@@ -84,8 +84,8 @@ def find_inputs(
                 continue
             found.setdefault(place.resolve(), InputFile(path=place))
             continue
-        for path in _walk(place, recursive=recursive, out=out):
-            reason = _reason_to_leave_out(path, why_left_out)
+        for path, reason in _walk(place, recursive=recursive, out=out):
+            reason = reason or _reason_to_leave_out(path, why_left_out)
             if reason is not None:
                 left_out.setdefault(path, LeftOut(path=path, reason=reason))
             else:
@@ -97,27 +97,33 @@ def find_inputs(
     )
 
 
-def _walk(folder: Path, *, recursive: bool, out: Path | None) -> Iterator[Path]:
-    """Yield what is in a folder, in order, and in its folders where RECURSIVE; nothing hidden."""
-    for path in sorted(folder.iterdir()):
+def _walk(folder: Path, *, recursive: bool, out: Path | None) -> Iterator[tuple[Path, str | None]]:
+    """Yield what is in a folder, in order, and in its folders where RECURSIVE; nothing hidden.
+
+    With each comes why it is left out, where that is known already: a folder that cannot be read.
+    """
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        yield folder, f"a folder that cannot be read: {error.strerror}"
+        return
+    for path in paths:
         if path.name.startswith("."):
             # what systems and programs keep for themselves: .DS_Store, the ._NAME.jpg that macOS
             # writes beside images, segments of an unfinished video
             continue
         if not path.is_dir():
-            yield path
+            yield path, None
         elif out is not None and path.resolve() == out.resolve():
             continue
         elif not recursive:
-            yield path
+            yield path, "a folder; --recursive restores what is in it"
         elif not path.is_symlink():  # which may lead back here
             yield from _walk(path, recursive=True, out=out)
 
 
 def _reason_to_leave_out(path: Path, why_left_out: Callable[[Path], str | None]) -> str | None:
-    """Return why what is in a folder is not restored; None where it is."""
-    if path.is_dir():
-        return "a folder; --recursive restores what is in it"
+    """Return why a file of a folder is not restored; None where it is."""
     if _is_result(path):
         return "a result of this command"
     return why_left_out(path)

@@ -26,7 +26,7 @@ EVENT_S = 0.2
 """When a frame is white and a click is heard."""
 _DARK, _WHITE = 60, 235
 _BLOCK = 960
-_ATTACHED_PICTURE = 1024
+_COVER_DISPOSITION = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,7 @@ def read_film(path: Path) -> FilmContent:
             one.codec_context.name for one in container.streams if one.codec_context is not None
         )
         video = next(
-            one for one in container.streams.video if not one.disposition & _ATTACHED_PICTURE
+            one for one in container.streams.video if not one.disposition & _COVER_DISPOSITION
         )
         for packet in container.demux(video, *container.streams.audio):
             for frame in packet.decode():

@@ -63,6 +63,21 @@ def test_the_tree_of_a_folder_is_walked_where_that_is_asked(tmp_path):
     assert found.folders == (tmp_path,)
 
 
+def test_a_folder_that_cannot_be_read_is_left_out(tmp_path, monkeypatch):
+    _touch(tmp_path, "a.png", "locked/b.png", "z/c.png")
+    listing = Path.iterdir
+
+    def refuse(folder):
+        if folder.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return listing(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    reason = "a folder that cannot be read: Permission denied"
+    assert _found([tmp_path], recursive=True) == (["a.png", "c.png"], {"locked": reason})
+    assert _found([tmp_path / "locked"]) == ([], {"locked": reason})
+
+
 def test_results_are_not_restored_again(tmp_path):
     _touch(tmp_path, "a.png", "a.restored.png", "a.compare.png", "b.restored.jpg")
     files, left_out = _found([tmp_path])
