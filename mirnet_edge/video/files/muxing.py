@@ -269,7 +269,9 @@ def join_segments(
     source: VideoReader,
     inspection: VideoInspection,
     video: OutputVideo,
+    *,
     last_duration: int | None,
+    end_s: Fraction | None,
 ) -> None:
     """Mux segments and the source's other tracks into one file, atomically.
 
@@ -282,6 +284,8 @@ def join_segments(
         video: The restored video stream.
         last_duration: Of the last frame, in units of the video's time base; None where the source
             states none.
+        end_s: Where other tracks end, in seconds of the result, because the source has grown; None
+            for their own ends.
 
     Raises:
         VideoError: It cannot be written.
@@ -295,10 +299,15 @@ def join_segments(
         OutputFile(part, plan, source.container, inspection, video) as file,
     ):
         packets = source.packets(*tracks) if tracks else iter(())
+        corrected = (timeline.corrected(packet) for packet in packets)
         file.write(
             retime_packets(segments, video.time_base, last_duration),
-            (timeline.corrected(packet) for packet in packets),
+            (packet for packet in corrected if end_s is None or _begins_before(packet, end_s)),
         )
+
+
+def _begins_before(packet: Packet[Any], end_s: Fraction) -> bool:
+    return packet.pts is None or packet.pts * packet.time_base < end_s
 
 
 def retime_packets(

@@ -110,6 +110,7 @@ def restore_video(
         MirnetEdgeError: The folder cannot be written.
     """
     started = time.monotonic()
+    size = _size(source)
     inspection = inspect_video(source)
     with VideoReader(source) as reader, restorer:
         options = _encoding_options(reader, inspection, restorer.scale)
@@ -135,10 +136,15 @@ def restore_video(
         shortfall = reader.shortfall(writer.frames, inspection.end_s)
     if frames.interlaced:
         notes.add("it is interlaced; its frames were deinterlaced (bwdif)")
+    end_s = None
+    if _size(source) != size:
+        end_s = frames.end_s
+        notes.add("it was written to while it was read; the result ends where its last frame was")
     with VideoReader(source) as reader:
         join_segments(
-            writer.finished, output, plan, reader, inspection, video, frames.last_duration
-        )
+            writer.finished, output, plan, reader, inspection, video,
+            last_duration=frames.last_duration, end_s=end_s,
+        )  # fmt: skip
     segments.remove()
     return RestoredVideo(
         source=source,
@@ -193,6 +199,11 @@ class _FrameReader:
     def last_duration(self) -> int | None:
         """Return the duration of the last frame, None where the source states none."""
         return self._times.last_duration
+
+    @property
+    def end_s(self) -> Fraction:
+        """Return where the last frame ends, in seconds of the result."""
+        return self._times.end_s
 
     def __iter__(self) -> Iterator[tuple[Decoded, int]]:
         for frame in self._progressive_frames():
@@ -334,6 +345,11 @@ class _SegmentWriter:
     def _resize_deep(self, levels: NDArray[np.uint16]) -> NDArray[np.uint16]:
         size = (self._options.height, self._options.width)
         return levels if levels.shape[:2] == size else enlarge(levels, size)
+
+
+def _size(source: Path) -> int:
+    """Return a file's size, 0 where it is missing, which reading it says."""
+    return source.stat().st_size if source.is_file() else 0
 
 
 def _time_base(reader: VideoReader) -> Fraction:

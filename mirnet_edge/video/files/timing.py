@@ -249,6 +249,11 @@ class FrameTimes:
         self.last_duration: int | None = None
         """Of the frame before, as the source states it, in units of the time base."""
 
+    @property
+    def end_s(self) -> Fraction:
+        """Return where the last frame ends, in seconds."""
+        return ((self._last or 0) + (self.last_duration or self._step)) * self._time_base
+
     def add_packet(self, packet: Packet[Any]) -> None:
         """Take note of a packet that is decoded."""
         if self._in_order and packet.size and packet.dts is not None:

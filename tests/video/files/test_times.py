@@ -179,3 +179,21 @@ def test_a_recording_that_begins_between_key_frames_is_not_damaged(make_film, tm
     done = restore(source, tmp_path / "out")
     assert 30 <= done.frames < 60
     assert done.shortfall == ""
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv"])
+def test_a_file_that_grows_while_it_is_read_gives_equal_lengths(name, make_film, tmp_path):
+    whole = make_film(Film(name=name, frames=50, sound="mp2"))
+    content = whole.read_bytes()
+    source = tmp_path / name
+    source.write_bytes(content[: len(content) // 2])
+
+    def grow(done, total):
+        source.write_bytes(content)
+
+    done = restore_video(
+        source, single_runner_restorer(NullRunner()), tmp_path / "out", on_frame=grow
+    )
+    result = read_film(done.output)
+    assert result.sound_s[0] == pytest.approx(result.times[-1], abs=0.15)
+    assert any("written to while it was read" in note for note in done.notes)
