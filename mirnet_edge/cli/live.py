@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mirnet_edge.cli.application import command, stderr
+from mirnet_edge.cli.application import command, stderr, suggest
 from mirnet_edge.cli.arguments import (
     BACKENDS_HELP,
     INPUT,
@@ -28,7 +28,8 @@ from mirnet_edge.cli.arguments import (
     parse_size,
 )
 from mirnet_edge.errors import MissingDependencyError, OptionError
-from mirnet_edge.runtime.task_choice import DEFAULT_TASK, TASK_NAMES, check_one_of, parse_tasks
+from mirnet_edge.runtime.shipped import DEFAULT_BUNDLE
+from mirnet_edge.runtime.task_choice import TASK_NAMES, check_one_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +85,7 @@ def live(
         typer.Option(
             metavar="TASK",
             help=f"What to restore, by a bundle of this package: {', '.join(TASK_NAMES)}.",
-            show_default=DEFAULT_TASK,
+            show_default=DEFAULT_BUNDLE.removeprefix(SHIPPED),
             rich_help_panel=MODEL,
         ),
     ] = None,
@@ -214,7 +215,7 @@ def live(
     frame_size = None if size is None else parse_size(size, "--size")
     check_positive(target_fps, "--target-fps")
     _check_options(source, display, task=task, bundle=bundle, loop=loop, exit_at_end=exit_at_end)
-    chosen = bundle or f"{SHIPPED}{task or DEFAULT_TASK}"
+    chosen = bundle or (DEFAULT_BUNDLE if task is None else SHIPPED + task)
     check_file(certificate, "--certificate", "a PEM file")
     check_file(key, "--key", "a PEM file")
     check_bundle(chosen)
@@ -268,8 +269,11 @@ def _check_options(
     if source == _BROWSER and display not in ("web", "auto"):
         raise OptionError(f"--source browser needs --display web, found --display {display}")
     check_one_of(task, bundle)
-    if task is not None and len(parse_tasks(task)) > 1:
-        raise OptionError(f"live video has time for one task, found --task {task}; name one")
+    if task is not None and task not in TASK_NAMES:
+        raise OptionError(
+            f"--task of live video is one of {', '.join(TASK_NAMES)}, found {task!r}."
+            f"{suggest(task, TASK_NAMES)}"
+        )
     if loop and exit_at_end:
         raise OptionError("--loop never comes to an end; leave out --exit-at-end")
     if source is not None:

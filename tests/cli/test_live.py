@@ -149,9 +149,27 @@ def test_without_the_pages_packages_and_without_a_display_both_are_named(
 
 
 @pytest.mark.parametrize(
-    ("task", "says"), [("nightvision", "'nightvision'"), ("denoise,low-light", "name one")]
+    ("task", "says"),
+    [
+        ("denoising", "Did you mean denoise?"),
+        ("denoise,low-light", "is one of low-light, denoise"),
+        ("auto", "found 'auto'"),
+    ],
 )
 def test_an_unknown_task_and_several_are_refused(ran, clip, task, says):
     result = ran(main, "--source", clip, "--display", "none", "--task", task)
     assert result.code == 2
     assert says in result.line
+
+
+def test_without_a_task_dark_video_is_restored(ran, make_bundle, clip, monkeypatch):
+    asked, bundle = [], make_bundle()
+
+    def find(name):
+        asked.append(name)
+        return bundle
+
+    monkeypatch.setattr("mirnet_edge.runtime.shipped.find_bundle", find)
+    result = ran(main, "--source", clip, "--display", "none")
+    assert result.code == 0, result.err
+    assert asked[0] == "shipped:low-light"
