@@ -163,16 +163,17 @@ def fold_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: The branches of a convolution do not fit its kernel.
     """
+    # by owner first: an untrusted file may have thousands, and searching for each takes minutes
+    by_owner: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        owner, found, name = key.rpartition(_BRANCHES)
+        if found:
+            by_owner.setdefault(owner, {})[name] = tensor
     folded: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         owner, found, _ = key.rpartition(_ORIGINAL)
         if found:
-            start = owner + _BRANCHES
-            branches = {
-                other.removeprefix(start): value
-                for other, value in tensors.items()
-                if other.startswith(start)
-            }
+            branches = by_owner.get(owner, {})
             _require_shapes(branches, tensor.shape, owner)
             folded[owner + _WEIGHT] = tensor + combine_branches(branches)
         elif _BRANCHES not in key:
