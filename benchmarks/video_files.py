@@ -76,7 +76,10 @@ def format_row(
     clip: Path, before: VideoContent, after: VideoContent, rate: float
 ) -> tuple[str, bool]:
     """Return a table row, and whether timestamps, sound and metadata are equal."""
-    same = before.times == after.times
+    # a result begins at 0
+    same = [time - before.times[0] for time in before.times] == [
+        time - after.times[0] for time in after.times
+    ]
     same_sound = before.sound == after.sound
     tags = (before.size, before.rotation, before.color) == (
         after.size, after.rotation, after.color
@@ -104,9 +107,9 @@ def main() -> None:
     equal = True
     with open_bundle(arguments.bundle) as runner:
         for clip in arguments.clips:
-            made_by = sha256_of(arguments.bundle / FILE_NAME)
+            fingerprint = sha256_of(arguments.bundle / FILE_NAME)
             done = restore_video(
-                clip, single_runner_restorer(runner), arguments.out, made_by=made_by
+                clip, single_runner_restorer(runner), arguments.out, fingerprint=fingerprint
             )
             line, same = format_row(
                 clip, read_content(clip), read_content(done.output), done.frames / done.seconds

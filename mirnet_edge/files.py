@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import shutil
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+DISK_FULL = frozenset((errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)))
+"""Error numbers of a full disk, and of a full quota."""
 NAME_BYTES = 255
 """The longest file name of common file systems, in bytes."""
 
@@ -84,8 +87,8 @@ def replace_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise MirnetEdgeError(
-            f"{path} cannot be written ({error.strerror}); what was there is kept. Free the disk "
-            "or choose another folder"
+            f"{path} cannot be written ({error.strerror}); what was there is kept. "
+            f"{'Free the disk or choose' if error.errno in DISK_FULL else 'Choose'} another folder"
         ) from error
     except BaseException:
         part.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
-from mirnet_edge.files import replace_file
+from mirnet_edge.files import DISK_FULL, replace_file
 from mirnet_edge.video.files.decoding import (
     SWSCALE_MATRIX,
     SWSCALE_RANGE,
@@ -286,12 +286,11 @@ def convert_write_errors(path: Path) -> Iterator[None]:
 def _advice(error: BaseException) -> str:
     """Return what to do about an error on writing; a full disk is named only where it is full."""
     number = getattr(error, "errno", None)
-    if number in _DISK_FULL:
+    if number in DISK_FULL:
         return "Free disk space or choose another folder"
     if isinstance(error, OSError) or number in _DISK_FAULTS:
         return "Choose another folder"
     return "Choose another container, for example a name that ends in .mkv"
 
 
-_DISK_FULL = frozenset((errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)))
 _DISK_FAULTS = frozenset((errno.EIO, errno.EROFS, errno.EFBIG))
