@@ -144,8 +144,8 @@ class _Bundle:
         for number, node in _fields(graph):
             for inner, attribute in _fields(node) if number == 1 else ():
                 if inner == 2:
-                    told = dict(_fields(attribute))
-                    names[told.get(3, b"").decode()] = told.get(2, b"").decode()
+                    described = dict(_fields(attribute))
+                    names[described.get(3, b"").decode()] = described.get(2, b"").decode()
         return names
 
     def _checked(self, entry: _Entry, label: str) -> tuple[int, ...]:
