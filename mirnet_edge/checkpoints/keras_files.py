@@ -154,13 +154,13 @@ def _read_hdf5(path: Path, origin: str, names: list[str] | None) -> dict[str, Te
     """Return the state dict of an HDF5 file; NAMES are those of its config, if it has one."""
     h5py: Any = require("h5py", "reading Keras weights")
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             walk = _Walk(h5py, origin, path.stat().st_size)
             walk.visit(file, ())
             return state_dict_from_convolutions(walk.convolutions(names), origin)
     except MirnetEdgeError:
         raise
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, OverflowError) as error:
         raise _damaged(Path(origin), error) from error
 
 

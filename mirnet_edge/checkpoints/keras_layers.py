@@ -36,7 +36,6 @@ _IN_BLOCK = {"2021": 83, "2023": 105}
 """Convolutions of a multi-scale block."""
 _IN_GROUP = 2  # further ones of a group
 _AT_ENDS = 2
-_MOST_CONVOLUTIONS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +136,7 @@ def _configs(count: int, channels: int, origin: str) -> list[KerasMIRNetConfig]:
     configs = []
     rest = count - _AT_ENDS
     for variant in VARIANTS:
-        for groups in range(1, min(rest, _MOST_CONVOLUTIONS) + 1):
+        for groups in range(1, rest + 1):
             in_group, left = divmod(rest, groups)
             blocks, odd = divmod(in_group - _IN_GROUP, _IN_BLOCK[variant])
             if left or odd or blocks < 1:
