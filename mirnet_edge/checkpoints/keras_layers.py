@@ -9,7 +9,7 @@ which the graph runs. A file therefore gives one of two orders:
   layers. It follows from the network, and from how many layers its author made of one operation.
 
 Counts and kernel shapes decide which network and which order it is; a file that fits none is
-refused. Both orders: docs/decisions/018-keras-mirnet.md.
+refused. Both orders: docs/decisions/021-keras-mirnet.md.
 """
 
 from __future__ import annotations
