@@ -14,6 +14,7 @@ for shown in mirnet_edge.stream("0", "shipped:low-light"):  # a camera's newest 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from mirnet_edge.video.live.stream import RestoringCapture, stream
 
     __version__: str
+
+# ONNX Runtime reports its use to its makers, and writes a device identifier, unless this stands
+# before it is imported. Nothing leaves the machine.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Diagnosis",

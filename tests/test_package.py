@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pydoc
 import re
 import runpy
@@ -182,3 +183,17 @@ def test_each_shipped_weight_has_a_card_that_is_its_own():
         card = weights.with_suffix(".md").read_text(encoding="utf-8")
         assert sha256_of(weights) in card
         assert f"{weights.stat().st_size:,} bytes" in card
+
+
+def test_libraries_report_nothing_to_their_makers(tmp_path):
+    """ONNX Runtime would keep a device identifier and a queue of events in the user's cache."""
+    code = (
+        "import numpy as np, mirnet_edge\n"
+        "frame = np.full((16, 16, 3), 30, np.uint8)\n"
+        "mirnet_edge.restore(frame, 'shipped:low-light-nano', 'onnxruntime', threads=1)\n"
+    )
+    places = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    kept = {name: one for name, one in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=kept | places)
+    written = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
+    assert all(path.parts[:2] == ("cache", "mirnet-edge") for path in written), written
