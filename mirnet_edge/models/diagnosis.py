@@ -88,23 +88,23 @@ class DiagnosisNetwork(nn.Module):
         self, overview: Tensor, spectrum: Tensor, histogram: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return what `forward` returns, from what `FrameStatistics` gives for the frames."""
+        return self.score_features(self.overview_features(overview), spectrum, histogram)
+
+    def overview_features(self, overview: Tensor) -> Tensor:
+        """Return the CNN's features of overviews, (N, 2 C): means and largest values."""
+        seen = functional.pixel_unshuffle(self.statistics.add_residual(overview), _OVERVIEW_BLOCK)
+        whole = self.overview(seen)
+        return torch.cat([whole.mean((2, 3)), whole.amax((2, 3))], 1)
+
+    def score_features(
+        self, whole: Tensor, spectrum: Tensor, histogram: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `forward` returns, from the features of `overview_features`."""
         count, places = spectrum.shape[:2]
         local = self.crops(spectrum.flatten(0, 1)).view(count, places, -1)
         detailed, flat = local[:, : places // 2], local[:, places // 2 :]
-        whole = self.overview(
-            functional.pixel_unshuffle(self.statistics.add_residual(overview), _OVERVIEW_BLOCK)
-        )
         joined = torch.cat(
-            [
-                histogram,
-                whole.mean((2, 3)),
-                whole.amax((2, 3)),
-                detailed.mean(1),
-                flat.mean(1),
-                local.amax(1),
-                local.amin(1),
-            ],
-            1,
+            [histogram, whole, detailed.mean(1), flat.mean(1), local.amax(1), local.amin(1)], 1
         )
         found = self.head(joined)
         return found[:, :-1], found[:, -1].clamp(max=_LARGEST_LOG_SIGMA).exp()

@@ -1,7 +1,8 @@
-"""Train the diagnosis network: samples -> training loop -> thresholds -> measurement -> report.
+"""Train the diagnosis network: samples -> training loop -> head -> thresholds -> measurement.
 
 The same request resumes: samples are found again in the folder's cache, and the training state
 (`state.pt`), saved at every validation, holds weights, their moving average and the optimizer's.
+The second stage, the head's, takes minutes and starts again.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from mirnet_edge.training.diagnosis.recipe import (
 from mirnet_edge.training.diagnosis.samples import CLASSES, Samples, make_samples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,9 +48,11 @@ STATE_FILE = "state.pt"
 _SIGMA_WEIGHT = 0.4
 _SMOOTHING = 0.01  # of labels: keeps scores from saturating
 _LEAST_SIGMA = 0.3  # levels: below it the logarithm says nothing
-# of fine validation images, at most this fraction may reach a threshold
-_FALSE_ALARMS = 0.004
-_LARGEST_SHIFT = 2.0
+# a label's threshold lies above every fine validation sample by this much, as a logit: validation
+# scenes are few, and a fine image that is changed is the worst error
+_MARGIN = 1.0
+_LARGEST_GRADIENT = 5.0
+_HEAD_VALIDATIONS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +150,17 @@ def train_diagnosis(request: DiagnosisRequest, observer: DiagnosisObserver) -> T
     )
     trainer = _Trainer(recipe, request.out)
     observer.on_begin(recipe.steps, trainer.step)
-    inputs = SampleInputs(validation)
-    finished = trainer.run(SampleInputs(train), inputs, request.max_seconds, observer)
-    network = shift_thresholds(trainer.averaged, inputs)
+    train_inputs, inputs = SampleInputs(train), SampleInputs(validation)
+    finished = trainer.run(train_inputs, inputs, request.max_seconds, observer)
+    network = trainer.averaged
+    if finished:
+
+        def record(score: DiagnosisScore) -> None:
+            append_history(request.out, score)
+            observer.on_score(score)
+
+        network = _HeadTrainer(network, train_inputs, recipe).run(inputs, record)
+    network = shift_thresholds(network, inputs)
     weights = request.out / f"{DIAGNOSIS}.safetensors"
     save_diagnosis(network, weights)
     history = read_history(request.out)
@@ -210,7 +222,10 @@ class _Trainer:
             observer.on_step(self.step, loss)
             is_late = time.monotonic() - begin > max_seconds
             if self.step % recipe.validate_every == 0 or self.step == recipe.steps or is_late:
-                observer.on_score(self._validate(validation, sum(losses) / len(losses)))
+                score = measure_score(self.averaged, validation, recipe, self.step, losses)
+                self._save()
+                append_history(self.folder, score)
+                observer.on_score(score)
                 losses = []
             if is_late:
                 break
@@ -238,7 +253,7 @@ class _Trainer:
             )
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
         self.optimizer.step()
         self.step += 1
         self._average()
@@ -247,7 +262,9 @@ class _Trainer:
     def _learning_rate(self) -> float:
         recipe = self.recipe
         warm = min(1.0, (self.step + 1) / max(1, recipe.warmup_steps))
-        cosine = 0.5 * (1.0 + math.cos(math.pi * self.step / recipe.steps))
+        cosine = 0.5 * (
+            1.0 + math.cos(math.pi * min(1.0, self.step / (recipe.decay_steps or recipe.steps)))
+        )
         return recipe.learning_rate * warm * (0.001 + 0.999 * cosine)
 
     def _places(self, count: int) -> NDArray[np.intp]:
@@ -270,22 +287,6 @@ class _Trainer:
                     tensor.lerp_(own[name], 1.0 - decay)
                 else:
                     tensor.copy_(own[name])
-
-    def _validate(self, validation: SampleInputs, loss: float) -> DiagnosisScore:
-        logits, sigma = predict(self.averaged, validation)
-        targets = validation.targets
-        right = is_right(top_of(logits.numpy()), targets.numpy())
-        fine = validation.is_fine
-        score = DiagnosisScore(
-            self.step,
-            loss,
-            float(loss_of(logits, sigma, targets, self.recipe.fine_weight)),
-            float(right.mean()),
-            float(right[fine].mean()),
-        )
-        self._save()
-        _append_history(self.folder, score)
-        return score
 
     def _save(self) -> None:
         stream = io.BytesIO()
@@ -314,6 +315,93 @@ class _Trainer:
         self.network.load_state_dict(state["network"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+class _HeadTrainer:
+    """The second stage: all but the overview's CNN trains on its stored features."""
+
+    def __init__(
+        self, network: DiagnosisNetwork, train: SampleInputs, recipe: DiagnosisRecipe
+    ) -> None:
+        self.recipe, self.train = recipe, train
+        self.network = copy.deepcopy(network).eval().requires_grad_(True)
+        self.network.overview.requires_grad_(False)
+        self.features = overview_features(self.network, train)
+        self.optimizer = torch.optim.AdamW(
+            [one for one in self.network.parameters() if one.requires_grad],
+            recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+        )
+
+    def run(
+        self, validation: SampleInputs, on_score: Callable[[DiagnosisScore], None]
+    ) -> DiagnosisNetwork:
+        """Return the network at its smallest validation loss; the given one where none is less."""
+        recipe = self.recipe
+        best = copy.deepcopy(self.network)
+        best_loss = measure_score(best, validation, recipe).validation_loss
+        every = max(1, recipe.head_steps // _HEAD_VALIDATIONS)
+        losses: list[float] = []
+        for step in range(1, recipe.head_steps + 1):
+            losses.append(self._step(step))
+            if step % every == 0:
+                self.network.eval()
+                score = measure_score(self.network, validation, recipe, recipe.steps + step, losses)
+                on_score(score)
+                losses = []
+                if score.validation_loss < best_loss:
+                    best, best_loss = copy.deepcopy(self.network), score.validation_loss
+        return best
+
+    def _step(self, step: int) -> float:
+        recipe, train = self.recipe, self.train
+        cosine = 0.5 * (1.0 + math.cos(math.pi * step / recipe.head_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * cosine
+        generator = np.random.default_rng((recipe.seed, step, 2))
+        places = generator.integers(0, len(train), recipe.head_batch)
+        self.network.crops.train()
+        self.network.head.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed + 104_729 * step)
+            logits, sigma = self.network.score_features(
+                self.features[places], train.spectrum[places], train.histogram[places]
+            )
+        loss = loss_of(logits, sigma, train.targets[places], recipe.fine_weight)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
+        self.optimizer.step()
+        return float(loss.detach())
+
+
+def measure_score(
+    network: DiagnosisNetwork,
+    validation: SampleInputs,
+    recipe: DiagnosisRecipe,
+    step: int = 0,
+    losses: Sequence[float] = (),
+) -> DiagnosisScore:
+    """Return the score of a network in evaluation mode, with the mean of its training losses."""
+    logits, sigma = predict(network, validation)
+    right = is_right(top_of(logits.numpy()), validation.targets.numpy())
+    return DiagnosisScore(
+        step,
+        sum(losses) / len(losses) if losses else math.nan,
+        float(loss_of(logits, sigma, validation.targets, recipe.fine_weight)),
+        float(right.mean()),
+        float(right[validation.is_fine].mean()),
+    )
+
+
+def overview_features(network: DiagnosisNetwork, inputs: SampleInputs, batch: int = 64) -> Tensor:
+    """Return the CNN's features of all samples' overviews."""
+    with torch.inference_mode():
+        parts = [
+            network.overview_features(inputs.batch(slice(first, first + batch)).overview)
+            for first in range(0, len(inputs), batch)
+        ]
+    return torch.cat(parts).clone()
 
 
 @dataclass(frozen=True)
@@ -443,21 +531,20 @@ def is_right(top: NDArray[np.intp], targets: NDArray[np.float32]) -> NDArray[np.
 def shift_thresholds(network: DiagnosisNetwork, validation: SampleInputs) -> DiagnosisNetwork:
     """Return a network whose labels hold from a score of 0.5 on, with few false alarms.
 
-    Each label's bias is lowered until at most 4 in 1000 of the fine validation samples reach its
-    threshold, by 2 at most. Held-out samples have no part in it.
+    Each label's bias is lowered until every fine validation sample is below its threshold by a
+    margin. Held-out samples have no part in it.
     """
     shifted = copy.deepcopy(network).eval()
-    logits = predict(shifted, validation)[0].numpy()
-    fine = logits[validation.is_fine]
-    limit = np.quantile(fine, 1.0 - _FALSE_ALARMS, axis=0) if len(fine) else np.zeros(len(LABELS))
-    shift = np.clip(limit, 0.0, _LARGEST_SHIFT).astype(np.float32)
+    fine = predict(shifted, validation)[0].numpy()[validation.is_fine]
+    shift = np.maximum(fine.max(0, initial=-_MARGIN) + _MARGIN, 0.0).astype(np.float32)
     last: nn.Linear = shifted.head[-1]  # type: ignore[assignment]
     with torch.no_grad():
         last.bias[: len(LABELS)] -= torch.from_numpy(shift)
     return shifted
 
 
-def _append_history(folder: Path, score: DiagnosisScore) -> None:
+def append_history(folder: Path, score: DiagnosisScore) -> None:
+    """Append a score to a run's history, and remove those of later steps."""
     kept = [one for one in read_history(folder) if one.step < score.step]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, [one.name for one in fields(DiagnosisScore)])

@@ -83,19 +83,26 @@ class DiagnosisRecipe(StrictDocument):
     """Hyperparameters and image sources of a diagnosis training. Schema 1 (2026-11)."""
 
     schema_version: Literal[1]
-    samples: PositiveInt = 10800
+    samples: PositiveInt = 5400
     """Degraded and real samples made once, a sixth for each label and for fine."""
-    validation_samples: PositiveInt = 1200
+    validation_samples: PositiveInt = 600
     """The same, of validation scenes and of held-out scenes each."""
-    steps: PositiveInt = 3200
+    steps: PositiveInt = 700
+    """Steps of the first stage, which trains the whole network."""
+    decay_steps: PositiveInt | None = 1600
+    """Steps after which the learning rate's cosine reaches zero; None for `steps`."""
     batch: PositiveInt = 32
+    head_steps: int = Field(default=2400, ge=0)
+    """Steps of the second stage, which trains all but the overview's CNN on its stored features: a
+    twentieth of the cost. The weights with the smallest validation loss are kept."""
+    head_batch: PositiveInt = 128
     learning_rate: PositiveFloat = 2e-3
     warmup_steps: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=1e-3, ge=0.0)
     ema_decay: float = Field(default=0.995, ge=0.0, lt=1.0)
     fine_weight: PositiveFloat = 2.0
     """Weight in the loss of the images that are fine."""
-    validate_every: PositiveInt = 400
+    validate_every: PositiveInt = 100
     seed: int = Field(default=0, ge=0)
     overlays: OverlaySource | None = None
     sources: tuple[ImageSource, ...]

@@ -227,8 +227,10 @@ def _report_lines(trained: TrainedDiagnosis, found: DiagnosisMeasurement) -> lis
         "is of a scene or file that nothing was trained on and no threshold chosen on: the split "
         "follows from the scene's name (`training/diagnosis/recipe.py`), before training.",
         "",
-        f"{parameters / 1e6:.3f} M parameters; {last.step} of {recipe.steps} steps of "
-        f"{recipe.batch} samples; {recipe.samples} training samples; random seed {recipe.seed}.",
+        f"{parameters / 1e6:.3f} M parameters; {min(last.step, recipe.steps)} of {recipe.steps} "
+        f"steps of {recipe.batch} samples, then {max(0, last.step - recipe.steps)} of "
+        f"{recipe.head_steps} of {recipe.head_batch} for all but the overview's CNN; "
+        f"{recipe.samples} training samples; random seed {recipe.seed}.",
         "",
         "## Real images, held out",
         "",
