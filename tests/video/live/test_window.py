@@ -100,11 +100,16 @@ from mirnet_edge.video.live.window import Window
 from mirnet_edge.video.restorer import single_runner_restorer
 
 controls = Controls()
-threading.Timer(2.0, controls.stop).start()
+limit = threading.Timer(30.0, controls.stop)
+limit.start()
 source = SyntheticSource(width=320, height=240)
 restorer = single_runner_restorer(NullRunner())
 live = Live(source, restorer, [Window(controls)], controls=controls)
-print(live.run().shown)
+for count, _ in enumerate(live):
+    if count > 10:
+        controls.stop()
+limit.cancel()
+print(live.statistics().shown)
 """
 
 
