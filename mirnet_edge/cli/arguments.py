@@ -31,8 +31,6 @@ INPUT, OUTPUT, MODEL, QUALITY, SPEED, TRAINING, DEVICE = (
 )  # fmt: skip
 """Panels of the commands' help."""
 
-# relative to a SavedModel's folder, or to its folder of variables
-_SAVED_MODEL_INDICES = ("variables/variables.index", "variables.index")
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".h5", ".keras")
 _MANIFEST = "manifest.json"
 _CAMERAS = ("csi", "rpicam", "synthetic", "browser")
@@ -83,14 +81,19 @@ def check_weights(name_or_path: str | None) -> None:
     path = Path(name_or_path)
     expected = f"expected a weights file ({', '.join(_WEIGHTS_SUFFIXES)})"
     if path.is_dir():
-        if any((path / name).is_file() for name in _SAVED_MODEL_INDICES):
+        from mirnet_edge.checkpoints.keras_paths import is_keras
+
+        if is_keras(path):
             return
         raise CheckpointError(f"{path} is a folder; {expected}. Name a file in it")
     if not path.is_file():
         near = _suggest_file(path)
         raise CheckpointError(f"{path} does not exist; {expected}.{near or ' Check the path'}")
     from mirnet_edge.checkpoints.archives import read_layout
+    from mirnet_edge.checkpoints.keras_paths import is_keras
 
+    if is_keras(path):
+        return  # read by layouts of its own, when it is loaded
     read_layout(path)  # what claims more than it holds is refused before torch is imported
 
 

@@ -17,6 +17,7 @@ import keras_layouts as layouts
 from mirnet_edge.checkpoints import load
 from mirnet_edge.checkpoints.crc32c import crc32c
 from mirnet_edge.checkpoints.keras_layers import GRANULARITIES
+from mirnet_edge.cli.arguments import check_weights
 from mirnet_edge.errors import CheckpointError, MissingDependencyError
 
 _SMALL = {
@@ -102,6 +103,15 @@ def test_a_saved_model_is_named_by_any_of_its_files(network_of_variant, tmp_path
         for name in ("saved_model.pb", "variables", "variables/variables.index")
     ]  # fmt: skip
     assert len({one.sha256 for one in loaded}) == 1
+
+
+def test_the_commands_take_every_kind_of_file(network_of_variant, tmp_path):
+    network = network_of_variant("2021")
+    check_weights(str(layouts.write_legacy(tmp_path / "a.h5", network)))
+    check_weights(str(layouts.write_archive(tmp_path / "a.keras", network)))
+    check_weights(str(layouts.write_saved_model(tmp_path / "a", network)))
+    with pytest.raises(CheckpointError, match="is a folder"):
+        check_weights(str(tmp_path))
 
 
 def _edit(path, change):
