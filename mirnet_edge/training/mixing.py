@@ -7,9 +7,10 @@
 `bursts` finds the scenes in a folder of exposure series, whose images follow each other by number
 (SICE, Cai et al., IEEE TIP 2018, as Zero-DCE's authors publish it), and pairs the darker exposures
 of each with its best one. `mix` writes a pairs.csv with weights: `pairs` takes image pairs as they
-are, `camera` darkens clean images by a random camera (`degradations.camera`), `daylight` pairs
-clean images with themselves. Only the training parts of the sources are used; each validation part
-is kept back, and with `--leave-out lol/pairs_twin.csv` that of another table too.
+are, `camera` darkens clean images by a random camera (`degradations.camera`), `darkened` by the
+degradation of the task low-light, `daylight` pairs clean images with themselves. Only the training
+parts of the sources are used; each validation part is kept back, and with
+`--leave-out lol/pairs_twin.csv` that of another table too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from mirnet_edge.errors import DataError, MirnetEdgeError
 from mirnet_edge.images.contract import LUMA
 from mirnet_edge.images.files import ImageFile, read_image, write_image
 from mirnet_edge.training.listing import list_images, list_pairs, read_pair_table
-from mirnet_edge.training.tasks import photograph_at_random
+from mirnet_edge.training.tasks import find_task, photograph_at_random
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.training.listing import PairFiles
+    from mirnet_edge.training.tasks import Degrade
 
-Kind = Literal["pairs", "camera", "daylight"]
+Kind = Literal["pairs", "camera", "darkened", "daylight"]
 
 _BEST_BRIGHTNESS = 0.45
 _DARKEST, _BRIGHTEST = 0.3, 0.65
@@ -136,8 +138,8 @@ def write_mix(
         sources: What is mixed.
         out: The folder for pairs.csv and the darkened images.
         left_out: Further tables whose validation pairs are kept back too.
-        variants: Darkened images per clean image and source of kind `camera`.
-        noise: Noise of every third of these, over that of the others: small sensors.
+        variants: Darkened images per clean image and source of kind `camera` or `darkened`.
+        noise: Noise of every third of the camera's, over that of the others: small sensors.
 
     Raises:
         DataError: A source cannot be read, or no source has image pairs.
@@ -162,10 +164,11 @@ def write_mix(
             unique = {pair.target: replace(pair, degraded=None) for pair in train}
             clean = [pair for target, pair in unique.items() if _mean_luma(target) >= _WELL_LIT]
             made = [replace(pair, degraded=pair.target) for pair in clean]
-            if source.kind == "camera":
-                folder = out / f"camera-{number}"
+            if source.kind != "daylight":
+                degrade = find_task("low-light").degrade if source.kind == "darkened" else None
+                folder = out / f"{source.kind}-{number}"
                 made = [
-                    _darken(pair, folder, one, noise if one % 3 == 2 else 1.0)
+                    _darken(pair, folder, one, noise if one % 3 == 2 else 1.0, degrade)
                     for pair in clean
                     for one in range(variants)
                 ]
@@ -185,15 +188,19 @@ def _mean_luma(path: Path) -> float:
     return float(np.mean(read_image(path).frame @ LUMA)) / 255.0
 
 
-def _darken(pair: PairFiles, folder: Path, variant: int, noise: float) -> PairFiles:
+def _darken(
+    pair: PairFiles, folder: Path, variant: int, noise: float, degrade: Degrade | None
+) -> PairFiles:
     """Write a darkened image of a clean one and return the pair."""
     low = folder / f"{pair.target.stem}-{variant}.png"
     if not low.is_file():
         # the seed is the name, so that the same photo is darkened alike in every mix
         seed = [variant, *pair.target.stem.encode()]
-        frame = photograph_at_random(
-            read_image(pair.target).frame, np.random.default_rng(seed), noise=noise
-        )
+        clean, generator = read_image(pair.target).frame, np.random.default_rng(seed)
+        if degrade is None:
+            frame = photograph_at_random(clean, generator, noise=noise)
+        else:
+            frame = degrade(clean, generator)
         folder.mkdir(parents=True, exist_ok=True)
         write_image(low, ImageFile(frame=frame))
     return replace(pair, degraded=low)

@@ -57,15 +57,18 @@ def weights_by_source(folder):
 
 
 def test_each_source_has_its_share_and_validation_stays_out(tmp_path, photos, dark_pairs):
-    texts = [f"pairs:0.5:{dark_pairs}", f"camera:0.3:{photos}", f"daylight:0.2:{photos}"]
+    texts = [f"pairs:0.5:{dark_pairs}", f"camera:0.2:{photos}", f"daylight:0.2:{photos}",
+             f"darkened:0.1:{photos}"]  # fmt: skip
     write_mix([parse_source(text) for text in texts], tmp_path / "mix", variants=2)
     found = weights_by_source(tmp_path / "mix")
-    assert found == pytest.approx({"low": 0.5, "camera-1": 0.3, "daylight": 0.2}, rel=1e-4)
+    assert found == pytest.approx(
+        {"low": 0.5, "camera-1": 0.2, "daylight": 0.2, "darkened-3": 0.1}, rel=1e-4
+    )
     train = [row for row in rows_of(tmp_path / "mix") if row["split"] == "train"]
     # of eleven, the first and the last validate
     for row in train:
         assert not row["high"].endswith(("s00.png", "s10.png", "p00.png", "p10.png"))
-    assert len(train) == 9 + 2 * 9 + 9
+    assert len(train) == 9 + 2 * 9 + 9 + 2 * 9
     validation = [row for row in rows_of(tmp_path / "mix") if row["split"] == "val"]
     assert {row["scene"] for row in validation} == {"s00", "s10"}
 
