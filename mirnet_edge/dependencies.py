@@ -40,6 +40,8 @@ UNLOCKS = {
     "virtual-camera": "restored live video as a camera: mirnet live --virtual-camera",
     "fleet": "many videos at once: mirnet restore --executor ray",
     "export": "mirnet export, train, prune, sensitivity and plan; the backend torch",
+    "heic": "photos of phones: .heic and .heif files",
+    "raw": "camera raw files: .dng, .cr2, .nef, .arw and others",
     "keras": "MIRNet weights of Keras: .h5, .weights.h5 and .keras files",
     "tensorboard": "training scores as TensorBoard events: mirnet train --tensorboard",
     "tensorrt-rtx": "TensorRT-RTX engines, for RTX GPUs: mirnet engine",

@@ -229,6 +229,8 @@ def restore(
         print_error("nothing to restore was found")
     elif len(run.paths) > 1 or batch.count("skipped"):
         print_error(batch.summary())
+    if batch.count("unchanged"):
+        print_error(f"--task NAME restores what is left unchanged: {', '.join(TASK_NAMES)}")
     if batch.count("failed") or not run.paths:
         raise typer.Exit(_INCOMPLETE)
 

@@ -49,6 +49,7 @@ class RestoredImage:
     comparison: Path | None
     """Before and after side by side, where `compare` is set."""
     width: int
+    """Of the result, in pixels."""
     height: int
     latency_ms: float
     """Of the runner alone, without decoding and encoding. A runner's first image of a size can
@@ -232,8 +233,8 @@ def restore_file(
         source=source,
         output=output,
         comparison=comparison,
-        width=before.frame.shape[1],
-        height=before.frame.shape[0],
+        width=after.frame.shape[1],
+        height=after.frame.shape[0],
         latency_ms=latency_ms,
     )
 

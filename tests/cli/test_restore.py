@@ -97,7 +97,7 @@ def test_a_bundle_that_enlarges_writes_larger_images(io, ran, make_bundle, make_
     result = ran(main, *images, "--bundle", bundle, "--out", out, "--compare")
     assert (result.code, result.out) == (0, "")
     first, second, _ = result.err.splitlines()
-    assert first.startswith(f"{out / 'a.png'}  7x5  ")
+    assert first.startswith(f"{out / 'a.png'}  14x10  ")
     assert second.startswith(f"{out / 'b.png'}  1x1  ")
     for image in images:
         restored = read_image(out / image.name).frame

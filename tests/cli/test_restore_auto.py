@@ -75,7 +75,9 @@ def test_beside_a_fine_image_nothing_is_written(photos, ran):
     before = sorted(photos.iterdir())
     found = ran(main, photos / "fine.png")
     assert found.code == 0
-    assert found.line.endswith("left as it is")
+    said, advice = found.err.splitlines()
+    assert said.endswith("left as it is")
+    assert "--task NAME restores what is left unchanged: low-light, denoise" in advice
     assert sorted(photos.iterdir()) == before
 
 

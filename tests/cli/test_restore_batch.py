@@ -264,7 +264,8 @@ def test_the_tasks_of_each_input_are_chosen_from_its_frame(ran, make_image, monk
     lines = result.err.splitlines()
     assert lines[0] == "dark.png: dark: low-light"
     assert lines[2] == "bright.png: good as it is"
-    assert lines[-1] == "mirnet-restore: 1 restored, 1 unchanged"
+    assert lines[-2] == "mirnet-restore: 1 restored, 1 unchanged"
+    assert lines[-1].startswith("mirnet-restore: --task NAME restores what is left unchanged: low-")
     dark, bright = json.loads(result.out)["files"]
     assert (dark["tasks"], dark["found"]) == (["low-light"], "dark: low-light")
     assert bright["tasks"] == []

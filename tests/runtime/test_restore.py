@@ -190,7 +190,7 @@ def test_a_result_that_is_larger_is_written_and_compared_at_its_size(make_image,
     np.testing.assert_array_equal(comparison, side_by_side(turned, after))
     np.testing.assert_array_equal(comparison[:, -12:], after)
     assert comparison.shape[0] == 16
-    assert (one.width, one.height) == (8, 6)  # of the source
+    assert (one.width, one.height) == (16, 12)  # of the result
 
 
 def test_the_comparison_is_beside_the_result(make_image, tmp_path):
