@@ -64,7 +64,7 @@ def test_a_clean_photo_is_fine(photos, name):
 
 
 NOT_FOUND = {("astronaut", "scratched"), ("astronaut", "blurred"), ("coffee", "blurred")}
-"""Thresholds keep daylight alone at the price of these; see docs/decisions/018-diagnosis.md."""
+"""Thresholds keep daylight alone at the price of these; see docs/decisions/020-diagnosis.md."""
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee"])
