@@ -105,13 +105,12 @@ def program(wheel, tmp_path_factory):
                 (site / top).symlink_to(Path(distribution.locate_file(top)))
     command = [sys.executable, "-m", "pip", "--python", str(place / "bin" / "python"), "install"]
     options = ["--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
-    subprocess.run([*command, *options, str(wheel)], check=True, capture_output=True)
+    # a PYTHONPATH would show pip another copy of the package, and it would install nothing
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    subprocess.run([*command, *options, str(wheel)], check=True, capture_output=True, env=clean)
 
     def run(*arguments, cwd=place, program="mirnet"):
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
-        }
-        environment |= {"XDG_CACHE_HOME": str(place / "cache"), "COLUMNS": "200"}
+        environment = clean | {"XDG_CACHE_HOME": str(place / "cache"), "COLUMNS": "200"}
         return subprocess.run(
             [place / "bin" / program, *map(str, arguments)],
             cwd=cwd, env=environment, capture_output=True, text=True, check=False,

@@ -198,8 +198,14 @@ def prune(
         max_seconds=math.inf if max_minutes is None else 60.0 * max_minutes,
     )
     given = load_pruning(request)
-    with TrainingProgress.shown() as display:
-        record = prune_weights(given, display)
+    try:
+        with TrainingProgress.shown() as display:
+            record = prune_weights(given, display)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"interrupted; the latency table, the pruned networks and the last training state in "
+            f"{out} are kept, and the same command resumes there"
+        ) from error
     if as_json:
         sys.stdout.write(record.model_dump_json(indent=1) + "\n")
     else:

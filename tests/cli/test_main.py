@@ -92,7 +92,10 @@ def test_a_word_that_resembles_no_command_gets_no_suggestion(ran):
     [
         (("export", "--int9"), "No such option --int9. Did you mean --int8?"),
         (("export", "-int8"), "No such option -int8. Did you mean --int8?"),
-        (("export", "--weight", "x"), "No such option --weight. Did you mean --weights?"),
+        (
+            ("export", "--weight", "x"),
+            "No such option --weight. Did you mean --weights or --weights-key?",
+        ),
         (("export", "--cal", "x"), "No such option --cal. Did you mean --calibration?"),
         (("export", "--xyzzy"), "No such option --xyzzy. mirnet export --help lists them"),
         (("bench", "compair"), "No such command 'compair'. Did you mean compare?"),

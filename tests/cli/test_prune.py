@@ -57,7 +57,8 @@ def test_a_run_is_interrupted_gone_on_with_and_told_again(
         stopped = ran(main, *typed)
     assert stopped.code == 130
     assert "measure the latency table latency.json" in stopped.err
-    assert stopped.err.splitlines()[-1] == "mirnet-prune: interrupted; what was finished is kept"
+    kept = "the latency table, the pruned networks and the last training state"
+    assert stopped.err.splitlines()[-1].startswith(f"mirnet-prune: interrupted; {kept} in {out} ")
 
     found = ran(main, *typed, "--json")
     assert found.code == 0, found.err
@@ -124,7 +125,7 @@ def test_weights_of_no_family_are_one_line(pairs, tmp_path, ran):
     typed = ["--weights", tmp_path / "other.pt", "--data", pairs, "--out", tmp_path / "new"]
     found = ran(main, *typed, "--speedup", 2)
     assert (found.code, found.out) == (2, "")
-    assert "is not a MIRNet, MIRNet-v2 or MIRNetEdge checkpoint" in found.line
+    assert "is not a MIRNet, MIRNet-v2, Keras MIRNet or MIRNetEdge checkpoint" in found.line
 
 
 def test_a_backend_that_is_absent_is_one_line(pairs, weights, tmp_path, ran, monkeypatch):
