@@ -98,7 +98,7 @@ def test_a_bundle_that_enlarges_writes_larger_images(io, ran, make_bundle, make_
     assert (result.code, result.out) == (0, "")
     first, second, _ = result.err.splitlines()
     assert first.startswith(f"{out / 'a.png'}  14x10  ")
-    assert second.startswith(f"{out / 'b.png'}  1x1  ")
+    assert second.startswith(f"{out / 'b.png'}  2x2  ")
     for image in images:
         restored = read_image(out / image.name).frame
         expected = _brightened(image).repeat(2, 0).repeat(2, 1)
