@@ -1,21 +1,23 @@
-"""Restore a folder of difficult images and load one of difficult checkpoints; print what came out.
+"""Restore folders of difficult images and videos, load difficult checkpoints; print what came out.
 
     python benchmarks/cases.py CASES
 
-CASES holds `image/` and `checkpoint/`, with files of the names below; a file that is not there is
-left out. The tests make such files themselves (`tests/images`, `tests/checkpoints`). The exit code
-is 1 where an outcome differs.
+CASES holds `image/`, `video/` and `checkpoint/`, with files of the names below; a file that is not
+there is left out. The tests make such files themselves (`tests/images`, `tests/video/files`,
+`tests/checkpoints`). The exit code is 1 where an outcome differs.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import logging
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 from PIL import Image, ImageStat
 from rich.console import Console
@@ -25,6 +27,8 @@ from mirnet_edge.errors import MirnetEdgeError
 from mirnet_edge.images.metadata import ExifBlock
 from mirnet_edge.runtime.restore import restore_files
 from mirnet_edge.testing.null_runner import NullRunner
+from mirnet_edge.video.files.restoring import restore_video
+from mirnet_edge.video.restorer import single_runner_restorer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +122,73 @@ CHECKPOINTS = {
 }
 
 
+VIDEOS: dict[str, tuple[str, ...]] = {
+    "wma_sound.wmv": ("50 frames", "sound aac"),
+    "stereo_pcm.avi": ("50 frames", "sound pcm"),
+    "unknown_sound.mov": ("1 sound", "left out"),
+    "joined.ts": ("100 frames", "4.0 s", "1 sound"),
+    "cover_first.mp4": ("50 frames", "cover"),
+    "cover_attached.mkv": ("50 frames", "cover"),
+    "edit_list.mp4": ("42 frames", "nothing said"),
+    "mirrored.mp4": ("50 frames", "turned"),
+    "timecode_tag.mov": ("timecode",),
+    "film.mkv": ("languages eng", "chapters", "subtitle", "attachment", "title"),
+    "phone_tags.mov": ("com.apple.quicktime.make", "creation_time"),
+    "alpha.webm": ("transparency",),
+    "camcorder.MTS": ("25 frames", "1 sound"),
+    "loop.gif": ("10 frames",),
+    "hlg10.mov": ("yuv420p10le", "transfer 18", "primaries 9"),
+    "interlaced.mp4": ("interlac",),
+    "size_changes.mkv": ("50 frames", "bars"),
+    "bframes.avi": ("steps 0.04",),
+    "one_frame.mp4": ("1 frames", "0.0 s"),
+    "gray8.mkv": ("gray",),
+}
+"""What must be in the description of each result, or in the lines that were printed."""
+
+
+def describe_video(path: Path) -> str:
+    """Return a video's frames, times, streams and tags, in words."""
+    with av.open(path) as container:
+        film = next(one for one in container.streams.video if not _is_cover(one))
+        frames = list(container.decode(film))
+        times = [float(one.pts * one.time_base) for one in frames]
+        steps = sorted({round(two - one, 3) for one, two in itertools.pairwise(times)})
+        first = frames[0]
+        pixels = first.to_ndarray(format="rgb24").astype(int)
+        words = [
+            f"{len(frames)} frames", f"{times[-1] - times[0] + (steps or [0])[0]:.1f} s",
+            f"steps {' '.join(map(str, steps[:3]))}", first.format.name,
+            f"transfer {int(first.color_trc)}", f"primaries {int(first.color_primaries)}",
+            f"{len(container.streams.audio)} sound",
+            *(f"sound {one.codec_context.name}" for one in container.streams.audio),
+            *(one.type for one in container.streams if one.type not in ("video", "audio")),
+            *("cover" for one in container.streams.video if _is_cover(one)),
+            *(["chapters"] if container.chapters() else []),
+            *("turned" for one in first.side_data if one.type.name == "DISPLAYMATRIX"),
+            *(["gray"] if np.ptp(pixels, axis=2).max() <= 1 else []),
+            *(f"languages {one.metadata['language']}" for one in container.streams
+              if "language" in one.metadata),
+            *sorted(container.metadata),
+            *sorted({key for one in container.streams for key in one.metadata}),
+        ]  # fmt: skip
+    return ", ".join(dict.fromkeys(words))
+
+
+def _is_cover(stream: av.VideoStream) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def restore_video_case(path: Path, out: Path) -> str:
+    """Return what restoring a video gave, in words."""
+    try:
+        done = restore_video(path, single_runner_restorer(NullRunner()), out / path.name)
+    except MirnetEdgeError as error:
+        return str(error).replace(f"{path} ", "")
+    said = [*done.notes, *([done.shortfall] if done.shortfall else [])]
+    return "; ".join([describe_video(done.output), *(said or ["nothing said"])])
+
+
 def restore_case(path: Path, out: Path, lines: Lines) -> str:
     """Return what restoring a file gave, in words."""
     lines.texts.clear()
@@ -161,6 +232,15 @@ def main(cases: Path) -> int:
             for path in sorted((cases / "checkpoint").glob("*"))
             if path.name in CHECKPOINTS
         ]
+        videos = [
+            (path, VIDEOS[path.name], restore_video_case(path, Path(folder)))
+            for path in sorted((cases / "video").glob("*"))
+            if path.name in VIDEOS
+        ]
+    for path, parts, got in videos:
+        absent = [part for part in parts if part not in got]
+        differs += bool(absent)
+        table.add_row(path.name, ", ".join(parts), got, f"DIFFERS: {absent}" if absent else "")
     for path, expected, got in rows:
         fits = any(part in got for part in expected.split(" or "))
         differs += not fits
