@@ -373,6 +373,7 @@ class _RestorationRun:
 
         # whether a file would be replaced is known once its container is: `restore_video` checks it
         if self._is_done(source, [preferred], is_there, overwrite=True):
+            muxing.remove_stale_segments(source, output.parent, output.name)
             return None
         choice, facts = self._choose(sample_frames(source), source)
         if choice is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from fractions import Fraction
@@ -15,6 +16,7 @@ from mirnet_edge.errors import VideoError
 from mirnet_edge.images.files import ImageFile, write_image
 
 av = pytest.importorskip("av")
+from mirnet_edge.video.files.segments import segments_folder  # noqa: E402  # needs av
 
 
 @pytest.fixture
@@ -238,3 +240,18 @@ def test_an_error_of_any_type_in_one_video_stops_no_other(
     outcomes = [one["outcome"] for one in json.loads(result.out)["files"]]
     assert outcomes == ["restored", "failed", "restored"]
     assert f"{videos[1]} was not restored: the memory does not suffice" in result.err
+
+
+@pytest.mark.parametrize("newer", [False, True], ids=["left behind", "of a run that replaces it"])
+def test_segments_of_a_complete_result_are_removed(ran, make_bundle, make_video, tmp_path, newer):
+    video, out = make_video("a.mp4"), tmp_path / "out"
+    options = [video, "--bundle", make_bundle(), "--out", f"{out}/", "--skip-existing"]
+    assert ran(main, *options).code == 0
+    parts = segments_folder(out / "a.mp4")
+    parts.mkdir()
+    for name in ("00000.nut", "00000.npz"):
+        (parts / name).write_bytes(b"segment")
+        moment = (out / "a.mp4").stat().st_mtime + (10 if newer else -10)
+        os.utime(parts / name, (moment, moment))
+    assert ran(main, *options).code == 0
+    assert parts.exists() == newer

@@ -416,6 +416,20 @@ def is_restored(source: Path, out: Path, name: str | None = None) -> bool:
     )
 
 
+def remove_stale_segments(source: Path, out: Path, name: str | None = None) -> None:
+    """Remove the segments of a result that is complete, left by a kill right after it was written.
+
+    Those that are newer than the result are of a run that replaces it, and are kept.
+    """
+    for output in possible_outputs(source, out, name):
+        folder = segments_folder(output)
+        if not (output.is_file() and folder.is_dir()):
+            continue
+        newest = max((one.stat().st_mtime for one in folder.iterdir()), default=0.0)
+        if newest <= output.stat().st_mtime:
+            SegmentFolder(folder, {}).remove()
+
+
 def possible_outputs(source: Path, out: Path, name: str | None = None) -> set[Path]:
     """Return the files that `output_path` may choose from."""
     named = out / (name or source.name)
