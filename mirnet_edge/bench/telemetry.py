@@ -486,7 +486,7 @@ def revision() -> str | None:
 def _run_git(git: str, folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            [git, "-C", str(folder), *arguments],
+            [git, "--no-optional-locks", "-C", str(folder), *arguments],
             capture_output=True, text=True, check=True, timeout=10,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):  # another user's repository, for example

@@ -573,8 +573,14 @@ def find_revision(root: Path) -> str | None:
     git = shutil.which("git")
     if git is None or not (root / ".git").exists():
         return None
+    # without locks: a kill would leave one in the repository
     commit, changes = (
-        subprocess.run([git, "-C", root, *words], capture_output=True, text=True, check=False)
+        subprocess.run(
+            [git, "--no-optional-locks", "-C", root, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         for words in (("rev-parse", "HEAD"), ("status", "--porcelain"))
     )
     if commit.returncode or changes.returncode:
