@@ -1,6 +1,6 @@
 """Say which paths are weights of Keras or TensorFlow, and which of their files holds the values.
 
-Imports nothing heavy: asked before anything else is known of a file.
+Imports nothing heavy: used before anything else is known of a file.
 """
 
 from __future__ import annotations

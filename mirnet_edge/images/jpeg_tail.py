@@ -1,4 +1,4 @@
-"""JPEG files whose end marker is missing: told apart from those that lost pixels."""
+"""JPEG files whose end marker is missing: distinguished from those that lost pixels."""
 
 from __future__ import annotations
 

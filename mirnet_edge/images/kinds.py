@@ -57,7 +57,7 @@ def recognize(head: bytes, path: Path) -> Kind | None:
 
     Args:
         head: The file's first `HEAD_BYTES` bytes.
-        path: Its name: many cameras' raw files are TIFF files, told apart by suffix.
+        path: Its name: many cameras' raw files are TIFF files, distinguished by suffix.
 
     Returns:
         None for what is no image that can be read.

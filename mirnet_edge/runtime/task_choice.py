@@ -46,7 +46,7 @@ def choose_tasks(named: str, frames: Iterable[Frame]) -> TaskChoice:
         named: Tasks with commas between them, as `--task` takes them, or auto. Without a frame
             auto finds none.
         frames: (H, W, 3) uint8 RGB as a viewer shows them: an image's one frame, or a video's, one
-            every few seconds, decoded as they are asked for.
+            every few seconds, decoded on demand.
 
     Raises:
         OptionError: There is no such task.

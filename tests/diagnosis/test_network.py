@@ -79,9 +79,10 @@ NOT_FOUND = {("astronaut", "scratched"), ("astronaut", "blurred"), ("coffee", "b
         ("small", "low-resolution", "super-resolution"),
     ],
 )
-def test_a_degraded_photo_is_found(photos, degraded, name, kind, label, task):
-    if (name, kind) in NOT_FOUND:
-        pytest.skip("not found by these weights")
+def test_a_degraded_photo_is_found(photos, degraded, name, kind, label, task, request):
+    if (name, kind) in NOT_FOUND:  # a miss, which weights that find it turn into a failure
+        miss = pytest.mark.xfail(reason="missed by the shipped weights", raises=AssertionError)
+        request.applymarker(miss)
     found = diagnose_frames([degraded(name, kind)])
     assert label in found.labels
     assert found.tasks == (() if task is None else (task,))

@@ -57,7 +57,7 @@ class MeasuredImage:
 
 @dataclass(frozen=True)
 class LabelAccuracy:
-    """How well one label is told, on held-out samples whose truth is known."""
+    """Accuracy of one label, on held-out samples whose truth is known."""
 
     label: str
     samples: int
@@ -224,7 +224,7 @@ def _report_lines(trained: TrainedDiagnosis, found: DiagnosisMeasurement) -> lis
         "# Diagnosis network: training report",
         "",
         "Written by `mirnet train --task diagnosis`. Intervals are 95 % (Wilson). Every image here "
-        "is of a scene or file that nothing was trained on and no threshold chosen on: the split "
+        "is of a scene or file that nothing was trained on and no threshold fitted on: the split "
         "follows from the scene's name (`training/diagnosis/recipe.py`), before training.",
         "",
         f"{parameters / 1e6:.3f} M parameters; {min(last.step, recipe.steps)} of {recipe.steps} "

@@ -23,7 +23,7 @@ LARGEST_COUNT = 12
 def sample_frames(
     path: Path, *, interval_s: float = INTERVAL_S, largest_count: int = LARGEST_COUNT
 ) -> Iterator[Frame]:
-    """Yield frames of a video at intervals, (H, W, 3) uint8 RGB; decoded as they are asked for.
+    """Yield frames of a video at intervals, (H, W, 3) uint8 RGB; decoded on demand.
 
     Each is the key frame at or before its time: what lies between them is not decoded. Of a video
     without a stated duration the first frame alone is given.
