@@ -30,6 +30,9 @@ EXTRAS = {
     "cuda": "tensorrt",
     "pillow_heif": "heic",
     "rawpy": "raw",
+    "onnxruntime_ep_webgpu": "webgpu",
+    "onnxruntime_ep_openvino": "onnxruntime-openvino",
+    "onnxruntime_ep_nv_tensorrt_rtx": "onnxruntime-rtx",
 }
 """The extra of mirnet-edge that brings a package."""
 
@@ -45,6 +48,12 @@ UNLOCKS = {
     "keras": "MIRNet weights of Keras: .h5, .weights.h5 and .keras files",
     "tensorboard": "training scores as TensorBoard events: mirnet train --tensorboard",
     "tensorrt-rtx": "TensorRT-RTX engines, for RTX GPUs: mirnet engine",
+    "webgpu": "GPUs of any maker through WebGPU: --backend onnxruntime-webgpu",
+    "onnxruntime-openvino": "Intel GPUs and NPUs in ONNX Runtime: --backend onnxruntime-openvino",
+    "onnxruntime-rtx": "RTX GPUs in ONNX Runtime: --backend onnxruntime-tensorrt-rtx",
+    "cuda": "NVIDIA GPUs in ONNX Runtime: --backend onnxruntime-cuda, onnxruntime-tensorrt",
+    "directml": "GPUs of any maker on Windows: --backend onnxruntime-directml",
+    "migraphx": "AMD GPUs on Linux: --backend onnxruntime-migraphx",
     "tensorrt": "TensorRT engines, where TensorRT itself is installed: mirnet engine",
 }
 """What an extra of mirnet-edge adds, by its name."""

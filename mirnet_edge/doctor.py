@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import re
 import subprocess
 from dataclasses import dataclass
@@ -13,17 +14,19 @@ from mirnet_edge.dependencies import EXTRAS, UNLOCKS, advice, available
 from mirnet_edge.errors import MirnetEdgeError
 from mirnet_edge.runtime import machine
 from mirnet_edge.runtime.backends import all_backends
+from mirnet_edge.runtime.execution_providers import PLAIN_WHEEL
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
 from mirnet_edge.runtime.tensorrt.library import is_jetson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 State = Literal["ok", "note", "missing"]
 _DEVICES = Path("/dev")
 _MEMORY = Path("/proc/meminfo")
 _ENOUGH_MIB = 10 * 1024
 _TIMEOUT_S = 5
+_RUNTIME = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ def examine() -> list[Finding]:
     """Return the findings of all checks; no check raises."""
     found: list[Finding] = []
     for check in (
-        _processor, _cuda, _backends, _opencv, _camera, _memory, _power_mode, _extras,
+        _processor, _cuda, _wheels, _backends, _opencv, _camera, _memory, _power_mode, _extras,
     ):  # fmt: skip
         found += check()
     return found
@@ -74,8 +77,35 @@ def _cuda() -> Iterator[Finding]:
     yield Finding("CUDA", "ok", f"{gpu.name}, compute capability {gpu.capability}, {gpu.cuda}")
 
 
+def _wheels() -> Iterator[Finding]:
+    names = sorted(set(importlib.metadata.packages_distributions().get(_RUNTIME, ())))
+    yield from wheel_findings({name: importlib.metadata.version(name) for name in names})
+
+
+def wheel_findings(versions: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield whether several wheels of ONNX Runtime overwrite each other.
+
+    Args:
+        versions: Of the distributions that bring the package onnxruntime, by name.
+    """
+    if len(versions) < 2:
+        return
+    named = " and ".join(f"{name} {version}" for name, version in versions.items())
+    others = [name for name in versions if name != PLAIN_WHEEL]
+    yield Finding(
+        "ONNX Runtime's wheels", "missing",
+        f"{named} are different builds of one package: files of one replaced those of the other, "
+        "and which providers work depends on the order they were installed in",
+        f"keep one: pip uninstall -y {' '.join(versions)}, then pip install {others[0]}"
+        + (f" (or {', or '.join(others[1:])})" if others[1:] else "")
+        + f"; it replaces {PLAIN_WHEEL}, whose processor's provider it has too",
+    )  # fmt: skip
+
+
 def _backends() -> Iterator[Finding]:
     for backend in all_backends():
+        if not backend.exists_here:
+            continue
         check = backend.check()
         yield Finding(backend.title, check.state, check.found, check.fix)
 
@@ -166,7 +196,10 @@ def _power_mode() -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     for extra, purpose in UNLOCKS.items():
-        absent = [name for name, one in EXTRAS.items() if one == extra and not available(name)]
+        brought = [name for name, one in EXTRAS.items() if one == extra]
+        if not brought:  # another build of ONNX Runtime: its backend's finding tells it
+            continue
+        absent = [name for name in brought if not available(name)]
         if absent:
             yield Finding(
                 f"extra {extra}", "note", f"not installed ({', '.join(absent)}); adds {purpose}",

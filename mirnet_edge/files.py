@@ -232,3 +232,13 @@ def read_toml(path: Path, kind: type[_Kind], *, absent: str | None = None) -> _K
         raise OptionError(
             f"{path}: {where}: {first['msg']}; expected the keys {', '.join(kind.model_fields)}"
         ) from error
+
+
+def user_cache() -> Path:
+    """Return this package's folder in the user's cache, where the system keeps that."""
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / "mirnet-edge"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "mirnet-edge"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "mirnet-edge"

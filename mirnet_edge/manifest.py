@@ -213,7 +213,7 @@ class Rejection(StrictDocument):
     drop_db: float | None = None
     """Accuracy drop against fp32; None where it was not measured or is not a number."""
     drop_is_estimated: bool = False
-    """Whether the drop is estimated, because no image has a reference (`gate.estimate_drop_db`)."""
+    """Whether the drop is estimated, by `metrics.estimate_drop_db`: no image has a reference."""
     tolerance_db: float | None = None
     """The largest accuracy drop that is accepted."""
     speedup: float | None = None

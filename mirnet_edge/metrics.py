@@ -253,3 +253,19 @@ def _unit(image: Images) -> _Image:
             f"images must be uint8, or floating in [0, 1], found {image.dtype}; convert them"
         )
     return np.clip(np.asarray(image, np.float64), 0.0, 1.0)
+
+
+ASSUMED_TRUTH_DB = 30.0
+"""Where no reference exists, the accuracy drop is what independent errors would cost an image that
+fp32 restores at this PSNR."""
+
+
+def estimate_drop_db(against_fp32_db: float) -> float:
+    """Return the accuracy drop that a PSNR against fp32 stands for, where no reference exists.
+
+    Independent errors add up in the mean square: 10 log10(1 + e_own / e_fp32), with e_fp32 that
+    of `ASSUMED_TRUTH_DB`.
+    """
+    if math.isinf(against_fp32_db):
+        return 0.0
+    return 10.0 * math.log10(1.0 + 10.0 ** ((ASSUMED_TRUTH_DB - against_fp32_db) / 10.0))

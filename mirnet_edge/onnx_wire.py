@@ -1,7 +1,8 @@
 """Read and edit ONNX files by their wire format, without the onnx package, which devices lack.
 
 Nothing is built in memory: fields are walked where they lie. Two questions are answered: which
-other files a model would load, and what its graph is with float frames in place of 8-bit ones.
+other files a model would load, and what its graph is with float frames in place of 8-bit ones. The
+smallest model that computes something is written too, to try a device with.
 """
 
 from __future__ import annotations
@@ -138,6 +139,7 @@ def _location(entry: memoryview) -> set[str]:
 _GRAPH = 7  # of ModelProto
 _NODE, _INPUT, _OUTPUT, _VALUE_INFO = 1, 11, 12, 13  # of GraphProto
 _FLOAT, _UINT8 = 1, 2  # of TensorProto.DataType
+_INTEGERS = 7  # of AttributeProto.AttributeType
 
 
 def float_form(model: bytes) -> bytes:
@@ -245,3 +247,52 @@ def _no_float_form(found: str) -> GraphError:
         f"expected a graph of uint8 frames that rounds once at its end, found {found}; "
         "export the bundle again"
     )
+
+
+def convolution_model(channels: int = 3) -> bytes:
+    """Return a model of one 3x3 convolution, of ones: `input` to `output`, (1, channels, 8, 8)."""
+    shape = [1, channels, 8, 8]
+    kernel = [channels, channels, 3, 3]
+    weight: list[Field] = [
+        *((1, _VARINT, side) for side in kernel),
+        (2, _VARINT, _FLOAT),
+        (8, _BYTES, memoryview(b"weight")),
+        (9, _BYTES, memoryview(bytes.fromhex("0000803f") * (channels * channels * 9))),
+    ]
+    pads: list[Field] = [
+        (1, _BYTES, memoryview(b"pads")),
+        *((8, _VARINT, 1) for _ in range(4)),
+        (20, _VARINT, _INTEGERS),
+    ]
+    node: list[Field] = [
+        (1, _BYTES, memoryview(b"input")),
+        (1, _BYTES, memoryview(b"weight")),
+        (2, _BYTES, memoryview(b"output")),
+        (3, _BYTES, memoryview(b"convolution")),
+        (4, _BYTES, memoryview(b"Conv")),
+        (5, _BYTES, memoryview(write_fields(pads))),
+    ]
+    graph: list[Field] = [
+        (_NODE, _BYTES, memoryview(write_fields(node))),
+        (2, _BYTES, memoryview(b"convolution")),
+        (5, _BYTES, memoryview(write_fields(weight))),
+        (_INPUT, _BYTES, memoryview(_float_value(b"input", shape))),
+        (_OUTPUT, _BYTES, memoryview(_float_value(b"output", shape))),
+    ]
+    return write_fields([
+        (1, _VARINT, 8),  # the IR that has opset 17
+        (_GRAPH, _BYTES, memoryview(write_fields(graph))),
+        (8, _BYTES, memoryview(write_fields([(2, _VARINT, 17)]))),
+    ])  # fmt: skip
+
+
+def _float_value(name: bytes, shape: list[int]) -> bytes:
+    """Return the ValueInfoProto of a float tensor."""
+    sides: list[Field] = [
+        (1, _BYTES, memoryview(write_fields([(1, _VARINT, side)]))) for side in shape
+    ]
+    tensor: list[Field] = [(1, _VARINT, _FLOAT), (2, _BYTES, memoryview(write_fields(sides)))]
+    kind = [(1, _BYTES, memoryview(write_fields(tensor)))]
+    return write_fields([
+        (1, _BYTES, memoryview(name)), (2, _BYTES, memoryview(write_fields(kind))),
+    ])  # fmt: skip

@@ -21,6 +21,9 @@ _DISTRIBUTION_OF = {
     "tensorrt_rtx": "tensorrt-rtx-cu13",
     "cuda": "cuda-bindings",
     "pillow_heif": "pillow-heif",
+    "onnxruntime_ep_webgpu": "onnxruntime-ep-webgpu",
+    "onnxruntime_ep_openvino": "onnxruntime-ep-openvino",
+    "onnxruntime_ep_nv_tensorrt_rtx": "onnxruntime-ep-nv-tensorrt-rtx-cu13",
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from mirnet_edge import doctor
 from mirnet_edge.dependencies import EXTRAS, UNLOCKS
-from mirnet_edge.doctor import examine, gstreamer_finding
+from mirnet_edge.doctor import examine, gstreamer_finding, wheel_findings
 from mirnet_edge.runtime.tensorrt import cuda, library
 from mirnet_edge.testing.fake_tensorrt import FakeCudart
 
@@ -139,3 +139,30 @@ def test_the_extras_of_the_package_are_those_that_are_described():
     extras = set(metadata("mirnet-edge").get_all("Provides-Extra")) - {"train", "dev"}
     assert extras == set(UNLOCKS)
     assert set(EXTRAS.values()) <= extras
+
+
+def test_two_builds_of_onnx_runtime_are_found_and_explained():
+    assert list(wheel_findings({"onnxruntime": "1.32.0"})) == []
+    assert list(wheel_findings({"onnxruntime-gpu": "1.31.1"})) == []
+    (finding,) = wheel_findings({"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"})
+    assert finding.state == "missing"
+    assert finding.found.startswith("onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are different")
+    assert finding.fix == (
+        "keep one: pip uninstall -y onnxruntime onnxruntime-gpu, then pip install onnxruntime-gpu; "
+        "it replaces onnxruntime, whose processor's provider it has too"
+    )
+
+
+def test_the_wheels_are_read_from_what_is_installed(machine, monkeypatch):
+    wheels = {"onnxruntime": ["onnxruntime", "onnxruntime-directml", "onnxruntime"]}
+    monkeypatch.setattr(doctor.importlib.metadata, "packages_distributions", lambda: wheels)
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: f"1 of {name}")
+    (finding,) = [one for one in examine() if one.subject == "ONNX Runtime's wheels"]
+    assert "onnxruntime-directml 1 of onnxruntime-directml" in finding.found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names what Linux lacks")
+def test_backends_of_other_systems_are_not_listed(machine):
+    subjects = {one.subject for one in examine()}
+    assert "ONNX Runtime on CUDA" in subjects
+    assert not {"ONNX Runtime on DirectML", "ONNX Runtime on Core ML"} & subjects

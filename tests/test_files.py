@@ -146,3 +146,20 @@ def test_a_file_with_the_longest_name_is_written(tmp_path, letter):
     assert beside.name.startswith(f".{letter}")
     other = files.hidden_sibling(target.with_suffix(".png"), ".parts")
     assert beside != other
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "ends"),
+    [
+        ("linux", "XDG_CACHE_HOME", "xdg/mirnet-edge"),
+        ("win32", "LOCALAPPDATA", "xdg/mirnet-edge"),
+        ("darwin", None, "Library/Caches/mirnet-edge"),
+    ],
+)
+def test_the_cache_is_where_the_system_keeps_caches(
+    platform, variable, ends, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(sys, "platform", platform)
+    if variable:
+        monkeypatch.setenv(variable, str(tmp_path / "xdg"))
+    assert files.user_cache().as_posix().endswith(ends)

@@ -31,6 +31,7 @@ from mirnet_edge.manifest import ImageContract, read_manifest
 from mirnet_edge.runtime import onnxruntime_runner
 from mirnet_edge.runtime.backends import backend_names, find_backend
 from mirnet_edge.runtime.bundle import open_bundle
+from mirnet_edge.runtime.machine_configurations import add_configurations
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from mirnet_edge.runtime.torch_runner import TorchRunner
 
@@ -377,6 +378,8 @@ def bundle_entries(
     found = []
     for bundle, name in zip(bundles, names, strict=True):
         manifest = read_manifest(bundle)
+        for backend in backends:
+            manifest = add_configurations(manifest, backend)
         chosen = [one for one in manifest.configurations if not backends or one.backend in backends]
         for one in chosen:
             entry = BenchmarkEntry(

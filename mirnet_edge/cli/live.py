@@ -185,7 +185,10 @@ def live(
     ] = None,
     backend: Annotated[
         str,
-        typer.Option(help=f"{BACKENDS_HELP}.", rich_help_panel=SPEED),
+        typer.Option(
+            help=f"{BACKENDS_HELP}. Several with commas: the first that opens.",
+            rich_help_panel=SPEED,
+        ),
     ] = "auto",
     precision: Annotated[
         str,

@@ -121,7 +121,10 @@ def restore(
     ] = False,
     backend: Annotated[
         str,
-        typer.Option(help=f"{BACKENDS_HELP}.", rich_help_panel=SPEED),
+        typer.Option(
+            help=f"{BACKENDS_HELP}. Several with commas: the first that opens.",
+            rich_help_panel=SPEED,
+        ),
     ] = "auto",
     precision: Annotated[
         str,
@@ -320,6 +323,7 @@ class _RestorationRun:
         from mirnet_edge.images.files import apply_orientation, read_image, result_name
         from mirnet_edge.runtime.inputs import comparison_of
         from mirnet_edge.runtime.restore import restore_file
+        from mirnet_edge.runtime.runner import placement_of
 
         source = one.path
         output = self.destination.path_of(one, result_name(source))
@@ -339,7 +343,10 @@ class _RestorationRun:
         runner = None if choice is None else self.open_runner(choice)
         done = restore_file(source, runner, output, comparison=comparison, before=before)
         name = "unchanged" if runner is None else runner.name
+        placement = "" if runner is None else placement_of(runner)
         line = f"{output}  {done.width}x{done.height}  {done.latency_ms:.1f} ms  {name}"
+        if placement:
+            line += f" ({placement})"
         self.batch.add_done(
             source,
             [line],
@@ -347,6 +354,7 @@ class _RestorationRun:
                 "output": str(output),
                 "comparison": str(comparison) if comparison else None,
                 "configuration": name,
+                **({"placement": placement} if placement else {}),
                 **facts,
                 "width": done.width,
                 "height": done.height,

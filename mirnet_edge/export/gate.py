@@ -22,7 +22,7 @@ from mirnet_edge.manifest import (
     Rejection,
     RejectionReason,
 )
-from mirnet_edge.metrics import psnr
+from mirnet_edge.metrics import ASSUMED_TRUTH_DB, estimate_drop_db, psnr
 from mirnet_edge.runtime.measure import measure_interleaved, percentile
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 # Less than this over fp32 is not worth a second set of numbers: two runs of one graph differ by as
 # much.
 MINIMUM_SPEEDUP = 1.0 / 0.97
-# Where no reference exists, the accuracy drop is what independent errors would cost an image that
-# fp32 restores at this PSNR.
-ASSUMED_TRUTH_DB = 30.0
 
 Measure = Callable[[Mapping[str, "Runner"], "Frames"], dict[str, list[float]]]
 
@@ -210,14 +207,16 @@ def compare_outputs(
 
 
 def decide(precision: Precision, result: GateResult, max_drop_db: float) -> Rejection | None:
-    """Return why a configuration is rejected, in numbers, or None where it is accepted."""
-    if precision == "fp32":
-        return None
+    """Return why a configuration is rejected, in numbers, or None where it is accepted.
+
+    fp32 is what the others of its backend are timed against, so its speed rejects nothing; that
+    of a backend that computes something else than the reference is rejected for its accuracy.
+    """
     speedup = None if result.latency is None else 1.0 / result.latency.ratio_to_fp32
     reason = None
     if not result.drop_db <= max_drop_db:  # written so that NaN is rejected
         reason = RejectionReason.QUALITY
-    elif speedup is not None and speedup < MINIMUM_SPEEDUP:
+    elif precision != "fp32" and speedup is not None and speedup < MINIMUM_SPEEDUP:
         reason = RejectionReason.SPEED
     if reason is None:
         return None
@@ -275,17 +274,6 @@ def find_fastest(configurations: Sequence[Configuration]) -> Configuration:
         (one for one in configurations if one.accepted and one.latency is not None),
         key=lambda one: one.latency.p50_ms if one.latency else math.inf,
     )
-
-
-def estimate_drop_db(against_fp32_db: float) -> float:
-    """Return the accuracy drop that a PSNR against fp32 stands for, where no reference exists.
-
-    Independent errors add up in the mean square: 10 log10(1 + e_own / e_fp32), with e_fp32 that
-    of `ASSUMED_TRUTH_DB`.
-    """
-    if math.isinf(against_fp32_db):
-        return 0.0
-    return 10.0 * math.log10(1.0 + 10.0 ** ((ASSUMED_TRUTH_DB - against_fp32_db) / 10.0))
 
 
 def _restore_all(

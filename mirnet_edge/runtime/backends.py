@@ -1,9 +1,10 @@
 """The backends: one row for each runtime library that runs bundles, and the registry of the rows.
 
-A row is the constant `BACKEND` of the module that holds the backend's runner. To add a backend,
-write such a module and name it in `_MODULES`; a program of your own calls `register_backend`
-instead. Export, quality gate, `open_bundle`, benchmarks, `mirnet-doctor`, `mirnet-plan`, the
-command line's help and the README's table all read these rows and nothing else.
+A row is a constant of the module that holds the backend's runner, `BACKEND`, or an entry of a
+table of such rows. To add a backend, write such a module and name it in `_ROWS`; a program of your
+own calls `register_backend` instead. Export, quality gate, `open_bundle`, benchmarks,
+`mirnet-doctor`, `mirnet-plan`, the command line's help and the README's table all read these rows
+and nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import platform
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -35,13 +37,25 @@ if TYPE_CHECKING:
 AUTO = "auto"
 """Stands for the backend or the precision that suits this machine."""
 
-DeviceKind = Literal["cpu", "gpu"]
+DeviceKind = Literal["cpu", "gpu", "npu"]
 
-_MODULES = {
-    "onnxruntime": "mirnet_edge.runtime.onnxruntime_runner",
-    "openvino": "mirnet_edge.runtime.openvino_runner",
-    "torch": "mirnet_edge.runtime.torch_runner",
-    "tensorrt": "mirnet_edge.runtime.tensorrt.runner",
+# module:constant, where the constant is the row, or a table that has it under its name
+_PROVIDERS = "mirnet_edge.runtime.onnxruntime_runner:PROVIDER_BACKENDS"
+_ROWS = {
+    "onnxruntime": "mirnet_edge.runtime.onnxruntime_runner:BACKEND",
+    "openvino": "mirnet_edge.runtime.openvino_runner:BACKEND",
+    "torch": "mirnet_edge.runtime.torch_runner:BACKEND",
+    "tensorrt": "mirnet_edge.runtime.tensorrt.runner:BACKEND",
+    "onnxruntime-cuda": _PROVIDERS,
+    "onnxruntime-tensorrt": _PROVIDERS,
+    "onnxruntime-tensorrt-rtx": _PROVIDERS,
+    "onnxruntime-openvino": _PROVIDERS,
+    "onnxruntime-directml": _PROVIDERS,
+    "onnxruntime-webgpu": _PROVIDERS,
+    "onnxruntime-coreml": _PROVIDERS,
+    "onnxruntime-migraphx": _PROVIDERS,
+    "onnxruntime-rocm": _PROVIDERS,
+    "onnxruntime-xnnpack": _PROVIDERS,
 }
 
 
@@ -124,6 +138,14 @@ class Backend:
     from the packages and precisions."""
     check_installation: Callable[[], BackendCheck] | None = None
     """The state on this machine, where it takes more than importing the package."""
+    find_machine_obstacle: Callable[[], str | None] = lambda: None
+    """Why this machine lacks what it computes on, None where it is there. The package is installed
+    when it is called."""
+    systems: tuple[str, ...] = ("Linux", "Windows", "Darwin")
+    """Where it exists, as `platform.system()` calls them."""
+    is_added_here: bool = False
+    """Whether `open_bundle` adds its configurations to bundles that were exported without it. They
+    are compared with ONNX Runtime and timed on this machine first."""
 
     def __post_init__(self) -> None:
         """Refuse a row that the quality gate could not use.
@@ -141,6 +163,11 @@ class Backend:
     def install(self) -> str:
         """Return the command that installs it."""
         return advice(self.packages[0], self.extra)
+
+    @property
+    def exists_here(self) -> bool:
+        """Return whether there is a form of it for this operating system."""
+        return platform.system() in self.systems
 
     @property
     def is_installed(self) -> bool:
@@ -167,11 +194,20 @@ class Backend:
         """Return in one line why a configuration does not run here, None where it does."""
         if self.find_obstacle is not None:
             return self.find_obstacle(configuration, manifest)
+        missing = self.machine_obstacle()
+        if missing is None and not self.supports(configuration.precision):
+            return f"this {self._computing} has no {configuration.precision} in {self.name}"
+        return missing
+
+    def machine_obstacle(self) -> str | None:
+        """Return in one line why it computes nothing on this machine, None where it does."""
         if not self.is_installed:
             return f"{self.name} is not installed: {self.install}"
-        if not self.supports(configuration.precision):
-            return f"this processor has no {configuration.precision} in {self.name}"
-        return None
+        return self.find_machine_obstacle()
+
+    @property
+    def _computing(self) -> str:
+        return "processor" if self.device == "cpu" else self.device.upper()
 
     def check(self) -> BackendCheck:
         """Return its state on this machine; it is imported."""
@@ -179,6 +215,9 @@ class Backend:
             return self.check_installation()
         try:
             module = self.require()
+            missing = self.find_machine_obstacle()
+            if missing is not None:
+                return BackendCheck("note", missing)
             here = ", ".join(one for one in self.precisions if self.supports(one))
         except MissingDependencyError as error:
             is_needed = self.extra is None or self.is_installed
@@ -191,7 +230,7 @@ _registered: dict[str, Backend] = {}
 
 def backend_names() -> tuple[str, ...]:
     """Return the names of all backends; nothing is imported."""
-    return tuple(dict.fromkeys((*_MODULES, *_registered)))
+    return tuple(dict.fromkeys((*_ROWS, *_registered)))
 
 
 def all_backends() -> list[Backend]:
@@ -207,8 +246,10 @@ def find_backend(name: str) -> Backend:
     """
     if name in _registered:
         return _registered[name]
-    if name in _MODULES:
-        row: Backend = importlib.import_module(_MODULES[name]).BACKEND
+    if name in _ROWS:
+        module, _, constant = _ROWS[name].partition(":")
+        found = getattr(importlib.import_module(module), constant)
+        row: Backend = found[name] if isinstance(found, dict) else found
         return row
     raise OptionError(
         f"--backend must be {AUTO} or one of {', '.join(backend_names())}, found {name!r}"

@@ -17,6 +17,7 @@ from mirnet_edge.runtime.backends import (
     unknown_backend_text,
 )
 from mirnet_edge.runtime.machine import available_memory
+from mirnet_edge.runtime.machine_configurations import add_configurations, is_untried
 from mirnet_edge.runtime.machine_latency import time_here
 from mirnet_edge.runtime.shipped import find_bundle, is_shipped
 
@@ -44,7 +45,9 @@ def open_bundle(
     Args:
         path: The bundle's folder, or `shipped:NAME`.
         backend: One of `backends.backend_names()`, or auto, which takes the highest
-            `Backend.auto_rank` that runs here, and of these the fastest.
+            `Backend.auto_rank` that runs here, and of these the fastest. Of several, with commas
+            between them, the first that opens: what may take another's place is named, and is
+            never chosen silently.
         precision: fp32, bf16, fp16, int8, or auto. A named one is chosen even where the quality
             gate rejected it; a warning gives the reason.
         threads: At most; None leaves it to the backend.
@@ -55,6 +58,8 @@ def open_bundle(
         BundleError: No bundle, a changed file, or no configuration that fits; with each's reason.
         OptionError: No such backend or precision, or less than one thread.
     """
+    if "," in backend:
+        return _open_first(path, backend.split(","), precision, threads, rebuild)
     folder = find_bundle(path)
     manifest = read_manifest_here(folder, backend, precision, threads=threads)
     if backend == AUTO or find_backend(backend).engine_runner is not None:
@@ -68,10 +73,33 @@ def open_bundle(
     return _runner_of(configuration, manifest, folder, threads)
 
 
+def _open_first(
+    path: str | Path,
+    backends: list[str],
+    precision: str,
+    threads: int | None,
+    rebuild: bool | None,
+) -> Runner:
+    """Return the runner of the first backend that opens the bundle here; it is closed again."""
+    for name in backends:
+        find_backend(name)
+    for name in backends[:-1]:
+        try:
+            runner = open_bundle(path, name, precision, threads=threads, rebuild=rebuild)
+            with runner:
+                return runner
+        except MirnetEdgeError as error:
+            logger.warning("%s is not used: %s", name, error)
+    return open_bundle(path, backends[-1], precision, threads=threads, rebuild=rebuild)
+
+
 def read_manifest_here(
     folder: Path, backend: str = AUTO, precision: str = AUTO, *, threads: int | None = None
 ) -> Manifest:
-    """Return a bundle's manifest, with the latencies of this machine where the package ships it.
+    """Return a bundle's manifest, with what is measured of it on this machine.
+
+    That are the configurations of devices that the export did not measure; where there are such,
+    or the package ships the bundle, the latencies of all.
 
     Args:
         folder: The bundle's folder.
@@ -83,8 +111,8 @@ def read_manifest_here(
         BundleError: No bundle there, or not a manifest that can be read.
         OptionError: Less than one thread.
     """
-    manifest = read_manifest(folder)
-    if not is_shipped(folder):
+    manifest = add_configurations(read_manifest(folder), backend)
+    if not is_shipped(folder) and not any(map(is_untried, manifest.configurations)):
         return manifest
     candidates = [
         one

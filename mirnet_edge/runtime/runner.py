@@ -122,6 +122,13 @@ class FloatRunner(Runner, Protocol):
         """
 
 
+def placement_of(runner: Runner) -> str:
+    """Return what computes an open runner's graph, where its backend tells; else an empty text."""
+    while isinstance(runner, RunnerWrapper):
+        runner = runner.runner
+    return str(getattr(runner, "placement", ""))
+
+
 def as_float_runner(runner: Runner) -> FloatRunner | None:
     """Return the runner if it takes frames of more than 8 bits, else None."""
     if getattr(runner, "takes_floats", False):
@@ -325,6 +332,8 @@ class GraphRunner(ReentrantContext):
         self._inference_span_s = (0.0, 0.0)
         self.stages_s = (0.0, 0.0, 0.0)
         """Seconds of the last run before, in and after the network."""
+        self.placement = ""
+        """What computes the open graph, where the backend tells: devices, and their nodes."""
 
     @property
     def name(self) -> str:

@@ -86,9 +86,11 @@ def test_decisions(case):
     assert case.says in text
 
 
-def test_fp32_is_always_accepted():
-    result = GateResult(_QUALITY, None, 9.0, _latency(2.0))
+def test_fp32_is_accepted_whatever_its_speed_and_rejected_where_it_computes_something_else():
+    result = GateResult(_QUALITY, None, 0.0, _latency(2.0))
     assert decide("fp32", result, 0.1) is None
+    other = replace(result, drop_db=9.0)
+    assert decide("fp32", other, 0.1).reason is RejectionReason.QUALITY
     assert describe_acceptance("fp32", result, 0.1) == "the reference precision"
 
 

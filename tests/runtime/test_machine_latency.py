@@ -177,20 +177,3 @@ def test_a_single_configuration_is_not_timed(make_bundle, tmp_path):
         raise AssertionError(configuration)
 
     assert time_here(manifest, folder, manifest.configurations, refuse, cache=tmp_path) is manifest
-
-
-@pytest.mark.parametrize(
-    ("platform", "variable", "ends"),
-    [
-        ("linux", "XDG_CACHE_HOME", "xdg/mirnet-edge"),
-        ("win32", "LOCALAPPDATA", "xdg/mirnet-edge"),
-        ("darwin", None, "Library/Caches/mirnet-edge"),
-    ],
-)
-def test_the_cache_is_where_the_system_keeps_caches(
-    platform, variable, ends, monkeypatch, tmp_path
-):
-    monkeypatch.setattr(machine_latency.sys, "platform", platform)
-    if variable:
-        monkeypatch.setenv(variable, str(tmp_path / "xdg"))
-    assert machine_latency.user_cache().as_posix().endswith(ends)

@@ -106,9 +106,9 @@ def test_the_choice_on_this_machine_is_among_those_that_were_timed_here():
         assert runner.run(np.full((1, 24, 32, 3), 40, np.uint8)).shape == (1, 24, 32, 3)
     cache = machine_latency.user_cache()
     measured = machine_latency._measured.items()
-    (samples,) = [samples for file, samples in measured if cache in file.parents]
-    assert name in samples
-    assert {one.partition(":")[0] for one in samples} == {"onnxruntime", "openvino"}
+    (found,) = [one for file, one in measured if cache in file.parents]
+    assert name in found.samples
+    assert {one.partition(":")[0] for one in found.samples} == {"onnxruntime", "openvino"}
 
 
 @pytest.mark.slow
