@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mirnet_edge.cli.application import print_error
@@ -12,7 +13,6 @@ from mirnet_edge.errors import MirnetEdgeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from mirnet_edge.runtime.inputs import InputFiles
 
@@ -64,6 +64,11 @@ class RestorationBatch:
         for line in lines:
             self._show(line)
 
+    def add_comparison(self, path: Path, comparison: Path, size: str) -> None:
+        """Add the comparison that is written of a file whose outcome is known."""
+        self.outcomes[path].facts["comparison"] = str(comparison)
+        self._show(f"{comparison}  {size}  before and after")
+
     def add_failed(self, path: Path, error: Exception) -> None:
         """Add a file that could not be restored, whatever the error."""
         reason = describe_failure(path, error)
@@ -84,6 +89,11 @@ class RestorationBatch:
             )
         for line in left_out_lines(found):
             print_error(line)
+
+    def result_of(self, path: Path) -> Path | None:
+        """Return the result of a file that was restored; None of every other."""
+        one = self.outcomes.get(path)
+        return Path(one.facts["output"]) if one and one.outcome == "restored" else None
 
     def count(self, outcome: Outcome) -> int:
         """Return how many files have an outcome."""

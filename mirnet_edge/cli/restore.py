@@ -25,8 +25,10 @@ from mirnet_edge.cli.restore_pipes import PIPE, PipedFiles, expand_sequences
 from mirnet_edge.cli.restore_videos import (
     LocalExecutor,
     RayExecutor,
+    VideoComparison,
     VideoJob,
     restore_videos,
+    write_comparisons,
 )
 from mirnet_edge.runtime.task_choice import (
     AUTO,
@@ -99,7 +101,8 @@ def restore(
         bool,
         typer.Option(
             "--compare",
-            help="Also write NAME.compare.png of each image: before and after side by side.",
+            help="Also write before and after side by side: NAME.compare.png of each image, "
+            "NAME.compare.mp4 of each video.",
             rich_help_panel=OUTPUT,
         ),
     ] = False,
@@ -216,8 +219,6 @@ def restore(
         run.check()
         videos = [one for one in found.files if is_video(one.path)]
         images = [one for one in found.files if one not in videos]
-        if compare and videos:
-            print_error("--compare is for images; videos are restored without a comparison")
         with run:
             run.batch.add_left_out(found)
             run.restore_images(images)
@@ -252,6 +253,8 @@ class _RestorationRun:
     skip_existing: bool
     paths: tuple[Path, ...]
     """All inputs."""
+    _comparisons: list[tuple[Path, Path, Path | None]] = field(default_factory=list)
+    """Those to write of videos: input, comparison, and the result where that is there already."""
     _runners: dict[RunnerChoice, Runner] = field(default_factory=dict)
     _opened: set[RunnerChoice] = field(default_factory=set)
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -318,6 +321,13 @@ class _RestorationRun:
                 jobs += [] if job is None else [job]
         if jobs:
             restore_videos(jobs, execute, self.batch, overwrite=self.overwrite)
+        comparisons = [
+            VideoComparison(source=source, restored=result, output=output)
+            for source, output, restored in self._comparisons
+            if (result := restored or self.batch.result_of(source)) is not None
+        ]
+        if comparisons:
+            write_comparisons(comparisons, self.batch)
 
     def _restore_image(self, one: InputFile) -> None:
         from mirnet_edge.images.files import apply_orientation, read_image, result_name
@@ -366,6 +376,7 @@ class _RestorationRun:
     def _prepare_video(self, one: InputFile) -> VideoJob | None:
         """Return the job of a video; None where there is nothing left to do."""
         from mirnet_edge.files import replace_file
+        from mirnet_edge.runtime.inputs import COMPARED_VIDEO, check_absent, comparison_of
         from mirnet_edge.video.files import muxing
         from mirnet_edge.video.files.encoding import SUFFIXES
         from mirnet_edge.video.files.sampling import sample_frames
@@ -376,13 +387,25 @@ class _RestorationRun:
         if output.suffix.lower() not in SUFFIXES:
             preferred = output.with_suffix(SUFFIXES[0])
 
-        def is_there() -> bool:
-            return muxing.is_restored(source, output.parent, output.name)
+        comparison = comparison_of(output, source, COMPARED_VIDEO) if self.compare else None
+        restored = muxing.find_restored(source, output.parent, output.name)
 
+        def are_there() -> bool:
+            return restored is not None and (comparison is None or comparison.is_file())
+
+        targets = [preferred, *([comparison] if comparison else [])]
         # whether a file would be replaced is known once its container is: `restore_video` checks it
-        if self._is_done(source, [preferred], is_there, overwrite=True):
+        if self._is_done(source, targets, are_there, overwrite=True):
             muxing.remove_stale_segments(source, output.parent, output.name)
             return None
+        if comparison is not None:
+            if self.skip_existing and restored is not None:
+                self.batch.add_skipped(source, restored)
+                self._comparisons.append((source, comparison, restored))
+                return None
+            if not self.overwrite and not self.skip_existing:
+                check_absent(comparison, source)
+            self._comparisons.append((source, comparison, None))
         choice, facts = self._choose(sample_frames(source), source)
         if choice is not None:
             choice = replace(choice, whole_pixels=None)  # the same for all frames of all runs

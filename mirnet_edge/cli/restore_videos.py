@@ -36,6 +36,15 @@ class VideoJob:
     """For the `--json` document, beside those of the result."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class VideoComparison:
+    """A video of before and after side by side, to write beside a result that is there."""
+
+    source: Path
+    restored: Path
+    output: Path
+
+
 class VideoExecutor(Protocol):
     """Restores videos, one after the other or many at once."""
 
@@ -162,6 +171,44 @@ def restore_videos(
         MirnetEdgeError: Something that concerns all of them.
         KeyboardInterrupt: Ctrl-C; says what is kept.
     """
+    with _video_progress() as progress:
+        try:
+            execute(jobs, batch, progress, overwrite=overwrite)
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(_interruption(jobs, batch)) from error
+
+
+def write_comparisons(comparisons: Sequence[VideoComparison], batch: RestorationBatch) -> None:
+    """Write comparisons one after the other, with a progress bar on a terminal.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; says what is kept.
+    """
+    from mirnet_edge.video.files.comparing import compare_videos
+
+    with _video_progress() as progress:
+        for one in comparisons:
+            bar = progress.add_task(one.output.name, total=None)
+
+            def advance(done: int, bar: TaskID = bar) -> None:
+                progress.update(bar, completed=done)
+
+            try:
+                height, width = compare_videos(
+                    one.source, one.restored, one.output, on_frame=advance
+                )
+            except KeyboardInterrupt as error:
+                line = f"interrupted; {one.restored} is complete, {one.output.name} is not written"
+                raise KeyboardInterrupt(f"{line}: --skip-existing writes it alone") from error
+            except Exception as error:  # noqa: BLE001  # whatever it is, the others are written
+                batch.add_failed(one.source, error)
+            else:
+                batch.add_comparison(one.source, one.output, f"{width}x{height}")
+            progress.remove_task(bar)
+
+
+def _video_progress() -> Progress:
+    """Return a progress display on stderr, shown on a terminal alone."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -176,13 +223,7 @@ def restore_videos(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        try:
-            execute(jobs, batch, progress, overwrite=overwrite)
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(_interruption(jobs, batch)) from error
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _interruption(jobs: Sequence[VideoJob], batch: RestorationBatch) -> str:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 RESTORED = ".restored"
 """Before the suffix of a result that is written beside its input."""
-COMPARE_SUFFIX = ".compare.png"
+COMPARED = ".compare"
+"""Before the suffix of a comparison."""
+COMPARED_IMAGE, COMPARED_VIDEO = ".png", ".mp4"
+"""Suffixes of comparisons."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +67,7 @@ def find_inputs(
 ) -> InputFiles:
     """Return the given files, and in place of each folder the files in it that can be restored.
 
-    Results are not restored again: NAME.restored.SUFFIX and NAME.compare.png in a folder, or named
+    Results are not restored again: NAME.restored.SUFFIX and comparisons in a folder, or named
     beside their own input, are left out. A file that is given twice is returned once. Files that
     are named need not exist.
 
@@ -130,14 +133,13 @@ def _reason_to_leave_out(path: Path, why_left_out: Callable[[Path], str | None])
 
 
 def _is_result(path: Path) -> bool:
-    return path.stem.endswith(RESTORED) or path.name.endswith(COMPARE_SUFFIX)
+    is_comparison = path.suffix in (COMPARED_IMAGE, COMPARED_VIDEO) and path.stem.endswith(COMPARED)
+    return is_comparison or path.stem.endswith(RESTORED)
 
 
 def _source_is_among(result: Path, named: Iterable[Path]) -> bool:
     """Return whether a file that a result can come from is among those named."""
-    stem = result.name.removesuffix(COMPARE_SUFFIX)
-    if stem == result.name:
-        stem = result.stem.removesuffix(RESTORED)
+    stem = result.stem.removesuffix(COMPARED).removesuffix(RESTORED)
     folder = result.resolve().parent
     return any(one.parent == folder and one.stem == stem for one in named)
 
@@ -216,9 +218,9 @@ def _fitting_name(stem: str, ending: str) -> str:
     return f"{short}-{mark}{ending}"
 
 
-def comparison_of(output: Path, source: Path) -> Path:
-    """Return the file of an image's comparison, beside its result."""
-    return output.with_name(f"{source.stem}{COMPARE_SUFFIX}")
+def comparison_of(output: Path, source: Path, suffix: str = COMPARED_IMAGE) -> Path:
+    """Return the file of an image's or a video's comparison, beside its result."""
+    return output.with_name(_fitting_name(source.stem, f"{COMPARED}{suffix}"))
 
 
 def check_output(output: Path, source: Path, owners: Mapping[Path, Path]) -> None:

@@ -183,11 +183,10 @@ def test_a_missing_executor_is_one_line(
 
 def test_a_chain_is_blended_and_smoothed_in_a_video_too(ran, make_video, tmp_path):
     video, out = make_video("a.mp4"), tmp_path / "large.mkv"
-    options = ["--task", "low-light,super-resolution", "--strength", 0.5, "--compare"]
+    options = ["--task", "low-light,super-resolution", "--strength", 0.5]
     cpu = ["--backend", "onnxruntime", "--precision", "fp32"]
     result = ran(main, video, *options, *cpu, "--out", out, "--json")
     assert result.code == 0, result.err
-    assert result.err.startswith("mirnet-restore: --compare is for images; videos are restored")
     (told,) = json.loads(result.out)["files"]
     assert told["output"] == str(out)
     assert told["configuration"] == "onnxruntime:fp32 + onnxruntime:fp32"
@@ -197,6 +196,50 @@ def test_a_chain_is_blended_and_smoothed_in_a_video_too(ran, make_video, tmp_pat
         levels = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
     assert min(levels) > 65  # half of the way from 60
     assert max(levels) - min(levels) < 2
+
+
+def _frames_of(path):
+    with av.open(str(path)) as container:
+        return [(float(frame.time), frame.to_ndarray(format="rgb24"))
+                for frame in container.decode(video=0)]  # fmt: skip
+
+
+def test_a_video_is_compared_side_by_side_frame_by_frame(ran, make_bundle, make_video, tmp_path):
+    video, out = make_video("a.mp4"), tmp_path / "out"
+    arguments = [video, "--bundle", make_bundle(), "--out", out, "--compare"]
+    result = ran(main, *arguments, "--json")
+    assert result.code == 0, result.err
+    comparison = out / "a.compare.mp4"
+    (told,) = json.loads(result.out)["files"]
+    assert told["comparison"] == str(comparison)
+    assert "a.compare.mp4  132x48  before and after" in result.err
+    compared, restored = _frames_of(comparison), _frames_of(out / "a.mp4")
+    assert [time for time, _ in compared] == pytest.approx([time for time, _ in restored], abs=1e-3)
+    for (_, both), (_, after) in zip(compared, restored, strict=True):
+        assert both.shape == (48, 64 + 4 + 64, 3)
+        assert both[:, :60].mean() == pytest.approx(60, abs=3)
+        assert both[:, 72:].mean() == pytest.approx(after.mean(), abs=2)
+    # neither is replaced, and a comparison that is missing is written alone
+    again = ran(main, *arguments)
+    assert again.code == 2
+    assert "a.compare.mp4 exists already" in again.line
+    before = (out / "a.mp4").read_bytes()
+    comparison.unlink()
+    skipped = ran(main, *arguments, "--skip-existing", "--json")
+    assert skipped.code == 0, skipped.err
+    (told,) = json.loads(skipped.out)["files"]
+    assert (told["outcome"], told["comparison"]) == ("skipped", str(comparison))
+    assert len(_frames_of(comparison)) == 5
+    assert (out / "a.mp4").read_bytes() == before
+
+
+def test_an_enlarged_video_is_compared_at_the_results_size(ran, make_video, tmp_path):
+    video, out = make_video("a.mp4", frames=2), tmp_path / "out"
+    options = ["--task", "super-resolution", "--backend", "onnxruntime", "--precision", "fp32"]
+    result = ran(main, video, *options, "--out", out, "--compare")
+    assert result.code == 0, result.err
+    compared = _frames_of(out / "a.compare.mp4")
+    assert [frame.shape for _, frame in compared] == [(96, 128 + 4 + 128, 3)] * 2
 
 
 def test_a_video_beside_its_source_is_not_replaced(ran, make_bundle, make_video):

@@ -79,12 +79,11 @@ def test_a_folder_that_cannot_be_read_is_left_out(tmp_path, monkeypatch):
 
 
 def test_results_are_not_restored_again(tmp_path):
-    _touch(tmp_path, "a.png", "a.restored.png", "a.compare.png", "b.restored.jpg")
+    results = ["a.restored.png", "a.compare.png", "a.compare.mp4", "b.restored.jpg"]
+    _touch(tmp_path, "a.png", *results)
     files, left_out = _found([tmp_path])
     assert files == ["a.png"]
-    assert left_out == dict.fromkeys(
-        ["a.restored.png", "a.compare.png", "b.restored.jpg"], "a result of this command"
-    )
+    assert left_out == dict.fromkeys(results, "a result of this command")
     # *.png, which the shell expands
     files, left_out = _found([tmp_path / name for name in ("a.png", "a.restored.png")])
     assert (files, list(left_out)) == (["a.png"], ["a.restored.png"])

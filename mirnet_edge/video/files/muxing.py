@@ -408,12 +408,12 @@ def has_segments(source: Path, out: Path, name: str | None = None) -> bool:
     )
 
 
-def is_restored(source: Path, out: Path, name: str | None = None) -> bool:
-    """Return whether OUT has a video's result, whatever its configuration."""
-    return any(
-        output.is_file() and output.resolve() != source.resolve()
-        for output in possible_outputs(source, out, name)
-    )
+def find_restored(source: Path, out: Path, name: str | None = None) -> Path | None:
+    """Return a video's result in OUT, whatever its configuration; None where there is none."""
+    for output in sorted(possible_outputs(source, out, name)):
+        if output.is_file() and output.resolve() != source.resolve():
+            return output
+    return None
 
 
 def remove_stale_segments(source: Path, out: Path, name: str | None = None) -> None:

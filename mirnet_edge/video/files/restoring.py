@@ -126,7 +126,7 @@ def restore_video(
         segments = SegmentFolder(
             segments_folder(output), _segment_fingerprint(source, restorer, fingerprint)
         )
-        frames = _FrameReader(reader, inspection)
+        frames = FrameReader(reader, inspection)
         with _SegmentWriter(source, restorer, segments, options, notes) as writer:
             if reader.stream.metadata.get("alpha_mode") == "1":  # VP8, VP9: not even decoded
                 writer.lost.add(TRANSPARENCY)
@@ -179,14 +179,14 @@ class _Notes:
             logger.warning("%s: %s", self._source, line)
 
 
-class _FrameReader:
+class FrameReader:
     """Iterates over the decoded frames of a video, each with its PTS in the video's time base."""
 
     def __init__(self, reader: VideoReader, inspection: VideoInspection) -> None:
         self._reader, self._inspection = reader, inspection
         step = 1 / reader.rate if reader.rate else None
         self._times = FrameTimes(
-            _time_base(reader), step, in_order=inspection.in_order, delay=inspection.delay
+            video_time_base(reader), step, in_order=inspection.in_order, delay=inspection.delay
         )
         self._deinterlacer = Deinterlacer()
 
@@ -352,7 +352,8 @@ def _size(source: Path) -> int:
     return source.stat().st_size if source.is_file() else 0
 
 
-def _time_base(reader: VideoReader) -> Fraction:
+def video_time_base(reader: VideoReader) -> Fraction:
+    """Return the seconds per unit of a video's PTS."""
     return reader.stream.time_base or Fraction(1, 90_000)
 
 
@@ -364,7 +365,7 @@ def _encoding_options(
     return EncodingOptions(
         height=scale * frame.height,
         width=scale * frame.width,
-        time_base=_time_base(reader),
+        time_base=video_time_base(reader),
         rate=reader.rate,
         color=read_color_tags(frame),
         aspect=reader.stream.sample_aspect_ratio,
