@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mirnet_edge.manifest import Precision
+    from mirnet_edge.runtime.backends import DeviceKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ class DeviceSpec:
     """Of its memory, GB/s."""
     memory_gib: float
     is_gpu: bool = True
+    """Whether it computes as GPUs do: much at once, and with a cost for each kernel. NPUs do."""
+    is_npu: bool = False
+    """Whether it is a neural processor, which computes fp32 graphs in fp16."""
     is_measured: bool = False
     """Whether the rates are measured, not from the table."""
     source: str = ""
@@ -48,6 +52,13 @@ class DeviceSpec:
     """Other limits on running this package's engines."""
     runs_no_engine: bool = False
     """Whether its TensorRT is too old for this package's engines; `note` says so."""
+
+    @property
+    def kind(self) -> DeviceKind:
+        """Return which kind of backend computes on it."""
+        if self.is_npu:
+            return "npu"
+        return "gpu" if self.is_gpu else "cpu"
 
     @property
     def basis(self) -> str:
@@ -77,16 +88,20 @@ _RTX_BLACKWELL = (
 _AMPERE = "NVIDIA, Ampere GA102 whitepaper v2: 512 fp16 multiply-adds per SM and clock; "
 _HOPPER = "NVIDIA, {0} data sheet, its sparse rates halved: nvidia.com/data-center/{0}"
 _NO_RTX = "TensorRT-RTX does not run on it"
+_INTEL = "estimated, never measured: by OpenVINO, --backend openvino-{}"
+_XE = "Intel, Arc {}: {} Xe cores, INT8 TOPS; fp16 is half of that: to check"
+_CORE_ULTRA = "Intel, Core Ultra {}: INT8 TOPS of its parts; fp16 is half of that: to check"
 
 
 def _row(  # the columns of the table below, in its order
     name: str, title: str, fp32: float, fp16: float, int8: float, bandwidth: float, memory: float,
-    source: str, note: str = "", *, is_gpu: bool = True, runs_no_engine: bool = False,
+    source: str, note: str = "", *, is_gpu: bool = True, is_npu: bool = False,
+    runs_no_engine: bool = False,
 ) -> DeviceSpec:  # fmt: skip
     return DeviceSpec(
         name=name, title=title, fp32_tflops=fp32, fp16_tflops=fp16, int8_tops=int8,
         bandwidth_gbs=bandwidth, memory_gib=memory, source=source, note=note, is_gpu=is_gpu,
-        runs_no_engine=runs_no_engine,
+        is_npu=is_npu, runs_no_engine=runs_no_engine,
     )  # fmt: skip
 
 
@@ -120,6 +135,17 @@ _ALL = (
          f"{_AMPERE}nvidia.com: 28 SM at 1.78 GHz; rates computed; 360 GB/s: to check"),
     _row("rtx-4090", "RTX 4090", 82.6, 330, 661, 1008, 24, _ADA),
     _row("rtx-5090", "RTX 5090", 104.8, 419, 838, 1792, 32, _RTX_BLACKWELL),
+    _row("arc-b580", "Intel Arc B580", 13.7, 117, 233, 456, 12,
+         _XE.format("B580", 20), _INTEL.format("gpu")),
+    _row("arc-a770", "Intel Arc A770 16GB", 19.7, 131, 262, 560, 16,
+         _XE.format("A770", 32), _INTEL.format("gpu")),
+    # graphics and neural processor share the memory of the processor
+    _row("core-ultra-200v-gpu", "Intel Core Ultra 200V, its Arc 140V", 4.2, 33.5, 67, 136, 32,
+         _CORE_ULTRA.format("200V"), _INTEL.format("gpu")),
+    _row("core-ultra-200v-npu", "Intel Core Ultra 200V, its NPU", 24, 24, 48, 136, 32,
+         _CORE_ULTRA.format("200V"), _INTEL.format("npu"), is_npu=True),
+    _row("core-ultra-100-npu", "Intel Core Ultra 100, its NPU", 5.5, 5.5, 11, 120, 32,
+         _CORE_ULTRA.format("100"), _INTEL.format("npu"), is_npu=True),
     # cores x clock x lanes x 2 units x 2 operations; int8 by vpdpbusd: 4 times fp32. Without VNNI
     # three instructions stand for one. Bandwidth: two channels of DDR4-3200, DDR5-4800; eight
     _row("x86-avx2", "x86, 8 cores with AVX2 at 3 GHz", 0.77, 0.77, 1.0, 51, 16,

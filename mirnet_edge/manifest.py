@@ -153,7 +153,8 @@ class LatencyFacts(StrictDocument):
     p50_ms: float
     p95_ms: float
     ratio_to_fp32: float
-    """This configuration's p50 over that of fp32 on the same backend, interleaved in one run."""
+    """This configuration's p50 over that of fp32 on the same backend, or in ONNX Runtime where the
+    device has no fp32; interleaved in one run."""
     height: int
     width: int
     runs: int

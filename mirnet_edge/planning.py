@@ -360,7 +360,7 @@ def _plan_device(
 ) -> DevicePlan:
     predictions = tuple(predict(cost, device, precision, fps) for precision in _PRECISIONS)
     # INT8 is for those that need it
-    preferred = preferred_backend("gpu" if device.is_gpu else "cpu").precisions[0]
+    preferred = preferred_backend(device.kind).precisions[0]
     usual = next(one for one in predictions if one.precision == preferred)
     suffices = usual.can and usual.worst_fps >= fps
     best = usual if suffices else max(predictions, key=lambda one: one.best_fps)

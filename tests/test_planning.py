@@ -56,7 +56,7 @@ def test_every_range_is_a_range(name, cost):
 @pytest.mark.parametrize("name", DEVICES)
 def test_every_device_says_where_its_figures_are_from(name):
     source = DEVICES[name].source
-    assert re.search(r"nvidia|Raspberry Pi|computed", source, re.IGNORECASE), source
+    assert re.search(r"nvidia|Intel|Raspberry Pi|computed", source, re.IGNORECASE), source
 
 
 @dataclass(frozen=True)
@@ -216,3 +216,16 @@ def test_several_sizes_as_json_are_several_plans(capsys):
     assert [(one["width"], one["height"]) for one in plans] == [(64, 64), (128, 64)]
     assert plans[0]["devices"][0]["live"] == "yes"
     assert plans[0]["devices"][0]["basis"] == "vendor's"
+
+
+@pytest.mark.parametrize("name", ["core-ultra-200v-npu", "core-ultra-100-npu", "arc-b580"])
+def test_devices_of_intel_are_planned_for_openvino_and_said_to_be_estimated(name, capsys):
+    from mirnet_edge.cli.plan import main
+
+    with pytest.raises(SystemExit):
+        main(["--device", name, "--size", "640x480"])
+    out = capsys.readouterr().out
+    kind = DEVICES[name].kind
+    assert kind == ("npu" if name.endswith("npu") else "gpu")
+    assert f"estimated, never measured: by OpenVINO, --backend openvino-{kind}" in out
+    assert ", fp16" in out

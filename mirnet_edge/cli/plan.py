@@ -86,8 +86,9 @@ def _print_sentences(plan: NetworkPlan) -> None:
     )
     for answer in plan.devices:
         print(f"predicted: {answer.sentence}, {answer.best.precision}")
-        if answer.instead:
-            print(f"           {answer.instead}")
+        for line in (answer.instead, "" if answer.device.runs_no_engine else answer.device.note):
+            if line:
+                print(f"           {line}")
 
 
 def _print_table(plans: list[NetworkPlan]) -> None:
@@ -148,6 +149,7 @@ def _document(plan: NetworkPlan) -> dict[str, Any]:
                 "device": answer.device.name,
                 "source": answer.device.source or "measured here",
                 "basis": answer.device.basis,
+                "note": answer.device.note or None,
                 "verdict": answer.sentence,
                 "live": answer.outcome,
                 "can": answer.best.can,

@@ -110,14 +110,19 @@ def run_gate(
             if candidate is candidates[0]:
                 raise
             unsupported[candidate.name] = str(error)
-    # a latency is a ratio to fp32 of the same backend: without that there is none
+    # a latency is a ratio to fp32 of the same backend, or to the reference where that has no fp32;
+    # where fp32 failed there is none
+    fp32 = {one.backend: one.name for one in candidates if one.precision == "fp32"}
+    compared_with = {
+        one.name: fp32.get(one.backend, candidates[0].name) for one in candidates if one.timed
+    }
     timed = {
         one.name: one.runner
         for one in candidates
-        if one.timed and one.name in outputs and f"{one.backend}:fp32" in outputs
+        if one.timed and one.name in outputs and compared_with[one.name] in outputs
     }
     on_progress(f"latency: {', '.join(timed)}")
-    latencies = _latencies(timed, timing_frame, measure)
+    latencies = _latencies(timed, compared_with, timing_frame, measure)
     expected = outputs[candidates[0].name]
     configurations = []
     for one in candidates:
@@ -291,12 +296,15 @@ def _restore_all(
 
 
 def _latencies(
-    runners: Mapping[str, Runner], frame: Frames, measure: Measure
+    runners: Mapping[str, Runner],
+    compared_with: Mapping[str, str],
+    frame: Frames,
+    measure: Measure,
 ) -> dict[str, LatencyFacts]:
     samples = measure(runners, frame)
     latencies = {}
     for name, values in samples.items():
-        reference = samples[f"{name.partition(':')[0]}:fp32"]
+        reference = samples[compared_with[name]]
         # round by round: both were timed at the same moment of a noisy machine
         ratios = [one / two for one, two in zip(values, reference, strict=True)]
         latencies[name] = LatencyFacts(

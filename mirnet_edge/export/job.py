@@ -128,7 +128,7 @@ def _candidates_of(
 ) -> Iterator[GateCandidate]:
     """Yield the configurations of one backend; none where it would have to run and cannot."""
     is_timed = backend.engine_runner is None
-    if is_timed and backend.machine_obstacle() is not None:
+    if backend.added_here == "named" or (is_timed and backend.machine_obstacle() is not None):
         return
     for file in files:
         if backend.target not in file.targets:

@@ -187,8 +187,9 @@ def choose_trial_backend(name: str) -> str:
     if name not in fitting:
         raise OptionError(f"--backend must be auto or one of {', '.join(fitting)}, found {name!r}")
     backend = fitting[name]
-    if backend.engine_runner is None and not backend.is_installed:
-        raise OptionError(f"--backend {name} is not installed: {backend.install}")
+    obstacle = None if backend.engine_runner is not None else backend.machine_obstacle()
+    if obstacle is not None:
+        raise OptionError(f"--backend {name} does not run here: {obstacle}")
     return name
 
 

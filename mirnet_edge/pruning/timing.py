@@ -182,7 +182,11 @@ def timing_conditions(
             is below 1.
         MissingDependencyError: The backend is not installed.
     """
-    known = [one.name for one in all_backends() if one.target == "cpu" and not one.runs_weights]
+    known = [
+        one.name
+        for one in all_backends()
+        if one.target == "cpu" and not one.runs_weights and one.added_here == "never"
+    ]
     if backend not in known:
         raise OptionError(f"--backend must be {' or '.join(known)}, found {backend!r}")
     if round_to < 1:

@@ -41,11 +41,15 @@ DeviceKind = Literal["cpu", "gpu", "npu"]
 
 # module:constant, where the constant is the row, or a table that has it under its name
 _PROVIDERS = "mirnet_edge.runtime.onnxruntime_runner:PROVIDER_BACKENDS"
+_OPENVINO_DEVICES = "mirnet_edge.runtime.openvino_runner:DEVICE_BACKENDS"
 _ROWS = {
     "onnxruntime": "mirnet_edge.runtime.onnxruntime_runner:BACKEND",
     "openvino": "mirnet_edge.runtime.openvino_runner:BACKEND",
     "torch": "mirnet_edge.runtime.torch_runner:BACKEND",
     "tensorrt": "mirnet_edge.runtime.tensorrt.runner:BACKEND",
+    "openvino-gpu": _OPENVINO_DEVICES,
+    "openvino-npu": _OPENVINO_DEVICES,
+    "openvino-auto": _OPENVINO_DEVICES,
     "onnxruntime-cuda": _PROVIDERS,
     "onnxruntime-tensorrt": _PROVIDERS,
     "onnxruntime-tensorrt-rtx": _PROVIDERS,
@@ -143,9 +147,10 @@ class Backend:
     when it is called."""
     systems: tuple[str, ...] = ("Linux", "Windows", "Darwin")
     """Where it exists, as `platform.system()` calls them."""
-    is_added_here: bool = False
-    """Whether `open_bundle` adds its configurations to bundles that were exported without it. They
-    are compared with ONNX Runtime and timed on this machine first."""
+    added_here: Literal["never", "named", "always"] = "never"
+    """When `open_bundle` adds its configurations to bundles that were exported without it: where it
+    is asked for, or wherever it computes. They are compared with ONNX Runtime on this machine
+    first, and timed. An export measures none that is for those who name it."""
 
     def __post_init__(self) -> None:
         """Refuse a row that the quality gate could not use.

@@ -258,7 +258,10 @@ def _nothing_fits(
             f"the bundle has no configuration for {wanted}; it has {names}. Choose one, or export "
             "again"
         )
-    reasons = "; ".join(f"{name}: {why}" for name, why in obstacles.items())
+    named: dict[str | None, list[str]] = {}
+    for name, why in obstacles.items():
+        named.setdefault(why, []).append(name)
+    reasons = "; ".join(f"{', '.join(names)}: {why}" for why, names in named.items())
     return (
         f"no configuration of the bundle runs here for {wanted}: {reasons}. Choose another, or "
         "export again"

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mirnet_edge.dependencies import advice, available, require
 from mirnet_edge.errors import EngineError
-from mirnet_edge.files import sha256_of, user_cache
 from mirnet_edge.onnx_sessions import PROVIDER as PROCESSOR
 from mirnet_edge.onnx_wire import convolution_model
+from mirnet_edge.runtime.device_caches import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,26 +237,6 @@ def _load_cuda_libraries() -> None:
     if load is not None:
         with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
             load()
-
-
-def cache_folder(path: Path, provider: str) -> Path:
-    """Return the folder of a provider's caches for a graph; created where it is missing.
-
-    It lies in the bundle, and in the user's cache where the bundle cannot be written. Its name
-    holds the graph's SHA-256, so that another graph never meets it.
-    """
-    digest = sha256_of(path)[:16] if path.is_file() else "none"
-    name = f"{provider}-{digest}"
-    for folder in (path.parent / "provider-cache" / name, user_cache() / "providers" / name):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # the package's own bundles lie where nobody may write
-            continue
-        return folder
-    raise EngineError(
-        f"neither {path.parent} nor {user_cache()} can be written; expected a folder for the "
-        f"engines of {provider}. Set XDG_CACHE_HOME"
-    )
 
 
 def _tensorrt_options(path: Path, precision: Precision) -> Options:

@@ -43,8 +43,7 @@ def add_configurations(manifest: Manifest, backend: str = AUTO) -> Manifest:
     added = [
         configuration
         for row in all_backends()
-        if row.is_added_here and row.name not in known
-        if row.name == backend or (backend == AUTO and row.machine_obstacle() is None)
+        if row.name not in known and _is_added(row, backend)
         for configuration in _configurations_of(row, manifest)
     ]
     if not added:
@@ -52,6 +51,12 @@ def add_configurations(manifest: Manifest, backend: str = AUTO) -> Manifest:
     return manifest.model_copy(
         update={"configurations": [*manifest.configurations, *added]},
     )
+
+
+def _is_added(row: Backend, backend: str) -> bool:
+    if row.name == backend:
+        return row.added_here != "never"
+    return backend == AUTO and row.added_here == "always" and row.machine_obstacle() is None
 
 
 def _configurations_of(row: Backend, manifest: Manifest) -> Iterator[Configuration]:
@@ -77,7 +82,7 @@ def is_untried(configuration: Configuration) -> bool:
         configuration.accepted
         and configuration.against_fp32 is None
         and configuration.backend in backend_names()
-        and find_backend(configuration.backend).is_added_here
+        and find_backend(configuration.backend).added_here != "never"
     )
 
 

@@ -168,7 +168,7 @@ def _row_of(provider: ExecutionProvider) -> Backend:
         target=provider.target,
         find_machine_obstacle=provider.obstacle,
         systems=provider.systems,
-        is_added_here=True,
+        added_here="always",
     )
 
 

@@ -1,16 +1,19 @@
-"""The backend OpenVINO, on the processor: the fastest on most x86 and ARM."""
+"""The backends of OpenVINO: processors, the fastest on most of them, and Intel's GPUs and NPUs."""
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from mirnet_edge.dependencies import EXTRAS
 from mirnet_edge.errors import EngineError
-from mirnet_edge.onnx_wire import float_form
+from mirnet_edge.onnx_wire import convolution_model, float_form
 from mirnet_edge.runtime.backends import Backend
+from mirnet_edge.runtime.device_caches import cache_folder
 from mirnet_edge.runtime.runner import GraphRunner
 
 if TYPE_CHECKING:
@@ -20,9 +23,14 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import FloatFrames
     from mirnet_edge.manifest import ImageContract, Precision
+    from mirnet_edge.runtime.backends import DeviceKind
     from mirnet_edge.runtime.runner import ContextVectors
 
+logger = logging.getLogger(__name__)
+
 _DEVICE = "CPU"
+GPU, NPU, ANY_DEVICE = "GPU", "NPU", "AUTO"
+"""OpenVINO's names of Intel's graphics, of the neural processor, and of its own choice."""
 # How many sizes stay compiled. Each holds its own weights and activations: for MIRNetEdge at
 # 640x480 about 200 MB.
 KEPT_SIZES = 4
@@ -38,8 +46,8 @@ _CAPABILITY_OF: dict[Precision, str] = {
 }  # fmt: skip
 
 
-def supports(precision: Precision) -> bool:
-    """Return whether OpenVINO computes in this precision on this processor.
+def supports(precision: Precision, device: str = _DEVICE) -> bool:
+    """Return whether OpenVINO computes in this precision on a device of this machine.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
@@ -47,12 +55,44 @@ def supports(precision: Precision) -> bool:
     BACKEND.require()
     import openvino
 
-    capabilities = openvino.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+    # its own choice among devices computes what all of them do
+    queried = _DEVICE if device == ANY_DEVICE else device
+    capabilities = openvino.Core().get_property(queried, "OPTIMIZATION_CAPABILITIES")
     return _CAPABILITY_OF[precision] in capabilities
 
 
+@functools.cache
+def find_device_obstacle(device: str) -> str | None:
+    """Return why OpenVINO computes nothing on a device here, None where it did a convolution.
+
+    Raises:
+        MissingDependencyError: OpenVINO cannot be loaded.
+    """
+    BACKEND.require()
+    import openvino
+
+    core = openvino.Core()
+    if device != ANY_DEVICE and device not in {one.partition(".")[0] for one in list_devices(core)}:
+        return (
+            f"OpenVINO finds no {device} on this machine, found {', '.join(list_devices(core))}: "
+            f"install Intel's driver for it, or use another --backend"
+        )
+    try:
+        compiled = core.compile_model(core.read_model(convolution_model()), device)
+        compiled.create_infer_request().infer([np.ones((1, 3, 8, 8), np.float32)])
+    except Exception as error:  # noqa: BLE001  # OpenVINO's and its drivers'
+        reason = " ".join(str(error).split())
+        return f"OpenVINO finds the {device} and computes nothing on it: {reason[:300]}"
+    return None
+
+
+def list_devices(core: Any) -> list[str]:  # noqa: ANN401  # OpenVINO has no types
+    """Return the devices that OpenVINO finds, as it calls them: CPU, GPU, GPU.1, NPU."""
+    return [str(one) for one in core.available_devices]
+
+
 class OpenVinoRunner(GraphRunner):
-    """An ONNX file in OpenVINO's CPU plugin.
+    """An ONNX file in OpenVINO, on the processor or another device.
 
     A graph for any size is compiled for each size of frames, which takes a fraction of a second
     and makes every later frame of that size faster. The last `KEPT_SIZES` stay in memory.
@@ -66,6 +106,7 @@ class OpenVinoRunner(GraphRunner):
         name: str,
         precision: Precision,
         threads: int | None = None,
+        device: str = _DEVICE,
     ) -> None:
         """Remember what to open.
 
@@ -74,12 +115,14 @@ class OpenVinoRunner(GraphRunner):
             image: The graph's inputs and outputs.
             name: Of this runner in messages and reports.
             precision: To compute in; bf16 runs the fp32 graph.
-            threads: Of one run, at most; None leaves it to OpenVINO.
+            threads: Of one run, at most; None leaves it to OpenVINO. Of processors alone.
+            device: As OpenVINO calls it: CPU, GPU, NPU, AUTO.
 
         Raises:
             OptionError: Less than one thread.
         """
         super().__init__(path, image, name=name, precision=precision, threads=threads)
+        self._device = device
         self._core: Any = None
         self._model: Any = None
         self._float_model: Any = None
@@ -88,9 +131,10 @@ class OpenVinoRunner(GraphRunner):
     takes_floats = True
 
     def _load(self) -> None:
-        if not supports(self.precision):
+        if not supports(self.precision, self._device):
+            what = "processor" if self._device == _DEVICE else self._device
             raise EngineError(
-                f"{self.name}: this processor has no {self.precision} in OpenVINO; "
+                f"{self.name}: this {what} has no {self.precision} in OpenVINO; "
                 "choose another --precision"
             )
         import openvino
@@ -146,7 +190,15 @@ class OpenVinoRunner(GraphRunner):
             model.reshape({model.input(0): list(shape), **sides})
         while len(self._requests) >= KEPT_SIZES:  # before compiling: both at once need more memory
             self._requests.popitem(last=False)
-        compiled = self._core.compile_model(model, _DEVICE, self._settings())
+        if self._device == NPU and model.is_dynamic():
+            raise EngineError(
+                f"{self.path.name}: the NPU needs every shape fixed, found one that depends on "
+                "the frame; export again with --size"
+            )
+        compiled = self._core.compile_model(model, self._device, self._settings())
+        if self._device != _DEVICE:
+            self.placement = self._read_back(compiled)
+            logger.info("%s computes on %s", self.name, self.placement)
         self._requests[key] = compiled.create_infer_request()
         return self._requests[key]
 
@@ -155,9 +207,43 @@ class OpenVinoRunner(GraphRunner):
             "INFERENCE_PRECISION_HINT": _HINT_OF[self.precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
-        if self.threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = self.threads
+        if self._device == _DEVICE:
+            if self.threads is not None:
+                settings["INFERENCE_NUM_THREADS"] = self.threads
+            return settings
+        # compiling takes a device's compiler seconds to minutes
+        settings["CACHE_DIR"] = str(cache_folder(self.path, f"openvino-{self._device.lower()}"))
+        if self._device == ANY_DEVICE:
+            settings["ENABLE_STARTUP_FALLBACK"] = False  # else the processor runs the first frames
         return settings
+
+    def _read_back(self, compiled: Any) -> str:  # noqa: ANN401
+        """Return what a graph is compiled for, as OpenVINO says afterwards.
+
+        Raises:
+            EngineError: Another device than the one that was asked for, or another precision.
+        """
+        devices = [str(one) for one in compiled.get_property("EXECUTION_DEVICES")]
+        kinds = {one.partition(".")[0].strip("()") for one in devices}
+        if self._device != ANY_DEVICE and kinds != {self._device}:
+            raise EngineError(
+                f"{self.path.name}: expected OpenVINO to compute it on the {self._device}, found "
+                f"{', '.join(devices)}; use another --backend, or openvino-auto"
+            )
+        names = [
+            str(self._core.get_property(one.strip("()"), "FULL_DEVICE_NAME")) for one in devices
+        ]
+        shown = ", ".join(f"{one} ({name})" for one, name in zip(devices, names, strict=True))
+        if self._device == ANY_DEVICE:
+            return shown
+        wanted = _HINT_OF[self.precision]
+        found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if found != wanted:
+            raise EngineError(
+                f"{self.path.name}: expected {self._device} to compute in {wanted}, found {found}; "
+                "choose another --precision"
+            )
+        return f"{shown}, {found}"
 
 
 BACKEND = Backend(
@@ -174,3 +260,46 @@ BACKEND = Backend(
     derived_precisions={"fp32": ("bf16",), "int8": ("int8+bf16",)},
     supports_here=supports,
 )
+
+
+def _device_row(
+    device: str,
+    title: str,
+    kind: DeviceKind,
+    precisions: tuple[Precision, ...],
+    added_here: Literal["named", "always"],
+) -> Backend:
+    # halves are computed from the fp32 graph, as bf16 is on processors
+    halves: dict[Precision, tuple[Precision, ...]] = {"fp32": ("fp16",), "int8": ("int8+fp16",)}
+    return Backend(
+        name=f"openvino-{device.lower()}",
+        title=title,
+        packages=("openvino",),
+        extra=EXTRAS["openvino"],
+        device=kind,
+        provider=device,
+        precisions=precisions,
+        auto_reason="where it is measured fastest"
+        if added_here == "always"
+        else "never: it is for those who name it",
+        runner=functools.partial(OpenVinoRunner, device=device),
+        derived_precisions=halves if kind != "cpu" else {},
+        supports_here=functools.partial(supports, device=device),
+        find_machine_obstacle=functools.partial(find_device_obstacle, device),
+        systems=("Linux", "Windows"),
+        added_here=added_here,
+    )
+
+
+DEVICE_BACKENDS = {
+    one.name: one
+    for one in (
+        _device_row(
+            GPU, "OpenVINO on a GPU", "gpu", ("fp16", "int8+fp16", "int8", "fp32"), "always"
+        ),
+        # it has no fp32: what is not quantized is computed in fp16
+        _device_row(NPU, "OpenVINO on an NPU", "npu", ("fp16", "int8+fp16", "fp32"), "always"),
+        _device_row(ANY_DEVICE, "OpenVINO's own choice", "cpu", ("fp32", "int8"), "named"),
+    )
+}
+"""The rows of OpenVINO's devices other than the processor, by name."""

@@ -196,6 +196,21 @@ def test_accuracy_is_against_the_truth_and_latency_round_by_round():
     assert find_fastest(found).name == "openvino:fp32"
 
 
+def test_a_device_without_fp32_is_timed_against_the_reference():
+    times = {"onnxruntime:fp32": [20.0], "openvino-npu:fp16": [5.0]}
+    failed = replace(_candidate("openvino:fp32", 9), runner=NullRunner(failure=EngineError("no")))
+    candidates = [
+        _candidate("onnxruntime:fp32", 9), _candidate("openvino-npu:fp16", 9), failed,
+        _candidate("openvino:int8", 9),  # has nothing to be compared with
+    ]  # fmt: skip
+    _, npu, _, int8 = run_gate(
+        candidates, _samples(), max_drop_db=0.1, timing_frame=np.zeros((1, 8, 8, 3), np.uint8),
+        measure=_timed(times),
+    )  # fmt: skip
+    assert npu.latency.ratio_to_fp32 == 0.25
+    assert int8.latency is None
+
+
 def test_without_references_the_accuracy_drop_is_estimated_from_fp32():
     found = run_gate(
         [_candidate("onnxruntime:fp32", 0), _candidate("onnxruntime:int8", 3)],
@@ -221,7 +236,7 @@ def test_the_worst_image_is_named():
         samples,
         max_drop_db=0.1,
         timing_frame=np.zeros((1, 8, 8, 3), np.uint8),
-        measure=_timed({"onnxruntime:fp32": [1.0]}),
+        measure=_timed({"onnxruntime:fp32": [1.0], "tensorrt:fp16": [0.5]}),
     )
     assert found[0].against_truth.worst_image == "night"
 
@@ -345,7 +360,7 @@ def _run_unsupported(names):
         _samples(),
         max_drop_db=0.1,
         timing_frame=np.zeros((1, 8, 8, 3), np.uint8),
-        measure=_timed({"onnxruntime:fp32": [1.0]}),
+        measure=_timed({"onnxruntime:fp32": [1.0], "tensorrt:fp16": [0.5]}),
     )
 
 

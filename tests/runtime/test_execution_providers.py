@@ -16,15 +16,15 @@ from mirnet_edge.errors import EngineError
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.onnx_sessions import DeviceBuffers
 from mirnet_edge.onnx_wire import convolution_model
-from mirnet_edge.runtime import execution_providers
+from mirnet_edge.runtime import device_caches, execution_providers
 from mirnet_edge.runtime.backends import find_backend
+from mirnet_edge.runtime.device_caches import cache_folder
 from mirnet_edge.runtime.execution_providers import (
     CUDA,
     EXECUTION_PROVIDERS,
     OPENVINO,
     TENSORRT,
     WEBGPU,
-    cache_folder,
     count_nodes,
     describe_placement,
     listed_providers,
@@ -284,7 +284,7 @@ def test_engines_of_a_bundle_that_nobody_may_write_are_kept_in_the_users_cache(
     graph.parent.mkdir()
     graph.write_bytes(b"")
     (graph.parent / "provider-cache").write_text("a file, where a folder would be")
-    monkeypatch.setattr(execution_providers, "user_cache", lambda: tmp_path / "user")
+    monkeypatch.setattr(device_caches, "user_cache", lambda: tmp_path / "user")
     assert cache_folder(graph, "tensorrt").parent == tmp_path / "user" / "providers"
 
 

@@ -336,7 +336,7 @@ def test_openvino_uses_the_threads_asked_for(make_runner, frames_of):
 
 
 def test_openvino_refuses_a_precision_the_processor_lacks(make_runner, monkeypatch):
-    monkeypatch.setattr(openvino_runner, "supports", lambda precision: False)
+    monkeypatch.setattr(openvino_runner, "supports", lambda precision, device: False)
     says = "openvino:bf16: this processor has no bf16 in OpenVINO; choose another --precision"
     with pytest.raises(EngineError, match=says), make_runner(OpenVinoRunner, precision="bf16"):
         pass

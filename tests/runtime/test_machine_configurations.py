@@ -45,7 +45,7 @@ def device(**changes):
     return Backend(
         name="toy-gpu", title="Toy GPU", packages=("numpy",), extra=None, device="gpu",
         provider="toy", precisions=("fp32", "int8"), auto_reason="where it is measured fastest",
-        runner=runner, is_added_here=True,
+        runner=runner, added_here="always",
     )  # fmt: skip
 
 
@@ -74,8 +74,12 @@ def test_a_device_that_is_here_is_added_with_the_graphs_it_takes(bundle):
         assert names_of(added) == ["onnxruntime:fp32", "toy-gpu:fp32"]
         assert is_untried(added.configuration("toy-gpu:fp32"))
         assert not is_untried(added.configuration("onnxruntime:fp32"))
-    with temporary_backends(replace(device(), is_added_here=False)):
+    with temporary_backends(replace(device(), added_here="never")):
         assert names_of(add_configurations(manifest)) == ["onnxruntime:fp32"]
+        assert names_of(add_configurations(manifest, "toy-gpu")) == ["onnxruntime:fp32"]
+    with temporary_backends(replace(device(), added_here="named")):
+        assert names_of(add_configurations(manifest)) == ["onnxruntime:fp32"]
+        assert names_of(add_configurations(manifest, "toy-gpu"))[1:] == ["toy-gpu:fp32"]
 
 
 def test_a_device_that_is_not_here_is_added_where_it_is_named_to_tell_what_it_lacks(bundle):
