@@ -105,6 +105,66 @@ def chromium():
     return path
 
 
+WIDTH, HEIGHT, FPS = 320, 240, 15
+
+
+@pytest.fixture(scope="session")
+def dark_frames():
+    """Return 30 frames of a photo that moves by, with a seventh of its light."""
+    data = pytest.importorskip("skimage.data", reason="the clip is made of one of its photos")
+    photo = data.astronaut()
+    return [
+        np.ascontiguousarray(photo[100 : 100 + HEIGHT, 2 * at : 2 * at + WIDTH] // 7)
+        for at in range(30)
+    ]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium, dark_frames, tmp_path_factory):
+    """Return Chromium, whose fake camera plays the dark frames.
+
+    It ends with each file of tests: while it runs, no other event loop can on this thread.
+    """
+    import cv2
+    from playwright.sync_api import sync_playwright
+
+    clip = tmp_path_factory.mktemp("clip") / "dark.y4m"
+    frames = [cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420).tobytes() for frame in dark_frames]
+    head = f"YUV4MPEG2 W{WIDTH} H{HEIGHT} F{FPS}:1 Ip A1:1 C420\n".encode()
+    clip.write_bytes(head + b"".join(b"FRAME\n" + frame for frame in frames))
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=chromium,
+            args=[
+                "--no-sandbox",
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+                f"--use-file-for-fake-video-capture={clip}",
+            ],
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open pages, and close them at the end: open_page(address, **how the browser is)."""
+    contexts = []
+
+    def opened(address, **how):
+        contexts.append(browser.new_context(accept_downloads=True, **how))
+        page = contexts[-1].new_page()
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.on("console", lambda line: line.type == "error" and page.faults.append(line.text))
+        page.goto(address)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
 @pytest.fixture
 def write_video(tmp_path):
     """Return a lossless file in the temporary folder: write_video("a.mkv", frames, rate=25)."""

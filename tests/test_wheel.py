@@ -159,6 +159,9 @@ def test_it_holds_what_the_package_reads(wheel):
         ("calibration/shipped", "toml"),
         ("bench/suites", "toml"),
         ("export/device_presets", "toml"),
+        ("pages/shared", "css"),
+        ("pages/browser", "js"),
+        ("pages/restore", "html"),
         ("video/web/page", "html"),
     ):
         files = sorted((PACKAGE / folder).glob(f"*.{kind}"))

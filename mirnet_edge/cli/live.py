@@ -245,7 +245,7 @@ def live(
             snapshots=None if camera else folder, open_browser=open_browser,
         )  # fmt: skip
         sinks.insert(0, page)
-    with _end_on_signals():
+    with end_on_signals():
         restorer = _restorer(chosen, backend, precision, threads, target_fps)
         # a viewer may open the page, or end a pause, at any time
         waits_for_people = camera is not None or isinstance(opened, FilePlayer)
@@ -392,7 +392,7 @@ def _page(
         for line in lines:
             stderr().print(line, highlight=False, markup=False, soft_wrap=True)
         if open_browser:
-            _open_in_browser(addresses[0])
+            open_in_browser(addresses[0])
 
     page = WebSink(
         controls, host=host, port=port, camera=camera, certificate=certificate, key=key,
@@ -401,7 +401,7 @@ def _page(
     return page
 
 
-def _open_in_browser(address: str) -> None:
+def open_in_browser(address: str) -> None:
     """Open a page where this machine has a display; whatever fails, the address was printed."""
     import webbrowser
 
@@ -419,7 +419,7 @@ def _open_in_browser(address: str) -> None:
 
 
 @contextmanager
-def _end_on_signals() -> Iterator[None]:
+def end_on_signals() -> Iterator[None]:
     """Make SIGTERM, and SIGHUP of a closed terminal, end the block as Ctrl-C does."""
     names = ("SIGTERM", "SIGHUP")
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PANELS = {
-    "Restore": ("restore", "diagnose", "live"),
+    "Restore": ("restore", "diagnose", "live", "web"),
     "Export": ("export", "engine", "calibrate"),
     "Train": ("train", "prune", "sensitivity"),
     "Measure": ("bench", "plan", "doctor"),

@@ -197,7 +197,7 @@ Pixels: TypeAlias = NDArray[np.float32]
 # Tiles are measured at the exposure of the frame: a first estimate of the context is given with
 # this smoothing weight, and subtracted from what the network returns. Nearer to 1 the rounding of
 # half precision would dominate.
-_ESTIMATE_WEIGHT = 0.9
+ESTIMATE_WEIGHT = 0.9
 
 
 def context_by_tiles(
@@ -311,7 +311,7 @@ def _mean_of_tiles(
 ) -> ContextVectors:
     total = np.zeros((1, runner.context_length), np.float64)
     count = 0
-    weight = 0.0 if estimate is None else _ESTIMATE_WEIGHT
+    weight = 0.0 if estimate is None else ESTIMATE_WEIGHT
     for rows, columns in tile_slices(*axes):
         used = runner.run_with_context(frame[:, rows, columns], estimate, weight)[1]
         total += used if estimate is None else (used - weight * estimate) / (1 - weight)
@@ -329,7 +329,7 @@ def _places(layout: tuple[ContextVector, ...]) -> list[tuple[slice, ContextVecto
 logger = logging.getLogger(__name__)
 
 # Where the manifest states no distance: wide enough to blend one tile into the next.
-_DEFAULT_OVERLAP = 64
+DEFAULT_OVERLAP = 64
 
 
 def tile_runner(
@@ -389,7 +389,7 @@ class TiledRunner(RunnerWrapper):
             tile and (_round_up(tile[0], multiple), _round_up(tile[1], multiple))
         )
         reach = self._image.reach if self._image else None
-        wanted = _DEFAULT_OVERLAP if reach is None else 2 * reach
+        wanted = DEFAULT_OVERLAP if reach is None else 2 * reach
         self.overlap = _round_up(wanted, multiple) if overlap is None else overlap
         """Least overlap of neighboring tiles, in pixels."""
         # neighbors agree from the reach on; with less overlap they are blended

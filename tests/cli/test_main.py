@@ -49,7 +49,7 @@ def test_every_command_ends_its_help_with_examples_that_parse(command, ran):
 def test_options_of_examples_exist(command):
     found = import_module(f"mirnet_edge.cli.{command}").main
     built = found.build(command)
-    known = {name for option in built.params for name in option.opts}
+    known = {name for one in built.params for name in (*one.opts, *one.secondary_opts)}
     for example in found.examples:
         typed = {word for word in example.split() if word.startswith("--")}
         assert example.split()[0] == command

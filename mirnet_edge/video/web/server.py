@@ -19,6 +19,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
+from mirnet_edge.pages import SHARED, read_asset
 from mirnet_edge.video.web.broadcast import INDEX_LIMIT, encode_png
 from mirnet_edge.video.web.sessions import (
     SECURITY_HEADERS,
@@ -184,13 +185,11 @@ class WebSink:
 _BOUNDARY = "frame"
 _ASSETS = {
     "": ("index.html", "text/html"),
-    "page.css": ("page.css", "text/css"),
     "page.js": ("page.js", "text/javascript"),
-    "view.js": ("view.js", "text/javascript"),
     "streams.js": ("streams.js", "text/javascript"),
     "chart.js": ("chart.js", "text/javascript"),
-    "icon.svg": ("icon.svg", "image/svg+xml"),
 }
+_CONTENT_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _MAX_MESSAGE_BYTES = 64 << 10  # an offer has 3 to 8 KiB
 _SEND_BUFFER_BYTES = 128 << 10  # of the system, for a slow viewer: one or two frames
 _SHUTDOWN_S = 0.3
@@ -211,6 +210,10 @@ class Server:
         self._assets = {
             name: ((folder / file).read_bytes(), kind) for name, (file, kind) in _ASSETS.items()
         }
+        for asset in SHARED:
+            name = asset.rpartition("/")[2]
+            kind = _CONTENT_TYPES[name.rpartition(".")[2]]
+            self._assets[name] = (read_asset(asset), kind)
 
     def application(self) -> web.Application:
         """Return the aiohttp application: its routes, each checked by the access policy."""

@@ -2,14 +2,16 @@
 // 1:1 a received pixel is a pixel of the screen; what does not fit is scrolled.
 //
 // A received frame holds both halves side by side and, below them, a strip with the frame's index
-// (see broadcast.py): so before and after always belong to the same frame.
+// (see broadcast.py): so before and after always belong to the same frame. Where the browser itself
+// restores, before and after are two images.
 
 const STRIP_HEIGHT = 16;
 const CELLS = 32;
 
 export class FrameView {
-  #stage; #scroller; #canvas; #context; #handle; #received = null;
+  #stage; #scroller; #canvas; #context; #handle; #received = null; #pair = null;
   split = 0.5;
+  strength = 1; // share of the restored image right of the split
   frames = 0;
   drawn = 0; // when the newest frame was, in ms of performance.now()
   reserved = 330; // pixels of the window that are not the stage's
@@ -20,7 +22,7 @@ export class FrameView {
     this.#context = canvas.getContext("2d", { alpha: false });
     stage.addEventListener("pointerdown", (event) => this.#grab(event));
     handle.addEventListener("keydown", (event) => this.#press(event));
-    scroller.addEventListener("scroll", () => this.#paint());
+    scroller.addEventListener("scroll", () => this.repaint());
     window.addEventListener("resize", () => this.fit());
     this.fit();
     this.move(this.split);
@@ -30,16 +32,41 @@ export class FrameView {
   draw(source, width, height) {
     if (!width || !height) return;
     const [half, tall] = [width / 2, height - STRIP_HEIGHT];
-    if (this.#canvas.width !== half || this.#canvas.height !== tall) {
-      [this.#canvas.width, this.#canvas.height] = [half, tall];
-      this.fit();
-    }
     if (this.#received?.source !== source) this.#received?.source.close?.();
     this.#received = { source, width, height };
+    const [before, after] = [0, half].map((x) => ({ source, x, width: half, height: tall }));
+    this.#show({ before, after, width: half, height: tall });
+  }
+
+  // Draw two bitmaps of the same frame, which are kept until the next ones: before, and after, which
+  // may be larger.
+  drawPair(before, after) {
+    const former = this.#pair;
+    const [first, second] = [before, after].map((source) => ({ source, x: 0, width: source.width, height: source.height }));
+    this.#show({ before: first, after: second, width: after.width, height: after.height });
+    for (const half of former ? [former.before, former.after] : []) {
+      if (half.source !== before && half.source !== after) half.source.close?.();
+    }
+  }
+
+  // Return the whole image as it is right of the split, on a canvas of its own.
+  compose() {
+    const { width, height } = this.#pair;
+    const context = new OffscreenCanvas(width, height).getContext("2d", { alpha: false });
+    this.#drawAfter(context, 0, width);
+    return context.canvas;
+  }
+
+  #show(pair) {
+    this.#pair = pair;
+    if (this.#canvas.width !== pair.width || this.#canvas.height !== pair.height) {
+      [this.#canvas.width, this.#canvas.height] = [pair.width, pair.height];
+      this.fit();
+    }
     this.frames += 1;
     this.drawn = performance.now();
     this.#canvas.dataset.frames = this.frames;
-    this.#paint();
+    this.repaint();
   }
 
   // Move the split: 0 shows the restored frame alone, 1 the source frame alone.
@@ -51,7 +78,7 @@ export class FrameView {
     this.#handle.setAttribute("aria-valuetext", `${percent} percent before`);
     this.#stage.querySelector(".tag.before").style.opacity = this.split > 0.14 ? 1 : 0;
     this.#stage.querySelector(".tag.after").style.opacity = this.split < 0.86 ? 1 : 0;
-    this.#paint();
+    this.repaint();
   }
 
   // Show one pixel of the screen for each received one, around the middle; or the whole frame.
@@ -68,7 +95,7 @@ export class FrameView {
     this.fit();
     const { scrollWidth, clientWidth, scrollHeight, clientHeight } = this.#scroller;
     this.#scroller.scrollTo((scrollWidth - clientWidth) / 2, (scrollHeight - clientHeight) / 2);
-    this.#paint();
+    this.repaint();
   }
 
   get width() {
@@ -94,15 +121,28 @@ export class FrameView {
     return intact ? index : null;
   }
 
-  #paint() {
-    if (!this.#received) return;
-    const { source, width, height } = this.#received;
-    const [half, tall] = [width / 2, height - STRIP_HEIGHT];
-    const cut = Math.round(half * this.#shareBefore());
-    if (cut > 0) this.#context.drawImage(source, 0, 0, cut, tall, 0, 0, cut, tall);
-    if (cut < half) {
-      this.#context.drawImage(source, half + cut, 0, half - cut, tall, cut, 0, half - cut, tall);
-    }
+  // Draw the frame in view again, with the present split and strength.
+  repaint() {
+    if (!this.#pair) return;
+    const { before, width } = this.#pair;
+    const cut = Math.round(width * this.#shareBefore());
+    if (cut > 0) this.#drawColumns(this.#context, before, 0, cut);
+    if (cut < width) this.#drawAfter(this.#context, cut, width);
+  }
+
+  #drawAfter(context, from, to) {
+    const { before, after } = this.#pair;
+    if (this.strength < 1) this.#drawColumns(context, before, from, to);
+    context.globalAlpha = this.strength;
+    this.#drawColumns(context, after, from, to);
+    context.globalAlpha = 1;
+  }
+
+  // Draw the columns of one of the two, which are those of the canvas.
+  #drawColumns(context, half, from, to) {
+    const { width, height } = this.#pair;
+    const [x, columns] = [half.x + (half.width * from) / width, (half.width * (to - from)) / width];
+    context.drawImage(half.source, x, 0, columns, half.height, from, 0, to - from, height);
   }
 
   // Return the share of the canvas left of the split, which is a place of the stage.
