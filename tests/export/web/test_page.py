@@ -204,7 +204,7 @@ def test_a_clip_plays_and_the_camera_is_live(tiny_page, open_page, dark_frames, 
     page.locator("#choices:not([hidden])").wait_for(timeout=READY_MS)
     page.set_input_files("#file", clip)
     page.locator("#state.live", has_text="playing").wait_for(timeout=READY_MS)
-    page.wait_for_function("document.getElementById('fps').textContent !== '-'")
+    page.wait_for_function("() => document.getElementById('fps').textContent !== '-'")
     assert page.locator("#size").text_content() == "320×240"
     page.locator("#pause").click()
     assert page.locator("#pause").get_attribute("aria-label") == "Play"
