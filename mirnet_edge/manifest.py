@@ -287,6 +287,21 @@ class EngineFacts(StrictDocument):
         return document
 
 
+class WebFormFacts(StrictDocument):
+    """The graph that a page of `mirnet web` has, made of the fp32 graph and compared with it."""
+
+    accepted: bool
+    """Whether its values are those of the bundle's graph."""
+    reason: str
+    difference_levels: float | None
+    """From the bundle's graph, both in ONNX Runtime, before the page rounds; None where unknown."""
+    size_bytes: int | None
+    """Of the graph; the runtime of the page comes on top."""
+    webgpu: bool
+    """Whether WebGPU has all operators; WASM always has."""
+    missing_operators: tuple[str, ...] = ()
+
+
 class TimingCache(StrictDocument):
     """TensorRT's timing cache, kept for the next engine build."""
 
@@ -337,6 +352,8 @@ class Manifest(StrictDocument):
     """The fastest configuration that the quality gate accepted, as measured on this machine."""
     engines: list[EngineFacts] = []
     timing_cache: TimingCache | None = None
+    web: WebFormFacts | None = None
+    """None where the export was for other targets, and in older manifests."""
     machine: MachineFacts
     tools: dict[str, str]
     notice: str | None = None

@@ -26,6 +26,9 @@ WEIGHTS_METAVAR = "FILE|shipped:NAME"
 SIZE_METAVAR = "WIDTHxHEIGHT"
 CALIBRATION_METAVAR = "DIR|PRESET"
 BACKENDS_HELP = f"auto, {', '.join(backend_names())}"
+RUNTIME_HELP = (
+    "onnxruntime-web as npm pack writes it, where this machine does not reach npm's registry."
+)
 INPUT, OUTPUT, MODEL, QUALITY, SPEED, TRAINING, DEVICE = (
     "Input", "Output", "Model", "Quality", "Speed", "Training", "Device",
 )  # fmt: skip

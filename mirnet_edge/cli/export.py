@@ -14,6 +14,8 @@ from mirnet_edge.cli.arguments import (
     DEVICE,
     OUTPUT,
     QUALITY,
+    RUNTIME_HELP,
+    SHIPPED,
     SIZE_METAVAR,
     WEIGHTS_METAVAR,
     check_calibration,
@@ -126,6 +128,17 @@ def export(
         Path | None,
         typer.Option(help="Also write ONNX Runtime's format here.", rich_help_panel=OUTPUT),
     ] = None,
+    web: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a page here that restores in the browser: mirnet web DIR serves it.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.tgz", help=f"Of --web: {RUNTIME_HELP}", rich_help_panel=OUTPUT),
+    ] = None,
     as_json: Annotated[
         bool,
         typer.Option("--json", help="Print the manifest as JSON.", rich_help_panel=OUTPUT),
@@ -143,6 +156,7 @@ def export(
     check_weights(weights)
     check_calibration(calibration)
     check_output_folder(out)
+    _check_page(web, runtime)
     from mirnet_edge.export.workspace import ExportOptions
 
     options = ExportOptions(
@@ -162,6 +176,8 @@ def export(
     )
     exported = _with_progress(options)
     _write_formats(out, triton, openvino_ir, ort)
+    if web is not None:
+        _write_page(out, web, weights, runtime)
     if as_json:
         sys.stdout.write(exported.manifest.model_dump_json(indent=1) + "\n")
     else:
@@ -182,6 +198,26 @@ def _write_formats(
     for folder, write in wanted:
         if folder is not None:
             write(bundle, folder)
+
+
+def _check_page(web: Path | None, runtime: Path | None) -> None:
+    """Bring what a page needs before an export that takes minutes."""
+    if web is None:
+        if runtime is not None:
+            raise OptionError(f"--runtime {runtime} is for --web; give --web DIR too")
+        return
+    check_output_folder(web)
+    from mirnet_edge.export.web.runtime import find_archive
+
+    find_archive(runtime)
+
+
+def _write_page(bundle: Path, web: Path, weights: str, runtime: Path | None) -> None:
+    from mirnet_edge.export.web.page import write_page
+
+    name = weights if weights.startswith(SHIPPED) else Path(weights).name
+    page = write_page(bundle, web, name=name, runtime=runtime)
+    stderr().print(page.summary, highlight=False, markup=False, soft_wrap=True)
 
 
 def _with_progress(options: ExportOptions) -> ExportResult:
@@ -285,6 +321,9 @@ def _notes(exported: ExportResult) -> list[str]:
         lines.append(
             f"Calibrated on {manifest.calibration.images} images: {manifest.calibration.note}"
         )
+    if manifest.web:
+        verdict = "accepted" if manifest.web.accepted else "rejected"
+        lines.append(f"web: {verdict}; {manifest.web.reason}")
     if manifest.notice:
         lines.append(manifest.notice)
     lines.append(f"Bundle: {exported.bundle}")

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mirnet_edge.cli.application import command, stderr
-from mirnet_edge.cli.arguments import INPUT, MODEL, OUTPUT, check_bundle, check_file
+from mirnet_edge.cli.arguments import (
+    INPUT,
+    MODEL,
+    OUTPUT,
+    RUNTIME_HELP,
+    check_bundle,
+    check_file,
+)
 from mirnet_edge.errors import OptionError
 from mirnet_edge.runtime.shipped import DEFAULT_BUNDLE
 
 if TYPE_CHECKING:
     from mirnet_edge.export.web.page import WebPage
 
-RUNTIME_HELP = (
-    "onnxruntime-web as `npm pack` writes it, where this machine does not reach npm's registry."
-)
 _PAGE = "Web page"
 
 

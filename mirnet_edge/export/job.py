@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.export.graphs import GraphFile
     from mirnet_edge.export.workspace import ExportOptions, Workspace
-    from mirnet_edge.manifest import Configuration, EngineFacts, GraphFacts
+    from mirnet_edge.manifest import Configuration, EngineFacts, GraphFacts, WebFormFacts
     from mirnet_edge.runtime.backends import Backend
 
 
@@ -225,10 +225,22 @@ def _describe_bundle(
         configurations=configurations,
         default_configuration=find_fastest(configurations).name,
         engines=engines,
+        web=_describe_web_form(workspace, graphs),
         machine=machine.describe(),
         tools=machine.tool_versions(),
         notice=workspace.loaded.notice,
     )
+
+
+def _describe_web_form(workspace: Workspace, graphs: list[GraphFacts]) -> WebFormFacts | None:
+    """Return the verdict on the page of the bundle, where it is exported for all targets."""
+    fp32 = next((graph for graph in graphs if graph.name == "fp32" and graph.kept), None)
+    if workspace.options.target != "all" or fp32 is None:
+        return None
+    from mirnet_edge.export.web.page import describe_web_form
+
+    workspace.on_stage("compare the graph of the web page")
+    return describe_web_form((workspace.folder / fp32.onnx.file).read_bytes(), workspace.image)
 
 
 def _describe_model(workspace: Workspace) -> manifest.ModelFacts:

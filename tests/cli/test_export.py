@@ -235,3 +235,28 @@ def test_json_is_the_manifest_and_nothing_else(bundle, capsys, monkeypatch):
     code, out, _ = run(["--json"], capsys)
     assert code == 0
     assert json.loads(out)["default_configuration"] == exported.manifest.default_configuration
+
+
+def test_a_page_is_written_beside_the_bundle(weights, tmp_path, capsys):
+    from mirnet_edge.errors import MirnetEdgeError
+    from mirnet_edge.export.web.runtime import find_archive
+
+    try:
+        archive = find_archive()
+    except MirnetEdgeError as error:
+        pytest.skip(f"no onnxruntime-web on this machine: {error}")
+    options = ["--weights", weights, "--calibration", _images(tmp_path / "images", 8)]
+    options += ["--out", tmp_path / "bundle", "--web", tmp_path / "page", "--runtime", archive]
+    code, out, err = run(options, capsys)
+    assert not code, err
+    assert "web: accepted; runs on WASM and WebGPU" in out
+    assert " MB, fp32, WASM and WebGPU; mirnet web " in err
+    facts = json.loads((tmp_path / "page" / "page.json").read_bytes())
+    assert facts["source"] == "own.safetensors"
+
+
+def test_a_runtime_without_a_page_is_refused(capsys):
+    code, _, err = run(["--runtime", "a.tgz"], capsys)
+    assert (code, err.splitlines()[-1]) == (
+        2, "mirnet-export: --runtime a.tgz is for --web; give --web DIR too",
+    )  # fmt: skip

@@ -49,6 +49,14 @@ def dark():
     return next(sample for sample in evaluation if sample.name.endswith("-0.02"))
 
 
+def test_the_web_form_has_a_verdict(exported):
+    web = read_manifest(exported.bundle).web
+    assert web.accepted
+    assert web.webgpu
+    assert web.difference_levels <= 0.51
+    assert "runs on WASM and WebGPU" in web.reason
+
+
 def test_every_precision_has_its_file_its_accuracy_and_a_decision(exported):
     found = read_manifest(exported.bundle)
     assert {graph.name for graph in found.graphs} == PRECISIONS

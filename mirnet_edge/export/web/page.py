@@ -18,6 +18,7 @@ from mirnet_edge.manifest import (
     ContextVector,
     Precision,
     StrictDocument,
+    WebFormFacts,
     read_manifest,
     verify_graph,
 )
@@ -186,6 +187,32 @@ def _describe(name: str, manifest: Manifest, graph: GraphFacts, network: bytes) 
         vectors=image.vectors,
         reach=image.reach,
         dimensions=graph_dimensions(network, image),
+        webgpu=not missing,
+        missing_operators=tuple(missing),
+    )
+
+
+def describe_web_form(model: bytes, image: ImageContract) -> WebFormFacts:
+    """Return the verdict on a bundle's graph as a page's: its values, and where it can run.
+
+    Args:
+        model: The content of the bundle's fp32 file.
+        image: Its inputs and outputs.
+    """
+    try:
+        network = web_graph(model, image)
+        difference = check_parity(model, network, image)
+    except GraphError as error:
+        return WebFormFacts(
+            accepted=False, reason=str(error), difference_levels=None, size_bytes=None, webgpu=False
+        )
+    missing = unsupported_operators(network)
+    lacking = f"; WebGPU lacks {', '.join(missing)}" if missing else " and WebGPU"
+    return WebFormFacts(
+        accepted=True,
+        reason=f"runs on WASM{lacking}; speed is measured in the browser",
+        difference_levels=difference,
+        size_bytes=len(network),
         webgpu=not missing,
         missing_operators=tuple(missing),
     )

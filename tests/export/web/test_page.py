@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from mirnet_edge.errors import BundleError, OptionError
-from mirnet_edge.export.web.page import FACTS, PageFacts, write_page
+from mirnet_edge.export.web.page import FACTS, PageFacts, describe_web_form, write_page
+from mirnet_edge.manifest import ImageContract
 from mirnet_edge.runtime.bundle import open_bundle
 from mirnet_edge.runtime.shipped import find_bundle
 from mirnet_edge.runtime.tiling import tile_runner
@@ -101,6 +102,16 @@ def test_no_address_of_elsewhere_is_in_it(make_bundle, make_page):
         if path.suffix in (".js", ".html", ".css"):
             text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
             assert "://" not in text, path
+
+
+def test_a_graph_that_cannot_be_a_page_s_is_rejected_with_the_reason(make_graph, tmp_path):
+    model = make_graph(tmp_path / "a.onnx", io="float").read_bytes()
+    verdict = describe_web_form(model, ImageContract(io="uint8", multiple=4, size=None))
+    assert not verdict.accepted
+    assert "expected a graph of uint8 frames" in verdict.reason
+    verdict = describe_web_form(model, ImageContract(io="float", multiple=4, size=None))
+    assert verdict.accepted
+    assert verdict.webgpu
 
 
 # what it gives
