@@ -44,6 +44,8 @@ class DeviceSpec:
     """Whether it computes as GPUs do: much at once, and with a cost for each kernel. NPUs do."""
     is_npu: bool = False
     """Whether it is a neural processor, which computes fp32 graphs in fp16."""
+    capability: str | None = None
+    """The compute capability of an NVIDIA GPU."""
     is_measured: bool = False
     """Whether the rates are measured, not from the table."""
     source: str = ""
@@ -93,6 +95,15 @@ _XE = "Intel, Arc {}: {} Xe cores, INT8 TOPS; fp16 is half of that: to check"
 _CORE_ULTRA = "Intel, Core Ultra {}: INT8 TOPS of its parts; fp16 is half of that: to check"
 
 
+# of NVIDIA's GPUs: developer.nvidia.com/cuda-gpus
+_CAPABILITIES = {
+    "orin-nano": "8.7", "orin-nano-super": "8.7", "orin-nx": "8.7", "orin-nx-super": "8.7",
+    "agx-orin": "8.7", "thor": "11.0", "xavier-nx": "7.2", "t4": "7.5", "l4": "8.9",
+    "a100": "8.0", "h100": "9.0", "h200": "9.0", "rtx-3060": "8.6", "rtx-4090": "8.9",
+    "rtx-5090": "12.0",
+}  # fmt: skip
+
+
 def _row(  # the columns of the table below, in its order
     name: str, title: str, fp32: float, fp16: float, int8: float, bandwidth: float, memory: float,
     source: str, note: str = "", *, is_gpu: bool = True, is_npu: bool = False,
@@ -101,7 +112,7 @@ def _row(  # the columns of the table below, in its order
     return DeviceSpec(
         name=name, title=title, fp32_tflops=fp32, fp16_tflops=fp16, int8_tops=int8,
         bandwidth_gbs=bandwidth, memory_gib=memory, source=source, note=note, is_gpu=is_gpu,
-        is_npu=is_npu, runs_no_engine=runs_no_engine,
+        is_npu=is_npu, capability=_CAPABILITIES.get(name), runs_no_engine=runs_no_engine,
     )  # fmt: skip
 
 

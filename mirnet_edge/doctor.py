@@ -16,7 +16,7 @@ from mirnet_edge.runtime import machine
 from mirnet_edge.runtime.backends import all_backends
 from mirnet_edge.runtime.execution_providers import PLAIN_WHEEL
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
-from mirnet_edge.runtime.tensorrt.library import is_jetson
+from mirnet_edge.runtime.tensorrt.library import find_fp8_obstacle, is_jetson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -74,7 +74,10 @@ def _cuda() -> Iterator[Finding]:
             "" if "pip install" in str(error) else "without a GPU: use the CPU backends",
         )  # fmt: skip
         return
-    yield Finding("CUDA", "ok", f"{gpu.name}, compute capability {gpu.capability}, {gpu.cuda}")
+    fp8 = "without FP8" if find_fp8_obstacle(gpu.capability) else "with FP8"
+    yield Finding(
+        "CUDA", "ok", f"{gpu.name}, compute capability {gpu.capability} ({fp8}), {gpu.cuda}"
+    )
 
 
 def _wheels() -> Iterator[Finding]:

@@ -24,7 +24,9 @@ SCHEMA_VERSION: Literal[2] = 2
 
 BackendName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 """The name of a backend; `runtime.backends` lists those that can be opened."""
-Precision = Literal["fp32", "bf16", "fp16", "int8", "int8+fp16", "int8+bf16"]
+Precision = Literal[
+    "fp32", "bf16", "fp16", "int8", "int8+fp16", "int8+bf16", "fp8", "fp8+fp16"
+]  # fmt: skip
 
 
 class StrictDocument(BaseModel):
@@ -178,7 +180,8 @@ class GraphFacts(StrictDocument):
     """One ONNX file: a precision made for a target."""
 
     name: str
-    """Unique in the bundle: fp32, fp16, int8-cpu, int8-tensorrt, int8+fp16-tensorrt."""
+    """Unique in the bundle: fp32, fp16, int8-cpu, int8-tensorrt, int8-fp16-tensorrt, fp8-tensorrt,
+    fp8-fp16-tensorrt."""
     precision: Precision
     targets: list[Literal["cpu", "tensorrt"]]
     onnx: BoundFile

@@ -13,7 +13,9 @@ import pytest
 from mirnet_edge import doctor
 from mirnet_edge.dependencies import EXTRAS, UNLOCKS
 from mirnet_edge.doctor import examine, gstreamer_finding, wheel_findings
-from mirnet_edge.runtime.tensorrt import cuda, library
+from mirnet_edge.errors import EngineError
+from mirnet_edge.runtime.tensorrt import cuda, library, runner
+from mirnet_edge.runtime.tensorrt.build import build_one_layer
 from mirnet_edge.testing.fake_tensorrt import FakeCudart
 
 
@@ -33,6 +35,7 @@ def machine(tmp_path, monkeypatch):
     trt = ModuleType("tensorrt")
     trt.__version__ = "10.3.0"
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setattr(runner, "build_one_layer", lambda flavor: None)
     monkeypatch.setattr(doctor, "gstreamer_finding", lambda version, build: iter(()))
     return tmp_path
 
@@ -70,6 +73,13 @@ def _broken(machine, monkeypatch):
     monkeypatch.syspath_prepend(site)
 
 
+def _builds_nothing(machine, monkeypatch):
+    def fail(flavor):
+        raise EngineError("one-convolution.onnx: TensorRT 10.3.0 cannot build it: no CUDA driver")
+
+    monkeypatch.setattr(runner, "build_one_layer", fail)
+
+
 def _no_camera(machine, monkeypatch):
     (machine / "dev" / "video0").unlink()
 
@@ -87,7 +97,8 @@ def _slow(machine, monkeypatch):
     [
         Lack("gpu", _no_gpu, "CUDA", "missing", "no CUDA-capable device"),
         Lack("old TensorRT", _old, "TensorRT", "missing", "engines need 10.3", "JetPack 6.1"),
-        Lack("broken TensorRT", _broken, "TensorRT", "missing", "libnvdla_compiler.so"),
+        Lack("broken TensorRT", _broken, "TensorRT", "missing", "JetPack 7.2 no longer has"),
+        Lack("TensorRT builds nothing", _builds_nothing, "TensorRT", "missing", "no CUDA driver"),
         Lack("camera", _no_camera, "camera", "note", "no /dev/video", "jetson-io"),
         Lack("swap", _no_swap, "memory", "note", "swap 0 MiB", "mkswap"),
         Lack("power mode", _slow, "power mode", "note", "15W", "MAXN"),
@@ -166,3 +177,18 @@ def test_backends_of_other_systems_are_not_listed(machine):
     subjects = {one.subject for one in examine()}
     assert "ONNX Runtime on CUDA" in subjects
     assert not {"ONNX Runtime on DirectML", "ONNX Runtime on Core ML"} & subjects
+
+
+def test_the_tensorrt_that_is_here_builds_one_convolution():
+    pytest.importorskip("tensorrt_rtx", reason="pip install mirnet-edge[tensorrt-rtx]")
+    build_one_layer("tensorrt_rtx")
+    check = runner.check_installation()
+    assert "built one convolution" in check.found
+
+
+def test_a_gpu_is_told_with_whether_it_has_fp8(machine, monkeypatch):
+    for capability, says in (("8.7", "8.7 (without FP8)"), ("11.0", "11.0 (with FP8)")):
+        fake = FakeCudart(capability=capability)
+        monkeypatch.setattr(cuda, "_runtime", lambda fake=fake: fake)
+        (finding,) = [one for one in examine() if one.subject == "CUDA"]
+        assert says in finding.found

@@ -60,13 +60,21 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Add INT8 graphs.", rich_help_panel=_PRECISION)
     ] = False,
+    fp8: Annotated[
+        bool,
+        typer.Option(
+            "--fp8",
+            help="Add FP8 graphs for TensorRT: compute capability 8.9 and later, not Orin.",
+            rich_help_panel=_PRECISION,
+        ),
+    ] = False,
     calibration: Annotated[
         str | None,
         typer.Option(
             metavar=CALIBRATION_METAVAR,
-            help="Images for INT8 calibration: a folder of images as your camera takes them or "
-            "with pairs.csv, or a calibration preset: its file, or night, indoor-camera, video, "
-            "old-prints.",
+            help="Images for INT8 and FP8 calibration: a folder of images as your camera takes "
+            "them or with pairs.csv, or a calibration preset: its file, or night, indoor-camera, "
+            "video, old-prints.",
             show_default="built-in images, for shipped weights",
             rich_help_panel=_PRECISION,
         ),
@@ -149,7 +157,8 @@ def export(
     Exit code 3: a precision that was requested was rejected by the quality gate; the table says
     why, and the bundle holds the others.
     """
-    del preset  # it has set the defaults
+    if fp8 and preset is not None:  # which has set the defaults
+        _check_fp8(preset)
     if size is not None and dynamic:
         raise OptionError("--size and --dynamic exclude each other; give one of them")
     frame_size = None if size is None else parse_size(size, "--size")
@@ -165,6 +174,7 @@ def export(
         out=out,
         fp16=fp16,
         int8=int8,
+        fp8=fp8,
         size=frame_size,
         io=io,
         calibration=calibration,
@@ -187,6 +197,23 @@ def export(
             f"rejected: {', '.join(exported.rejected)}; the bundle in {exported.bundle} is usable, "
             f"its default is {exported.manifest.default_configuration}"
         )
+
+
+def _check_fp8(preset: str) -> None:
+    """Refuse FP8 for a device that has none, before anything is exported.
+
+    Raises:
+        OptionError: The preset's device has no FP8.
+    """
+    from mirnet_edge.devices import DEVICES
+    from mirnet_edge.export.presets import read_preset
+    from mirnet_edge.runtime.tensorrt.library import find_fp8_obstacle
+
+    device = DEVICES.get(read_preset(preset).device or "")
+    if device is not None and device.capability is not None:
+        obstacle = find_fp8_obstacle(device.capability)
+        if obstacle is not None:
+            raise OptionError(f"--fp8: {device.title}: {obstacle}. Leave --fp8 out")
 
 
 def _write_formats(

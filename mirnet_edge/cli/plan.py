@@ -78,6 +78,8 @@ def plan(
 
 
 def _print_sentences(plan: NetworkPlan) -> None:
+    from mirnet_edge.runtime.tensorrt.library import find_fp8_obstacle
+
     cost = plan.cost
     print(
         f"{plan.weights}, {cost.width}x{cost.height}: {cost.macs / 1e9:.3g} GMACs, "
@@ -86,7 +88,13 @@ def _print_sentences(plan: NetworkPlan) -> None:
     )
     for answer in plan.devices:
         print(f"predicted: {answer.sentence}, {answer.best.precision}")
-        for line in (answer.instead, "" if answer.device.runs_no_engine else answer.device.note):
+        capability = answer.device.capability
+        fp8 = find_fp8_obstacle(capability) if capability and len(plan.devices) == 1 else None
+        for line in (
+            answer.instead,
+            fp8,
+            "" if answer.device.runs_no_engine else answer.device.note,
+        ):
             if line:
                 print(f"           {line}")
 
@@ -150,6 +158,7 @@ def _document(plan: NetworkPlan) -> dict[str, Any]:
                 "source": answer.device.source or "measured here",
                 "basis": answer.device.basis,
                 "note": answer.device.note or None,
+                "compute_capability": answer.device.capability,
                 "verdict": answer.sentence,
                 "live": answer.outcome,
                 "can": answer.best.can,

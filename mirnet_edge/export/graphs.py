@@ -56,6 +56,8 @@ _FP16 = GraphFile("fp16", "fp16", ("tensorrt",))
 _INT8_CPU = GraphFile("int8-cpu", "int8", ("cpu",))
 _INT8_TENSORRT = GraphFile("int8-tensorrt", "int8", ("tensorrt",))
 _INT8_FP16_TENSORRT = GraphFile("int8-fp16-tensorrt", "int8+fp16", ("tensorrt",))
+_FP8_TENSORRT = GraphFile("fp8-tensorrt", "fp8", ("tensorrt",))
+_FP8_FP16_TENSORRT = GraphFile("fp8-fp16-tensorrt", "fp8+fp16", ("tensorrt",))
 
 
 def make_graphs(workspace: Workspace) -> tuple[list[GraphFile], float]:
@@ -82,8 +84,10 @@ def make_graphs(workspace: Workspace) -> tuple[list[GraphFile], float]:
             workspace.on_stage("convert the rest of the TensorRT INT8 graph to fp16")
             to_fp16(workspace.path(_INT8_TENSORRT.file), workspace.path(_INT8_FP16_TENSORRT.file))
             files.append(replace(_INT8_FP16_TENSORRT, ranges=files[-1].ranges))
+    if options.fp8:
+        files += _make_fp8(workspace, files)
     for file in files:
-        if file.precision.startswith("int8") and "tensorrt" in file.targets:
+        if file.precision.startswith(("int8", "fp8")) and "tensorrt" in file.targets:
             _check(workspace.path(file.file))
     return files, parity_db
 
@@ -119,6 +123,28 @@ def _quantize(workspace: Workspace, file: GraphFile) -> GraphFile:
     scheme = _calibrated_scheme(workspace)
     quantize_for_tensorrt(fp32, graph, samples, scheme)
     return replace(file, ranges=scheme.estimator)
+
+
+def _make_fp8(workspace: Workspace, files: list[GraphFile]) -> list[GraphFile]:
+    """Write the FP8 graphs: of TensorRT's INT8 graph, which is made for them where it is absent."""
+    import onnx
+
+    from mirnet_edge.onnx_files import write_model
+    from mirnet_edge.quantization.fp8 import to_fp8
+
+    int8 = workspace.path(_INT8_TENSORRT.file)
+    made = next((one for one in files if one.name == _INT8_TENSORRT.name), None)
+    source = made or _quantize(workspace, _INT8_TENSORRT)
+    workspace.on_stage("convert the TensorRT INT8 graph to FP8")
+    graph = to_fp8(onnx.load(int8), onnx.load(workspace.path(_FP32.file)))
+    write_model(graph, workspace.path(_FP8_TENSORRT.file))
+    found = [_FP8_TENSORRT]
+    if workspace.options.fp16:
+        to_fp16(workspace.path(_FP8_TENSORRT.file), workspace.path(_FP8_FP16_TENSORRT.file))
+        found.append(_FP8_FP16_TENSORRT)
+    if made is None:
+        int8.unlink()
+    return [replace(one, ranges=source.ranges, quantization=source.quantization) for one in found]
 
 
 def _calibrated_scheme(workspace: Workspace) -> QuantizationScheme:

@@ -214,7 +214,7 @@ def _describe_bundle(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         model=_describe_model(workspace),
         image=workspace.image,
-        calibration=calibration if options.int8 else None,
+        calibration=calibration if options.is_calibrated else None,
         gate=manifest.GateFacts(
             max_drop_db=options.max_drop_db,
             images=len(images.evaluation),

@@ -28,6 +28,7 @@ class ExportTable(_PresetTable):
     weights: str | None = None
     fp16: bool | None = None
     int8: bool | None = None
+    fp8: bool | None = None
     size: str | None = None
     io: str | None = None
     max_drop: float | None = None

@@ -38,6 +38,8 @@ class ExportOptions:
     out: Path
     fp16: bool = False
     int8: bool = False
+    fp8: bool = False
+    """FP8 graphs for TensorRT, with the ranges of INT8."""
     size: tuple[int, int] | None = None
     """(height, width) of a graph with fixed shape; None for any size."""
     io: Literal["uint8", "float"] = "uint8"
@@ -67,6 +69,11 @@ class ExportOptions:
                 "--fp16 makes a graph for TensorRT, found --target cpu; give --target all, or "
                 "leave --fp16 out"
             )
+        if self.fp8 and self.target == "cpu":
+            raise OptionError(
+                "--fp8 makes a graph for TensorRT, found --target cpu; give --target all, or "
+                "leave --fp8 out"
+            )
         if self.io not in ("uint8", "float"):
             raise OptionError(f"--io must be uint8 or float, found {self.io!r}")
         if self.mixed and not self.int8:
@@ -75,11 +82,21 @@ class ExportOptions:
             raise OptionError(
                 f"--target-fps is a number above 0 and goes with --mixed, found {self.target_fps:g}"
             )
-        if self.int8 and self.calibration is None and not self.weights.startswith("shipped:"):
+        if (
+            self.is_calibrated
+            and self.calibration is None
+            and not self.weights.startswith("shipped:")
+        ):
             raise OptionError(
-                f"--int8 needs images to set its ranges on, and {self.weights} has none: "
-                "give --calibration DIR with images as the camera takes them"
+                f"--{'int8' if self.int8 else 'fp8'} needs images to set its ranges on, and "
+                f"{self.weights} has none: give --calibration DIR with images as the camera takes "
+                "them"
             )
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Return whether some graph needs ranges."""
+        return self.int8 or self.fp8
 
 
 _TIMING_SIZE = (480, 640)

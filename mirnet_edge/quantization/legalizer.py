@@ -210,6 +210,8 @@ def _zero_point_is_signed_zero(view: GraphView, node: onnx.NodeProto) -> str | N
         return "expected a constant zero point, found a computed one"
     if zero_point.dtype == np.uint8:
         return "expected int8, found uint8: TensorRT reads it as int8 and clips at half range"
+    if zero_point.dtype.name == "float8_e4m3fn":  # which has no zero point but 0
+        return None
     if zero_point.dtype != np.int8:
         kind = " (a quantized bias)" if zero_point.dtype == np.int32 else ""
         return f"expected int8, found {zero_point.dtype}{kind}; biases stay in float"
@@ -317,7 +319,7 @@ def legalize_for_tensorrt(model: onnx.ModelProto) -> onnx.ModelProto:
     _write_zero_points(repaired)
     _make_signed(repaired)
     _return_to_float(repaired)
-    _drop_unused(repaired)
+    drop_unused(repaired)
     return repaired
 
 
@@ -442,7 +444,7 @@ def _dequantize(node: onnx.NodeProto, view: GraphView) -> np.ndarray:
     return value
 
 
-def _drop_unused(model: onnx.ModelProto) -> None:
+def drop_unused(model: onnx.ModelProto) -> None:
     """Remove unused quantizers and initializers."""
     wanted = {value.name for value in model.graph.output}
     kept = []

@@ -11,16 +11,20 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirnet_edge.errors import EngineError, MirnetEdgeError, OptionError
 from mirnet_edge.files import sha256_of, write_atomically
 from mirnet_edge.manifest import EngineFacts, bind
+from mirnet_edge.onnx_wire import convolution_model
 from mirnet_edge.runtime.tensorrt import rtx
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
 from mirnet_edge.runtime.tensorrt.library import (
+    find_fp8_obstacle,
     find_tensorrt,
     first_error,
     is_rtx,
@@ -30,7 +34,6 @@ from mirnet_edge.runtime.tensorrt.library import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
     from types import ModuleType
 
     from mirnet_edge.manifest import ImageContract, Precision
@@ -147,10 +150,13 @@ def _profile(image: ImageContract, *sizes: Sequence[int]) -> OptimizationProfile
 
 
 # The names of types in the inspector's texts, like "Row major linear FP16 format"
-_TYPES = (("int8", "int8"), ("fp16", "fp16"), ("half", "fp16"), ("bf16", "bf16"),
+_TYPES = (("fp8", "fp8"), ("int8", "int8"), ("fp16", "fp16"), ("half", "fp16"), ("bf16", "bf16"),
           ("fp32", "fp32"), ("float", "fp32"))  # fmt: skip
 # The precision that most of the convolutions of such a graph must have
-_EXPECTED: dict[str, str] = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int8+fp16": "int8"}
+_EXPECTED: dict[str, str] = {
+    "fp32": "fp32", "fp16": "fp16", "int8": "int8", "int8+fp16": "int8", "fp8": "fp8",
+    "fp8+fp16": "fp8",
+}  # fmt: skip
 
 
 def count_convolutions(information: str, name: str) -> dict[str, int] | None:
@@ -302,6 +308,8 @@ def build_engine(
         settings = replace(settings, workspace_mib=free)
     if is_rtx(trt) and gpu is not None and not settings.capabilities:
         rtx.require_support(gpu.capability)
+    if precision is not None and precision.startswith("fp8"):
+        settings = _set_fp8_capabilities(trt, settings, gpu, onnx_path.name)
     logger = recording_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(_strongly_typed(trt))
@@ -345,6 +353,44 @@ def build_engine(
         flags=settings.to_document(),
         delivered=delivered,
     )
+
+
+def build_one_layer(flavor: str | None = None) -> None:
+    """Build an engine of one convolution, to know whether this TensorRT builds anything here.
+
+    Raises:
+        MissingDependencyError: There is no TensorRT.
+        EngineError: It builds none.
+    """
+    sides = (1, 3, 8, 8)
+    with tempfile.TemporaryDirectory() as name:
+        graph = Path(name) / "one-convolution.onnx"
+        graph.write_bytes(convolution_model())
+        profile = OptimizationProfile(sides, sides, sides)
+        build_engine(graph, graph.with_suffix(".plan"), [profile], flavor=flavor)
+
+
+def _set_fp8_capabilities(
+    trt: ModuleType, settings: BuildSettings, gpu: Gpu | None, name: str
+) -> BuildSettings:
+    """Return settings for GPUs that have FP8.
+
+    TensorRT-RTX builds for several GPUs, by default for those with FP8; TensorRT for the one here.
+
+    Raises:
+        EngineError: One of them has none.
+    """
+    targets = list(settings.capabilities)
+    if not targets and gpu is not None:
+        targets = [gpu.capability]
+    for capability in targets:
+        obstacle = find_fp8_obstacle(capability)
+        if obstacle is not None:
+            raise EngineError(f"{name}: {obstacle}")
+    if targets or not is_rtx(trt):
+        return settings
+    fitting = tuple(one for one in rtx.CAPABILITIES if find_fp8_obstacle(one) is None)
+    return replace(settings, capabilities=fitting)
 
 
 def workspace_of(free_mib: int, *, shared: bool) -> int:

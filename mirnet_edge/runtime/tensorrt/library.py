@@ -26,6 +26,9 @@ HOW_TO_INSTALL = (
     'pip install "mirnet-edge[tensorrt-rtx]", whose builder works without a GPU'
 )
 
+_DLA_COMPILER = "libnvdla_compiler.so"
+"""A library of boards with a DLA that TensorRT up to 10.11 is linked with."""
+
 
 def find_tensorrt(flavor: str | None = None) -> ModuleType:
     """Return the TensorRT that is installed.
@@ -41,10 +44,21 @@ def find_tensorrt(flavor: str | None = None) -> ModuleType:
         try:
             return importlib.import_module(name)
         except (ImportError, OSError) as error:  # OSError: a driver library is missing
-            reasons.append(f"{name}: {error}")
+            reasons.append(f"{name}: {error}{_explain(error)}")
     raise MissingDependencyError(
         "a TensorRT engine needs TensorRT, and none could be loaded "
         f"({'; '.join(reasons)}): {HOW_TO_INSTALL}"
+    )
+
+
+def _explain(error: Exception) -> str:
+    """Return what else is known about a library's error; an empty text for most."""
+    if _DLA_COMPILER not in str(error):
+        return ""
+    return (
+        f" (JetPack 7.2 no longer has {_DLA_COMPILER}, which the TensorRT of containers for older "
+        "releases wants: use a base image for JetPack 7.2, or the board's own TensorRT 10.16 "
+        "without a container)"
     )
 
 
@@ -73,6 +87,24 @@ def first_error(logger: Any) -> str:  # noqa: ANN401  # untyped library
         if "ERROR" in severity:
             return str(message)
     return "no reason given"
+
+
+FIRST_WITH_FP8 = "8.9"
+"""The compute capability that FP8 begins with (Ada)."""
+
+
+def find_fp8_obstacle(capability: str) -> str | None:
+    """Return in one line why a GPU of a compute capability computes no FP8, None where it does."""
+    if _numbers(capability) >= _numbers(FIRST_WITH_FP8):
+        return None
+    return (
+        f"compute capability {capability} has no FP8, which begins with {FIRST_WITH_FP8} (RTX 40 "
+        "and 50, L4, H100, Jetson Thor; not Jetson Orin, RTX 30 or A100): use INT8 or fp16"
+    )
+
+
+def _numbers(capability: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in capability.split("."))
 
 
 _BOARD_FILE = Path("/proc/device-tree/model")

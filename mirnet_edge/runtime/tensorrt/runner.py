@@ -23,7 +23,7 @@ from mirnet_edge.runtime.backends import Backend, BackendCheck
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from mirnet_edge.runtime.runner import BrokenFrames, GraphRunner
 from mirnet_edge.runtime.tensorrt import rtx
-from mirnet_edge.runtime.tensorrt.build import OptimizationProfile
+from mirnet_edge.runtime.tensorrt.build import OptimizationProfile, build_one_layer
 from mirnet_edge.runtime.tensorrt.cuda import Cuda
 from mirnet_edge.runtime.tensorrt.library import (
     FLAVORS,
@@ -492,7 +492,11 @@ _OLDEST = (10, 3)
 
 
 def check_installation() -> BackendCheck:
-    """Return whether TensorRT is here, new enough, and runs on this GPU."""
+    """Return whether TensorRT is here, new enough, builds an engine, and runs on this GPU.
+
+    A file that is there tells little: libraries are found and do not load, or load and build
+    nothing. So one convolution is built.
+    """
     try:
         trt = find_tensorrt()
     except MirnetEdgeError as error:
@@ -506,10 +510,18 @@ def check_installation() -> BackendCheck:
             "update to JetPack 6.1 or later, or use a CPU backend",
         )
     try:
+        build_one_layer(trt.__name__)
+    except MirnetEdgeError as error:
+        return BackendCheck(
+            "missing" if is_jetson() else "note",
+            f"{what} is installed and builds nothing here: {error}",
+        )
+    what += ", built one convolution"
+    try:
         if is_rtx(trt):
             rtx.require_support(Cuda().gpu().capability)
     except MirnetEdgeError as error:
-        return BackendCheck("note", f"{what} builds engines and cannot run them here: {error}")
+        return BackendCheck("note", f"{what} and cannot run it here: {error}")
     return BackendCheck("ok", what)
 
 
@@ -539,7 +551,7 @@ BACKEND = Backend(
     device="gpu",
     provider="cuda:0",
     # INT8 is often slower than fp16 on a GPU, and riskier
-    precisions=("fp16", "int8+fp16", "int8", "fp32"),
+    precisions=("fp16", "int8+fp16", "fp8+fp16", "int8", "fp8", "fp32"),
     auto_rank=1,
     auto_reason="before all others, where a GPU and an engine that fits it are there: a GPU is "
     "faster than the processor beside it",
