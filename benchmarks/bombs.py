@@ -20,7 +20,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -123,6 +123,68 @@ def stream_of_claims() -> bytes:
     return magic + version + machine + claim + keys + struct.pack("<q", 1 << 38)
 
 
+def hdf5(fill: Callable[[Any], object]) -> bytes:
+    """Return an HDF5 file that a function fills."""
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        fill(file)
+    return buffer.getvalue()
+
+
+def layer(group: Any, **kernel: Any) -> None:  # noqa: ANN401  # h5py has no types
+    """Add a convolution whose kernel is made of h5py's options."""
+    inner = group.create_group("conv2d/conv2d")
+    inner.create_dataset("kernel:0", dtype="f4", **kernel)
+    inner.create_dataset("bias:0", shape=(8,), dtype="f4", data=[0.0] * 8)
+
+
+def many_datasets(file: Any) -> None:  # noqa: ANN401  # as above
+    """Add 30,000 tensors of one value."""
+    for place in range(30_000):
+        file.create_dataset(f"d{place}", data=0.0)
+
+
+def deep_groups(file: Any) -> None:  # noqa: ANN401  # as above
+    """Add a group in a group, 200 times."""
+    for _ in range(200):
+        file = file.create_group("a")
+
+
+def keras_archive(members: dict[str, bytes], packed: bool) -> bytes:
+    """Return a `.keras` archive."""
+    buffer = io.BytesIO()
+    kind = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(buffer, "w", kind) as written:
+        for name, content in members.items():
+            written.writestr(name, content)
+    return buffer.getvalue()
+
+
+def shared_keys(length: int, count: int) -> bytes:
+    """Return an index of TensorFlow whose keys each repeat LENGTH bytes of the one before."""
+    from mirnet_edge.checkpoints.crc32c import masked_crc32c
+
+    def varint(value: int) -> bytes:
+        groups = [value >> shift & 0x7F for shift in range(0, 35, 7)]
+        return bytes([*(one | 0x80 for one in groups[:-1]), groups[-1]])
+
+    def block(content: bytes) -> bytes:
+        content += struct.pack("<II", 0, 1)
+        return content + b"\0" + struct.pack("<I", masked_crc32c(content + b"\0"))
+
+    def entry(shared: int, own: bytes, value: bytes) -> bytes:
+        return varint(shared) + varint(len(own)) + varint(len(value)) + own + value
+
+    entries = entry(0, b"a" * length, b"") + entry(length, b"b", b"") * count
+    keys = block(entries)
+    handle = varint(0) + varint(len(keys) - 5)
+    top = block(entry(0, b"z", handle))
+    footer = varint(0) * 2 + varint(len(keys)) + varint(len(top) - 5)
+    return keys + top + footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
+
+
 BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a tensor of 10^12 values of stride 0": (
         "a.pth",
@@ -219,6 +281,32 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
                 }
             ).encode()
         ),
+    ),
+    "HDF5: a tensor of 40 TB": (
+        "a.h5", lambda: hdf5(lambda file: layer(file, shape=(3, 3, 1 << 20, 1 << 20))),
+    ),
+    "HDF5: 36 MB of zeros, compressed": (
+        "a.h5",
+        lambda: hdf5(
+            lambda file: layer(
+                file, data=[[[[0.0]] * (1 << 20)] * 3] * 3, chunks=True, compression="gzip"
+            )
+        ),
+    ),
+    "HDF5: 30,000 tensors": ("a.weights.h5", lambda: hdf5(many_datasets)),
+    "HDF5: groups 200 deep": ("a.h5", lambda: hdf5(deep_groups)),
+    "Keras: a configuration of 45 MB": (
+        "a.keras",
+        lambda: keras_archive(
+            {"config.json": b"[" + b"[]," * 15_000_000 + b"[]]", "model.weights.h5": b""},
+            packed=False,
+        ),
+    ),
+    "Keras: 500 MB in 500 KB": (
+        "a.keras", lambda: keras_archive({"model.weights.h5": bytes(500 << 20)}, packed=True),
+    ),
+    "TensorFlow: 100,000 keys that share 1 MB": (
+        "variables.index", lambda: shared_keys(1_000_000, 100_000),
     ),
 }  # fmt: skip
 """File name and content of each, by what it claims."""

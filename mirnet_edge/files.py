@@ -1,4 +1,4 @@
-"""Write files atomically, hash them, and read TOML files that people write."""
+"""Write files atomically, hash them, say what is no file, read TOML files that people write."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import sys
 import tempfile
 import uuid
@@ -49,6 +50,36 @@ def sha256_of(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+_SPECIAL = (
+    (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+_POINTER, _PAGES = b"version https://git-lfs", (b"<!doctype html", b"<html")
+
+
+def describe_special(path: Path) -> str | None:
+    """Return what PATH is where reading it may never end: a pipe, a socket, a device; else None."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    return next((what for is_kind, what in _SPECIAL if is_kind(mode)), None)
+
+
+def describe_download(head: bytes) -> str | None:
+    """Return what lies in place of a file that was not downloaded; None where HEAD is no such.
+
+    Args:
+        head: The first bytes, 64 or more.
+    """
+    text = head.lstrip(b"\xef\xbb\xbf\r\n\t ").lower()
+    if text.startswith(_POINTER):
+        return "a Git LFS pointer and not the file itself, which `git lfs pull` downloads"
+    if text.startswith(_PAGES):
+        return "a web page: that is what the download was answered with"
+    return None
 
 
 def write_atomically(path: Path, payload: bytes) -> None:

@@ -25,6 +25,7 @@ from mirnet_edge.checkpoints.stored import (
     view_of,
 )
 from mirnet_edge.errors import CheckpointError
+from mirnet_edge.files import describe_download
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 _EXPECTED = "expected a weights file (.safetensors, .pth, .pt)"
 _ADVICE = "Copy or download it again, or get it from where it was made"
+
+
+class _OtherKindError(CheckpointError):
+    """A whole file of a kind that is not read; its text says what to do."""
 
 
 def read_layout(path: Path) -> StoredCheckpoint:
@@ -64,6 +69,8 @@ def _read_claims(path: Path) -> StoredCheckpoint:
             "the program that made it and keep the tensors: "
             "torch.save(model.state_dict(), 'weights.pth')"
         ) from error
+    except _OtherKindError as error:
+        raise CheckpointError(f"{path} {error}") from error
     except (CheckpointError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{path} is damaged or no {path.suffix} file, expected a whole weights file: "
@@ -81,12 +88,28 @@ def require_file(path: Path) -> None:
         raise CheckpointError(f"{path} is a folder; {_EXPECTED}. Name a file in it")
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; {_EXPECTED}. Check the path")
-    if path.suffix.lower() not in SUFFIXES:
-        raise CheckpointError(
-            f"{path} ends in {path.suffix!r}; {_EXPECTED}. Rename it if it is one of these"
-        )
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty; {_EXPECTED}. Copy or download it again")
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    other = describe_download(head)
+    if other is not None:
+        raise CheckpointError(f"{path} is {other}; {_EXPECTED}")
+    if path.suffix.lower() not in SUFFIXES and not _begins_as_weights(head):
+        raise CheckpointError(
+            f"{path} ends in {path.suffix!r} and begins as no weights file does; {_EXPECTED}. "
+            "Give the file that training wrote"
+        )
+
+
+_HEAD_BYTES = 128
+_FIRST_STREAM = b"\x80\2\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of `_MAGIC`
+
+
+def _begins_as_weights(head: bytes) -> bool:
+    """Return whether a file of another suffix (.pth.tar, none) begins as one of weights."""
+    is_archive = head.startswith(b"PK\3\4") and b"data.pkl" in head
+    return is_archive or head.startswith(_FIRST_STREAM) or head[8:10] == b'{"'
 
 
 # safetensors: 8 bytes length, JSON, values
@@ -191,10 +214,15 @@ def _read_archive(file: BinaryIO, path: Path) -> StoredCheckpoint:
     _check_directory(file, size)
     with zipfile.ZipFile(file) as archive:
         records = {one.filename: one for one in archive.infolist()}
+        if any(name.endswith("/constants.pkl") for name in records):
+            raise _OtherKindError(
+                "is a TorchScript program; expected the weights alone. Save them with "
+                "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
+            )
         for one in records.values():
             if one.compress_type != zipfile.ZIP_STORED or one.file_size != one.compress_size:
-                raise CheckpointError(
-                    f"the record {one.filename[:80]!r} is compressed; expected records as "
+                raise _OtherKindError(
+                    f"has the compressed record {one.filename[:80]!r}; expected records as "
                     "torch.save writes them. Unpack it, and save it again with torch.save"
                 )
         if sum(one.file_size for one in records.values()) > size:

@@ -15,17 +15,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tempfile
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mirnet_edge.checkpoints.keras_layers import KerasConvolution, state_dict_from_convolutions
 from mirnet_edge.checkpoints.keras_paths import find_index
-from mirnet_edge.checkpoints.stored import printable
+from mirnet_edge.checkpoints.stored import KerasConvolution, printable
 from mirnet_edge.checkpoints.tensor_bundle import read_bundle
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import CheckpointError, MirnetEdgeError
@@ -37,11 +38,11 @@ if TYPE_CHECKING:
 
 _AGAIN = "Copy or download it again"
 _INNER_WEIGHTS, _INNER_CONFIG = "model.weights.h5", "config.json"
-_CONFIG_BYTES = 64 * 2**20
+_CONFIG_BYTES = 4 * 2**20
 _WEIGHTS_BYTES = 8 * 2**30
 # Nobody compresses weights well: a file that claims more was made to fill the memory.
 _LARGEST_RATIO = 16
-_MOST_OBJECTS = 200_000
+_MOST_OBJECTS = 20_000
 _DEEPEST = 16
 # groups beside the layers: the optimizer's moments repeat the kernels' names and shapes
 _NOT_LAYERS = ("optimizer_weights", "optimizer", "metrics", "compile_metrics")
@@ -57,24 +58,62 @@ def read_keras(path: Path) -> dict[str, Tensor]:
         CheckpointError: No such file, damaged, of another network, or it refers to other files.
         MissingDependencyError: h5py is not installed.
     """
+    with _errors_as_damage(path), _open_convolutions(path) as convolutions:
+        from mirnet_edge.checkpoints.keras_layers import state_dict_from_convolutions
+
+        return state_dict_from_convolutions(convolutions, str(path))
+
+
+def check_keras(path: Path) -> None:
+    """Refuse a file that claims what it does not hold, before torch is imported.
+
+    Raises:
+        CheckpointError: As `read_keras`, but for what only the values tell.
+        MissingDependencyError: h5py is not installed.
+    """
+    with _errors_as_damage(path), _open_convolutions(path):
+        pass
+
+
+@contextmanager
+def _errors_as_damage(path: Path) -> Iterator[None]:
+    """Convert what h5py raises for damaged files to a `CheckpointError`."""
+    try:
+        yield
+    except MirnetEdgeError:
+        raise
+    except (OSError, LookupError, RuntimeError, ValueError, TypeError, OverflowError) as error:
+        raise _damaged(path, error) from error
+
+
+@contextmanager
+def _open_convolutions(path: Path) -> Iterator[list[KerasConvolution]]:
+    """Yield the convolutions of a file, whose values can be read as long as this is open."""
     index = find_index(path)
     if index is not None:
-        return state_dict_from_convolutions(read_bundle(index), str(path))
+        yield read_bundle(index)
+        return
     if not path.is_file() or path.stat().st_size == 0:
         found = "is empty" if path.is_file() else "is no file"
         raise CheckpointError(
             f"{path} {found}; expected weights of Keras (.h5, .weights.h5, .keras, or a SavedModel "
             "folder). Check the path"
         )
-    if zipfile.is_zipfile(path):
-        return _read_archive(path)
-    return _read_hdf5(path, str(path), None)
+    with tempfile.TemporaryDirectory() as folder:
+        weights, names = path, None
+        if zipfile.is_zipfile(path):
+            weights, names = _unpack(path, Path(folder))
+        h5py: Any = require("h5py", "reading Keras weights")
+        with h5py.File(weights, "r", locking=False) as file:
+            walk = _Walk(h5py, str(path), weights.stat().st_size)
+            walk.visit(file, ())
+            yield walk.convolutions(names)
 
 
-def _read_archive(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a `.keras` archive, whose config tells the layers' own names."""
+def _unpack(path: Path, folder: Path) -> tuple[Path, list[str] | None]:
+    """Return the weights of a `.keras` archive, and the layers' own names that its config tells."""
     try:
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        with zipfile.ZipFile(path) as archive:
             members = {one.filename: one for one in archive.infolist()}
             if _INNER_WEIGHTS not in members:
                 named = ", ".join(map(printable, list(members)[:3])) or "nothing"
@@ -86,11 +125,11 @@ def _read_archive(path: Path) -> dict[str, Tensor]:
             if _INNER_CONFIG in members:
                 text = b"".join(_bounded(archive, members[_INNER_CONFIG], _CONFIG_BYTES, path))
                 names = _names_from_config(text, path)
-            weights = Path(folder) / "model.h5"
+            weights = folder / "model.h5"
             with weights.open("wb") as stream:
                 for block in _bounded(archive, members[_INNER_WEIGHTS], _WEIGHTS_BYTES, path):
                     stream.write(block)
-            return _read_hdf5(weights, str(path), names)
+            return weights, names
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError) as error:
         raise _damaged(path, error) from error
     except RuntimeError as error:  # an encrypted member
@@ -148,20 +187,6 @@ def _convolution_names(config: Any, depth: int) -> Iterator[str]:  # noqa: ANN40
             yield name
         else:
             yield from _convolution_names(layer, depth + 1)
-
-
-def _read_hdf5(path: Path, origin: str, names: list[str] | None) -> dict[str, Tensor]:
-    """Return the state dict of an HDF5 file; NAMES are those of its config, if it has one."""
-    h5py: Any = require("h5py", "reading Keras weights")
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            walk = _Walk(h5py, origin, path.stat().st_size)
-            walk.visit(file, ())
-            return state_dict_from_convolutions(walk.convolutions(names), origin)
-    except MirnetEdgeError:
-        raise
-    except (OSError, LookupError, RuntimeError, ValueError, TypeError, OverflowError) as error:
-        raise _damaged(Path(origin), error) from error
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
@@ -299,12 +324,10 @@ class _Walk:
 
 def _stated_names(group: Any) -> list[str]:  # noqa: ANN401  # as above
     """Return the names of layers in the order that a group states, in parts where they are many."""
-    stated = [
-        name
-        for part in ("layer_names", *(f"layer_names{number}" for number in range(64)))
-        if part in group.attrs
-        for name in group.attrs[part]
-    ]
+    parts = sorted(
+        (len(name), name) for name in group.attrs if re.fullmatch(r"layer_names\d{0,2}", name)
+    )
+    stated = [name for _, part in parts for name in group.attrs[part]]
     return [
         name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in stated
     ]

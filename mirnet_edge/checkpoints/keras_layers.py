@@ -15,20 +15,18 @@ refused. Both orders: docs/decisions/021-keras-mirnet.md.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mirnet_edge.checkpoints.stored import printable
+from mirnet_edge.checkpoints.stored import KerasConvolution, printable
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.models.keras_mirnet import VARIANTS, KerasMIRNet, KerasMIRNetConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    import numpy as np
 
 Shape = tuple[int, ...]
 
@@ -36,23 +34,6 @@ _IN_BLOCK = {"2021": 83, "2023": 105}
 """Convolutions of a multi-scale block."""
 _IN_GROUP = 2  # further ones of a group
 _AT_ENDS = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class KerasConvolution:
-    """A convolution found in a file; its values are not read yet."""
-
-    label: str
-    """Where it lies in the file, for messages."""
-    name: str | None
-    """The layer's name in the session that made it; None where the file does not tell it."""
-    place: int | None
-    """Its place in the order of the graph; None where the file does not tell it."""
-    kernel: Shape
-    """(height, width, inputs, outputs)."""
-    bias: Shape
-    read: Callable[[], tuple[np.ndarray, np.ndarray]]
-    """Return kernel and bias."""
 
 
 def state_dict_from_convolutions(

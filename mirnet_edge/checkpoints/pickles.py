@@ -71,11 +71,12 @@ _HARMLESS = {
     "torch.torch_version.TorchVersion", "argparse.Namespace", "types.SimpleNamespace",
     "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.WindowsPath", "pathlib.Path",
     "pathlib._local.PosixPath", "datetime.datetime", "datetime.timedelta",
+    "datetime.date", "datetime.timezone", "collections.deque",
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core")
       for name in ("scalar", "_reconstruct")),
     *(f"{builtins}.{name}" for builtins in ("builtins", "__builtin__")
-      for name in ("set", "frozenset", "complex", "bytearray", "slice", "range", "list", "dict",
-                  "tuple", "int", "float", "str", "bool", "bytes")),
+      for name in ("set", "frozenset", "complex", "bytearray", "slice", "range", "xrange", "list",
+                  "dict", "tuple", "int", "float", "str", "bool", "bytes")),
 }  # fmt: skip
 _HARMLESS_ENDS = (".AttributeDict",)  # of Lightning, under several modules
 _DICTIONARIES = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter"}

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 from mirnet_edge.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    import numpy as np
 
 
 BYTES_OF_TYPE = {
@@ -100,6 +103,23 @@ class StoredCheckpoint:
     """Of a safetensors file."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class KerasConvolution:
+    """A convolution found in a file; its values are not read yet."""
+
+    label: str
+    """Where it lies in the file, for messages."""
+    name: str | None
+    """The layer's name in the session that made it; None where the file does not tell it."""
+    place: int | None
+    """Its place in the order of the graph; None where the file does not tell it."""
+    kernel: tuple[int, ...]
+    """(height, width, inputs, outputs)."""
+    bias: tuple[int, ...]
+    read: Callable[[], tuple[np.ndarray, np.ndarray]]
+    """Return kernel and bias."""
+
+
 def view_of(storage: Storage, dtype: str, offset: Any, shape: Any, stride: Any) -> StoredTensor:  # noqa: ANN401  # untrusted
     """Return a tensor after checking that its values lie in the storage, each once.
 
@@ -167,6 +187,8 @@ def check_claims(checkpoint: StoredCheckpoint) -> None:
 
 def describe(document: object) -> str:
     """Return in words what a document without tensors is."""
+    if isinstance(document, (StoredTensor, OtherTensor)):
+        return "a tensor without a name"
     if not isinstance(document, dict):
         return f"a {type(document).__name__}"
     names = [printable(key) for key in document if isinstance(key, str)]

@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.checkpoints.crc32c import masked_crc32c
-from mirnet_edge.checkpoints.keras_layers import KerasConvolution
 from mirnet_edge.checkpoints.keras_paths import INDEX_SUFFIX, data_files
-from mirnet_edge.checkpoints.stored import printable
+from mirnet_edge.checkpoints.stored import LONGEST_KEY, KerasConvolution, printable
 from mirnet_edge.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -32,7 +31,8 @@ if TYPE_CHECKING:
 _FOOTER_BYTES = 48
 _MAGIC = 0xDB4775248B80FB57
 _TRAILER_BYTES = 5  # a byte for the compression, four for a checksum
-_MOST_INDEX_BYTES = 256 * 2**20
+_MOST_INDEX_BYTES = 4 * 2**20
+_MOST_GRAPH_BYTES = 16 * 2**20
 _GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _STRING = 7
@@ -137,6 +137,8 @@ class _Bundle:
         entry = self.entries.get(_GRAPH_KEY)
         if entry is None or entry.dtype != _STRING:
             return {}
+        if entry.size > _MOST_GRAPH_BYTES:
+            raise _damaged(self.index, f"an object graph of {entry.size} bytes")
         text = self._bytes(entry, _GRAPH_KEY)
         length, start = _varint(text, 0)  # of the one string; then a checksum of the lengths
         graph = text[start + 4 : start + 4 + length]
@@ -231,6 +233,8 @@ def _block(content: bytes, handle: tuple[int, int], index: Path) -> Iterator[tup
         own, at = _varint(block, at)
         length, at = _varint(block, at)
         key = key[:shared] + block[at : at + own]
+        if len(key) > LONGEST_KEY:  # each entry repeats what it shares with the one before
+            raise _damaged(index, f"a key of {len(key)} bytes")
         yield key, block[at + own : at + own + length]
         at += own + length
 

@@ -30,6 +30,7 @@ _DEEPEST = 8
 _MOST_ENTRIES = 200_000
 _MOST_PREFIXES = 16
 _NAMED = 3
+_CONTAINERS = (Mapping, list, tuple)
 # the first tensor of each family, whose name ends what a prefix begins
 _ANCHORS = ("conv_in.weight", "stem.weight")
 # what data-parallel and compiled training put before each key: too usual to tell
@@ -129,20 +130,21 @@ def _dictionaries(
 ) -> Iterator[tuple[str, dict[str, StoredTensor | OtherTensor]]]:
     """Yield the dictionaries that have tensors in them, with the names that lead there.
 
-    Bounded, because a pickle can hold a dictionary that contains itself.
+    What lies in a list, or under a number, has its number as a name. Bounded, because a pickle can
+    hold a dictionary that contains itself.
     """
     entries = 0
-    level: list[tuple[str, Any]] = [("", document)]
+    level: list[tuple[str, Any]] = [("", document)] if isinstance(document, _CONTAINERS) else []
     for _ in range(_DEEPEST):
         deeper: list[tuple[str, Any]] = []
         for label, one in level:
-            if not isinstance(one, Mapping) or entries > _MOST_ENTRIES:
-                continue
             entries += 1 + len(one)
+            if entries > _MOST_ENTRIES:
+                break
             tensors = {
                 name: value
-                for name, value in one.items()
-                if isinstance(name, str) and isinstance(value, (StoredTensor, OtherTensor))
+                for name, value in _named(one)
+                if isinstance(value, (StoredTensor, OtherTensor))
             }
             if len(tensors) > MOST_TENSORS:
                 raise CheckpointError(
@@ -152,10 +154,20 @@ def _dictionaries(
                 yield label, tensors
             deeper += [
                 (f"{label}.{name}" if label else name, value)
-                for name, value in one.items()
-                if isinstance(name, str) and isinstance(value, Mapping)
+                for name, value in _named(one)
+                if isinstance(value, _CONTAINERS)
             ]
         level = deeper
+
+
+def _named(container: Any) -> Iterator[tuple[str, Any]]:  # noqa: ANN401  # of untrusted content
+    """Yield what a container holds, with names; a number is one where it leads to a container."""
+    pairs = container.items() if isinstance(container, Mapping) else enumerate(container)
+    for name, value in pairs:
+        if isinstance(name, str):
+            yield name, value
+        elif type(name) is int and isinstance(value, _CONTAINERS):
+            yield str(name), value
 
 
 def _prefixes(tensors: Mapping[str, object]) -> list[str]:

@@ -95,9 +95,13 @@ def check_weights(name_or_path: str | None) -> None:
     from mirnet_edge.checkpoints.archives import read_layout
     from mirnet_edge.checkpoints.keras_paths import is_keras
 
+    # what claims more than it holds is refused before torch is imported
     if is_keras(path):
-        return  # read by layouts of its own, when it is loaded
-    read_layout(path)  # what claims more than it holds is refused before torch is imported
+        from mirnet_edge.checkpoints.keras_files import check_keras
+
+        check_keras(path)
+    else:
+        read_layout(path)
 
 
 def check_folder(folder: Path | None, option: str, expected: str = "one of images") -> None:

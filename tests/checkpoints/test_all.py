@@ -430,7 +430,7 @@ BROKEN = [
     BrokenFile(
         "text", "net.pth", lambda: b"hello, this is no checkpoint\n", "is damaged or no .pth"
     ),
-    BrokenFile("page", "net.safetensors", lambda: b"<!DOCTYPE html>" * 9, "is damaged or no .safe"),
+    BrokenFile("page", "net.safetensors", lambda: b"<!DOCTYPE html>" * 9, "is a web page: that is"),
     BrokenFile("half-pth", "net.pth", lambda: bytes_of_pth()[:-3000], "is damaged"),
     BrokenFile("half", "net.safetensors", lambda: bytes_of_safetensors()[:-40], "is damaged"),
     BrokenFile("onnx", "net.onnx", lambda: b"1234", "ends in '.onnx'"),

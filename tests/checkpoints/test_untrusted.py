@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import pickle
 import subprocess
 import sys
+import zipfile
 from argparse import Namespace
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +83,17 @@ def test_any_wrapper_is_found_by_what_is_in_it(wrapper, zipped, opened, tensors)
 def test_wrappers_in_wrappers_are_opened(opened, tensors):
     document = {"a": [1], "checkpoint": {"b": {"net": {"state_dict": tensors}}}}
     assert _same(opened(document)[0], tensors)
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, enumerate], ids=["list", "tuple", "numbers"])
+def test_sets_in_lists_and_under_numbers_are_named_by_them(wrap, opened, tensors):
+    sets = [{"conv.weight": torch.zeros(4, 3, 3, 3)}, tensors, _shifted(tensors)]
+    document = dict(wrap(sets)) if wrap is enumerate else wrap(sets)
+    found, lines = opened(document)
+    assert _same(found, tensors)
+    assert "2 sets of weights: '1', '2'; '1' is taken" in lines[0]
+    found, _ = opened({"networks": document}, "networks.2")
+    assert _same(found, _shifted(tensors))
 
 
 @pytest.mark.parametrize("prefix", ["net.", "model.", "generator.", "G.", "x.y.module.", "net_"])
@@ -187,7 +201,8 @@ def test_plain_values_and_harmless_objects_beside_weights_are_allowed(opened, te
         "state_dict": tensors,
         "psnr": np.float64(23.5), "step": np.int64(7), "lr": np.float32(1e-4), "done": np.True_,
         "options": Namespace(rate=1), "history": defaultdict(list, a=[1.5]),
-        "counts": Counter("aab"), "names": {"a", "b"}, "path": Path("x"), "none": None,
+        "counts": Counter("aab"), "losses": deque([0.5]), "all": range(3), "of": complex(1, 2),
+        "day": date(2026, 11, 29), "names": {"a", "b"}, "path": Path("x"), "none": None,
         "range": slice(1, 2), "big": 1 << 80, "array": np.arange(3), "dtype": torch.float16,
         "shape": torch.Size([1, 2]), (1, "key"): 2,
     }  # fmt: skip
@@ -230,6 +245,31 @@ def test_the_format_is_told_by_the_content(tmp_path, tensors):
         assert _same(load(tmp_path / name).model.state_dict(), tensors)
 
 
+@pytest.mark.parametrize("name", ["best.pth.tar", "net", "net.pkl", "net.model"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_begins_as_weights_needs_no_usual_suffix(name, zipped, opened, tensors):
+    assert _same(opened(tensors, name=name, _use_new_zipfile_serialization=zipped)[0], tensors)
+
+
+def test_what_lies_in_place_of_weights_is_named(tmp_path):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    page = b"\n<!DOCTYPE html><html><body>Not found</body></html>"
+    program = io.BytesIO()
+    with zipfile.ZipFile(program, "w") as archive:  # as torch.jit.save names its records
+        for record in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            archive.writestr(f"net/{record}", b"\x80\2}.")
+    for name, content, says in (
+        ("a.pth", pointer, "is a Git LFS pointer and not the file itself, which `git lfs pull`"),
+        ("a.safetensors", pointer, "is a Git LFS pointer"),
+        ("a.bin", page, "is a web page"),
+        ("a.txt", b"weights", r"ends in '\.txt' and begins as no weights file does"),
+        ("program.pth", program.getvalue(), "is a TorchScript program; expec"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=says):
+            read_layout(tmp_path / name)
+
+
 def test_keys_of_another_network_are_told_with_their_beginning(opened):
     other = {f"encoder.{place}.weight": torch.zeros(2, 2) for place in range(5)}
     with pytest.raises(CheckpointError, match=r"found 5 tensors.*keys begin with 'encoder\.'"):
@@ -251,13 +291,13 @@ def test_every_bomb_is_refused_in_one_line_within_2_seconds_and_300_mb(tmp_path)
     program = (
         "import json, sys, time\n"
         "from pathlib import Path\n"
-        "from mirnet_edge.checkpoints.archives import read_layout\n"
+        "from mirnet_edge.cli.arguments import check_weights\n"
         "from mirnet_edge.errors import CheckpointError\n"
         "found = {}\n"
         "for file in sorted(Path(sys.argv[1]).glob('*/*')):\n"
         "    started = time.process_time()\n"
         "    try:\n"
-        "        read_layout(file)\n"
+        "        check_weights(str(file))\n"
         "    except CheckpointError as error:\n"
         "        lines = str(error).count('\\n') + 1\n"
         "        found[file.parent.name] = [time.process_time() - started, lines]\n"
