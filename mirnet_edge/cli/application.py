@@ -13,6 +13,7 @@ import inspect
 import io
 import logging
 import os
+import re
 import shlex
 import sys
 from contextlib import contextmanager, suppress
@@ -231,8 +232,16 @@ def print_error(error: BaseException | str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text without the bytes of file names that are not UTF-8, which no stream takes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Return text in which a file's name does nothing to a terminal.
+
+    Bytes that are not UTF-8, which no stream takes, are replaced; control characters, line breaks
+    and marks that turn the direction of text are escaped.
+    """
+    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), whole)
+
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def stderr() -> Console:

@@ -30,6 +30,7 @@ from mirnet_edge.cli.restore_videos import (
     restore_videos,
     write_comparisons,
 )
+from mirnet_edge.errors import OptionError
 from mirnet_edge.runtime.task_choice import (
     AUTO,
     DEFAULT_TASK,
@@ -217,8 +218,9 @@ def restore(
             paths=tuple(one.path for one in found.files),
         )  # fmt: skip
         run.check()
-        videos = [one for one in found.files if is_video(one.path)]
-        images = [one for one in found.files if one not in videos]
+        files = run.without_special(found.files)
+        videos = [one for one in files if is_video(one.path)]
+        images = [one for one in files if one not in videos]
         with run:
             run.batch.add_left_out(found)
             run.restore_images(images)
@@ -281,6 +283,20 @@ class _RestorationRun:
         """
         choice, _ = self._choose(iter(()))
         self._runner(choice or self.template)  # what auto chooses is known once there are frames
+
+    def without_special(self, files: Sequence[InputFile]) -> list[InputFile]:
+        """Return the inputs but for pipes and devices, which are added as failed."""
+        from mirnet_edge.runtime.inputs import refuse_special
+
+        usual = []
+        for one in files:
+            try:
+                refuse_special(one.path)
+            except OptionError as error:
+                self.batch.add_failed(one.path, error)
+            else:
+                usual.append(one)
+        return usual
 
     def restore_images(self, files: Sequence[InputFile]) -> None:
         """Restore images one after the other, with a progress bar on a terminal."""

@@ -20,7 +20,7 @@ from mirnet_edge.files import write_atomically
 from mirnet_edge.images import sixteen_bits
 from mirnet_edge.images.contract import LUMA
 from mirnet_edge.images.jpeg_tail import with_end_marker
-from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX, HEAD_BYTES, Format, Kind, recognize
+from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX, HEAD_BYTES, Format, Kind, describe_other, recognize
 from mirnet_edge.images.metadata import (
     Metadata,
     has_png_end,
@@ -269,9 +269,8 @@ def _decode(payload: bytes, path: Path) -> ImageFile:
 
     kind = recognize(payload[:HEAD_BYTES], path)
     if kind is None:
-        raise ImageError(
-            f"{path} is damaged or another kind of file; {_EXPECTED}. Convert it to one of these"
-        )
+        what = describe_other(payload[:HEAD_BYTES]) or "damaged or another kind of file"
+        raise ImageError(f"{path} is {what}; {_EXPECTED}. Convert it to one of these")
     try:
         return _decode_raw(payload) if kind == "RAW" else _decode_kind(payload, kind, path)
     except MissingDependencyError as error:

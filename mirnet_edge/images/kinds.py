@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.dependencies import advice, available
+from mirnet_edge.files import describe_download
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -131,7 +132,19 @@ def _describe(head: bytes) -> str:
     """Return what a file is that is no image."""
     if not head:
         return "empty"
+    what = describe_other(head)
+    if what is None:
+        return "no image"
+    return f"{what}; convert it to PNG" if "image" in what else what
+
+
+def describe_other(head: bytes) -> str | None:
+    """Return what a file is that is no image which is read; None where that is unknown.
+
+    Args:
+        head: The file's first `HEAD_BYTES` bytes.
+    """
     for start, what in _OTHERS.items():
         if head.startswith(start):
-            return f"{what}; convert it to PNG" if "image" in what else what
-    return "no image"
+            return what
+    return describe_download(head)

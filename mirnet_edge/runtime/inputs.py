@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirnet_edge.errors import OptionError
-from mirnet_edge.files import NAME_BYTES
+from mirnet_edge.files import NAME_BYTES, describe_special
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -100,6 +100,20 @@ def find_inputs(
     )
 
 
+def refuse_special(path: Path) -> None:
+    """Refuse an input that is a pipe, a socket or a device: it is read more than once.
+
+    Raises:
+        OptionError: It is.
+    """
+    special = describe_special(path)
+    if special is not None:
+        raise OptionError(
+            f"{path} is {special}; expected a file. Give - for what is piped in: "
+            "... | mirnet restore - --out FILE"
+        )
+
+
 def _walk(folder: Path, *, recursive: bool, out: Path | None) -> Iterator[tuple[Path, str | None]]:
     """Yield what is in a folder, in order, and in its folders where RECURSIVE; nothing hidden.
 
@@ -116,7 +130,8 @@ def _walk(folder: Path, *, recursive: bool, out: Path | None) -> Iterator[tuple[
             # writes beside images, segments of an unfinished video
             continue
         if not path.is_dir():
-            yield path, None
+            special = describe_special(path)
+            yield path, None if special is None else f"{special}, no file"
         elif out is not None and path.resolve() == out.resolve():
             continue
         elif not recursive:

@@ -128,7 +128,10 @@ class VideoReader:
         return None if container.duration is None else container.duration / 1e6
 
     def packets(self, *others: Any) -> Iterator[Packet[Any]]:  # noqa: ANN401  # streams of any kind
-        """Yield the packets of the video stream and of other streams, in the file's order."""
+        """Yield the packets of the video stream and of other streams, in the file's order.
+
+        The last one of the video is empty: it makes the decoder give what it holds back.
+        """
         av = require("av", "reading video")
         video = self.stream
         try:
@@ -140,6 +143,7 @@ class VideoReader:
                 yield packet
         except av.FFmpegError as error:
             self.damage.reason = ffmpeg_reason(error)
+            yield _last_packet(video)
 
     def decode(self, packet: Packet[Any]) -> list[Decoded]:
         """Return the frames that a video packet completes; none where it is damaged."""
@@ -204,6 +208,15 @@ class VideoReader:
             # Matroska's duration counts from 0, wherever its first track begins
             return Fraction(container.duration, 1_000_000), end_s
         return Fraction(0), Fraction(0)
+
+
+def _last_packet(stream: VideoStream) -> Packet[Any]:
+    """Return an empty packet, as at the end of a file that was read without an error."""
+    from av import Packet
+
+    packet: Packet[Any] = Packet()
+    packet.stream = stream
+    return packet
 
 
 _HIGHEST_RATE = 1000  # more is a wrong guess

@@ -143,7 +143,7 @@ class _Inspector:
         return VideoInspection(
             first_frame=self._first,
             scan=self._scan,
-            start=_start(reader.container),
+            start=self._start(),
             # a few packets without a PTS are common in MPEG streams
             in_order=self._has_decoding_times or 2 * self._without_pts > self._packets,
             delay=self._delay(self._first),
@@ -179,16 +179,24 @@ class _Inspector:
             return Fraction(0)
         return max(Fraction(0), first.pts * (first.time_base or Fraction(0)) - self._first_dts)
 
+    def _start(self) -> Fraction:
+        """Return where the first track of the file begins, in seconds."""
+        stated = self._reader.container.start_time
+        if stated is not None:
+            return Fraction(stated, 1_000_000)
+        # of a single packet FFmpeg states none
+        times = [
+            (one.ticks if one.pts is None else one.pts) * one.time_base
+            for samples in self._samples.values()
+            for one in samples
+        ]
+        return min(times, default=Fraction(0))
+
     def _has_enough(self, others: int, total: int) -> bool:
         """Return whether each stream had a packet, or has none near the start."""
         if self._first is None:
             return False
         return len(self._samples) > others or total >= _PACKETS
-
-
-def _start(container: InputContainer) -> Fraction:
-    """Return where the first track of a file begins, in seconds."""
-    return Fraction(container.start_time or 0, 1_000_000)
 
 
 def display_matrix(frame: Decoded) -> tuple[int, ...] | None:

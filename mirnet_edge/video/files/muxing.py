@@ -345,7 +345,8 @@ def retime_packets(
             if position == len(order):  # MP4 sums the durations in coding order
                 begin = order[0] - delay * durations[order[0]]
                 total = order[-1] + durations[order[-1]] - order[0]
-                packet.duration = max(1, total - (packet.dts - begin))
+                least = durations[pts] if pts == order[-1] else 1  # of what is shown last
+                packet.duration = max(least, total - (packet.dts - begin))
             yield packet
 
 

@@ -13,11 +13,12 @@ VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".qt", ".3gp", ".3g2", ".f4v", ".webm", ".avi", ".divx", ".mpg",
     ".mpeg", ".m1v", ".m2v", ".mpv", ".vob", ".mod", ".tod", ".ts", ".trp", ".m2ts", ".mts", ".m2t",
     ".wmv", ".asf", ".flv", ".ogv", ".rm", ".rmvb", ".dv", ".mxf", ".wtv", ".nut", ".ivf", ".y4m",
-    ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg",
+    ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg", ".obu", ".apng",
 )  # fmt: skip
 """Of files that are treated as videos where their content says nothing else."""
 
 _HEAD_BYTES = 4096
+_PNG = b"\x89PNG\r\n\x1a\n"
 _STARTS = (
     b"\0\0\1\xb3",  # MPEG-1 and MPEG-2 video
     b"\0\0\1\xb0",  # MPEG-4 video
@@ -26,6 +27,7 @@ _STARTS = (
     b"nut/multimedia container",
     b"DKIF",  # IVF
     b".RMF",  # RealMedia
+    b"\x12\0\x0a",  # AV1 without a container
     b"\x06\x0e+4\x02\x05\x01\x01",  # MXF
     b"\x1f\x07\0",  # DV
     b"\xb7\xd8\0 7I\xdaC",  # WTV
@@ -35,22 +37,26 @@ _TS_PACKET, _M2TS_PACKET = 188, 192
 _ANNEX_B = b"\0\0\0\1"
 _H264_STARTS = (7, 9, 6)  # sequence parameters, delimiter, SEI
 _HEVC_STARTS = (32, 35, 39)
+_TEXT_TOO = (".ts", ".mod", ".rm", ".dv", ".nut")
+"""Of videos and of programs' sources, too: TypeScript, Go's modules."""
 _CONCATENATED_JPEG = (".mjpeg", ".mjpg")
 
 
 def is_video(path: Path) -> bool:
     """Return whether a file is a video: by its first bytes, and by its suffix where they are none.
 
-    An image that is named as a video is none; a GIF is one where it is animated.
+    An image that is named as a video is none; a GIF or a PNG is one where it is animated.
     """
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError:
         head = b""
-    if head.startswith(b"GIF8"):
+    if head.startswith(b"GIF8") or (head.startswith(_PNG) and b"acTL" in head):
         return _is_animated(path)
     suffix = path.suffix.lower()
+    if suffix in _TEXT_TOO and _is_text(head):
+        return False
     if is_video_content(path) or _begins_as_video(head) or suffix in _CONCATENATED_JPEG:
         return True
     return suffix in VIDEO_SUFFIXES and why_left_out(path) is not None
@@ -63,6 +69,11 @@ def _begins_as_video(head: bytes) -> bool:
         or _is_transport_stream(head)
         or _is_annex_b(head)
     )
+
+
+def _is_text(head: bytes) -> bool:
+    """Return whether there are no bytes that text does not have."""
+    return bool(head) and not any(byte < 9 or 13 < byte < 27 for byte in head)
 
 
 def _is_transport_stream(head: bytes) -> bool:

@@ -198,7 +198,7 @@ class FrameReader:
     @property
     def last_duration(self) -> int | None:
         """Return the duration of the last frame, None where the source states none."""
-        return self._times.last_duration
+        return self._times.duration_of_last
 
     @property
     def end_s(self) -> Fraction:

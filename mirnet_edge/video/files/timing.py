@@ -246,8 +246,14 @@ class FrameTimes:
         self._in_order, self._delay = in_order, round(delay / time_base)
         self._decoding_times: list[int] = []
         self._last: int | None = None
+        self._count = 0
         self.last_duration: int | None = None
         """Of the frame before, as the source states it, in units of the time base."""
+
+    @property
+    def duration_of_last(self) -> int | None:
+        """Return `last_duration`; of a single frame without one, the usual time between two."""
+        return self.last_duration or (self._step if self._count == 1 else None)
 
     @property
     def end_s(self) -> Fraction:
@@ -282,7 +288,7 @@ class FrameTimes:
             pts = 0 if self._last is None else self._last + step
         elif self._last is not None and pts <= self._last:
             pts = self._last + max(1, self._step // 2)
-        self._last = pts
+        self._last, self._count = pts, self._count + 1
         duration = frame.duration * (frame.time_base or self._time_base) / self._time_base
         self.last_duration = round(duration) or None
         return pts
