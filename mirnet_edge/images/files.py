@@ -18,18 +18,29 @@ from mirnet_edge.dependencies import require
 from mirnet_edge.errors import ImageError, MirnetEdgeError, MissingDependencyError
 from mirnet_edge.files import write_atomically
 from mirnet_edge.images import sixteen_bits
+from mirnet_edge.images.colors import color_space, has_gray_palette, rgb_pixels
 from mirnet_edge.images.contract import LUMA
 from mirnet_edge.images.jpeg_tail import with_end_marker
-from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX, HEAD_BYTES, Format, Kind, describe_other, recognize
+from mirnet_edge.images.kinds import (
+    FORMAT_OF_SUFFIX,
+    HEAD_BYTES,
+    Format,
+    Kind,
+    describe_other,
+    recognize,
+)
 from mirnet_edge.images.metadata import (
     Metadata,
+    essential_png,
     has_png_end,
+    heif_bits,
+    is_lossless_webp,
     metadata_of,
     png_profile,
     renew_exif,
+    tiff_metadata,
     with_jpeg_segments,
     with_png_chunks,
-    without_text,
 )
 from mirnet_edge.images.orientation import (
     EXIF_PREFIX,
@@ -41,6 +52,7 @@ from mirnet_edge.images.orientation import (
     to_stored_orientation,
 )
 from mirnet_edge.images.tiff import encode_tiff
+from mirnet_edge.images.tiff_samples import UNSIGNED, read_main_pages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +61,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mirnet_edge.images.contract import Frame
+    from mirnet_edge.images.tiff_samples import TiffPage
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +74,8 @@ _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
     "HEIF": {"quality": 90, "chroma": 444},
 }
 _DEEP_FORMATS = ("PNG", "TIFF")  # which hold 16 bits per channel
-_GRAY_FORMATS = ("PNG", "JPEG", "TIFF")  # which hold gray
+_GRAY_FORMATS = ("PNG", "JPEG", "TIFF")  # which hold gray, with alpha too
+_OPAQUE_GRAY_FORMATS = ("AVIF", "HEIF")
 _OPAQUE = 255
 _LACKS_END = "%s lacks its end marker; all its pixels are there, and it is read"
 _GRAY_MODES = ("1", "L", "LA", "La")
@@ -90,6 +104,8 @@ class ImageFile:
     """Of the file it came from; TIFF for a camera's raw file."""
     source_bits: Literal[8, 16] = 8
     """Bits per channel of that file."""
+    is_lossless: bool = False
+    """Whether it is a WebP that keeps every level; as a WebP, the result does, too."""
 
 
 def read_image(path: Path) -> ImageFile:
@@ -167,6 +183,10 @@ def _encode_by_pillow(kind: Format, image: ImageFile, pixels: NDArray[np.uint8])
     if kind == "HEIF":
         require("pillow_heif", "writing HEIC").register_heif_opener()
     options = dict(_SAVE_OPTIONS[kind])
+    if kind == "WEBP" and image.is_lossless:
+        options["lossless"] = True
+    if kind == "AVIF" and pixels.shape[2] == 1:
+        options["subsampling"] = "4:0:0"
     if image.icc:
         options["icc_profile"] = image.icc
     if image.exif:
@@ -186,9 +206,10 @@ def _channels(kind: Format, image: ImageFile) -> NDArray[Any]:
     """Return (H, W, C), what the format holds of an image: gray or RGB, alpha, 8 or 16 bits."""
     deep = image.deep if kind in _DEEP_FORMATS else None
     colors: NDArray[Any] = image.frame if deep is None else deep
-    # Pillow, and so this program, reads no TIFF of gray with alpha in 16 bits
+    # few programs, and Pillow not, read a TIFF of gray with alpha in 16 bits
     is_unread = kind == "TIFF" and deep is not None and image.alpha is not None
-    if image.gray and kind in _GRAY_FORMATS and not is_unread:
+    has_gray = kind in _GRAY_FORMATS or (kind in _OPAQUE_GRAY_FORMATS and image.alpha is None)
+    if image.gray and has_gray and not is_unread:
         colors = to_gray(colors)[..., :1]
     if image.alpha is None:
         return colors
@@ -317,34 +338,138 @@ def _decode_kind(payload: bytes, kind: Kind, path: Path) -> ImageFile:
 
 
 def _decode_payload(payload: bytes, kind: Kind, path: Path) -> ImageFile:
+    from PIL import Image, UnidentifiedImageError
+
+    page = _main_page(payload, path) if kind == "TIFF" else None
+    if page is not None and (page.bits > 8 or page.sample_format != UNSIGNED):
+        return _decode_tiff_samples(payload, page, path)
+    readable = essential_png(payload) if kind == "PNG" else payload
+    try:
+        opened = Image.open(io.BytesIO(readable), formats=(kind,))
+    except UnidentifiedImageError:
+        if page is None:
+            raise
+        return _decode_tiff_samples(payload, page, path)
+    with opened as image:
+        if page is not None:
+            image.seek(page.number)
+        else:
+            _check_single(image, path)
+        loss = _lost_in_decoding(image, payload, kind)
+        if loss:
+            logger.warning("%s %s", path, loss)
+        return _image_file(image, payload, kind)
+
+
+def _lost_in_decoding(image: Image.Image, payload: bytes, kind: Kind) -> str:
+    """Return what 8-bit RGB lacks of a file, in words; empty where it is nothing."""
+    if image.mode in ("CMYK", "LAB"):
+        return f"has {image.mode} colors; they are converted to RGB"
+    bits = heif_bits(payload) if kind in ("AVIF", "HEIF") else 8
+    return f"has {bits} bits per channel; 8 of them are read" if bits > 8 else ""
+
+
+def _main_page(payload: bytes, path: Path) -> TiffPage:
+    """Return the one page of a TIFF that is no reduced copy or mask of another.
+
+    Raises:
+        ImageError: There are several.
+        OSError: It is damaged.
+    """
+    pages = read_main_pages(payload)
+    if len(pages) != 1:
+        raise _several(path, len(pages))
+    return pages[0]
+
+
+def _several(path: Path, count: int) -> ImageError:
+    return ImageError(
+        f"{path} holds {count} images (animated or several pages); expected one. Split it"
+    )
+
+
+def _decode_tiff_samples(payload: bytes, page: TiffPage, path: Path) -> ImageFile:
+    """Decode a TIFF that Pillow does not read, or with fewer bits than it has."""
     from PIL import Image
 
-    readable = without_text(payload) if kind == "PNG" else payload
-    with Image.open(io.BytesIO(readable), formats=(kind,)) as image:
-        return _image_file(image, payload, kind, path)
+    exif, metadata, icc = _beside_tiff_samples(payload, page)
+    try:
+        decoded = sixteen_bits.decode_tiff(payload, page)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+    if decoded.loss:
+        logger.warning("%s %s", path, decoded.loss)
+    colors, alpha = decoded.colors, decoded.alpha
+    is_gray = colors.shape[2] == 1
+    deep: NDArray[np.uint16] | None = None
+    if colors.shape[2] == 4:
+        logger.warning(
+            "%s has CMYK colors of %d bits; they are converted to RGB of 8", path, page.bits
+        )
+        image = Image.fromarray(sixteen_bits.to_8_bits(colors), "CMYK")
+        frame, _, icc = rgb_pixels(image, icc)
+    else:
+        wide = colors.repeat(3, axis=2) if is_gray else colors
+        frame = sixteen_bits.to_8_bits(wide)
+        deep = wide if page.bits > 8 else None
+        # a gray profile's curve is close to sRGB's, and our pixels are RGB
+        icc = icc if icc is not None and color_space(icc) == b"RGB " else None
+    return ImageFile(
+        frame=frame,
+        deep=deep,
+        alpha=None if alpha is None else sixteen_bits.to_8_bits(alpha),
+        deep_alpha=None if deep is None else alpha,
+        gray=is_gray,
+        icc=icc,
+        exif=exif,
+        metadata=metadata,
+        format="TIFF",
+        source_bits=8 if deep is None else 16,
+    )
 
 
-def _image_file(image: Image.Image, payload: bytes, kind: Kind, path: Path) -> ImageFile:
-    _seek_main_image(image, path)
+def _beside_tiff_samples(
+    payload: bytes, page: TiffPage
+) -> tuple[bytes | None, Metadata, bytes | None]:
+    """Return the EXIF block, metadata and profile of a page, which Pillow may not open."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(payload), formats=("TIFF",)) as image:
+            image.seek(page.number)
+            return exif_of(image), metadata_of(image, payload), image.info.get("icc_profile")
+    except (UnidentifiedImageError, OSError):
+        tags = Image.Exif()
+        tags.load(payload)
+    described = describe_tags(tags)
+    profile = tags.get(_ICC_TAG)
+    exif = described.tobytes().removeprefix(EXIF_PREFIX) if len(described) else None
+    return exif, tiff_metadata(tags), profile if isinstance(profile, bytes) else None
+
+
+_ICC_TAG = 34675
+
+
+def _image_file(image: Image.Image, payload: bytes, kind: Kind) -> ImageFile:
     exif = exif_of(image)
     # Pillow turns a TIFF while loading and forgets its tag; OpenCV turns it too
     turn = image.getexif().get(ORIENTATION) if kind == "TIFF" else None
     icc: bytes | None = image.info.get("icc_profile") or None
     if kind == "PNG":
         icc = png_profile(payload)
-    bits = sixteen_bits.bits_of(image, payload, path)
+    bits = sixteen_bits.png_bits(payload) if kind == "PNG" else 8
     metadata = metadata_of(image, payload)
     image.load()  # before OpenCV sees it: Pillow says what is wrong with a truncated file
     deep = deep_alpha = None
     if bits == 16:
-        deep, deep_alpha, gray = sixteen_bits.decode_16_bits(image, payload, path)
+        deep, deep_alpha, gray = sixteen_bits.decode_png(image, payload)
         colors = sixteen_bits.to_8_bits(deep)
         alpha = None if deep_alpha is None else sixteen_bits.to_8_bits(deep_alpha)
-        if icc is not None and _color_space(icc) != b"RGB ":
+        if icc is not None and color_space(icc) != b"RGB ":
             icc = None  # a gray profile: its curve is close to sRGB's, and our pixels are RGB
     else:
-        gray = image.mode in _GRAY_MODES
-        colors, alpha, icc = _pixels(image, icc, path)
+        gray = image.mode in _GRAY_MODES or has_gray_palette(image)
+        colors, alpha, icc = rgb_pixels(image, icc)
     stored = [
         None if one is None else to_stored_orientation(one, turn)
         for one in (deep, alpha, deep_alpha)
@@ -360,40 +485,21 @@ def _image_file(image: Image.Image, payload: bytes, kind: Kind, path: Path) -> I
         metadata=metadata,
         format=_written_as(kind),
         source_bits=bits,
+        is_lossless=kind == "WEBP" and is_lossless_webp(payload),
     )
 
 
-# Page kinds of TIFF: bits of NewSubfileType (TIFF 6.0, page 36), values of the older SubfileType
-_NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
-_REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2
-
-
-def _seek_main_image(image: Image.Image, path: Path) -> None:
-    """Move to the one image of a file that is no reduced copy or mask of another.
+def _check_single(image: Image.Image, path: Path) -> None:
+    """Refuse a file of several images.
 
     Raises:
-        ImageError: There are several.
+        ImageError: It is one.
     """
     frames = getattr(image, "n_frames", 1)
     # a phone's MPO is a JPEG whose first image is the photo, with a depth map or preview behind;
     # HEIF names its main image, the others are of a burst
-    if frames == 1 or image.format in ("MPO", "HEIF"):
-        return
-    if image.format == "TIFF":
-        pages = []
-        for page in range(frames):
-            image.seek(page)
-            tags: Any = image.tag_v2  # type: ignore[attr-defined]
-            is_part = tags.get(_NEW_SUBFILE_TYPE, 0) & (_REDUCED | _MASK)
-            if not is_part and tags.get(_SUBFILE_TYPE) != _OLD_REDUCED:
-                pages.append(page)
-        if len(pages) == 1:
-            image.seek(pages[0])
-            return
-        frames = len(pages) or frames
-    raise ImageError(
-        f"{path} holds {frames} images (animated or several pages); expected one. Split it"
-    )
+    if frames > 1 and image.format not in ("MPO", "HEIF"):
+        raise _several(path, frames)
 
 
 def _decode_raw(payload: bytes) -> ImageFile:
@@ -420,41 +526,3 @@ def _decode_raw(payload: bytes) -> ImageFile:
         format="TIFF",
         source_bits=16,
     )
-
-
-def _pixels(
-    image: Image.Image, icc: bytes | None, path: Path
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8] | None, bytes | None]:
-    """Return (H, W, 3) RGB, (H, W) alpha or None, and their ICC profile."""
-    alpha = None
-    # not has_transparency_data, which Pillow has only since 10.1
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"))
-    if icc is not None and _color_space(icc) != b"RGB ":
-        image, icc = _in_srgb(image, icc), None
-    if image.mode in ("LAB", "HSV"):
-        raise ImageError(
-            f"{path} is in {image.mode} colors; expected gray, RGB or CMYK. Convert it"
-        )
-    return np.asarray(image.convert("RGB")), alpha, icc
-
-
-def _in_srgb(image: Image.Image, icc: bytes) -> Image.Image:
-    """Return an image with a CMYK or gray profile in sRGB; unchanged where that fails."""
-    from PIL import ImageCms
-
-    if image.mode not in ("CMYK", "L"):
-        return image
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        converted = ImageCms.profileToProfile(
-            image, source, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
-    return image if converted is None else converted
-
-
-def _color_space(icc: bytes) -> bytes:
-    return icc[16:20]  # ICC.1:2022, table 17

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mirnet_edge.errors import ImageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from PIL import Image
 
@@ -51,6 +51,7 @@ class Metadata:
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
 _KEPT = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"oFFs", b"tIME", *_TEXT)
+_OF_PIXELS = (b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf")
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 _INCHES_PER_METER = 1 / 0.0254
 _LONG_TEXT, _LONGEST_TEXT = 1 << 20, 8 << 20  # what Pillow and libpng read at most
@@ -85,17 +86,19 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
     )  # fmt: skip
 
 
-def without_text(payload: bytes) -> bytes:
-    """Return a PNG without chunks of text and profile: decoders limit them, and refuse the file.
+def essential_png(payload: bytes) -> bytes:
+    """Return a PNG of the chunks that its pixels need; decoders refuse the file for others.
 
-    Text that hides an EXIF block stays.
+    They limit text and profiles, and refuse wrong checksums. Text that hides an EXIF block stays.
     """
     parts = [PNG_SIGNATURE]
     place = len(PNG_SIGNATURE)
     for name, content in png_chunks(payload):
         end = place + 12 + len(content)
+        is_whole = zlib.crc32(name + content) == int.from_bytes(payload[end - 4 : end], "big")
         hidden = content.startswith(_EXIF_KEYWORDS) and len(content) < _LARGEST_HIDDEN_EXIF
-        if (name not in _TEXT or hidden) and name != b"iCCP":
+        is_pixels = name[:1].isupper() or (name in _OF_PIXELS and is_whole)
+        if is_pixels or (name in _TEXT and hidden and is_whole):
             parts.append(payload[place:end])
         place = end
     return b"".join([*parts, payload[place:]])
@@ -322,6 +325,29 @@ def _without_thumbnails(xmp: bytes) -> bytes:
 
 # TIFF, WebP, AVIF, HEIF: what Pillow gives
 
+
+def is_lossless_webp(payload: bytes) -> bool:
+    """Return whether the pixels of a WebP are stored losslessly."""
+    place = 12
+    while place + 8 <= len(payload):
+        name = payload[place : place + 4]
+        if name in (b"VP8L", b"VP8 "):
+            return name == b"VP8L"
+        place += 8 + (int.from_bytes(payload[place + 4 : place + 8], "little") + 1) // 2 * 2
+    return False
+
+
+def heif_bits(payload: bytes) -> int:
+    """Return the bits per channel of an AVIF or HEIF file, by its decoder's configuration."""
+    av1, hevc = payload.find(b"av1C"), payload.find(b"hvcC")
+    if 0 <= av1 < len(payload) - 7:
+        flags = payload[av1 + 6]  # AV1 ISO media file format, 2.3.3
+        return 8 if not flags & 0x40 else 12 if flags & 0x20 else 10
+    if 0 <= hevc < len(payload) - 22:
+        return 8 + (payload[hevc + 21] & 7)  # ISO/IEC 14496-15, 8.3.3
+    return 8
+
+
 _XMP_TAG, _IPTC_TAG, _PHOTOSHOP_TAG = 700, 33723, 34377
 
 
@@ -331,11 +357,17 @@ def metadata_of(image: Image.Image, payload: bytes) -> Metadata:
         return _png_metadata(payload)
     if image.format in ("JPEG", "MPO"):
         return _jpeg_metadata(payload)
-    tags: Any = getattr(image, "tag_v2", {})  # which only a TIFF has
-    xmp = _bytes(tags.get(_XMP_TAG) or image.info.get("xmp"))
+    # only a TIFF has tags
+    return tiff_metadata(getattr(image, "tag_v2", {}), image.info)
+
+
+def tiff_metadata(tags: Any, info: Mapping[Any, Any] | None = None) -> Metadata:  # noqa: ANN401
+    """Return what the tags of a TIFF, or Pillow's INFO, hold beside pixels and EXIF block."""
+    known = info or {}
+    xmp = _bytes(tags.get(_XMP_TAG) or known.get("xmp"))
     resources = _bytes(tags.get(_PHOTOSHOP_TAG))
     return Metadata(
-        dpi=_resolution(image.info.get("dpi")),
+        dpi=_resolution(known.get("dpi")),
         xmp=xmp and _without_thumbnails(xmp),
         resources=resources and _without_thumbnail_resources(resources),
         iptc=_bytes(tags.get(_IPTC_TAG)),

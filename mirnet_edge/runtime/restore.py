@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class RestoredImage:
 def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
     """Return a restored image of its source's kind, with its alpha channel and metadata.
 
-    Gray stays gray. 16 bits are restored from floats, where the runner takes them; else from 8
+    Gray stays gray, in a file of three equal channels too. 16 bits are restored from floats, where the runner takes them; else from 8
     bits, which is logged. Super-resolution enlarges the alpha channel by bicubic interpolation.
 
     Args:
@@ -71,13 +71,14 @@ def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
         EngineError: The runner is not open, or failed.
     """
     deep = None
+    is_gray = image.gray or _has_equal_channels(image.frame if image.deep is None else image.deep)
     if image.deep is None:
         frame = runner.run(image.frame[None])[0]
     else:
         deep = _restore_deep(runner, image.deep, image.frame)
-        deep = to_gray(deep) if image.gray else deep
+        deep = to_gray(deep) if is_gray else deep
         frame = to_8_bits(deep)
-    if image.gray:
+    if is_gray:
         frame = to_gray(frame)
     alpha, deep_alpha = image.alpha, image.deep_alpha
     if alpha is not None and alpha.shape != frame.shape[:2]:
@@ -85,6 +86,12 @@ def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
     if deep_alpha is not None and deep_alpha.shape != frame.shape[:2]:
         deep_alpha = _enlarge_deep(deep_alpha, *frame.shape[:2])
     return replace(image, frame=frame, deep=deep, alpha=alpha, deep_alpha=deep_alpha)
+
+
+def _has_equal_channels(pixels: NDArray[Any]) -> bool:
+    """Return whether (H, W, 3) pixels are gray: scans are often stored as RGB."""
+    green = pixels[..., 1]
+    return bool((pixels[..., 0] == green).all() and (pixels[..., 2] == green).all())
 
 
 def _restore_deep(runner: Runner, deep: NDArray[np.uint16], frame: Frame) -> NDArray[np.uint16]:

@@ -170,6 +170,31 @@ def test_an_error_of_any_type_names_its_file_and_the_others_are_restored(
     assert says in reason
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such files")
+@pytest.mark.timeout(60)
+def test_pipes_and_devices_are_never_read(ran, bundle, make_image):
+    make_image("in/a.png")
+    os.mkfifo("in/b.png")
+    os.mkfifo("in/c.mp4")
+    Path("in/d.png").symlink_to("/dev/zero")
+    Path("in/e.png").symlink_to("nowhere.png")
+    result = ran(main, "in", "--bundle", bundle, "--out", "out")
+    assert result.code == 0
+    assert "left out b.png, c.mp4 (a pipe, no file); d.png (a device, no file); e.png" in result.err
+    result = ran(main, "in/b.png", "in/a.png", "--bundle", bundle)
+    assert result.code == 2
+    assert "in/b.png is a pipe; expected a file. Give - for what is piped in" in result.err
+    assert Path("in/a.restored.png").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems take fewer names")
+def test_a_name_does_nothing_to_the_terminal(ran, bundle, make_image):
+    make_image("one\x1b[31mtwo\nthree\u202e.png")
+    result = ran(main, "one\x1b[31mtwo\nthree\u202e.png", "--bundle", bundle)
+    (line,) = result.err.splitlines()
+    assert line.startswith(r"one\x1b[31mtwo\nthree\u202e.restored.png  8x6")
+
+
 NAMES = {
     "a colon": "12:30.png",
     "246 characters": "n" * 242 + ".png",

@@ -254,11 +254,16 @@ def test_a_video_beside_its_source_is_not_replaced(ran, make_bundle, make_video)
     assert ran(main, video, "--bundle", bundle, "--overwrite").code == 0
 
 
-@pytest.mark.parametrize("name", ["12:30.mp4", "n" * 242 + ".mp4"])
+@pytest.mark.parametrize(
+    "name",
+    ["12:30.mp4", "n" * 242 + ".mp4", "-a.mp4", "http:a.mp4", "a|b?.mp4", "a-%03d.mp4",
+     os.fsdecode(b"caf\xe9.mp4")],
+    ids=ascii,
+)  # fmt: skip
 def test_videos_of_any_name_are_restored(name, ran, make_bundle, make_video, monkeypatch):
     path = make_video("a.mp4").rename(make_video("a.mp4").with_name(name))
     monkeypatch.chdir(path.parent)
-    result = ran(main, name, "--bundle", make_bundle())
+    result = ran(main, "--bundle", make_bundle(), "--", name)
     assert result.code == 0, result.err
     stem = name.removesuffix(".mp4")
     assert path.with_name(f"{stem}.restored.mp4").is_file()

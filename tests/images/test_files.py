@@ -512,8 +512,8 @@ _EXPECTED = "expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera raw image"
         Unreadable(
             "text", b"a letter\n", ["damaged or another kind of file", _EXPECTED, "Convert"]
         ),
-        Unreadable("gif", _encoded("GIF"), ["another kind of file", "Convert"], "a.gif"),
-        Unreadable("bmp named png", _encoded("BMP"), ["another kind of file", "Convert"]),
+        Unreadable("gif", _encoded("GIF"), ["is a GIF", _EXPECTED, "Convert"], "a.gif"),
+        Unreadable("bmp named png", _encoded("BMP"), ["is a BMP image", "Convert"]),
         *(
             Unreadable(
                 f"truncated {kind}",
@@ -528,22 +528,22 @@ _EXPECTED = "expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera raw image"
         Unreadable("pages", _encoded("TIFF", **_PAGES), ["holds 2 images", "Split it"], "a.tif"),
         Unreadable("animated", _encoded("WEBP", **_PAGES), ["holds 2 images (animated"], "a.webp"),
         Unreadable("animated png", _encoded("PNG", **_PAGES), ["holds 2 images", "expected one"]),
-        Unreadable("floating", _tiff(_FLOATS, 1), ["32 bits per channel, mode F", "8 or 16 bits"]),
         Unreadable(
-            "32 bits",
-            _tiff(_levels((4, 5, 1), np.uint32), 1),
-            ["32 bits per channel, mode I", "Convert it"],
+            "floats of levels", _tiff(255 * _FLOATS, 1), ["from 0 to 1, found 127.5 to", "Divide"]
         ),
+        Unreadable("not a number", _tiff(np.nan * _FLOATS, 1), ["floats from 0 to 1, found nan"]),
         Unreadable(
             "with a sign",
             _tiff(_levels((4, 5, 1), np.int16), 1),
-            ["decode to int16, expected uint16", "Convert it to PNG"],
+            ["without a sign", "found signed ones of 16 bits", "Convert it"],
         ),
         Unreadable(
-            "cmyk of 16 bits",
-            _tiff(_levels((4, 5, 4), np.uint16), 5),
-            ["CMYK with 16 bits; expected gray or RGB", "Convert it"],
+            "YCbCr of 16 bits",
+            _tiff(_levels((4, 5, 3), np.uint16), 6),
+            ["expected gray, RGB or CMYK in 3 channels of 16 bits, found the color type 6"],
         ),
+        Unreadable("pointer", b"version https://git-lfs.github.com/spec/v1\n", ["Git LFS pointer"]),
+        Unreadable("page", b"<!DOCTYPE html><html></html>", ["is a web page", "Convert"]),
     ],
     ids=lambda case: case.id,
 )
@@ -559,10 +559,11 @@ def test_what_is_no_readable_image_says_what_it_is(case, place, capfd):
     assert "OpenCV" not in err  # which would print its own report of the failure
 
 
-def test_lab_colors_are_named(tmp_path):
-    Image.new("LAB", (4, 4)).save(tmp_path / "a.tif")
-    with pytest.raises(ImageError, match=r"LAB colors; expected gray, RGB or CMYK\. Convert"):
-        read_image(tmp_path / "a.tif")
+def test_lab_colors_are_converted_with_a_line(tmp_path, caplog):
+    Image.new("LAB", (4, 4), (136, 208, 195)).save(tmp_path / "a.tif")  # red
+    read = read_image(tmp_path / "a.tif")
+    assert read.frame[0, 0, 0] > 200 > 60 > read.frame[0, 0, 1:].max()
+    assert "has LAB colors; they are converted to RGB" in caplog.text
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])

@@ -13,8 +13,9 @@ from PIL import Image
 from mirnet_edge import dependencies
 from mirnet_edge.errors import ImageError
 from mirnet_edge.images import kinds
-from mirnet_edge.images.files import ImageFile, read_image, result_name, write_image
+from mirnet_edge.images.files import ImageFile, read_image, result_name, to_gray, write_image
 from mirnet_edge.images.jpeg_tail import with_end_marker
+from mirnet_edge.images.metadata import heif_bits
 from mirnet_edge.runtime.restore import restore_files, restore_image
 from mirnet_edge.testing.null_runner import NullRunner
 
@@ -42,6 +43,67 @@ def test_gray_stays_gray(name, mode, tmp_path):
     with Image.open(one.output) as image:
         # the result of black and white has levels between
         assert image.mode == "L"
+
+
+def test_a_palette_of_gray_is_gray_and_one_of_colors_is_not(tmp_path):
+    gray = Image.fromarray(_frame()).convert("L").convert("P")
+    gray.save(tmp_path / "a.png")
+    Image.fromarray(_frame()).quantize(8).save(tmp_path / "b.png")
+    done = restore_files([tmp_path / "a.png", tmp_path / "b.png"], _Tinting(), tmp_path / "out")
+    modes = []
+    for one in done:
+        with Image.open(one.output) as image:
+            modes.append(image.mode)
+    assert modes == ["L", "RGB"]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.webp", "b.tif"])
+def test_gray_that_is_stored_as_rgb_keeps_equal_channels(name, tmp_path):
+    gray = Image.fromarray(_frame()).convert("L")
+    if name == "b.tif":
+        levels = np.asarray(gray).astype(np.uint16)[..., None].repeat(3, axis=2) * 250
+        cv2.imwrite(str(tmp_path / name), levels)
+    else:
+        gray.convert("RGB").save(tmp_path / name, lossless=True)
+    (one,) = restore_files([tmp_path / name], _Tinting(), tmp_path / "out")
+    read = read_image(one.output)
+    pixels = read.frame if read.deep is None else read.deep
+    assert not read.gray
+    np.testing.assert_array_equal(pixels, pixels[..., :1].repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("suffix", ["avif", "heic"])
+def test_gray_of_phones_is_gray(suffix, tmp_path):
+    if suffix == "heic":
+        pytest.importorskip("pillow_heif")
+    source = ImageFile(frame=to_gray(_frame()), gray=True)
+    write_image(tmp_path / f"a.{suffix}", source)
+    (one,) = restore_files([tmp_path / f"a.{suffix}"], _Tinting(), tmp_path / "out")
+    with Image.open(one.output) as image:
+        assert image.mode == "L"
+
+
+def test_a_lossless_webp_stays_lossless(tmp_path):
+    for name, options in (("a.webp", {"lossless": True}), ("b.webp", {"quality": 95})):
+        Image.fromarray(_frame()).save(tmp_path / name, **options, exif=b"Exif\0\0II*\0\0\0\0\0")
+    done = restore_files([tmp_path / "a.webp", tmp_path / "b.webp"], NullRunner(), tmp_path / "out")
+    same = [
+        np.array_equal(read_image(one.output).frame, read_image(one.source).frame) for one in done
+    ]
+    assert same == [True, False]
+
+
+def test_more_bits_than_are_read_are_said(tmp_path, caplog):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    levels = np.random.default_rng(0).integers(0, 65536, (16, 16, 3), np.uint16)
+    deep = pillow_heif.from_bytes(mode="RGB;16", size=(16, 16), data=levels.tobytes())
+    deep.save(tmp_path / "a.heic")
+    read_image(tmp_path / "a.heic")
+    assert "a.heic has 10 bits per channel; 8 of them are read" in caplog.text
+    caplog.clear()
+    # an AV1 configuration: marker, profile, then flags, of which 0x40 says 10 bits
+    assert heif_bits(b"....av1C\x81\0\x4c\0\0\0\0\0") == 10
+    assert heif_bits(b"....av1C\x81\0\x0c\0\0\0\0\0") == 8
 
 
 def test_gray_with_alpha_keeps_both(tmp_path):

@@ -139,6 +139,16 @@ def test_text_that_inflates_without_end_is_left_out_with_a_line(tmp_path, caplog
     assert "the text 'Long' of a PNG is longer than 8 MiB and left out" in caplog.text
 
 
+@pytest.mark.parametrize("name", [b"tEXt", b"pHYs", b"gAMA", b"zzZz"])
+def test_a_wrong_checksum_beside_the_pixels_is_no_damage(name, tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(_frame()).save(buffer, "PNG")
+    content = buffer.getvalue()
+    chunk = struct.pack(">I", 9) + name + b"\0\0\x0b\x13\0\0\x0b\x13\1" + b"crc?"
+    (tmp_path / "a.png").write_bytes(content[:33] + chunk + content[33:])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png").frame, _frame())
+
+
 def test_a_profile_larger_than_pillow_reads_is_kept(tmp_path):
     icc = bytes(16) + b"RGB " + np.random.default_rng(0).bytes(2 << 20)
     write_image(tmp_path / "a.png", ImageFile(frame=_frame(), icc=icc))

@@ -53,9 +53,15 @@ class VideoReader:
     Damaged packets do not raise: they are skipped, and counted in `damage`.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Store the path."""
-        self.path = path
+    def __init__(self, path: Path, *, is_fast: bool = False) -> None:
+        """Store the path.
+
+        Args:
+            path: The file.
+            is_fast: Whether several frames are decoded at once. At a damaged packet the decoder
+                then loses others, as many as it has threads.
+        """
+        self.path, self._is_fast = path, is_fast
         self.damage = DecodingDamage()
         self._container: InputContainer | None = None
         self._stream: VideoStream | None = None
@@ -70,7 +76,7 @@ class VideoReader:
         except VideoError:
             self.__exit__()
             raise
-        self._stream.thread_type = "AUTO"
+        self._stream.thread_type = "AUTO" if self._is_fast else "SLICE"
         return self
 
     def __exit__(self, *_: object) -> None:

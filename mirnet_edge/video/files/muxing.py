@@ -175,7 +175,7 @@ class OutputFile:
             copy = self._container.add_stream_from_template(source, opaque=True)
             stream = self._copies[index] = copy
             layout = read_layout(source.codec_context) if source.type == "audio" else None
-            if layout is not None and layout.has_no_layout:  # MP4 needs one
+            if layout is not None and layout.can_be_named:  # MP4 needs a name
                 copy.codec_context.layout = layout.known_name
         stream.disposition = source.disposition
         stream.metadata.update(self._stream_metadata(source))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025,
           8_000)  # fmt: skip
-_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "5.1", 8: "7.1"}
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _BITS_PER_CHANNEL = 96_000
 
 
@@ -44,9 +44,9 @@ class ChannelLayout:
         return layout_name(self.channels) if "channels" in self.name else self.name
 
     @property
-    def has_no_layout(self) -> bool:
-        """Return whether only the number of channels is known."""
-        return self.name.endswith("channels")
+    def can_be_named(self) -> bool:
+        """Return whether only the number of channels is known, and a layout has as many."""
+        return self.name.endswith("channels") and self.channels in _LAYOUTS
 
 
 def read_layout(owner: AudioCodecContext | AudioFrame) -> ChannelLayout:

@@ -394,7 +394,7 @@ class FileSource:
             clock: For the times of capture.
         """
         self._path, self._size, self._clock = path, size, clock
-        self._reader = VideoReader(path)
+        self._reader = VideoReader(path, is_fast=True)
         self._frames: Iterator[Decoded] = iter(())
         self._index = 0
         self._rate: float | None = None

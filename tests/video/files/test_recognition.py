@@ -36,11 +36,15 @@ def named(film):
     return replace(film, format=formats[film.name.partition(".")[2]])
 
 
-def test_an_animated_gif_is_a_video_and_a_still_one_is_not(tmp_path):
+def test_animated_images_are_videos_and_still_ones_are_not(tmp_path):
     slides = [Image.new("RGB", (8, 8), (50 * number, 0, 0)) for number in range(3)]
     slides[0].save(tmp_path / "a.GIF", save_all=True, append_images=slides[1:])
     slides[0].save(tmp_path / "b.gif")
+    slides[0].save(tmp_path / "c.png", save_all=True, append_images=slides[1:])
+    slides[0].save(tmp_path / "d.png")
     assert is_video(tmp_path / "a.GIF")
+    assert is_video(tmp_path / "c.png")
+    assert not is_video(tmp_path / "d.png")
     assert not is_video(tmp_path / "b.gif")
 
 
@@ -53,3 +57,6 @@ def test_images_and_texts_are_none_and_suffixes_decide_about_the_rest(tmp_path):
     assert is_video(tmp_path / "d.MTS")
     assert not is_video(tmp_path / "e.txt")
     assert is_video(tmp_path / "missing.mov")
+    for name in ("view.ts", "go.mod"):
+        (tmp_path / name).write_text("export const äöü = 1;\n")
+        assert not is_video(tmp_path / name)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from mirnet_edge.testing.films import EVENT_S, Film, read_film
@@ -115,9 +118,15 @@ def test_a_result_begins_near_0_with_its_sound_in_step(film, make_film, tmp_path
         assert container.duration / 1e6 < 1.0
 
 
-@pytest.mark.parametrize("name", ["one.mp4", "one.mkv"])
-def test_a_single_frame_has_its_own_duration(name, make_film, tmp_path):
-    done = restore(make_film(Film(name=name, frames=1)), tmp_path / "out")
+SINGLE = [
+    Film(name="one.mp4"), Film(name="one.mkv"), Film(name="one.flv", codec="flv"),
+    Film(name="one.ts", codec="mpeg2video"), Film(name="one.avi", codec="mpeg4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("film", SINGLE, ids=lambda film: film.name)
+def test_a_single_frame_begins_at_0_and_has_its_own_duration(film, make_film, tmp_path):
+    done = restore(make_film(replace(film, frames=1)), tmp_path / "out")
     with av.open(str(done.output)) as container:
         assert container.duration / 1e6 == pytest.approx(0.04)
 
@@ -169,6 +178,37 @@ def test_a_file_that_was_cut_off_is_restored_up_to_there_and_said(name, make_fil
     assert 10 < done.frames < 50
     assert len(read_film(done.output).times) == done.frames
     assert "the file is damaged or truncated, and the result ends there" in done.shortfall
+
+
+def test_every_frame_before_a_cut_off_is_there_whatever_the_threads(make_film, tmp_path):
+    film = Film(name="a.flv", frames=40, size=(96, 128), options=(("bf", "2"), ("g", "60")))
+    content = make_film(film).read_bytes()
+    (tmp_path / "cut.flv").write_bytes(content[: len(content) * 6 // 10])
+    with av.open(str(tmp_path / "cut.flv")) as container:
+        video = container.streams.video[0]
+        video.thread_type = "NONE"
+        expected = 0
+        for packet in container.demux(video):
+            with contextlib.suppress(av.FFmpegError):
+                expected += len(packet.decode())
+    assert restore(tmp_path / "cut.flv", tmp_path / "out").frames == expected > 10
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_the_last_frame_after_long_steps_is_shown_as_long_as_usual(name, tmp_path):
+    """Where B frames are coded behind it, and the first steps are longer than the last."""
+    with av.open(str(tmp_path / name), "w") as container:
+        video = container.add_stream("libx264", rate=25, options={"bf": "3"})
+        video.width, video.height = 64, 48
+        video.codec_context.time_base = Fraction(1, 25)
+        for time in (0, 3, 6, 9, *range(12, 30)):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * time, np.uint8))
+            frame.pts, frame.time_base = time, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    done = restore(tmp_path / name, tmp_path / "out")
+    with av.open(str(done.output)) as container:
+        assert container.duration / 1e6 == pytest.approx(1.2, abs=0.04)
 
 
 def test_a_recording_that_begins_between_key_frames_is_not_damaged(make_film, tmp_path):

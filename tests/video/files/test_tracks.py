@@ -82,6 +82,24 @@ def test_sound_is_copied_or_encoded_and_stays_in_step(case, make_film, tmp_path)
     assert content.sound_s[0] == pytest.approx(before.sound_s[0], abs=0.03)
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mov"])
+def test_sound_of_many_channels_keeps_all_of_them(name, make_film, tmp_path):
+    source = tmp_path / name
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.height, video.width, video.pix_fmt = 48, 64, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=48_000, layout="16 channels")
+        container.mux(video.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(video.encode(None))
+        packet = av.Packet(bytes(16 * 2 * 1920))
+        packet.stream, packet.time_base = sound, Fraction(1, 48_000)
+        packet.pts = packet.dts = 0
+        container.mux(packet)
+    done = restore(source, tmp_path / "out")
+    with av.open(str(done.output)) as container:
+        assert container.streams.audio[0].codec_context.layout.nb_channels == 16
+
+
 def test_sound_that_lists_its_channels_is_copied(make_film, tmp_path):
     # QuickTime stores eight labels; PyAV 18.1 crashes where it frees such a layout
     source = tmp_path / "a.mov"
