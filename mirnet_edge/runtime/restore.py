@@ -59,8 +59,9 @@ class RestoredImage:
 def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
     """Return a restored image of its source's kind, with its alpha channel and metadata.
 
-    Gray stays gray, in a file of three equal channels too. 16 bits are restored from floats, where the runner takes them; else from 8
-    bits, which is logged. Super-resolution enlarges the alpha channel by bicubic interpolation.
+    Gray stays gray, in a file of three equal channels too. 16 bits are restored from floats, where
+    the runner takes them; else from 8 bits, which is logged. Super-resolution enlarges the alpha
+    channel by bicubic interpolation.
 
     Args:
         runner: Open.
