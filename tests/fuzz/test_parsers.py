@@ -10,11 +10,17 @@ import io
 import json
 import logging
 import os
+import struct
+import sys
+import tempfile
 import time
+import zipfile
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import safetensors.torch
@@ -23,13 +29,29 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mirnet_edge.checkpoints.crc32c import masked_crc32c
+from mirnet_edge.checkpoints.keras_files import check_keras
 from mirnet_edge.checkpoints.reading import read_checkpoint
-from mirnet_edge.errors import BundleError, CheckpointError, GraphError, ImageError, OptionError
+from mirnet_edge.errors import (
+    BundleError,
+    CheckpointError,
+    GraphError,
+    ImageError,
+    OptionError,
+    VideoError,
+)
 from mirnet_edge.files import read_toml
 from mirnet_edge.images.files import read_image, write_image
 from mirnet_edge.manifest import FILE_NAME, read_manifest
 from mirnet_edge.onnx_wire import external_files, float_form
+from mirnet_edge.testing.films import Film, write_film
+from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.training.recipe import RecipeFile
+from mirnet_edge.video.files.restoring import restore_video
+from mirnet_edge.video.restorer import single_runner_restorer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "images"))
+from tiff_layouts import Layout, write_tiff
 
 _CRASHES = Path(__file__).parent / "crashes"
 _EXAMPLES = int(os.environ.get("MIRNET_FUZZ_EXAMPLES", "60"))
@@ -83,10 +105,16 @@ def read_and_write_image(path):
     write_image(path.with_name("again.png"), read_image(path))
 
 
+def restore_film(path):
+    restore_video(path, single_runner_restorer(NullRunner()), path.parent / "restored")
+
+
 PARSERS = {
     "manifest": (lambda path: read_manifest(path.parent), BundleError),
     "onnx": (read_onnx, GraphError),
     "checkpoint": (read_checkpoint, CheckpointError),
+    "keras": (check_keras, CheckpointError),
+    "video": (restore_film, VideoError),
     "image": (read_and_write_image, ImageError),
     "toml": (lambda path: read_toml(path, RecipeFile), OptionError),
 }
@@ -135,9 +163,57 @@ def seeds(parser):
             files.append((f"a.{kind.lower()}", buffer.getvalue()))
         buffer = io.BytesIO()
         Image.fromarray(rng.integers(0, 65536, (9, 8), dtype=np.uint16)).save(buffer, "PNG")
-        return [*files, ("b.png", buffer.getvalue())]
+        files.append(("b.png", buffer.getvalue()))
+        for name, layout in (
+            ("b.tif", Layout(compression=8, predictor=2, is_tiled=True)),
+            ("c.tif", Layout(dtype="f4", predictor=3, is_planar=True)),
+            ("d.tif", Layout(dtype="u1", channels=5, photometric=5, order=">", is_big=True)),
+        ):
+            levels = rng.integers(0, 2, (9, 8, layout.channels)).astype(layout.dtype)
+            files.append((name, write_tiff(levels, layout)))
+        return files
+    if parser == "video":
+        films = [
+            Film(name="a.mp4", sound="aac"), Film(name="a.mkv", sound="flac"),
+            Film(name="a.ts", codec="mpeg2video", sound="mp2"),
+            Film(name="a.avi", codec="mpeg4", sound="pcm_s16le"), Film(name="a.h264"),
+        ]  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            return [
+                (one.name, write_film(Path(folder) / one.name, one).read_bytes())
+                for one in (replace(film, size=(16, 16)) for film in films)
+            ]
+    if parser == "keras":
+        return [*keras_files(), ("a.keras", keras_archive(keras_files()[1][1]))]
     recipe = resources.files("mirnet_edge.training") / "recipes" / "low-light.toml"
     return [("a.toml", recipe.read_bytes())]
+
+
+def keras_files():
+    """Return small HDF5 files in Keras' two layouts, and an index of TensorFlow."""
+    files = []
+    for name, place in (
+        ("a.h5", "conv2d{0}/conv2d{0}/{1}:0"), ("a.weights.h5", "layers/conv2d{0}/vars/{2}"),
+    ):  # fmt: skip
+        buffer = io.BytesIO()
+        with h5py.File(buffer, "w") as file:
+            for number in ("", "_1"):
+                for index, (part, shape) in enumerate((("kernel", (3, 3, 3, 2)), ("bias", (2,)))):
+                    values = np.zeros(shape, np.float32)
+                    file.create_dataset(place.format(number, part, index), data=values)
+            file.attrs["layer_names"] = [b"conv2d", b"conv2d_1"]
+        files.append((name, buffer.getvalue()))
+    return files
+
+
+def keras_archive(weights):
+    """Return a `.keras` archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        layers = [{"class_name": "Conv2D", "config": {"name": "conv2d"}}] * 2
+        archive.writestr("config.json", json.dumps({"config": {"layers": layers}}))
+        archive.writestr("model.weights.h5", weights)
+    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +231,7 @@ def _settings():
     )
 
 
-@pytest.mark.parametrize("parser", ["checkpoint", "image", "toml"])
+@pytest.mark.parametrize("parser", ["checkpoint", "image", "keras", "toml", "video"])
 @_settings()
 @given(damages=_DAMAGES, place=st.integers(0, 9))
 def test_a_damaged_file_ends_in_the_parsers_error(parser, folder, damages, place):
@@ -218,13 +294,55 @@ _STEPS = [
 @_settings()
 @given(steps=st.lists(st.sampled_from(_STEPS), max_size=60))
 def test_any_program_of_pickle_steps_ends_in_the_error(folder, steps):
-    import zipfile
-
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("a/data.pkl", b"".join(steps) + b".")
         archive.writestr("a/data/a", bytes(64))
     check("checkpoint", "a.pth", buffer.getvalue(), folder)
+
+
+def _varint(value):
+    """Return a number of protobuf in five bytes."""
+    groups = [value >> shift & 0x7F for shift in range(0, 35, 7)]
+    return bytes([*(one | 0x80 for one in groups[:-1]), groups[-1]])
+
+
+def _sealed(block):
+    return block + b"\0" + struct.pack("<I", masked_crc32c(block + b"\0"))
+
+
+_NUMBERS = st.sampled_from([0, 1, 2, 7, 60, 2**31, 2**35 - 1])
+_VALUES = st.one_of(
+    st.binary(max_size=30),
+    st.lists(st.tuples(st.integers(0, 63), _NUMBERS), max_size=6).map(
+        lambda fields: b"".join(_varint(tag) + _varint(value) for tag, value in fields)
+    ),
+)
+_KEYS = [
+    b"", b"_CHECKPOINTABLE_OBJECT_GRAPH", b"layer_with_weights-0/kernel/.ATTRIBUTES/VARIABLE_VALUE",
+    b"a/bias/.ATTRIBUTES/VARIABLE_VALUE", b"\xff",
+]  # fmt: skip
+
+
+@_settings()
+@given(
+    rows=st.lists(st.tuples(_NUMBERS, st.sampled_from(_KEYS), _VALUES), max_size=6),
+    data=st.binary(max_size=64),
+)
+def test_any_index_of_tensorflow_with_right_checksums_ends_in_the_error(folder, rows, data):
+    block = b"".join(
+        _varint(shared) + _varint(len(key)) + _varint(len(value)) + key + value
+        for shared, key, value in rows
+    )
+    keys = _sealed(block + struct.pack("<II", 0, 1))
+    handle = _varint(0) + _varint(len(keys) - 5)
+    top = _sealed(
+        _varint(0) + _varint(1) + _varint(len(handle)) + b"z" + handle + struct.pack("<II", 0, 1)
+    )
+    footer = _varint(0) * 2 + _varint(len(keys)) + _varint(len(top) - 5)
+    content = keys + top + footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57)
+    (folder / "variables.data-00000-of-00001").write_bytes(data)
+    check("keras", "variables.index", content, folder)
 
 
 @pytest.mark.parametrize("crash", sorted(_CRASHES.glob("*-*")), ids=lambda path: path.name)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-import zlib
-from dataclasses import dataclass
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,33 +16,10 @@ from mirnet_edge.images.tiff_samples import decode_samples, read_main_pages
 from mirnet_edge.runtime.restore import restore_files
 from mirnet_edge.testing.null_runner import NullRunner
 
+sys.path.insert(0, str(Path(__file__).parent))
+from tiff_layouts import CMYK, DEFLATE, GRAY, RGB, Layout, with_tags, write_tiff
+
 _HEIGHT, _WIDTH = 21, 37
-_DEFLATE, _RGB, _GRAY, _CMYK = 8, 2, 1, 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """How a TIFF stores its samples."""
-
-    dtype: str = "u2"
-    channels: int = 3
-    order: str = "<"
-    is_big: bool = False
-    is_planar: bool = False
-    is_tiled: bool = False
-    compression: int = 1
-    predictor: int = 1
-    photometric: int = _RGB
-    extra: tuple[int, ...] = ()
-
-    def __str__(self):
-        words = {
-            "planar": self.is_planar, "tiled": self.is_tiled, "big": self.is_big,
-            f"method {self.compression}": self.compression > 1,
-            f"predictor {self.predictor}": self.predictor > 1,
-        }  # fmt: skip
-        kind = f"{self.dtype}x{self.channels}{self.order}"
-        return " ".join([kind, *(word for word, is_so in words.items() if is_so)])
 
 
 def _samples(layout, seed=0):
@@ -53,93 +30,12 @@ def _samples(layout, seed=0):
     return generator.integers(0, np.iinfo(layout.dtype).max, shape, layout.dtype, endpoint=True)
 
 
-def _stored(part, layout):
-    """Return the bytes of a strip or tile, (rows, columns, channels)."""
-    rows, columns, channels = part.shape
-    size = part.itemsize
-    if layout.predictor == 3:
-        by_place = part.astype(f">f{size}").view(np.uint8).reshape(rows, columns * channels, size)
-        content = by_place.swapaxes(1, 2).reshape(rows, -1, channels)
-        content = np.diff(content, axis=1, prepend=np.uint8(0)).astype(np.uint8)
-    else:
-        whole = part.view(f"u{size}")
-        if layout.predictor == 2:
-            whole = np.diff(whole, axis=1, prepend=np.zeros_like(whole[:, :1]))
-        content = whole.astype(f"{layout.order}u{size}")
-    raw = content.tobytes()
-    return zlib.compress(raw) if layout.compression == _DEFLATE else raw
-
-
-def write_tiff(samples, layout):
-    """Return a TIFF of (H, W, C) samples."""
-    height, width, channels = samples.shape
-    planes = [samples[..., place : place + 1] for place in range(channels)]
-    side = 16
-    parts = []
-    for plane in planes if layout.is_planar else [samples]:
-        if layout.is_tiled:
-            padding = (-height % side, -width % side)
-            padded = np.pad(plane, [(0, padding[0]), (0, padding[1]), (0, 0)], mode="edge")
-            parts += [
-                padded[top : top + side, left : left + side]
-                for top in range(0, height, side)
-                for left in range(0, width, side)
-            ]
-        else:
-            parts += [plane[top : top + 8] for top in range(0, height, 8)]
-    head = 16 if layout.is_big else 8
-    content, offsets, lengths = b"", [], []
-    for part in parts:
-        packed = _stored(np.ascontiguousarray(part), layout)
-        offsets.append(head + len(content))
-        lengths.append(len(packed))
-        content += packed
-    tags = {
-        256: [width], 257: [height], 258: [8 * samples.itemsize] * channels,
-        259: [layout.compression], 262: [layout.photometric], 277: [channels],
-        284: [2 if layout.is_planar else 1], 317: [layout.predictor],
-        339: [{"u": 1, "i": 2, "f": 3}[samples.dtype.kind]] * channels,
-    }  # fmt: skip
-    if layout.extra:
-        tags[338] = list(layout.extra)
-    if layout.is_tiled:
-        tags |= {322: [side], 323: [side], 324: offsets, 325: lengths}
-    else:
-        tags |= {273: offsets, 278: [8], 279: lengths}
-    return _with_tags(content, tags, layout)
-
-
-def _with_tags(content, tags, layout):
-    order, is_big = layout.order, layout.is_big
-    number, entry, head = ("Q", 20, 16) if is_big else ("I", 12, 8)
-    count = struct.pack(f"{order}{'Q' if is_big else 'H'}", len(tags))
-    after = head + len(content)
-    place = after + len(count) + entry * len(tags) + struct.calcsize(f"={number}")
-    directory, beside = count, b""
-    for tag, values in sorted(tags.items()):
-        packed = struct.pack(f"{order}{len(values)}I", *values)
-        directory += struct.pack(f"{order}HH{number}", tag, 4, len(values))
-        room = struct.calcsize(f"={number}")
-        if len(packed) > room:
-            directory += struct.pack(f"{order}{number}", place + len(beside))
-            beside += packed
-        else:
-            directory += packed.ljust(room, b"\0")
-    mark = {"<": b"II", ">": b"MM"}[order]
-    start = (
-        struct.pack(f"{order}HHHQ", 43, 8, 0, after)
-        if is_big
-        else struct.pack(f"{order}HI", 42, after)
-    )
-    return mark + start + content + directory + struct.pack(f"{order}{number}", 0) + beside
-
-
 LAYOUTS = [
     Layout(dtype=dtype, order=order, is_planar=is_planar, is_tiled=is_tiled, predictor=predictor,
            compression=compression, channels=channels)
     for dtype, predictor in (("u2", 1), ("u2", 2), ("u4", 2), ("f2", 1), ("f4", 3), ("f8", 1))
     for order, is_planar, is_tiled, compression, channels in (
-        ("<", False, False, 1, 3), (">", True, False, _DEFLATE, 4), ("<", True, True, _DEFLATE, 3),
+        ("<", False, False, 1, 3), (">", True, False, DEFLATE, 4), ("<", True, True, DEFLATE, 3),
         (">", False, True, 1, 5),
     )
 ]  # fmt: skip
@@ -160,9 +56,9 @@ def test_packed_samples_become_levels_of_16_bits(bits, tmp_path):
     samples[0, 0] = 0, 1, (1 << bits) - 1
     single = (samples.reshape(_HEIGHT, -1, 1) >> np.arange(bits)[::-1]) & 1
     rows = np.packbits(single.reshape(_HEIGHT, -1).astype(np.uint8), axis=1)
-    tags = {256: [_WIDTH], 257: [_HEIGHT], 258: [bits] * 3, 259: [1], 262: [_RGB], 273: [8],
+    tags = {256: [_WIDTH], 257: [_HEIGHT], 258: [bits] * 3, 259: [1], 262: [RGB], 273: [8],
             277: [3], 278: [_HEIGHT], 279: [rows.size]}  # fmt: skip
-    (tmp_path / "a.tif").write_bytes(_with_tags(rows.tobytes(), tags, Layout()))
+    (tmp_path / "a.tif").write_bytes(with_tags(rows.tobytes(), tags, Layout()))
     deep = read_image(tmp_path / "a.tif").deep
     assert np.abs(deep - samples / ((1 << bits) - 1) * 65535).max() < 1
     assert (deep.min(), deep.max()) == (0, 65535)
@@ -171,7 +67,7 @@ def test_packed_samples_become_levels_of_16_bits(bits, tmp_path):
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "u4"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_floats_and_32_bits_become_16_with_a_line(dtype, channels, tmp_path, caplog):
-    layout = Layout(dtype=dtype, channels=channels, photometric=_GRAY if channels == 1 else _RGB)
+    layout = Layout(dtype=dtype, channels=channels, photometric=GRAY if channels == 1 else RGB)
     samples = _samples(layout)
     (tmp_path / "a.tif").write_bytes(write_tiff(samples, layout))
     (done,) = restore_files([tmp_path / "a.tif"], NullRunner(), tmp_path / "out")
@@ -187,7 +83,7 @@ def test_floats_and_32_bits_become_16_with_a_line(dtype, channels, tmp_path, cap
 )
 @pytest.mark.parametrize("channels", [2, 4])
 def test_only_an_alpha_channel_is_alpha(kind, has_alpha, channels, tmp_path):
-    photometric = _GRAY if channels == 2 else _RGB
+    photometric = GRAY if channels == 2 else RGB
     layout = Layout(
         channels=channels, extra=() if kind is None else (kind,), photometric=photometric
     )
@@ -206,7 +102,7 @@ def test_only_an_alpha_channel_is_alpha(kind, has_alpha, channels, tmp_path):
 @pytest.mark.parametrize("channels", [4, 5])
 def test_cmyk_of_any_depth_becomes_rgb_with_a_line(dtype, channels, tmp_path, caplog):
     extra = (2,) if channels == 5 else ()
-    layout = Layout(dtype=dtype, channels=channels, photometric=_CMYK, extra=extra)
+    layout = Layout(dtype=dtype, channels=channels, photometric=CMYK, extra=extra)
     most = np.iinfo(dtype).max
     samples = np.zeros((4, 5, channels), dtype)
     samples[..., 1], samples[..., 3] = most, most // 5
@@ -219,7 +115,7 @@ def test_cmyk_of_any_depth_becomes_rgb_with_a_line(dtype, channels, tmp_path, ca
 
 
 def test_what_is_missing_is_damage_and_what_is_not_read_is_said(tmp_path):
-    layout = Layout(compression=_DEFLATE)
+    layout = Layout(compression=DEFLATE)
     content = write_tiff(_samples(layout), layout)
     rows = struct.pack("<HHII", 278, 4, 1, 8)
     cases = {
