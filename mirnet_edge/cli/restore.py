@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path  # typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -30,7 +30,7 @@ from mirnet_edge.cli.restore_videos import (
     restore_videos,
     write_comparisons,
 )
-from mirnet_edge.errors import OptionError
+from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.runtime.task_choice import (
     AUTO,
     DEFAULT_TASK,
@@ -41,13 +41,14 @@ from mirnet_edge.runtime.task_choice import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mirnet_edge.cli.restore_videos import VideoExecutor
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.bundle import RunnerChoice
     from mirnet_edge.runtime.inputs import Destination, InputFile
     from mirnet_edge.runtime.runner import Runner
+    from mirnet_edge.runtime.temporal_smoothing import TemporalSmoother
 
 _INCOMPLETE = 2
 _TASKS = "Task"
@@ -189,7 +190,8 @@ def restore(
     sound; the same command resumes an interrupted one.
     """
     tiles = _parse_tile(tile)
-    pipes = PipedFiles(expand_sequences(inputs), out, prints_json=as_json)
+    expanded = expand_sequences(inputs)
+    pipes = PipedFiles(expanded.paths, out, prints_json=as_json)
     _check_inputs(pipes.inputs)
     _check_tasks(task, bundle)
     from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
@@ -215,7 +217,7 @@ def restore(
         run = _RestorationRun(
             template=template, task=task, bundle=bundle, destination=destination,
             compare=compare, overwrite=overwrite, skip_existing=skip_existing,
-            paths=tuple(one.path for one in found.files),
+            paths=tuple(one.path for one in found.files), sequences=expanded.sequences,
         )  # fmt: skip
         run.check()
         files = run.without_special(found.files)
@@ -255,6 +257,13 @@ class _RestorationRun:
     skip_existing: bool
     paths: tuple[Path, ...]
     """All inputs."""
+    sequences: Mapping[Path, tuple[Path, ...]]
+    """Numbered images, which are restored as the frames of a video: all, by each of them."""
+    _sequence_choices: dict[Path, tuple[RunnerChoice | None, dict[str, Any]]] = field(
+        default_factory=dict
+    )
+    """By the first image of a sequence."""
+    _smoothers: dict[Path, TemporalSmoother] = field(default_factory=dict)
     _comparisons: list[tuple[Path, Path, Path | None]] = field(default_factory=list)
     """Those to write of videos: input, comparison, and the result where that is there already."""
     _runners: dict[RunnerChoice, Runner] = field(default_factory=dict)
@@ -362,11 +371,17 @@ class _RestorationRun:
         if self._is_done(source, targets, are_there, overwrite=self.overwrite):
             return
         before = read_image(source)
-        choice, facts = self._choose(iter([apply_orientation(before)]), source)
+        numbered = self.sequences.get(source)
+        if numbered is None:
+            choice, facts = self._choose(iter([apply_orientation(before)]), source)
+        else:
+            choice, facts = self._choose_for_all(numbered)
         if choice is None and not self.destination.is_named:
             self.batch.add_done(source, [], facts, unchanged=True)
             return
         runner = None if choice is None else self.open_runner(choice)
+        if runner is not None and numbered is not None:
+            runner = self._smoother(runner, numbered[0])
         done = restore_file(source, runner, output, comparison=comparison, before=before)
         name = "unchanged" if runner is None else runner.name
         placement = "" if runner is None else placement_of(runner)
@@ -477,6 +492,27 @@ class _RestorationRun:
             return None, facts
         return replace(self.template, bundle=bundles[0], then=bundles[1:]), facts
 
+    def _choose_for_all(
+        self, numbered: Sequence[Path]
+    ) -> tuple[RunnerChoice | None, dict[str, Any]]:
+        """Return one choice for numbered images, by some of them, as `_choose` does."""
+        from mirnet_edge.video.files.sampling import LARGEST_COUNT
+
+        first = numbered[0]
+        if first not in self._sequence_choices:
+            step = -(-len(numbered) // LARGEST_COUNT)
+            self._sequence_choices[first] = self._choose(_readable(numbered[::step]), first)
+        choice, facts = self._sequence_choices[first]
+        return choice, dict(facts)
+
+    def _smoother(self, runner: Runner, first: Path) -> Runner:
+        """Return the runner with the temporal smoothing of one sequence, open until the end."""
+        from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
+
+        if first not in self._smoothers:
+            self._smoothers[first] = self._stack.enter_context(smooth_over_time(runner))
+        return self._smoothers[first]
+
     def _runner(self, choice: RunnerChoice) -> Runner:
         """Return the runner of a choice, the same for each file; open or not."""
         if choice not in self._runners:
@@ -490,6 +526,15 @@ class _RestorationRun:
             self._stack.enter_context(runner)
             self._opened.add(choice)
         return runner
+
+
+def _readable(images: Sequence[Path]) -> Iterator[Frame]:
+    """Yield images as they are shown, but for those that cannot be read."""
+    from mirnet_edge.images.files import apply_orientation, read_image
+
+    for path in images:
+        with suppress(ImageError):
+            yield apply_orientation(read_image(path))
 
 
 def _print_line(line: str) -> None:
@@ -510,7 +555,7 @@ def why_left_out_of_folder(path: Path) -> str | None:
     return f"a video, which needs the package av: {advice('av')}"
 
 
-def _check_inputs(inputs: list[Path]) -> None:
+def _check_inputs(inputs: Sequence[Path]) -> None:
     """Refuse inputs none of which exists; single ones that do not are listed later.
 
     Raises:
@@ -528,7 +573,7 @@ def _check_tasks(task: str | None, bundle: str | None) -> None:
         BundleError: It is no bundle.
     """
     check_one_of(task, bundle)
-    if task is not None:
+    if task is not None and task.strip() != AUTO:
         parse_tasks(task)
     if bundle is not None:
         check_bundle(bundle)

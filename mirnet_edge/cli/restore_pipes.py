@@ -22,20 +22,40 @@ PIPE = "-"
 _NUMBER = re.compile(r"%(?:0(\d+))?d")
 
 
-def expand_sequences(inputs: Sequence[Path]) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class ExpandedInputs:
+    """Inputs, with the files of numbered images in place of their common name."""
+
+    paths: tuple[Path, ...]
+    """In order."""
+    sequences: dict[Path, tuple[Path, ...]]
+    """All files of a sequence, by each of them."""
+
+
+def expand_sequences(inputs: Sequence[Path]) -> ExpandedInputs:
     """Return the inputs, with the files of `frame_%05d.png` in place of that name, in order.
 
     Raises:
         OptionError: There is no file of such a name.
     """
-    return [one for path in inputs for one in _numbered_files(path)]
+    paths: list[Path] = []
+    sequences: dict[Path, tuple[Path, ...]] = {}
+    for path in inputs:
+        numbered = _numbered_files(path)
+        paths += numbered or [path]
+        sequences |= dict.fromkeys(numbered, tuple(numbered))
+    return ExpandedInputs(paths=tuple(paths), sequences=sequences)
 
 
 def _numbered_files(path: Path) -> list[Path]:
-    """Return the files of a sequence; the path itself where its name is none."""
+    """Return the files of a sequence; none where its name is none, or a file's.
+
+    Raises:
+        OptionError: There is none of that name.
+    """
     found = _NUMBER.search(path.name)
     if found is None or path.exists():
-        return [path]
+        return []
     digits = rf"(\d{{{found[1]},}})" if found[1] else r"(\d+)"
     name = re.compile(
         re.escape(path.name[: found.start()]) + digits + re.escape(path.name[found.end() :])
@@ -60,7 +80,7 @@ class PipedFiles:
     Both are whole files: a video's index is at its end, and its sound is read in a second pass.
     """
 
-    inputs: list[Path]
+    inputs: Sequence[Path]
     out: str | None
     prints_json: bool = False
 

@@ -14,9 +14,12 @@ from mirnet_edge.cli.restore import main
 from mirnet_edge.cli.restore_pipes import PipedFiles, expand_sequences
 from mirnet_edge.errors import OptionError
 from mirnet_edge.files import NAME_BYTES
-from mirnet_edge.images.files import ImageFile, write_image
+from mirnet_edge.images.files import ImageFile, read_image, write_image
+from mirnet_edge.runtime.bundle import RunnerChoice
 from mirnet_edge.runtime.inputs import Destination, find_inputs
+from mirnet_edge.runtime.task_choice import TaskChoice
 from mirnet_edge.testing.films import Film, read_film, write_film
+from mirnet_edge.testing.null_runner import NullRunner
 
 av = pytest.importorskip("av")
 
@@ -56,7 +59,7 @@ def test_numbered_images_are_restored_in_their_order(ran, make_bundle, tmp_path)
         image = ImageFile(frame=np.full((6, 8, 3), 10 * number, np.uint8))
         write_image(tmp_path / f"frame_{number:03}.png", image)
     (tmp_path / "frame_a.png").write_text("another")
-    found = expand_sequences([tmp_path / "frame_%03d.png"])
+    found = expand_sequences([tmp_path / "frame_%03d.png"]).paths
     assert [one.name for one in found] == ["frame_001.png", "frame_002.png", "frame_010.png"]
     out = tmp_path / "out"
     result = ran(main, tmp_path / "frame_%03d.png", "--bundle", make_bundle(), "--out", out)
@@ -64,10 +67,66 @@ def test_numbered_images_are_restored_in_their_order(ran, make_bundle, tmp_path)
     assert sorted(path.name for path in out.iterdir()) == [one.name for one in found]
 
 
+class _Flickering(NullRunner):
+    """Brightens every other frame more."""
+
+    def __init__(self):
+        super().__init__()
+        self.frames = 0
+
+    def run(self, frames):
+        self.frames += 1
+        factor = 1.9 if self.frames % 2 else 1.5
+        return (super().run(frames) * factor).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["frame_%03d.png", "frame_%03d.tif"])
+def test_numbered_images_are_smoothed_over_time_and_others_are_not(
+    name, ran, make_bundle, tmp_path, monkeypatch
+):
+    levels = np.random.default_rng(0).integers(40, 90, (48, 64, 3), dtype=np.uint8)
+    for number in range(8):
+        write_image(tmp_path / (name % number), ImageFile(frame=levels))
+    monkeypatch.setattr(RunnerChoice, "runner", lambda self: _Flickering())
+    bundle = make_bundle()
+
+    def flicker(*inputs):
+        out = tmp_path / str(len(inputs))
+        assert ran(main, *inputs, "--bundle", bundle, "--out", f"{out}/").code == 0
+        means = [read_image(out / (name % number)).frame.mean() for number in range(8)]
+        return float(np.abs(np.diff(means[2:])).max())
+
+    as_sequence = flicker(tmp_path / name)
+    apart = flicker(*(tmp_path / (name % number) for number in range(8)))
+    assert apart > 15
+    assert as_sequence < apart / 2
+
+
+def test_the_task_of_numbered_images_is_chosen_once_for_all(ran, tmp_path, monkeypatch):
+    for number in range(30):
+        write_image(
+            tmp_path / f"{number:02}.png", ImageFile(frame=np.full((8, 8, 3), number, np.uint8))
+        )
+    (tmp_path / "00.png").write_bytes(b"damaged")
+    seen = []
+
+    def choose(task, frames):
+        seen.append([int(frame[0, 0, 0]) for frame in frames])
+        return TaskChoice(tasks=(), line="fine")
+
+    monkeypatch.setattr("mirnet_edge.runtime.task_choice.choose_tasks", choose)
+    result = ran(main, tmp_path / "%02d.png", "--task", "auto", "--out", tmp_path / "out")
+    assert result.code == 2, result.err  # one is damaged
+    assert seen[1:] == [[3, 6, 9, 12, 15, 18, 21, 24, 27]]
+    assert len(list((tmp_path / "out").iterdir())) == 29
+
+
 def test_names_with_a_percent_sign_that_are_there_are_files(tmp_path):
     path = tmp_path / "100%d.png"
     path.write_text("")
-    assert expand_sequences([path, Path("a.png")]) == [path, Path("a.png")]
+    expanded = expand_sequences([path, Path("a.png")])
+    assert expanded.paths == (path, Path("a.png"))
+    assert expanded.sequences == {}
 
 
 @pytest.mark.parametrize(
