@@ -116,6 +116,15 @@ def export(
         Literal["cpu", "tensorrt", "all"],
         typer.Option(help="Devices to write graphs for.", rich_help_panel=DEVICE),
     ] = "all",
+    formats: Annotated[
+        list[Literal["hailo", "rknn"]] | None,
+        typer.Option(
+            "--format",
+            help="Also write a kit for this compiler, of one --size: ONNX, calibration images, "
+            "script. Not compiled here.",
+            rich_help_panel=DEVICE,
+        ),
+    ] = None,
     preset: DevicePresetOption = None,
     anchored: Annotated[
         bool,
@@ -175,6 +184,7 @@ def export(
         fp16=fp16,
         int8=int8,
         fp8=fp8,
+        kits=tuple(formats or ()),
         size=frame_size,
         io=io,
         calibration=calibration,
@@ -361,6 +371,7 @@ main = command(
     export,
     examples=(
         "export --int8",
+        "export --format hailo --size 640x480 --out build/hailo",
         "export --weights my.pth --int8 --calibration my_images --out build/mine",
     ),
     former_options=PRESET_FORMER_OPTIONS,

@@ -12,6 +12,7 @@ from mirnet_edge.dependencies import available, require
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.gate import GateCandidate, find_fastest, run_gate
 from mirnet_edge.export.graphs import make_graphs
+from mirnet_edge.export.kits import write_kit
 from mirnet_edge.export.onnx_graph import make_context_anchored_contract
 from mirnet_edge.export.workspace import open_workspace
 from mirnet_edge.files import replace_folder, write_atomically
@@ -67,6 +68,8 @@ def export_bundle(
         if options.anchored:
             workspace = _anchor_context(workspace)
         files, parity_db = make_graphs(workspace)
+        for name in options.kits:
+            write_kit(workspace, name)
         configurations = apply_quality_gate(workspace, files)
         graphs = [_describe_graph(workspace, file, configurations) for file in files]
         engines = build_engines(workspace, graphs, configurations)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.calibration.sets import CalibrationSet
     from mirnet_edge.checkpoints import LoadedCheckpoint
+    from mirnet_edge.export.kits import KitName
     from mirnet_edge.images.contract import Frames
 
 Target = Literal["cpu", "tensorrt", "all"]
@@ -40,6 +41,8 @@ class ExportOptions:
     int8: bool = False
     fp8: bool = False
     """FP8 graphs for TensorRT, with the ranges of INT8."""
+    kits: tuple[KitName, ...] = ()
+    """Compilers to write a kit for; see `export.kits`."""
     size: tuple[int, int] | None = None
     """(height, width) of a graph with fixed shape; None for any size."""
     io: Literal["uint8", "float"] = "uint8"
@@ -69,11 +72,6 @@ class ExportOptions:
                 "--fp16 makes a graph for TensorRT, found --target cpu; give --target all, or "
                 "leave --fp16 out"
             )
-        if self.fp8 and self.target == "cpu":
-            raise OptionError(
-                "--fp8 makes a graph for TensorRT, found --target cpu; give --target all, or "
-                "leave --fp8 out"
-            )
         if self.io not in ("uint8", "float"):
             raise OptionError(f"--io must be uint8 or float, found {self.io!r}")
         if self.mixed and not self.int8:
@@ -82,21 +80,35 @@ class ExportOptions:
             raise OptionError(
                 f"--target-fps is a number above 0 and goes with --mixed, found {self.target_fps:g}"
             )
+        self._check_targets()
+
+    def _check_targets(self) -> None:
+        """Refuse graphs and kits that lack what they need."""
+        if self.kits and self.size is None:
+            raise OptionError(
+                f"--format {self.kits[0]} needs the one size that its compiler builds for, found "
+                "any size; give --size, as 640x480"
+            )
+        if self.fp8 and self.target == "cpu":
+            raise OptionError(
+                "--fp8 makes a graph for TensorRT, found --target cpu; give --target all, or "
+                "leave --fp8 out"
+            )
         if (
             self.is_calibrated
             and self.calibration is None
             and not self.weights.startswith("shipped:")
         ):
+            what = "int8" if self.int8 else "fp8" if self.fp8 else f"format {self.kits[0]}"
             raise OptionError(
-                f"--{'int8' if self.int8 else 'fp8'} needs images to set its ranges on, and "
-                f"{self.weights} has none: give --calibration DIR with images as the camera takes "
-                "them"
+                f"--{what} needs images to set its ranges on, and {self.weights} has none: give "
+                "--calibration DIR with images as the camera takes them"
             )
 
     @property
     def is_calibrated(self) -> bool:
         """Return whether some graph needs ranges."""
-        return self.int8 or self.fp8
+        return self.int8 or self.fp8 or bool(self.kits)
 
 
 _TIMING_SIZE = (480, 640)
