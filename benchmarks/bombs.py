@@ -277,7 +277,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes]]] = {
             json.dumps(
                 {
                     name: {"dtype": "F32", "shape": [1 << 61, 0, 3, 3], "data_offsets": [0, 0]}
-                    for name in ("stem.weight", "head.weight", "blocks.0.fuse_top.weight")
+                    for name in ("stem.weight", "head.weight", "blocks.0.up_middle.weight")
                 }
             ).encode()
         ),

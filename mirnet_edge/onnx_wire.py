@@ -140,6 +140,7 @@ _GRAPH = 7  # of ModelProto
 _NODE, _INPUT, _OUTPUT, _VALUE_INFO = 1, 11, 12, 13  # of GraphProto
 _FLOAT, _UINT8 = 1, 2  # of TensorProto.DataType
 _INTEGERS = 7  # of AttributeProto.AttributeType
+_QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def float_form(model: bytes) -> bytes:
@@ -147,7 +148,8 @@ def float_form(model: bytes) -> bytes:
 
     Args:
         model: An ONNX file with `io="uint8"`: casts its first input from 8 bits, rounds its
-            restored frames once and casts them to 8 bits.
+            restored frames and casts them to 8 bits. Frames that it stores in 8 bits on the way
+            (`quantization.cell_form`) are no longer rounded either.
 
     Returns:
         An ONNX file that takes and gives (N, H, W, 3) float32, RGB from 0 to 255.
@@ -169,7 +171,7 @@ def float_form(model: bytes) -> bytes:
 def _float_graph(fields: list[Field]) -> bytes:
     """Return the graph of `float_form`."""
     first = {kind: _first(fields, kind) for kind in (_INPUT, _OUTPUT)}
-    restored = _text(first[_OUTPUT], 1)
+    pairs = _list_frame_quantizers(fields)
     edited: list[Field] = []
     rounds = casts = 0
     for number, wire, value in fields:
@@ -177,18 +179,48 @@ def _float_graph(fields: list[Field]) -> bytes:
             if number != _VALUE_INFO:
                 edited.append((number, wire, value))
             continue
+        kind = _text(value, 4) if number == _NODE else ""
         if value is first.get(number):
             value = memoryview(_with_float_type(value))
-        elif number == _NODE and _text(value, 4) == "Round":
-            rounds += 1
-            value = memoryview(_replace(value, 4, lambda _: memoryview(b"Identity")))
-        elif number == _NODE and _text(value, 2) == restored and _text(value, 4) == "Cast":
+        elif kind == "Round" or (kind and _text(value, 2) in pairs):
+            rounds += kind == "Round"
+            value = memoryview(_as_identity(value))
+        elif kind == "Cast" and (cast := _replace(value, 5, _cast_to_float)) != bytes(value):
             casts += 1
-            value = memoryview(_replace(value, 5, _cast_to_float))
+            value = memoryview(cast)
         edited.append((number, wire, value))
-    if (rounds, casts) != (1, 1):
-        raise _no_float_form(f"{rounds} Round nodes and {casts} casts at its end")
+    if not rounds or rounds != casts:
+        raise _no_float_form(f"{rounds} Round nodes and {casts} casts to uint8")
     return write_fields(edited)
+
+
+def _list_frame_quantizers(fields: list[Field]) -> set[str]:
+    """Return what quantizers and dequantizers give whose readers work on pixels, by name.
+
+    Those before convolutions are what INT8 is about; the others store frames
+    (`quantization.cell_form`).
+    """
+    nodes = [value for number, _, value in fields if number == _NODE and not isinstance(value, int)]
+    inputs = {_text(node, 2): _text(node, 1) for node in nodes if _text(node, 4) in _QUANTIZERS}
+    found = set()
+    for node in nodes:
+        for name in _texts(node, 1) if _text(node, 4) in ("Add", "Clip") else ():
+            while name in inputs and name not in found:
+                found.add(name)
+                name = inputs[name]
+    return found
+
+
+def _as_identity(node: memoryview) -> bytes:
+    """Return a node that gives its first input unchanged."""
+    kept: list[Field] = []
+    for number, wire, value in read_fields(node):
+        is_further_input = number == 1 and any(field[0] == 1 for field in kept)
+        if number == 4:
+            kept.append((number, wire, memoryview(b"Identity")))
+        elif number != 5 and not is_further_input:
+            kept.append((number, wire, value))
+    return write_fields(kept)
 
 
 def _first(fields: list[Field], kind: int) -> memoryview:
@@ -204,6 +236,15 @@ def _text(message: memoryview, number: int) -> str:
         if found == number and not isinstance(value, int):
             return bytes(value).decode(errors="replace")
     return ""
+
+
+def _texts(message: memoryview, number: int) -> list[str]:
+    """Return all texts of that number in a message."""
+    return [
+        bytes(value).decode(errors="replace")
+        for found, _, value in read_fields(message)
+        if found == number and not isinstance(value, int)
+    ]
 
 
 def _replace(message: memoryview, number: int, change: Callable[[memoryview], memoryview]) -> bytes:
@@ -244,7 +285,7 @@ def _with_float_type(info: memoryview) -> bytes:
 
 def _no_float_form(found: str) -> GraphError:
     return GraphError(
-        f"expected a graph of uint8 frames that rounds once at its end, found {found}; "
+        f"expected a graph of uint8 frames that rounds at its end, found {found}; "
         "export the bundle again"
     )
 

@@ -287,6 +287,10 @@ def _network(name, seed=0):
     torch.manual_seed(seed)
     if name == "edge":
         network = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 12, 16), blocks=1, exposure_channels=4))
+    elif name == "light":
+        network = MIRNetEdge(
+            MIRNetEdgeConfig(channels=(8, 12, 16), exposure_channels=4, light=True)
+        )
     elif name == "enlarging":  # and without a branch for the exposure
         network = MIRNetEdge(
             MIRNetEdgeConfig(channels=(8, 12, 16), stem=2, exposure_channels=0, scale=2)
@@ -307,8 +311,8 @@ def _network(name, seed=0):
 
 @pytest.fixture(scope="session")
 def network_of():
-    """Return a small network: network_of("edge", seed=0), "enlarging", "mirnet",
-    "mirnet-v2" or "keras-mirnet".
+    """Return a small network: network_of("edge", seed=0), "light", "enlarging",
+    "mirnet", "mirnet-v2" or "keras-mirnet".
 
     Do not change it: all tests share it.
     """

@@ -136,7 +136,9 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
         KeyError: A tensor that every MIRNetEdge has is missing.
     """
     indices = [int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))]
-    stem = round((tensors["stem.weight"].shape[1] / 3) ** 0.5)
+    inputs, side = tensors["stem.weight"].shape[1:3]
+    light = inputs == 3 and side != 3  # a stem's kernel has 3x3 cells, or the pixels of one
+    stem = side if light else round((inputs / 3) ** 0.5)
     pixels = tensors["head.weight"].shape[0] // 4
     exposure = tensors.get("exposure.features.0.weight")
     if exposure is None and any(key.startswith("exposure.") for key in tensors):
@@ -151,6 +153,7 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
         stem=stem,
         exposure_channels=0 if exposure is None else exposure.shape[0],
         scale=round(pixels**0.5) // max(1, stem),
+        light=light,
     )
 
 
@@ -244,7 +247,7 @@ FAMILIES = (
         network=edge.MIRNetEdge,
         config=edge.MIRNetEdgeConfig,
         config_from_tensors=edge_config_from_tensors,
-        markers=("blocks.0.fuse_top.", "stem.", "head."),
+        markers=("blocks.0.up_middle.", "stem.", "head."),
         unseen=(),
         published=False,
     ),

@@ -15,6 +15,8 @@ from mirnet_edge.export.onnx_graph import (
 from mirnet_edge.export.sensitivity import GraphEvaluator, choose_trial_backend, search_graph
 from mirnet_edge.images.contract import pad_to_multiple
 from mirnet_edge.models.inference_form import to_inference_form
+from mirnet_edge.onnx_files import write_model
+from mirnet_edge.quantization.cell_form import to_cell_form
 from mirnet_edge.quantization.legalizer import check_for_tensorrt
 from mirnet_edge.quantization.ptq import (
     RANGES_FILE,
@@ -78,6 +80,7 @@ def make_graphs(workspace: Workspace) -> tuple[list[GraphFile], float]:
         files.append(_FP16)
     if options.int8 and options.target in ("cpu", "all"):
         files.append(_quantize(workspace, _INT8_CPU))
+        _rewrite_in_cells(workspace, files[-1])
     if options.int8 and options.target in ("tensorrt", "all"):
         files.append(_quantize(workspace, _INT8_TENSORRT))
         if options.fp16:
@@ -129,7 +132,6 @@ def _make_fp8(workspace: Workspace, files: list[GraphFile]) -> list[GraphFile]:
     """Write the FP8 graphs: of TensorRT's INT8 graph, which is made for them where it is absent."""
     import onnx
 
-    from mirnet_edge.onnx_files import write_model
     from mirnet_edge.quantization.fp8 import to_fp8
 
     int8 = workspace.path(_INT8_TENSORRT.file)
@@ -145,6 +147,18 @@ def _make_fp8(workspace: Workspace, files: list[GraphFile]) -> list[GraphFile]:
     if made is None:
         int8.unlink()
     return [replace(one, ranges=source.ranges, quantization=source.quantization) for one in found]
+
+
+def _rewrite_in_cells(workspace: Workspace, file: GraphFile) -> None:
+    """Give an INT8 graph of the light form its cell form; leave others as they are."""
+    if workspace.image.io != "uint8":
+        return
+    import onnx
+
+    graph, fp32 = workspace.path(file.file), workspace.path(_FP32.file)
+    rewritten = to_cell_form(onnx.load(graph), fp32, workspace.samples)
+    if rewritten is not None:
+        write_model(rewritten, graph)
 
 
 def _calibrated_scheme(workspace: Workspace) -> QuantizationScheme:

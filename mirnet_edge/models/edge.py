@@ -9,6 +9,9 @@ Two choices make it fast enough for a camera, a third one accurate:
 - Exposure is corrected for the whole frame. A small branch computes a tone curve and a color
   matrix from a thumbnail; the streams then process the brightened image, where detail, noise and
   INT8 steps have their usual size. Networks for denoising or super-resolution have no such branch.
+
+The light form of the same network moves less memory, for CPUs without 8-bit dot products (VNNI):
+0.5 of the time (docs/decisions/024-light-form.md).
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ from mirnet_edge.models.blocks import GlobalPool, SelectiveKernelFusion
 THUMBNAIL_FACTOR = 8
 # Height and width of the thumbnail, for every frame size and shape.
 THUMBNAIL_SIZE = (24, 36)
+# The light form's corrected exposure is clamped to this range, in which 8 bits can store it; the
+# margins keep the sensor's noise around black, and lamps.
+EXPOSED_RANGE = (-16.0 / 224.0, 239.0 / 224.0)
 # Log gain (3), shoulder (3), color matrix less identity (9), black point (3).
 _CURVE_PARAMETERS = 18
 
@@ -47,6 +53,10 @@ class MIRNetEdgeConfig:
     """Channels of the exposure branch at the first of its three scales; 0 for no branch."""
     scale: int = 1
     """How many times higher and wider the output is: super-resolution."""
+    light: bool = False
+    """Whether to build the light form: stem and head see one cell of stem x stem pixels each,
+    coarse streams guide the finer ones instead of being fused with them, attention is by channel
+    alone, and the corrected exposure fits 8 bits."""
 
     def __post_init__(self) -> None:
         """Refuse values without a network."""
@@ -122,8 +132,8 @@ class DualAttentionBlock(nn.Module):
     instead of concatenated and mixed: r * (channel + spatial) is one multiplication per value.
     """
 
-    def __init__(self, channels: int) -> None:
-        """Keep the number of channels."""
+    def __init__(self, channels: int, *, spatial: bool = True) -> None:
+        """Keep the number of channels; SPATIAL false leaves the weight per position out."""
         super().__init__()
         squeezed = max(channels // 4, 8)
         self.body = nn.Sequential(
@@ -135,14 +145,15 @@ class DualAttentionBlock(nn.Module):
         self.channel = nn.Sequential(
             nn.Conv2d(channels, squeezed, 1), nn.ReLU(), nn.Conv2d(squeezed, channels, 1)
         )
-        self.spatial = nn.Conv2d(channels, 1, 1)
+        self.spatial = nn.Conv2d(channels, 1, 1) if spatial else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, C, H, W) for the same shape."""
         refined = self.body(features)
-        channel = self.channel(self.pool(refined)).sigmoid()
-        spatial = self.spatial(refined).sigmoid()
-        attended: Tensor = features + refined * (channel + spatial)
+        attention = self.channel(self.pool(refined)).sigmoid()
+        if self.spatial is not None:
+            attention = attention + self.spatial(refined).sigmoid()
+        attended: Tensor = features + refined * attention
         return attended
 
 
@@ -178,6 +189,34 @@ class MultiScaleBlock(nn.Module):
         return features + top
 
 
+class GuidedBlock(nn.Module):
+    """Three streams, coarse to fine, each added to the next finer one before its convolutions.
+
+    One addition in place of a selective fusion: no map is read twice, and what the coarse streams
+    found passes the convolutions of the finer ones.
+    """
+
+    def __init__(self, channels: tuple[int, int, int]) -> None:
+        """Give each stream its channels."""
+        super().__init__()
+        top, middle, bottom = channels
+        self.down_middle = nn.Conv2d(top, middle, 1)
+        self.down_bottom = nn.Conv2d(middle, bottom, 1)
+        self.top = DualAttentionBlock(top, spatial=False)
+        self.middle = DualAttentionBlock(middle, spatial=False)
+        self.bottom = DualAttentionBlock(bottom, spatial=False)
+        self.up_bottom = nn.Conv2d(bottom, middle, 1)
+        self.up_middle = nn.Conv2d(middle, top, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, C, H, W) for the same shape; H and W are multiples of 4."""
+        middle = self.down_middle(functional.avg_pool2d(features, 2))
+        bottom = self.bottom(self.down_bottom(functional.avg_pool2d(middle, 2)))
+        middle = self.middle(middle + _doubled(self.up_bottom(bottom)))
+        top: Tensor = self.top(features + _doubled(self.up_middle(middle)))
+        return top
+
+
 class UnshuffledConv(nn.Conv2d):
     """A 3x3 convolution of the pixel-unshuffled frame."""
 
@@ -192,21 +231,35 @@ class UnshuffledConv(nn.Conv2d):
 
 
 class PixelHead(nn.Conv2d):
-    """The output convolution: for each pixel a color residual and a gate of the input."""
+    """The output convolution: for each pixel a color residual and a gate of the input.
 
-    def __init__(self, factor: int, channels: int) -> None:
-        """Take CHANNELS at 1/FACTOR of the output's resolution; starts with an open gate."""
-        super().__init__(channels, 4 * factor**2, 3, padding=1)
-        self.factor = factor
+    Without the gate, a residual of fewer channels than a cell has values could not remove noise.
+    """
+
+    def __init__(self, factor: int, channels: int, *, light: bool = False) -> None:
+        """Take CHANNELS at 1/FACTOR of the output's resolution; starts with an open gate.
+
+        LIGHT: see one position instead of 3x3, and clamp the gate instead of a sigmoid.
+        """
+        side = 1 if light else 3
+        super().__init__(channels, 4 * factor**2, side, padding=side // 2)
+        self.factor, self.light = factor, light
         nn.init.normal_(self.weight, std=1e-3)
         bias = torch.zeros(4 * factor**2)
-        bias[3 * factor**2 :] = 2.0
+        bias[3 * factor**2 :] = 0.8 if light else 2.0
         self.bias = nn.Parameter(bias)
 
-    def parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the residual (N, 3, H, W) and the gate (N, 1, H, W) before the sigmoid."""
+    def restore(self, frame: Tensor, features: Tensor) -> Tensor:
+        """Return the frame, (N, 3, H, W), times the gate plus the residual of FEATURES."""
         pixels = functional.pixel_shuffle(self(features), self.factor)
-        return pixels[:, 0:3], pixels[:, 3:4]
+        return gated(frame, pixels[:, 3:4], pixels[:, 0:3], light=self.light)
+
+
+def gated(frame: Tensor, gate: Tensor, residual: Tensor, *, light: bool) -> Tensor:
+    """Return the frame times the gate, (N, 1, H, W) before its activation, plus the residual."""
+    opening = gate.clamp(0.0, 1.0) if light else gate.sigmoid()
+    restored: Tensor = frame * opening + residual
+    return restored
 
 
 class MIRNetEdge(nn.Module):
@@ -220,11 +273,16 @@ class MIRNetEdge(nn.Module):
         self.exposure: ExposureBranch | None = None
         if self.config.exposure_channels:
             self.exposure = ExposureBranch(self.config.exposure_channels)
-        self.stem = UnshuffledConv(self.config.stem, top)
+        block: type[MultiScaleBlock | GuidedBlock] = MultiScaleBlock
+        factor = self.config.stem * self.config.scale
+        self.stem: nn.Conv2d = UnshuffledConv(self.config.stem, top)
+        self.head = PixelHead(factor, top, light=self.config.light)
+        if self.config.light:
+            block = GuidedBlock
+            self.stem = nn.Conv2d(3, top, self.config.stem, stride=self.config.stem)
         self.blocks = nn.Sequential(
-            *(MultiScaleBlock(self.config.channels) for _ in range(self.config.blocks))
+            *(block(self.config.channels) for _ in range(self.config.blocks))
         )
-        self.head = PixelHead(self.config.stem * self.config.scale, top)
 
     @property
     def multiple(self) -> int:
@@ -256,10 +314,12 @@ class MIRNetEdge(nn.Module):
         if self.exposure is not None:
             seen = thumbnail_of(batch) if thumbnail is None else thumbnail
             exposed = self.exposure(batch, seen)
-        added, kept = self.head.parts(self.blocks(self.stem(exposed)))
+            if self.config.light:
+                exposed = exposed.clamp(*EXPOSED_RANGE)
+        features = self.blocks(self.stem(exposed))
         if self.config.scale > 1:
             exposed = _enlarged(exposed, self.config.scale)
-        restored: Tensor = exposed * kept.sigmoid() + added
+        restored: Tensor = self.head.restore(exposed, features)
         return restored
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mirnet_edge.models.edge import PixelHead, UnshuffledConv
+from mirnet_edge.models.edge import PixelHead, UnshuffledConv, gated
 from mirnet_edge.models.keras_mirnet import NearestUpsampling
 from mirnet_edge.models.reparameterization import fold_convolutions
 
@@ -158,17 +158,16 @@ class SplitHead(nn.Module):
     def __init__(self, head: PixelHead) -> None:
         """Take the weights of HEAD."""
         super().__init__()
-        self.factor = head.factor
+        self.factor, self.light = head.factor, head.light
         inner = 3 * head.factor**2
         self.added = _part(head, slice(0, inner))
         self.kept = _part(head, slice(inner, None))
 
-    def parts(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the same as `PixelHead.parts`."""
-        return (
-            functional.pixel_shuffle(self.added(features), self.factor),
-            functional.pixel_shuffle(self.kept(features), self.factor),
-        )
+    def restore(self, frame: Tensor, features: Tensor) -> Tensor:
+        """Return the same as `PixelHead.restore`."""
+        added = functional.pixel_shuffle(self.added(features), self.factor)
+        gate = functional.pixel_shuffle(self.kept(features), self.factor)
+        return gated(frame, gate, added, light=self.light)
 
 
 class UpsamplingAfterMixing(nn.Module):
@@ -195,7 +194,10 @@ class UpsamplingAfterMixing(nn.Module):
 def _part(conv: nn.Conv2d, outputs: slice) -> nn.Conv2d:
     """Return a convolution with some of the output channels of another."""
     weight = conv.weight.detach()[outputs]
-    part = nn.Conv2d(conv.in_channels, weight.shape[0], 3, padding=1, bias=conv.bias is not None)
+    side = weight.shape[-1]
+    part = nn.Conv2d(
+        conv.in_channels, len(weight), side, padding=side // 2, bias=conv.bias is not None
+    )
     with torch.no_grad():
         part.weight.copy_(weight)
         if conv.bias is not None and part.bias is not None:

@@ -115,6 +115,18 @@ NETWORKS = [
         "edge",
     ),
     Network(
+        "edge-light",
+        lambda: MIRNetEdge(MIRNetEdgeConfig(channels=(8, 12, 16), exposure_channels=4, light=True)),
+        "edge",
+    ),
+    Network(
+        "edge-light-all-pixels",
+        lambda: MIRNetEdge(
+            MIRNetEdgeConfig(channels=(8, 8, 8), stem=1, exposure_channels=0, scale=2, light=True)
+        ),
+        "edge",
+    ),
+    Network(
         "edge-all-pixels",
         lambda: MIRNetEdge(
             MIRNetEdgeConfig(channels=(8, 8, 8), stem=1, exposure_channels=2, scale=3)

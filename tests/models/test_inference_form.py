@@ -15,7 +15,7 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig, PixelHead, Uns
 from mirnet_edge.models.inference_form import SplitHead, strided_from_unshuffled, to_inference_form
 from mirnet_edge.models.macs import count_macs
 
-_NETWORKS = ["edge", "enlarging", "mirnet", "mirnet-v2", "keras-mirnet"]
+_NETWORKS = ["edge", "light", "enlarging", "mirnet", "mirnet-v2", "keras-mirnet"]
 
 
 def _image(height, width, channels=3, count=1):
@@ -83,16 +83,17 @@ def test_an_activation_with_a_slope_for_each_channel_stays():
     assert isinstance(to_inference_form(several)[0], nn.PReLU)
 
 
-def test_the_head_is_cut_into_two_convolutions_that_give_the_same():
+@pytest.mark.parametrize("light", [False, True], ids=["standard", "light"])
+def test_the_head_is_cut_into_two_convolutions_that_give_the_same(light):
     torch.manual_seed(0)
-    head = PixelHead(4, 8)
+    head = PixelHead(4, 8, light=light)
     torch.nn.init.normal_(head.weight)
-    features = torch.rand(2, 8, 5, 7)
+    frame, features = torch.rand(2, 3, 20, 28), torch.rand(2, 8, 5, 7)
     split = SplitHead(head)
     assert (split.added.out_channels, split.kept.out_channels) == (48, 16)
-    for one, two in zip(split.parts(features), head.parts(features), strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
-    deployed = to_inference_form(MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8))))
+    expected = head.restore(frame, features)
+    torch.testing.assert_close(split.restore(frame, features), expected, rtol=0, atol=1e-5)
+    deployed = to_inference_form(MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8), light=light)))
     assert isinstance(deployed.head, SplitHead)
 
 

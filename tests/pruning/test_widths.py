@@ -39,6 +39,9 @@ _NETWORKS = {
     "edge": lambda: MIRNetEdge(
         MIRNetEdgeConfig(channels=(16, 24, 32), blocks=2, exposure_channels=4)
     ),
+    "light": lambda: MIRNetEdge(
+        MIRNetEdgeConfig(channels=(16, 24, 32), exposure_channels=4, light=True)
+    ),
 }
 
 
@@ -67,6 +70,7 @@ _NARROWER = [
     Narrower("v2 base", "mirnet-v2", {"channels": 16}),
     Narrower("v2 inner", "mirnet-v2", {"unit_widths": (16, 24, 40)}),
     Narrower("edge", "edge", {"channels": (8, 24, 16)}),
+    Narrower("light", "light", {"channels": (8, 16, 24)}),
 ]
 
 

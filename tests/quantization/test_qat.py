@@ -29,10 +29,10 @@ def _batch(images, count=1):
     return torch.cat([torch.from_numpy(contract.batch_from_frames(one)) for one in images(count)])
 
 
-@pytest.fixture(scope="module")
-def faked(network_of, images):
+@pytest.fixture(scope="module", params=["edge", "light"])
+def faked(request, network_of, images):
     """Two networks: in float, and fake-quantized."""
-    fp32 = copy.deepcopy(network_of("edge"))
+    fp32 = copy.deepcopy(network_of(request.param))
     network = copy.deepcopy(fp32).requires_grad_()
     prepare_qat(network, [_batch(images, 3)])
     return fp32, network

@@ -165,6 +165,7 @@ class Network:
     "case",
     [
         Network("edge", r"\.exposure\.|\.channel\.|\.conv_du\.|\.fcs\."),
+        Network("light", r"\.exposure\.|\.channel\."),
         Network("mirnet", r"\.CA\.|\.selective_kernel\..*(conv_du|fcs)"),
         Network("mirnet-v2", r"\.gcnet\.|\.skff_"),
     ],

@@ -1,0 +1,275 @@
+"""Rewrite an INT8 graph of the light form so that it works on 8-bit cells: faster on CPUs.
+
+At full resolution a convolution costs little and moving floats costs much: in the graph as it is
+exported, half of the time goes to tensors of the frame's size. In the rewritten graph the corrected
+exposure is rounded to 8 bits and rearranged once, from pixels to cells of stem x stem pixels. The
+stem is then a 1x1 convolution; gate, residual and sum stay cells, all in 8 bits between the
+operations; the restored frame is rearranged last, in 8 bits too. The rounding error is 0.3 levels
+(docs/decisions/024-light-form.md).
+
+    exposure ─ clip ─► 8 bits ─► cells ─┬► stem ─► blocks ─► gate, residual
+                                        └► x gate + residual ─► clip ─► 8 bits ─► pixels
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from mirnet_edge.onnx_files import constants_of, copy_model
+from mirnet_edge.quantization.ptq import collect_histograms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_LEVELS = 255
+_STEP = 1.0 / _LEVELS
+_LARGEST_RESIDUAL = 127
+
+
+def to_cell_form(
+    int8: onnx.ModelProto, fp32: Path, samples: Sequence[np.ndarray]
+) -> onnx.ModelProto | None:
+    """Return a copy of an INT8 graph that works on 8-bit cells; None where it is of another form.
+
+    Args:
+        int8: What `quantize_for_cpu` made of `fp32`, or a part of it (mixed precision).
+        fp32: The graph's file, in which the range of the residual is measured.
+        samples: Its inputs: uint8 (1, H, W, 3).
+
+    Raises:
+        CalibrationError: There are no samples.
+    """
+    model = copy_model(int8)
+    found = _LightGraph.find(model)
+    if found is None:
+        return None
+    residual = found.residual.input[0]
+    largest = collect_histograms(fp32, samples, [residual])[residual].largest
+    editor = _Editor(model)
+    cells = editor.store_cells(found)
+    editor.work_on_cells(found, cells, max(largest / _LARGEST_RESIDUAL, _STEP))
+    editor.finish()
+    return model
+
+
+@dataclass(frozen=True)
+class _LightGraph:
+    """The nodes of a light graph that work at full resolution."""
+
+    clip: onnx.NodeProto
+    """Of the corrected exposure."""
+    low: float
+    high: float
+    stem: onnx.NodeProto
+    gate: onnx.NodeProto
+    """The pixel shuffle of the gate; so for the residual."""
+    opening: onnx.NodeProto
+    """The clip of the gate."""
+    residual: onnx.NodeProto
+    rounded: onnx.NodeProto
+    cast: onnx.NodeProto
+    """To the restored frames, after a transpose."""
+    side: int
+    """Of a cell, in pixels."""
+
+    @classmethod
+    def find(cls, model: onnx.ModelProto) -> _LightGraph | None:
+        """Return the nodes of a graph; None where one of them is not as in the light form."""
+        makers = {name: node for node in model.graph.node for name in node.output}
+        values = constants_of(model)
+
+        def maker(node: onnx.NodeProto | None, place: int, kind: str) -> onnx.NodeProto | None:
+            made = None if node is None else makers.get(node.input[place])
+            return made if made is not None and made.op_type == kind else None
+
+        cast = makers.get(model.graph.output[0].name)
+        if cast is None or cast.op_type != "Cast":
+            return None
+        rounded = maker(maker(cast, 0, "Transpose"), 0, "Round")
+        total = maker(maker(maker(rounded, 0, "Mul"), 0, "Clip"), 0, "Add")
+        product, residual = maker(total, 0, "Mul"), maker(total, 1, "DepthToSpace")
+        clip, opening = maker(product, 0, "Clip"), maker(product, 1, "Clip")
+        gate = maker(opening, 0, "DepthToSpace")
+        if rounded is None or clip is None or opening is None or gate is None or residual is None:
+            return None
+        side = _attribute(residual, "blocksize")
+        stems = [
+            node
+            for node in model.graph.node
+            if node.op_type == "Conv" and list(_attribute(node, "strides") or ()) == [side, side]
+            and _source(makers, node.input[0]) == clip.output[0]
+        ]  # fmt: skip
+        bounds = [values.get(name) for name in clip.input[1:3]]
+        if len(stems) != 1 or _attribute(stems[0], "kernel_shape") != [side, side]:
+            return None
+        if len(bounds) != 2 or bounds[0] is None or bounds[1] is None:
+            return None
+        return cls(
+            clip, float(bounds[0]), float(bounds[1]), stems[0], gate, opening, residual, rounded,
+            cast, side,
+        )  # fmt: skip
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> Any:  # noqa: ANN401  # of any type
+    for one in node.attribute:
+        if one.name == name:
+            return helper.get_attribute_value(one)
+    return None
+
+
+def _source(makers: dict[str, onnx.NodeProto], name: str) -> str:
+    """Return the tensor before a quantizer and a dequantizer."""
+    for _ in range(2):
+        made = makers.get(name)
+        if made is not None and made.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            name = made.input[0]
+    return name
+
+
+class _Editor:
+    """Changes a graph in place."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._added: list[onnx.NodeProto] = []
+        self._removed: set[str] = set()
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:  # noqa: ANN401  # of any type
+        """Add a node and return the name of its output."""
+        made = helper.make_node(kind, inputs, [output], name=f"cell_{output}", **attributes)
+        self._added.append(made)
+        return output
+
+    def constant(self, name: str, value: np.generic) -> str:
+        self._model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def store_cells(self, found: _LightGraph) -> str:
+        """Round the exposure to 8 bits, rearrange it to cells; return their name.
+
+        Rounded and cast by nodes of their own: OpenVINO merges a `QuantizeLinear` with what
+        dequantizes it and writes floats for the second reader.
+        """
+        step = (found.high - found.low) / _LEVELS
+        zero = round(-found.low / step)
+        self.constant("cells.steps", np.float32(1.0 / step))
+        self.constant("cells.zero", np.float32(zero))
+        self.constant("cells.step", np.float32(step))
+        self.node("Mul", [found.clip.output[0], "cells.steps"], "cells.scaled")
+        self.node("Add", ["cells.scaled", "cells.zero"], "cells.levels")
+        self.node("Round", ["cells.levels"], "cells.rounded")
+        self.node("Cast", ["cells.rounded"], "cells.pixels", to=onnx.TensorProto.UINT8)
+        self.node("SpaceToDepth", ["cells.pixels"], "cells", blocksize=found.side)
+        # no DequantizeLinear, which takes integers alone: see onnx_wire.float_form
+        self.node("Cast", ["cells"], "cells.read", to=onnx.TensorProto.FLOAT)
+        self.node("Sub", ["cells.read", "cells.zero"], "cells.centered")
+        return self.node("Mul", ["cells.centered", "cells.step"], "cells.frame")
+
+    def work_on_cells(self, found: _LightGraph, cells: str, step: float) -> None:
+        """Make stem, gate, residual and sum work on cells; rearrange the restored frame last."""
+        side = found.side
+        makers = {name: node for node in self._model.graph.node for name in node.output}
+        # a cell's values by row, column and color; a pixel shuffle's by color, row and column
+        order = np.arange(3 * side**2).reshape(3, side, side).transpose(1, 2, 0).ravel()
+        stem = found.stem
+        self._change_weights(stem, _as_pointwise)
+        for name, value in (("kernel_shape", [1, 1]), ("strides", [1, 1])):
+            _set_attribute(stem, name, value)
+        stem.input[0] = cells
+        gate, residual = makers[found.gate.input[0]], makers[found.residual.input[0]]
+        self._change_outputs(gate, np.repeat(np.arange(side**2), 3))
+        self._change_outputs(residual, order)
+        opened = self._in_8_bits(gate.output[0], np.float32(_STEP), np.uint8(0))
+        added = self._in_8_bits(residual.output[0], np.float32(step), np.int8(0))
+        found.opening.input[0] = opened
+        (product,) = self._readers(found.opening.output[0])
+        (total,) = self._readers(product.output[0])
+        product.input[:] = [cells, found.opening.output[0]]
+        total.input[:] = [product.output[0], added]
+        restored = found.cast.output[0]
+        (transpose,) = self._readers(found.rounded.output[0])
+        self.node("Cast", [found.rounded.output[0]], "cells.restored", to=onnx.TensorProto.UINT8)
+        self.node("DepthToSpace", ["cells.restored"], "cells.spread", blocksize=side, mode="DCR")
+        self.node("Transpose", ["cells.spread"], restored, perm=_attribute(transpose, "perm"))
+        for node in (found.gate, found.residual, transpose, found.cast):
+            self._removed.add(node.name)
+
+    def finish(self) -> None:
+        """Put the nodes in an order in which each follows its inputs; drop what nothing reads."""
+        graph = self._model.graph
+        nodes = [node for node in graph.node if node.name not in self._removed] + self._added
+        known = {one.name for one in (*graph.initializer, *graph.input)} | {""}
+        ordered: list[onnx.NodeProto] = []
+        while nodes:
+            ready = [node for node in nodes if known.issuperset(node.input)]
+            ordered += ready
+            known.update(name for node in ready for name in node.output)
+            nodes = [node for node in nodes if not known.issuperset(node.output)]
+        wanted = {one.name for one in graph.output}
+        kept: list[onnx.NodeProto] = []
+        for node in reversed(ordered):
+            if wanted.intersection(node.output):
+                wanted.update(node.input)
+                kept.append(type(node).FromString(node.SerializeToString()))
+        constants = [
+            type(one).FromString(one.SerializeToString())
+            for one in graph.initializer
+            if one.name in wanted
+        ]
+        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        graph.node.extend(reversed(kept))
+        graph.initializer.extend(constants)
+
+    def _in_8_bits(self, name: str, step: np.float32, zero: np.generic) -> str:
+        step_name = self.constant(f"{name}.step", step)
+        zero_name = self.constant(f"{name}.zero", zero)
+        self.node("QuantizeLinear", [name, step_name, zero_name], f"{name}.in_8_bits")
+        inputs = [f"{name}.in_8_bits", step_name, zero_name]
+        return self.node("DequantizeLinear", inputs, f"{name}.read")
+
+    def _readers(self, name: str) -> list[onnx.NodeProto]:
+        return [node for node in self._model.graph.node if name in node.input]
+
+    def _change_outputs(self, conv: onnx.NodeProto, order: NDArray[np.int64]) -> None:
+        """Give a convolution the output channels ORDER of its own."""
+        self._change_weights(conv, lambda kernel: kernel[order], lambda each: each[order])
+
+    def _change_weights(
+        self,
+        conv: onnx.NodeProto,
+        kernel: Callable[[NDArray[Any]], NDArray[Any]],
+        each: Callable[[NDArray[Any]], NDArray[Any]] = lambda values: values,
+    ) -> None:
+        """Change a convolution's kernel, and what there is one of for each output channel."""
+        makers = {name: node for node in self._model.graph.node for name in node.output}
+        dequantizer = makers.get(conv.input[1])
+        names = [conv.input[1]] if dequantizer is None else list(dequantizer.input)
+        changes = [kernel, *(each for _ in names[1:])]
+        if len(conv.input) > 2:
+            names.append(conv.input[2])
+            changes.append(each)
+        for name, change in zip(names, changes, strict=True):
+            one = next(one for one in self._model.graph.initializer if one.name == name)
+            values = numpy_helper.to_array(one)
+            if values.ndim:
+                one.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(values)), name))
+
+
+def _as_pointwise(kernel: NDArray[Any]) -> NDArray[Any]:
+    """Return a kernel over one cell's pixels as one over its values: (out, 3 side², 1, 1)."""
+    pointwise: NDArray[Any] = kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1, 1, 1)
+    return pointwise
+
+
+def _set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:
+    kept = [one for one in node.attribute if one.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, value)])

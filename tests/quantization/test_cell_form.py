@@ -1,0 +1,102 @@
+"""The cell form of an INT8 graph: the same frames within rounding, and what it is made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from mirnet_edge.export.onnx_graph import export_onnx, to_context_anchored_form
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.models.inference_form import to_inference_form
+from mirnet_edge.onnx_files import plain_feed, write_model
+from mirnet_edge.onnx_wire import float_form
+from mirnet_edge.quantization.cell_form import to_cell_form
+from mirnet_edge.quantization.ptq import quantize_for_cpu
+
+_SIDES = (64, 96)
+
+
+def _frames(seed):
+    values = np.random.default_rng(seed).integers(0, 120, (1, *_SIDES, 3))
+    return values.astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory):
+    """A light network's graphs: fp32, INT8, and its cell form. Weights large enough to matter."""
+    torch.manual_seed(0)
+    config = MIRNetEdgeConfig(channels=(8, 12, 16), exposure_channels=4, light=True)
+    network = MIRNetEdge(config).eval()
+    torch.nn.init.normal_(network.head.weight, std=0.05)
+    torch.nn.init.normal_(network.exposure.decide[-1].weight, std=0.1)
+    folder = tmp_path_factory.mktemp("cells")
+    paths = {name: folder / f"{name}.onnx" for name in ("fp32", "int8", "cells")}
+    anchored = to_context_anchored_form(to_inference_form(network))
+    export_onnx(anchored, paths["fp32"], io="uint8", size=None, multiple=network.multiple)
+    samples = [_frames(seed) for seed in range(3)]
+    quantize_for_cpu(paths["fp32"], paths["int8"], samples)
+    rewritten = to_cell_form(onnx.load(paths["int8"]), paths["fp32"], samples)
+    assert rewritten is not None
+    write_model(rewritten, paths["cells"])
+    return paths
+
+
+def _restored(path, frames):
+    model = onnx.load(path)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, plain_feed(model, frames))
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_it_gives_the_same_frames_within_rounding(graphs, backend):
+    frames = _frames(7)
+    expected = _restored(graphs["int8"], frames)[0].astype(int)
+    if backend == "onnxruntime":
+        found = _restored(graphs["cells"], frames)[0].astype(int)
+    else:
+        openvino = pytest.importorskip("openvino")
+        precision = {"INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino.Core().compile_model(str(graphs["cells"]), "CPU", precision)
+        found = compiled(plain_feed(onnx.load(graphs["cells"]), frames))[0].astype(int)
+    assert expected.std() > 10.0
+    error = np.abs(found - expected)
+    assert error.max() <= 4
+    assert error.mean() < 0.6
+
+
+def test_context_vectors_stay_those_of_the_graph(graphs):
+    frames = _frames(8)
+    expected, found = (_restored(graphs[name], frames)[1] for name in ("int8", "cells"))
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
+def test_only_bytes_are_rearranged(graphs):
+    model = onnx.shape_inference.infer_shapes(onnx.load(graphs["cells"]))
+    kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    moved = [one for one in model.graph.node if one.op_type in ("DepthToSpace", "SpaceToDepth")]
+    assert len(moved) == 2
+    assert {kinds[one.input[0]] for one in moved} == {onnx.TensorProto.UINT8}
+    assert not [
+        one for one in onnx.load(graphs["int8"]).graph.node if one.op_type == moved[0].op_type
+    ]
+
+
+def test_its_float_form_rounds_nothing_at_full_resolution(graphs):
+    changed = onnx.load_from_string(float_form(graphs["cells"].read_bytes()))
+    onnx.checker.check_model(changed, full_check=True)
+    ramp = np.linspace(20.0, 24.0, _SIDES[1], dtype=np.float32)
+    frames = np.broadcast_to(ramp[:, None], (1, *_SIDES, 3)).copy()
+    session = onnxruntime.InferenceSession(changed.SerializeToString())
+    restored = session.run(None, plain_feed(changed, frames))[0]
+    assert restored.dtype == np.float32
+    # 96 columns over 4 levels: 8 bits would give no more than a few values
+    assert len(np.unique(restored[0, 30, :, 1].round(3))) > 60
+
+
+def test_graphs_of_other_forms_are_left_alone(graph_of, images, tmp_path):
+    quantize_for_cpu(graph_of("edge"), tmp_path / "int8.onnx", images(5)[:2])
+    model = onnx.load(tmp_path / "int8.onnx")
+    assert to_cell_form(model, graph_of("edge"), images(5)[:2]) is None
