@@ -18,6 +18,7 @@ from mirnet_edge.cli.arguments import (
     INPUT,
     MODEL,
     OUTPUT,
+    RUNTIME_HELP,
     SHIPPED,
     SIZE_METAVAR,
     SPEED,
@@ -151,6 +152,20 @@ def live(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    compute: Annotated[
+        Literal["server", "browser"],
+        typer.Option(
+            help="Where frames of the page are restored; browser: by each viewer's browser, on its "
+            "processor or GPU.",
+            rich_help_panel=_PAGE,
+        ),
+    ] = "server",
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.tgz", help=f"Of --compute browser: {RUNTIME_HELP}", rich_help_panel=_PAGE
+        ),
+    ] = None,
     host: Annotated[
         str,
         typer.Option(
@@ -218,16 +233,22 @@ def live(
     frame_size = None if size is None else parse_size(size, "--size")
     check_positive(target_fps, "--target-fps")
     _check_options(source, display, task=task, bundle=bundle, loop=loop, exit_at_end=exit_at_end)
+    if compute == "browser":
+        _check_browser_computes(source, display, record, stream, virtual_camera, target_fps)
     chosen = bundle or (DEFAULT_BUNDLE if task is None else SHIPPED + task)
     check_file(certificate, "--certificate", "a PEM file")
     check_file(key, "--key", "a PEM file")
+    check_file(runtime, "--runtime", "the archive that npm pack onnxruntime-web writes")
     check_bundle(chosen)
     from mirnet_edge.video.live.controls import Controls
     from mirnet_edge.video.live.pipeline import Live, ReconnectPolicy
     from mirnet_edge.video.live.playback import FilePlayer
 
     # errors of the camera, the display and files come before a bundle is opened
+    browser_files = _browser_files(chosen, runtime) if compute == "browser" else None
     shown_in = display if display != "auto" else _choose_display(source)
+    if browser_files is not None:
+        shown_in = "web"
     controls = Controls(recording=record is not None, strength=strength, loop=loop)
     camera = _browser_camera(controls) if source == _BROWSER else None
     hold_at_end = shown_in != "none" and not exit_at_end
@@ -242,11 +263,15 @@ def live(
     if shown_in == "web":
         page = _page(
             controls, host, port, camera, certificate, key,
-            snapshots=None if camera else folder, open_browser=open_browser,
+            snapshots=None if camera or browser_files else folder, open_browser=open_browser,
+            browser_files=browser_files,
         )  # fmt: skip
         sinks.insert(0, page)
     with end_on_signals():
-        restorer = _restorer(chosen, backend, precision, threads, target_fps)
+        restorer = (
+            _unrestored() if browser_files
+            else _restorer(chosen, backend, precision, threads, target_fps)
+        )  # fmt: skip
         # a viewer may open the page, or end a pause, at any time
         waits_for_people = camera is not None or isinstance(opened, FilePlayer)
         running = Live(
@@ -281,6 +306,45 @@ def _check_options(
         raise OptionError("--loop never comes to an end; leave out --exit-at-end")
     if source is not None:
         check_source(source)
+
+
+def _check_browser_computes(
+    source: str | None, display: str, record: Path | None,
+    stream: str | None, virtual_camera: str | None, target_fps: float | None,
+) -> None:  # fmt: skip
+    """Refuse options whose frames this machine would have to restore.
+
+    Raises:
+        OptionError: One of them was given beside --compute browser.
+    """
+    if display not in ("web", "auto"):
+        raise OptionError(f"--compute browser needs --display web, found --display {display}")
+    if source == _BROWSER:
+        raise OptionError(
+            "--compute browser with --source browser sends a camera's frames here for nothing; "
+            "mirnet web restores them where they are"
+        )
+    given = {
+        "--record": record, "--stream": stream, "--virtual-camera": virtual_camera,
+        "--target-fps": target_fps,
+    }  # fmt: skip
+    for option, value in given.items():
+        if value is not None:
+            raise OptionError(
+                f"{option} needs frames that this machine restores; leave out --compute browser"
+            )
+
+
+def _browser_files(bundle: str, runtime: Path | None) -> dict[str, bytes]:
+    from mirnet_edge.video.web.browser_compute import read_browser_files
+
+    return read_browser_files(bundle, runtime)
+
+
+def _unrestored() -> Restorer:
+    from mirnet_edge.video.web.browser_compute import unrestored_restorer
+
+    return unrestored_restorer()
 
 
 def _choose_display(source: str | None) -> Literal["web", "window"]:
@@ -382,6 +446,7 @@ def _page(
     *,
     snapshots: Path | None,
     open_browser: bool,
+    browser_files: dict[str, bytes] | None,
 ) -> Sink:
     from mirnet_edge.video.web.server import WebSink
 
@@ -396,7 +461,7 @@ def _page(
 
     page = WebSink(
         controls, host=host, port=port, camera=camera, certificate=certificate, key=key,
-        snapshots=snapshots, on_open=print_addresses,
+        snapshots=snapshots, on_open=print_addresses, browser_files=browser_files,
     )  # fmt: skip
     return page
 

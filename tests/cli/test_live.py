@@ -173,3 +173,19 @@ def test_without_a_task_dark_video_is_restored(ran, make_bundle, clip, monkeypat
     result = ran(main, "--source", clip, "--display", "none")
     assert result.code == 0, result.err
     assert asked[0] == "shipped:low-light"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--display", "none"], "--compute browser needs --display web, found --display none"),
+        (["--source", "browser"], "mirnet web restores them where they are"),
+        (["--record", "a.mp4"], "--record needs frames that this machine restores"),
+        (["--target-fps", "9"], "--target-fps needs frames that this machine restores"),
+        (["--runtime", "absent.tgz"], "--runtime absent.tgz does not exist"),
+    ],
+)
+def test_what_a_browser_cannot_compute_for_is_refused(ran, make_bundle, options, says):
+    done = ran(main, "--compute", "browser", "--bundle", make_bundle(), *options)
+    assert done.code == 2
+    assert says in done.line

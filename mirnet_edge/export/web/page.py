@@ -132,18 +132,27 @@ def write_page(
     """
     if out.is_dir() and any(out.iterdir()) and not (out / FACTS).is_file():
         raise OptionError(f"{out} holds files that are no page; choose another folder")
-    manifest = read_manifest(bundle)
-    graph = _graph_of(manifest, precision)
-    content = verify_graph(bundle, graph.onnx).read_bytes()
-    network = web_graph(content, manifest.image)
-    check_parity(content, network, manifest.image)
-    facts = _describe(name or str(bundle), manifest, graph, network)
+    network, facts = make_network(bundle, name or str(bundle), precision)
     with replace_folder(out) as folder:
         write_browser_files(folder, network, facts, runtime)
         for asset in (*SHARED, *RESTORE):
             (folder / asset.rpartition("/")[2]).write_bytes(read_asset(asset))
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return WebPage(out, facts, size)
+
+
+def make_network(bundle: Path, name: str, precision: str = "fp32") -> tuple[bytes, PageFacts]:
+    """Return the ONNX file of a page, and what `page.json` says of it.
+
+    Raises:
+        MirnetEdgeError: As `write_page`.
+    """
+    manifest = read_manifest(bundle)
+    graph = _graph_of(manifest, precision)
+    content = verify_graph(bundle, graph.onnx).read_bytes()
+    network = web_graph(content, manifest.image)
+    check_parity(content, network, manifest.image)
+    return network, _describe(name, manifest, graph, network)
 
 
 def write_browser_files(

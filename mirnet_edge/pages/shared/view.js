@@ -5,7 +5,7 @@
 // (see broadcast.py): so before and after always belong to the same frame. Where the browser itself
 // restores, before and after are two images.
 
-const STRIP_HEIGHT = 16;
+export const STRIP_HEIGHT = 16;
 const CELLS = 32;
 
 export class FrameView {

@@ -14,7 +14,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -265,6 +265,10 @@ class EncodedFrame:
     """When it was encoded, in units of 1 / CLOCK_RATE."""
 
 
+Compose: TypeAlias = "Callable[[DisplayedFrame], Frame]"
+"""Makes the image to encode: even sides, the index strip at its bottom."""
+
+
 class LiveEncoder(Protocol):
     """Encodes one frame after the other, on one thread."""
 
@@ -275,12 +279,16 @@ class LiveEncoder(Protocol):
 class JpegEncoder:
     """Encodes frames as JPEG files."""
 
+    def __init__(self, compose: Compose | None = None) -> None:
+        """Encode what COMPOSE makes of a frame; None for `side_by_side`."""
+        self._compose = compose or side_by_side
+
     def encode(self, shown: DisplayedFrame, *, ticks: int, key: bool) -> EncodedFrame:
         """Return the frame as one JPEG file."""
         del key  # every JPEG is one
         import cv2
 
-        bgr = cv2.cvtColor(side_by_side(shown), cv2.COLOR_RGB2BGR)
+        bgr = cv2.cvtColor(self._compose(shown), cv2.COLOR_RGB2BGR)
         done, content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         if not done:
             raise ImageError(f"a frame of {bgr.shape[1]}x{bgr.shape[0]} cannot be written as JPEG")
@@ -292,8 +300,13 @@ class JpegEncoder:
 class Vp8Encoder:
     """Encodes frames as VP8, which every browser's WebRTC decodes; the size may change."""
 
-    def __init__(self) -> None:
-        """Open nothing: the first frame sets the size."""
+    def __init__(self, compose: Compose | None = None) -> None:
+        """Open nothing: the first frame sets the size.
+
+        Args:
+            compose: What is encoded of a frame; None for `side_by_side`.
+        """
+        self._compose = compose or side_by_side
         self._codec: VideoCodecContext | None = None
 
     def encode(self, shown: DisplayedFrame, *, ticks: int, key: bool) -> EncodedFrame:
@@ -302,7 +315,7 @@ class Vp8Encoder:
         import cv2
         from av.video.frame import PictureType
 
-        image = side_by_side(shown)
+        image = self._compose(shown)
         planes: Frame = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420), np.uint8)
         frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         frame.pts, frame.time_base = ticks, Fraction(1, CLOCK_RATE)
@@ -379,6 +392,19 @@ def side_by_side(shown: DisplayedFrame) -> Frame:
     image[:height, :width] = _fit(shown.before.pixels, height, width)
     image[:height, width:] = _fit(shown.after, height, width)
     image[height:] = _strip(shown.before.index, 2 * width)[None, :, None]
+    return image
+
+
+def source_alone(shown: DisplayedFrame) -> Frame:
+    """Return the source's frame with the index strip below: the browser restores it.
+
+    Returns:
+        (height + STRIP_HEIGHT, width, 3) uint8 RGB of even sides, sized as by `side_by_side`.
+    """
+    height, width = _half_size(*shown.before.pixels.shape[:2])
+    image: Frame = np.empty((height + STRIP_HEIGHT, width, 3), np.uint8)
+    image[:height] = _fit(shown.before.pixels, height, width)
+    image[height:] = _strip(shown.before.index, width)[None, :, None]
     return image
 
 

@@ -21,6 +21,7 @@ from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError, VideoError
 from mirnet_edge.pages import SHARED, read_asset
 from mirnet_edge.video.web.broadcast import INDEX_LIMIT, encode_png
+from mirnet_edge.video.web.browser_compute import BROWSER_HEADERS
 from mirnet_edge.video.web.sessions import (
     SECURITY_HEADERS,
     TooManyViewers,
@@ -28,7 +29,7 @@ from mirnet_edge.video.web.sessions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
     from aiohttp.typedefs import Handler
@@ -61,6 +62,7 @@ class WebSink:
         key: Path | None = None,
         snapshots: Path | None = None,
         on_open: Callable[[tuple[str, ...]], None] | None = None,
+        browser_files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Store the options; `with` starts the server.
 
@@ -76,6 +78,8 @@ class WebSink:
             snapshots: Folder for snapshots of viewers on this machine; None, or a host that other
                 machines reach, leaves saving to the browser.
             on_open: Called with `addresses` when the page is served, before the first frame.
+            browser_files: What the viewers' browsers restore with, by name
+                (`browser_compute.read_browser_files`); None where the pipeline restores.
 
         Raises:
             MissingDependencyError: aiohttp or aiortc is not installed.
@@ -95,6 +99,7 @@ class WebSink:
         self._limits = limits or StreamLimits()
         self._snapshots = snapshots if self._is_local else None
         self._on_open = on_open
+        self._browser_files = browser_files
         self._frame_buffer: FrameBuffer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
@@ -168,8 +173,9 @@ class WebSink:
         streams = SharedStreams(
             frame_buffer, self._controls, camera=self._camera, limits=self._limits,
             https_advice=self.https_advice, snapshots=self._snapshots,
+            browser_restores=self._browser_files is not None,
         )  # fmt: skip
-        server = Server(streams, self._policy)
+        server = Server(streams, self._policy, self._browser_files)
         try:
             async with server.listen(self._host, self._port, self._tls) as port:
                 self._port, self._frame_buffer = port, frame_buffer
@@ -188,8 +194,12 @@ _ASSETS = {
     "page.js": ("page.js", "text/javascript"),
     "streams.js": ("streams.js", "text/javascript"),
     "chart.js": ("chart.js", "text/javascript"),
+    "local.js": ("local.js", "text/javascript"),
 }
-_CONTENT_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_CONTENT_TYPES = {
+    "css": "text/css", "js": "text/javascript", "mjs": "text/javascript", "svg": "image/svg+xml",
+    "json": "application/json",
+}  # fmt: skip
 _MAX_MESSAGE_BYTES = 64 << 10  # an offer has 3 to 8 KiB
 _SEND_BUFFER_BYTES = 128 << 10  # of the system, for a slow viewer: one or two frames
 _SHUTDOWN_S = 0.3
@@ -200,9 +210,21 @@ _ABORT_S = 0.01  # for the event loop to close aborted sockets
 class Server:
     """The routes of the page, behind its access policy. Belongs to one event loop."""
 
-    def __init__(self, streams: SharedStreams, policy: AccessPolicy) -> None:
-        """Load the page's files; `listen` serves them."""
+    def __init__(
+        self,
+        streams: SharedStreams,
+        policy: AccessPolicy,
+        browser_files: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Load the page's files; `listen` serves them.
+
+        Args:
+            streams: What the viewers are sent.
+            policy: Which requests are served.
+            browser_files: As `WebSink` takes them.
+        """
         self._streams = streams
+        self._headers = SECURITY_HEADERS | ({} if browser_files is None else BROWSER_HEADERS)
         self._policy = policy
         self._silent: set[object] = set()  # connections without a whole request so far
         self._sockets: set[web.WebSocketResponse] = set()
@@ -214,11 +236,14 @@ class Server:
             name = asset.rpartition("/")[2]
             kind = _CONTENT_TYPES[name.rpartition(".")[2]]
             self._assets[name] = (read_asset(asset), kind)
+        for name, content in (browser_files or {}).items():
+            kind = _CONTENT_TYPES.get(name.rpartition(".")[2], "application/octet-stream")
+            self._assets[name] = (content, kind)
 
     def application(self) -> web.Application:
         """Return the aiohttp application: its routes, each checked by the access policy."""
         application = web.Application(middlewares=[self._guard], client_max_size=_MAX_MESSAGE_BYTES)
-        application.on_response_prepare.append(_add_headers)
+        application.on_response_prepare.append(self._add_headers)
         application.on_shutdown.append(self._close_sockets)
         prefix = self._policy.prefix
         for name in self._assets:
@@ -321,9 +346,14 @@ class Server:
         except ConnectionError:
             pass  # they left
 
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        del request
+        response.headers.update(self._headers)
+
     async def _asset(self, request: web.Request) -> web.Response:
         content, kind = self._assets[request.path.removeprefix(f"{self._policy.prefix}/")]
-        return web.Response(body=content, content_type=kind, charset="utf-8")
+        charset = None if kind == "application/octet-stream" else "utf-8"
+        return web.Response(body=content, content_type=kind, charset=charset)
 
     async def _session(self, request: web.Request) -> web.StreamResponse:
         with self._admit_viewer():
@@ -457,11 +487,6 @@ async def _take_while_connected(queue: ViewerQueue, request: web.Request) -> Enc
         except asyncio.TimeoutError:
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError("the viewer left") from None
-
-
-async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    del request
-    response.headers.update(SECURITY_HEADERS)
 
 
 def _limit_send_buffer(request: web.Request) -> None:

@@ -21,7 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from mirnet_edge.errors import MirnetEdgeError, OptionError, VideoError
 from mirnet_edge.video.live.sinks import save_snapshot
-from mirnet_edge.video.web.broadcast import INDEX_LIMIT, Broadcast, JpegEncoder, Vp8Encoder
+from mirnet_edge.video.web.broadcast import (
+    INDEX_LIMIT,
+    Broadcast,
+    JpegEncoder,
+    Vp8Encoder,
+    side_by_side,
+    source_alone,
+)
 from mirnet_edge.video.web.peer import BackgroundTasks, Peer
 
 if TYPE_CHECKING:
@@ -266,6 +273,7 @@ class SharedStreams:
         limits: StreamLimits,
         https_advice: str = "",
         snapshots: Path | None = None,
+        browser_restores: bool = False,
     ) -> None:
         """Create the streams; nothing is encoded yet.
 
@@ -278,15 +286,18 @@ class SharedStreams:
                 access; empty where that is not needed.
             snapshots: Folder for snapshots of viewers on this machine; None where each browser
                 saves its own.
+            browser_restores: Send the source's frames alone: the viewers' browsers restore them.
         """
+        compose = source_alone if browser_restores else side_by_side
+        self.browser_restores = browser_restores
         self.frame_buffer = frame_buffer
         self.controls = controls
         self.camera = camera
         self.limits = limits
         self.https_advice = https_advice
         self.snapshots = snapshots
-        self.vp8 = Broadcast(frame_buffer, Vp8Encoder, depth=_VP8_DEPTH)
-        self.jpeg = Broadcast(frame_buffer, JpegEncoder, depth=_JPEG_DEPTH)
+        self.vp8 = Broadcast(frame_buffer, lambda: Vp8Encoder(compose), depth=_VP8_DEPTH)
+        self.jpeg = Broadcast(frame_buffer, lambda: JpegEncoder(compose), depth=_JPEG_DEPTH)
         self.viewers = 0
         self.tasks = BackgroundTasks()
 
@@ -337,6 +348,7 @@ class ViewerSession:
                     "key": self._key,
                     "https": self._streams.https_advice,
                     "saves": self._streams.snapshots is not None,
+                    "restores": self._streams.browser_restores,
                 }
             )
             async for message in self._socket:

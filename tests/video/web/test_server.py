@@ -29,8 +29,8 @@ from mirnet_edge.video.web.server import WebSink, openssl_command
 from mirnet_edge.video.web.sessions import StreamLimits, is_local
 
 ROUTES = [
-    "", "page.css", "page.js", "view.js", "streams.js", "chart.js", "icon.svg", "session",
-    "stream.mjpg", "snapshot.png",
+    "", "page.css", "page.js", "view.js", "streams.js", "chart.js", "local.js", "icon.svg",
+    "session", "stream.mjpg", "snapshot.png",
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import { Chart } from "./chart.js";
 import { JpegStream, WebRtcStream } from "./streams.js";
-import { FrameView } from "./view.js";
+import { FrameView, STRIP_HEIGHT } from "./view.js";
 
 const RECONNECT_MS = 1500;
 const STALLED_MS = 2000; // without a new frame, beside the time that restoring two takes
@@ -20,10 +20,12 @@ const transport = new URLSearchParams(location.search).get("transport"); // "mjp
 let socket = null;
 let stream = null;
 let session = null; // the server's "session" message
+let local = null; // restores in this browser, where the server does not
 let camera = null;
 let pendingOffer = null; // resolves with the answer (SDP)
 let options = ""; // the configurations in the menu
 let status = null; // the newest "status" message
+let pendingStatus = null; // one that is not shown yet
 let advanced = 0; // when a status last counted a new frame, in ms of performance.now()
 let duration = 0; // of the file, in seconds
 let dragged = { seek: false, strength: false }; // sliders that are being moved
@@ -67,7 +69,7 @@ function answerOffer(settle) {
 function receive(message) {
   if (message.type === "session") start(message);
   else if (message.type === "answer") answerOffer((offer) => offer.resolve(message.sdp));
-  else if (message.type === "status") showStatus(message);
+  else if (message.type === "status") showSoon(message);
   else if (message.type === "disconnected") fallBack(message.reason);
   else if (message.type === "saved") showToast(`Saved: ${message.path}`);
   else if (message.type === "error") {
@@ -76,13 +78,42 @@ function receive(message) {
   }
 }
 
+// Show the newest status once those that wait have been read: a busy browser gets many at once.
+function showSoon(message) {
+  if (!pendingStatus) {
+    setTimeout(() => {
+      const newest = pendingStatus;
+      pendingStatus = null;
+      if (socket?.readyState === WebSocket.OPEN) showStatus(newest);
+    });
+  }
+  pendingStatus = message;
+}
+
 // ---- the stream --------------------------------------------------------------------------------
 
-function start(message) {
+async function start(message) {
   session = message;
   showNote("");
+  if (session.restores && !local && !(await openLocal())) return;
   if (session.camera && !camera) offerCamera();
   else watch();
+}
+
+// Load the network into this browser; resolve with whether that worked.
+async function openLocal() {
+  showCover("Loading the network");
+  try {
+    const { LocalRestoration } = await import("./local.js");
+    const opened = new LocalRestoration(view, { onChange: () => status && showStatus(status) });
+    await opened.open();
+    local = opened;
+  } catch (error) {
+    showState("not ready", "lost");
+    showCover(`The network could not be started in this browser: ${error.message}`);
+    return false;
+  }
+  return true;
 }
 
 function offerCamera() {
@@ -153,8 +184,17 @@ async function watchJpeg() {
 }
 
 function onFrame(source, width, height) {
+  if (local) return showLocally(source, width, height);
   view.draw(source, width, height);
   element("cover").hidden = true;
+}
+
+async function showLocally(source, width, height) {
+  try {
+    if (await local.show(source, width, height - STRIP_HEIGHT)) element("cover").hidden = true;
+  } catch (error) {
+    showNote(`a frame was not restored: ${error.message}`);
+  }
 }
 
 function showTransport(name) {
@@ -175,7 +215,7 @@ function stop() {
 function showBadge() {
   const transport = element("frame-view").dataset.transport;
   if (socket?.readyState !== WebSocket.OPEN || !status || !transport) return;
-  const limit = STALLED_MS + 2 * status.restore_ms;
+  const limit = STALLED_MS + 2 * (local?.ms ?? status.restore_ms);
   const since = performance.now() - Math.min(advanced, document.hidden ? Infinity : view.drawn);
   const state = ["live", "playing"].includes(status.state) && since > limit ? "stalled" : status.state;
   const recording = status.recording ? " · recording" : "";
@@ -206,6 +246,7 @@ function showStatus(message) {
   const count = (number) => number.toLocaleString("en");
   const time = (ms, digits = 0) => (ms < 1e4 ? `${ms.toFixed(digits)} ms` : `${(ms / 1e3).toFixed(1)} s`);
   const isNew = message !== status;
+  if (local) message = locally(message);
   if (!status || message.shown !== status.shown) advanced = performance.now();
   status = message;
   const moving = ["live", "playing"].includes(status.state);
@@ -236,6 +277,18 @@ function showStatus(message) {
   showConfigurations(status);
   showNote(status.note || (status.failed ? `${count(status.failed)} frames could not be restored and are shown unrestored` : ""));
   showBadge();
+}
+
+// Return the server's status with what this browser restores in place of what the server does.
+function locally(message) {
+  const { engine, on, ms, dropped, fps } = local;
+  const server = message.server ?? message;
+  return {
+    ...server, server,
+    restoring: on, restored: on, strength: view.strength, restore_ms: ms, fps, dropped: server.dropped + dropped,
+    configuration: engine.choice,
+    configurations: ["auto", "wasm", ...(engine.gpu === "ready" ? ["webgpu"] : [])],
+  };
 }
 
 function showPlayback({ playback, state, frozen }) {
@@ -316,7 +369,9 @@ function showStrength(percent) {
 function setStrength({ type, target }) {
   dragged.strength = type === "input";
   showStrength(Number(target.value));
-  send({ type: "strength", strength: target.value / 100 });
+  if (!local) return send({ type: "strength", strength: target.value / 100 });
+  view.strength = target.value / 100;
+  return view.repaint();
 }
 
 function showConfigurations({ configuration, configurations }) {
@@ -324,13 +379,19 @@ function showConfigurations({ configuration, configurations }) {
   const names = configurations.includes(configuration) || !configuration ? configurations : [configuration, ...configurations];
   if (options !== names.join()) {
     options = names.join();
-    select.replaceChildren(...names.map((name) => new Option(name.replace(":", " · "), name)));
+    select.replaceChildren(...names.map((name) => new Option(titleOf(name), name)));
   }
   select.disabled = configurations.length < 2;
   if (document.activeElement !== select) select.value = configuration;
 }
 
+function titleOf(name) {
+  const titles = { auto: "this browser: the faster", wasm: "this browser: WASM", webgpu: "this browser: WebGPU" };
+  return local ? titles[name] : name.replace(":", " · ");
+}
+
 async function takeSnapshot() {
+  if (local) return download(await view.compose().convertToBlob({ type: "image/png" }), `mirnet-${status.index}.png`);
   const index = view.index;
   if (session?.saves) return send({ type: "snapshot", index });
   const address = new URL("snapshot.png", location.href);
@@ -338,9 +399,14 @@ async function takeSnapshot() {
   if (session?.camera) address.searchParams.set("key", session.key);
   const response = await fetch(address);
   if (!response.ok) return showToast(await response.text(), "bad");
+  const name = /filename="(.+)"/.exec(response.headers.get("Content-Disposition"))?.[1] ?? "mirnet.png";
+  return download(await response.blob(), name);
+}
+
+function download(blob, name) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await response.blob());
-  link.download = /filename="(.+)"/.exec(response.headers.get("Content-Disposition"))?.[1] ?? "mirnet.png";
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   return showToast(`Saved by this browser among its downloads: ${link.download}`);
@@ -378,10 +444,16 @@ function setPressed(id, on) {
 
 const isPressed = (id) => element(id).getAttribute("aria-pressed") === "true";
 for (const type of ["restoring", "frozen", "loop"]) {
-  element(type).addEventListener("click", () => choose(type, !isPressed(type), { type, on: !isPressed(type) }));
+  element(type).addEventListener("click", () => {
+    const on = !isPressed(type);
+    if (!local || type !== "restoring") return choose(type, on, { type, on });
+    local.on = on;
+    return showStatus(status);
+  });
 }
 element("configuration").addEventListener("change", ({ target }) => {
-  send({ type: "configuration", configuration: target.value });
+  if (local) local.engine.choose(target.value);
+  else send({ type: "configuration", configuration: target.value });
   target.blur();
 });
 element("snapshot").addEventListener("click", takeSnapshot);
