@@ -77,6 +77,9 @@ class BenchmarkSuite(StrictDocument):
 
     schema_version: Literal[2] = 2
     title: str = ""
+    parts: tuple[str, ...] = ()
+    """Names of suites that are run one after another, each with a report of its own; all other
+    fields are those of the parts then."""
     bundles: tuple[str, ...] = ()
     """Bundle folders, relative to the working directory; --bundle replaces them."""
     backends: tuple[str, ...] = ()

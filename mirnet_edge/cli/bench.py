@@ -22,6 +22,8 @@ from mirnet_edge.cli.arguments import (
 from mirnet_edge.errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mirnet_edge.bench.compare import Comparison
     from mirnet_edge.bench.job import BenchmarkJob, BenchmarkRequest, BenchmarkStage, BenchmarkSuite
     from mirnet_edge.bench.quality import BenchmarkClip
@@ -156,6 +158,7 @@ def bench(
 ) -> None:
     """Measure bundles beside competitor models and baselines; write JSON, CSV, Markdown and HTML.
 
+    `--suite review` shows each task's network beside the classical methods, a report for each task.
     `compare OLD NEW` compares two reports. Exit code 3: images could not be read; the others were
     measured.
     """
@@ -194,18 +197,47 @@ def bench(
         "frames": tuple(frames) if frames else None,
     }
     given = {name: value for name, value in changes.items() if value is not None}
-    request = _request(chosen.model_copy(update=given), suite, root, out)
-    report = _measure(request)
-    if as_json:
-        sys.stdout.write(report.model_dump_json(indent=1) + "\n")
-    else:
-        _show(report, out)
-    unreadable = [line for pairs_set in report.pair_sets for line in pairs_set.unreadable]
+    suites = {"": chosen}
+    if chosen.parts:
+        suites = _read_parts(chosen, f"the suite {suite}", given)
+    reports = {}
+    for part, wanted in suites.items():
+        request = _request(wanted.model_copy(update=given), part or suite, root, out / part)
+        reports[part] = _measure(request)
+    _print_reports(reports, out, as_json=as_json)
+    unreadable = [
+        line for one in reports.values() for pair_set in one.pair_sets
+        for line in pair_set.unreadable
+    ]  # fmt: skip
     if unreadable:
         for line in unreadable:
             print_error(line)
         print_error(f"{len(unreadable)} images could not be measured; the rest was")
         raise typer.Exit(_INCOMPLETE)
+
+
+def _read_parts(
+    suite: BenchmarkSuite, title: str, given: Mapping[str, object]
+) -> dict[str, BenchmarkSuite]:
+    """Return the parts of a suite by name; refuse options that fit the task of one part alone."""
+    from mirnet_edge.bench.job import read_suite
+
+    unfit = sorted(set(given) & {"bundles", "competitors", "baselines", "quality"})
+    if unfit:
+        raise OptionError(
+            f"{title} has parts of several tasks; options for {', '.join(unfit)} fit one of them. "
+            f"Choose a part: --suite {' or --suite '.join(suite.parts)}"
+        )
+    return {name: read_suite(name) for name in suite.parts}
+
+
+def _print_reports(reports: Mapping[str, Report], out: Path, *, as_json: bool) -> None:
+    if not as_json:
+        for part, report in reports.items():
+            _show(report, out / part)
+        return
+    texts = [report.model_dump_json(indent=1) for report in reports.values()]
+    sys.stdout.write((texts[0] if "" in reports else f"[{','.join(texts)}]") + "\n")
 
 
 def compare(

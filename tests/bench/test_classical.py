@@ -22,6 +22,7 @@ from mirnet_edge.bench.classical import (
     non_local_means,
     retinex,
     single_scale_retinex,
+    two_step_retinex,
     underwater,
 )
 from mirnet_edge.errors import OptionError
@@ -98,6 +99,18 @@ def test_color_channels_are_not_swapped(baseline, smooth):
     if "Retinex" not in baseline.name and "underwater" not in baseline.tasks:
         assert after[0] > 1.5 * max(after[1:])
     assert before[0] > 3 * max(before[1:])
+
+
+def test_two_step_retinex_brightens_and_removes_the_noise_that_it_amplified(smooth):
+    generator = np.random.default_rng(0)
+    clean = _frame(smooth) // 2 + 64
+    dark = np.clip(clean / 8.0 + generator.normal(0.0, 1.5, clean.shape), 0, 255).astype(np.uint8)
+    restored = two_step_retinex(dark).astype(float)
+    gain = restored.mean() / dark.mean()
+    assert gain > 3.0
+    amplified = dark * gain
+    rough = [np.abs(np.diff(image, axis=1)).mean() for image in (restored, amplified)]
+    assert rough[0] < 0.4 * rough[1]
 
 
 # baselines by task

@@ -165,6 +165,30 @@ def test_a_suite_is_read_and_unknown_keys_are_named(ran, tmp_path):
     assert "mine.toml: speed: Extra inputs" in ran(main, "--suite", suite).line
 
 
+def test_a_suite_of_parts_writes_a_report_for_each(ran, tmp_path, monkeypatch):
+    """The parts are suites of the package, here shortened to one baseline without images."""
+
+    def shortened(name):
+        suite = read_suite(name)
+        if suite.parts:
+            return suite
+        changes = {"bundles": (), "baselines": ("median 3x3",), "quality": ()}
+        return suite.model_copy(update=changes)
+
+    monkeypatch.setattr(job, "read_suite", shortened)
+    out = tmp_path / "out"
+    done = ran(
+        main, "--suite", "review", "--size", "32x32", "--rounds", "2", "--out", out, "--json"
+    )
+    parts = read_suite("review").parts
+    assert len(parts) == 4
+    assert [one["settings"]["suite"] for one in json.loads(done.out)] == list(parts)
+    assert [(out / part / "report.html").is_file() for part in parts] == [True] * 4
+    assert not (out / "report.html").exists()
+    line = ran(main, "--suite", "review", "--baseline", "gamma", "--out", out).line
+    assert "options for baselines fit one of them. Choose a part: --suite review-low-light" in line
+
+
 @pytest.mark.parametrize("path", sorted(SUITES.glob("*.toml")), ids=lambda path: path.stem)
 def test_our_suites_are_suites_and_name_methods_that_exist(path):
     suite = read_suite(str(path))
