@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     from mirnet_edge.manifest import Configuration, Manifest, QualityFacts
 
 _PRECISION = "Precision"
+
+
+class KitFormat(str, Enum):  # typer takes a list of these, but no list of literals
+    """The compilers that a kit can be written for: `export.kits.KitName`."""
+
+    hailo = "hailo"
+    rknn = "rknn"
 
 
 def export(
@@ -117,7 +125,7 @@ def export(
         typer.Option(help="Devices to write graphs for.", rich_help_panel=DEVICE),
     ] = "all",
     formats: Annotated[
-        list[Literal["hailo", "rknn"]] | None,
+        list[KitFormat] | None,
         typer.Option(
             "--format",
             help="Also write a kit for this compiler, of one --size: ONNX, calibration images, "
@@ -184,7 +192,7 @@ def export(
         fp16=fp16,
         int8=int8,
         fp8=fp8,
-        kits=tuple(formats or ()),
+        kits=tuple(one.value for one in formats or ()),
         size=frame_size,
         io=io,
         calibration=calibration,
