@@ -65,7 +65,8 @@ def write_film(
         path: Where.
         film: Its options.
         change: Called with the container and its streams before anything is written.
-        paint: Returns the frame of a number: (H, W, 3) RGB, uint8 or uint16.
+        paint: Returns the frame of a number: (H, W, 3) RGB, uint8 or uint16, or (H, W, 4) RGB with
+            alpha, uint8.
     """
     av = require("av", "writing video")
     height, width = film.size
@@ -84,6 +85,7 @@ def write_film(
             level = _WHITE if number == round(EVENT_S * RATE) else _DARK
             pixels = paint(number) if paint else np.full((height, width, 3), level, np.uint8)
             kind = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
+            kind = "rgba" if pixels.shape[2] == 4 else kind
             frame = av.VideoFrame.from_ndarray(pixels, format=kind).reformat(format=film.pix_fmt)
             frame.pts, frame.time_base = start + number, Fraction(1, RATE)
             container.mux(video.encode(frame))

@@ -65,6 +65,7 @@ class VideoReader:
         self.damage = DecodingDamage()
         self._container: InputContainer | None = None
         self._stream: VideoStream | None = None
+        self._alpha_decoder: Any = None
         self._has_decoded = False
 
     def __enter__(self) -> VideoReader:
@@ -76,13 +77,14 @@ class VideoReader:
         except VideoError:
             self.__exit__()
             raise
+        self._alpha_decoder = _open_alpha_decoder(self._stream)
         self._stream.thread_type = "AUTO" if self._is_fast else "SLICE"
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._container is not None:
             self._container.close()
-            self._container = self._stream = None
+            self._container = self._stream = self._alpha_decoder = None
 
     @property
     def container(self) -> InputContainer:
@@ -105,6 +107,11 @@ class VideoReader:
         if self._stream is None:
             raise VideoError(f"{self.path} is not open: expected `with reader:` around its use")
         return self._stream
+
+    @property
+    def lacks_alpha(self) -> bool:
+        """Return whether the stream has an alpha channel that is not decoded."""
+        return _stores_alpha_apart(self.stream) and self._alpha_decoder is None
 
     @property
     def frame_count(self) -> int:
@@ -155,7 +162,11 @@ class VideoReader:
         """Return the frames that a video packet completes; none where it is damaged."""
         av = require("av", "reading video")
         try:
-            frames = list(packet.decode())  # the last, empty one flushes
+            # the last, empty one flushes
+            if self._alpha_decoder is None:
+                frames = list(packet.decode())
+            else:
+                frames = self._alpha_decoder.decode(packet if packet.size else None)
         except av.error.EOFError:
             return []
         except av.FFmpegError as error:
@@ -229,6 +240,32 @@ _HIGHEST_RATE = 1000  # more is a wrong guess
 _RAW_TIME_BASE = Fraction(1, 1_200_000)  # FFmpeg's for elementary streams
 _GENERATE_PTS = 1  # AVFMT_FLAG_GENPTS, which PyAV sets
 _STILL_CODECS = frozenset(("mjpeg", "png", "bmp", "gif", "tiff", "webp", "jpegxl"))
+
+
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+def _stores_alpha_apart(stream: VideoStream) -> bool:
+    """Return whether a stream has an alpha channel that FFmpeg's own decoder leaves out."""
+    has_alpha = stream.metadata.get("alpha_mode") == "1"
+    return has_alpha and stream.codec_context.name in _ALPHA_DECODERS
+
+
+def _open_alpha_decoder(stream: VideoStream) -> Any:  # noqa: ANN401  # PyAV's type is of any kind
+    """Return the decoder of a VP8 or VP9 stream with alpha.
+
+    None for other streams, and where this build of FFmpeg has no such decoder.
+    """
+    av = require("av", "reading video")
+    if not _stores_alpha_apart(stream):
+        return None
+    try:
+        decoder = av.CodecContext.create(_ALPHA_DECODERS[stream.codec_context.name], "r")
+    except (ValueError, av.FFmpegError):  # PyAV's for codecs that are not there
+        return None
+    if stream.codec_context.extradata:
+        decoder.extradata = stream.codec_context.extradata
+    return decoder
 
 
 def open_input(path: Path) -> InputContainer:
@@ -377,6 +414,16 @@ class RgbDecoder:
     def deep_pixels(self, frame: Decoded) -> NDArray[np.uint16]:
         """Return a frame as (H, W, 3) uint16 RGB, contiguous, not rotated."""
         return self._channels(frame, "gbrp16le", np.uint16)
+
+    def alpha(self, frame: Decoded) -> NDArray[np.uint16]:
+        """Return a frame's alpha channel, (H, W) uint16, 65535 opaque; what bars are is 0."""
+        full_size = self._size or (frame.height, frame.width)
+        height, width = fitted_size(frame, full_size) if self._keeps_aspect else full_size
+        with self._lock:
+            planar = self._reformatter.reformat(
+                frame, width=width, height=height, format="gbrap16le", interpolation=self._flags
+            )
+        return add_bars(_plane_array(planar.planes[3], np.uint16)[:, :width], full_size)
 
     def _channels(self, frame: Decoded, planar_format: str, kind: type[Pixel]) -> NDArray[Pixel]:
         import cv2

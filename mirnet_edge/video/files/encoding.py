@@ -1,4 +1,4 @@
-"""Encode videos: H.264 of 8 bits, HEVC of 10 bits, conversion of RGB frames by color metadata."""
+"""Encode videos: H.264 of 8 bits, HEVC of 10; with alpha ProRes or FFV1. RGB by color metadata."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.codeccontext import VideoCodecContext
     from av.video.reformatter import VideoReformatter
+    from av.video.stream import VideoStream
     from numpy.typing import NDArray
 
     from mirnet_edge.images.contract import Frame
@@ -49,6 +50,16 @@ Without the first, its AVX-512 code for the macroblock tree gives other sizes fr
 165, frames 64 wide). Without the others, it splits a frame into as many slices as there are cores.
 """
 
+AlphaCodec: TypeAlias = Literal["prores_ks", "ffv1"]
+ALPHA_CODECS: dict[str, AlphaCodec] = {".mov": "prores_ks", ".mkv": "ffv1"}
+"""Encoders of video with an alpha channel, by the suffix of containers that hold it.
+
+ProRes 4444 is what editors exchange in QuickTime; FFV1 is lossless.
+"""
+_ALPHA_OPTIONS: dict[AlphaCodec, dict[str, str]] = {
+    "prores_ks": {"profile": "4444", "alpha_bits": "16", "threads": "1"},
+    "ffv1": {"level": "3", "slices": "4", "slicecrc": "1", "threads": "1"},
+}
 _DEEP_QUALITY = {"crf": "16", "preset": "veryfast"}
 DEEP = "log-level=error:pools=4:frame-threads=2"
 """Parameters of libx265 for frames of 10 bits; with the threads given, so are the bytes."""
@@ -76,18 +87,36 @@ class EncodingOptions:
     """Whether frames are stored without color: all channels of each pixel are then equal."""
     is_deep: bool = False
     """Whether frames have 16 bits and are stored as HEVC with 10; else as H.264 with 8."""
+    alpha_codec: AlphaCodec | None = None
+    """The encoder where frames have an alpha channel; None where they have not."""
     hdr_parameters: tuple[str, ...] = ()
     """x265's parameters for the mastering display and light levels."""
 
     @property
     def pixel_format(self) -> str:
         """Return FFmpeg's name of the format that is stored."""
+        if self.alpha_codec is not None:
+            # ProRes 4444 has 10 bits at least
+            is_deep = self.is_deep or self.alpha_codec == "prores_ks"
+            return "yuva444p10le" if is_deep else "yuva444p"
         subsampling = "444" if self.height % 2 or self.width % 2 else "420"
         return f"yuv{subsampling}p{'10le' if self.is_deep else ''}"
 
     @property
+    def segment_suffix(self) -> str:
+        """Return the suffix of segments: a container that keeps the time base and the codec."""
+        return ".mov" if self.alpha_codec == "prores_ks" else SEGMENT_SUFFIX
+
+    @property
+    def encoder(self) -> str:
+        """Return FFmpeg's name of the encoder."""
+        return self.alpha_codec or ("libx265" if self.is_deep else "libx264")
+
+    @property
     def codec_options(self) -> dict[str, str]:
         """Return the encoder's options."""
+        if self.alpha_codec is not None:
+            return _ALPHA_OPTIONS[self.alpha_codec]
         if self.is_deep:
             return {**_DEEP_QUALITY, "x265-params": ":".join((DEEP, *self.hdr_parameters))}
         return {**REPRODUCIBLE, **self.quality}
@@ -102,11 +131,10 @@ class FrameEncoder:
 
         self._options = options
         self._reformatter = VideoReformatter()
-        self.stream = container.add_stream(
-            "libx265" if options.is_deep else "libx264",
-            rate=options.rate or Fraction(30),
-            options=options.codec_options,
+        stream = container.add_stream(
+            options.encoder, rate=options.rate or Fraction(30), options=options.codec_options
         )
+        self.stream = cast("VideoStream", stream)
         context = self.stream.codec_context
         height, width = options.height, options.width
         context.height, context.width = height, width
@@ -120,7 +148,8 @@ class FrameEncoder:
         """Return the packets that a frame completes.
 
         Args:
-            pixels: (H, W, 3) RGB of the options' size, uint8, or uint16 where they are deep.
+            pixels: (H, W, 3) RGB of the options' size, uint8, or uint16 where they are deep; with
+                alpha (H, W, 4) uint16.
             pts: In units of the time base, increasing from frame to frame.
         """
         options = self._options
@@ -128,8 +157,8 @@ class FrameEncoder:
         pixel_format = self.stream.codec_context.pix_fmt or options.pixel_format
         frame = convert_to_yuv(self._reformatter, pixels, pixel_format, options.color)
         if options.is_gray:
-            neutral = _DEEP_NEUTRAL if options.is_deep else _NEUTRAL
-            for plane in frame.planes[1:]:
+            neutral = _DEEP_NEUTRAL if pixel_format.endswith("10le") else _NEUTRAL
+            for plane in frame.planes[1:3]:
                 plane.update(neutral * (plane.buffer_size // len(neutral)))
         frame.pts, frame.time_base = pts, options.time_base
         return self.stream.encode(frame)
@@ -150,10 +179,12 @@ def encode_sample(options: EncodingOptions) -> bytes:
         VideoError: Such a video cannot be encoded.
     """
     av = require("av", "writing video")
-    black = np.zeros((options.height, options.width, 3), np.uint16 if options.is_deep else np.uint8)
+    has_alpha = options.alpha_codec is not None
+    kind = np.uint16 if options.is_deep or has_alpha else np.uint8
+    black = np.zeros((options.height, options.width, 4 if has_alpha else 3), kind)
     sample = io.BytesIO()
     try:
-        with av.open(sample, "w", format="nut") as container:
+        with av.open(sample, "w", format=options.segment_suffix[1:]) as container:
             encoder = FrameEncoder(container, options)
             container.mux(encoder.encode(black, 0))
             container.mux(encoder.flush())
@@ -166,7 +197,7 @@ def encode_sample(options: EncodingOptions) -> bytes:
 
 
 class VideoWriter:
-    """Writes an H.264 file while its context is open; the file appears whole or not at all."""
+    """Writes a video file while its context is open; the file appears whole or not at all."""
 
     def __init__(self, path: Path, options: EncodingOptions) -> None:
         """Store the options; `with` opens the file.
@@ -249,13 +280,15 @@ def convert_to_yuv(
 
     Args:
         reformatter: Caches its tables from frame to frame.
-        pixels: (H, W, 3) RGB, uint8 or uint16.
+        pixels: (H, W, 3) RGB, uint8 or uint16, or (H, W, 4) RGB with alpha, uint16.
         pixel_format: FFmpeg's name of the format, for example yuv420p.
         color: The color matrix and range.
     """
     from av import VideoFrame
 
     kind = "rgb48le" if pixels.dtype == np.uint16 else "rgb24"
+    if pixels.shape[2] == 4:
+        kind = "rgba64le"
     rgb = VideoFrame.from_ndarray(np.ascontiguousarray(cast("Frame", pixels)), format=kind)
     return reformatter.reformat(
         rgb,

@@ -232,11 +232,12 @@ def lost_properties(frame: Decoded, *, but: Collection[str]) -> Iterator[str]:
     for data in frame.side_data:
         if data.type in lost:  # type: ignore[attr-defined]  # iteration gives data
             yield lost[data.type]  # type: ignore[attr-defined]
-    if TRANSPARENCY not in but and _has_transparency(frame):
+    if TRANSPARENCY not in but and has_transparency(frame):
         yield TRANSPARENCY
 
 
-def _has_transparency(frame: Decoded) -> bool:
+def has_transparency(frame: Decoded) -> bool:
+    """Return whether a pixel of a decoded frame is not opaque."""
     if not any(component.is_alpha for component in frame.format.components):
         return False
     return bool(frame.to_ndarray(format="rgba")[..., 3].min() < _OPAQUE)

@@ -44,6 +44,8 @@ class OutputVideo:
     rate: Fraction | None
     matrix: tuple[int, ...] | None
     """The display matrix."""
+    aspect: Fraction | None = None
+    """The pixel aspect ratio, for codecs that do not store it themselves."""
 
 
 class OutputFile:
@@ -78,7 +80,7 @@ class OutputFile:
         plan = self._plan
         target = self._target if isinstance(self._target, io.BytesIO) else f"file:{self._target}"
         with ExitStack() as stack:
-            sample = stack.enter_context(av.open(io.BytesIO(self._video.sample), format="nut"))
+            sample = stack.enter_context(av.open(io.BytesIO(self._video.sample)))
             self._container: OutputContainer = stack.enter_context(
                 av.open(
                     target, "w", format=plan.format, container_options=self._options()
@@ -117,7 +119,7 @@ class OutputFile:
     def write_samples(self) -> None:
         """Mux one packet of each track: it fails where the whole would fail."""
         av = require("av", "writing video")
-        with av.open(io.BytesIO(self._video.sample), format="nut") as sample:
+        with av.open(io.BytesIO(self._video.sample)) as sample:
             frames = [packet for packet in sample.demux(video=0) if packet.size]
             for number, packet in enumerate(frames):
                 packet.dts = packet.pts = number
@@ -138,6 +140,8 @@ class OutputFile:
         video.time_base = self._video.time_base
         if template.codec_context.name == "hevc" and self._plan.format != "matroska":
             video.codec_context.codec_tag = "hvc1"  # Apple's players refuse "hev1"
+        if self._video.aspect is not None:
+            video.codec_context.sample_aspect_ratio = self._video.aspect
         if self._video.matrix is not None:
             video.set_display_matrix(self._video.matrix)
         source = self._source.streams[self._inspection.scan.video]

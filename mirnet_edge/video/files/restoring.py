@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import OptionError
+from mirnet_edge.images.sixteen_bits import widen
 from mirnet_edge.video.files.containers import plan_output
 from mirnet_edge.video.files.decoding import RgbDecoder, VideoReader, read_color_tags
 from mirnet_edge.video.files.deinterlacing import Deinterlacer
 from mirnet_edge.video.files.encoding import (
+    ALPHA_CODECS,
     DEEP,
     REPRODUCIBLE,
     EncodingOptions,
@@ -26,6 +28,7 @@ from mirnet_edge.video.files.high_dynamic_range import DeepRestoring, enlarge, h
 from mirnet_edge.video.files.inspection import (
     TRANSPARENCY,
     display_matrix,
+    has_transparency,
     inspect_video,
     lost_properties,
 )
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.video.files.decoding import Pixel
+    from mirnet_edge.video.files.encoding import AlphaCodec
     from mirnet_edge.video.files.inspection import VideoInspection
     from mirnet_edge.video.restorer import Restorer
 
@@ -113,9 +117,11 @@ def restore_video(
     size = _size(source)
     inspection = inspect_video(source)
     with VideoReader(source) as reader, restorer:
-        options = _encoding_options(reader, inspection, restorer.scale)
-        video = _output_video(reader, inspection, options, restorer.scale)
         preferred = Path(name or source.name).suffix
+        if has_transparency(inspection.first_frame):
+            preferred = _suffix_for_alpha(preferred)
+        options = _encoding_options(reader, inspection, restorer.scale, preferred)
+        video = _output_video(reader, inspection, options, restorer.scale)
         plan = plan_output(source, reader.container, inspection, video, preferred)
         output = output_path(source, plan, out, name)
         if output.resolve() == source.resolve():
@@ -123,12 +129,17 @@ def restore_video(
         if output.exists() and not overwrite:
             raise OptionError(f"{output} exists already; --overwrite replaces it")
         notes = _Notes(source, plan.notes)
+        if options.alpha_codec is not None:
+            notes.add(
+                f"its transparency is kept: the result is {_ALPHA_TITLES[options.alpha_codec]}"
+            )
         segments = SegmentFolder(
-            segments_folder(output), _segment_fingerprint(source, restorer, fingerprint)
-        )
+            segments_folder(output), _segment_fingerprint(source, restorer, fingerprint),
+            options.segment_suffix,
+        )  # fmt: skip
         frames = FrameReader(reader, inspection)
         with _SegmentWriter(source, restorer, segments, options, notes) as writer:
-            if reader.stream.metadata.get("alpha_mode") == "1":  # VP8, VP9: not even decoded
+            if reader.lacks_alpha:
                 writer.lost.add(TRANSPARENCY)
             for frame, pts in frames:
                 writer.add(frame, pts)
@@ -283,10 +294,13 @@ class _SegmentWriter:
                 f"its frames change their size, to {frame.width}x{frame.height}; they are fitted "
                 f"into {width}x{height} with black bars"
             )
-        self.lost.update(lost_properties(frame, but=self.lost))
+        known = self.lost if self._options.alpha_codec is None else {*self.lost, TRANSPARENCY}
+        self.lost.update(lost_properties(frame, but=known))
         if self.frames <= self.resumed:
             return
         after = self._restore(frame)
+        if self._options.alpha_codec is not None:
+            after = self._with_alpha(after, frame)
         writer = self._writer or self._start_segment(pts)
         writer.write(after, pts)
         if writer.frames == SEGMENT_FRAMES:
@@ -329,6 +343,18 @@ class _SegmentWriter:
             lambda: self._restorer.resize_unrestored(pixels),
         )
 
+    def _with_alpha(
+        self, restored: Frame | NDArray[np.uint16], frame: Decoded
+    ) -> NDArray[np.uint16]:
+        """Return (H, W, 4): a restored frame of 16 bits with the alpha of its source."""
+        import numpy as np
+
+        levels = restored if restored.dtype == np.uint16 else widen(cast("Frame", restored))
+        alpha = self._decoder.alpha(frame)
+        if alpha.shape != levels.shape[:2]:
+            alpha = enlarge(alpha, levels.shape[:2])
+        return np.dstack([levels, alpha])
+
     def _restore_or(
         self, restore: Callable[[], NDArray[Pixel]], unrestored: Callable[[], NDArray[Pixel]]
     ) -> NDArray[Pixel]:
@@ -357,11 +383,33 @@ def video_time_base(reader: VideoReader) -> Fraction:
     return reader.stream.time_base or Fraction(1, 90_000)
 
 
+_ALPHA_TITLES: dict[AlphaCodec, str] = {
+    "prores_ks": "ProRes 4444 in QuickTime", "ffv1": "FFV1 in Matroska",
+}  # fmt: skip
+_OPAQUE_SUFFIXES = (".mp4", ".m4v", ".gif")
+"""Of results that are wanted small and for every player, where that loses transparency."""
+
+
+def _suffix_for_alpha(preferred: str) -> str:
+    """Return the suffix of a container that holds transparency, unless another was named."""
+    if preferred.lower() in (*ALPHA_CODECS, *_OPAQUE_SUFFIXES):
+        return preferred
+    return ".mkv"
+
+
 def _encoding_options(
-    reader: VideoReader, inspection: VideoInspection, scale: int
+    reader: VideoReader, inspection: VideoInspection, scale: int, suffix: str
 ) -> EncodingOptions:
-    """Return how the restored frames of a video are encoded."""
+    """Return how the restored frames of a video are encoded.
+
+    Args:
+        reader: Of the source.
+        inspection: Of the source.
+        scale: Of the restorer.
+        suffix: The preferred one of the result.
+    """
     frame = inspection.first_frame
+    alpha_codec = ALPHA_CODECS.get(suffix.lower()) if has_transparency(frame) else None
     return EncodingOptions(
         height=scale * frame.height,
         width=scale * frame.width,
@@ -371,6 +419,7 @@ def _encoding_options(
         aspect=reader.stream.sample_aspect_ratio,
         is_gray=frame.format.name.startswith(("gray", "mono")),
         is_deep=frame.format.components[0].bits > 8,
+        alpha_codec=alpha_codec,
         hdr_parameters=hdr_parameters(frame),
     )
 
@@ -387,6 +436,7 @@ def _output_video(
         time_base=options.time_base,
         rate=reader.rate,
         matrix=matrix,
+        aspect=None if options.alpha_codec is None else options.aspect,
     )
 
 

@@ -45,15 +45,18 @@ class SegmentFolder:
     process at any moment loses the unfinished segment only.
     """
 
-    def __init__(self, folder: Path, fingerprint: Mapping[str, object]) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: Mapping[str, object], suffix: str = SEGMENT_SUFFIX
+    ) -> None:
         """Store the folder; nothing is read or written yet.
 
         Args:
             folder: Beside the result.
             fingerprint: All that the segments depend on, in JSON types; segments with another
                 fingerprint are removed.
+            suffix: Of the segments.
         """
-        self._folder = folder
+        self._folder, self._suffix = folder, suffix
         self._fingerprint = json.dumps(fingerprint, indent=1, sort_keys=True)
 
     def read_finished(self) -> list[Segment]:
@@ -69,7 +72,7 @@ class SegmentFolder:
 
     def path(self, number: int) -> Path:
         """Return the file of a segment."""
-        return self._folder / f"{number:05}{SEGMENT_SUFFIX}"
+        return self._folder / f"{number:05}{self._suffix}"
 
     def write_record(self, number: int, segment: Segment) -> None:
         """Write a segment's record, which marks it as finished.

@@ -229,28 +229,77 @@ def test_a_failed_frame_of_10_bits_is_written_unrestored(make_film, tmp_path):
     assert (done.frames, done.failed) == (4, 2)
 
 
-@pytest.mark.parametrize(
-    ("film", "lost"),
-    [
-        (Film(name="a.mov", codec="qtrle", pix_fmt="argb", frames=3), False),
-        (Film(name="b.mov", codec="qtrle", pix_fmt="argb", frames=3), True),
-    ],
-    ids=["opaque", "transparent"],
-)
-def test_transparency_that_is_lost_is_said(film, lost, tmp_path):
-    source = tmp_path / film.name
-    with av.open(str(source), "w") as container:
-        video = container.add_stream(film.codec, rate=25)
-        video.height, video.width, video.pix_fmt = 48, 64, film.pix_fmt
-        for number in range(film.frames):
-            pixels = np.full((48, 64, 4), 255, np.uint8)  # alpha first
-            pixels[:10, :10, 0] = 100 if lost else 255
-            frame = av.VideoFrame.from_ndarray(pixels, format="argb")
+def write_transparent(path, codec, pix_fmt, *, frames=3, least=100, aspect=1):
+    """Write a film whose alpha has a ramp from LEAST to 255 in each row."""
+    pixels = np.full((48, 64, 4), 255, np.uint8)
+    pixels[..., 3] = np.linspace(least, 255, 64).round()
+    pixels[..., :3] = (180, 90, 30)
+    options = {"auto-alt-ref": "0"} if codec.startswith("libvpx") else {}
+    with av.open(str(path), "w") as container:
+        video = container.add_stream(codec, rate=25, options=options)
+        video.height, video.width, video.pix_fmt = 48, 64, pix_fmt
+        video.codec_context.sample_aspect_ratio = Fraction(aspect)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgba")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             container.mux(video.encode(frame))
         container.mux(video.encode(None))
-    done = restore(source, tmp_path / "out")
-    assert done.notes == (("the result lacks its transparency",) if lost else ())
+    return path
+
+
+TRANSPARENT = [
+    ("a.mov", "qtrle", "argb", "prores"), ("b.mov", "prores_ks", "yuva444p10le", "prores"),
+    ("c.mov", "png", "rgba", "prores"), ("d.mkv", "ffv1", "yuva420p", "ffv1"),
+    ("e.mkv", "ffv1", "gbrap10le", "ffv1"), ("f.avi", "png", "rgba", "ffv1"),
+    ("g.webm", "libvpx-vp9", "yuva420p", "ffv1"), ("h.webm", "libvpx", "yuva420p", "ffv1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt", "encoder"), TRANSPARENT, ids=[one[0] for one in TRANSPARENT]
+)
+def test_transparency_is_kept_where_the_container_holds_it(
+    name, codec, pix_fmt, encoder, scale, tmp_path
+):
+    source = write_transparent(tmp_path / name, codec, pix_fmt, aspect=Fraction(4, 3))
+    done = restore(source, tmp_path / "out", NullRunner(scale=scale))
+    (note,) = done.notes
+    assert note.startswith("its transparency is kept: the result is ")
+    frames = decoded(done.output)
+    assert (len(frames), done.output.suffix) == (3, ".mov" if name.endswith("mov") else ".mkv")
+    with av.open(str(done.output)) as container:
+        assert container.streams.video[0].codec_context.name == encoder
+        if name.endswith(".mov"):
+            assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+    pixels = frames[-1].to_ndarray(format="rgba")
+    ramp = np.linspace(100, 255, 64 * scale)
+    assert np.abs(pixels[..., 3] - ramp).max() <= (4 if "vp" in codec else 3 * scale)
+    assert np.abs(pixels[..., :3].astype(int) - (180, 90, 30)).max() <= 8
+
+
+def test_a_pixel_aspect_ratio_that_matroska_does_not_get_is_said(tmp_path):
+    source = write_transparent(tmp_path / "a.mov", "qtrle", "argb", aspect=Fraction(4, 3))
+    done = restore_video(
+        source, single_runner_restorer(NullRunner()), tmp_path / "out", name="a.mkv"
+    )
+    assert done.notes[1:] == ("the result lacks its pixel aspect ratio, 4/3",)
+
+
+@pytest.mark.parametrize(
+    ("least", "name", "notes"),
+    [
+        (255, "a.mov", ()),
+        (100, "a.mp4", ("the result lacks its transparency",)),
+        (100, "a.gif", ("the result lacks its transparency",)),
+    ],
+)
+def test_transparency_that_is_lost_is_said(least, name, notes, tmp_path):
+    source = write_transparent(tmp_path / "a.mov", "qtrle", "argb", least=least)
+    done = restore_video(source, single_runner_restorer(NullRunner()), tmp_path / "out", name=name)
+    assert done.notes == notes
+    with av.open(str(done.output)) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
 
 
 def test_bars_are_equal_on_both_sides():

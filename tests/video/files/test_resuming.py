@@ -108,12 +108,19 @@ FILMS = [
     Film(name="encoded.avi", codec="mpeg4", sound="adpcm_ms", frames=25),
     Film(name="interlaced.mkv", options=(("x264-params", "tff=1"),), frames=25),
     Film(name="gray.mkv", codec="ffv1", pix_fmt="gray", frames=25),
+    Film(name="alpha.mov", codec="qtrle", pix_fmt="argb", frames=25),
+    Film(name="alpha.mkv", codec="ffv1", pix_fmt="yuva420p", frames=25),
 ]  # fmt: skip
+
+
+def _paint_transparent(number):
+    return np.full((48, 64, 4), (9 * number, 90, 30, 8 * number), np.uint8)
 
 
 @pytest.mark.parametrize("film", FILMS, ids=lambda film: film.name)
 def test_resumed_videos_of_other_kinds_have_the_same_bytes_too(film, make_film, tmp_path):
-    source = make_film(film)
+    options = {"paint": _paint_transparent} if film.name.startswith("alpha") else {}
+    source = make_film(film, **options)
     whole = run_restore(source, tmp_path / "whole", NullRunner())
     interrupt_at(source, tmp_path / "out", 13)
     done = run_restore(source, tmp_path / "out", FlickeringRunner())
