@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from heapq import merge
 from itertools import chain, pairwise
+from math import ceil
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
@@ -239,11 +240,15 @@ class OutputFile:
                 yield encoded, track.stream
 
     def _make_increasing(self, packet: Packet[Any]) -> None:
-        """Make a packet's DTS exceed the last one's of its track, where the container asks it."""
+        """Make a packet's DTS exceed the last one's of its track, where the container asks it.
+
+        By a tick of the container: a shorter step would be rounded to none.
+        """
         index, dts = packet.stream.index, cast("int", packet.dts)
         last = self._last_dts.get(index)
-        if self._plan.format != "matroska" and last is not None and dts <= last:
-            packet.dts = last + 1
+        step = max(1, ceil((self._copies[index].time_base or 0) / packet.time_base))
+        if self._plan.format != "matroska" and last is not None and dts < last + step:
+            packet.dts = last + step
             packet.pts = max(cast("int", packet.pts), packet.dts)
         self._last_dts[index] = cast("int", packet.dts)
 

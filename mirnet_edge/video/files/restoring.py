@@ -133,6 +133,8 @@ def restore_video(
             notes.add(
                 f"its transparency is kept: the result is {_ALPHA_TITLES[options.alpha_codec]}"
             )
+            if options.alpha_codec == "ffv1" and options.aspect not in (None, 1):
+                notes.add(f"the result lacks its pixel aspect ratio, {options.aspect}")
         segments = SegmentFolder(
             segments_folder(output), _segment_fingerprint(source, restorer, fingerprint),
             options.segment_suffix,

@@ -180,6 +180,22 @@ def test_a_file_that_was_cut_off_is_restored_up_to_there_and_said(name, make_fil
     assert "the file is damaged or truncated, and the result ends there" in done.shortfall
 
 
+@pytest.mark.parametrize("overlap_s", [0.02, 0.06])
+@pytest.mark.parametrize("sound", ["aac", "mp2", "ac3"])
+def test_recordings_that_overlap_a_little_are_written(sound, overlap_s, make_film, tmp_path):
+    parts = []
+    for number in range(3):
+        start_s = number * (FRAMES / 25 - overlap_s)
+        film = Film(name="a.ts", sound=sound, start_s=start_s, size=(48, 64 + 16 * number))
+        part = make_film(film)
+        parts.append(part.rename(part.with_name(f"{number}.ts")))
+    done = restore(join(tmp_path / "joined.ts", *parts), tmp_path / "out")
+    assert done.frames == 3 * FRAMES
+    content = read_film(done.output)
+    assert len(content.times) == 3 * FRAMES
+    assert content.sound_s[0] > 2.5 * FRAMES / 25
+
+
 def test_every_frame_before_a_cut_off_is_there_whatever_the_threads(make_film, tmp_path):
     film = Film(name="a.flv", frames=40, size=(96, 128), options=(("bf", "2"), ("g", "60")))
     content = make_film(film).read_bytes()
