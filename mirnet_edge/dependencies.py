@@ -20,6 +20,8 @@ EXTRAS = {
     "h5py": "keras",
     "skimage": "export",
     "openvino": "cpu",
+    "ai_edge_litert": "litert",
+    "litert_torch": "litert-export",
     "av": "video",
     "aiohttp": "web",
     "aiortc": "web",
@@ -38,6 +40,8 @@ EXTRAS = {
 
 UNLOCKS = {
     "cpu": "OpenVINO, on most x86 processors the fastest backend",
+    "litert": "LiteRT, the runtime of phones and ARM boards: bundles made with --format litert",
+    "litert-export": "LiteRT models of weights: mirnet export --format litert",
     "video": "video files, and streams from the network: mirnet restore, mirnet live --source",
     "web": "live video on a page: mirnet live --display web",
     "virtual-camera": "restored live video as a camera: mirnet live --virtual-camera",

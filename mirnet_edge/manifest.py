@@ -27,6 +27,9 @@ BackendName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
 Precision = Literal[
     "fp32", "bf16", "fp16", "int8", "int8+fp16", "int8+bf16", "fp8", "fp8+fp16"
 ]  # fmt: skip
+Target = Literal["cpu", "tensorrt", "litert"]
+"""What a graph is made for: ONNX for CPUs or TensorRT, or a LiteRT model."""
+LITERT_SUFFIX = ".tflite"
 
 
 class StrictDocument(BaseModel):
@@ -177,14 +180,15 @@ class QuantizationFacts(StrictDocument):
 
 
 class GraphFacts(StrictDocument):
-    """One ONNX file: a precision made for a target."""
+    """One ONNX file or LiteRT model: a precision made for a target."""
 
     name: str
     """Unique in the bundle: fp32, fp16, int8-cpu, int8-tensorrt, int8-fp16-tensorrt, fp8-tensorrt,
-    fp8-fp16-tensorrt."""
+    fp8-fp16-tensorrt, litert-fp32, litert-fp16, litert-int8."""
     precision: Precision
-    targets: list[Literal["cpu", "tensorrt"]]
+    targets: list[Target]
     onnx: BoundFile
+    """Its file, also where that is a LiteRT model."""
     kept: bool = True
     """False where the quality gate rejected it: the results are kept, the file is deleted."""
     against_fp32: QualityFacts | None
@@ -470,13 +474,15 @@ def verify_path(bundle: Path, entry: BoundFile) -> Path:
 
 
 def verify_graph(bundle: Path, entry: BoundFile) -> Path:
-    """Return the path of a bundle's ONNX file after verifying its SHA-256, and that it is all.
+    """Return the path of a bundle's graph after verifying its SHA-256, and that it is all.
 
     Raises:
         BundleError: As `verify_path`, or the file would load another one, which no hash in the
             manifest binds.
     """
     path = verify_path(bundle, entry)
+    if path.suffix == LITERT_SUFFIX:  # the format has no way to name another file
+        return path
     try:
         named = external_files(path.read_bytes())
     except GraphError as error:

@@ -17,6 +17,8 @@ from mirnet_edge.errors import MissingDependencyError
 _PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 # where the package's name on the index is not that of the module
 _DISTRIBUTION_OF = {
+    "ai_edge_litert": "ai-edge-litert",
+    "litert_torch": "litert-torch",
     "skimage": "scikit-image",
     "tensorrt_rtx": "tensorrt-rtx-cu13",
     "cuda": "cuda-bindings",

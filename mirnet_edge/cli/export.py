@@ -35,11 +35,12 @@ if TYPE_CHECKING:
 _PRECISION = "Precision"
 
 
-class KitFormat(str, Enum):  # typer takes a list of these, but no list of literals
-    """The compilers that a kit can be written for: `export.kits.KitName`."""
+class ExportFormat(str, Enum):
+    """What `--format` adds to ONNX; typer takes no list of a Literal."""
 
-    hailo = "hailo"
-    rknn = "rknn"
+    LITERT = "litert"
+    HAILO = "hailo"
+    RKNN = "rknn"
 
 
 def export(
@@ -125,11 +126,12 @@ def export(
         typer.Option(help="Devices to write graphs for.", rich_help_panel=DEVICE),
     ] = "all",
     formats: Annotated[
-        list[KitFormat] | None,
+        list[ExportFormat] | None,
         typer.Option(
             "--format",
-            help="Also write a kit for this compiler, of one --size: ONNX, calibration images, "
-            "script. Not compiled here.",
+            help="Also write this, of one --size. litert: models for phones and ARM boards, in "
+            "the same precisions, measured here. hailo, rknn: a kit for that compiler (ONNX, "
+            "calibration images, script), not compiled here.",
             rich_help_panel=DEVICE,
         ),
     ] = None,
@@ -192,7 +194,8 @@ def export(
         fp16=fp16,
         int8=int8,
         fp8=fp8,
-        kits=tuple(one.value for one in formats or ()),
+        kits=tuple(one.value for one in formats or () if one is not ExportFormat.LITERT),
+        litert=ExportFormat.LITERT in (formats or ()),
         size=frame_size,
         io=io,
         calibration=calibration,
@@ -380,6 +383,7 @@ main = command(
     examples=(
         "export --int8",
         "export --format hailo --size 640x480 --out build/hailo",
+        "export --format litert --size 640x480 --int8 --out build/phone",
         "export --weights my.pth --int8 --calibration my_images --out build/mine",
     ),
     former_options=PRESET_FORMER_OPTIONS,

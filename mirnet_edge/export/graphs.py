@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.export.onnx_graph import (
@@ -14,6 +14,7 @@ from mirnet_edge.export.onnx_graph import (
 )
 from mirnet_edge.export.sensitivity import GraphEvaluator, choose_trial_backend, search_graph
 from mirnet_edge.images.contract import pad_to_multiple
+from mirnet_edge.manifest import LITERT_SUFFIX
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.onnx_files import write_model
 from mirnet_edge.quantization.cell_form import to_cell_form
@@ -32,17 +33,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mirnet_edge.export.workspace import Workspace
-    from mirnet_edge.manifest import Precision, QuantizationFacts
+    from mirnet_edge.manifest import Precision, QuantizationFacts, Target
     from mirnet_edge.quantization.ptq import RangeEstimator
 
 
 @dataclass(frozen=True)
 class GraphFile:
-    """One ONNX file of the bundle."""
+    """One ONNX file or LiteRT model of the bundle."""
 
     name: str
     precision: Precision
-    targets: tuple[Literal["cpu", "tensorrt"], ...]
+    targets: tuple[Target, ...]
     quantization: QuantizationFacts | None = None
     ranges: RangeEstimator = "minmax"
     """How the ranges of activations were estimated."""
@@ -50,7 +51,7 @@ class GraphFile:
     @property
     def file(self) -> str:
         """Return the file's name in the bundle."""
-        return f"{self.name}.onnx"
+        return f"{self.name}{LITERT_SUFFIX if 'litert' in self.targets else '.onnx'}"
 
 
 _FP32 = GraphFile("fp32", "fp32", ("cpu", "tensorrt"))
@@ -60,10 +61,13 @@ _INT8_TENSORRT = GraphFile("int8-tensorrt", "int8", ("tensorrt",))
 _INT8_FP16_TENSORRT = GraphFile("int8-fp16-tensorrt", "int8+fp16", ("tensorrt",))
 _FP8_TENSORRT = GraphFile("fp8-tensorrt", "fp8", ("tensorrt",))
 _FP8_FP16_TENSORRT = GraphFile("fp8-fp16-tensorrt", "fp8+fp16", ("tensorrt",))
+_LITERT_FP32 = GraphFile("litert-fp32", "fp32", ("litert",))
+_LITERT_FP16 = GraphFile("litert-fp16", "fp16", ("litert",))
+_LITERT_INT8 = GraphFile("litert-int8", "int8", ("litert",))
 
 
 def make_graphs(workspace: Workspace) -> tuple[list[GraphFile], float]:
-    """Write the ONNX files that the options name; the network is left as it is.
+    """Write the graphs that the options name; the network is left as it is.
 
     Returns:
         The files, fp32 first, and the parity of fp32 with the network in dB.
@@ -74,7 +78,7 @@ def make_graphs(workspace: Workspace) -> tuple[list[GraphFile], float]:
     options = workspace.options
     parity_db = _export_fp32(workspace)
     files = [_FP32]
-    if options.fp16:
+    if options.fp16 and options.target != "cpu":
         workspace.on_stage("convert to fp16")
         to_fp16(workspace.path(_FP32.file), workspace.path(_FP16.file))
         files.append(_FP16)
@@ -92,7 +96,27 @@ def make_graphs(workspace: Workspace) -> tuple[list[GraphFile], float]:
     for file in files:
         if file.precision.startswith(("int8", "fp8")) and "tensorrt" in file.targets:
             _check(workspace.path(file.file))
+    if options.litert:
+        files += _write_litert_models(workspace)
     return files, parity_db
+
+
+def _write_litert_models(workspace: Workspace) -> list[GraphFile]:
+    """Write LiteRT models in the precisions of the options; fp32 among them, to compare with."""
+    from mirnet_edge.export.litert import halve_litert, quantize_litert, write_litert
+
+    workspace.on_stage("convert to LiteRT")
+    fp32 = workspace.path(_LITERT_FP32.file)
+    write_litert(workspace.loaded.model, fp32, workspace.image)
+    files = [_LITERT_FP32]
+    if workspace.options.fp16:
+        halve_litert(fp32, workspace.path(_LITERT_FP16.file))
+        files.append(_LITERT_FP16)
+    if workspace.options.int8:
+        workspace.on_stage(f"quantize for LiteRT on {len(workspace.samples)} images")
+        quantize_litert(fp32, workspace.path(_LITERT_INT8.file), workspace.samples)
+        files.append(_LITERT_INT8)
+    return files
 
 
 def _export_fp32(workspace: Workspace) -> float:

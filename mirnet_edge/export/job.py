@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirnet_edge import manifest
-from mirnet_edge.dependencies import available, require
-from mirnet_edge.errors import OptionError
+from mirnet_edge.dependencies import available, missing_text, require
+from mirnet_edge.errors import MissingDependencyError, OptionError
 from mirnet_edge.export.gate import GateCandidate, find_fastest, run_gate
 from mirnet_edge.export.graphs import make_graphs
 from mirnet_edge.export.kits import write_kit
@@ -61,6 +61,8 @@ def export_bundle(
     """
     require("torch", "exporting weights")
     require("onnx", "exporting weights")
+    if options.litert and not available("litert_torch"):
+        raise MissingDependencyError(missing_text("--format litert", "litert_torch"))
     _check_replaceable(options.out)
     with replace_folder(options.out) as folder:
         workspace = open_workspace(options, folder, on_stage)
@@ -121,7 +123,7 @@ def list_candidates(workspace: Workspace, files: Sequence[GraphFile]) -> list[Ga
     """
     found: list[GateCandidate] = []
     for backend in all_backends():
-        if backend.target == "cpu" or workspace.options.target in (backend.target, "all"):
+        if backend.target != "tensorrt" or workspace.options.target in (backend.target, "all"):
             found += _candidates_of(backend, workspace, files)
     return found
 

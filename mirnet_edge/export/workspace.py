@@ -51,6 +51,8 @@ class ExportOptions:
     max_drop_db: float = 0.1
     """The largest accuracy drop against fp32 that the quality gate accepts."""
     target: Target = "all"
+    litert: bool = False
+    """Also write LiteRT models, in the same precisions."""
     anchored: bool = False
     """Graphs with global context vectors as inputs and outputs: `models.global_context`."""
     mixed: bool = False
@@ -67,7 +69,7 @@ class ExportOptions:
             raise OptionError(f"--max-drop must be 0 dB or more, found {self.max_drop_db:g}")
         if self.target not in ("cpu", "tensorrt", "all"):
             raise OptionError(f"--target must be cpu, tensorrt or all, found {self.target!r}")
-        if self.fp16 and self.target == "cpu":
+        if self.fp16 and self.target == "cpu" and not self.litert:
             raise OptionError(
                 "--fp16 makes a graph for TensorRT, found --target cpu; give --target all, or "
                 "leave --fp16 out"
@@ -88,6 +90,12 @@ class ExportOptions:
             raise OptionError(
                 f"--format {self.kits[0]} needs the one size that its compiler builds for, found "
                 "any size; give --size, as 640x480"
+            )
+        if self.litert and (self.size is None or self.anchored):
+            found = "any size" if self.size is None else "--anchored"
+            raise OptionError(
+                "--format litert writes models of one size that take frames alone, found "
+                f"{found}; give --size, as 640x480, without --anchored"
             )
         if self.fp8 and self.target == "cpu":
             raise OptionError(

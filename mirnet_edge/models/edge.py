@@ -108,12 +108,7 @@ class ExposureBranch(nn.Module):
             batch: (N, 3, H, W) in [0, 1].
             thumbnail: `thumbnail_of` the frames that the batch was cut from.
         """
-        # dark frames use the lowest percents of the range; x / (x + 1/16) spreads them out
-        spread = thumbnail / (thumbnail + 0.0625)
-        seen = self.features(torch.cat((thumbnail, spread), 1))
-        # the mean measures how dark the frame is, the maximum shows lamps
-        pooled = torch.cat((self.pool(seen), seen.amax((2, 3), keepdim=True)), 1)
-        curve = self.decide(pooled)
+        curve = self.curve_of(thumbnail)
         gain = torch.exp(curve[:, 0:3])
         shoulder = functional.softplus(curve[:, 3:6] - 4.0)
         toned = batch * gain / (1.0 + batch * shoulder)
@@ -123,6 +118,16 @@ class ExposureBranch(nn.Module):
             mixed = mixed + weights * toned[:, color : color + 1]
         exposed: Tensor = mixed + curve[:, 15:18]
         return exposed
+
+    def curve_of(self, thumbnail: Tensor) -> Tensor:
+        """Return the parameters of the tone curve, (N, 18, 1, 1), of (N, 3, 24, 36)."""
+        # dark frames use the lowest percents of the range; x / (x + 1/16) spreads them out
+        spread = thumbnail / (thumbnail + 0.0625)
+        seen = self.features(torch.cat((thumbnail, spread), 1))
+        # the mean measures how dark the frame is, the maximum shows lamps
+        pooled = torch.cat((self.pool(seen), seen.amax((2, 3), keepdim=True)), 1)
+        curve: Tensor = self.decide(pooled)
+        return curve
 
 
 class DualAttentionBlock(nn.Module):
@@ -318,7 +323,7 @@ class MIRNetEdge(nn.Module):
                 exposed = exposed.clamp(*EXPOSED_RANGE)
         features = self.blocks(self.stem(exposed))
         if self.config.scale > 1:
-            exposed = _enlarged(exposed, self.config.scale)
+            exposed = enlarge(exposed, self.config.scale)
         restored: Tensor = self.head.restore(exposed, features)
         return restored
 
@@ -339,10 +344,11 @@ def thumbnail_of(frames: Tensor) -> Tensor:
 
 
 def _doubled(features: Tensor) -> Tensor:
-    return _enlarged(features, 2)
+    return enlarge(features, 2)
 
 
-def _enlarged(features: Tensor, factor: int) -> Tensor:
+def enlarge(features: Tensor, factor: int) -> Tensor:
+    """Return (N, C, factor H, factor W), interpolated bilinearly."""
     return functional.interpolate(
         features, scale_factor=float(factor), mode="bilinear", align_corners=False, antialias=False
     )

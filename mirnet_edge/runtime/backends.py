@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ImageContract,
         Manifest,
         Precision,
+        Target,
     )
     from mirnet_edge.runtime.runner import Runner
 
@@ -47,6 +48,7 @@ _ROWS = {
     "openvino": "mirnet_edge.runtime.openvino_runner:BACKEND",
     "torch": "mirnet_edge.runtime.torch_runner:BACKEND",
     "tensorrt": "mirnet_edge.runtime.tensorrt.runner:BACKEND",
+    "litert": "mirnet_edge.runtime.litert_runner:BACKEND",
     "openvino-gpu": _OPENVINO_DEVICES,
     "openvino-npu": _OPENVINO_DEVICES,
     "openvino-auto": _OPENVINO_DEVICES,
@@ -126,7 +128,7 @@ class Backend:
     """Makes the runner of a graph; of a weights file where `runs_weights`."""
     auto_rank: int = 0
     """Of the backends that run here, `auto` takes the highest rank; latency decides in a rank."""
-    target: Literal["cpu", "tensorrt"] = "cpu"
+    target: Target = "cpu"
     """Which graphs of a bundle are made for it."""
     runs_weights: bool = False
     """Whether it runs the weights file, not a graph."""

@@ -35,8 +35,8 @@ from mirnet_edge.runtime.tensorrt import runner as tensorrt_runner
 
 ROOT = Path(__file__).parents[2]
 _BUILT_IN = (
-    "onnxruntime", "openvino", "torch", "tensorrt", "openvino-gpu", "openvino-npu",
-    "openvino-auto", "onnxruntime-cuda", "onnxruntime-tensorrt",
+    "onnxruntime", "openvino", "torch", "tensorrt", "litert", "openvino-gpu",
+    "openvino-npu", "openvino-auto", "onnxruntime-cuda", "onnxruntime-tensorrt",
     "onnxruntime-tensorrt-rtx", "onnxruntime-openvino", "onnxruntime-directml",
     "onnxruntime-webgpu", "onnxruntime-coreml", "onnxruntime-migraphx", "onnxruntime-rocm",
     "onnxruntime-xnnpack",

@@ -1,0 +1,198 @@
+"""Write LiteRT models (.tflite) of a network: fp32, fp16 weights, and INT8 convolutions.
+
+INT8 quantizes what the ONNX graphs quantize: convolutions over pixels, per channel, with ranges of
+the calibration images. What computes global context stays in float, as do elementwise operations:
+quantized too, they saved no time in XNNPACK (docs/decisions/022-mobile-runtimes.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mirnet_edge.errors import GraphError
+from mirnet_edge.files import write_atomically
+from mirnet_edge.models.channels_last import to_channels_last_form
+from mirnet_edge.models.inference_form import FrameInterface, to_inference_form
+from mirnet_edge.onnx_files import suppress_library_output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from torch import nn
+
+    from mirnet_edge.manifest import ImageContract
+
+_HALF_BITS = 16
+
+
+def write_litert(network: nn.Module, path: Path, image: ImageContract) -> None:
+    """Write a network as a LiteRT model in fp32.
+
+    Args:
+        network: In eval mode, before any rewrite.
+        path: The file to write, whole or not at all.
+        image: The bundle's contract, of fixed size.
+
+    Raises:
+        GraphError: It cannot convert the network.
+    """
+    import torch
+
+    if image.size is None:
+        raise GraphError("a LiteRT model has one size; expected an image contract with a size")
+    deployed = to_inference_form(network)
+    height, width = image.size
+    if image.io == "uint8":
+        wrapped = to_channels_last_form(deployed)
+        example = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    else:
+        wrapped = FrameInterface(deployed, "float").eval()
+        example = torch.zeros(1, 3, height, width)
+    with tempfile.TemporaryDirectory() as folder, _quiet_libraries():
+        import litert_torch
+
+        written = Path(folder) / "model.tflite"
+        try:
+            litert_torch.convert(wrapped, (example,)).export(str(written))
+        except Exception as error:  # the converter has its own and those of three compilers
+            reason = " ".join(str(error).split())[:300]
+            raise GraphError(
+                f"LiteRT's converter does not take this network: {reason}. Export without "
+                "--format litert"
+            ) from error
+        write_atomically(path, written.read_bytes())
+
+
+def quantize_litert(source: Path, target: Path, samples: Sequence[np.ndarray]) -> None:
+    """Write the INT8 form of an fp32 LiteRT model.
+
+    Args:
+        source: As `write_litert` wrote it.
+        target: The file to write, whole or not at all.
+        samples: The calibration images as the model takes them.
+    """
+    from ai_edge_quantizer import qtyping, quantizer
+
+    content = bytearray(source.read_bytes())
+    operators = {
+        "CONV_2D": qtyping.TFLOperationName.CONV_2D,
+        "DEPTHWISE_CONV_2D": qtyping.TFLOperationName.DEPTHWISE_CONV_2D,
+    }
+    quantizing = quantizer.Quantizer(content)
+    for name, kind in list_pixel_convolutions(bytes(content)):
+        quantizing.add_static_config(
+            regex=f"^{re.escape(name)};?$",
+            operation_name=operators[kind],
+            activation_num_bits=8,
+            weight_num_bits=8,
+        )
+    signature, feed = _signature_of(content)
+    images = [{feed: sample} for sample in samples]
+    with _quiet_libraries():
+        ranges = quantizing.calibrate({signature: images}, num_threads=1)
+        result = quantizing.quantize(ranges)
+    write_atomically(target, bytes(result.quantized_model))
+
+
+def halve_litert(source: Path, target: Path) -> None:
+    """Write a LiteRT model with fp16 weights: half the size; processors with fp16 compute in it."""
+    from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+
+    quantizing = quantizer.Quantizer(bytearray(source.read_bytes()))
+    for operator in (
+        qtyping.TFLOperationName.CONV_2D,
+        qtyping.TFLOperationName.DEPTHWISE_CONV_2D,
+        qtyping.TFLOperationName.CONV_2D_TRANSPOSE,
+    ):
+        quantizing.update_quantization_recipe(
+            regex=".*",
+            operation_name=operator,
+            op_config=qtyping.OpQuantizationConfig(
+                weight_tensor_config=qtyping.TensorQuantizationConfig(
+                    num_bits=_HALF_BITS, dtype=qtyping.TensorDataType.FLOAT
+                ),
+                compute_precision=qtyping.ComputePrecision.FLOAT,
+            ),
+            algorithm_key=AlgorithmName.FLOAT_CASTING,
+        )
+    with _quiet_libraries():
+        result = quantizing.quantize()
+    write_atomically(target, bytes(result.quantized_model))
+
+
+def list_pixel_convolutions(content: bytes) -> list[tuple[str, str]]:
+    """Return name and kind of the convolutions over pixels, which INT8 quantizes.
+
+    The others compute global context: the output depends on theirs by vectors alone.
+
+    Args:
+        content: Of a .tflite file.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    kinds = {
+        schema.BuiltinOperator.CONV_2D: "CONV_2D",
+        schema.BuiltinOperator.DEPTHWISE_CONV_2D: "DEPTHWISE_CONV_2D",
+    }
+    graph = model.subgraphs[0]
+    reached = set(graph.outputs)
+    found = []
+    for operator in reversed(graph.operators):  # they stand in the order of their execution
+        if reached.isdisjoint(operator.outputs):
+            continue
+        reached.update(one for one in operator.inputs if not _is_vector(graph.tensors[one].shape))
+        kind = kinds.get(model.operatorCodes[operator.opcodeIndex].builtinCode)
+        if kind is not None:
+            found.append((graph.tensors[operator.outputs[0]].name.decode(), kind))
+    return found[::-1]
+
+
+def _is_vector(shape: Sequence[int] | None) -> bool:
+    """Return whether a tensor has one axis longer than 1 at most, its last."""
+    return shape is None or math.prod(shape[:-1]) == 1
+
+
+def _signature_of(content: bytearray) -> tuple[str, str]:
+    """Return the names of the model's signature and of its input."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    signature = schema.ModelT.InitFromPackedBuf(bytes(content), 0).signatureDefs[0]
+    return signature.signatureKey.decode(), signature.inputs[0].name.decode()
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Suppress the progress, warnings and logs of the converter, and those of its C++ parts."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing, suppress_library_output():  # noqa: PTH123  # fileno
+            os.dup2(nothing.fileno(), 2)
+            with contextlib.redirect_stderr(_Nowhere()):
+                yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+class _Nowhere:
+    """A text stream that forgets what is written."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept."""
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # what a progress bar asks of a stream
+        return getattr(sys.__stderr__, name)
