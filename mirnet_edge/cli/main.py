@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PANELS = {
     "Restore": ("restore", "diagnose", "live", "web"),
-    "Export": ("export", "engine", "calibrate"),
+    "Export": ("export", "engine", "calibrate", "card"),
     "Train": ("train", "prune", "sensitivity"),
     "Measure": ("bench", "plan", "doctor"),
 }

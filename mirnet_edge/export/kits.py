@@ -273,7 +273,7 @@ def main(device):
     names = []
     for place, image in enumerate(calibration):
         names.append(str(arrays / f"{place}.npy"))
-        np.save(names[-1], image)
+        np.save(names[-1], image.transpose(2, 0, 1)[None])  # NCHW, as the network's input
     (HERE / "dataset.txt").write_text("\\n".join(names) + "\\n")
     rknn = RKNN(verbose=False)
     rknn.config(mean_values=[[0, 0, 0]], std_values=[[255, 255, 255]], target_platform=device)

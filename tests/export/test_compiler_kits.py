@@ -185,7 +185,7 @@ def test_the_script_compiles_compares_and_writes(name, compile_kit, kits, worksp
         assert (kits[name] / "network.rknn").read_bytes() == b"rknn"
         assert calls[0][1]["target_platform"] == "rk3588"
         assert calls[0][1]["std_values"] == [[255, 255, 255]]
-        assert calls[1] == ["build", True, count, [32, 48, 3]]
+        assert calls[1] == ["build", True, count, [1, 3, 32, 48]]
 
 
 @pytest.mark.parametrize("name", KITS)
@@ -225,3 +225,18 @@ def test_a_kit_needs_a_size_and_images(tmp_path):
         ExportOptions(weights="shipped:low-light", out=tmp_path, kits=("hailo",))
     with pytest.raises(OptionError, match="--format rknn needs images"):
         ExportOptions(weights="my.pth", out=tmp_path, kits=("rknn",), size=(32, 48))
+
+
+def test_the_option_names_the_kits(capsys, tmp_path):
+    from mirnet_edge.cli.export import main
+
+    with pytest.raises(SystemExit) as left:
+        main(["--format", "coral", "--size", "64x64", "--out", str(tmp_path / "bundle")])
+    assert left.value.code == 2
+    err = capsys.readouterr().err
+    assert "coral" in err
+    assert "hailo" in err
+    with pytest.raises(SystemExit) as left:
+        main(["--format", "hailo", "--out", str(tmp_path / "bundle")])
+    assert left.value.code == 2
+    assert "--format hailo needs the one size" in " ".join(capsys.readouterr().err.split())
