@@ -12,6 +12,7 @@ MirnetEdgeError                 what a user can put right; the commands print on
 ├── MissingDependencyError      an optional package that is not installed; says how to install it
 ├── OptionError                 an option that makes no sense, or options that exclude each other
 ├── VideoError                  a camera, stream or video file that cannot be read or written
+│   ├── ContainerError          a video that a container refuses; another may hold it
 │   └── SourceInterruptedError  a camera or stream that gives no more frames and may come back
 ├── OutputError              stdout cannot be written: a full disk, a reader that ended
 ├── DataError                   a training or validation set that cannot be read
@@ -60,6 +61,10 @@ class OptionError(MirnetEdgeError):
 
 class VideoError(MirnetEdgeError):
     """A camera, stream or video file cannot be opened, read or written."""
+
+
+class ContainerError(VideoError):
+    """A container refuses a packet of a video that is written; another container may hold it."""
 
 
 class SourceInterruptedError(VideoError):

@@ -35,6 +35,12 @@ _EXPECTED = "expected a weights file (.safetensors, .pth, .pt)"
 _ADVICE = "Copy or download it again, or get it from where it was made"
 
 
+# what zipfile raises for damaged archives: of names, versions, encryption, and cut records
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, struct.error,
+)  # fmt: skip
+
+
 class _OtherKindError(CheckpointError):
     """A whole file of a kind that is not read; its text says what to do."""
 
@@ -71,7 +77,7 @@ def _read_claims(path: Path) -> StoredCheckpoint:
         ) from error
     except _OtherKindError as error:
         raise CheckpointError(f"{path} {error}") from error
-    except (CheckpointError, OSError, zipfile.BadZipFile) as error:
+    except (CheckpointError, OSError, *_ZIP_ERRORS) as error:
         raise CheckpointError(
             f"{path} is damaged or no {path.suffix} file, expected a whole weights file: "
             f"{str(error)[:300]}. {_ADVICE}"

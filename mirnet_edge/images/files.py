@@ -308,8 +308,9 @@ def _decode(payload: bytes, path: Path) -> ImageFile:
             f"{path} is too large to be decoded safely ({error}); cut it into smaller images"
         ) from error
     except Exception as error:  # decoders raise many kinds here, all of them mean "damaged"
+        reason = " ".join(str(error).split())
         raise ImageError(
-            f"{path} is damaged ({error}); {_EXPECTED}. Copy it again from its source"
+            f"{path} is damaged ({reason}); {_EXPECTED}. Copy it again from its source"
         ) from error
 
 

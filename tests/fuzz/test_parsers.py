@@ -22,6 +22,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pillow_heif
 import pytest
 import safetensors.torch
 import torch
@@ -157,7 +158,8 @@ def seeds(parser):
         exif = Image.Exif()
         exif[0x0112], exif[0x8769] = 6, {0xA002: 20}
         files = []
-        for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF"):
+        pillow_heif.register_heif_opener()
+        for kind in ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF"):
             buffer = io.BytesIO()
             pixels.save(buffer, kind, exif=exif.tobytes())
             files.append((f"a.{kind.lower()}", buffer.getvalue()))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 import numpy as np
 
 from mirnet_edge.dependencies import require
-from mirnet_edge.errors import OptionError, VideoError
+from mirnet_edge.errors import ContainerError, OptionError, VideoError
 from mirnet_edge.files import DISK_FULL, replace_file
 from mirnet_edge.video.files.decoding import (
     SWSCALE_MATRIX,
@@ -305,25 +305,25 @@ def convert_write_errors(path: Path) -> Iterator[None]:
     """Convert PyAV's errors on writing PATH to a `VideoError`.
 
     Raises:
-        VideoError: It cannot be written.
+        ContainerError: The container refuses what is written.
+        VideoError: It cannot be written for another reason.
     """
     av = require("av", "writing video")
     try:
         yield
     except av.FFmpegError as error:
-        raise VideoError(
-            f"{path} cannot be written: {ffmpeg_reason(error)}. {_advice(error)}"
-        ) from error
+        raise _write_error(path, error) from error
 
 
-def _advice(error: BaseException) -> str:
-    """Return what to do about an error on writing; a full disk is named only where it is full."""
+def _write_error(path: Path, error: BaseException) -> VideoError:
+    """Return what to raise for an error on writing; a full disk is named only where it is full."""
     number = getattr(error, "errno", None)
+    said = f"{path} cannot be written: {ffmpeg_reason(error)}. "
     if number in DISK_FULL:
-        return "Free disk space or choose another folder"
+        return VideoError(said + "Free disk space or choose another folder")
     if isinstance(error, OSError) or number in _DISK_FAULTS:
-        return "Choose another folder"
-    return "Choose another container, for example a name that ends in .mkv"
+        return VideoError(said + "Choose another folder")
+    return ContainerError(said + "Choose another container, for example a name that ends in .mkv")
 
 
 _DISK_FAULTS = frozenset((errno.EIO, errno.EROFS, errno.EFBIG))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from mirnet_edge.dependencies import require
-from mirnet_edge.errors import OptionError
+from mirnet_edge.errors import ContainerError, OptionError
 from mirnet_edge.images.sixteen_bits import widen
 from mirnet_edge.video.files.containers import plan_output
 from mirnet_edge.video.files.decoding import RgbDecoder, VideoReader, read_color_tags
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mirnet_edge.images.contract import Frame
+    from mirnet_edge.video.files.containers import OutputPlan
     from mirnet_edge.video.files.decoding import Pixel
     from mirnet_edge.video.files.encoding import AlphaCodec
     from mirnet_edge.video.files.inspection import VideoInspection
@@ -110,6 +111,7 @@ def restore_video(
 
     Raises:
         VideoError: It cannot be read or written, or has no frame that can be decoded.
+        ContainerError: Matroska, too, refuses it.
         OptionError: The result would replace the source, or a file where `overwrite` is False.
         MirnetEdgeError: The folder cannot be written.
     """
@@ -153,11 +155,11 @@ def restore_video(
     if _size(source) != size:
         end_s = frames.end_s
         notes.add("it was written to while it was read; the result ends where its last frame was")
-    with VideoReader(source) as reader:
-        join_segments(
-            writer.finished, output, plan, reader, inspection, video,
-            last_duration=frames.last_duration, end_s=end_s,
-        )  # fmt: skip
+    job = _MuxingJob(
+        source=source, segments=writer.finished, inspection=inspection, video=video,
+        last_duration=frames.last_duration, end_s=end_s,
+    )  # fmt: skip
+    output = job.write_somehow(plan, output, out, name, notes, overwrite=overwrite)
     segments.remove()
     return RestoredVideo(
         source=source,
@@ -171,6 +173,62 @@ def restore_video(
         shortfall=shortfall,
         notes=notes.lines,
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _MuxingJob:
+    """What a result is muxed from."""
+
+    source: Path
+    segments: Sequence[Segment]
+    inspection: VideoInspection
+    video: OutputVideo
+    last_duration: int | None
+    end_s: Fraction | None
+
+    def write(self, plan: OutputPlan, output: Path) -> None:
+        """Write the result as planned.
+
+        Raises:
+            ContainerError: The container refuses a packet. The trial before the first frame has
+                two of each track, and later ones may differ.
+            VideoError: It cannot be written for another reason.
+        """
+        with VideoReader(self.source) as reader:
+            join_segments(
+                self.segments, output, plan, reader, self.inspection, self.video,
+                last_duration=self.last_duration, end_s=self.end_s,
+            )  # fmt: skip
+
+    def write_somehow(
+        self,
+        plan: OutputPlan,
+        output: Path,
+        out: Path,
+        name: str | None,
+        notes: _Notes,
+        *,
+        overwrite: bool,
+    ) -> Path:
+        """Write the result as planned, or as Matroska where that is refused; return its file.
+
+        Raises:
+            VideoError: It cannot be written, or a file of that name is there.
+        """
+        try:
+            self.write(plan, output)
+        except ContainerError as error:
+            with VideoReader(self.source) as reader:
+                matroska = plan_output(
+                    self.source, reader.container, self.inspection, self.video, ".mkv"
+                )
+            other = output_path(self.source, matroska, out, name)
+            if other == output or (other.exists() and not overwrite):
+                raise
+            self.write(matroska, other)
+            notes.add(f"{output.suffix} refused it at the end; the result is Matroska ({error})")
+            return other
+        return output
 
 
 class _Notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
@@ -326,6 +327,24 @@ def test_a_full_disk_is_named_only_where_it_is_full(number, advice, tmp_path):
         convert_write_errors(tmp_path / "a.mp4"),
     ):
         av.error.err_check(-number)
+
+
+def test_what_mp4_refuses_at_the_end_is_written_as_matroska(make_film, tmp_path, monkeypatch):
+    source = make_film(Film(name="a.mp4", sound="aac"))
+    write = muxing.OutputFile.write
+
+    def refuse(self, frames, packets):
+        if self._plan.format == "mp4" and not isinstance(self._target, io.BytesIO):
+            raise av.error.ArgumentError(errno.EINVAL, "Invalid argument", "a.mp4")
+        write(self, frames, packets)
+
+    monkeypatch.setattr(muxing.OutputFile, "write", refuse)
+    done = restore(source, tmp_path / "out")
+    (note,) = done.notes
+    assert note.startswith(".mp4 refused it at the end; the result is Matroska (")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.mkv"]
+    content = read_film(done.output)
+    assert (len(content.times), content.codecs) == (12, ("h264", "aac"))
 
 
 def test_the_smaller_plans_leave_out_more_and_more():
