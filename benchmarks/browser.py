@@ -4,7 +4,8 @@
 
 Each round restores one frame of video with every row in turn: the page with one thread and two,
 its INT8 network, and this package's ONNX Runtime on the same numbers of threads. Times of the page
-hold the conversion of pixels in both directions. Needs playwright and Chromium.
+hold the conversion of pixels in both directions. `CPU ms` is processor time per frame, of all
+threads together, which other programs lengthen less. Needs playwright and Chromium.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("bundles", nargs="*", default=["shipped:low-light"])
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     arguments = parser.parse_args()
     height, width = parse_size(arguments.size, "--size")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -73,28 +75,38 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         print(f"{machine.processor}, {machine.cores} cores; Chromium {browser.version}")
         for bundle in arguments.bundles:
-            measure(browser, bundle, height, width, arguments.rounds)
+            measure(browser, bundle, (height, width), arguments.rounds, arguments.threads)
         browser.close()
 
 
-def measure(browser: Browser, bundle: str, height: int, width: int, rounds: int) -> None:
-    """Print the table of one bundle."""
+def measure(
+    browser: Browser, bundle: str, size: tuple[int, int], rounds: int, counts: list[int]
+) -> None:
+    """Print the table of one bundle, on each number of threads."""
+    height, width = size
     folder = find_bundle(bundle)
     frame = timing_frame(height, width)
     with ExitStack() as stack:
-        rows: dict[str, Callable[[], float]] = {}
+        rows: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {}
+        session = browser.new_browser_cdp_session()
+
+        def chromium_s() -> float:
+            """Return the processor time of Chromium's pages so far, in seconds."""
+            processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+            return sum(one["cpuTime"] for one in processes if one["type"] == "renderer")
+
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for precision in ("fp32", "int8"):
             page = write_page(folder, temporary / precision, name=bundle, precision=precision)
             server = stack.enter_context(serve_page(page.folder, 0))
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
             stack.callback(server.shutdown)
-            for threads in (1, 2):
+            for threads in counts:
                 label, run = open_engine(browser, server.address, threads, width, height)
-                rows[f"page, {precision}, {label}"] = run
+                rows[f"page, {precision}, {label}"] = (run, chromium_s)
             if precision == "fp32":
                 print(f"\n{page.summary.partition(': ')[2].partition(';')[0]}")
-        for threads in (1, 2):
+        for threads in counts:
             runner = stack.enter_context(
                 open_bundle(bundle, "onnxruntime", "fp32", threads=threads)
             )
@@ -104,14 +116,18 @@ def measure(browser: Browser, bundle: str, height: int, width: int, rounds: int)
                 runner.run(frame)  # type: ignore[attr-defined]
                 return 1e3 * (time.perf_counter() - begun)
 
-            rows[f"Python, fp32, {threads} thread{'s' * (threads > 1)}"] = run_python
-        times = {name: [] for name in rows}
+            row = (run_python, time.process_time)
+            rows[f"Python, fp32, {threads} thread{'s' * (threads > 1)}"] = row
+        times: dict[str, list[float]] = {name: [] for name in rows}
+        used: dict[str, list[float]] = {name: [] for name in rows}
         for number in range(rounds + 1):
-            for name, run in rows.items():
+            for name, (run, processor_s) in rows.items():
+                before = processor_s()
                 taken = run()
                 if number:  # the first compiles, and makes one-time allocations
                     times[name].append(taken)
-    print_table(f"{bundle}, {width}x{height}, {rounds} interleaved rounds", times)
+                    used[name].append(1e3 * (processor_s() - before))
+    print_table(f"{bundle}, {width}x{height}, {rounds} interleaved rounds", times, used)
 
 
 def open_engine(
@@ -127,15 +143,19 @@ def open_engine(
     return label, lambda: float(page.evaluate(_RUN, [width, height]))
 
 
-def print_table(title: str, times: dict[str, list[float]]) -> None:
-    """Print p50, frames per second and the ratio to Python on as many threads."""
-    print(f"\n{title}\n\n| row | p50 ms | fps | time x Python |\n|---|---|---|---|")
+def print_table(title: str, times: dict[str, list[float]], used: dict[str, list[float]]) -> None:
+    """Print p50, frames per second, processor time, and the ratios to Python on as many threads."""
+    print(f"\n{title}\n\n| row | p50 ms | fps | time x Python | CPU ms | CPU x Python |")
+    print("|---|---|---|---|---|---|")
     for name, samples in times.items():
-        threads = name.rpartition(", ")[2]
-        reference = times[f"Python, fp32, {threads}"]
-        ratios = np.array(samples) / np.array(reference)
+        reference = f"Python, fp32, {name.rpartition(', ')[2]}"
         p50 = float(np.median(samples))
-        print(f"| {name} | {p50:.1f} | {1e3 / p50:.1f} | {np.median(ratios):.2f} |")
+        ratio = np.median(np.array(samples) / np.array(times[reference]))
+        processor, others = np.mean(used[name]), np.mean(used[reference])
+        print(
+            f"| {name} | {p50:.1f} | {1e3 / p50:.1f} | {ratio:.2f} | {processor:.0f} | "
+            f"{processor / others:.2f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def web(
     precision: Annotated[
         Literal["fp32", "int8"],
         typer.Option(
-            help="Of the network. int8 is smaller; in browsers it is not faster.",
+            help="Of the network. int8 is smaller, hardly faster, and for processors alone.",
             rich_help_panel=MODEL,
         ),
     ] = "fp32",

@@ -121,7 +121,7 @@ def write_page(
         bundle: Its folder.
         out: The page's folder; replaced as a whole, so it must be empty or a page.
         name: The bundle as the user named it; its folder by default.
-        precision: fp32 or int8. INT8 is smaller, and in the browser not faster.
+        precision: fp32 or int8. INT8 is smaller, hardly faster, and runs on WASM alone.
         runtime: The archive of onnxruntime-web; None for the user's cache, or npm.
 
     Raises:
