@@ -232,6 +232,18 @@ def test_help_is_quick(program):
     assert _processor_time_s() - before < 0.5  # 0.28 s
 
 
+def test_the_quick_suite_measures_what_is_installed(program, tmp_path):
+    small = ["--size", "64x48", "--rounds", 2, "--row-seconds", 0.1, "--json"]
+    done = program("bench", "--suite", "quick", *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    measured = {row["name"] for row in report["rows"] if row["timings"]}
+    assert any("onnxruntime" in name for name in measured), report["rows"]
+    assert report["pair_sets"] == []
+    (line,) = [one for one in done.stderr.splitlines() if "pip install" in one]
+    assert "quality on the built-in images needs the package skimage" in line
+
+
 COMMANDS = {
     "train --data pairs": "export",
     "train --data pairs --init shipped:low-light": "export",
@@ -240,7 +252,7 @@ COMMANDS = {
     "export --int8": "export",
     "plan": "export",
     "sensitivity": "export",
-    "bench --suite quick": "export",
+    "bench --suite quick --pairs built-in": "export",
     "restore film.mp4": "video",
     "restore a.mp4 b.mp4 --executor ray": "video",
     "restore a.mp4 b.mp4 --executor ray --task denoise": "fleet",

@@ -202,7 +202,9 @@ def bench(
         suites = _read_parts(chosen, f"the suite {suite}", given)
     reports = {}
     for part, wanted in suites.items():
-        request = _request(wanted.model_copy(update=given), part or suite, root, out / part)
+        # nobody asked for quality by name: it is left out where its images are not installed
+        measured = _without_missing_images(wanted) if quality is None else wanted
+        request = _request(measured.model_copy(update=given), part or suite, root, out / part)
         reports[part] = _measure(request)
     _print_reports(reports, out, as_json=as_json)
     unreadable = [
@@ -282,6 +284,20 @@ def _parse_suffixes(text: str) -> tuple[str, str]:
     if not (degraded and comma and clean):
         raise OptionError(f"--suffixes must be DEGRADED,CLEAN like _real,_mean, found {text!r}")
     return degraded, clean
+
+
+def _without_missing_images(suite: BenchmarkSuite) -> BenchmarkSuite:
+    """Return a suite that measures no quality where its images are not installed; this is said."""
+    from mirnet_edge.bench.quality import BUILT_IN
+    from mirnet_edge.dependencies import available, missing_text
+
+    if available("skimage") or not any(one.pairs == BUILT_IN for one in suite.quality):
+        return suite
+    print_error(
+        missing_text("latency alone is measured: quality on the built-in images", "skimage")
+    )
+    kept = tuple(one for one in suite.quality if one.pairs != BUILT_IN)
+    return suite.model_copy(update={"quality": kept})
 
 
 def _request(suite: BenchmarkSuite, name: str | None, root: Path, out: Path) -> BenchmarkRequest:
