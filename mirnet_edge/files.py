@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from mirnet_edge.errors import MirnetEdgeError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 DISK_FULL = frozenset((errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)))
@@ -127,10 +127,17 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replace_folder(target: Path) -> Iterator[Path]:
+def replace_folder(
+    target: Path, is_resumable: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """Yield an empty folder beside TARGET that replaces TARGET at the end of the block.
 
     After a kill at any moment, or an exception, TARGET is the old folder or the new one.
+
+    Args:
+        target: The folder.
+        is_resumable: Whether the block can go on with what a killed program left in a folder. That
+            folder is then yielded instead of an empty one, and Ctrl-C keeps it for the next time.
 
     Raises:
         MirnetEdgeError: The parent folder cannot be written, or TARGET is not a folder.
@@ -140,9 +147,15 @@ def replace_folder(target: Path) -> Iterator[Path]:
         raise MirnetEdgeError(f"{target} is a file; expected a folder or nothing. Choose another")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_unfinished(target)
         prefix = f".{target.name}.new-{os.getpid()}-"
         staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
+        for rest in _list_unfinished(target):
+            if is_resumable is not None and is_resumable(rest) and not any(staging.iterdir()):
+                staging.rmdir()
+                rest.rename(staging)
+            else:
+                shutil.rmtree(rest, ignore_errors=True)
+        recover(target)
     except OSError as error:
         raise MirnetEdgeError(
             f"{target.parent} cannot be written ({error.strerror}); choose another output folder"
@@ -154,8 +167,11 @@ def replace_folder(target: Path) -> Iterator[Path]:
                 _sync(file)
         staging.chmod(0o777 & ~_umask())
         _swap(staging, target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    except BaseException as error:
+        if is_resumable is None or not isinstance(error, KeyboardInterrupt):
+            shutil.rmtree(staging, ignore_errors=True)
+        raise
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def recover(target: Path) -> None:
@@ -197,13 +213,14 @@ def _exchange(one: Path, two: Path) -> bool:
     return bool(rename(here, os.fsencode(one), here, os.fsencode(two), exchange) == 0)
 
 
-def _remove_unfinished(target: Path) -> None:
-    """Remove the unfinished folders of killed programs beside TARGET."""
-    recover(target)
+def _list_unfinished(target: Path) -> list[Path]:
+    """Return the unfinished folders of killed programs beside TARGET, the latest first."""
+    found = []
     for rest in target.parent.glob(f".{target.name}.new-*-*"):
         writer = rest.name.rsplit("-", 2)[1]
         if writer.isdigit() and not _alive(int(writer)):
-            shutil.rmtree(rest, ignore_errors=True)
+            found.append(rest)
+    return sorted(found, key=lambda rest: rest.stat().st_mtime, reverse=True)
 
 
 def _alive(process: int) -> bool:

@@ -335,6 +335,11 @@ class GateFacts(StrictDocument):
     references: int
     """How many of the images have a reference."""
     source: str
+    crop: tuple[int, int] | None = None
+    """(height, width) that images were cut to because the network is heavy; None for whole ones."""
+    reach: int | None = None
+    """Distance from a cut, in pixels, within which the network's output differs from that of the
+    uncut image given the same global context; None where images were not cut."""
 
 
 class Manifest(StrictDocument):

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from mirnet_edge.checkpoints.cards import FULL_NETWORKS
 from mirnet_edge.errors import OptionError
 from mirnet_edge.runtime.backends import preferred_backend
 
@@ -270,8 +271,6 @@ Outcome = Literal["yes", "maybe", "no"]
 """Whether a rate is reached: at both ends of the predicted range, at the fast end alone, or not."""
 
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-FULL_NETWORKS = ("mirnet", "mirnet-v2", "keras-mirnet-2021", "keras-mirnet-2023")
-"""The networks of the papers and of the Keras examples, at their full widths."""
 
 
 @dataclass(frozen=True)

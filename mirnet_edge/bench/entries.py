@@ -23,6 +23,7 @@ import numpy as np
 from mirnet_edge.bench.blocked_layout import DOMAIN, replace_blocked_operators
 from mirnet_edge.bench.classical import baseline_named, baselines_for
 from mirnet_edge.bench.record import ReportRow
+from mirnet_edge.checkpoints.cards import assumed_task
 from mirnet_edge.dependencies import available, require
 from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.files import sha256_of
@@ -487,7 +488,7 @@ def _configuration_row(configuration: Configuration, manifest: Manifest, name: s
     return ReportRow(
         name=f"{name} {configuration.name}",
         kind="bundle",
-        task=manifest.model.task,
+        task=assumed_task(manifest.model.task),
         backend=configuration.backend,
         precision=configuration.precision,
         state="measured",
@@ -506,7 +507,7 @@ def _missing_row(backend: str, manifest: Manifest, name: str) -> ReportRow:
     return ReportRow(
         name=f"{name} {backend}",
         kind="bundle",
-        task=manifest.model.task,
+        task=assumed_task(manifest.model.task),
         backend=backend,
         precision=None,
         state="missing",

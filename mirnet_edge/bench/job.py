@@ -35,6 +35,7 @@ from mirnet_edge.bench.quality import (
 )
 from mirnet_edge.bench.record import BenchmarkSettings, Report, ReportRow
 from mirnet_edge.bench.telemetry import MachineSensors, open_sensors
+from mirnet_edge.checkpoints.cards import assumed_task
 from mirnet_edge.errors import EngineError, MirnetEdgeError, OptionError
 from mirnet_edge.files import read_toml
 from mirnet_edge.images.contract import size_text
@@ -151,7 +152,7 @@ class BenchmarkStage:
 def suite_task(suite: BenchmarkSuite) -> str | None:
     """Return the task of the first bundle, else of the first pair set that has one, else None."""
     for bundle in suite.bundles:
-        return read_manifest(find_bundle(bundle)).model.task
+        return assumed_task(read_manifest(find_bundle(bundle)).model.task)
     return next((entry.task for entry in suite.quality if entry.task is not None), None)
 
 

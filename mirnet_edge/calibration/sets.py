@@ -100,8 +100,8 @@ def read_set(
     else:
         first, second, note = _list_images(source)
     found = make_set(
-        [_read(path, None, scale) for path, _ in _take_evenly(first, calibration)],
-        [_read(path, reference, scale) for path, reference in _take_evenly(second, evaluation)],
+        [_read(path, None, scale) for path, _ in take_evenly(first, calibration)],
+        [_read(path, reference, scale) for path, reference in take_evenly(second, evaluation)],
         source.resolve().name,  # not its path: a bundle that travels tells nothing of the disk
         note,
     )
@@ -172,7 +172,8 @@ def _check_count(folder: Path, calibration: int, evaluation: int) -> None:
         )
 
 
-def _take_evenly(entries: list[_Item], count: int | None) -> list[_Item]:
+def take_evenly(entries: list[_Item], count: int | None) -> list[_Item]:
+    """Return at most COUNT of the entries, spread over all of them."""
     if count is None or len(entries) <= count:
         return entries
     places = np.linspace(0, len(entries) - 1, count).round().astype(int)
@@ -364,8 +365,8 @@ def builtin_set(
         for photos in (_CALIBRATION_PHOTOS, _EVALUATION_PHOTOS)
     ]
     return make_set(
-        _take_evenly(groups[0], calibration),
-        _take_evenly(groups[1], evaluation),
+        take_evenly(groups[0], calibration),
+        take_evenly(groups[1], evaluation),
         f"built-in: scikit-image photos, {task}",
         f"synthetic ({', '.join(chosen)}); a set from your own camera is better: --calibration DIR",
     )

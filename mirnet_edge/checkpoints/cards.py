@@ -14,6 +14,9 @@ from mirnet_edge.errors import CheckpointError
 from mirnet_edge.manifest import StrictDocument
 
 Architecture: TypeAlias = Literal["mirnet", "mirnet-v2", "keras-mirnet", "edge"]
+FULL_NETWORKS = ("mirnet", "mirnet-v2", "keras-mirnet-2021", "keras-mirnet-2023")
+"""The networks of the papers and of the Keras examples at their full widths, by the names that
+stand for them where no weights are needed."""
 
 
 class ModelCard(StrictDocument):
@@ -44,6 +47,11 @@ class ModelCard(StrictDocument):
     """Of the source tree that trained them."""
     license: str | None = None
     note: str | None = None
+
+
+def assumed_task(task: str) -> str:
+    """Return a card's task; low-light, which MIRNet is best known for, where it is unknown."""
+    return "low-light" if task == "unknown" else task
 
 
 def json_from_card(card: ModelCard) -> str:

@@ -25,12 +25,14 @@ from mirnet_edge.cli.arguments import (
     parse_size,
 )
 from mirnet_edge.cli.presets import PRESET_FORMER_OPTIONS, DevicePresetOption
+from mirnet_edge.cli.progress import StageProgress
 from mirnet_edge.errors import OptionError, PrecisionRejected
+from mirnet_edge.images.contract import size_text
 
 if TYPE_CHECKING:
     from mirnet_edge.export.job import ExportResult
     from mirnet_edge.export.workspace import ExportOptions
-    from mirnet_edge.manifest import Configuration, Manifest, QualityFacts
+    from mirnet_edge.manifest import Configuration, GateFacts, Manifest, QualityFacts
 
 _PRECISION = "Precision"
 
@@ -269,24 +271,17 @@ def _write_page(bundle: Path, web: Path, weights: str, runtime: Path | None) -> 
 
 
 def _with_progress(options: ExportOptions) -> ExportResult:
-    import time
-
     from mirnet_edge.export.job import export_bundle
 
-    console, started = stderr(), time.monotonic()
-    with console.status("start") as status:
-
-        def show(what: str) -> None:
-            status.update(what)
-            if not console.is_terminal:
-                console.print(f"{time.monotonic() - started:6.1f} s  {what}")
-
+    with StageProgress.shown() as display:
         try:
-            return export_bundle(options, on_stage=show)
+            return export_bundle(options, display.on_stage, display.on_step)
         except KeyboardInterrupt as error:
             former = f"the former bundle in {options.out} is as it was"
             kept = former if options.out.exists() else f"nothing was written to {options.out}"
-            raise KeyboardInterrupt(f"interrupted; {kept}") from error
+            raise KeyboardInterrupt(
+                f"interrupted; {kept}, and the same command goes on after the last finished stage"
+            ) from error
 
 
 def _show(exported: ExportResult) -> None:
@@ -342,6 +337,22 @@ def _decibel(quality: QualityFacts | None) -> str:
     return "same" if quality.mean_db is None else f"{quality.mean_db:.2f}"
 
 
+def _describe_cuts(gate: GateFacts) -> list[str]:
+    """Return what the size of the evaluated images means, where they were cut for their cost."""
+    if gate.crop is None or gate.reach is None:
+        return []
+    inner = min(gate.crop) - 2 * gate.reach
+    seen = (
+        f"the inner {inner}x{inner} pixels see all that they see in a whole image"
+        if inner > 0
+        else "every pixel sees the border of its cut, more than in a whole image"
+    )
+    return [
+        f"The network is heavy, so images were cut to {size_text(*gate.crop)}: it sees "
+        f"{gate.reach} pixels far (measured), and {seen}; global context is that of the cut"
+    ]
+
+
 def _notes(exported: ExportResult) -> list[str]:
     manifest = exported.manifest
     frame = next(mode.latency for mode in manifest.configurations if mode.latency)
@@ -360,6 +371,7 @@ def _notes(exported: ExportResult) -> list[str]:
         f"{manifest.gate.references} with a reference; graph against network "
         f"{exported.parity_db:.0f} dB",
     ]
+    lines += _describe_cuts(manifest.gate)
     lines += [
         f"{graph.name}: {graph.quantization.reason}"
         for graph in manifest.graphs

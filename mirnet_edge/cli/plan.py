@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mirnet_edge.checkpoints.cards import FULL_NETWORKS
 from mirnet_edge.cli.application import command
 from mirnet_edge.cli.arguments import (
     DEVICE,
@@ -20,15 +21,13 @@ from mirnet_edge.cli.arguments import (
 if TYPE_CHECKING:
     from mirnet_edge.planning import DevicePlan, NetworkPlan
 
-_FULL_NETWORKS = ("mirnet", "mirnet-v2", "keras-mirnet-2021", "keras-mirnet-2023")
-
 
 def plan(
     weights: Annotated[
         str,
         typer.Argument(
             help="A weights file, shipped:NAME, a bundle's folder, or a full-size network of the "
-            "papers or the Keras examples: mirnet, mirnet-v2, keras-mirnet-2021, keras-mirnet-2023."
+            f"papers or the Keras examples: {', '.join(FULL_NETWORKS)}."
         ),
     ] = "shipped:low-light",
     device: Annotated[
@@ -58,7 +57,7 @@ def plan(
     """
     sizes = [parse_size(one, "--size") for one in size.split(",")]
     check_positive(fps, "--fps")
-    if weights not in _FULL_NETWORKS and not Path(weights).is_dir():
+    if weights not in FULL_NETWORKS and not Path(weights).is_dir():
         check_weights(weights)
     from mirnet_edge.dependencies import require
     from mirnet_edge.devices import choose_devices

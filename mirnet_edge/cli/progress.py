@@ -1,21 +1,82 @@
-"""How far training is, on stderr: what mirnet-train and mirnet-prune show."""
+"""How far a job is, on stderr: what training, pruning and the export show."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 from mirnet_edge.cli.application import stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.progress import Progress, TaskID
     from typing_extensions import Self
 
     from mirnet_edge.training.recipe import TrainingRecipe
     from mirnet_edge.training.record import ValidationScore
+
+
+class StageProgress:
+    """Shows the stages of a job on stderr, each with its steps and the time that is left.
+
+    On a terminal one bar, elsewhere a line when a stage begins and, in long ones, now and then.
+    """
+
+    _QUIET_S = 20.0
+
+    def __init__(self, progress: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress, self._clock = progress, clock
+        self._started = self._began = self._printed = clock()
+        self._what = ""
+        self._bar: TaskID | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def shown(cls) -> Iterator[Self]:
+        """Yield a display while its bar is on the screen."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(20),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            Remaining(),
+        )
+        console = stderr()
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            yield cls(progress)
+
+    def on_stage(self, what: str) -> None:
+        """Say what begins."""
+        self._what, self._began = what, self._clock()
+        if not self._progress.console.is_terminal:
+            self._print(what)
+            return
+        if self._bar is not None:
+            self._progress.remove_task(self._bar)
+        self._bar = self._progress.add_task(what, total=None)
+
+    def on_step(self, done: int, total: int) -> None:
+        """Say how many of the steps of a stage are done."""
+        if self._bar is not None:
+            self._progress.update(self._bar, completed=done, total=total)
+            return
+        now = self._clock()
+        if done and now - self._printed > self._QUIET_S:
+            left = (now - self._began) / done * (total - done)
+            self._print(f"{self._what}: {done} of {total}, about {left:.0f} s left")
+
+    def _print(self, text: str) -> None:
+        self._printed = self._clock()
+        elapsed = self._printed - self._started
+        self._progress.console.print(
+            f"{elapsed:6.1f} s  {text}", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 class TrainingProgress:

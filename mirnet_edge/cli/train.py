@@ -51,6 +51,13 @@ def train(
             show_default="the task's; fine-tune with --init",
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --recipe: network and training as published. seed: the Keras example; "
+            "mirnet, mirnet-v2: the papers.",
+        ),
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(
@@ -201,8 +208,8 @@ def train(
     if task == _DIAGNOSIS:
         _check_diagnosis_options(
             init=init, teacher=teacher, model=model, channels=channels, blocks=blocks,
-            unlabeled=unlabeled, overlays=overlays, replay=replay, keep=keep, crop=crop,
-            exposure_steps=exposure_steps, qat=qat or None, compile=compiled or None,
+            preset=preset, unlabeled=unlabeled, overlays=overlays, replay=replay, keep=keep,
+            crop=crop, exposure_steps=exposure_steps, qat=qat or None, compile=compiled or None,
             tensorboard=tensorboard or None,
         )  # fmt: skip
         check_folder(data, "--data")
@@ -228,6 +235,7 @@ def train(
     from mirnet_edge.training.tasks import find_task
 
     find_task(task)
+    recipe = _choose_recipe(recipe, preset)
     if recipe is not None:
         read_recipe(recipe)
     from mirnet_edge.training.job import TrainingRequest, train_weights
@@ -312,6 +320,23 @@ def _check_diagnosis_options(**values: object) -> None:
         )
 
 
+def _choose_recipe(recipe: str | None, preset: str | None) -> str | None:
+    """Return the recipe's name or file.
+
+    Raises:
+        OptionError: There is no such preset, or both were given.
+    """
+    from mirnet_edge.training.recipe import PRESETS
+
+    if preset is None:
+        return recipe
+    if recipe is not None:
+        raise OptionError("--preset names a recipe; leave out --preset or --recipe")
+    if preset not in PRESETS:
+        raise OptionError(f"--preset must be one of {', '.join(PRESETS)}, found {preset!r}")
+    return preset
+
+
 def _given(**values: Any) -> dict[str, Any]:  # noqa: ANN401  # options of several types
     return {name: value for name, value in values.items() if value is not None}
 
@@ -331,6 +356,7 @@ main = command(
     examples=(
         "train --data pairs --task low-light",
         "train --data my_pairs --init shipped:low-light --out build/fine_tuned",
+        "train --data lol --preset seed --channels 16 --max-minutes 60",
         "train --data data --task diagnosis --out build/diagnosis",
     ),
     former_options={"--unlabelled": "--unlabeled"},

@@ -92,7 +92,9 @@ def analyze_sensitivity(
             scheme = QuantizationScheme(whole_frame=backend != "tensorrt")
             graphs = quantize_all_blocks(fp32, workspace.samples, backend, scheme)
             on_stage(f"fp32: {len(images.evaluation)} images")
-            evaluator = GraphEvaluator(fp32, workspace.image, images.evaluation, frame, backend)
+            evaluator = GraphEvaluator(
+                fp32, workspace.image, images.evaluation, frame, backend, rounds=workspace.rounds
+            )
             found = measure_sensitivity(graphs, evaluator, found, file, on_stage)
     write_atomically(request.out / IMAGE_NAME, draw_sensitivity(found).to_file())
     return found
@@ -100,7 +102,7 @@ def analyze_sensitivity(
 
 def _set_timing_size(workspace: Workspace, size: tuple[int, int] | None) -> Workspace:
     sized = workspace.image.model_copy(update={"size": size})
-    frame = make_timing_frame(workspace.images, sized, workspace.loaded)
+    frame = make_timing_frame(workspace.images, sized, workspace.plan)
     return replace(workspace, timing_frame=frame)
 
 

@@ -14,7 +14,12 @@ from mirnet_edge.export.onnx_graph import (
 )
 from mirnet_edge.export.sensitivity import GraphEvaluator, choose_trial_backend, search_graph
 from mirnet_edge.images.contract import pad_to_multiple
-from mirnet_edge.manifest import LITERT_SUFFIX
+from mirnet_edge.manifest import (
+    LITERT_SUFFIX,
+    Precision,
+    QuantizationFacts,
+    Target,
+)
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.onnx_files import write_model
 from mirnet_edge.quantization.cell_form import to_cell_form
@@ -22,6 +27,7 @@ from mirnet_edge.quantization.legalizer import check_for_tensorrt
 from mirnet_edge.quantization.ptq import (
     RANGES_FILE,
     QuantizationScheme,
+    RangeEstimator,
     RangeKey,
     describe_preprocessing,
     quantize_for_cpu,
@@ -30,11 +36,10 @@ from mirnet_edge.quantization.ptq import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mirnet_edge.export.workspace import Workspace
-    from mirnet_edge.manifest import Precision, QuantizationFacts, Target
-    from mirnet_edge.quantization.ptq import RangeEstimator
 
 
 @dataclass(frozen=True)
@@ -76,23 +81,23 @@ def make_graphs(workspace: Workspace) -> tuple[list[GraphFile], float]:
         GraphError: A graph differs from the network, or TensorRT would misread it.
     """
     options = workspace.options
-    parity_db = _export_fp32(workspace)
+    parity_db: float = workspace.recall(
+        "fp32", float, lambda: _export_fp32(workspace), [_FP32.file]
+    )
     files = [_FP32]
     if options.fp16 and options.target != "cpu":
-        workspace.on_stage("convert to fp16")
-        to_fp16(workspace.path(_FP32.file), workspace.path(_FP16.file))
-        files.append(_FP16)
+        files.append(_make(workspace, _FP16, _to_fp16))
     if options.int8 and options.target in ("cpu", "all"):
-        files.append(_quantize(workspace, _INT8_CPU))
-        _rewrite_in_cells(workspace, files[-1])
+        files.append(_make(workspace, _INT8_CPU, _quantize_for_cpu))
     if options.int8 and options.target in ("tensorrt", "all"):
-        files.append(_quantize(workspace, _INT8_TENSORRT))
+        files.append(_make(workspace, _INT8_TENSORRT, _quantize))
         if options.fp16:
-            workspace.on_stage("convert the rest of the TensorRT INT8 graph to fp16")
-            to_fp16(workspace.path(_INT8_TENSORRT.file), workspace.path(_INT8_FP16_TENSORRT.file))
-            files.append(replace(_INT8_FP16_TENSORRT, ranges=files[-1].ranges))
+            half = replace(_INT8_FP16_TENSORRT, ranges=files[-1].ranges)
+            files.append(_make(workspace, half, _rest_to_fp16))
     if options.fp8:
-        files += _make_fp8(workspace, files)
+        files += workspace.recall(
+            "fp8", list[GraphFile], lambda: _make_fp8(workspace, files), _fp8_files(options.fp16)
+        )
     for file in files:
         if file.precision.startswith(("int8", "fp8")) and "tensorrt" in file.targets:
             _check(workspace.path(file.file))
@@ -117,6 +122,37 @@ def _write_litert_models(workspace: Workspace) -> list[GraphFile]:
         quantize_litert(fp32, workspace.path(_LITERT_INT8.file), workspace.samples)
         files.append(_LITERT_INT8)
     return files
+
+
+def _make(
+    workspace: Workspace, file: GraphFile, make: Callable[[Workspace, GraphFile], GraphFile]
+) -> GraphFile:
+    made: GraphFile = workspace.recall(
+        file.name, GraphFile, lambda: make(workspace, file), [file.file]
+    )
+    return made
+
+
+def _fp8_files(with_fp16: bool) -> list[str]:
+    return [_FP8_TENSORRT.file, *([_FP8_FP16_TENSORRT.file] if with_fp16 else [])]
+
+
+def _quantize_for_cpu(workspace: Workspace, file: GraphFile) -> GraphFile:
+    made = _quantize(workspace, file)
+    _rewrite_in_cells(workspace, made)
+    return made
+
+
+def _to_fp16(workspace: Workspace, file: GraphFile) -> GraphFile:
+    workspace.on_stage("convert to fp16")
+    to_fp16(workspace.path(_FP32.file), workspace.path(file.file))
+    return file
+
+
+def _rest_to_fp16(workspace: Workspace, file: GraphFile) -> GraphFile:
+    workspace.on_stage("convert the rest of the TensorRT INT8 graph to fp16")
+    to_fp16(workspace.path(_INT8_TENSORRT.file), workspace.path(file.file))
+    return file
 
 
 def _export_fp32(workspace: Workspace) -> float:
@@ -145,10 +181,10 @@ def _quantize(workspace: Workspace, file: GraphFile) -> GraphFile:
     if workspace.options.mixed:
         return _search_mixed_precision(workspace, file)
     if on_cpu:
-        quantize_for_cpu(fp32, graph, samples)
+        quantize_for_cpu(fp32, graph, samples, on_sample=workspace.on_step)
         return file
     scheme = _calibrated_scheme(workspace)
-    quantize_for_tensorrt(fp32, graph, samples, scheme)
+    quantize_for_tensorrt(fp32, graph, samples, scheme, workspace.on_step)
     return replace(file, ranges=scheme.estimator)
 
 
@@ -212,6 +248,7 @@ def _search_mixed_precision(workspace: Workspace, file: GraphFile) -> GraphFile:
     evaluator = GraphEvaluator(
         fp32, workspace.image, workspace.images.evaluation, workspace.timing_frame,
         choose_trial_backend("auto" if "cpu" in file.targets else "tensorrt"),
+        rounds=workspace.rounds,
     )  # fmt: skip
     facts = search_graph(
         fp32, workspace.path(file.file), workspace.samples, evaluator,

@@ -1,22 +1,29 @@
-"""The export job: open, make graphs, quality gate, engines, manifest."""
+"""The export job: open, make graphs, quality gate, engines, manifest.
+
+Each finished stage is recorded in the folder that becomes the bundle (`stages`), so that an export
+that was killed is resumed by the same command.
+"""
 
 from __future__ import annotations
 
 import datetime
+import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirnet_edge import manifest
 from mirnet_edge.dependencies import available, missing_text, require
 from mirnet_edge.errors import MissingDependencyError, OptionError
-from mirnet_edge.export.gate import GateCandidate, find_fastest, run_gate
+from mirnet_edge.export.gate import GateCandidate, find_fastest, restore_all, run_gate
 from mirnet_edge.export.graphs import make_graphs
 from mirnet_edge.export.kits import write_kit
 from mirnet_edge.export.onnx_graph import make_context_anchored_contract
-from mirnet_edge.export.workspace import open_workspace
-from mirnet_edge.files import replace_folder, write_atomically
-from mirnet_edge.manifest import Manifest, RejectionReason, bind
+from mirnet_edge.export.stages import OnStep, key_of, resume_stages
+from mirnet_edge.export.workspace import SamplePlan, make_workspace, open_sources, plan_samples
+from mirnet_edge.files import write_atomically
+from mirnet_edge.manifest import EngineFacts, ImageContract, Manifest, RejectionReason, bind
 from mirnet_edge.runtime import machine
 from mirnet_edge.runtime.backends import all_backends
 from mirnet_edge.runtime.tensorrt.build import profiles_for
@@ -26,9 +33,11 @@ from mirnet_edge.runtime.tensorrt.library import FLAVORS, HOW_TO_INSTALL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import numpy as np
+
     from mirnet_edge.export.graphs import GraphFile
     from mirnet_edge.export.workspace import ExportOptions, Workspace
-    from mirnet_edge.manifest import Configuration, EngineFacts, GraphFacts, WebFormFacts
+    from mirnet_edge.manifest import Configuration, GraphFacts, WebFormFacts
     from mirnet_edge.runtime.backends import Backend
 
 
@@ -45,16 +54,20 @@ class ExportResult:
 
 
 def export_bundle(
-    options: ExportOptions, on_stage: Callable[[str], None] = lambda what: None
+    options: ExportOptions,
+    on_stage: Callable[[str], None] = lambda what: None,
+    on_step: OnStep = lambda done, total: None,
 ) -> ExportResult:
     """Export weights to a bundle: ONNX graphs, quantized, accepted or rejected by measurement.
 
     Until the new bundle is complete nothing of a former one in `options.out` is touched; a kill at
-    any moment leaves it usable.
+    any moment leaves it usable. The next call with the same options, weights and images goes on
+    after the last finished stage.
 
     Args:
         options: What to export.
         on_stage: Called with a few words as each stage begins.
+        on_step: Called with the steps done, and those of all, within a stage that has steps.
 
     Raises:
         MirnetEdgeError: The weights, the calibration set or the output folder are not usable.
@@ -64,19 +77,31 @@ def export_bundle(
     if options.litert and not available("litert_torch"):
         raise MissingDependencyError(missing_text("--format litert", "litert_torch"))
     _check_replaceable(options.out)
-    with replace_folder(options.out) as folder:
-        workspace = open_workspace(options, folder, on_stage)
+    sources = open_sources(options, on_stage)
+    key = key_of(options, sources.loaded.sha256, sources.images)
+    with resume_stages(options.out, key) as log:
+        if log.resumed:
+            on_stage(f"go on after {log.resumed[-1]}, where an export was stopped")
+        plan = log.run(
+            "plan", SamplePlan,
+            lambda: plan_samples(sources.loaded, sources.image, sources.images, on_stage),
+        )  # fmt: skip
+        workspace = make_workspace(
+            sources, plan, log.folder, recall=log.run, on_stage=on_stage, on_step=on_step
+        )
         _save_weights(workspace)
         if options.anchored:
             workspace = _anchor_context(workspace)
         files, parity_db = make_graphs(workspace)
         for name in options.kits:
+            shutil.rmtree(log.folder / name, ignore_errors=True)  # of a killed export
             write_kit(workspace, name)
-        configurations = apply_quality_gate(workspace, files)
+        reference = _read_reference(workspace, files, log.path("reference.npz"))
+        configurations = apply_quality_gate(workspace, files, reference)
         graphs = [_describe_graph(workspace, file, configurations) for file in files]
         engines = build_engines(workspace, graphs, configurations)
         written = _describe_bundle(workspace, graphs, configurations, engines)
-        write_atomically(folder / manifest.FILE_NAME, manifest.to_json(written))
+        write_atomically(log.folder / manifest.FILE_NAME, manifest.to_json(written))
     rejected = tuple(graph.name for graph in graphs if not _is_accepted(graph, configurations))
     return ExportResult(options.out, written, parity_db, rejected)
 
@@ -98,21 +123,55 @@ def _save_weights(workspace: Workspace) -> None:
 
 def _anchor_context(workspace: Workspace) -> Workspace:
     """Return the workspace with the contract of context-anchored graphs."""
-    workspace.on_stage("anchor the global context and measure how far a cut reaches")
-    image = make_context_anchored_contract(
-        workspace.image, workspace.loaded.model, workspace.images
-    )
-    return replace(workspace, image=image)
+
+    def anchor() -> ImageContract:
+        workspace.on_stage("anchor the global context and measure how far a cut reaches")
+        return make_context_anchored_contract(
+            workspace.image, workspace.loaded.model, workspace.images
+        )
+
+    return replace(workspace, image=workspace.recall("context", ImageContract, anchor))
 
 
-def apply_quality_gate(workspace: Workspace, files: Sequence[GraphFile]) -> list[Configuration]:
-    """Measure the graphs on every backend and return accepted and rejected configurations."""
+def _read_reference(
+    workspace: Workspace, files: Sequence[GraphFile], kept: Path
+) -> list[np.ndarray]:
+    """Return the reference's outputs for the evaluation images; they are restored once."""
+    import numpy as np
+
+    samples, reference = workspace.images.evaluation, list_candidates(workspace, files)[0]
+
+    def restore() -> None:
+        workspace.on_stage(f"{reference.name}: restore {len(samples)} images")
+        outputs = restore_all(reference, samples, workspace.on_step)
+        np.savez(kept, *outputs)
+
+    name = kept.relative_to(workspace.folder).as_posix()
+    workspace.recall("reference", type(None), restore, [name])
+    with np.load(kept) as stored:
+        return [stored[f"arr_{place}"] for place in range(len(samples))]
+
+
+def apply_quality_gate(
+    workspace: Workspace, files: Sequence[GraphFile], reference: Sequence[np.ndarray]
+) -> list[Configuration]:
+    """Measure the graphs on every backend and return accepted and rejected configurations.
+
+    Args:
+        workspace: Of the export.
+        files: The graphs.
+        reference: The outputs of the first candidate.
+    """
     return run_gate(
         list_candidates(workspace, files),
         workspace.images.evaluation,
+        reference,
         max_drop_db=workspace.options.max_drop_db,
         timing_frame=workspace.timing_frame,
-        on_progress=workspace.on_stage,
+        timing_s=workspace.plan.timing_s,
+        recall=workspace.recall,
+        on_stage=workspace.on_stage,
+        on_step=workspace.on_step,
     )
 
 
@@ -159,14 +218,19 @@ def build_engines(
     engines = []
     for graph in graphs:
         if graph.name in accepted:
-            workspace.on_stage(f"build the TensorRT engine of {graph.name}")
-            source = workspace.path(graph.onnx.file)
-            order = BuildRequest(
-                onnx=source, plan=source.with_suffix(".plan"),
-                profiles=profiles_for(workspace.image), graph=graph.name, precision=graph.precision,
-            )  # fmt: skip
-            engines.append(build_apart(order, workspace.on_stage))
+            plan = Path(graph.onnx.file).with_suffix(".plan").name
+            build = partial(_build_engine, workspace, graph, plan)
+            engines.append(workspace.recall(f"engine of {graph.name}", EngineFacts, build, [plan]))
     return engines
+
+
+def _build_engine(workspace: Workspace, graph: GraphFacts, plan: str) -> EngineFacts:
+    workspace.on_stage(f"build the TensorRT engine of {graph.name}")
+    order = BuildRequest(
+        onnx=workspace.path(graph.onnx.file), plan=workspace.path(plan),
+        profiles=profiles_for(workspace.image), graph=graph.name, precision=graph.precision,
+    )  # fmt: skip
+    return build_apart(order, workspace.on_stage)
 
 
 def _is_accepted(graph: GraphFacts, configurations: Sequence[Configuration]) -> bool:
@@ -225,6 +289,8 @@ def _describe_bundle(
             images=len(images.evaluation),
             source=images.source,
             references=sum(sample.reference is not None for sample in images.evaluation),
+            crop=workspace.plan.largest if workspace.plan.reach is not None else None,
+            reach=workspace.plan.reach,
         ),
         graphs=graphs,
         configurations=configurations,

@@ -29,7 +29,7 @@ from mirnet_edge.quantization.legalizer import (
 from mirnet_edge.quantization.qat import make_deployable_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import onnx
@@ -264,7 +264,14 @@ def make_context_anchored_contract(
     )
 
 
-def measure_reach(network: ContextAnchoredNetwork, images: list[Frames]) -> int:
+def measure_reach(
+    network: ContextAnchoredNetwork,
+    images: list[Frames],
+    *,
+    strip: tuple[int, int] = _STRIP,
+    cuts: Sequence[int] = _CUTS,
+    both_ways: bool = True,
+) -> int:
     """Return how far from a cut, in pixels, the output differs from that of the uncut frame.
 
     Both get the frame's own context vectors, so that they differ only by the pixels that
@@ -273,7 +280,10 @@ def measure_reach(network: ContextAnchoredNetwork, images: list[Frames]) -> int:
 
     Args:
         network: In eval mode.
-        images: (1, H, W, 3) uint8 each; long strips are taken out of them both ways.
+        images: (1, H, W, 3) uint8 each; long strips are taken out of them.
+        strip: (height, width) of the strips.
+        cuts: Columns that strips are cut at.
+        both_ways: Whether strips are taken along both sides, or along the rows alone.
 
     Returns:
         The largest distance at which more than `TOLERANCE` was seen on either side; at most the
@@ -283,12 +293,12 @@ def measure_reach(network: ContextAnchoredNetwork, images: list[Frames]) -> int:
 
     reach = 0
     with torch.inference_mode():
-        for strip in _strips(images, network.multiple):
-            batch = torch.from_numpy(batch_from_frames(strip))
+        for frames in _strips(images, network.multiple, strip, both_ways=both_ways):
+            batch = torch.from_numpy(batch_from_frames(frames))
             nothing = torch.zeros(1, network.context_length)
             whole, vectors = network(batch, nothing, torch.zeros(1))
             scale = whole.shape[-1] // batch.shape[-1]
-            for cut in _CUTS:
+            for cut in cuts:
                 place = cut // network.multiple * network.multiple
                 for part in (slice(None, place), slice(place, None)):
                     found, _ = network(batch[..., part], vectors, torch.ones(1))
@@ -306,10 +316,12 @@ def _distance(error: torch.Tensor, *, from_end: bool) -> int:
     return int(np.max(np.nonzero(columns > TOLERANCE)[0], initial=-1)) + 1
 
 
-def _strips(images: list[Frames], multiple: int) -> Iterator[Frames]:
-    height, width = (-(-side // multiple) * multiple for side in _STRIP)
+def _strips(
+    images: list[Frames], multiple: int, size: tuple[int, int], *, both_ways: bool
+) -> Iterator[Frames]:
+    height, width = (-(-side // multiple) * multiple for side in size)
     for image in images:
-        for turned in (image, image.transpose(0, 2, 1, 3)):
+        for turned in (image, image.transpose(0, 2, 1, 3))[: 2 if both_ways else 1]:
             strip = turned[:, :height, :width]
             tall, wide = max(height, strip.shape[1]), max(width, strip.shape[2])
             yield pad_to(strip, tall, wide)

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 # Bins of the fp32 output's luma: INT8's error is largest in the dark, where the eye sees it best.
 DARKNESS = {"dark": (0, 32), "middle": (32, 96), "bright": (96, 256)}
-_ROUNDS, _WARMUP = 9, 2
+_WARMUP = 2
 # identical images have no PSNR that JSON can say
 _MOST_DB = 100.0
 
@@ -89,7 +89,7 @@ class GraphEvaluator:
         frame: Frames,
         backend: str,
         *,
-        rounds: int = _ROUNDS,
+        rounds: int = 9,
     ) -> None:
         """Restore the samples in fp32.
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.calibration.presets import open_set
-from mirnet_edge.calibration.sets import builtin_set, fit_sample
+from mirnet_edge.calibration.sets import builtin_set, fit_sample, take_evenly
+from mirnet_edge.checkpoints.cards import assumed_task
 from mirnet_edge.errors import CalibrationError, OptionError
+from mirnet_edge.export.stages import OnStep, Recall, make_anew
 from mirnet_edge.images.contract import batch_from_frames, pad_to_multiple
 from mirnet_edge.manifest import ImageContract
 
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from torch import nn
 
     from mirnet_edge.calibration.sets import CalibrationSet
     from mirnet_edge.checkpoints import LoadedCheckpoint
@@ -121,10 +126,140 @@ class ExportOptions:
 
 _TIMING_SIZE = (480, 640)
 _LARGEST_SAMPLE = (960, 1280)
-# Images are evaluated and timed in a dozen configurations. One of the full MIRNet costs 2.2 TMACs
-# at 640x480, half a minute on two cores: it is evaluated on smaller cuts, and the manifest says so.
+# Images are evaluated and timed in a dozen configurations. A network of more MACs than this for a
+# frame of _TIMING_SIZE is heavy: it is calibrated and evaluated on cuts, as many as are affordable.
+# The full MIRNet has 2.2e12, half a minute for one frame on two cores.
 _AFFORDABLE_MACS = 128e9
-_SMALLEST_CUT = 128
+# Of a heavy network: seconds of float passes, as the network runs in torch, for calibration and for
+# one configuration of the quality gate, and seconds of the timed rounds of all.
+_CALIBRATION_S, _EVALUATION_S, _TIMING_S = 60.0, 40.0, 45.0
+_FEWEST_CALIBRATION, _FEWEST_EVALUATION = 6, 4
+# Sides of cuts. While calibrating, NNCF holds every activation of one cut: 1.9 GB of the full
+# MIRNet at 128x152. What is evaluated may be larger.
+_SMALLEST_CUT, _LARGEST_CUT, _STEP = 128, 256, 32
+_ROUNDS, _FEWEST_ROUNDS = 9, 3  # of light and of heavy networks
+# (height, width) of the strip that the reach is measured on, in the middle of which it is cut.
+_REACH_STRIP = (64, 192)
+_INNER = 64  # pixels of a cut, across, that no border reaches
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplePlan:
+    """How many images, of which size, an export calibrates, evaluates and times on."""
+
+    largest: tuple[int, int] = _LARGEST_SAMPLE
+    """(height, width) that evaluation images are cut to; smaller ones stay as they are."""
+    largest_calibration: tuple[int, int] = _LARGEST_SAMPLE
+    """The same of calibration images."""
+    timing: tuple[int, int] = _TIMING_SIZE
+    calibration: int | None = None
+    """Calibration images at most; None for all."""
+    evaluation: int | None = None
+    """Evaluation images at most; None for all."""
+    timing_s: float = math.inf
+    """Seconds that the timed rounds may take."""
+    reach: int | None = None
+    """Distance from a cut, in pixels, within which the output differs from that of the uncut image
+    given the same global context; None where images are not cut for their cost."""
+
+
+def plan_samples(
+    loaded: LoadedCheckpoint,
+    image: ImageContract,
+    images: CalibrationSet,
+    on_stage: Callable[[str], None] = lambda what: None,
+) -> SamplePlan:
+    """Return the images that a network can afford: by its MACs, and if it is heavy as measured.
+
+    Args:
+        loaded: The network.
+        image: Its graphs' contract: a fixed size is kept whatever it costs, on fewer images.
+        images: The calibration set, at its own sizes.
+        on_stage: Called with a few words where something is measured.
+    """
+    from mirnet_edge.export.onnx_graph import measure_reach, to_context_anchored_form
+
+    network, multiple = loaded.model, int(loaded.model.multiple)  # type: ignore[arg-type]  # every network states it
+    macs_per_pixel = _count_macs_per_pixel(network)
+    if macs_per_pixel * math.prod(_TIMING_SIZE) <= _AFFORDABLE_MACS:
+        largest = _scale_to_affordable(_LARGEST_SAMPLE, macs_per_pixel, multiple)
+        return SamplePlan(largest=largest, largest_calibration=largest)
+    on_stage("measure how far the network sees, and its cost")
+    seconds_per_pixel = _measure_seconds_per_pixel(network, multiple)
+    if image.size is not None:
+        seconds = seconds_per_pixel * math.prod(image.size)
+        return SamplePlan(
+            timing=image.size,
+            calibration=max(_FEWEST_CALIBRATION, int(_CALIBRATION_S / seconds)),
+            evaluation=max(_FEWEST_EVALUATION, int(_EVALUATION_S / seconds)),
+            timing_s=_TIMING_S,
+        )
+    frame = images.evaluation[0].frame[None]
+    reach = measure_reach(
+        to_context_anchored_form(network),
+        [frame],
+        strip=_REACH_STRIP,
+        cuts=(_REACH_STRIP[1] // 2,),
+        both_ways=False,
+    )
+    small = min(_SMALLEST_CUT, _affordable_side(seconds_per_pixel))
+    side = min(_LARGEST_CUT, max(_SMALLEST_CUT, 2 * reach + _INNER))
+    side = max(small, min(side, _affordable_side(seconds_per_pixel)))
+    step = max(_STEP, multiple)
+    small, side = (max(step, one // step * step) for one in (small, side))
+    return SamplePlan(
+        largest=(side, side),
+        largest_calibration=(small, small),
+        timing=(small, small),
+        calibration=max(_FEWEST_CALIBRATION, int(_CALIBRATION_S / (seconds_per_pixel * small**2))),
+        evaluation=max(_FEWEST_EVALUATION, int(_EVALUATION_S / (seconds_per_pixel * side**2))),
+        timing_s=_TIMING_S,
+        reach=reach,
+    )
+
+
+def _affordable_side(seconds_per_pixel: float) -> int:
+    """Return the side of the squares that the fewest images for evaluation may have."""
+    return int((_EVALUATION_S / _FEWEST_EVALUATION / seconds_per_pixel) ** 0.5)
+
+
+def _measure_seconds_per_pixel(network: nn.Module, multiple: int) -> float:
+    """Return the seconds of a float pass for each pixel, on a machine that does nothing else."""
+    import torch
+
+    side = -(-96 // multiple) * multiple
+    batch, threads, taken = torch.rand(1, 3, side, side), torch.get_num_threads(), []
+    # processor time of one thread: beside other programs, several wait for each other busily
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            for _ in range(2):
+                started = time.process_time()
+                network(batch)
+                taken.append(time.process_time() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return min(taken) / threads / side**2
+
+
+def _count_macs_per_pixel(network: nn.Module) -> float:
+    from mirnet_edge.models.macs import count_macs
+
+    multiple = int(network.multiple)  # type: ignore[arg-type]  # every network states it
+    probe = 8 * multiple
+    return count_macs(network, probe, probe) / probe**2
+
+
+def _scale_to_affordable(
+    size: tuple[int, int], macs_per_pixel: float, multiple: int
+) -> tuple[int, int]:
+    """Return the largest (height, width) of the same shape that the network is evaluated on."""
+    height, width = size
+    scale = min(1.0, (_AFFORDABLE_MACS / (macs_per_pixel * height * width)) ** 0.5)
+    if scale == 1.0:
+        return size
+    height, width = (max(_SMALLEST_CUT, int(scale * side)) for side in size)
+    return height // multiple * multiple, width // multiple * multiple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +274,16 @@ class Workspace:
     image: ImageContract
     images: CalibrationSet
     """Calibration and evaluation images, at the sizes that graphs take and machines afford."""
+    plan: SamplePlan
+    """How those were chosen."""
     timing_frame: Frames
     """(1, H, W, 3) uint8, padded: the frame that configurations are timed on."""
+    recall: Recall = make_anew
+    """Returns what a former, killed export with the same inputs made."""
     on_stage: Callable[[str], None] = lambda what: None
     """Called with a few words as each stage begins."""
+    on_step: OnStep = lambda done, total: None
+    """Called with the steps done, and those of all, within a stage that has steps."""
 
     @property
     def weights(self) -> Path:
@@ -154,19 +295,33 @@ class Workspace:
         """Return the calibration images as a graph takes them."""
         return make_graph_inputs([sample.frame for sample in self.images.calibration], self.image)
 
+    @property
+    def rounds(self) -> int:
+        """Return how often a search times each of its graphs."""
+        return _ROUNDS if math.isinf(self.plan.timing_s) else _FEWEST_ROUNDS
+
     def path(self, file: str) -> Path:
         """Return the path of a file of the bundle."""
         return self.folder / file
 
 
-def open_workspace(
-    options: ExportOptions, folder: Path, on_stage: Callable[[str], None] = lambda what: None
-) -> Workspace:
+@dataclass(frozen=True, kw_only=True)
+class ExportSources:
+    """What an export begins with: the network, its contract, and the images as they are."""
+
+    options: ExportOptions
+    loaded: LoadedCheckpoint
+    image: ImageContract
+    images: CalibrationSet
+
+
+def open_sources(
+    options: ExportOptions, on_stage: Callable[[str], None] = lambda what: None
+) -> ExportSources:
     """Open weights and images of an export.
 
     Args:
         options: What to export.
-        folder: Where the files of the export go.
         on_stage: Called with a few words as each stage begins.
 
     Raises:
@@ -179,15 +334,51 @@ def open_workspace(
     loaded = checkpoints.load(options.weights, options.weights_key)
     image = make_image_contract(loaded, options)
     on_stage("read the calibration and evaluation images")
-    images = fit_calibration_set(open_calibration_set(options, loaded, image), image, loaded)
+    images = open_calibration_set(options, loaded, image)
+    return ExportSources(options=options, loaded=loaded, image=image, images=images)
+
+
+def open_workspace(
+    options: ExportOptions, folder: Path, on_stage: Callable[[str], None] = lambda what: None
+) -> Workspace:
+    """Open weights and images, and choose the images that the network can afford.
+
+    Args:
+        options: What to export.
+        folder: Where the files of the export go.
+        on_stage: Called with a few words as each stage begins.
+
+    Raises:
+        CheckpointError: The weights are not usable.
+        CalibrationError: The calibration set is not usable.
+    """
+    sources = open_sources(options, on_stage)
+    plan = plan_samples(sources.loaded, sources.image, sources.images, on_stage)
+    return make_workspace(sources, plan, folder, on_stage=on_stage)
+
+
+def make_workspace(
+    sources: ExportSources,
+    plan: SamplePlan,
+    folder: Path,
+    *,
+    recall: Recall = make_anew,
+    on_stage: Callable[[str], None] = lambda what: None,
+    on_step: OnStep = lambda done, total: None,
+) -> Workspace:
+    """Return the workspace of opened sources, with the images of a plan."""
+    images = fit_calibration_set(sources.images, sources.image, plan)
     return Workspace(
         folder=folder,
-        options=options,
-        loaded=loaded,
-        image=image,
+        options=sources.options,
+        loaded=sources.loaded,
+        image=sources.image,
         images=images,
-        timing_frame=make_timing_frame(images, image, loaded),
+        plan=plan,
+        timing_frame=make_timing_frame(images, sources.image, plan),
+        recall=recall,
         on_stage=on_stage,
+        on_step=on_step,
     )
 
 
@@ -209,8 +400,7 @@ def open_calibration_set(
     Raises:
         CalibrationError: It is not usable, or the built-in one does not fit the network.
     """
-    # weights without a task are taken for low-light weights
-    task = loaded.card.task if loaded.card.task != "unknown" else "low-light"
+    task = assumed_task(loaded.card.task)
     if options.calibration is not None:
         found = open_set(options.calibration, task=task, scale=image.scale)
     else:
@@ -225,39 +415,24 @@ def open_calibration_set(
 
 
 def fit_calibration_set(
-    images: CalibrationSet, image: ImageContract, loaded: LoadedCheckpoint
+    images: CalibrationSet, image: ImageContract, plan: SamplePlan
 ) -> CalibrationSet:
-    """Return the images at the graphs' fixed size, or at most at one that is affordable."""
-    largest = _largest_affordable_size(_LARGEST_SAMPLE, loaded)
+    """Return the images of a plan, at the graphs' fixed size or cut to the plan's."""
+    calibration = take_evenly(list(images.calibration), plan.calibration)
+    evaluation = take_evenly(list(images.evaluation), plan.evaluation)
     return replace(
         images,
-        calibration=tuple(fit_sample(one, image.size, largest) for one in images.calibration),
-        evaluation=tuple(fit_sample(one, image.size, largest) for one in images.evaluation),
+        calibration=tuple(
+            fit_sample(one, image.size, plan.largest_calibration) for one in calibration
+        ),
+        evaluation=tuple(fit_sample(one, image.size, plan.largest) for one in evaluation),
     )
 
 
-def make_timing_frame(
-    images: CalibrationSet, image: ImageContract, loaded: LoadedCheckpoint
-) -> Frames:
+def make_timing_frame(images: CalibrationSet, image: ImageContract, plan: SamplePlan) -> Frames:
     """Return the frame that configurations are timed on, (1, H, W, 3) uint8, padded."""
-    size = image.size or _largest_affordable_size(_TIMING_SIZE, loaded)
-    sample = fit_sample(images.evaluation[0], size, None)
+    sample = fit_sample(images.evaluation[0], image.size or plan.timing, None)
     return pad_to_multiple(sample.frame[None], image.multiple)
-
-
-def _largest_affordable_size(size: tuple[int, int], loaded: LoadedCheckpoint) -> tuple[int, int]:
-    """Return the largest (height, width) of the same shape that the network is evaluated on."""
-    from mirnet_edge.models.macs import count_macs
-
-    multiple = int(loaded.model.multiple)  # type: ignore[arg-type]  # every network states it
-    probe = 8 * multiple
-    macs_per_pixel = count_macs(loaded.model, probe, probe) / probe**2
-    height, width = size
-    scale = min(1.0, (_AFFORDABLE_MACS / (macs_per_pixel * height * width)) ** 0.5)
-    if scale == 1.0:
-        return size
-    height, width = (max(_SMALLEST_CUT, int(scale * side)) for side in size)
-    return height // multiple * multiple, width // multiple * multiple
 
 
 def make_graph_inputs(frames: Sequence[np.ndarray], image: ImageContract) -> list[np.ndarray]:

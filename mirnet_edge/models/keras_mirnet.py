@@ -293,17 +293,7 @@ class KerasMIRNet(nn.Module):
         return _MULTIPLE
 
     def forward(self, batch: Tensor) -> Tensor:
-        """Return the restored batch.
-
-        Args:
-            batch: (N, 3, H, W) float RGB in [0, 1]; H and W multiples of `multiple`.
-
-        Returns:
-            The same shape; slightly outside [0, 1] where the network overshoots.
-
-        Raises:
-            ImageError: The shape does not fit.
-        """
+        """Return the restored batch; shapes, ranges and errors are those of `MIRNet.forward`."""
         require_batch(batch, "Keras MIRNet", self.config.in_channels, self.multiple)
         residual: Tensor = self.conv_out(self.body(self.conv_in(batch)))
         return batch + residual

@@ -1,8 +1,5 @@
 """MIRNet (ECCV 2020), with the attribute names of the published checkpoints.
 
-Both ways are residual: a path with convolutions, and a plain one beside it. The attribute names
-are those of the published checkpoints, as in `models.mirnet`.
-
 Written from the paper: Zamir et al., "Learning Enriched Features for Real Image Restoration and
 Enhancement". Attribute names and their order are those of the authors' published
 checkpoints, so that these load key by key; class names are the paper's, in full.
@@ -10,7 +7,8 @@ checkpoints, so that these load key by key; class names are the paper's, in full
     image ─ 3x3 ─ RecursiveResidualGroup x groups ─ 3x3 ─ + image
                   └ MultiScaleResidualBlock x blocks ─ 3x3 ─ + input
 
-No layer has a bias. The ways between resolutions are in `models.mirnet`.
+No layer has a bias. Both ways between resolutions, up and down, are residual: a path with
+convolutions, and a plain one beside it.
 """
 
 from __future__ import annotations

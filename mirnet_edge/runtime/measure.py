@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from mirnet_edge.errors import EngineError, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator
 
     from mirnet_edge.images.contract import Frames
     from mirnet_edge.runtime.runner import Runner
@@ -61,6 +62,80 @@ def measure_interleaved(
                 if turn >= warmup:
                     samples[name].append(1e3 * elapsed)
     return samples
+
+
+IsUndecided = Callable[[str, Mapping[str, Sequence[float]]], bool]
+"""Takes a runner's name and the latencies so far of all."""
+_FEWEST_CONTESTED = 5
+_BEHIND = 2.0
+
+
+def measure_contest(
+    runners: Mapping[str, Runner],
+    frames: Frames,
+    *,
+    is_undecided: Callable[[str, Mapping[str, Sequence[float]]], bool] = lambda name, samples: (
+        False
+    ),
+    warmup: int = 3,
+    rounds: int = 15,
+    budget_s: float = math.inf,
+    on_round: Callable[[int, int], None] = lambda done, total: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Return the latencies of runners as `measure_interleaved`, without runs that decide nothing.
+
+    After five rounds a runner whose fastest run took over twice the median of the fastest runner
+    leaves and is closed, unless it is undecided. Once the budget is spent, no further round begins
+    after the third, and a warm-up after the first.
+
+    Args:
+        runners: By name; not open.
+        frames: (N, H, W, 3) uint8 RGB, of every run.
+        is_undecided: Whether a runner that is far behind is to be timed on, by its name and the
+            latencies so far.
+        warmup: Rounds that are not counted, at most.
+        rounds: Rounds that are counted, at most.
+        budget_s: Seconds that all of it may take.
+        on_round: Called with the rounds done and those of all, after each.
+        clock: Monotonic seconds; replaced in tests.
+
+    Returns:
+        Milliseconds per run by name, in the order of the rounds: fewer for runners that left.
+
+    Raises:
+        EngineError: A runner failed; with its name.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in runners}
+    staying, total = dict(runners), warmup + rounds
+    with ExitStack() as every:
+        opened = {name: every.enter_context(ExitStack()) for name in runners}
+        for name, runner in runners.items():
+            with _name_errors(name):
+                opened[name].enter_context(runner)
+        started = clock()
+        for turn in range(total):
+            counted, spent = turn - warmup, clock() - started
+            if 0 < turn < warmup and spent > budget_s / 2:
+                continue
+            if counted > _FEWEST_ROUNDS and spent > budget_s:
+                break
+            for name, elapsed in _time_in_turn(staying, frames, clock):
+                if counted >= 0:
+                    samples[name].append(1e3 * elapsed)
+            on_round(turn + 1, total)
+            if counted + 1 >= _FEWEST_CONTESTED:
+                for name in _list_far_behind(staying, samples):
+                    if not is_undecided(name, samples):
+                        del staying[name]
+                        opened[name].close()
+    return samples
+
+
+def _list_far_behind(names: Iterable[str], samples: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return the names of runners whose fastest run took over twice the median of the fastest."""
+    best = min(p50(samples[name]) for name in names)
+    return [name for name in names if min(samples[name]) > _BEHIND * best]
 
 
 def measure_within(

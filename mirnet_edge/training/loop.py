@@ -114,6 +114,10 @@ class DistributedProcess:
         distributed.all_reduce(held)
         return float(held) / self.count
 
+    def share(self, value: float) -> float:
+        """Return the leader's value; every process must call it."""
+        return self.average(self.count * value if self.is_leader else 0.0)
+
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process; every process must call it."""
         return self.average(math.inf if flag else 0.0) > 0.0
@@ -170,6 +174,7 @@ def save_state(trainer: Trainer) -> None:
             "optimizer": trainer.optimizer.state_dict(),
             "scaler": trainer.scaler.state_dict(),
             "start": trainer.start,
+            "psnr_db": trainer.psnr_db,
         },
         buffer,
     )
@@ -215,6 +220,7 @@ def resume_state(trainer: Trainer) -> bool:
             f"{path} is of a network of another shape; give the same options, or another --out"
         ) from error
     trainer.step = int(state["step"])
+    trainer.psnr_db = list(state.get("psnr_db", ()))  # states of older versions have none
     logger.info("resumed %s at step %d", path, trainer.step)
     return True
 
@@ -288,6 +294,8 @@ class Trainer:
         self.tensorboard = tensorboard
         self.start = start
         self.step = 0
+        self.psnr_db: list[float] = []
+        """PSNR of each validation so far, the same in every process."""
         self.multiple: int = model.multiple  # type: ignore[assignment]
         require_crops(recipe, self.multiple * _scale_of(model))
         self._initial_weights = [weight.detach().clone() for weight in self.model.parameters()]
@@ -354,6 +362,7 @@ class Trainer:
                 if last or self.step % self.recipe.validate_every == 0:
                     self._require_bounded_weights()
                     score = self._validate(losses, validation)
+                    self.psnr_db.append(self.process.share(score.psnr_db))
                     losses.clear()
                     if self.process.is_leader:
                         save_state(self)
@@ -430,7 +439,7 @@ class Trainer:
     def _train_step(self, batch: Batch) -> float:
         recipe = self.recipe
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(self.step)
+            group["lr"] = recipe.learning_rate_at(self.step, self.psnr_db)
         self.model.train()
         degraded, ground_truth = batch.degraded.to(self.device), batch.target.to(self.device)
         restored = self._restore(degraded, batch.thumbnail)

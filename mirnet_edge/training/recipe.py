@@ -2,7 +2,8 @@
 
 The package's recipes lie in `recipes/`: one for each task, which `mirnet-train` takes by default,
 `fine-tune` for `--init`, `qat` for quantization-aware training, `prune` for distillation after
-pruning, and `paper`, the recipe of MIRNet's paper.
+pruning, and `PRESETS`: `seed`, the Keras example, and `mirnet` and `mirnet-v2`, what the authors
+published with their papers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -21,14 +23,18 @@ from mirnet_edge.manifest import StrictDocument, rename_keys
 from mirnet_edge.metrics import SSIM_WINDOW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
-Schedule = Literal["cosine", "constant"]
+Schedule = Literal["cosine", "constant", "plateau"]
 PixelLoss = Literal["charbonnier", "l1"]
 
 _FOLDER = Path(__file__).parent / "recipes"
 _SUFFIX = ".toml"
+PRESETS = ("seed", "mirnet", "mirnet-v2")
+"""Recipes that train a full network as it was published; each also names the network."""
+FORMER_RECIPES = {"paper": "mirnet"}
+"""Names of recipes in older versions, which are still read."""
 _OTHER_RECIPES = {"diagnosis"}  # of another form: training/diagnosis/recipe.py
 
 
@@ -48,6 +54,8 @@ class TrainingRecipe:
     """Sides of the square training crops in pixels, at least 11, each for an equal fraction of the
     steps (progressive learning). Larger crops come in smaller batches, so that every step sees
     about as many pixels."""
+    crop_weights: tuple[int, ...] = ()
+    """How the steps are divided among `crops`, in proportion; empty for equal parts."""
     whole_frame_fraction: float = 0.2
     """Fraction of the steps, 0 to 1, at the end, that see whole frames instead of crops. Global
     pooling has other statistics on crops than on whole frames (Chu et al., "Improving Image
@@ -59,7 +67,12 @@ class TrainingRecipe:
     warmup_steps: int = 200
     """Steps of linear learning rate warm-up, from 0."""
     schedule: Schedule = "cosine"
-    """Learning rate after the warm-up: cosine decay to a thousandth of the peak, or constant."""
+    """Learning rate after the warm-up: cosine decay to a thousandth of the peak, constant, or
+    reduced when the validation PSNR stops rising (plateau)."""
+    plateau_factor: float = 0.5
+    """What the learning rate is multiplied by at each plateau, above 0 and below 1."""
+    plateau_patience: int = 5
+    """Validations without a new best PSNR that make a plateau, at least 1."""
     weight_decay: float = 1e-4
     """AdamW weight decay, from 0; biases and scalars have none."""
     ema_decay: float = 0.999
@@ -138,6 +151,12 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
         object.__setattr__(self, "crops", tuple(self.crops))
+        object.__setattr__(self, "crop_weights", tuple(self.crop_weights))
+        if self.crop_weights and len(self.crop_weights) != len(self.crops):
+            raise OptionError(
+                f"crop_weights must be as many as crops, found {len(self.crop_weights)} and "
+                f"{len(self.crops)}"
+            )
         for names, expected, holds in _RULES:
             for name in names:
                 value = getattr(self, name)
@@ -145,14 +164,21 @@ class TrainingRecipe:
                     found = list(value) if isinstance(value, tuple) else repr(value)
                     raise OptionError(f"{name} must {expected}, found {found}")
 
-    def learning_rate_at(self, step: int) -> float:
+    def learning_rate_at(self, step: int, psnr_db: Sequence[float] = ()) -> float:
         """Return the learning rate of a step: linear warm-up, then the schedule.
 
         Cosine decay ends at a thousandth of the peak.
+
+        Args:
+            step: The step, from 0.
+            psnr_db: The PSNR of each validation so far, for `plateau`.
         """
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         if self.schedule == "constant":
             return self.learning_rate * warm
+        if self.schedule == "plateau":
+            plateaus = count_plateaus(psnr_db, self.plateau_patience)
+            return self.learning_rate * warm * self.plateau_factor**plateaus
         cosine = 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
         return self.learning_rate * warm * (0.001 + 0.999 * cosine)
 
@@ -161,7 +187,11 @@ class TrainingRecipe:
         cropped = math.ceil(self.steps * (1.0 - self.whole_frame_fraction))
         if step >= cropped:
             return None
-        return self.crops[step * len(self.crops) // cropped]
+        weights = self.crop_weights or (1,) * len(self.crops)
+        place = step * sum(weights) / cropped
+        return next(
+            crop for crop, end in zip(self.crops, accumulate(weights), strict=True) if place < end
+        )
 
     def batch_size_at(self, step: int, processes: int = 1) -> int:
         """Return the image pairs of a step, a multiple of the number of processes."""
@@ -170,6 +200,24 @@ class TrainingRecipe:
         if crop is not None:
             wanted = round(self.batch * self.crops[0] ** 2 / crop**2)
         return max(1, round(wanted / processes)) * processes
+
+
+def count_plateaus(psnr_db: Sequence[float], patience: int) -> int:
+    """Return how often PSNR stopped rising for so many validations, each counted once.
+
+    Args:
+        psnr_db: The PSNR of each validation, in order.
+        patience: Validations without a new best that make a plateau.
+    """
+    plateaus, waited, best = 0, 0, -math.inf
+    for value in psnr_db:
+        if value > best:
+            best, waited = value, 0
+            continue
+        waited += 1
+        if waited == patience:
+            plateaus, waited = plateaus + 1, 0
+    return plateaus
 
 
 _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
@@ -181,6 +229,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "validate_every",
             "exposure_batch",
             "exposure_samples_per_image",
+            "plateau_patience",
         ),
         "be at least 1",
         lambda value: value >= 1,
@@ -202,6 +251,12 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         ),
         "lie in [0, 1]",
         lambda value: 0.0 <= value <= 1.0,
+    ),
+    (("plateau_factor",), "lie between 0 and 1", lambda value: 0.0 < value < 1.0),
+    (
+        ("crop_weights",),
+        "be positive",
+        lambda value: all(weight >= 1 for weight in value),
     ),
     (("ema_decay", "monochrome_fraction"), "lie in [0, 1)", lambda value: 0.0 <= value < 1.0),
     (
@@ -308,6 +363,7 @@ def read_recipe(name_or_path: str) -> RecipeFile:
         OptionError: There is no such recipe, or the file is not one.
     """
     path = Path(name_or_path)
+    name_or_path = FORMER_RECIPES.get(name_or_path, name_or_path)
     if name_or_path in list_recipes():
         path = _FOLDER / f"{name_or_path}{_SUFFIX}"
     absent = (

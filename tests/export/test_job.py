@@ -205,6 +205,33 @@ def test_a_killed_export_leaves_the_former_bundle_usable(exported, small, tmp_pa
         assert runner.run(dark.frame[None, :32, :32]).shape == (1, 32, 32, 3)
 
 
+def test_a_killed_export_goes_on_after_the_last_finished_stage(small, tmp_path):
+    out = tmp_path / "bundle"
+    command = [sys.executable, "-c", "from mirnet_edge.cli.export import main; main()"]
+    command += ["--int8", "--target", "cpu", "--size", "64x48", "--out", str(out)]
+    command += [word for name, value in small.items() for word in (f"--{name}", str(value))]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "onnxruntime:int8: quality" in line:
+            break
+    process.kill()
+    process.wait(30)
+    process.stderr.close()
+    assert not out.exists()
+    again = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    assert again.returncode in (0, 3), again.stderr  # 3: INT8 was rejected, as it may be
+    assert "go on after reference, where an export was stopped" in again.stderr
+    for made in ("export fp32", "quantize for CPUs", "onnxruntime:fp32: restore"):
+        assert made not in again.stderr
+    assert "onnxruntime:int8: quality" in again.stderr
+    manifest = read_manifest(out)
+    assert {graph.name for graph in manifest.graphs} == {"fp32", "int8-cpu"}
+    assert {file.name for file in out.iterdir()} <= {
+        "manifest.json", "weights.safetensors", "fp32.onnx", "int8-cpu.onnx",
+    }  # fmt: skip
+    assert [one.name for one in tmp_path.iterdir()] == ["bundle"]
+
+
 @dataclass(frozen=True)
 class Case:
     id: str

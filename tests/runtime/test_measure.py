@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirnet_edge.errors import EngineError, ImageError, OptionError
-from mirnet_edge.runtime.measure import measure_interleaved, p50, p95, percentile
+from mirnet_edge.runtime.measure import measure_contest, measure_interleaved, p50, p95, percentile
 from mirnet_edge.testing.null_runner import NullRunner
 
 _FRAMES = np.zeros((1, 4, 4, 3), np.uint8)
@@ -247,3 +247,50 @@ def test_percentiles_of_nothing_or_out_of_range_are_refused(case):
     says = f"at least one sample and a percentile from 0 to 100, {case.found}"
     with pytest.raises(OptionError, match=says):
         percentile(case.samples, case.q)
+
+
+def _contest(clock, diary, times_ms, **how):
+    runners = {
+        name: _Timed(name, clock, values, diary) for name, values in times_ms.items()
+    }  # fmt: skip
+    return measure_contest(runners, _FRAMES, clock=clock, **how), runners
+
+
+def test_who_is_far_behind_leaves_after_five_rounds_and_is_closed(clock, diary):
+    found, runners = _contest(
+        clock, diary, {"fast": [10.0] * 9, "near": [19.0] * 9, "slow": [30.0] * 9, "lucky": [
+            30.0, 30.0, 30.0, 15.0, 30.0, 30.0, 30.0, 30.0, 30.0]}, warmup=1, rounds=8,
+    )  # fmt: skip
+    assert {name: len(values) for name, values in found.items()} == {
+        "fast": 8, "near": 8, "slow": 5, "lucky": 8,
+    }  # fmt: skip
+    assert not any(runner.is_open for runner in runners.values())
+
+
+def test_who_is_undecided_stays(clock, diary):
+    seen = []
+
+    def is_undecided(name, samples):
+        seen.append((name, len(samples[name])))
+        return len(samples[name]) < 7
+
+    times = {"fast": [10.0] * 9, "slow": [30.0] * 9}
+    found, _ = _contest(clock, diary, times, warmup=0, rounds=9, is_undecided=is_undecided)
+    assert len(found["slow"]) == 7
+    assert seen == [("slow", 5), ("slow", 6), ("slow", 7)]
+
+
+@pytest.mark.parametrize(
+    ("budget_s", "warmups", "rounds"),
+    [(0.0, 1, 3), (1.0, 1, 3), (9.0, 3, 7), (100.0, 3, 15)],
+    ids=["none", "one run", "some", "enough"],
+)
+def test_the_budget_ends_the_rounds_after_the_third(clock, diary, budget_s, warmups, rounds):
+    told = []
+    found, _ = _contest(
+        clock, diary, {"only": [1000.0] * 20}, budget_s=budget_s,
+        on_round=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert len(found["only"]) == rounds
+    assert len(diary) == warmups + rounds
+    assert told[-1] == (3 + rounds, 18)

@@ -549,10 +549,10 @@ def test_a_recipe_file_sets_network_and_hyperparameters(tmp_path, write_pairs):
 
 def test_options_override_the_recipe(tmp_path, write_pairs):
     loaded = _trained(
-        write_pairs(tmp_path / "pairs"), tmp_path / "out", recipe="paper",
+        write_pairs(tmp_path / "pairs"), tmp_path / "out", recipe="mirnet", architecture="edge",
         network={"channels": (8, 8, 16), "exposure_channels": 0}, training={"ema_decay": 0.5},
     )  # fmt: skip
-    assert loaded.architecture == "edge"  # the task's, as the paper's recipe has none
+    assert loaded.architecture == "edge"
     assert loaded.model.config.channels == (8, 8, 16)
     assert loaded.card.recipe["ema_decay"] == 0.5
     assert loaded.card.recipe["schedule"] == "constant"

@@ -196,6 +196,30 @@ def test_steps_have_the_recipe_s_learning_rate(tmp_path, make_trainer, make_pair
     assert rates == [[trainer.recipe.learning_rate_at(step)] * 2 for step in range(8)]
 
 
+def test_a_plateau_halves_the_learning_rate_also_after_a_stop(tmp_path, make_trainer, make_pairs):
+    # so small that the weights, and PSNR, stay: every validation after the first is a plateau
+    values = {
+        "schedule": "plateau", "plateau_patience": 1, "learning_rate": 1e-20, "validate_every": 2,
+        "ema_decay": 0.0, "weight_decay": 0.0, "warmup_steps": 0,
+    }  # fmt: skip
+    rates = []
+
+    def note(trainer):
+        return lambda step, loss: rates.append(trainer.optimizer.param_groups[0]["lr"])
+
+    first = make_trainer(tmp_path, **values)
+    clock = iter([0.0, 0.0, 0.0, 0.0, *[1.0] * 99])
+    first.run(
+        make_pairs(), make_pairs(), on_step=note(first), clock=lambda: next(clock), max_seconds=0.5
+    )
+    second = make_trainer(tmp_path, **values)
+    loop.resume_state(second)
+    assert second.psnr_db == first.psnr_db
+    assert 0 < second.step < 8
+    second.run(make_pairs(), make_pairs(), on_step=note(second))
+    assert rates == pytest.approx([1e-20] * 4 + [5e-21] * 2 + [2.5e-21] * 2, abs=0.0)
+
+
 def test_biases_do_not_decay(tmp_path, make_trainer):
     decayed, kept = make_trainer(tmp_path, weight_decay=0.3).optimizer.param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)

@@ -13,7 +13,9 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.training.job import FINE_TUNING
 from mirnet_edge.training.recipe import (
     FORMER_FIELDS,
+    PRESETS,
     TrainingRecipe,
+    count_plateaus,
     list_recipes,
     read_recipe,
     recipe_from_values,
@@ -34,7 +36,7 @@ def _model(found):
 
 
 def test_each_task_the_paper_and_fine_tuning_have_a_recipe():
-    assert {*(task.name for task in TASKS), "paper", FINE_TUNING} <= set(list_recipes())
+    assert {*(task.name for task in TASKS), *PRESETS, FINE_TUNING} <= set(list_recipes())
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -54,7 +56,7 @@ def test_every_shipped_network_takes_the_crops_of_its_recipe(name):
         return
     model = _model(found)
     for crop_at in recipe_from_values(found.training, name).crops:
-        assert crop_at % (model.multiple * model.config.scale) == 0
+        assert crop_at % (model.multiple * getattr(model.config, "scale", 1)) == 0
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -63,7 +65,8 @@ def test_every_task_s_recipe_makes_a_network_of_its_scale(task):
 
 
 def test_the_paper_s_recipe_has_nothing_that_the_paper_has_not():
-    recipe = recipe_from_values(read_recipe("paper").training, "paper")
+    assert read_recipe("paper") == read_recipe("mirnet")  # its former name
+    recipe = recipe_from_values(read_recipe("mirnet").training, "mirnet")
     assert recipe.pixel_loss == "charbonnier"
     assert {recipe.crop_at(step) for step in range(0, recipe.steps, 100)} == {128}
     assert {recipe.learning_rate_at(step) for step in range(0, recipe.steps, 100)} == {1e-4}
@@ -73,6 +76,40 @@ def test_the_paper_s_recipe_has_nothing_that_the_paper_has_not():
         "exposure_steps",
     ):  # fmt: skip
         assert getattr(recipe, name) == 0
+
+
+def test_the_seed_trains_as_the_keras_example():
+    found = read_recipe("seed")
+    assert (found.architecture, found.network) == ("keras-mirnet", {"variant": "2021"})
+    recipe = recipe_from_values(found.training, "seed")
+    assert (recipe.pixel_loss, recipe.batch, recipe.crops) == ("charbonnier", 4, (128,))
+    assert recipe.steps == 50 * recipe.validate_every == 50 * 300 // 4
+    risen = [10.0, 11.0, 12.0]
+    assert recipe.learning_rate_at(0) == recipe.learning_rate_at(3000, risen) == 1e-4
+    assert recipe.learning_rate_at(3000, [*risen, *[12.0] * 4]) == 1e-4
+    assert recipe.learning_rate_at(3000, [*risen, *[12.0] * 5]) == 5e-5
+    assert recipe.learning_rate_at(3000, [*risen, *[12.0] * 10]) == 2.5e-5
+
+
+def test_the_second_mirnet_learns_on_ever_larger_crops():
+    found = read_recipe("mirnet-v2")
+    recipe = recipe_from_values(found.training, "mirnet-v2")
+    seen = [(recipe.crop_at(step), recipe.batch_size_at(step)) for step in range(recipe.steps)]
+    # the options that the authors published: iterations by crop, and batches of 8 GPUs
+    for crop, steps, batch in (
+        (128, 46_000, 64), (160, 32_000, 40), (192, 24_000, 32), (256, 18_000, 16),
+        (320, 18_000, 8), (384, 12_000, 8),
+    ):  # fmt: skip
+        assert sum(one[0] == crop for one in seen) == steps
+        assert {one[1] for one in seen if one[0] == crop} <= set(range(batch - 5, batch + 3))
+
+
+@pytest.mark.parametrize(
+    ("psnr_db", "plateaus"),
+    [((), 0), ((1, 1, 1), 1), ((1, 2, 2, 1), 1), ((2, 1, 3, 1, 1), 1), ((3, 1, 1, 1, 1), 2)],
+)
+def test_a_plateau_is_some_validations_without_a_new_best(psnr_db, plateaus):
+    assert count_plateaus(psnr_db, 2) == plateaus
 
 
 def test_a_recipe_file_is_read(tmp_path):
