@@ -73,6 +73,15 @@ def test_running_a_bundle_needs_no_torch():
     assert loaded_after(statement).isdisjoint({"torch", "nncf", "onnx"})
 
 
+def test_writing_a_page_needs_no_torch():
+    statement = (
+        "from mirnet_edge.export.web.page import make_network\n"
+        "from mirnet_edge.runtime.shipped import find_bundle\n"
+        "make_network(find_bundle('shipped:low-light-nano'), 'x')"
+    )
+    assert loaded_after(statement).isdisjoint({"torch", "nncf", "onnx", "openvino"})
+
+
 def test_the_checks_above_can_fail():
     assert "json" in loaded_after("import json")
     assert "torch" in loaded_after("import mirnet_edge.models.edge")
