@@ -2,7 +2,7 @@
 
 INT8 quantizes what the ONNX graphs quantize: convolutions over pixels, per channel, with ranges of
 the calibration images. What computes global context stays in float, as do elementwise operations:
-quantized too, they saved no time in XNNPACK (docs/decisions/022-mobile-runtimes.md).
+quantized too, they saved no time in XNNPACK (docs/decisions/025-mobile-runtimes.md).
 """
 
 from __future__ import annotations
