@@ -71,7 +71,7 @@ class TrainingRecipe:
     reduced when the validation PSNR stops rising (plateau)."""
     plateau_factor: float = 0.5
     """What the learning rate is multiplied by at each plateau, above 0 and below 1."""
-    plateau_patience: int = 5
+    plateau_validations: int = 5
     """Validations without a new best PSNR that make a plateau, at least 1."""
     weight_decay: float = 1e-4
     """AdamW weight decay, from 0; biases and scalars have none."""
@@ -177,7 +177,7 @@ class TrainingRecipe:
         if self.schedule == "constant":
             return self.learning_rate * warm
         if self.schedule == "plateau":
-            plateaus = count_plateaus(psnr_db, self.plateau_patience)
+            plateaus = count_plateaus(psnr_db, self.plateau_validations)
             return self.learning_rate * warm * self.plateau_factor**plateaus
         cosine = 0.5 * (1.0 + math.cos(math.pi * step / self.steps))
         return self.learning_rate * warm * (0.001 + 0.999 * cosine)
@@ -202,21 +202,21 @@ class TrainingRecipe:
         return max(1, round(wanted / processes)) * processes
 
 
-def count_plateaus(psnr_db: Sequence[float], patience: int) -> int:
+def count_plateaus(psnr_db: Sequence[float], validations: int) -> int:
     """Return how often PSNR stopped rising for so many validations, each counted once.
 
     Args:
         psnr_db: The PSNR of each validation, in order.
-        patience: Validations without a new best that make a plateau.
+        validations: Validations without a new best that make a plateau.
     """
-    plateaus, waited, best = 0, 0, -math.inf
+    plateaus, stale, best = 0, 0, -math.inf
     for value in psnr_db:
         if value > best:
-            best, waited = value, 0
+            best, stale = value, 0
             continue
-        waited += 1
-        if waited == patience:
-            plateaus, waited = plateaus + 1, 0
+        stale += 1
+        if stale == validations:
+            plateaus, stale = plateaus + 1, 0
     return plateaus
 
 
@@ -229,7 +229,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "validate_every",
             "exposure_batch",
             "exposure_samples_per_image",
-            "plateau_patience",
+            "plateau_validations",
         ),
         "be at least 1",
         lambda value: value >= 1,

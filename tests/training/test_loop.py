@@ -199,8 +199,8 @@ def test_steps_have_the_recipe_s_learning_rate(tmp_path, make_trainer, make_pair
 def test_a_plateau_halves_the_learning_rate_also_after_a_stop(tmp_path, make_trainer, make_pairs):
     # so small that the weights, and PSNR, stay: every validation after the first is a plateau
     values = {
-        "schedule": "plateau", "plateau_patience": 1, "learning_rate": 1e-20, "validate_every": 2,
-        "ema_decay": 0.0, "weight_decay": 0.0, "warmup_steps": 0,
+        "schedule": "plateau", "plateau_validations": 1, "learning_rate": 1e-20,
+        "validate_every": 2, "ema_decay": 0.0, "weight_decay": 0.0, "warmup_steps": 0,
     }  # fmt: skip
     rates = []
 
