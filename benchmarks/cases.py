@@ -110,7 +110,7 @@ IMAGES: dict[str, tuple[str, Callable[[Path, Path], str]]] = {
     "reduced_copy.tif": ("TIFF 240x160", _format),
     "no_end_marker.jpg": ("lacks its end marker", _format),
     "lost_tail.jpg": ("is damaged", _format),
-    "b.heic": ("HEIC or HEIF or pip install", _format),
+    "b.heic": ("its HEIF header cannot be read or pip install", _format),
     "d.avif": ("AVIF", _format),
     "f.jfif": ("JPEG", _format),
 }
@@ -134,7 +134,7 @@ VIDEOS: dict[str, tuple[str, ...]] = {
     "timecode_tag.mov": ("timecode",),
     "film.mkv": ("languages eng", "chapters", "subtitle", "attachment", "title"),
     "phone_tags.mov": ("com.apple.quicktime.make", "creation_time"),
-    "alpha.webm": ("transparency",),
+    "alpha.webm": ("its transparency is kept",),
     "camcorder.MTS": ("25 frames", "1 sound"),
     "loop.gif": ("10 frames",),
     "hlg10.mov": ("yuv420p10le", "transfer 18", "primaries 9"),

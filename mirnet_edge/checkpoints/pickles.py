@@ -8,6 +8,7 @@ the file. Python's unpickler is never called.
 from __future__ import annotations
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -118,6 +119,12 @@ class _Interpreter:
         self.claims: list[StoredTensor] = []
 
     def run(self, stream: io.BytesIO) -> Any:  # noqa: ANN401
+        with warnings.catch_warnings():
+            # Python warns of escapes in texts of the oldest protocol, which torch does not write
+            warnings.simplefilter("ignore")
+            return self._run(stream)
+
+    def _run(self, stream: io.BytesIO) -> Any:  # noqa: ANN401
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
                 if count > MOST_OPCODES:
