@@ -138,7 +138,8 @@ def _read_golden(folder: Path) -> dict[str, Frames]:
             f"{folder} has no {GOLDEN}; expected a folder that mirnet card wrote. Write it again"
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # from memory: numpy leaves a damaged file open
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             golden = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path} is damaged ({error}); download it again") from error
