@@ -11,7 +11,7 @@ Two choices make it fast enough for a camera, a third one accurate:
   INT8 steps have their usual size. Networks for denoising or super-resolution have no such branch.
 
 The light form of the same network moves less memory, for CPUs without 8-bit dot products (VNNI):
-0.5 of the time (docs/decisions/024-light-form.md).
+0.5 of the time (docs/decisions/026-light-form.md).
 """
 
 from __future__ import annotations

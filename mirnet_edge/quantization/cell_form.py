@@ -5,7 +5,7 @@ exported, half of the time goes to tensors of the frame's size. In the rewritten
 exposure is rounded to 8 bits and rearranged once, from pixels to cells of stem x stem pixels. The
 stem is then a 1x1 convolution; gate, residual and sum stay cells, all in 8 bits between the
 operations; the restored frame is rearranged last, in 8 bits too. The rounding error is 0.3 levels
-(docs/decisions/024-light-form.md).
+(docs/decisions/026-light-form.md).
 
     exposure ─ clip ─► 8 bits ─► cells ─┬► stem ─► blocks ─► gate, residual
                                         └► x gate + residual ─► clip ─► 8 bits ─► pixels
