@@ -174,8 +174,7 @@ def collect_magnitudes(
 ) -> dict[str, float]:
     """Return the largest magnitude of each of a graph's tensors over the calibration samples.
 
-    The graph reduces every tensor to three numbers; of the full MIRNet on 6 crops of 128x152 that
-    takes 1.6 GB instead of 5.9 GB with all tensors as outputs.
+    The graph reduces every tensor to three numbers, so that none has to be kept as an output.
 
     Args:
         fp32: The graph.
