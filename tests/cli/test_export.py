@@ -185,7 +185,7 @@ def _pretend(monkeypatch, bundle, **changes):
     """Let the command run without its long job: as if that had given this manifest."""
     found = manifest.read_manifest(bundle)
     exported = replace(ExportResult(bundle, found, 120.0, ()), **changes)
-    monkeypatch.setattr(job, "export_bundle", lambda options, on_stage: exported)
+    monkeypatch.setattr(job, "export_bundle", lambda options, on_stage, on_step: exported)
     return exported
 
 
@@ -220,14 +220,15 @@ def test_an_estimated_drop_is_marked_in_the_table(bundle, capsys, monkeypatch):
 
 @pytest.mark.parametrize("former", [False, True])
 def test_an_interrupted_export_says_what_is_kept(former, tmp_path, capsys, monkeypatch, bundle):
-    def interrupted(options, on_stage):
+    def interrupted(options, on_stage, on_step):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(job, "export_bundle", interrupted)
     out = bundle if former else tmp_path / "new"
     code, _, err = run(["--out", out], capsys)
     kept = f"the former bundle in {out} is as it was" if former else f"nothing was written to {out}"
-    assert (code, err) == (130, f"mirnet-export: interrupted; {kept}\n")
+    resumed = "and the same command goes on after the last finished stage"
+    assert (code, err) == (130, f"mirnet-export: interrupted; {kept}, {resumed}\n")
 
 
 def test_json_is_the_manifest_and_nothing_else(bundle, capsys, monkeypatch):

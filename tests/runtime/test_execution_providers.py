@@ -31,6 +31,7 @@ from mirnet_edge.runtime.execution_providers import (
 )
 from mirnet_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from mirnet_edge.runtime.runner import placement_of
+from mirnet_edge.runtime.shipped import find_bundle
 from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 
 CPU = "CPUExecutionProvider"
@@ -286,6 +287,13 @@ def test_engines_of_a_bundle_that_nobody_may_write_are_kept_in_the_users_cache(
     (graph.parent / "provider-cache").write_text("a file, where a folder would be")
     monkeypatch.setattr(device_caches, "user_cache", lambda: tmp_path / "user")
     assert cache_folder(graph, "tensorrt").parent == tmp_path / "user" / "providers"
+
+
+def test_nothing_is_added_to_the_bundles_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(device_caches, "user_cache", lambda: tmp_path / "user")
+    graph = find_bundle("shipped:low-light") / "fp32.onnx"
+    assert cache_folder(graph, "openvino").parent == tmp_path / "user" / "providers"
+    assert not (graph.parent / "provider-cache").exists()
 
 
 # Frames in a device's memory
