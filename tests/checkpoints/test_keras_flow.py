@@ -1,7 +1,8 @@
-"""A Keras file teaches the edge network, as a user types it."""
+"""From a Keras file through the commands: export to INT8, restore, distill."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import keras_layouts as layouts
 from mirnet_edge import checkpoints
 from mirnet_edge.cli.main import main
 from mirnet_edge.files import sha256_of
+from mirnet_edge.images.contract import batch_from_frames
+from mirnet_edge.manifest import read_manifest
 
 SIDE = 32
 
@@ -51,6 +54,34 @@ def _run(capsys, *arguments):
         main([str(one) for one in arguments])
     printed = capsys.readouterr()
     return ended.value.code, printed.out or printed.err
+
+
+def test_a_keras_file_is_exported_to_int8_and_restores(weights, pairs, tmp_path, capsys):
+    bundle, image = tmp_path / "bundle", pairs / "low0.png"
+    code, printed = _run(
+        capsys, "export", "--weights", weights, "--int8", "--target", "cpu", "--size",
+        f"{SIDE}x{SIDE}", "--calibration", pairs, "--out", bundle, "--json",
+    )  # fmt: skip
+    assert code in (0, 3)  # whether INT8 is faster here is the machine's affair
+    manifest = read_manifest(bundle)
+    assert json.loads(printed)["model"]["architecture"] == "keras-mirnet"
+    int8 = [one for one in manifest.configurations if one.precision == "int8"]
+    assert int8
+    assert all(one.truth_drop_db is not None for one in int8)
+    assert all(one.against_fp32.mean_db > 30.0 for one in int8)
+    assert manifest.gate.references == 2
+
+    code, said = _run(
+        capsys, "restore", image, "--bundle", bundle, "--precision", "fp32", "--out",
+        tmp_path / "restored.png",
+    )  # fmt: skip
+    assert code == 0, said
+    frame = np.asarray(Image.open(image))
+    with torch.inference_mode():
+        expected = checkpoints.load(weights).model(torch.from_numpy(batch_from_frames(frame[None])))
+    levels = np.rint(255 * expected.clamp(0, 1)[0].permute(1, 2, 0).numpy())
+    found = np.asarray(Image.open(tmp_path / "restored.png"), np.float64)
+    assert np.abs(found - levels).max() <= 1
 
 
 def test_a_keras_file_teaches_the_edge_network(weights, pairs, tmp_path, capsys):
