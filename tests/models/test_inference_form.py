@@ -66,7 +66,10 @@ def test_no_activation_with_one_slope_is_left_wherever_it_is_shared(name, networ
     leaky = [one for one in deployed.modules() if isinstance(one, nn.LeakyReLU)]
     assert bool(leaky) == bool(slopes) or name == "mirnet-v2"  # which has LeakyReLU from the start
     batch = _image(32, 48)
-    torch.testing.assert_close(deployed(batch), network(batch), rtol=0, atol=1e-5)
+    expected = network(batch)
+    # of the output's range: with these slopes that of the Keras MIRNet is thousands wide
+    tolerance = 1e-5 * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(deployed(batch), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize(
