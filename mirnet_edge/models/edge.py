@@ -10,8 +10,8 @@ Two choices make it fast enough for a camera, a third one accurate:
   matrix from a thumbnail; the streams then process the brightened image, where detail, noise and
   INT8 steps have their usual size. Networks for denoising or super-resolution have no such branch.
 
-The light form of the same network moves less memory, for CPUs without 8-bit dot products (VNNI):
-0.5 of the time (docs/decisions/026-light-form.md).
+The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: 0.56 of the time in
+INT8 on AVX2, 0.6 with VNNI (docs/decisions/026-light-form.md). No shipped weights have it yet.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mirnet_edge.onnx_files import constants_of, copy_model
-from mirnet_edge.quantization.ptq import collect_histograms
+from mirnet_edge.quantization.ptq import collect_magnitudes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ def to_cell_form(
     if found is None:
         return None
     residual = found.residual.input[0]
-    largest = collect_histograms(fp32, samples, [residual])[residual].largest
+    largest = collect_magnitudes(fp32, samples, [residual])[residual]
     editor = _Editor(model)
     cells = editor.store_cells(found)
     editor.work_on_cells(found, cells, max(largest / _LARGEST_RESIDUAL, _STEP))
