@@ -97,6 +97,26 @@ def _set_image_shape(value: onnx.ValueInfoProto, height: int, width: int) -> Non
         axis.dim_value = side
 
 
+def write_with_frame_size(path: Path, resized: Path, height: int, width: int) -> None:
+    """Write an ONNX file of a network for images, for frames of one size.
+
+    Args:
+        path: The file, of any size or another one.
+        resized: What is written.
+        height: Of the frame.
+        width: Of the frame.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    del model.graph.value_info[:]
+    for one in model.graph.input:
+        _set_image_shape(one, height, width)
+    for one in model.graph.output:
+        one.type.tensor_type.ClearField("shape")  # it follows from the input's
+    onnx.save(model, str(resized))
+
+
 def _macs_of(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int | None:
     """Return a convolution's count, 0 for other nodes, None where shapes are not known."""
     if node.op_type not in ("Conv", "ConvTranspose"):

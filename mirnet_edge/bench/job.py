@@ -105,6 +105,9 @@ class BenchmarkSuite(StrictDocument):
     quality: tuple[PairSetEntry, ...] = (PairSetEntry(pairs=BUILT_IN),)
     frames: tuple[str, ...] = ()
     """Videos to measure flicker on, relative to --data, or `still`: a static scene with noise."""
+    instruction_sets: tuple[str, ...] = ()
+    """Time everything once under each limit of OpenVINO's instructions, beside a convolution's
+    peak (`instruction_sets.py`), and nothing else; the names are those of ONEDNN_MAX_CPU_ISA."""
 
 
 def read_suite(name_or_path: str) -> BenchmarkSuite:

@@ -158,7 +158,8 @@ def bench(
 ) -> None:
     """Measure bundles beside competitor models and baselines; write JSON, CSV, Markdown and HTML.
 
-    `--suite review` shows each task's network beside the classical methods, a report for each task.
+    `--suite review` shows each task's network beside the classical methods, a report for each task;
+    `--suite cpu` compares with other networks by instruction set, beside the processor's peak.
     `compare OLD NEW` compares two reports. Exit code 3: images could not be read; the others were
     measured.
     """
@@ -197,13 +198,34 @@ def bench(
         "frames": tuple(frames) if frames else None,
     }
     given = {name: value for name, value in changes.items() if value is not None}
+    if chosen.instruction_sets:
+        changed = chosen.model_copy(update=given)
+        _bench_instruction_sets(_request(changed, suite, root, out), as_json=as_json)
+        return
+    _bench_parts(chosen, suite, given, root, out, as_json=as_json)
+
+
+def _bench_parts(
+    chosen: BenchmarkSuite,
+    suite: str | None,
+    given: Mapping[str, object],
+    root: Path,
+    out: Path,
+    *,
+    as_json: bool,
+) -> None:
+    """Measure a suite, or each of its parts, write the reports and print them.
+
+    Raises:
+        Exit: Images could not be read.
+    """
     suites = {"": chosen}
     if chosen.parts:
         suites = _read_parts(chosen, f"the suite {suite}", given)
     reports = {}
     for part, wanted in suites.items():
         # nobody asked for quality by name: it is left out where its images are not installed
-        measured = _without_missing_images(wanted) if quality is None else wanted
+        measured = _without_missing_images(wanted) if "quality" not in given else wanted
         request = _request(measured.model_copy(update=given), part or suite, root, out / part)
         reports[part] = _measure(request)
     _print_reports(reports, out, as_json=as_json)
@@ -216,6 +238,38 @@ def bench(
             print_error(line)
         print_error(f"{len(unreadable)} images could not be measured; the rest was")
         raise typer.Exit(_INCOMPLETE)
+
+
+def _bench_instruction_sets(request: BenchmarkRequest, *, as_json: bool) -> None:
+    """Measure a suite by instruction set, write the report and print it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mirnet_edge.bench import instruction_sets
+
+    progress = stderr()
+    running = instruction_sets.InstructionSetJob(
+        request, lambda stage: progress.print(stage, markup=False, highlight=False)
+    )
+    report = running.run()
+    instruction_sets.write_processor_report(report, request.out)
+    if as_json:
+        sys.stdout.write(report.model_dump_json(indent=1) + "\n")
+        return
+    console = Console()
+    for timing in report.timings:
+        content = instruction_sets.timing_table(timing)
+        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+        for place, heading in enumerate(content.headings):
+            table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
+        for cells in content.lines:
+            table.add_row(*cells)
+        console.print(table)
+        for line in instruction_sets.describe_timing(timing):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if report.absent:
+        console.print(f"this processor does not have {', '.join(report.absent)}", highlight=False)
+    console.print(f"Report: {request.out}/report.md", highlight=False, soft_wrap=True)
 
 
 def _read_parts(

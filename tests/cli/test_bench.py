@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mirnet_edge.bench import job
+from mirnet_edge.bench import instruction_sets, job
 from mirnet_edge.bench.classical import baseline_named
 from mirnet_edge.bench.job import BenchmarkRequest, BenchmarkSuite, read_suite
+from mirnet_edge.bench.processor_timing import ProcessorRow
 from mirnet_edge.bench.record import read_report
 from mirnet_edge.bench.statistics import energy_per_frame_mj
 from mirnet_edge.bench.telemetry import MachineSensors
@@ -82,6 +83,29 @@ def test_flicker_is_measured_on_a_still_clip_and_on_a_video(
     assert [one["clip"] for one in ours["flicker"]] == ["still", "room"]
     # a constant gain flickers as the source does, but for rounding and the floor of luma
     assert all(0.5 < one["ratio"] < 2.0 for one in ours["flicker"])
+
+
+def test_the_cpu_suite_writes_and_prints_a_table_by_instruction_set(ran, monkeypatch, tmp_path):
+    rows = [
+        {"name": name, "backend": "openvino", "precision": "int8", "macs": 10**9,
+         "processor_ms": [ms, ms], "wall_ms": [ms, ms]}
+        for name, ms in (("peak", 5.0), ("low-light", 10.0), ("other", 200.0))
+    ]  # fmt: skip
+    timed = [ProcessorRow(**one) for one in rows]
+    monkeypatch.setattr(instruction_sets, "time_in_process", lambda request, name: timed)
+    out = tmp_path / "out"
+    done = ran(main, "--suite", "cpu", "--size", "640x480", "--out", out)
+    assert done.code == 0
+    assert "other takes 20.0 times the time in its best runtime" in done.out
+    written = (out / "report.md").read_text(encoding="utf-8")
+    assert "| other openvino:int8 | 200.0 | 200.0 | 20.00 | 1.00 | 5.0 | 2% |" in written
+    assert json.loads((out / "report.json").read_text(encoding="utf-8"))["threads"] == 1
+
+
+def test_the_cpu_suite_refuses_quality(ran, tmp_path):
+    done = ran(main, "--suite", "cpu", "--pairs", "built-in", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "measures time alone; leave out --pairs" in done.line
 
 
 def test_one_unreadable_image_is_named_and_the_rest_measured(ran, make_bundle, pairs, tmp_path):
