@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from dataclasses import dataclass
@@ -33,11 +34,12 @@ from mirnet_edge.video.files.inspection import (
     lost_properties,
 )
 from mirnet_edge.video.files.muxing import OutputVideo, join_segments, output_path
+from mirnet_edge.video.files.overlap import ReadAhead, WorkBehind
 from mirnet_edge.video.files.segments import Segment, SegmentFolder, segments_folder
 from mirnet_edge.video.files.timing import FrameTimes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     import numpy as np
@@ -145,9 +147,10 @@ def restore_video(
         with _SegmentWriter(source, restorer, segments, options, notes) as writer:
             if reader.lacks_alpha:
                 writer.lost.add(TRANSPARENCY)
-            for frame, pts in frames:
-                writer.add(frame, pts)
-                on_frame(writer.frames, _expected_frames(reader, inspection))
+            with ReadAhead(writer.convert_all(frames)) as converted:
+                for frame, pts, pixels in converted:
+                    writer.add(frame, pts, pixels)
+                    on_frame(writer.frames, _expected_frames(reader, inspection))
         shortfall = reader.shortfall(writer.frames, inspection.end_s)
     if frames.interlaced:
         notes.add("it is interlaced; its frames were deinterlaced (bwdif)")
@@ -318,7 +321,8 @@ class _SegmentWriter:
                 "them choose --backend openvino, onnxruntime or torch"
             )
         self._writer: VideoWriter | None = None
-        self._first_pts = self._failed = 0
+        self._encoding = WorkBehind()
+        self._segment_frames = self._first_pts = self._failed = 0
         self._has_warned = False
         self.lost: set[str] = set()
         """What the restored frames lack, as it is said in messages."""
@@ -336,17 +340,49 @@ class _SegmentWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is None:
-            self._finish_segment()
-            if self.lost:
-                self._notes.add(f"the result lacks {', '.join(sorted(self.lost))}")
-        else:
-            if self._writer is not None:
-                self._writer.__exit__(kind, error, traceback)
-            self._segments.remove_if_empty()
+        try:
+            if error is None:
+                self._finish_segment()
+        except BaseException as failure:
+            self._discard_segment(failure)
+            raise
+        finally:
+            self._encoding.close()
+        if error is not None:
+            self._discard_segment(error)
+        elif self.lost:
+            self._notes.add(f"the result lacks {', '.join(sorted(self.lost))}")
 
-    def add(self, frame: Decoded, pts: int) -> None:
-        """Restore and write one frame, unless an earlier run did."""
+    def _discard_segment(self, error: BaseException) -> None:
+        """Remove the segment that an error interrupted."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.__exit__(type(error), error, error.__traceback__)
+        self._segments.remove_if_empty()
+
+    def convert_all(
+        self, frames: Iterable[tuple[Decoded, int]]
+    ) -> Iterator[tuple[Decoded, int, Frame | NDArray[np.uint16] | None]]:
+        """Yield frames with their PTS and RGB pixels, None of those that an earlier run restored.
+
+        For another thread than the rest of the class.
+        """
+        for place, (frame, pts) in enumerate(frames):
+            if place < self.resumed:
+                yield frame, pts, None
+            elif self._deep is not None:
+                yield frame, pts, self._decoder.deep_pixels(frame)
+            else:
+                yield frame, pts, self._decoder.pixels(frame)
+
+    def add(self, frame: Decoded, pts: int, pixels: Frame | NDArray[np.uint16] | None) -> None:
+        """Restore and write one frame, unless an earlier run did.
+
+        Args:
+            frame: As it was decoded.
+            pts: In the video's time base.
+            pixels: Of the frame, as `convert_all` gives them.
+        """
         self.frames += 1
         if (frame.height, frame.width) != self._size:
             height, width = self._size
@@ -356,14 +392,15 @@ class _SegmentWriter:
             )
         known = self.lost if self._options.alpha_codec is None else {*self.lost, TRANSPARENCY}
         self.lost.update(lost_properties(frame, but=known))
-        if self.frames <= self.resumed:
+        if pixels is None:
             return
-        after = self._restore(frame)
+        after = self._restore(pixels)
         if self._options.alpha_codec is not None:
             after = self._with_alpha(after, frame)
         writer = self._writer or self._start_segment(pts)
-        writer.write(after, pts)
-        if writer.frames == SEGMENT_FRAMES:
+        self._encoding.submit(functools.partial(writer.write, after, pts))
+        self._segment_frames += 1
+        if self._segment_frames == SEGMENT_FRAMES:
             self._finish_segment()
 
     def _start_segment(self, pts: int) -> VideoWriter:
@@ -374,6 +411,7 @@ class _SegmentWriter:
 
     def _finish_segment(self) -> None:
         """Close the current segment, where there is one, and write its record."""
+        self._encoding.wait()
         writer, self._writer = self._writer, None
         if writer is None:
             return
@@ -387,20 +425,19 @@ class _SegmentWriter:
             size=(self._options.height, self._options.width),
             smoothing_state=self._restorer.smoothing_state,
         )
-        self._failed = 0
+        self._segment_frames = self._failed = 0
         self._segments.write_record(number, segment)
         self.finished.append(segment)
 
-    def _restore(self, frame: Decoded) -> Frame | NDArray[np.uint16]:
+    def _restore(self, pixels: Frame | NDArray[np.uint16]) -> Frame | NDArray[np.uint16]:
         if self._deep is not None:
-            deep, levels = self._deep, self._decoder.deep_pixels(frame)
+            deep, levels = self._deep, cast("NDArray[np.uint16]", pixels)
             return self._restore_or(
                 lambda: deep.restore(levels, self._restorer), lambda: self._resize_deep(levels)
             )
-        pixels = self._decoder.pixels(frame)
+        frame = cast("Frame", pixels)
         return self._restore_or(
-            lambda: self._restorer.restore(pixels),
-            lambda: self._restorer.resize_unrestored(pixels),
+            lambda: self._restorer.restore(frame), lambda: self._restorer.resize_unrestored(frame)
         )
 
     def _with_alpha(
