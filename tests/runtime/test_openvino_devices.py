@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -66,6 +67,7 @@ def fake(monkeypatch):
                 )
 
         monkeypatch.setattr(openvino, "Core", Core)
+        monkeypatch.setattr(openvino_runner, "_has_device_file", lambda device: True)
         return compiled
 
     openvino_runner.find_device_obstacle.cache_clear()
@@ -183,6 +185,22 @@ def test_a_device_that_openvino_does_not_find_is_told_with_those_it_finds(name, 
     assert says in find_backend(name).check().found
     with pytest.raises(BundleError, match=rf"{name}:fp32, {name}:fp16: {says}"):
         open_bundle(make_bundle(), name)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="drivers are files in Linux alone")
+def test_without_a_driver_openvino_is_not_asked(fake, monkeypatch, tmp_path):
+    is_there = openvino_runner._has_device_file
+    fake(("CPU", "GPU"))
+    monkeypatch.setattr(openvino_runner, "_has_device_file", is_there)
+    monkeypatch.setattr(openvino_runner, "_DEVICE_FOLDER", tmp_path)
+    monkeypatch.delattr(openvino, "Core")
+    assert "found no driver of one" in openvino_runner.find_device_obstacle("GPU")
+    assert not is_there("NPU")
+    (tmp_path / "dri").mkdir()
+    (tmp_path / "dri/renderD128").touch()
+    assert is_there("GPU")
+    assert not is_there("NPU")
+    assert is_there("CPU")
 
 
 def test_a_gpu_that_computes_nothing_is_no_backend_here(fake, monkeypatch):
