@@ -220,7 +220,10 @@ def live(
     target_fps: Annotated[
         float | None,
         typer.Option(
-            help="Frame rate to hold: faster configurations and smaller frames are used as needed.",
+            "--target-fps",
+            "--fps-target",
+            help="Frame rate to hold. On the first frames, networks of the task, frame sizes and "
+            "left out frames are measured; the one that loses least is used, and printed.",
             rich_help_panel=SPEED,
         ),
     ] = None,
@@ -514,7 +517,13 @@ def _restorer(
     if target_fps is not None:
         from mirnet_edge.video.live.budget import budgeted_restorer
 
-        return budgeted_restorer(folder, target_fps, backend, precision, threads=threads)
+        console = stderr()
+        return budgeted_restorer(
+            folder, target_fps, backend, precision, threads=threads,
+            on_choice=lambda line: console.print(
+                line, highlight=False, markup=False, soft_wrap=True
+            ),
+        )  # fmt: skip
     return bundle_restorer(folder, backend, precision, threads=threads)
 
 

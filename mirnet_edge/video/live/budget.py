@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mirnet_edge.errors import OptionError
+from mirnet_edge.manifest import read_manifest
 from mirnet_edge.runtime.bundle import read_manifest_here
-from mirnet_edge.runtime.shipped import find_bundle
+from mirnet_edge.runtime.shipped import FOLDER, find_bundle, is_shipped, list_shipped_bundles
 from mirnet_edge.video.clock import REAL_CLOCK
+from mirnet_edge.video.live.budget_levels import (
+    HOLDS_BELOW,
+    apply_tone_curves,
+    budget_levels,
+    choose_level,
+    describe_choice,
+    fit_tone_curves,
+    keep_useful,
+    measure_levels,
+    restore_at,
+)
 from mirnet_edge.video.restorer import Restorer, bundle_runners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.manifest import Manifest
     from mirnet_edge.runtime.runner import Runner
     from mirnet_edge.video.clock import Clock
+    from mirnet_edge.video.live.budget_levels import BudgetLevel, MeasuredLevel
+
+logger = logging.getLogger(__name__)
 
 
 def budgeted_restorer(
@@ -33,52 +47,101 @@ def budgeted_restorer(
     precision: str = "auto",
     *,
     threads: int | None = None,
+    on_choice: Callable[[str], None] = logger.info,
 ) -> BudgetedRestorer:
     """Return a bundle's restorer that holds a frame rate.
 
-    Its levels begin with the requested configuration and continue with the fastest.
+    Its levels are the requested configuration, the fastest one, and the fastest of the package's
+    other networks of the same task, at three sizes and with frames left out. Which of them holds
+    the frame rate at the least loss is measured on the first frames.
+
+    Args:
+        bundle: The bundle's folder, or `shipped:NAME`.
+        target_fps: Frames per second to hold.
+        backend: The backend to start with, or auto.
+        precision: The precision to start with, or auto.
+        threads: Threads of the backend; None for its default.
+        on_choice: Called with one line for each level that was measured, and one for the choice.
 
     Raises:
         MirnetEdgeError: As `bundle_runners`, or the frame rate is not above 0.
     """
-    runners = bundle_runners(bundle, backend, precision, threads=threads)
-    manifest = read_manifest_here(find_bundle(bundle), threads=threads)
-    levels = budget_levels(
-        _with_fastest(list(runners), manifest), sizes=manifest.image.size is None
-    )
-    return BudgetedRestorer(runners, levels[0].configuration, FrameBudget(levels, target_fps))
+    folder = find_bundle(bundle)
+    runners = bundle_runners(folder, backend, precision, threads=threads)
+    manifest = read_manifest_here(folder, threads=threads)
+    configurations = _with_fastest(list(runners), manifest)
+    first = configurations[0]
+    for sibling in _find_siblings(folder, manifest):
+        others = bundle_runners(sibling, backend, threads=threads)
+        name = f"{sibling.name} {next(iter(others))}"
+        runners[name] = next(iter(others.values()))
+        configurations.append(name)
+    levels = budget_levels(configurations, sizes=manifest.image.size is None)
+    return BudgetedRestorer(runners, first, levels, target_fps, on_choice=on_choice)
+
+
+def _find_siblings(folder: Path, manifest: Manifest) -> list[Path]:
+    """Return the package's other bundles of a shipped bundle's task and scale."""
+    if not is_shipped(folder):
+        return []
+    others = [FOLDER / name for name in list_shipped_bundles() if name != folder.name]
+    return [
+        other
+        for other in others
+        if (known := read_manifest(other)).model.task == manifest.model.task
+        and known.image.scale == manifest.image.scale
+    ]
 
 
 class BudgetedRestorer(Restorer):
-    """A restorer whose work per frame follows a frame budget."""
+    """A restorer whose work per frame follows a frame budget.
+
+    The first frames are restored at the first level. Then all levels are measured on them, and
+    the one of least loss that holds the frame rate is used from there on; the budget leaves it
+    for another where frames take longer or less later.
+    """
 
     def __init__(
         self,
         runners: Mapping[str, Callable[[], Runner]],
         first: str,
-        budget: FrameBudget,
+        levels: Sequence[BudgetLevel],
+        target_fps: float,
         *,
+        on_choice: Callable[[str], None] = logger.info,
         clock: Clock = REAL_CLOCK,
     ) -> None:
-        """Store the configurations and the budget, which chooses among them.
+        """Store the configurations and the levels to choose from.
 
         Raises:
-            OptionError: `first` is not one of the configurations.
+            OptionError: `first` is not one of the configurations, there is no level, or the frame
+                rate is not above 0.
         """
         super().__init__(runners, first)
-        self._budget, self._clock = budget, clock
+        check_budget(levels, target_fps)
+        self._levels, self._target_fps = list(levels), target_fps
+        self._budget: FrameBudget | None = None
+        self._clock, self._on_choice = clock, on_choice
+        self._samples: list[Frame] = []
         self._frame_count = 0
         self._curves: NDArray[np.uint8] | None = None
 
     @property
+    def level(self) -> BudgetLevel:
+        """Return the level in use."""
+        return self._levels[0] if self._budget is None else self._budget.level
+
+    @property
     def configuration(self) -> str:
         """Return the configuration in use, with the budget's reductions."""
-        return str(self._budget.level)
+        return str(self.level)
 
     def restore(self, pixels: Frame) -> Frame:
         """Return the frame restored at the budget's level: (scale H, scale W, 3) uint8 RGB."""
+        if self._budget is None:
+            self._sample(pixels)
         started_s = self._clock.now()
-        level = self._budget.level
+        level = self.level
         if level.configuration != self._configuration:
             super().choose(level.configuration)
         is_skipped = self._frame_count % level.every != 0 and self._curves is not None
@@ -86,11 +149,12 @@ class BudgetedRestorer(Restorer):
         if is_skipped and self._curves is not None:
             restored = apply_tone_curves(self._curves, self.resize_unrestored(pixels))
         else:
-            restored = self._restore_at(pixels, level.size)
+            restored = restore_at(super().restore, pixels, level, self.scale)
             if level.every > 1:
                 self._curves = fit_tone_curves(self.resize_unrestored(pixels), restored)
         now_s = self._clock.now()
-        self._budget.observe(now_s, now_s - started_s)
+        if self._budget is not None:
+            self._budget.observe(now_s, now_s - started_s)
         return restored
 
     def choose(self, configuration: str) -> None:
@@ -103,84 +167,63 @@ class BudgetedRestorer(Restorer):
             f"--target-fps chooses the configuration; leave it out to always use {configuration}"
         )
 
-    def _restore_at(self, pixels: Frame, size: float) -> Frame:
-        if size == 1.0:
-            return super().restore(pixels)
-        import cv2
+    def _sample(self, pixels: Frame) -> None:
+        """Keep one of the first frames; where there are enough, measure the levels on them."""
+        if self._samples and self._samples[0].shape != pixels.shape:
+            self._samples.clear()  # the source changed its size
+        self._samples.append(pixels)
+        if len(self._samples) < SAMPLE_FRAMES:
+            return
+        measured = measure_levels(self._runners, self._levels, self._samples, clock=self._clock)
+        self._samples.clear()
+        self._budget = FrameBudget(measured, self._target_fps)
+        for line in describe_choice(measured, self._budget.level, 1.0 / self._target_fps):
+            self._on_choice(line)
 
-        height, width = pixels.shape[:2]
-        small = (max(1, round(width * size)), max(1, round(height * size)))
-        shrunk = np.asarray(cv2.resize(pixels, small, interpolation=cv2.INTER_AREA), np.uint8)
-        restored = super().restore(shrunk)
-        scale = self._open_runner(self._configuration).scale
-        full = (scale * width, scale * height)
-        return np.asarray(cv2.resize(restored, full, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+SAMPLE_FRAMES = 4
+"""Frames at the start that levels are measured on."""
 
 
-_SIZES = (1.0, 0.75, 0.5)
-_INTERVALS = (2, 3, 4)
-_LOWER_ABOVE, _RAISE_BELOW = 0.9, 0.6  # shares of the frame time
+_LOWER_ABOVE, _RAISE_BELOW = HOLDS_BELOW, 0.6  # shares of the frame time
 _MIN_FRAMES, _MIN_OBSERVED_S = 4, 0.5
 _RAISE_AFTER_S, _MAX_RAISE_AFTER_S = 3.0, 60.0
-_MEASUREMENT_VALID_S = 30.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class BudgetLevel:
-    """The work per frame: configuration, size, and which frames the network restores."""
+def check_budget(levels: Sequence[object], target_fps: float) -> None:
+    """Refuse a budget of no level or no frame rate.
 
-    configuration: str
-    size: float = 1.0
-    """Of both sides; below 1 the frame is shrunk, restored and enlarged again."""
-    every: int = 1
-    """One frame in so many is restored; the others get its tone curves."""
-
-    def __str__(self) -> str:
-        """Return the configuration and its reductions."""
-        size = "" if self.size == 1.0 else f" at {self.size:.0%} size"
-        every = "" if self.every == 1 else f", 1 of {self.every} frames"
-        return f"{self.configuration}{size}{every}"
-
-
-def budget_levels(configurations: Sequence[str], *, sizes: bool) -> list[BudgetLevel]:
-    """Return the levels, from the best to the cheapest.
-
-    Args:
-        configurations: From the first choice to the fastest.
-        sizes: Whether the graphs accept any size.
+    Raises:
+        OptionError: There is no level, or the frame rate is not above 0.
     """
-    levels = [BudgetLevel(configuration=name) for name in configurations]
-    fastest = configurations[-1]
-    smaller = _SIZES[1:] if sizes else ()
-    levels += [BudgetLevel(configuration=fastest, size=size) for size in smaller]
-    size = levels[-1].size
-    return levels + [
-        BudgetLevel(configuration=fastest, size=size, every=every) for every in _INTERVALS
-    ]
+    if not levels or not target_fps > 0.0:
+        raise OptionError(f"--target-fps must be above 0, found {target_fps:g}")
 
 
 class FrameBudget:
     """Chooses the level of work that holds a frame rate. Pure: time and durations are passed in.
 
     It lowers the level where frames take more than 90 % of their time over half a second, to the
-    first one that should hold by its share of pixels and frames. It raises it by one where that
+    first one that should hold by the ratio of their measured times. It raises it by one where that
     one should take less than 60 %, after a back-off that doubles with every raise that did not
     hold.
     """
 
-    def __init__(self, levels: Sequence[BudgetLevel], target_fps: float) -> None:
-        """Start at the first level.
+    def __init__(self, measured: Sequence[MeasuredLevel], target_fps: float) -> None:
+        """Start at the level of least loss that holds the frame rate.
+
+        Args:
+            measured: The levels. Those than which another is both faster and better are left out.
+            target_fps: Frames per second.
 
         Raises:
             OptionError: There is no level, or the frame rate is not above 0.
         """
-        if not levels or not target_fps > 0.0:
-            raise OptionError(f"--target-fps must be above 0, found {target_fps:g}")
-        self._levels = list(levels)
+        check_budget(measured, target_fps)
         self._frame_time_s = 1.0 / target_fps
-        self._index = 0
-        self._measured: dict[int, tuple[float, float]] = {}
-        self._now_s = 0.0
+        chosen = choose_level(measured, self._frame_time_s)
+        self._levels = keep_useful(measured)
+        self._index = self._levels.index(chosen)
         self._since_s: float | None = None
         self._spent_s, self._frames = 0.0, 0
         self._raise_after_s = _RAISE_AFTER_S
@@ -189,11 +232,10 @@ class FrameBudget:
     @property
     def level(self) -> BudgetLevel:
         """Return the current level."""
-        return self._levels[self._index]
+        return self._levels[self._index].level
 
     def observe(self, now_s: float, work_s: float) -> BudgetLevel:
         """Record the duration of one frame, restored or not, and return the level from now on."""
-        self._now_s = now_s
         if self._since_s is None:
             self._since_s = now_s
         self._spent_s += work_s
@@ -202,7 +244,6 @@ class FrameBudget:
         if self._frames < _MIN_FRAMES * self.level.every or observed_s < _MIN_OBSERVED_S:
             return self.level
         mean_s = self._spent_s / self._frames
-        self._measured[self._index] = (mean_s, now_s)
         if mean_s > _LOWER_ABOVE * self._frame_time_s:
             self._lower(mean_s)
         elif observed_s >= self._raise_after_s and self._can_raise(mean_s):
@@ -229,12 +270,7 @@ class FrameBudget:
 
     def _predict_s(self, index: int, mean_s: float) -> float:
         """Return the predicted time of a frame on another level, from that on this one."""
-        current, other = self.level, self._levels[index]
-        if current.configuration != other.configuration:
-            # the last measurement while it is recent; otherwise 0, so that the level is tried
-            measured_s, when_s = self._measured.get(index, (0.0, self._now_s))
-            return measured_s if self._now_s - when_s < _MEASUREMENT_VALID_S else 0.0
-        return mean_s * (other.size / current.size) ** 2 * current.every / other.every
+        return mean_s * self._levels[index].frame_s / self._levels[self._index].frame_s
 
     def _set_level(self, index: int) -> None:
         self._index = index
@@ -242,33 +278,6 @@ class FrameBudget:
 
     def _restart(self) -> None:
         self._since_s, self._spent_s, self._frames = None, 0.0, 0
-
-
-def fit_tone_curves(before: Frame, after: Frame) -> NDArray[np.uint8]:
-    """Return tone curves, (3, 256) uint8: the mean output of each input level, by channel.
-
-    Levels that do not occur are interpolated; the curves are monotonic.
-    """
-    curves = np.empty((3, 256), np.uint8)
-    levels = np.arange(256)
-    step = max(1, int(np.sqrt(before.shape[0] * before.shape[1] / 65_536)))
-    for channel in range(3):
-        inputs = before[::step, ::step, channel].ravel()
-        outputs = after[::step, ::step, channel].ravel()
-        count = np.bincount(inputs, minlength=256)
-        total = np.bincount(inputs, weights=outputs, minlength=256)
-        known = count > 0
-        mean = np.interp(levels, levels[known], total[known] / count[known])
-        curves[channel] = np.rint(np.maximum.accumulate(mean))
-    return curves
-
-
-def apply_tone_curves(curves: NDArray[np.uint8], pixels: Frame) -> Frame:
-    """Return a frame with the tone curves applied to its channels."""
-    import cv2
-
-    table = np.ascontiguousarray(curves.T[None])
-    return np.asarray(cv2.LUT(pixels, table), np.uint8)
 
 
 def _with_fastest(configurations: list[str], manifest: Manifest) -> list[str]:

@@ -200,6 +200,35 @@ def test_displayed_frames_are_converted_once_and_dropped_ones_never():
     assert statistics.stages["convert"].count == statistics.shown
 
 
+def test_frames_are_passed_on_without_a_copy():
+    """Own work per frame does not grow with its size, but for one conversion to pixels."""
+
+    class Keeping(NullRunner):
+        context_length = 1
+
+        def __init__(self):
+            super().__init__()
+            self.given, self.made = [], []
+
+        def run_with_context(self, frames, context_in, smoothing_weight):
+            self.given.append(frames)
+            self.made.append(super().run(frames))
+            return self.made[-1], np.zeros((1, 1), np.float32)
+
+    runner, sinks = Keeping(), [MemorySink(), MemorySink()]
+    source = ScriptedSource(lambda opened: [FRAME, 0.2, FRAME, 0.2, FRAME])
+    Live(source, Restorer({"a": lambda: runner}, "a"), sinks).run()
+    displayed = [
+        {shown.before.index: shown for shown in sink.shown}  # some twice, without a newer one
+        for sink in sinks
+    ]
+    assert len(displayed[0]) == len(runner.made) > 0
+    for index, taken, made in zip(displayed[0], runner.given, runner.made, strict=True):
+        assert np.shares_memory(taken, displayed[0][index].before.pixels)
+        assert np.shares_memory(made, displayed[0][index].after)
+        assert displayed[1][index].after is displayed[0][index].after
+
+
 def test_a_frame_that_waited_during_a_stall_is_dropped():
     # five frames, then silence while the consumer is busy for a second; then five more
     times_s = [0.1, 0.2, 0.3, 0.4, 0.5, 2.0, 2.1, 2.2]
