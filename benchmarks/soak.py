@@ -1,11 +1,12 @@
 """Soak-test the live pipeline: memory and frame age over minutes at several times the speed.
 
     python benchmarks/soak.py CLIP [--minutes 10] [--speed 4] [--restore-ms 12] [--json]
+    python benchmarks/soak.py CLIP --bundle shipped:low-light --speed 1 [--size 1920x1080]
 
 The clip repeats, reopened each time, through the capture thread, the latest-frame buffer, a runner
-that waits and copies, and a sink on its own thread. Exit code 1: resident memory at the end is more
-than 8 MiB above that after a fifth of the time, or the frame age has grown by more than a frame
-time.
+that waits and copies, or a bundle, and a sink on its own thread. Exit code 1: resident memory at
+the end is more than 8 MiB above that after a fifth of the time, or the frame age has grown by more
+than a frame time.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mirnet_edge.bench.measure import peak_memory_mib
+from mirnet_edge.cli.arguments import parse_size
+from mirnet_edge.runtime.shipped import find_bundle
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.frames import VideoFrame
 from mirnet_edge.video.live.pipeline import Live
 from mirnet_edge.video.live.sinks import DetachedSink, Sink
 from mirnet_edge.video.live.sources import FileSource
-from mirnet_edge.video.restorer import single_runner_restorer
+from mirnet_edge.video.restorer import bundle_restorer, single_runner_restorer
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from mirnet_edge.video.frames import DisplayedFrame
     from mirnet_edge.video.live.pipeline import LiveStatistics
+    from mirnet_edge.video.restorer import Restorer
 
 _GROWTH_MIB = 8.0
 
@@ -42,9 +47,9 @@ class RepeatingSource:
 
     paced = True
 
-    def __init__(self, path: Path, speed: int) -> None:
-        """Set the file, and the speed as a factor."""
-        self._source = FileSource(path)
+    def __init__(self, path: Path, speed: int, size: tuple[int, int] | None = None) -> None:
+        """Set the file, the speed as a factor, and the (height, width) of the frames."""
+        self._source = FileSource(path, size=size)
         self._speed = speed
         self._index, self._passes = 0, 0
         self._start_s = self._last_s = 0.0
@@ -124,7 +129,14 @@ class Interval:
 
 
 def soak(
-    clip: Path, *, seconds: float, every_s: float, speed: int = 4, restore_s: float = 0.012
+    clip: Path,
+    *,
+    seconds: float,
+    every_s: float,
+    speed: int = 4,
+    size: tuple[int, int] | None = None,
+    restore_s: float = 0.012,
+    restorer: Restorer | None = None,
 ) -> tuple[list[Interval], LiveStatistics]:
     """Return memory and frame age of each interval, and the statistics of the whole run.
 
@@ -133,12 +145,15 @@ def soak(
         seconds: How long, of real time.
         every_s: Duration of an interval.
         speed: How many times faster than the clip's own.
-        restore_s: What the runner takes.
+        size: (height, width) of the frames; None for the clip's own.
+        restore_s: What the runner takes that waits and copies.
+        restorer: In place of that one.
     """
     run = Live(
-        RepeatingSource(clip, speed), single_runner_restorer(NullRunner(delay_s=restore_s)),
-        [DetachedSink(ReadingSink())]
-    )  # fmt: skip
+        RepeatingSource(clip, speed, size),
+        restorer or single_runner_restorer(NullRunner(delay_s=restore_s)),
+        [DetachedSink(ReadingSink())],
+    )
     intervals: list[Interval] = []
     ages_ms: list[float] = []
     started = time.monotonic()
@@ -198,12 +213,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--speed", type=int, default=4)
     parser.add_argument("--restore-ms", type=float, default=12.0)
+    parser.add_argument("--bundle", help="restore with this bundle")
+    parser.add_argument("--size", help="WIDTHxHEIGHT of the frames")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     seconds = 60.0 * arguments.minutes
     intervals, statistics = soak(
         arguments.clip, seconds=seconds, every_s=seconds / 20, speed=arguments.speed,
         restore_s=1e-3 * arguments.restore_ms,
+        size=parse_size(arguments.size, "--size") if arguments.size else None,
+        restorer=bundle_restorer(find_bundle(arguments.bundle)) if arguments.bundle else None,
     )  # fmt: skip
     memory_mib, age_ms = growth(intervals)
     if arguments.json:
@@ -217,7 +236,9 @@ def main() -> None:
         print(
             f"\n{statistics.captured} frames captured at {1e3 / statistics.frame_time_ms:.0f} a "
             f"second, {statistics.shown} shown, {statistics.dropped} dropped; growth "
-            f"{memory_mib:+.1f} MiB, age p50 {age_ms:+.1f} ms"
+            f"{memory_mib:+.1f} MiB, age p50 {age_ms:+.1f} ms\n"
+            f"{statistics.configuration}: {statistics.fps:.1f} fps shown, age p95 "
+            f"{statistics.age.p95_ms:.0f} ms, peak memory {peak_memory_mib() or 0.0:.0f} MiB"
         )
     sys.exit(int(memory_mib > _GROWTH_MIB or age_ms > statistics.frame_time_ms))
 
