@@ -74,6 +74,7 @@ def restore(
     precision: str = "auto",
     *,
     task: str | None = None,
+    weights: str | PathLike[str] | None = None,
     strength: float = 1.0,
     threads: int | None = None,
     tile: tuple[int, int] | Literal["auto"] | None = None,
@@ -91,6 +92,7 @@ def restore(
         task: What to restore: low-light, denoise, super-resolution, old-photo, or several in their
             order, with commas between them; None or auto for what `diagnose` finds, a fine
             image is returned as it is.
+        weights: A weights file of a MIRNet, run by torch, in place of a bundle and a task.
         strength: From 0, the image, to 1, the restored one: how much of each the result has.
         threads: How many the backend may use; None for its default.
         tile: (height, width) of the tiles a large image is cut into, or "auto" for the size of
@@ -104,7 +106,8 @@ def restore(
     Raises:
         ImageError: Not (H, W, 3) uint8, or a file that is no image.
         BundleError: No bundle, or none of its configurations runs here.
-        OptionError: A value makes no sense, or a task and a bundle are given.
+        CheckpointError: The weights cannot be loaded.
+        OptionError: A value makes no sense, or two of task, bundle and weights are given.
         MirnetEdgeError: A runner failed.
     """
     from os import fspath
@@ -116,7 +119,7 @@ def restore(
     from mirnet_edge.images.files import ImageFile, apply_orientation, read_image
     from mirnet_edge.runtime.bundle import RunnerChoice, affordable_pixels
     from mirnet_edge.runtime.restore import restore_image
-    from mirnet_edge.runtime.task_choice import choose_bundles
+    from mirnet_edge.runtime.task_choice import check_alone, choose_bundles
 
     if isinstance(image, np.ndarray):
         check_frames(image[None])
@@ -124,12 +127,17 @@ def restore(
     else:
         frame = apply_orientation(read_image(Path(image)))
     named = None if bundle is None else fspath(bundle)
-    bundles, _ = choose_bundles(task, named, iter([frame]))
-    if not bundles:
-        return np.array(frame)
+    if weights is None:
+        bundles, _ = choose_bundles(task, named, iter([frame]))
+        if not bundles:
+            return np.array(frame)
+    else:
+        check_alone(fspath(weights), task, named)
+        bundles = ()
     choice = RunnerChoice(
-        bundle=bundles[0], then=bundles[1:], backend=backend, precision=precision, threads=threads,
-        tile=tile, max_memory_mib=max_memory_mib, strength=strength,
+        bundle=bundles[0] if bundles else None, then=bundles[1:],
+        weights=None if weights is None else fspath(weights), backend=backend, precision=precision,
+        threads=threads, tile=tile, max_memory_mib=max_memory_mib, strength=strength,
         whole_pixels=affordable_pixels(),
     )  # fmt: skip
     with choice.runner() as runner:

@@ -248,6 +248,7 @@ COMMANDS = {
     "train --data pairs": "export",
     "train --data pairs --init shipped:low-light": "export",
     "prune --data pairs": "export",
+    "distill shipped:low-light --data pairs": "export",
     "export": "export",
     "export --int8": "export",
     "plan": "export",

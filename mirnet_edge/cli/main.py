@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PANELS = {
     "Restore": ("restore", "diagnose", "live", "web"),
     "Export": ("export", "engine", "calibrate", "card"),
-    "Train": ("train", "prune", "sensitivity"),
+    "Train": ("train", "distill", "prune", "sensitivity"),
     "Measure": ("bench", "plan", "doctor"),
 }
 """The commands, by the panel of `mirnet --help` that lists them; each is a module here."""

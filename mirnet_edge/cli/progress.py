@@ -11,10 +11,12 @@ from mirnet_edge.cli.application import stderr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from rich.progress import Progress, TaskID
     from typing_extensions import Self
 
+    from mirnet_edge.runtime.weights import FramePlan
     from mirnet_edge.training.recipe import TrainingRecipe
     from mirnet_edge.training.record import ValidationScore
 
@@ -77,6 +79,65 @@ class StageProgress:
         self._progress.console.print(
             f"{elapsed:6.1f} s  {text}", markup=False, highlight=False, soft_wrap=True
         )
+
+
+class PassProgress:
+    """Shows how a network in torch is about to restore a frame, and how far it is."""
+
+    _QUIET_S = 20.0
+
+    def __init__(
+        self, show: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Take the function that prints a line, above a bar where one is shown."""
+        self._show, self._clock = show, clock
+        self._source: Path | None = None
+        self._progress: Progress | None = None
+        self._bar: TaskID | None = None
+        self._plan: FramePlan | None = None
+        self._began = self._printed = clock()
+
+    @contextlib.contextmanager
+    def shown(self, source: Path, progress: Progress) -> Iterator[None]:
+        """Show the passes of an image within PROGRESS."""
+        self._source, self._progress, self._plan = source, progress, None
+        try:
+            yield
+        finally:
+            if self._bar is not None:
+                progress.remove_task(self._bar)
+            self._source = self._progress = self._bar = None
+
+    def facts(self) -> dict[str, int]:
+        """Return the tiles of the last image and its predicted memory, for `--json`."""
+        plan = self._plan
+        if plan is None:
+            return {}
+        peak = {} if plan.peak_bytes is None else {"predicted_memory_mib": plan.peak_bytes >> 20}
+        return {"tiles": plan.tiles, **peak}
+
+    def on_plan(self, plan: FramePlan) -> None:
+        """Print a plan, for a video that of its first frame."""
+        former, self._plan = self._plan, plan
+        if former is None or (former.size, former.tile) != (plan.size, plan.tile):
+            source = "" if self._source is None else f"{self._source}: "
+            self._show(f"{source}{plan.describe()}")
+        self._began = self._printed = self._clock()
+        if plan.tiles > 1 and self._progress is not None:
+            name = "frame" if self._source is None else self._source.name
+            self._bar = self._progress.add_task(f"{name}, percent", total=100)
+
+    def on_pixels(self, done: int, total: int) -> None:
+        """Say how much of the image is done."""
+        if self._progress is None:  # a video's frames have a bar
+            return
+        if self._bar is not None:
+            self._progress.update(self._bar, completed=100 * done // total)
+        now = self._clock()
+        if self._progress.disable and done < total and now - self._printed > self._QUIET_S:
+            self._printed = now
+            left = (now - self._began) / done * (total - done)
+            self._show(f"{self._source}: {100 * done // total} %, about {left:.0f} s left")
 
 
 class TrainingProgress:

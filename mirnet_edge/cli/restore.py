@@ -17,8 +17,10 @@ from mirnet_edge.cli.arguments import (
     OUTPUT,
     SIZE_METAVAR,
     SPEED,
+    WEIGHTS_METAVAR,
     check_bundle,
     check_file,
+    check_weights,
     parse_size,
 )
 from mirnet_edge.cli.restore_pipes import PIPE, PipedFiles, expand_sequences
@@ -35,6 +37,7 @@ from mirnet_edge.runtime.task_choice import (
     AUTO,
     DEFAULT_TASK,
     TASK_NAMES,
+    check_alone,
     check_one_of,
     choose_bundles,
     parse_tasks,
@@ -96,6 +99,23 @@ def restore(
             metavar="DIR|shipped:NAME",
             help="In place of --task: a bundle's folder, written by mirnet export, or a bundle of "
             "this package.",
+            rich_help_panel=_TASKS,
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar=WEIGHTS_METAVAR,
+            help="In place of --task: weights of a MIRNet (PyTorch, Keras, ours), run by PyTorch "
+            "as they are; a photo larger than the memory is restored in tiles.",
+            rich_help_panel=_TASKS,
+        ),
+    ] = None,
+    weights_key: Annotated[
+        str | None,
+        typer.Option(
+            help="Which set of weights of several in the file, by the names around it.",
+            show_default="the averaged one (EMA), else the first",
             rich_help_panel=_TASKS,
         ),
     ] = None,
@@ -193,7 +213,7 @@ def restore(
     expanded = expand_sequences(inputs)
     pipes = PipedFiles(expanded.paths, out, prints_json=as_json)
     _check_inputs(pipes.inputs)
-    _check_tasks(task, bundle)
+    _check_tasks(task, bundle, weights)
     from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
     from mirnet_edge.runtime.bundle import RunnerChoice, affordable_pixels
     from mirnet_edge.runtime.chaining import check_strength
@@ -207,9 +227,10 @@ def restore(
             pipes.out, pipes.inputs, (*FORMAT_OF_SUFFIX, *VIDEO_SUFFIXES)
         )
         template = RunnerChoice(
-            bundle=find_bundle(None), backend=backend, precision=precision, threads=threads,
-            tile=tiles, max_memory_mib=max_memory, strength=strength,
-            whole_pixels=affordable_pixels(),
+            bundle=find_bundle(None) if weights is None else None,
+            weights=weights, weights_key=weights_key, backend=backend, precision=precision,
+            threads=threads, tile=tiles, max_memory_mib=max_memory, strength=strength,
+            whole_pixels=affordable_pixels() if weights is None else None,
         )  # fmt: skip
         found = find_inputs(
             pipes.inputs, why_left_out_of_folder, recursive=recursive, out=destination.folder
@@ -273,9 +294,11 @@ class _RestorationRun:
     def __post_init__(self) -> None:
         """Begin without outcomes."""
         from mirnet_edge.cli.batch import RestorationBatch
+        from mirnet_edge.cli.progress import PassProgress
         from mirnet_edge.runtime.inputs import normalized
 
         self.batch = RestorationBatch(_print_line)
+        self._passes = PassProgress(_print_line)
         self._owners = {normalized(path): path for path in self.paths}
 
     def __enter__(self) -> _RestorationRun:
@@ -329,7 +352,8 @@ class _RestorationRun:
             bar = progress.add_task("images", total=len(files))
             for one in files:
                 try:
-                    self._restore_image(one)
+                    with self._passes.shown(one.path, progress):
+                        self._restore_image(one)
                 except Exception as error:  # noqa: BLE001  # whatever it is, the others are restored
                     self.batch.add_failed(one.path, error)
                 progress.advance(bar)
@@ -397,6 +421,7 @@ class _RestorationRun:
                 "configuration": name,
                 **({"placement": placement} if placement else {}),
                 **facts,
+                **self._passes.facts(),
                 "width": done.width,
                 "height": done.height,
                 "latency_ms": round(done.latency_ms, 3),
@@ -481,6 +506,8 @@ class _RestorationRun:
         self, frames: Iterator[Frame], source: Path | None = None
     ) -> tuple[RunnerChoice | None, dict[str, Any]]:
         """Return the choice of a runner for an input, None for none, and its facts for `--json`."""
+        if self.template.weights is not None:
+            return self.template, {}
         bundles, choice = choose_bundles(self.task, self.bundle, frames)
         facts: dict[str, Any] = {}
         if choice is not None:
@@ -516,8 +543,20 @@ class _RestorationRun:
     def _runner(self, choice: RunnerChoice) -> Runner:
         """Return the runner of a choice, the same for each file; open or not."""
         if choice not in self._runners:
-            self._runners[choice] = choice.runner()
+            runner = self._runners[choice] = choice.runner()
+            if choice.weights is not None:
+                self._watch(runner)
         return self._runners[choice]
+
+    def _watch(self, runner: Runner) -> None:
+        """Show what a runner of weights is about to do, and how far it is."""
+        from mirnet_edge.runtime.weights import as_weights_runner
+
+        weights = as_weights_runner(runner)
+        if weights is not None:
+            weights.observer = self._passes
+            if weights.notice:
+                _print_line(weights.notice)
 
     def open_runner(self, choice: RunnerChoice) -> Runner:
         """Return the runner of a choice, open until the run ends."""
@@ -565,13 +604,17 @@ def _check_inputs(inputs: Sequence[Path]) -> None:
         check_file(inputs[0], "the input", "an image, a folder of images or a video")
 
 
-def _check_tasks(task: str | None, bundle: str | None) -> None:
-    """Refuse an unknown task or bundle, and both together.
+def _check_tasks(task: str | None, bundle: str | None, weights: str | None) -> None:
+    """Refuse an unknown task, bundle or weights, and two of them together.
 
     Raises:
-        OptionError: An unknown task, or both.
+        OptionError: An unknown task, or two of them.
         BundleError: It is no bundle.
+        CheckpointError: There is no such weights file.
     """
+    if weights is not None:
+        check_alone(weights, task, bundle)
+        check_weights(weights)
     check_one_of(task, bundle)
     if task is not None and task.strip() != AUTO:
         parse_tasks(task)
@@ -591,6 +634,7 @@ main = command(
         "restore photo.jpg",
         "restore scan.tif --task old-photo,super-resolution --strength 0.8",
         "restore holiday/ --recursive --out restored",
+        "restore photo.jpg --weights mirnet.pth",
         "restore night.mp4 --out bright.mp4",
     ),
     former_options={"--engine": "--executor"},

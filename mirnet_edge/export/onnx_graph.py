@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from mirnet_edge.errors import GraphError
-from mirnet_edge.images.contract import batch_from_frames, pad_to
+from mirnet_edge.images.contract import batch_from_frames
 from mirnet_edge.onnx_files import (
     CONTEXT_IN,
     CONTEXT_OUT,
@@ -29,11 +29,9 @@ from mirnet_edge.quantization.legalizer import (
 from mirnet_edge.quantization.qat import make_deployable_network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import onnx
-    import torch
     from torch import nn
 
     from mirnet_edge.calibration.sets import CalibrationSet
@@ -57,8 +55,6 @@ def check_parity(network: nn.Module, graph: Path, frames: Frames, image: ImageCo
         GraphError: Less than `MINIMUM_DB`: the export changed what the network computes.
     """
     import torch
-
-    from mirnet_edge.images.contract import batch_from_frames
 
     batch = batch_from_frames(frames)
     with torch.inference_mode():
@@ -238,12 +234,7 @@ def strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-# A cut reaches as far as it changes the output by more: a fortieth of an 8-bit level.
-TOLERANCE = 1e-4
-_IMAGES = 4
-# Strips of this (height, width): 32768 pixels cost the full MIRNet 0.24 TMACs, seconds.
-_STRIP = (64, 512)
-_CUTS = (160, 256, 352)
+_IMAGES = 4  # that the reach is measured on
 
 
 def to_context_anchored_form(network: nn.Module) -> ContextAnchoredNetwork:
@@ -257,71 +248,10 @@ def make_context_anchored_contract(
     image: ImageContract, network: nn.Module, images: CalibrationSet
 ) -> ImageContract:
     """Return the contract of the network's anchored graphs."""
+    from mirnet_edge.models.reach import measure_reach
+
     anchored = to_context_anchored_form(network)
     frames = [sample.frame[None] for sample in images.evaluation[:_IMAGES]]
     return image.model_copy(
         update={"vectors": anchored.layout, "reach": measure_reach(anchored, frames)}
     )
-
-
-def measure_reach(
-    network: ContextAnchoredNetwork,
-    images: list[Frames],
-    *,
-    strip: tuple[int, int] = _STRIP,
-    cuts: Sequence[int] = _CUTS,
-    both_ways: bool = True,
-) -> int:
-    """Return how far from a cut, in pixels, the output differs from that of the uncut frame.
-
-    Both get the frame's own context vectors, so that they differ only by the pixels that
-    convolutions see beyond the cut. The theoretical distance, the receptive field, is several times
-    larger than the measured one.
-
-    Args:
-        network: In eval mode.
-        images: (1, H, W, 3) uint8 each; long strips are taken out of them.
-        strip: (height, width) of the strips.
-        cuts: Columns that strips are cut at.
-        both_ways: Whether strips are taken along both sides, or along the rows alone.
-
-    Returns:
-        The largest distance at which more than `TOLERANCE` was seen on either side; at most the
-        shortest side of a cut, 160.
-    """
-    import torch
-
-    reach = 0
-    with torch.inference_mode():
-        for frames in _strips(images, network.multiple, strip, both_ways=both_ways):
-            batch = torch.from_numpy(batch_from_frames(frames))
-            nothing = torch.zeros(1, network.context_length)
-            whole, vectors = network(batch, nothing, torch.zeros(1))
-            scale = whole.shape[-1] // batch.shape[-1]
-            for cut in cuts:
-                place = cut // network.multiple * network.multiple
-                for part in (slice(None, place), slice(place, None)):
-                    found, _ = network(batch[..., part], vectors, torch.ones(1))
-                    start, stop = part.start or 0, part.stop or batch.shape[-1]
-                    error = (found - whole[..., scale * start : scale * stop]).abs()
-                    reach = max(reach, -(-_distance(error, from_end=start == 0) // scale))
-    return reach
-
-
-def _distance(error: torch.Tensor, *, from_end: bool) -> int:
-    """Return how many columns from the cut the last one lies that exceeds the tolerance."""
-    columns = error.amax((0, 1, 2)).numpy()
-    if from_end:
-        columns = columns[::-1]
-    return int(np.max(np.nonzero(columns > TOLERANCE)[0], initial=-1)) + 1
-
-
-def _strips(
-    images: list[Frames], multiple: int, size: tuple[int, int], *, both_ways: bool
-) -> Iterator[Frames]:
-    height, width = (-(-side // multiple) * multiple for side in size)
-    for image in images:
-        for turned in (image, image.transpose(0, 2, 1, 3))[: 2 if both_ways else 1]:
-            strip = turned[:, :height, :width]
-            tall, wide = max(height, strip.shape[1]), max(width, strip.shape[2])
-            yield pad_to(strip, tall, wide)

@@ -177,7 +177,8 @@ def plan_samples(
         images: The calibration set, at its own sizes.
         on_stage: Called with a few words where something is measured.
     """
-    from mirnet_edge.export.onnx_graph import measure_reach, to_context_anchored_form
+    from mirnet_edge.export.onnx_graph import to_context_anchored_form
+    from mirnet_edge.models.reach import measure_reach
 
     network, multiple = loaded.model, int(loaded.model.multiple)  # type: ignore[arg-type]  # every network states it
     macs_per_pixel = _count_macs_per_pixel(network)

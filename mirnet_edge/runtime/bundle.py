@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mirnet_edge.errors import BundleError, MirnetEdgeError, OptionError
@@ -19,11 +20,9 @@ from mirnet_edge.runtime.backends import (
 from mirnet_edge.runtime.machine import available_memory
 from mirnet_edge.runtime.machine_configurations import add_configurations, is_untried
 from mirnet_edge.runtime.machine_latency import time_here
-from mirnet_edge.runtime.shipped import find_bundle, is_shipped
+from mirnet_edge.runtime.shipped import PREFIX, find_bundle, is_shipped
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mirnet_edge.manifest import Configuration, ImageContract, Manifest
     from mirnet_edge.runtime.runner import Runner
 
@@ -313,7 +312,12 @@ def affordable_pixels() -> int:
 class RunnerChoice:
     """The arguments of `open_bundle`, `tile_runner` and of a chain of several; can be pickled."""
 
-    bundle: Path
+    bundle: Path | None = None
+    """None where weights restore."""
+    weights: str | None = None
+    """In place of bundles: a weights file, run by torch (`runtime.weights`)."""
+    weights_key: str | None = None
+    """Which set of weights of several in the file."""
     then: tuple[Path, ...] = ()
     """The bundles that restore what the one before gave, in their order."""
     backend: str = "auto"
@@ -336,18 +340,22 @@ class RunnerChoice:
     @property
     def bundles(self) -> tuple[Path, ...]:
         """Return all bundles in their order."""
-        return (self.bundle, *self.then)
+        return () if self.bundle is None else (self.bundle, *self.then)
 
     def runner(self) -> Runner:
         """Return a new runner, not opened yet.
 
         Raises:
             BundleError: No bundle, a changed file, or no configuration that fits.
+            CheckpointError: The weights cannot be loaded.
             OptionError: A value that makes no sense.
         """
         from mirnet_edge.runtime.chaining import BlendingRunner, chain_runners
 
-        runner = chain_runners([self._tiled(one) for one in self._open_bundles()])
+        if self.weights is None:
+            runner = chain_runners([self._tiled(one) for one in self._open_bundles()])
+        else:
+            runner = self._open_weights(self.weights)
         return runner if self.strength == 1.0 else BlendingRunner(runner, self.strength)
 
     def choose_configurations(self) -> RunnerChoice:
@@ -357,9 +365,12 @@ class RunnerChoice:
             BundleError: As `runner`.
             OptionError: As `runner`.
         """
+        if self.weights is not None:
+            is_file = not self.weights.startswith(PREFIX)
+            return replace(self, weights=str(Path(self.weights).absolute())) if is_file else self
         return replace(
             self,
-            bundle=self.bundle.absolute(),
+            bundle=None if self.bundle is None else self.bundle.absolute(),
             then=tuple(one.absolute() for one in self.then),
             configurations=tuple(one.name for one in self._open_bundles()),
         )
@@ -369,8 +380,23 @@ class RunnerChoice:
         from mirnet_edge.files import sha256_of
         from mirnet_edge.manifest import FILE_NAME
 
+        if self.weights is not None:
+            from mirnet_edge.checkpoints import resolve
+            from mirnet_edge.checkpoints.keras_paths import values_file
+
+            # tiles of any size equal the frame, whatever memory there is at the time
+            weights = sha256_of(values_file(resolve(self.weights)))
+            return f"{weights} {self.weights_key} {self.precision} {self.strength:g}"
         manifests = " ".join(sha256_of(one / FILE_NAME) for one in self.bundles)
         return f"{manifests} {self.tile} {self.max_memory_mib} {self.strength:g}"
+
+    def _open_weights(self, weights: str) -> Runner:
+        from mirnet_edge.runtime.weights import open_weights
+
+        return open_weights(
+            weights, self.weights_key, backend=self.backend, precision=self.precision,
+            threads=self.threads, tile=self.tile, max_memory_mib=self.max_memory_mib,
+        )  # fmt: skip
 
     def _open_bundles(self) -> list[Runner]:
         if self.configurations:

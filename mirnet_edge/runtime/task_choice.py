@@ -76,6 +76,21 @@ def check_one_of(task: str | None, bundle: str | None) -> None:
         )
 
 
+def check_alone(weights: str, task: str | None, bundle: str | None) -> None:
+    """Refuse weights beside a task or a bundle.
+
+    Raises:
+        OptionError: One of them is given too.
+    """
+    given = [f"task {task}"] if task is not None else []
+    given += [f"bundle {bundle}"] if bundle is not None else []
+    if given:
+        raise OptionError(
+            f"weights say what restores: found {weights} and {' and '.join(given)}; give one of "
+            "them"
+        )
+
+
 def choose_bundles(
     task: str | None, bundle: str | None, frames: Iterable[Frame]
 ) -> tuple[tuple[Path, ...], TaskChoice | None]:

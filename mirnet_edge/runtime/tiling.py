@@ -187,6 +187,11 @@ def _watch_memory() -> Iterator[list[int]]:
         held.append(max(most, _held_bytes()))
 
 
+def held_bytes() -> int | None:
+    """Return the resident memory of this process, None where the system does not report it."""
+    return _held_bytes() if _STATUS.is_file() else None
+
+
 def _held_bytes() -> int:
     return int(_STATUS.read_text().split()[1]) * _PAGE_BYTES
 

@@ -70,22 +70,24 @@ class TorchRunner(GraphRunner):
 
     def _load(self) -> None:
         torch = BACKEND.require()
-        from mirnet_edge import checkpoints
-        from mirnet_edge.models.global_context import ContextAnchoredNetwork
-        from mirnet_edge.models.inference_form import ContextFrameInterface, FrameInterface
-
-        network: nn.Module = checkpoints.load(self.path).model
-        if self.context_length:
-            network = ContextFrameInterface(ContextAnchoredNetwork(network), self.image.io)
-        else:
-            network = FrameInterface(network, self.image.io)
-        network.eval()
+        network = self._make_network().eval()
         # torch's annotations lack `to` with a memory format
         network.to(self._device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.threads is not None:
             self._former_threads = torch.get_num_threads()
             torch.set_num_threads(self.threads)
         self._network = network
+
+    def _make_network(self) -> nn.Module:
+        """Return the network that takes and gives frames."""
+        from mirnet_edge import checkpoints
+        from mirnet_edge.models.global_context import ContextAnchoredNetwork
+        from mirnet_edge.models.inference_form import ContextFrameInterface, FrameInterface
+
+        network = checkpoints.load(self.path).model
+        if self.context_length:
+            return ContextFrameInterface(ContextAnchoredNetwork(network), self.image.io)
+        return FrameInterface(network, self.image.io)
 
     def _infer(self, inputs: NDArray[Any]) -> NDArray[Any]:
         output: NDArray[Any] = self._compute(inputs).cpu().numpy()

@@ -14,10 +14,11 @@ from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.dependencies import available
 from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.export.job import export_bundle
-from mirnet_edge.export.onnx_graph import export_onnx, measure_reach, to_context_anchored_form
+from mirnet_edge.export.onnx_graph import export_onnx, to_context_anchored_form
 from mirnet_edge.export.workspace import ExportOptions
 from mirnet_edge.images.files import ImageFile, write_image
 from mirnet_edge.manifest import read_manifest
+from mirnet_edge.models.reach import measure_reach
 from mirnet_edge.quantization.legalizer import list_whole_frame_convs
 from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 from mirnet_edge.runtime.tiling import frame_with_thumbnail, thumbnail_of, tile_runner

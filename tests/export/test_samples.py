@@ -7,13 +7,14 @@ import pytest
 
 from mirnet_edge.calibration.sets import CalibrationSample, CalibrationSet
 from mirnet_edge.checkpoints import LoadedCheckpoint, ModelCard
-from mirnet_edge.export import onnx_graph, workspace
+from mirnet_edge.export import workspace
 from mirnet_edge.export.workspace import (
     fit_calibration_set,
     make_timing_frame,
     plan_samples,
 )
 from mirnet_edge.manifest import ImageContract
+from mirnet_edge.models import reach as reach_module
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 
@@ -60,7 +61,7 @@ def test_a_heavy_network_sees_as_many_cuts_as_it_can_afford(
     monkeypatch, pixels_per_s, reach, side, counts
 ):
     monkeypatch.setattr(workspace, "_measure_seconds_per_pixel", lambda *network: 1 / pixels_per_s)
-    monkeypatch.setattr(onnx_graph, "measure_reach", lambda *network, **how: reach)
+    monkeypatch.setattr(reach_module, "measure_reach", lambda *network, **how: reach)
     contract = ImageContract(io="uint8", multiple=4, size=None)
     images = _set(300, 400, count=40)
     plan = plan_samples(_loaded(MIRNet(), "mirnet"), contract, images)
