@@ -82,6 +82,39 @@ def test_a_checkpoint_is_exported_and_its_bundle_measured(network_of, tmp_path):
     assert re.search(rf"^{re.escape(default)}: [\d.]+ ms, [\d.]+x$", measured, re.MULTILINE)
 
 
+def test_the_slurm_script_starts_the_same_command_on_every_machine(tmp_path):
+    """With programs in the place of SLURM's and torchrun that print what they are given."""
+    script = ROOT / "examples/train_on_slurm.sh"
+    subprocess.run(["bash", "-n", script], check=True)
+    for name, body in (
+        ("scontrol", "printf 'node1\\nnode2\\n'"),
+        ("srun", '"$@"'),
+        ("torchrun", "printf '%s\\n' \"$@\""),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_NODELIST": "node[1-2]",
+        "SLURM_NNODES": "2", "SLURM_JOB_ID": "7",
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", script, "absent pairs", "out"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    given = done.stdout.splitlines()
+    assert given[given.index("--rdzv-endpoint") + 1] == "node1:29500"
+    assert given[given.index("--nnodes") + 1] == "2"
+    command = given[given.index("--no-python") + 1 :]
+    assert command[:4] == ["mirnet", "train", "--preset", "mirnet-v2"]
+    answer = subprocess.run(
+        [sys.executable, "-m", "mirnet_edge", *command[1:]],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    # its options are known; only the images are not there
+    assert answer.returncode == 2
+    assert "absent pairs" in answer.stderr
+
+
 def test_messages_that_troubleshooting_explains_are_in_the_code():
     page = (ROOT / "docs/guides/troubleshooting.md").read_text(encoding="utf-8")
     quoted = re.findall(r"(?:^|, )\*\*`([^`]+)`\*\*", page, re.MULTILINE)

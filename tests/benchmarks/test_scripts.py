@@ -272,3 +272,34 @@ def test_a_sheet_shows_input_models_and_ground_truth_at_one_to_one(low_light_sou
     dark, same, clean = (sheet[22:222, column * cell : column * cell + 200] for column in range(3))
     assert np.array_equal(dark, same)
     assert dark.mean() < 0.7 * clean.mean()
+
+
+def test_the_seeds_table_has_its_rows_and_its_mistake(tmp_path, capsys, monkeypatch, network_of):
+    from PIL import Image
+
+    from mirnet_edge import checkpoints
+
+    lines = ["low,high,scene,split"]
+    for number in range(2):
+        high = np.random.default_rng(number).integers(0, 200, (140, 132, 3), np.uint8)
+        Image.fromarray(high).save(tmp_path / f"high{number}.png")
+        Image.fromarray(high // 4).save(tmp_path / f"low{number}.png")
+        lines.append(f"low{number}.png,high{number}.png,{number},{('train', 'val')[number]}")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines) + "\n")
+    weights = tmp_path / "seed.safetensors"
+    checkpoints.save(network_of("keras-mirnet"), weights, checkpoints.ModelCard())
+    monkeypatch.setattr(sys, "argv", ["seed_table.py", str(weights), "--data", str(tmp_path)])
+    script("seed_table").main()
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in capsys.readouterr().out.splitlines()[2:]
+    ]
+    assert [row[:2] for row in rows] == [
+        [name, images]
+        for images in ("1 whole", "4 crops of 128")
+        for name in ("nothing", "autocontrast", "the network")
+    ]
+    for row in rows:
+        assert float(row[5]) - float(row[2]) == pytest.approx(48.13, abs=0.011)
+    nothing, stretched = rows[0], rows[1]
+    assert float(stretched[2]) > float(nothing[2]) + 5  # a quarter of the range is stretched
