@@ -13,11 +13,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.bench import telemetry
-from mirnet_edge.bench.processor_timing import PEAK, ProcessorRequest, ProcessorRow
+from mirnet_edge.bench.processor_timing import LIMIT, PEAK, ProcessorRequest, ProcessorRow
 from mirnet_edge.bench.tables import ReportTable
 from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.files import write_atomically
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from mirnet_edge.bench.job import BenchmarkRequest
 
-_LIMIT = "ONEDNN_MAX_CPU_ISA"
 _NEEDED = {
     "SSE41": "", "AVX2": "avx2", "AVX2_VNNI": "avx_vnni", "AVX512_CORE": "avx512f",
     "AVX512_CORE_VNNI": "avx512_vnni", "AVX512_CORE_BF16": "avx512_bf16",
@@ -60,14 +59,14 @@ class InstructionSetTiming(StrictDocument):
 
     @property
     def ours(self) -> ProcessorRow | None:
-        """The first bundle's row of the least processor time, which ratios are to; None without."""
-        measured = [one for one in self.rows if one.processor_ms and one.name != PEAK]
+        """The first bundle's row of the least processor time, which ratios are to; None without.
+
+        One that keeps to the instruction set, where there is one.
+        """
         first = next((one.name for one in self.rows if one.name != PEAK), "")
-        return min(
-            (one for one in measured if one.name == first),
-            key=lambda one: p50(one.processor_ms),
-            default=None,
-        )
+        measured = [one for one in self.rows if one.processor_ms and one.name == first]
+        limited = [one for one in measured if one.backend != UNLIMITED_BACKEND]
+        return min(limited or measured, key=lambda one: p50(one.processor_ms), default=None)
 
 
 class ProcessorReport(StrictDocument):
@@ -100,10 +99,12 @@ class InstructionSetJob:
 
     request: BenchmarkRequest
     on_stage: Callable[[str], None]
+    timings: list[InstructionSetTiming] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check the suite and find what this processor can run."""
         suite = self.request.suite
+        self._load = telemetry.open_sensors().conditions().load
         for name in suite.instruction_sets:
             if name not in _NEEDED:
                 raise OptionError(
@@ -120,15 +121,20 @@ class InstructionSetJob:
         ] or ["ALL"]
         self._bundles = tuple(str(find_bundle(one)) for one in suite.bundles)
 
-    def run(self) -> ProcessorReport:
-        """Return the report.
+    def run(self) -> Iterator[InstructionSetTiming]:
+        """Yield each timing as it is there; the report holds those so far.
 
         Raises:
             EngineError: A process failed.
         """
+        for size in self.request.sizes:
+            for name in self._sets:
+                self.timings.append(self._measure(name, size))
+                yield self.timings[-1]
+
+    def report(self) -> ProcessorReport:
+        """Return what was measured so far."""
         suite = self.request.suite
-        load = telemetry.open_sensors().conditions().load
-        timings = [self._measure(name, size) for size in self.request.sizes for name in self._sets]
         return ProcessorReport(
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             command=self.request.command,
@@ -136,9 +142,9 @@ class InstructionSetJob:
             revision=telemetry.revision(),
             versions=machine.tool_versions(),
             threads=suite.threads,
-            load=load,
+            load=self._load,
             absent=[one for one in suite.instruction_sets if one not in self._sets],
-            timings=timings,
+            timings=self.timings,
         )
 
     def _measure(self, name: str, size: tuple[int, int]) -> InstructionSetTiming:
@@ -160,9 +166,9 @@ def time_in_process(request: ProcessorRequest, instruction_set: str) -> list[Pro
     Raises:
         EngineError: The process failed.
     """
-    environment = {key: value for key, value in os.environ.items() if key != _LIMIT}
+    environment = {key: value for key, value in os.environ.items() if key != LIMIT}
     if instruction_set != "ALL":
-        environment[_LIMIT] = instruction_set
+        environment[LIMIT] = instruction_set
     command = [sys.executable, "-m", "mirnet_edge.bench.processor_timing", request.to_json()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -189,9 +195,8 @@ def timing_table(timing: InstructionSetTiming) -> ReportTable:
             "" if speed is None else f"{speed:.1f}", _share(row, timing.rows, speed),
         ])  # fmt: skip
     headings = (
-        f"{timing.size}, {timing.instruction_set}", "processor time (ms)", "wall time (ms)",
-        "x ours" if ours is None else f"x {ours.name} {ours.configuration}", "GMACs", "GMACs/s",
-        "share of the peak",
+        f"{timing.size}, {timing.instruction_set}", "CPU ms", "wall ms", "x ours", "GMACs",
+        "GMACs/s", "of peak",
     )  # fmt: skip
     return ReportTable(headings, lines)
 
@@ -213,7 +218,8 @@ def describe_timing(timing: InstructionSetTiming) -> list[str]:
     """Return what follows from a timing and what is missing in it, in one line each."""
     where = f"{timing.size}, {timing.instruction_set}"
     ours = timing.ours
-    lines = [
+    lines = [] if ours is None else [f"{where}: ours is {ours.name} {ours.configuration}"]
+    lines += [
         f"{where}: {name} takes {ratio:.1f} times the time in its best runtime, {configuration}"
         for name, configuration, ratio in best_competitors(timing)
     ]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mirnet_edge.bench.compare import Comparison
+    from mirnet_edge.bench.instruction_sets import InstructionSetTiming
     from mirnet_edge.bench.job import BenchmarkJob, BenchmarkRequest, BenchmarkStage, BenchmarkSuite
     from mirnet_edge.bench.quality import BenchmarkClip
     from mirnet_edge.bench.record import Report
@@ -241,35 +242,45 @@ def _bench_parts(
 
 
 def _bench_instruction_sets(request: BenchmarkRequest, *, as_json: bool) -> None:
-    """Measure a suite by instruction set, write the report and print it."""
+    """Measure a suite by instruction set, print each table, and write the report.
+
+    After an interruption or an error the report holds what was measured until then.
+    """
+    from mirnet_edge.bench.instruction_sets import InstructionSetJob, write_processor_report
+
+    progress = stderr()
+    running = InstructionSetJob(
+        request, lambda stage: progress.print(stage, markup=False, highlight=False)
+    )
+    try:
+        for timing in running.run():
+            if not as_json:
+                _show_timing(timing)
+    finally:
+        if running.timings:
+            write_processor_report(running.report(), request.out)
+    if as_json:
+        sys.stdout.write(running.report().model_dump_json(indent=1) + "\n")
+    else:
+        print(f"Report: {request.out}/report.md")
+
+
+def _show_timing(timing: InstructionSetTiming) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mirnet_edge.bench import instruction_sets
+    from mirnet_edge.bench.instruction_sets import describe_timing, timing_table
 
-    progress = stderr()
-    running = instruction_sets.InstructionSetJob(
-        request, lambda stage: progress.print(stage, markup=False, highlight=False)
-    )
-    report = running.run()
-    instruction_sets.write_processor_report(report, request.out)
-    if as_json:
-        sys.stdout.write(report.model_dump_json(indent=1) + "\n")
-        return
     console = Console()
-    for timing in report.timings:
-        content = instruction_sets.timing_table(timing)
-        table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
-        for place, heading in enumerate(content.headings):
-            table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
-        for cells in content.lines:
-            table.add_row(*cells)
-        console.print(table)
-        for line in instruction_sets.describe_timing(timing):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if report.absent:
-        console.print(f"this processor does not have {', '.join(report.absent)}", highlight=False)
-    console.print(f"Report: {request.out}/report.md", highlight=False, soft_wrap=True)
+    content = timing_table(timing)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    for place, heading in enumerate(content.headings):
+        table.add_column(heading, justify="left" if place == 0 else "right", overflow="fold")
+    for cells in content.lines:
+        table.add_row(*cells)
+    console.print(table)
+    for line in describe_timing(timing):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _read_parts(

@@ -79,6 +79,13 @@ def test_ratios_are_to_the_fastest_row_of_the_first_bundle_round_by_round(timing
     assert not any("third" in name for name in lines)
 
 
+def test_ours_keeps_to_the_instruction_set(timing):
+    faster = row("ours", [1.0, 1.0], backend="onnxruntime")
+    rows = [*ROWS, faster]
+    assert timing.model_copy(update={"rows": rows}).ours.precision == "int8"
+    assert timing.model_copy(update={"rows": [faster]}).ours == faster
+
+
 def test_shares_are_of_the_peak_in_the_row_s_precision(timing):
     lines = {line[0]: line[-1] for line in timing_table(timing).lines}
     assert lines["peak openvino:int8"] == "100%"
@@ -103,7 +110,10 @@ def test_the_peak_graphs_are_valid_and_count_their_multiplications(tmp_path):
         assert len(convolutions) * 64 * 64 * 9 * 160 * 160 == MACS
 
 
-def test_bundles_competitors_and_the_peak_are_timed_together(make_bundle, make_graph, tmp_path):
+def test_bundles_competitors_and_the_peak_are_timed_together(
+    make_bundle, make_graph, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     make_graph(tmp_path / "other.onnx", io="float", size=(20, 20))  # is timed at the frame's size
     request = ProcessorRequest(
         bundles=(str(make_bundle()),), height=32, width=48, rounds=3, row_seconds=1.0, threads=1,
@@ -111,6 +121,7 @@ def test_bundles_competitors_and_the_peak_are_timed_together(make_bundle, make_g
     )  # fmt: skip
     rows = {(one.name, one.configuration): one for one in time_processor(request)}
     measured = {key for key, one in rows.items() if one.processor_ms}
+    assert not any("bf16" in configuration for _, configuration in rows)  # it needs more than AVX2
     assert {
         (PEAK, "openvino:fp32"), (PEAK, "openvino:int8"), ("bundle", "onnxruntime:fp32"),
         ("other", "openvino:fp32"), ("other", "onnxruntime:fp32"),
@@ -130,7 +141,12 @@ def test_each_size_is_timed_under_each_instruction_set(request_of, monkeypatch):
 
     monkeypatch.setattr(instruction_sets, "time_in_process", time_in_process)
     stages = []
-    report = InstructionSetJob(request_of(["SSE41", "ALL"]), stages.append).run()
+    job = InstructionSetJob(request_of(["SSE41", "ALL"]), stages.append)
+    timings = job.run()
+    next(timings)
+    assert [one.instruction_set for one in job.report().timings] == ["SSE41"]  # if it ended here
+    assert len(list(timings)) == 1
+    report = job.report()
     assert started == [("SSE41", 32, 48, 1), ("ALL", 32, 48, 1)]
     assert stages == ["48x32: SSE41", "48x32: ALL"]
     assert [one.instruction_set for one in report.timings] == ["SSE41", "ALL"]
@@ -167,7 +183,9 @@ def test_sets_that_the_processor_lacks_are_named_and_not_run(request_of, monkeyp
     facts = instruction_sets.machine.describe().model_copy(update={"instructions": ["avx2"]})
     monkeypatch.setattr(instruction_sets.machine, "describe", lambda: facts)
     monkeypatch.setattr(instruction_sets, "time_in_process", lambda request, name: ROWS)
-    report = InstructionSetJob(request_of(["AVX2", "AVX512_CORE_VNNI"]), print).run()
+    job = InstructionSetJob(request_of(["AVX2", "AVX512_CORE_VNNI"]), print)
+    assert len(list(job.run())) == 1
+    report = job.report()
     assert [one.instruction_set for one in report.timings] == ["AVX2"]
     assert "does not have AVX512_CORE_VNNI" in instruction_sets.to_markdown(report)
 
