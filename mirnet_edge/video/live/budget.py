@@ -174,8 +174,8 @@ class BudgetedRestorer(Restorer):
         self._samples.append(pixels)
         if len(self._samples) < SAMPLE_FRAMES:
             return
-        measured = measure_levels(self._runners, self._levels, self._samples, clock=self._clock)
-        self._samples.clear()
+        frames, self._samples = self._samples, []
+        measured = measure_levels(self._runners, self._levels, frames, clock=self._clock)
         self._budget = FrameBudget(measured, self._target_fps)
         for line in describe_choice(measured, self._budget.level, 1.0 / self._target_fps):
             self._on_choice(line)

@@ -8,13 +8,16 @@ measured, since the detail of a noisy frame is mostly noise.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mirnet_edge.errors import MirnetEdgeError
 from mirnet_edge.metrics import psnr
+from mirnet_edge.runtime.measure import p50
 from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 from mirnet_edge.video.clock import REAL_CLOCK
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.runner import Runner
     from mirnet_edge.video.clock import Clock
+
+logger = logging.getLogger(__name__)
 
 _SIZES = (1.0, 0.75, 0.5)
 _INTERVALS = (2, 3, 4)
@@ -61,7 +66,7 @@ class MeasuredLevel:
 
     level: BudgetLevel
     frame_s: float
-    """Mean time of a frame, those that are not restored included; above 0."""
+    """Of a frame, with its share of those that are not restored; above 0."""
     psnr_db: float
     """Of its frames to those of the first level; infinite for that one."""
 
@@ -133,31 +138,49 @@ def measure_levels(
         frames: In their order.
         clock: Of the times.
 
+    Returns:
+        The levels in their order, without those of a configuration that failed.
+
     Raises:
-        MirnetEdgeError: A runner failed.
+        MirnetEdgeError: The configuration of the first level failed.
     """
     measured: dict[BudgetLevel, MeasuredLevel] = {}
     references: list[Frame] = []
     for name in dict.fromkeys(one.configuration for one in levels):
-        with smooth_over_time(runners[name]()) as runner:
+        own = [one for one in levels if one.configuration == name]
+        try:
+            measured |= _measure_configuration(runners[name](), own, frames, references, clock)
+        except MirnetEdgeError as error:
+            if not references:  # the one that the others are compared with
+                raise
+            logger.warning("%s is left out: %s", name, error)
+    return [measured[level] for level in levels if level in measured]
 
-            def restore(pixels: Frame, runner: Runner = runner) -> Frame:
-                restored: Frame = runner.run(pixels[None])[0]
-                return restored
 
-            for level in (one for one in levels if one.configuration == name and one.every == 1):
-                found, results = _measure_level(
-                    restore, level, frames, references, runner.scale, clock
-                )
-                references = references or results
-                measured[level] = found
-                for other in levels:
-                    if other.every > 1 and replace(other, every=1) == level:
-                        measured[other] = _leave_out(
-                            replace(found.level, every=other.every), found, frames, results,
-                            references, clock,
-                        )  # fmt: skip
-    return [measured[level] for level in levels]
+def _measure_configuration(
+    opened: Runner,
+    levels: Sequence[BudgetLevel],
+    frames: Sequence[Frame],
+    references: list[Frame],
+    clock: Clock,
+) -> dict[BudgetLevel, MeasuredLevel]:
+    """Return the levels of one configuration; where there are no references, add its results."""
+    measured: dict[BudgetLevel, MeasuredLevel] = {}
+    with smooth_over_time(opened) as runner:
+
+        def restore(pixels: Frame) -> Frame:
+            restored: Frame = runner.run(pixels[None])[0]
+            return restored
+
+        for level in (one for one in levels if one.every == 1):
+            found, results = _measure_level(restore, level, frames, references, runner.scale, clock)
+            references.extend(results if not references else ())
+            measured[level] = found
+            for other in levels:
+                if other.every > 1 and replace(other, every=1) == level:
+                    reduced = replace(found.level, every=other.every)
+                    measured[other] = _leave_out(reduced, found, frames, results, references, clock)
+    return measured
 
 
 def _measure_level(
@@ -172,9 +195,12 @@ def _measure_level(
     restore_at(restore, frames[0], level, scale)  # compiles the size
     if level.size < 1.0 and scale == 1:
         level = replace(level, detail=_fit_detail(restore, level, frames[0], references[0]))
-    started_s = clock.now()
-    results = [restore_at(restore, frame, level, scale) for frame in frames]
-    frame_s = max(clock.now() - started_s, _CLOCK_STEP_S) / len(frames)
+    results, times_s = [], []
+    for frame in frames:
+        started_s = clock.now()
+        results.append(restore_at(restore, frame, level, scale))
+        times_s.append(clock.now() - started_s)
+    frame_s = max(p50(times_s), _CLOCK_STEP_S)  # another program may disturb one of them
     loss = _joint_psnr(results, references) if references else math.inf
     return MeasuredLevel(level=level, frame_s=frame_s, psnr_db=loss), results
 
@@ -205,19 +231,26 @@ def _leave_out(
 ) -> MeasuredLevel:
     """Return the level that restores one frame in some, from the one that restores all."""
     shown: list[Frame] = []
-    curves = None
+    curves = np.zeros((3, 256), np.uint8)
     started_s = clock.now()
     for place, (frame, restored) in enumerate(zip(frames, results, strict=True)):
-        if place % level.every == 0 or frame.shape != restored.shape:
-            curves = fit_tone_curves(frame, restored) if frame.shape == restored.shape else None
-            shown.append(restored)
-        elif curves is not None:
-            shown.append(apply_tone_curves(curves, frame))
+        source = frame if frame.shape == restored.shape else _enlarge(frame, restored)
+        if place % level.every == 0:
+            curves = fit_tone_curves(source, restored)
+        shown.append(restored if place % level.every == 0 else apply_tone_curves(curves, source))
     added_s = (clock.now() - started_s) / len(frames)
     return MeasuredLevel(
         level=level, frame_s=whole.frame_s / level.every + added_s,
         psnr_db=_joint_psnr(shown, references),
     )  # fmt: skip
+
+
+def _enlarge(frame: Frame, restored: Frame) -> Frame:
+    """Return a frame in the size of its restored one."""
+    import cv2
+
+    size = (restored.shape[1], restored.shape[0])
+    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def _joint_psnr(results: Sequence[Frame], references: Sequence[Frame]) -> float:

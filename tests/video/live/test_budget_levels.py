@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from mirnet_edge.errors import EngineError
 from mirnet_edge.metrics import psnr
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.clock import VirtualClock
@@ -105,6 +106,30 @@ def test_the_share_of_detail_is_the_one_that_loses_least(frames_of):
     bare = restore_at(smooth, frames[0], HALF, 1)
     assert half.psnr_db > psnr_db(bare, smooth(frames[0])) + 3.0
     assert full.psnr_db == math.inf
+
+
+def test_a_configuration_that_fails_is_left_out_unless_it_is_the_first(frames_of, caplog):
+    def fail():
+        raise EngineError("b.onnx is damaged")
+
+    clock, frames = VirtualClock(), list(frames_of(40, 60, 4) // 4)
+    runners = {"a": lambda: Brightening(clock), "b": fail}
+    levels = budget_levels(["a", "b"], sizes=False)
+    measured = measure_levels(runners, levels, frames, clock=clock)
+    assert [one.level for one in measured] == levels[:1]
+    assert "b is left out: b.onnx is damaged" in caplog.text
+    with pytest.raises(EngineError, match="is damaged"):
+        measure_levels(runners, levels[::-1], frames, clock=clock)
+
+
+def test_frames_of_an_enlarging_network_are_left_out_too(frames_of):
+    frames = list(frames_of(20, 30, 4))
+    levels = budget_levels(["a"], sizes=False)
+    measured = measure_levels({"a": lambda: NullRunner("a", scale=2)}, levels, frames)
+    assert [one.level.every for one in measured] == [1, 2, 3, 4]
+    losses = [one.psnr_db for one in measured[1:]]
+    assert max(losses) < math.inf
+    assert min(losses) == losses[-1]  # three of the four frames
 
 
 def test_frames_left_out_lose_what_has_changed_meanwhile(frames_of):
