@@ -25,7 +25,7 @@ from mirnet_edge.cli.progress import TrainingProgress
 from mirnet_edge.errors import OptionError
 
 _RECIPES = "the recipe's"
-_DIAGNOSIS = "diagnosis"
+_DIAGNOSIS, _OLD_PHOTO = "diagnosis", "old-photo"
 
 
 def train(
@@ -205,13 +205,14 @@ def train(
     check_positive(steps, "--steps")
     check_positive(batch, "--batch")
     max_seconds = math.inf if max_minutes is None else 60.0 * max_minutes
+    unused = {
+        "init": init, "teacher": teacher, "model": model, "channels": channels, "blocks": blocks,
+        "preset": preset, "unlabeled": unlabeled, "overlays": overlays, "replay": replay,
+        "keep": keep, "exposure_steps": exposure_steps, "qat": qat or None,
+        "compile": compiled or None, "tensorboard": tensorboard or None,
+    }  # fmt: skip
     if task == _DIAGNOSIS:
-        _check_diagnosis_options(
-            init=init, teacher=teacher, model=model, channels=channels, blocks=blocks,
-            preset=preset, unlabeled=unlabeled, overlays=overlays, replay=replay, keep=keep,
-            crop=crop, exposure_steps=exposure_steps, qat=qat or None, compile=compiled or None,
-            tensorboard=tensorboard or None,
-        )  # fmt: skip
+        _check_unused(f"--task {_DIAGNOSIS}", **unused, crop=crop)
         check_folder(data, "--data")
         from mirnet_edge.cli.train_diagnosis import train_diagnosis_network
         from mirnet_edge.training.diagnosis.job import DiagnosisRequest
@@ -222,9 +223,17 @@ def train(
         )
         train_diagnosis_network(diagnosis, as_json=as_json)
         return
+    if _is_translation(recipe, task):
+        _check_unused(
+            f"--recipe {recipe}", **unused, steps=steps, batch=batch, crop=crop,
+            learning_rate=learning_rate, device={"cuda": "cuda"}.get(device),
+        )  # fmt: skip
+        _train_translation(
+            data, out, str(recipe), _given(seed=seed), precision, max_seconds, as_json=as_json
+        )
+        return
     check_positive(crop, "--crop")
-    if workers < 0:
-        raise OptionError(f"--workers must not be negative, found {workers}")
+    _check_workers(workers)
     network = _given(channels=_channels(channels), blocks=blocks)
     check_weights(init)
     check_weights(teacher)
@@ -306,8 +315,46 @@ def train(
         )
 
 
-def _check_diagnosis_options(**values: object) -> None:
-    """Refuse options that the diagnosis network has no use for.
+def _check_workers(workers: int) -> None:
+    """Refuse a negative number of threads.
+
+    Raises:
+        OptionError: It is negative.
+    """
+    if workers < 0:
+        raise OptionError(f"--workers must not be negative, found {workers}")
+
+
+def _train_translation(
+    data: Path,
+    out: Path,
+    recipe: str,
+    overrides: dict[str, Any],
+    precision: Literal["fp32", "bf16", "fp16"],
+    max_seconds: float,
+    *,
+    as_json: bool,
+) -> None:
+    """Train old-photo translation.
+
+    Raises:
+        MirnetEdgeError: As `cli.train_translation.train_old_photo_translation`.
+    """
+    if precision == "fp16":
+        raise OptionError("--precision fp16 needs a GPU; choose fp32 or bf16")
+    check_folder(data, "--data")
+    from mirnet_edge.cli.train_translation import train_old_photo_translation
+    from mirnet_edge.training.translation.job import TranslationRequest
+
+    request = TranslationRequest(
+        data=data, out=out, recipe=recipe, overrides=overrides, precision=precision,
+        max_seconds=max_seconds,
+    )  # fmt: skip
+    train_old_photo_translation(request, as_json=as_json)
+
+
+def _check_unused(choice: str, **values: object) -> None:
+    """Refuse options that a choice of networks of their own has no use for.
 
     Raises:
         OptionError: One was given.
@@ -315,9 +362,24 @@ def _check_diagnosis_options(**values: object) -> None:
     given = [f"--{name.replace('_', '-')}" for name, value in values.items() if value is not None]
     if given:
         raise OptionError(
-            f"--task {_DIAGNOSIS} has one network, trained from its recipe on the processor; "
+            f"{choice} has its own network, trained from its recipe on the processor; "
             f"leave out {', '.join(given)}"
         )
+
+
+def _is_translation(recipe: str | None, task: str) -> bool:
+    """Return whether a recipe is one of old-photo translation.
+
+    Raises:
+        OptionError: It is, and the task is another.
+    """
+    from mirnet_edge.training.translation.recipe import is_translation_recipe
+
+    if not is_translation_recipe(recipe):
+        return False
+    if task != _OLD_PHOTO:
+        raise OptionError(f"--recipe {recipe} needs --task {_OLD_PHOTO}, found {task}")
+    return True
 
 
 def _choose_recipe(recipe: str | None, preset: str | None) -> str | None:
@@ -358,6 +420,7 @@ main = command(
         "train --data my_pairs --init shipped:low-light --out build/fine_tuned",
         "train --data lol --preset seed --channels 16 --max-minutes 60",
         "train --data data --task diagnosis --out build/diagnosis",
+        "train --data data --task old-photo --recipe old-photo-translation",
     ),
     former_options={"--unlabelled": "--unlabeled"},
 )

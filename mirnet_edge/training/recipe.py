@@ -35,7 +35,8 @@ PRESETS = ("seed", "mirnet", "mirnet-v2")
 """Recipes that train a full network as it was published; each also names the network."""
 FORMER_RECIPES = {"paper": "mirnet"}
 """Names of recipes in older versions, which are still read."""
-_OTHER_RECIPES = {"diagnosis"}  # of another form: training/diagnosis/recipe.py
+# of other forms: training/diagnosis/recipe.py, training/translation/recipe.py
+_OTHER_RECIPES = {"diagnosis", "old-photo-translation"}
 
 
 @dataclass(frozen=True, kw_only=True)

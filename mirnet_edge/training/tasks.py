@@ -188,12 +188,16 @@ def _halve(frame: Frame, generator: np.random.Generator) -> Frame:
 
 
 def _age(frame: Frame, generator: np.random.Generator) -> Frame:
-    """Age a photo at random: each kind of damage in half of the images or more."""
+    return age_photo(frame, sample_aging(generator), generator)
+
+
+def sample_aging(generator: np.random.Generator) -> OldPhoto:
+    """Return random strengths of aging: each kind of damage in half of the images or more."""
 
     def sample_strength(largest: float) -> float:
         return generator.uniform(0.0, largest) if generator.random() < 0.7 else 0.0
 
-    settings = OldPhoto(
+    return OldPhoto(
         blur=sample_strength(1.0),
         fading=sample_strength(1.0),
         color_loss=sample_strength(0.7),
@@ -203,7 +207,6 @@ def _age(frame: Frame, generator: np.random.Generator) -> Frame:
         scratches=int(generator.integers(0, 4)),
         creases=int(generator.integers(0, 2)),
     )
-    return age_photo(frame, settings, generator)
 
 
 TASKS = (

@@ -295,7 +295,7 @@ def _damage(
         )
         frame = age_photo(frame, settings, generator)
     if frame is before or generator.random() < 0.4:
-        frame = _crack(frame, generator)
+        frame = draw_cracks(frame, generator)
     made.frame = frame
     difference = np.abs(frame.astype(np.int16) - before).max(2)
     seen = float((difference > 20).mean())
@@ -305,8 +305,8 @@ def _damage(
         made.unknown.add("scratched")
 
 
-def _crack(frame: Frame, generator: np.random.Generator) -> Frame:
-    """Draw cracks of the emulsion: bright, ragged lines that fork."""
+def draw_cracks(frame: Frame, generator: np.random.Generator) -> Frame:
+    """Return a print with cracks of the emulsion: bright, ragged lines."""
     import cv2
 
     height, width = frame.shape[:2]

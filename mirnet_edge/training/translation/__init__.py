@@ -1,0 +1,1 @@
+"""Training of old-photo translation: recipe, samples, losses, stages, report."""

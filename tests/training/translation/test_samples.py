@@ -1,0 +1,125 @@
+"""Samples of old-photo translation: masks are exact, held-out photos stay out, steps repeat."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mirnet_edge.degradations import OldPhoto, Overlay
+from mirnet_edge.errors import DataError, OptionError
+from mirnet_edge.training.translation.recipe import TranslationRecipe
+from mirnet_edge.training.translation.samples import (
+    SEEN_LEVELS,
+    BatchMaker,
+    OldPhotoData,
+    age_with_damage,
+    load_data,
+)
+
+FLAT = np.full((64, 80, 3), 100, np.uint8)
+_STAGE = {"name": "mapping", "steps": 1, "batch": 2, "crop": 32, "learning_rate": 1e-3}
+
+
+def _recipe(**values):
+    usual = {"schema_version": 1, "clean": ["clean"], "real": "real", "stages": [_STAGE]}
+    return TranslationRecipe.model_validate(usual | values)
+
+
+def _random(number, size=(96, 96)):
+    return np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8)
+
+
+def test_the_mask_is_where_damage_shows_and_nowhere_else():
+    for seed in range(6):
+        aging = OldPhoto(dust=3.0, scratches=2, creases=1)
+        made = age_with_damage(FLAT, np.random.default_rng(seed), aging=aging)
+        difference = np.abs(made.aged.astype(int) - FLAT).max(2)
+        assert np.array_equal(made.damage, difference >= SEEN_LEVELS)
+        assert 0.0 < made.damage.mean() < 0.5
+
+
+def test_aging_alone_is_no_damage():
+    aging = OldPhoto(fading=0.8, sepia=0.5, grain=12.0)
+    for seed in range(20):  # some have cracks
+        made = age_with_damage(FLAT, np.random.default_rng(seed), aging=aging)
+        if not made.damage.any():
+            break
+    assert not made.damage.any()
+    assert np.abs(made.aged.astype(int) - FLAT).mean() > 5.0
+
+
+def test_an_overlay_is_damage():
+    alpha = np.zeros((64, 80), np.uint8)
+    alpha[20:40, 20:60] = 255
+    overlay = Overlay(np.full((64, 80, 3), 255, np.uint8), alpha)
+    masks = [
+        age_with_damage(FLAT, np.random.default_rng(seed), [overlay], aging=OldPhoto()).damage
+        for seed in range(12)
+    ]
+    assert max(mask.mean() for mask in masks) > 0.1
+
+
+def test_a_scanners_noise_is_not_in_the_mask():
+    quiet, noisy = (
+        age_with_damage(
+            FLAT, np.random.default_rng(3), aging=OldPhoto(scratches=2), capture_noise_fraction=one
+        )
+        for one in (0.0, 1.0)
+    )
+    assert np.array_equal(quiet.damage, noisy.damage)
+    assert not np.array_equal(quiet.aged, noisy.aged)
+
+
+def test_batches_follow_from_the_step_alone():
+    photos = OldPhotoData(((_random(0), _random(1)),), (_random(2, (40, 50)),), ())
+    one, two = (BatchMaker(photos, _recipe()) for _ in range(2))
+    first, again, other = one.aged(5, 3, 32), two.aged(5, 3, 32), two.aged(6, 3, 32)
+    assert first.clean.shape == first.aged.shape == (3, 3, 32, 32)
+    assert first.damage.shape == (3, 1, 32, 32)
+    for name in ("clean", "aged", "damage"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    assert not torch.equal(first.aged, other.aged)
+    assert torch.equal(one.real(5, 2, 64), two.real(5, 2, 64))  # larger than the scan
+    assert torch.equal(one.clean(5, 2, 32), two.clean(5, 2, 32))
+
+
+def test_a_fraction_of_the_photos_is_gray_or_has_not_aged():
+    photos = OldPhotoData(((_random(0),),), (_random(2),), ())
+    gray = BatchMaker(photos, _recipe(monochrome_fraction=0.99)).clean(0, 4, 32)
+    assert (gray.amax(1) - gray.amin(1)).max() < 0.01
+    damaged = BatchMaker(
+        photos, _recipe(damage_only_fraction=1.0, capture_noise_fraction=0.0)
+    ).aged(0, 4, 32)
+    intact = damaged.damage.expand(-1, 3, -1, -1) == 0.0
+    assert (damaged.aged - damaged.clean)[intact].abs().max() < SEEN_LEVELS / 255.0
+
+
+@pytest.fixture
+def data(tmp_path):
+    for folder, count in (("clean", 12), ("real", 3)):
+        (tmp_path / folder).mkdir()
+        for place in range(count):
+            image = np.full((40, 48, 3), 10 * place, np.uint8)
+            Image.fromarray(image).save(tmp_path / folder / f"{place:02}.png")
+    return tmp_path
+
+
+def test_held_out_photos_and_scans_are_not_trained_on(data):
+    train, held_out = load_data(_recipe(real_held_out=["01"]), data)
+    assert [len(one.clean[0]) for one in (train, held_out)] == [10, 2]
+    assert [int(scan[0, 0, 0]) for scan in train.real] == [0, 20]
+    assert [int(scan[0, 0, 0]) for scan in held_out.real] == [10]
+    assert train.overlays == ()
+    levels = {int(photo[0, 0, 0]) for photo in held_out.clean[0]}
+    assert levels.isdisjoint(int(photo[0, 0, 0]) for photo in train.clean[0])
+
+
+def test_folders_that_do_not_fit_are_named(data):
+    with pytest.raises(OptionError, match="names 07"):
+        load_data(_recipe(real_held_out=["07"]), data)
+    with pytest.raises(OptionError, match="names 00, 01, 02"):
+        load_data(_recipe(real_held_out=["00", "01", "02"]), data)
+    with pytest.raises(DataError, match="no images"):
+        load_data(_recipe(real="scans"), data)
