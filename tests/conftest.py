@@ -303,8 +303,8 @@ def _network(name, seed=0):
         network = MIRNetV2(MIRNetV2Config(channels=8, groups=1, blocks=1, conv_groups=(1,)))
     with torch.no_grad():  # MIRNetEdge starts at the identity, which hides mistakes
         for weight in network.parameters():
-            # the fusions of a Keras MIRNet make features small
-            scale = 0.2 if name == "keras-mirnet" else 0.05
+            # fusions of a Keras MIRNet and separable convolutions make features small
+            scale = {"keras-mirnet": 0.2, "light": 0.15}.get(name, 0.05)
             weight.add_(scale * torch.randn_like(weight))
     return network.eval().requires_grad_(False)
 

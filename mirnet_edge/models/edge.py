@@ -10,8 +10,8 @@ Two choices make it fast enough for a camera, a third one accurate:
   matrix from a thumbnail; the streams then process the brightened image, where detail, noise and
   INT8 steps have their usual size. Networks for denoising or super-resolution have no such branch.
 
-The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: 0.56 of the time in
-INT8 on AVX2, 0.6 with VNNI (docs/decisions/026-light-form.md). No shipped weights have it yet.
+The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: 0.57 of the time in
+INT8 on AVX2, 0.68 with VNNI (docs/decisions/026-light-form.md). No shipped weights have it yet.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ class MIRNetEdgeConfig:
     """How many times higher and wider the output is: super-resolution."""
     light: bool = False
     """Whether to build the light form: stem and head see one cell of stem x stem pixels each,
-    coarse streams guide the finer ones instead of being fused with them, attention is by channel
-    alone, and the corrected exposure fits 8 bits."""
+    coarse streams guide the finer ones instead of being fused with them, the finest one's
+    convolutions are separable, attention is by channel alone, and the corrected exposure fits 8
+    bits."""
 
     def __post_init__(self) -> None:
         """Refuse values without a network."""
@@ -137,20 +138,21 @@ class DualAttentionBlock(nn.Module):
     instead of concatenated and mixed: r * (channel + spatial) is one multiplication per value.
     """
 
-    def __init__(self, channels: int, *, spatial: bool = True) -> None:
-        """Keep the number of channels; SPATIAL false leaves the weight per position out."""
+    def __init__(self, channels: int, *, light: bool = False, separable: bool = False) -> None:
+        """Keep the number of channels.
+
+        LIGHT leaves the weight per position out; SEPARABLE makes each convolution one of 3x3 by
+        channel and one of 1x1 across channels.
+        """
         super().__init__()
         squeezed = max(channels // 4, 8)
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
+        conv = _separable_conv if separable else _full_conv
+        self.body = nn.Sequential(conv(channels), nn.ReLU(), conv(channels))
         self.pool = GlobalPool()
         self.channel = nn.Sequential(
             nn.Conv2d(channels, squeezed, 1), nn.ReLU(), nn.Conv2d(squeezed, channels, 1)
         )
-        self.spatial = nn.Conv2d(channels, 1, 1) if spatial else None
+        self.spatial = None if light else nn.Conv2d(channels, 1, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, C, H, W) for the same shape."""
@@ -160,6 +162,17 @@ class DualAttentionBlock(nn.Module):
             attention = attention + self.spatial(refined).sigmoid()
         attended: Tensor = features + refined * attention
         return attended
+
+
+def _full_conv(channels: int) -> nn.Module:
+    return nn.Conv2d(channels, channels, 3, padding=1)
+
+
+def _separable_conv(channels: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+        nn.Conv2d(channels, channels, 1),
+    )
 
 
 class MultiScaleBlock(nn.Module):
@@ -198,7 +211,8 @@ class GuidedBlock(nn.Module):
     """Three streams, coarse to fine, each added to the next finer one before its convolutions.
 
     One addition in place of a selective fusion: no map is read twice, and what the coarse streams
-    found passes the convolutions of the finer ones.
+    found passes the convolutions of the finer ones. On top, where a convolution costs 16 times what
+    it costs at the bottom, separable ones leave time for more channels.
     """
 
     def __init__(self, channels: tuple[int, int, int]) -> None:
@@ -207,9 +221,9 @@ class GuidedBlock(nn.Module):
         top, middle, bottom = channels
         self.down_middle = nn.Conv2d(top, middle, 1)
         self.down_bottom = nn.Conv2d(middle, bottom, 1)
-        self.top = DualAttentionBlock(top, spatial=False)
-        self.middle = DualAttentionBlock(middle, spatial=False)
-        self.bottom = DualAttentionBlock(bottom, spatial=False)
+        self.top = DualAttentionBlock(top, light=True, separable=True)
+        self.middle = DualAttentionBlock(middle, light=True)
+        self.bottom = DualAttentionBlock(bottom, light=True)
         self.up_bottom = nn.Conv2d(bottom, middle, 1)
         self.up_middle = nn.Conv2d(middle, top, 1)
 

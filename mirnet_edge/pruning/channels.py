@@ -191,6 +191,11 @@ def _keras_mirnet_weight(name: str) -> Names:
         return {
             "body.0": (f"{prefix}.inner", own),
             "body.2": (own, f"{prefix}.inner"),
+            # of separable convolutions: one kernel for each channel, then across channels
+            "body.0.0": (own, None),
+            "body.0.1": (f"{prefix}.inner", own),
+            "body.2.0": (f"{prefix}.inner", None),
+            "body.2.1": (own, f"{prefix}.inner"),
             "channel.0": (f"{prefix}.squeezed", own),
             "channel.2": (own, f"{prefix}.squeezed"),
             "conv1x1": (own, own),
@@ -259,6 +264,11 @@ def _edge(key: str, network: nn.Module) -> Names:
         return {
             "body.0": (f"{prefix}.inner", own),
             "body.2": (own, f"{prefix}.inner"),
+            # of separable convolutions: one kernel for each channel, then across channels
+            "body.0.0": (own, None),
+            "body.0.1": (f"{prefix}.inner", own),
+            "body.2.0": (f"{prefix}.inner", None),
+            "body.2.1": (own, f"{prefix}.inner"),
             "channel.0": (f"{prefix}.squeezed", own),
             "channel.2": (own, f"{prefix}.squeezed"),
             "spatial": (None, own),
