@@ -137,9 +137,12 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
     """
     indices = [int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))]
     inputs, side = tensors["stem.weight"].shape[1:3]
-    light = inputs == 3 and side != 3  # a stem's kernel has 3x3 cells, or the pixels of one
-    stem = side if light else round((inputs / 3) ** 0.5)
-    pixels = tensors["head.weight"].shape[0] // 4
+    light = "blocks.0.top.spatial.weight" not in tensors
+    # a stem's kernel has 3x3 cells, or the pixels of one
+    stem = side if light and inputs == 3 and side != 3 else round((inputs / 3) ** 0.5)
+    outputs = tensors["head.weight"].shape[0]
+    # of a pixel: three values and a gate, or three alone; no square is three quarters of another
+    pixels = outputs // 4 if round((outputs / 4) ** 0.5) ** 2 * 4 == outputs else outputs // 3
     exposure = tensors.get("exposure.features.0.weight")
     if exposure is None and any(key.startswith("exposure.") for key in tensors):
         raise KeyError("exposure.features.0.weight")

@@ -215,13 +215,13 @@ class GuidedBlock(nn.Module):
     it costs at the bottom, separable ones leave time for more channels.
     """
 
-    def __init__(self, channels: tuple[int, int, int]) -> None:
+    def __init__(self, channels: tuple[int, int, int], *, separable: bool = True) -> None:
         """Give each stream its channels."""
         super().__init__()
         top, middle, bottom = channels
         self.down_middle = nn.Conv2d(top, middle, 1)
         self.down_bottom = nn.Conv2d(middle, bottom, 1)
-        self.top = DualAttentionBlock(top, light=True, separable=True)
+        self.top = DualAttentionBlock(top, light=True, separable=separable)
         self.middle = DualAttentionBlock(middle, light=True)
         self.bottom = DualAttentionBlock(bottom, light=True)
         self.up_bottom = nn.Conv2d(bottom, middle, 1)
@@ -274,11 +274,53 @@ class PixelHead(nn.Conv2d):
         return gated(frame, pixels[:, 3:4], pixels[:, 0:3], light=self.light)
 
 
+class EnlargingHead(nn.Conv2d):
+    """The output convolution of a light network that enlarges: a residual for each pixel.
+
+    A residual of all values of a cell needs no gate. It is added to the pixel that the cell is
+    enlarged from, at the input's resolution.
+    """
+
+    def __init__(self, channels: int, *, stem: int, scale: int) -> None:
+        """Take CHANNELS at 1/STEM of the input's resolution; starts as nearest-neighbor."""
+        super().__init__(channels, 3 * (stem * scale) ** 2, 3, padding=1)
+        self.stem, self.scale = stem, scale
+        nn.init.normal_(self.weight, std=1e-3)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]  # a convolution with a bias
+
+    def restore(self, frame: Tensor, features: Tensor) -> Tensor:
+        """Return (N, 3, scale H, scale W) of the frame, (N, 3, H, W), and its features."""
+        repeated = torch.repeat_interleave(frame, self.scale**2, 1)
+        if self.stem > 1:
+            repeated = functional.pixel_unshuffle(
+                functional.pixel_shuffle(repeated, self.scale), self.stem * self.scale
+            )
+        return functional.pixel_shuffle(self(features) + repeated, self.stem * self.scale)
+
+
 def gated(frame: Tensor, gate: Tensor, residual: Tensor, *, light: bool) -> Tensor:
     """Return the frame times the gate, (N, 1, H, W) before its activation, plus the residual."""
     opening = gate.clamp(0.0, 1.0) if light else gate.sigmoid()
     restored: Tensor = frame * opening + residual
     return restored
+
+
+def _stem(config: MIRNetEdgeConfig) -> nn.Conv2d:
+    if config.light and config.scale == 1:
+        return nn.Conv2d(3, config.channels[0], config.stem, stride=config.stem)
+    return UnshuffledConv(config.stem, config.channels[0])
+
+
+def _block(config: MIRNetEdgeConfig) -> nn.Module:
+    if config.light:
+        return GuidedBlock(config.channels, separable=config.scale == 1)
+    return MultiScaleBlock(config.channels)
+
+
+def _head(config: MIRNetEdgeConfig) -> PixelHead | EnlargingHead:
+    if config.light and config.scale > 1:
+        return EnlargingHead(config.channels[0], stem=config.stem, scale=config.scale)
+    return PixelHead(config.stem * config.scale, config.channels[0], light=config.light)
 
 
 class MIRNetEdge(nn.Module):
@@ -288,20 +330,12 @@ class MIRNetEdge(nn.Module):
         """Build the network with random weights that start near the identity."""
         super().__init__()
         self.config = config or MIRNetEdgeConfig()
-        top = self.config.channels[0]
         self.exposure: ExposureBranch | None = None
         if self.config.exposure_channels:
             self.exposure = ExposureBranch(self.config.exposure_channels)
-        block: type[MultiScaleBlock | GuidedBlock] = MultiScaleBlock
-        factor = self.config.stem * self.config.scale
-        self.stem: nn.Conv2d = UnshuffledConv(self.config.stem, top)
-        self.head = PixelHead(factor, top, light=self.config.light)
-        if self.config.light:
-            block = GuidedBlock
-            self.stem = nn.Conv2d(3, top, self.config.stem, stride=self.config.stem)
-        self.blocks = nn.Sequential(
-            *(block(self.config.channels) for _ in range(self.config.blocks))
-        )
+        self.stem = _stem(self.config)
+        self.head = _head(self.config)
+        self.blocks = nn.Sequential(*(_block(self.config) for _ in range(self.config.blocks)))
 
     @property
     def multiple(self) -> int:
@@ -336,7 +370,7 @@ class MIRNetEdge(nn.Module):
             if self.config.light:
                 exposed = exposed.clamp(*EXPOSED_RANGE)
         features = self.blocks(self.stem(exposed))
-        if self.config.scale > 1:
+        if self.config.scale > 1 and not self.config.light:
             exposed = enlarge(exposed, self.config.scale)
         restored: Tensor = self.head.restore(exposed, features)
         return restored

@@ -37,11 +37,18 @@ SHAPES = [
         for scale in (1, 2, 3)
         for exposure in (0, 4)
     ),
+    *(
+        MIRNetEdgeConfig(channels=_THREE, stem=stem, scale=scale, exposure_channels=4, light=True)
+        for stem in (1, 2, 4)
+        for scale in (1, 2, 3)
+    ),
 ]
 
 
 @pytest.mark.parametrize(
-    "config", SHAPES, ids=lambda c: f"stem{c.stem}x{c.scale}-{c.exposure_channels}-{c.blocks}"
+    "config",
+    SHAPES,
+    ids=lambda c: f"{'light-' * c.light}stem{c.stem}x{c.scale}-{c.exposure_channels}-{c.blocks}",
 )
 def test_the_shape_is_told_from_the_tensors(config):
     assert edge_config_from_tensors(MIRNetEdge(config).state_dict()) == config
@@ -103,6 +110,20 @@ def test_an_untrained_enlarger_starts_near_bilinear(scale):
     expected = functional.interpolate(batch, scale_factor=scale, mode="bilinear")
     with torch.no_grad():
         assert (network(batch) - expected).abs().mean() < 0.15
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_an_untrained_light_enlarger_starts_as_nearest_neighbor(stem, scale):
+    torch.manual_seed(0)
+    batch = torch.rand(1, 3, 16, 24)
+    network = MIRNetEdge(
+        MIRNetEdgeConfig(channels=_THREE, stem=stem, scale=scale, exposure_channels=0, light=True)
+    ).eval()
+    torch.nn.init.zeros_(network.head.weight)
+    with torch.no_grad():
+        expected = functional.interpolate(batch, scale_factor=scale, mode="nearest")
+        assert torch.equal(network(batch), expected)
 
 
 def test_without_exposure_channels_there_is_no_branch():

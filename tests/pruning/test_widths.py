@@ -42,6 +42,9 @@ _NETWORKS = {
     "light": lambda: MIRNetEdge(
         MIRNetEdgeConfig(channels=(16, 24, 32), exposure_channels=4, light=True)
     ),
+    "light-enlarging": lambda: MIRNetEdge(
+        MIRNetEdgeConfig(channels=(16, 24, 32), stem=1, exposure_channels=0, scale=2, light=True)
+    ),
 }
 
 
@@ -71,6 +74,7 @@ _NARROWER = [
     Narrower("v2 inner", "mirnet-v2", {"unit_widths": (16, 24, 40)}),
     Narrower("edge", "edge", {"channels": (8, 24, 16)}),
     Narrower("light", "light", {"channels": (8, 16, 24)}),
+    Narrower("light enlarging", "light-enlarging", {"channels": (8, 16, 24)}),
 ]
 
 
@@ -125,7 +129,7 @@ def test_a_pruned_network_runs_at_every_multiple(name, wide):
     for rows, columns in ((1, 1), (1, 3), (2, 5)):
         size = (rows * smaller.multiple, columns * smaller.multiple)
         with torch.no_grad():
-            assert smaller(_image(*size)).shape == (1, 3, *size)
+            assert smaller(_image(*size)).shape == network(_image(*size)).shape
 
 
 @pytest.mark.parametrize("name", _NETWORKS)

@@ -14,6 +14,7 @@ from mirnet_edge.dependencies import available
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.onnx_graph import write_int8
 from mirnet_edge.images import contract
+from mirnet_edge.models.edge import PixelHead
 from mirnet_edge.quantization.legalizer import check_for_tensorrt
 from mirnet_edge.quantization.ptq import list_quantized_convolutions
 from mirnet_edge.quantization.qat import (
@@ -29,7 +30,7 @@ def _batch(images, count=1):
     return torch.cat([torch.from_numpy(contract.batch_from_frames(one)) for one in images(count)])
 
 
-@pytest.fixture(scope="module", params=["edge", "light"])
+@pytest.fixture(scope="module", params=["edge", "light", "light-enlarging"])
 def faked(request, network_of, images):
     """Two networks: in float, and fake-quantized."""
     fp32 = copy.deepcopy(network_of(request.param))
@@ -80,10 +81,11 @@ def test_what_decides_about_the_frame_stays_in_float(faked, exported):
         if isinstance(module, FakeQuantizer)
     }
     assert "stem" in chosen
-    assert "blocks.0.top.body.0" in chosen
+    assert "blocks.0.middle.body.0" in chosen
     assert not [name for name in chosen if "exposure" in name or "channel" in name]
-    # the head is two convolutions once it is exported
-    assert len(list_quantized_convolutions(onnx.load(exported))) == len(chosen) + 1
+    # a head with a gate is two convolutions once it is exported
+    added = isinstance(network.head, PixelHead)
+    assert len(list_quantized_convolutions(onnx.load(exported))) == len(chosen) + added
 
 
 def test_the_mask_of_a_context_is_no_pixelwise_convolution(network_of):
