@@ -33,6 +33,7 @@ from mirnet_edge.degradations import (
 from mirnet_edge.images.files import FORMAT_OF_SUFFIX, read_image
 from mirnet_edge.manifest import read_manifest
 from mirnet_edge.metrics import psnr, psnr_gtmean, ssim
+from mirnet_edge.runtime.shipped import find_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,12 +184,12 @@ def measure_condition(
 def main() -> None:
     """Print a table row for each condition."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundle", help="a folder or shipped:NAME")
     parser.add_argument("--images", "--photos", type=Path)  # --photos: the former name
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     images = load_images(arguments.images)
-    task = read_manifest(arguments.bundle).model.task
+    task = read_manifest(find_bundle(arguments.bundle)).model.task
     with mirnet_edge.open_bundle(arguments.bundle) as runner:
         table = {
             (one.kind, one.name): measure_condition(runner.run, task, one, images)

@@ -143,13 +143,14 @@ _INTEGERS = 7  # of AttributeProto.AttributeType
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
-def float_form(model: bytes) -> bytes:
-    """Return a graph of 8-bit frames as one of float frames: the same values, never rounded.
+def float_form(model: bytes, *, round_inside: bool = False) -> bytes:
+    """Return a graph of 8-bit frames as one of float frames: the same values, not rounded last.
 
     Args:
         model: An ONNX file with `io="uint8"`: casts its first input from 8 bits, rounds its
-            restored frames and casts them to 8 bits. Frames that it stores in 8 bits on the way
-            (`quantization.cell_form`) are no longer rounded either.
+            restored frames and casts them to 8 bits.
+        round_inside: Whether frames that it stores in 8 bits on the way
+            (`quantization.cell_form`) are still rounded.
 
     Returns:
         An ONNX file that takes and gives (N, H, W, 3) float32, RGB from 0 to 255.
@@ -164,14 +165,19 @@ def float_form(model: bytes) -> bytes:
     number, wire, graph = fields[places[0]]
     if isinstance(graph, int):
         raise _no_float_form("no graph")
-    fields[places[0]] = (number, wire, memoryview(_float_graph(list(read_fields(graph)))))
+    fields[places[0]] = (number, wire, memoryview(_float_graph(list(read_fields(graph)), round_inside)))
     return write_fields(fields)
 
 
-def _float_graph(fields: list[Field]) -> bytes:
+def _float_graph(fields: list[Field], round_inside: bool) -> bytes:
     """Return the graph of `float_form`."""
     first = {kind: _first(fields, kind) for kind in (_INPUT, _OUTPUT)}
-    pairs = _list_frame_quantizers(fields)
+    pairs = set() if round_inside else _list_frame_quantizers(fields)
+    last = [
+        value
+        for number, _, value in fields
+        if number == _NODE and not isinstance(value, int) and _text(value, 4) == "Round"
+    ][-1:]
     edited: list[Field] = []
     rounds = casts = 0
     for number, wire, value in fields:
@@ -184,7 +190,8 @@ def _float_graph(fields: list[Field]) -> bytes:
             value = memoryview(_with_float_type(value))
         elif kind == "Round" or (kind and _text(value, 2) in pairs):
             rounds += kind == "Round"
-            value = memoryview(_as_identity(value))
+            if not round_inside or value in last:
+                value = memoryview(_as_identity(value))
         elif kind == "Cast" and (cast := _replace(value, 5, _cast_to_float)) != bytes(value):
             casts += 1
             value = memoryview(cast)

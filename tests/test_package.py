@@ -77,7 +77,7 @@ def test_writing_a_page_needs_no_torch():
     statement = (
         "from mirnet_edge.export.web.page import make_network\n"
         "from mirnet_edge.runtime.shipped import find_bundle\n"
-        "make_network(find_bundle('shipped:low-light-nano'), 'x')"
+        "make_network(find_bundle('shipped:low-light'), 'x')"
     )
     assert loaded_after(statement).isdisjoint({"torch", "nncf", "onnx", "openvino"})
 
@@ -199,7 +199,7 @@ def test_libraries_report_nothing_to_their_makers(tmp_path):
     code = (
         "import numpy as np, mirnet_edge\n"
         "frame = np.full((16, 16, 3), 30, np.uint8)\n"
-        "mirnet_edge.restore(frame, 'shipped:low-light-nano', 'onnxruntime', threads=1)\n"
+        "mirnet_edge.restore(frame, 'shipped:low-light', 'onnxruntime', threads=1)\n"
     )
     places = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     kept = {name: one for name, one in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}

@@ -13,7 +13,7 @@ from mirnet_edge.degradations import OldPhoto, age_photo
 from mirnet_edge.metrics import psnr
 from mirnet_edge.training.loop import restore_frames
 
-NAMES = ("denoise", "low-light", "low-light-nano", "old-photo", "super-resolution")
+NAMES = ("denoise", "low-light", "old-photo", "super-resolution")
 # Mean gain in dB over what goes in, on the built-in set; what was measured less a tenth or more.
 GAIN_DB = {"denoise": 5.0, "low-light": 9.0, "old-photo": 1.5, "super-resolution": 0.8}
 LARGEST_BYTES = 4 * 2**20

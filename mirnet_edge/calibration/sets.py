@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -283,6 +283,16 @@ def _halve(frame: Frame, generator: np.random.Generator) -> Frame:
     return downscale(frame, 2)
 
 
+def _leave_lamps(frame: Frame, generator: np.random.Generator) -> Frame:
+    """Return a dark frame with a lit window and a lamp, which restoring overexposes."""
+    height, width = frame.shape[:2]
+    dark = reduce_light(frame, LowLight(exposure=0.05, shot_noise=3e-4, read_noise=8e-4), generator)
+    window = np.s_[height // 8 : height * 11 // 24, width // 8 : width * 11 // 24]
+    dark[window] = frame[window]
+    dark[height // 2 : height * 2 // 3, width // 2 : width * 3 // 4] = 255
+    return dark
+
+
 # By task, then by the condition's name, which ends the sample's.
 _CONDITIONS: dict[str, dict[str, Condition]] = {
     # share of light, shot noise, read noise: from dusk to the darkest that still shows something
@@ -327,6 +337,12 @@ _CONDITIONS: dict[str, dict[str, Condition]] = {
 }
 
 
+# Only to calibrate: what comes out of a lamp is no ground truth's value. Without such images, lamps
+# clip in INT8: a white one came out at 238 of 255 with a grid of 4x4 pixels, with them at 253
+# (docs/decisions/002-int8-recipes.md).
+_CALIBRATION_CONDITIONS: dict[str, dict[str, Condition]] = {"low-light": {"lamps": _leave_lamps}}
+
+
 def builtin_set(
     task: str,
     *,
@@ -338,7 +354,8 @@ def builtin_set(
 
     Args:
         task: A task with a built-in set.
-        conditions: Names of the degradations; all of the task by default.
+        conditions: Names of the degradations; all of the task by default. Those that only
+            calibrate are in no evaluation image.
         calibration: The largest number of calibration images, taken evenly; all by default.
         evaluation: The same of evaluation images.
 
@@ -351,18 +368,20 @@ def builtin_set(
             f"there is no built-in set for the task {task!r}; expected one of "
             f"{', '.join(_CONDITIONS)}. Give images of your own: --calibration DIR"
         )
-    unknown = [name for name in conditions if name not in _CONDITIONS[task]]
+    evaluated = _CONDITIONS[task]
+    calibrated = evaluated | _CALIBRATION_CONDITIONS.get(task, {})
+    unknown = [name for name in conditions if name not in calibrated]
     if unknown:
         raise CalibrationError(
             f"the built-in set for the task {task!r} has no condition {unknown[0]!r}; expected "
-            f"some of {', '.join(_CONDITIONS[task])}"
+            f"some of {', '.join(calibrated)}"
         )
     module = require("skimage", "the built-in calibration set")
     folder = Path(str(module.__file__)).parent / "data"
-    chosen = [name for name in _CONDITIONS[task] if not conditions or name in conditions]
+    chosen = [name for name in calibrated if not conditions or name in conditions]
     groups = [
-        _degrade_photos(folder, photos, task, chosen)
-        for photos in (_CALIBRATION_PHOTOS, _EVALUATION_PHOTOS)
+        _degrade_photos(folder, photos, ways, chosen)
+        for photos, ways in ((_CALIBRATION_PHOTOS, calibrated), (_EVALUATION_PHOTOS, evaluated))
     ]
     return make_set(
         take_evenly(groups[0], calibration),
@@ -373,7 +392,7 @@ def builtin_set(
 
 
 def _degrade_photos(
-    folder: Path, names: Sequence[str], task: str, chosen: Sequence[str]
+    folder: Path, names: Sequence[str], ways: Mapping[str, Condition], chosen: Sequence[str]
 ) -> list[CalibrationSample]:
     samples = []
     for index, name in enumerate(names):
@@ -381,7 +400,7 @@ def _degrade_photos(
         height, width = (side // 2 * 2 for side in clean.shape[:2])
         clean = clean[:height, :width]  # super-resolution halves it
         # numbered before choosing: an image is the same whatever else is chosen
-        for number, (condition, degrade) in enumerate(_CONDITIONS[task].items()):
+        for number, (condition, degrade) in enumerate(ways.items()):
             if condition in chosen:
                 degraded = degrade(clean, np.random.default_rng([index, number]))
                 stem = name.partition(".")[0]

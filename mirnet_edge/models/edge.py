@@ -11,7 +11,8 @@ Two choices make it fast enough for a camera, a third one accurate:
   INT8 steps have their usual size. Networks for denoising or super-resolution have no such branch.
 
 The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: 0.57 of the time in
-INT8 on AVX2, 0.68 with VNNI (docs/decisions/026-light-form.md). No shipped weights have it yet.
+INT8 on AVX2, 0.68 with VNNI (docs/decisions/026-light-form.md). Enlarging networks in their light
+form work at the input's full resolution (docs/decisions/028-super-resolution.md).
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ class MIRNetEdgeConfig:
     scale: int = 1
     """How many times higher and wider the output is: super-resolution."""
     light: bool = False
-    """Whether to build the light form: stem and head see one cell of stem x stem pixels each,
-    coarse streams guide the finer ones instead of being fused with them, the finest one's
-    convolutions are separable, attention is by channel alone, and the corrected exposure fits 8
-    bits."""
+    """Whether to build the light form: coarse streams guide the finer ones instead of being fused
+    with them, attention is by channel alone, and the corrected exposure fits 8 bits. At scale 1,
+    stem and head see one cell of stem x stem pixels each and the finest stream's convolutions are
+    separable; at larger ones the head has no gate."""
 
     def __post_init__(self) -> None:
         """Refuse values without a network."""
@@ -382,8 +383,11 @@ def thumbnail_of(frames: Tensor) -> Tensor:
     One size for all frames, because what the branch learned of a lamp of three thumbnail pixels
     does not apply to one of thirty. H and W are multiples of 8.
     """
+    # abs, of what is not negative: without it OpenVINO rounds the means of an INT8 graph's frames
+    # to whole levels, and dark frames have few (docs/decisions/002-int8-recipes.md)
+    means = functional.avg_pool2d(frames, THUMBNAIL_FACTOR).abs()
     return functional.interpolate(
-        functional.avg_pool2d(frames, THUMBNAIL_FACTOR),
+        means,
         size=THUMBNAIL_SIZE,
         mode="bilinear",
         align_corners=False,

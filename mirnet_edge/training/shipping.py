@@ -3,7 +3,7 @@
     python -m mirnet_edge.training.shipping daylight --photos bsds500 --out day
     python -m mirnet_edge.training.shipping interpolate INITIAL FINE_TUNED \
         --fraction 0.5 --data lol --out low-light.safetensors
-    python -m mirnet_edge.training.shipping ship low-light.safetensors [--name low-light-nano]
+    python -m mirnet_edge.training.shipping ship low-light.safetensors [--name NAME]
 
 docs/training.md lists the commands that made the shipped weights.
 """
@@ -43,8 +43,8 @@ _MIX = (
     "a mix of sources (mirnet_edge.training.mixing, docs/decisions/018-low-light-mix.md): LOL-v1 "
     "(Wei et al., BMVC 2018), 418 pairs; SICE (Cai et al., IEEE TIP 2018) as Zero-DCE++ publishes "
     "it, CC BY-NC 4.0, 759 pairs of exposures; clean images of both and of BSDS500 (Arbelaez et "
-    "al., TPAMI 2011, non-commercial research) through a random camera, and BSDS500 as it is; none "
-    "of the images is shipped"
+    "al., TPAMI 2011, non-commercial research) through a random camera, BSDS500 plainly darkened "
+    "and as it is; none of the images is shipped"
 )
 _DATA = {
     "mix": _MIX,

@@ -21,10 +21,11 @@ class Builtin:
     task: str
     conditions: tuple[str, ...]
     scale: int = 1
+    calibration_only: tuple[str, ...] = ()
 
 
 _TASKS = [
-    Builtin("low-light", ("0.12", "0.05", "0.02")),
+    Builtin("low-light", ("0.12", "0.05", "0.02"), calibration_only=("lamps",)),
     Builtin("denoise", ("sigma15", "sigma40", "camera")),
     Builtin("super-resolution", ("half",), scale=2),
     Builtin("old-photo", ("faded", "brown", "worn")),
@@ -73,11 +74,15 @@ def test_every_photo_is_degraded_in_each_of_the_tasks_ways(case):
     samples = _samples(case.task)
     names = [sample.name for sample in samples]
     assert len(names) == len(set(names)) >= MINIMUM_IMAGES
-    assert set(names) == {
-        f"{photo}-{condition}" for photo in _photos(samples) for condition in case.conditions
-    }
-    assert len({sample.frame.tobytes() for sample in samples}) == len(samples)
     found = _found(case.task)
+    for group, conditions in (
+        (found.calibration, (*case.conditions, *case.calibration_only)),
+        (found.evaluation, case.conditions),
+    ):
+        assert {sample.name for sample in group} == {
+            f"{photo}-{condition}" for photo in _photos(group) for condition in conditions
+        }
+    assert len({sample.frame.tobytes() for sample in samples}) == len(samples)
     assert found.source == f"built-in: scikit-image photos, {case.task}"
     for condition in case.conditions:
         assert condition in found.note
@@ -96,8 +101,19 @@ def test_every_task_has_photos_of_its_own_making():
     assert len({_found(case.task).sha256 for case in _TASKS}) == len(_TASKS)
 
 
+def test_lamps_are_white_in_dark_images():
+    lit = [one for one in _found("low-light").calibration if one.name.endswith("-lamps")]
+    assert lit
+    for sample in lit:
+        white = (sample.frame == 255).all(2).mean()
+        assert 0.03 < white < 0.5, sample.name
+        assert np.median(sample.frame) < 128, sample.name
+
+
 def test_the_low_light_set_is_dark():
     for sample in _samples("low-light"):
+        if sample.name.endswith("-lamps"):
+            continue
         assert sample.frame.mean() < 0.6 * sample.reference.mean(), sample.name
 
 

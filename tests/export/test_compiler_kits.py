@@ -206,7 +206,7 @@ def test_a_shipped_network_computes_the_same_in_the_older_onnx(tmp_path):
     from mirnet_edge.export.onnx_graph import export_onnx
     from mirnet_edge.models.inference_form import to_inference_form
 
-    network = checkpoints.load("shipped:low-light-nano").model
+    network = checkpoints.load("shipped:low-light").model
     path = tmp_path / "network.onnx"
     export_onnx(to_inference_form(network), path, io="float", size=(32, 48), multiple=16)
     batch = np.random.default_rng(0).random((1, 3, 32, 48), np.float32)

@@ -15,7 +15,7 @@ from mirnet_edge.files import sha256_of
 from mirnet_edge.manifest import read_manifest
 from mirnet_edge.runtime.shipped import find_bundle
 
-_SHIPPED = "shipped:low-light-nano"
+_SHIPPED = "shipped:low-light"
 
 
 @pytest.fixture(scope="module")

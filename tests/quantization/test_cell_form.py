@@ -96,6 +96,23 @@ def test_its_float_form_rounds_nothing_at_full_resolution(graphs):
     assert len(np.unique(restored[0, 30, :, 1].round(3))) > 60
 
 
+def test_rounded_inside_its_float_form_gives_the_same_frames(graphs, images):
+    cells = graphs["cells"].read_bytes()
+    frames = images(6)[5]
+    found = {}
+    for name, model, given in (
+        ("cells", cells, frames),
+        ("rounded inside", float_form(cells, round_inside=True), frames.astype(np.float32)),
+        ("not rounded", float_form(cells), frames.astype(np.float32)),
+    ):
+        session = onnxruntime.InferenceSession(model)
+        loaded = onnx.load_from_string(model)
+        found[name] = session.run(None, plain_feed(loaded, given))[0].astype(np.float64)
+    difference = np.abs(found["rounded inside"] - found["cells"])
+    assert np.quantile(difference, 0.99) < 0.51
+    assert difference.mean() < np.abs(found["not rounded"] - found["cells"]).mean()
+
+
 def test_graphs_of_other_forms_are_left_alone(graph_of, images, tmp_path):
     quantize_for_cpu(graph_of("edge"), tmp_path / "int8.onnx", images(5)[:2])
     model = onnx.load(tmp_path / "int8.onnx")

@@ -115,7 +115,7 @@ def test_a_graph_that_stays_dynamic_is_not_given_to_an_npu(fake, make_runner, fr
 
 def test_the_shipped_graphs_are_static_once_their_size_is_known(frames_of):
     """With context vectors as further inputs: what an NPU asks of them."""
-    with open_bundle("shipped:low-light-nano", "openvino", "fp32") as runner:
+    with open_bundle("shipped:low-light", "openvino", "fp32") as runner:
         runner.run(frames_of(16, 32))
         (request,) = runner._requests.values()
         assert not any(one.partial_shape.is_dynamic for one in request.get_compiled_model().outputs)

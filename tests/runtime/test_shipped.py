@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import mirnet_edge
+from mirnet_edge.calibration.sets import builtin_set
 from mirnet_edge.checkpoints.store import list_shipped_weights, resolve
 from mirnet_edge.errors import BundleError
 from mirnet_edge.export.shipping import is_current
@@ -101,7 +102,7 @@ def test_a_shipped_bundle_is_opened_by_name_without_torch_or_an_export(tmp_path)
 
 def test_the_choice_on_this_machine_is_among_those_that_were_timed_here():
     pytest.importorskip("openvino")
-    with mirnet_edge.open_bundle("shipped:low-light-nano") as runner:
+    with mirnet_edge.open_bundle("shipped:low-light") as runner:
         name = runner.name
         assert runner.run(np.full((1, 24, 32, 3), 40, np.uint8)).shape == (1, 24, 32, 3)
     cache = machine_latency.user_cache()
@@ -109,6 +110,32 @@ def test_the_choice_on_this_machine_is_among_those_that_were_timed_here():
     (found,) = [one for file, one in measured if cache in file.parents]
     assert name in found.samples
     assert {one.partition(":")[0] for one in found.samples} == {"onnxruntime", "openvino"}
+
+
+def test_a_lamp_comes_out_of_int8_as_of_fp32_and_without_a_grid():
+    pytest.importorskip("openvino")
+    dark = builtin_set("low-light", conditions=["0.05"]).evaluation[1].frame[:320, :480].copy()
+    dark[80:176, 160:288] = 255
+    lamps = {}
+    for precision in ("fp32", "int8"):
+        with mirnet_edge.open_bundle("shipped:low-light", "openvino", precision) as runner:
+            lamps[precision] = runner.run(dark[None])[0, 96:160, 176:272].astype(float)
+    # calibrated on images that are dark all over: 9 levels, and a grid of cells of 4.6
+    assert np.abs(lamps["int8"] - lamps["fp32"]).mean() < 2.0
+    cells = lamps["int8"].reshape(16, 4, 24, 4, 3).mean((0, 2))
+    assert cells.std((0, 1)).max() < 1.5
+
+
+def test_the_exposure_of_a_dark_frame_is_decided_alike_in_int8_and_fp32():
+    pytest.importorskip("openvino")
+    # four levels: means that are rounded to whole ones are wrong by a tenth and more
+    dark = np.random.default_rng(0).integers(0, 4, (1, 192, 256, 3)).astype(np.uint8)
+    vectors = {}
+    for precision in ("fp32", "int8"):
+        with mirnet_edge.open_bundle("shipped:low-light", "openvino", precision) as runner:
+            _, vectors[precision] = runner.run_with_context(dark, None, 0.0)
+    curve = slice(0, 18)  # the exposure's come first
+    assert np.abs(vectors["int8"] - vectors["fp32"])[:, curve].max() < 1e-3
 
 
 @pytest.mark.slow

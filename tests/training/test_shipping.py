@@ -73,7 +73,7 @@ def test_a_file_that_is_too_large_is_not_shipped(tmp_path):
 
 
 def test_the_page_of_shipped_weights_is_made_of_their_card(tmp_path):
-    shipped = FOLDER / "low-light-nano.safetensors"
+    shipped = FOLDER / "low-light.safetensors"
     path = ship_weights(shipped, "copy", tmp_path)
     assert path.read_bytes() == shipped.read_bytes()
     page = path.with_suffix(".md").read_text()

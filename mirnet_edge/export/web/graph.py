@@ -64,13 +64,15 @@ def web_graph(model: bytes, image: ImageContract) -> bytes:
         image: Its inputs and outputs.
 
     Returns:
-        An ONNX file of the same values, not rounded. It takes and gives float32 RGB: (N, H, W, 3)
+        An ONNX file of the same values, not rounded last. It takes and gives float32 RGB: (N, H, W, 3)
         from 0 to 255 where `image.io` is uint8, else (N, 3, H, W) in [0, 1].
 
     Raises:
         GraphError: It is no graph of an export.
     """
-    fields = list(read_fields(memoryview(float_form(model) if image.io == "uint8" else model)))
+    if image.io == "uint8":
+        model = float_form(model, round_inside=True)
+    fields = list(read_fields(memoryview(model)))
     edited: list[Field] = []
     for number, wire, value in fields:
         if number == _MODEL_GRAPH and not isinstance(value, int):

