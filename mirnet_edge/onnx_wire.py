@@ -165,7 +165,11 @@ def float_form(model: bytes, *, round_inside: bool = False) -> bytes:
     number, wire, graph = fields[places[0]]
     if isinstance(graph, int):
         raise _no_float_form("no graph")
-    fields[places[0]] = (number, wire, memoryview(_float_graph(list(read_fields(graph)), round_inside)))
+    fields[places[0]] = (
+        number,
+        wire,
+        memoryview(_float_graph(list(read_fields(graph)), round_inside)),
+    )
     return write_fields(fields)
 
 

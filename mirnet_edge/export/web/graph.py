@@ -64,8 +64,8 @@ def web_graph(model: bytes, image: ImageContract) -> bytes:
         image: Its inputs and outputs.
 
     Returns:
-        An ONNX file of the same values, not rounded last. It takes and gives float32 RGB: (N, H, W, 3)
-        from 0 to 255 where `image.io` is uint8, else (N, 3, H, W) in [0, 1].
+        An ONNX file of the same values, not rounded last. It takes and gives float32 RGB:
+        (N, H, W, 3) from 0 to 255 where `image.io` is uint8, else (N, 3, H, W) in [0, 1].
 
     Raises:
         GraphError: It is no graph of an export.

@@ -59,8 +59,10 @@ def test_shipped_networks_keep_their_values_and_webgpu_has_their_operators(name,
     after = web_graph(before, manifest.image)
     onnx.checker.check_model(onnx.load_from_string(after), full_check=True)
     assert check_parity(before, after, manifest.image) <= 0.51
-    # WebGPU computes in floats: the quantizing operator is named, and such a page runs on WASM
-    assert unsupported_operators(after) == ([] if precision == "fp32" else ["QuantizeLinear"])
+    # WebGPU computes in floats: operators of INT8 are named, and such a page runs on WASM
+    in_cells = {"Round", "SpaceToDepth"} if name == "low-light" else set()
+    expected = set() if precision == "fp32" else {"QuantizeLinear", *in_cells}
+    assert set(unsupported_operators(after)) == expected
 
 
 @pytest.mark.parametrize("family", ["edge", "enlarging", "mirnet", "mirnet-v2", "keras-mirnet"])
