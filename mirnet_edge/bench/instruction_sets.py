@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.bench import telemetry
-from mirnet_edge.bench.processor_timing import LIMIT, PEAK, ProcessorRequest, ProcessorRow
+from mirnet_edge.bench.processor_timing import PEAK, ProcessorRequest, ProcessorRow
 from mirnet_edge.bench.tables import ReportTable
 from mirnet_edge.errors import EngineError, OptionError
 from mirnet_edge.files import write_atomically
@@ -25,6 +25,7 @@ from mirnet_edge.images.contract import size_text
 from mirnet_edge.manifest import MachineFacts, StrictDocument
 from mirnet_edge.runtime import machine
 from mirnet_edge.runtime.measure import p50
+from mirnet_edge.runtime.openvino_runner import INSTRUCTION_LIMIT
 from mirnet_edge.runtime.shipped import find_bundle
 
 if TYPE_CHECKING:
@@ -166,9 +167,9 @@ def time_in_process(request: ProcessorRequest, instruction_set: str) -> list[Pro
     Raises:
         EngineError: The process failed.
     """
-    environment = {key: value for key, value in os.environ.items() if key != LIMIT}
+    environment = {key: value for key, value in os.environ.items() if key != INSTRUCTION_LIMIT}
     if instruction_set != "ALL":
-        environment[LIMIT] = instruction_set
+        environment[INSTRUCTION_LIMIT] = instruction_set
     command = [sys.executable, "-m", "mirnet_edge.bench.processor_timing", request.to_json()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -7,7 +7,6 @@ each instruction set and size: OpenVINO reads its limit, ONEDNN_MAX_CPU_ISA, whe
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import time
@@ -43,9 +42,6 @@ if TYPE_CHECKING:
 _Opener: TypeAlias = Callable[[ExitStack], Callable[[], object]]
 """Opens a network until the stack ends, and returns what runs it once."""
 PEAK = "peak"
-LIMIT = "ONEDNN_MAX_CPU_ISA"
-"""The environment variable that limits the instructions of OpenVINO's convolutions."""
-_WITHOUT_BF16 = ("SSE41", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 _CPU_BACKENDS = ("openvino", "onnxruntime")
 
 
@@ -176,10 +172,9 @@ def _list_rows(request: ProcessorRequest, folder: Path) -> Iterator[tuple[Proces
         manifest = read_manifest(Path(bundle))
         per_pixel = manifest.model.macs_640x480 / (640 * 480)
         for one in manifest.configurations:
-            needs_bf16 = "bf16" in one.precision
             if one.backend not in _CPU_BACKENDS or not one.accepted:
                 continue
-            if needs_bf16 and not _has_bf16():
+            if "bf16" in one.precision and not supports("bf16"):
                 continue
             row = ProcessorRow(
                 name=Path(bundle).resolve().name, backend=one.backend, precision=one.precision,
@@ -191,15 +186,10 @@ def _list_rows(request: ProcessorRequest, folder: Path) -> Iterator[tuple[Proces
         yield from _competitor_rows(competitor, batch, folder, threads)
 
 
-def _has_bf16() -> bool:
-    """Return whether OpenVINO computes in bf16 here: it says so under a limit too, and fails."""
-    return supports("bf16") and os.environ.get(LIMIT, "ALL") not in _WITHOUT_BF16
-
-
 def _peaks() -> dict[Precision, int]:
     """Return the multiplications of each peak that this process can measure, by precision."""
-    known: tuple[Precision, ...] = ("fp32", "bf16", "int8") if _has_bf16() else ("fp32", "int8")
-    return dict.fromkeys(known, MACS)
+    known: tuple[Precision, ...] = ("fp32", "bf16", "int8")
+    return {precision: MACS for precision in known if supports(precision)}
 
 
 def _competitor_rows(
@@ -212,7 +202,7 @@ def _competitor_rows(
         write_with_frame_size(path, resized, *batch.shape[2:])
         macs = count_macs(path, *batch.shape[2:])
     rows: list[tuple[str, Precision]] = [("openvino", "fp32"), ("onnxruntime", "fp32")]
-    if _has_bf16():
+    if supports("bf16"):
         rows.insert(1, ("openvino", "bf16"))
     for backend, precision in rows:
         row = ProcessorRow(name=path.stem, backend=backend, precision=precision, macs=macs)

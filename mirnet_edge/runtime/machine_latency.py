@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from mirnet_edge.runtime.machine_configurations import (
     is_untried,
 )
 from mirnet_edge.runtime.measure import measure_within, p50, p95
+from mirnet_edge.runtime.openvino_runner import INSTRUCTION_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -212,6 +214,9 @@ def _cache_file(
         "processor": [facts.processor, *facts.instructions],
         "threads": threads or facts.cores,
     }
+    limit = os.environ.get(INSTRUCTION_LIMIT)
+    if limit:
+        key["limit"] = limit
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache / "latencies" / f"{digest[:32]}.json"
 

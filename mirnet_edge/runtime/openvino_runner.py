@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 from collections import OrderedDict
 from pathlib import Path
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 _DEVICE = "CPU"
 GPU, NPU, ANY_DEVICE = "GPU", "NPU", "AUTO"
 """OpenVINO's names of Intel's graphics, of the neural processor, and of its own choice."""
+INSTRUCTION_LIMIT = "ONEDNN_MAX_CPU_ISA"
+"""The environment variable that limits the instructions which OpenVINO uses on a processor."""
+# OpenVINO offers bf16 under a limit too, and fails
+_LIMITS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 _DEVICE_FOLDER = Path("/dev")
 _DEVICE_FILES = {GPU: ("dri/renderD*", "dxg"), NPU: ("accel/accel*", "dxg")}
 """Of Linux's drivers, and of Windows' under WSL."""
@@ -56,6 +61,8 @@ def supports(precision: Precision, device: str = _DEVICE) -> bool:
         MissingDependencyError: OpenVINO is not installed.
     """
     BACKEND.require()
+    if "bf16" in precision and os.environ.get(INSTRUCTION_LIMIT, "") in _LIMITS_WITHOUT_BF16:
+        return False
     import openvino
 
     # its own choice among devices computes what all of them do

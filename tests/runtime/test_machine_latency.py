@@ -96,7 +96,7 @@ def test_it_is_remembered_for_the_next_run(time, tmp_path):
     assert len(list((tmp_path / "cache").rglob("*.json"))) == 1
 
 
-@pytest.mark.parametrize("change", ["threads", "version", "processor", "bundle"])
+@pytest.mark.parametrize("change", ["threads", "version", "processor", "limit", "bundle"])
 def test_it_is_measured_again_for_other_conditions(change, time, bundle, monkeypatch):
     time()
     threads = None
@@ -107,6 +107,8 @@ def test_it_is_measured_again_for_other_conditions(change, time, bundle, monkeyp
     elif change == "processor":
         facts = machine_latency.machine.describe().model_copy(update={"processor": "another"})
         monkeypatch.setattr(machine_latency.machine, "describe", lambda: facts)
+    elif change == "limit":
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     else:
         path = bundle / "manifest.json"
         document = json.loads(path.read_text()) | {"notice": "another"}

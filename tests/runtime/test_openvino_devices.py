@@ -133,6 +133,13 @@ def test_another_device_or_precision_than_asked_for_is_an_error(
         runner.run(frames_of(16, 16))
 
 
+def test_a_limit_of_instructions_takes_bf16_away(monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not openvino_runner.supports("bf16")
+    assert not openvino_runner.supports("int8+bf16")
+    assert openvino_runner.supports("fp32")
+
+
 def test_a_second_gpu_counts_as_one(fake, make_runner, frames_of):
     fake(("CPU", "GPU.0", "GPU.1"), runs_on=["GPU.0"])
     assert openvino_runner.find_device_obstacle("GPU") is None
