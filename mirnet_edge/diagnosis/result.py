@@ -38,13 +38,16 @@ class Diagnosis:
 
     @property
     def labels(self) -> tuple[Label, ...]:
-        """Return the labels that hold, the highest score first; none of a fine image."""
+        """Return the labels that hold, the highest score first; none of a fine image.
+
+        Being small comes last: it is counted, not estimated, and says nothing of how bad it is.
+        """
         held = [label for label in LABELS if self.scores[label] >= THRESHOLD]
-        return tuple(sorted(held, key=lambda label: -self.scores[label]))
+        return tuple(sorted(held, key=self._rank))
 
     @property
     def top_label(self) -> TopLabel:
-        """Return the label with the highest score, or fine where none holds."""
+        """Return the first of the labels, or fine where none holds."""
         return self.labels[0] if self.labels else FINE
 
     @property
@@ -93,6 +96,9 @@ class Diagnosis:
             "frames": self.frames,
             "tasks": list(self.tasks),
         }
+
+    def _rank(self, label: Label) -> float:
+        return 0.0 if label == "low-resolution" and self.is_small else -self.scores[label]
 
     def _describe_label(self, label: Label) -> str:
         if label == "noisy":

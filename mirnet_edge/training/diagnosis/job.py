@@ -1,8 +1,7 @@
-"""Train the diagnosis network: samples -> training loop -> head -> thresholds -> measurement.
+"""Train the diagnosis network: samples -> training loop -> thresholds -> measurement.
 
 The same request resumes: samples are found again in the folder's cache, and the training state
 (`state.pt`), saved at every validation, holds weights, their moving average and the optimizer's.
-The second stage, the head's, takes minutes and starts again.
 """
 
 from __future__ import annotations
@@ -32,10 +31,15 @@ from mirnet_edge.training.diagnosis.recipe import (
     list_sources,
     read_diagnosis_recipe,
 )
-from mirnet_edge.training.diagnosis.samples import CLASSES, Samples, make_samples
+from mirnet_edge.training.diagnosis.samples import (
+    CLASSES,
+    Samples,
+    make_samples,
+    view_fine_files,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -48,11 +52,10 @@ STATE_FILE = "state.pt"
 _SIGMA_WEIGHT = 0.4
 _SMOOTHING = 0.01  # of labels: keeps scores from saturating
 _LEAST_SIGMA = 0.3  # levels: below it the logarithm says nothing
-# a label's threshold lies above every fine validation sample by this much, as a logit: validation
-# scenes are few, and a fine image that is changed is the worst error
+# a label's threshold lies above every fine validation image by this much, as a logit: validation
+# images are few, and a fine image that is changed is the worst error
 _MARGIN = 1.0
 _LARGEST_GRADIENT = 5.0
-_HEAD_VALIDATIONS = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,15 +155,9 @@ def train_diagnosis(request: DiagnosisRequest, observer: DiagnosisObserver) -> T
     observer.on_begin(recipe.steps, trainer.step)
     train_inputs, inputs = SampleInputs(train), SampleInputs(validation)
     finished = trainer.run(train_inputs, inputs, request.max_seconds, observer)
-    network = trainer.averaged
-    if finished:
-
-        def record(score: DiagnosisScore) -> None:
-            append_history(request.out, score)
-            observer.on_score(score)
-
-        network = _HeadTrainer(network, train_inputs, recipe).run(inputs, record)
-    network = shift_thresholds(network, inputs)
+    network = shift_thresholds(
+        trainer.averaged, SampleInputs(view_fine_files(images, "validation"))
+    )
     weights = request.out / f"{DIAGNOSIS}.safetensors"
     save_diagnosis(network, weights)
     history = read_history(request.out)
@@ -242,7 +239,7 @@ class _Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed + 7919 * self.step)
             logits, sigma = self.network.score_statistics(
-                batch.overview, batch.spectrum, batch.histogram
+                batch.overview, batch.spectrum, batch.tones
             )
         loss = loss_of(logits, sigma, batch.targets, recipe.fine_weight)
         value = float(loss.detach())
@@ -262,9 +259,7 @@ class _Trainer:
     def _learning_rate(self) -> float:
         recipe = self.recipe
         warm = min(1.0, (self.step + 1) / max(1, recipe.warmup_steps))
-        cosine = 0.5 * (
-            1.0 + math.cos(math.pi * min(1.0, self.step / (recipe.decay_steps or recipe.steps)))
-        )
+        cosine = 0.5 * (1.0 + math.cos(math.pi * self.step / recipe.steps))
         return recipe.learning_rate * warm * (0.001 + 0.999 * cosine)
 
     def _places(self, count: int) -> NDArray[np.intp]:
@@ -317,64 +312,6 @@ class _Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-class _HeadTrainer:
-    """The second stage: all but the overview's CNN trains on its stored features."""
-
-    def __init__(
-        self, network: DiagnosisNetwork, train: SampleInputs, recipe: DiagnosisRecipe
-    ) -> None:
-        self.recipe, self.train = recipe, train
-        self.network = copy.deepcopy(network).eval().requires_grad_(True)
-        self.network.overview.requires_grad_(False)
-        self.features = overview_features(self.network, train)
-        self.optimizer = torch.optim.AdamW(
-            [one for one in self.network.parameters() if one.requires_grad],
-            recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-        )
-
-    def run(
-        self, validation: SampleInputs, on_score: Callable[[DiagnosisScore], None]
-    ) -> DiagnosisNetwork:
-        """Return the network at its smallest validation loss; the given one where none is less."""
-        recipe = self.recipe
-        best = copy.deepcopy(self.network)
-        best_loss = measure_score(best, validation, recipe).validation_loss
-        every = max(1, recipe.head_steps // _HEAD_VALIDATIONS)
-        losses: list[float] = []
-        for step in range(1, recipe.head_steps + 1):
-            losses.append(self._step(step))
-            if step % every == 0:
-                self.network.eval()
-                score = measure_score(self.network, validation, recipe, recipe.steps + step, losses)
-                on_score(score)
-                losses = []
-                if score.validation_loss < best_loss:
-                    best, best_loss = copy.deepcopy(self.network), score.validation_loss
-        return best
-
-    def _step(self, step: int) -> float:
-        recipe, train = self.recipe, self.train
-        cosine = 0.5 * (1.0 + math.cos(math.pi * step / recipe.head_steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * cosine
-        generator = np.random.default_rng((recipe.seed, step, 2))
-        places = generator.integers(0, len(train), recipe.head_batch)
-        self.network.crops.train()
-        self.network.head.train()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed + 104_729 * step)
-            logits, sigma = self.network.score_features(
-                self.features[places], train.spectrum[places], train.histogram[places]
-            )
-        loss = loss_of(logits, sigma, train.targets[places], recipe.fine_weight)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
-        self.optimizer.step()
-        return float(loss.detach())
-
-
 def measure_score(
     network: DiagnosisNetwork,
     validation: SampleInputs,
@@ -394,21 +331,11 @@ def measure_score(
     )
 
 
-def overview_features(network: DiagnosisNetwork, inputs: SampleInputs, batch: int = 64) -> Tensor:
-    """Return the CNN's features of all samples' overviews."""
-    with torch.inference_mode():
-        parts = [
-            network.overview_features(inputs.batch(slice(first, first + batch)).overview)
-            for first in range(0, len(inputs), batch)
-        ]
-    return torch.cat(parts).clone()
-
-
 @dataclass(frozen=True)
 class _SampleBatch:
     overview: Tensor
     spectrum: Tensor
-    histogram: Tensor
+    tones: Tensor
     targets: Tensor
 
 
@@ -432,18 +359,16 @@ class SampleInputs:
         self.samples = samples
         self.targets = torch.from_numpy(np.array(samples.targets))
         statistics = FrameStatistics().eval()
-        spectra, histograms = [], []
+        spectra, all_tones = [], []
         with torch.inference_mode():
             for first in range(0, len(samples), batch):
                 part = slice(first, first + batch)
                 crops = samples.crops[part].transpose(0, 1, 4, 2, 3)
                 crops_unit = torch.from_numpy(np.ascontiguousarray(crops)).float() / 255.0
-                spectrum, histogram = statistics(self._overview(part), crops_unit)
+                spectrum, tones = statistics(self._overview(part), crops_unit)
                 spectra.append(spectrum)
-                histograms.append(histogram)
-        self.spectrum, self.histogram = (
-            torch.cat(parts).clone() for parts in (spectra, histograms)
-        )
+                all_tones.append(tones)
+        self.spectrum, self.tones = (torch.cat(parts).clone() for parts in (spectra, all_tones))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -466,7 +391,7 @@ class SampleInputs:
             if generator.random() < 0.3:
                 overview = overview.transpose(2, 3)
         return _SampleBatch(
-            overview, self.spectrum[places], self.histogram[places], self.targets[places]
+            overview, self.spectrum[places], self.tones[places], self.targets[places]
         )
 
     def _overview(self, places: NDArray[np.intp] | slice) -> Tensor:
@@ -508,7 +433,7 @@ def predict(
     with torch.inference_mode():
         for first in range(0, len(inputs), batch):
             part = inputs.batch(slice(first, first + batch))
-            found, sigma = network.score_statistics(part.overview, part.spectrum, part.histogram)
+            found, sigma = network.score_statistics(part.overview, part.spectrum, part.tones)
             logits.append(found)
             sigmas.append(sigma)
     return torch.cat(logits), torch.cat(sigmas)
@@ -531,12 +456,19 @@ def is_right(top: NDArray[np.intp], targets: NDArray[np.float32]) -> NDArray[np.
 def shift_thresholds(network: DiagnosisNetwork, validation: SampleInputs) -> DiagnosisNetwork:
     """Return a network whose labels hold from a score of 0.5 on, with few false alarms.
 
-    Each label's bias is lowered until every fine validation sample is below its threshold by a
-    margin. Held-out samples have no part in it.
+    Each label's bias is lowered until every fine image is below its threshold by a margin.
+
+    Args:
+        network: Trained.
+        validation: Fine images, whole, as in use: samples are parts of them with other colors.
+            Held-out images have no part in it.
     """
     shifted = copy.deepcopy(network).eval()
-    fine = predict(shifted, validation)[0].numpy()[validation.is_fine]
-    shift = np.maximum(fine.max(0, initial=-_MARGIN) + _MARGIN, 0.0).astype(np.float32)
+    logits = predict(shifted, validation)[0].numpy()[validation.is_fine]
+    targets = validation.targets.numpy()[validation.is_fine]
+    known = targets[:, len(LABELS) : 2 * len(LABELS)] > 0.5
+    highest = np.where(known, logits, -np.inf).max(0, initial=-_MARGIN)
+    shift = np.maximum(highest + _MARGIN, 0.0).astype(np.float32)
     last: nn.Linear = shifted.head[-1]  # type: ignore[assignment]
     with torch.no_grad():
         last.bias[: len(LABELS)] -= torch.from_numpy(shift)

@@ -25,7 +25,7 @@ Split = Literal["train", "validation", "held-out"]
 _FOLDER = Path(__file__).parents[1] / "recipes"
 _TABLE = "pairs.csv"
 # of the scenes that are not held out: thresholds are chosen on them, nothing is trained on them
-_VALIDATION_FRACTION = 0.12
+_VALIDATION_FRACTION = 0.2
 
 
 class ImageSource(StrictDocument):
@@ -37,6 +37,8 @@ class ImageSource(StrictDocument):
     """Relative to the data folder, or absolute."""
     pattern: str = "*"
     """Of file names."""
+    turns: PositiveInt = 1
+    """Sources are taken in turn, this one so often as one with a single turn."""
     leave_out: tuple[str, ...] = ()
     """Stems of files that are not used."""
     table: Literal["low", "high"] | None = None
@@ -83,19 +85,13 @@ class DiagnosisRecipe(StrictDocument):
     """Hyperparameters and image sources of a diagnosis training. Schema 1 (2026-11)."""
 
     schema_version: Literal[1]
-    samples: PositiveInt = 5400
+    samples: PositiveInt = 14400
     """Degraded and real samples made once, a sixth for each label and for fine."""
-    validation_samples: PositiveInt = 600
+    validation_samples: PositiveInt = 900
     """The same, of validation scenes and of held-out scenes each."""
-    steps: PositiveInt = 700
-    """Steps of the first stage, which trains the whole network."""
-    decay_steps: PositiveInt | None = 1600
-    """Steps after which the learning rate's cosine reaches zero; None for `steps`."""
+    steps: PositiveInt = 4200
+    """The learning rate's cosine reaches zero at the last."""
     batch: PositiveInt = 32
-    head_steps: int = Field(default=2400, ge=0)
-    """Steps of the second stage, which trains all but the overview's CNN on its stored features: a
-    twentieth of the cost. The weights with the smallest validation loss are kept."""
-    head_batch: PositiveInt = 128
     learning_rate: PositiveFloat = 2e-3
     warmup_steps: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=1e-3, ge=0.0)

@@ -17,11 +17,9 @@ from mirnet_edge.charts import ChartAxis, ChartSeries, arrange_charts, line_char
 from mirnet_edge.diagnosis.labels import FINE, LABELS
 from mirnet_edge.diagnosis.network import diagnosis_from_scores
 from mirnet_edge.diagnosis.views import stack_views, take_views
-from mirnet_edge.errors import DataError, ImageError
 from mirnet_edge.files import write_atomically
-from mirnet_edge.images.files import apply_orientation, read_image
 from mirnet_edge.training.diagnosis.job import SampleInputs, is_right, predict, top_of
-from mirnet_edge.training.diagnosis.samples import CLASSES
+from mirnet_edge.training.diagnosis.samples import CLASSES, read_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,7 +125,7 @@ def measure_diagnosis(
 
 
 def _measure_image(network: DiagnosisNetwork, image: SourceImage) -> MeasuredImage:
-    frame = _read(image.path)
+    frame = read_whole(image.path)
     views = stack_views([take_views(frame)])
     overview = torch.from_numpy(views.overview).permute(0, 3, 1, 2).float() / 255.0
     crops = torch.from_numpy(views.crops).permute(0, 1, 4, 2, 3).float() / 255.0
@@ -138,16 +136,9 @@ def _measure_image(network: DiagnosisNetwork, image: SourceImage) -> MeasuredIma
     true_sigma = None
     if image.source.reference is not None:
         stem = image.path.stem.replace(*image.source.reference)
-        clean = _read(image.path.with_name(stem + image.path.suffix))
+        clean = read_whole(image.path.with_name(stem + image.path.suffix))
         true_sigma = float(np.std(frame.astype(np.float32) - clean))
     return MeasuredImage(image, diagnosis, true_sigma)
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    try:
-        return apply_orientation(read_image(path))
-    except ImageError as error:
-        raise DataError(str(error)) from error
 
 
 def _label_accuracy(
@@ -227,10 +218,8 @@ def _report_lines(trained: TrainedDiagnosis, found: DiagnosisMeasurement) -> lis
         "is of a scene or file that nothing was trained on and no threshold fitted on: the split "
         "follows from the scene's name (`training/diagnosis/recipe.py`), before training.",
         "",
-        f"{parameters / 1e6:.3f} M parameters; {min(last.step, recipe.steps)} of {recipe.steps} "
-        f"steps of {recipe.batch} samples, then {max(0, last.step - recipe.steps)} of "
-        f"{recipe.head_steps} of {recipe.head_batch} for all but the overview's CNN; "
-        f"{recipe.samples} training samples; random seed {recipe.seed}.",
+        f"{parameters / 1e6:.3f} M parameters; {last.step} of {recipe.steps} steps of "
+        f"{recipe.batch} samples; {recipe.samples} training samples; random seed {recipe.seed}.",
         "",
         "## Real images, held out",
         "",
@@ -293,8 +282,8 @@ def _report_lines(trained: TrainedDiagnosis, found: DiagnosisMeasurement) -> lis
 
 def _source_table(found: DiagnosisMeasurement) -> list[str]:
     rows = [
-        "| source | expected top label | images | scenes | right | accuracy | interval |",
-        "|---|---|---|---|---|---|---|",
+        "| source | expected top label | images | scenes | right | accuracy | interval | changed |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(one.image.source.name for one in found.images):
         own = [one for one in found.images if one.image.source.name == name]
@@ -320,7 +309,8 @@ def _source_table(found: DiagnosisMeasurement) -> list[str]:
 def _fraction(images: Sequence[MeasuredImage]) -> str:
     right = sum(one.is_right for one in images)
     low, high = wilson_interval(right, len(images))
-    return f"{right} | {right / len(images):.1%} | {low:.1%} to {high:.1%}"
+    changed = sum(bool(one.diagnosis.tasks) for one in images)
+    return f"{right} | {right / len(images):.1%} | {low:.1%} to {high:.1%} | {changed}"
 
 
 def _fine_lines(found: DiagnosisMeasurement) -> list[str]:

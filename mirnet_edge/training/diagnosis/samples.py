@@ -17,11 +17,20 @@ import numpy as np
 
 from mirnet_edge.degradations import Noise, add_noise
 from mirnet_edge.diagnosis.labels import FINE, LABELS, TopLabel
-from mirnet_edge.diagnosis.views import CROP_SIDE, CROPS, OVERVIEW_SIDE, take_views
+from mirnet_edge.diagnosis.views import (
+    CROP_SIDE,
+    CROPS,
+    OVERVIEW_CHANNELS,
+    OVERVIEW_SIDE,
+    stack_views,
+    take_views,
+)
 from mirnet_edge.errors import DataError, ImageError
 from mirnet_edge.files import write_atomically
-from mirnet_edge.images.files import read_image
+from mirnet_edge.images.contract import LUMA
+from mirnet_edge.images.files import apply_orientation, read_image
 from mirnet_edge.training.diagnosis.degrading import (
+    DARK_LUMA,
     LabeledFrame,
     degrade_for_label,
     targets_of,
@@ -42,9 +51,11 @@ CLASSES: tuple[TopLabel, ...] = (*LABELS, FINE)
 """Samples are balanced over these."""
 
 _REAL_FRACTION = 0.4  # of the samples of a label for which there are real images
-_LARGEST_SIDE = 1400  # of images in memory; larger ones are averaged down
-_LEAST_SIDE, _MOST_SIDE = 320, 900  # of the long side of a region that is degraded
-_VERSION = 1  # of how samples are made: caches of another one are not read
+_ENOUGH_REAL = 20  # with fewer real images of a label their fraction is smaller
+_LARGEST_SIDE = 3000  # of images in memory; larger ones are averaged down
+_LEAST_SIDE, _MOST_SIDE = 288, 640  # of the long side of a region that is degraded
+_JPEG_BLOCK = 8  # parts of images keep their place on this grid, as whole files have it
+_VERSION = 4  # of how samples are made: caches of another one are not read
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,7 @@ class Samples:
     """Views and targets of many samples."""
 
     overviews: NDArray[np.uint8]
-    """(N, 160, 160, 3)"""
+    """(N, 96, 96, 5)"""
     crops: NDArray[np.uint8]
     """(N, 6, 64, 64, 3)"""
     targets: NDArray[np.float32]
@@ -108,6 +119,44 @@ def make_samples(
     return parts
 
 
+def view_fine_files(images: Sequence[SourceImage], split: Split) -> Samples:
+    """Return the fine images of a split as samples: whole and at their own size, as in use.
+
+    Whether they are dark is unknown of those with the light of dark samples.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    own = [one for one in images if one.split == split and not one.source.labels]
+    views = [take_views(read_whole(one.path)) for one in own]
+    targets = []
+    for one, view in zip(own, views, strict=True):
+        made = LabeledFrame(np.empty(0, np.uint8), unknown=set(one.source.unknown))
+        if float(view.overview[..., :3].mean((0, 1)) @ LUMA) < DARK_LUMA:
+            made.unknown.add("dark")
+        target, weight = targets_of(made)
+        targets.append([*target, *weight, 0.0, 0.0])
+    stacked = stack_views(views)
+    return Samples(
+        stacked.overview,
+        stacked.crops,
+        np.array(targets, np.float32),
+        np.full(len(own), CLASSES.index(FINE), np.uint8),
+    )
+
+
+def read_whole(path: Path) -> Frame:
+    """Return an image file's frame, upright, at its own size.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return apply_orientation(read_image(path))
+    except ImageError as error:
+        raise DataError(str(error)) from error
+
+
 def _open_parts(folder: Path, count: int, key: str) -> Samples:
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / "key"
@@ -116,7 +165,7 @@ def _open_parts(folder: Path, count: int, key: str) -> Samples:
         (folder / "complete").unlink(missing_ok=True)
         write_atomically(owner, key.encode())
     shapes: tuple[tuple[str, tuple[int, ...], type], ...] = (
-        ("overviews", (OVERVIEW_SIDE, OVERVIEW_SIDE, 3), np.uint8),
+        ("overviews", (OVERVIEW_SIDE, OVERVIEW_SIDE, OVERVIEW_CHANNELS), np.uint8),
         ("crops", (CROPS, CROP_SIDE, CROP_SIDE, 3), np.uint8),
         ("targets", (2 * len(LABELS) + 2,), np.float32),
         ("classes", (), np.uint8),
@@ -148,12 +197,15 @@ class _SampleMaker:
         label = CLASSES[place]
         generator = np.random.default_rng((self._seed, index))
         real = self._fine if label == FINE else self._real[label]  # type: ignore[index]
-        if real and (label == FINE or generator.random() < _REAL_FRACTION):
+        fraction = _REAL_FRACTION * min(1.0, len(real) / _ENOUGH_REAL)
+        if real and (label == FINE or generator.random() < fraction):
             made = self._take_real(_pick(real, turn, generator), generator)
         else:
-            chosen = _pick(self._clean, turn, generator)
+            able = [one for one in self._clean if label not in one.source.unknown]
+            chosen = _pick(able, turn, generator)
             region = cut_region(load_frame(chosen.path), generator)
             made = degrade_for_label(region, label, generator, self._overlays)
+            made.unknown |= set(chosen.source.unknown) - made.present
         made.frame = np.ascontiguousarray(_turn(made.frame, generator))
         target, weight = targets_of(made)
         known = made.sigma is not None
@@ -166,7 +218,9 @@ class _SampleMaker:
         source = image.source
         frame = load_frame(image.path)
         if source.clean and generator.random() < 0.6:
-            return degrade_for_label(cut_region(frame, generator), FINE, generator)
+            made = degrade_for_label(cut_region(frame, generator), FINE, generator)
+            made.unknown |= set(source.unknown)
+            return made
         window = _sample_window(frame.shape[:2], generator)
         part = frame[window]
         made = LabeledFrame(part, set(source.labels), set(source.unknown))
@@ -174,14 +228,35 @@ class _SampleMaker:
             stem = image.path.stem.replace(*source.reference)
             clean = load_frame(image.path.with_name(stem + image.path.suffix))[window]
             made.sigma = float(np.std(part.astype(np.float32) - clean))
+        elif source.labels:
+            made.frame = _vary_real(part, generator)
         elif generator.random() < 0.25:
             quality = Noise(jpeg_quality=int(generator.integers(88, 100)))
             made.frame = add_noise(np.ascontiguousarray(part), quality, generator)
         return made
 
 
+def _vary_real(frame: Frame, generator: np.random.Generator) -> Frame:
+    """Return a degraded image with a little other light, and half of the time smaller.
+
+    Only for sources whose noise and sharpness are unknown: both change.
+    """
+    import cv2
+
+    levels = 255.0 * (np.arange(256) / 255.0) ** (2.0 ** generator.uniform(-0.2, 0.2))
+    varied = np.rint(levels).astype(np.uint8)[frame]
+    if generator.random() < 0.5:
+        scale = generator.uniform(0.5, 1.0)
+        size = (max(CROP_SIDE, round(side * scale)) for side in frame.shape[1::-1])
+        varied = cv2.resize(varied, tuple(size), interpolation=cv2.INTER_AREA)
+    if generator.random() < 0.5:
+        quality = Noise(jpeg_quality=int(generator.integers(75, 100)))
+        varied = add_noise(varied, quality, generator)
+    return np.asarray(varied, np.uint8)
+
+
 def cut_region(frame: Frame, generator: np.random.Generator) -> Frame:
-    """Return a frame, or a part of it, with a long side of 320 to 900 pixels."""
+    """Return a frame, or a part of it, with a long side of 288 to 640 pixels."""
     import cv2
 
     window = _sample_window(frame.shape[:2], generator)
@@ -190,8 +265,10 @@ def cut_region(frame: Frame, generator: np.random.Generator) -> Frame:
     wanted = min(longest, int(generator.integers(_LEAST_SIDE, _MOST_SIDE)))
     if generator.random() < 0.3 and longest > wanted:  # at its own resolution
         height, width = (min(side, wanted) for side in part.shape[:2])
-        y = int(generator.integers(part.shape[0] - height + 1))
-        x = int(generator.integers(part.shape[1] - width + 1))
+        y, x = (
+            int(generator.integers(whole - own + 1)) // _JPEG_BLOCK * _JPEG_BLOCK
+            for whole, own in zip(part.shape[:2], (height, width), strict=True)
+        )
         return np.ascontiguousarray(part[y : y + height, x : x + width])
     if longest > wanted:
         scale = wanted / longest
@@ -201,11 +278,12 @@ def cut_region(frame: Frame, generator: np.random.Generator) -> Frame:
 
 
 def _sample_window(shape: tuple[int, ...], generator: np.random.Generator) -> tuple[slice, slice]:
-    """Return a random window of 0.7 to 1 of each side."""
+    """Return a random window of 0.7 to 1 of each side, in whole blocks of a JPEG file."""
     slices = []
     for side in shape:
         length = max(1, round(side * generator.uniform(0.7, 1.0)))
-        first = int(generator.integers(side - length + 1))
+        length = length // _JPEG_BLOCK * _JPEG_BLOCK or length
+        first = int(generator.integers(side - length + 1)) // _JPEG_BLOCK * _JPEG_BLOCK
         slices.append(slice(first, first + length))
     return slices[0], slices[1]
 
@@ -218,7 +296,8 @@ def _turn(frame: Frame, generator: np.random.Generator) -> Frame:
 
 def _pick(images: Sequence[SourceImage], turn: int, generator: np.random.Generator) -> SourceImage:
     """Return an image: sources in turn, so that a large one does not crowd out the others."""
-    names = sorted({one.source.name for one in images})
+    turns = {one.source.name: one.source.turns for one in images}
+    names = [name for name in sorted(turns) for _ in range(turns[name])]
     own = [one for one in images if one.source.name == names[turn % len(names)]]
     return own[int(generator.integers(len(own)))]
 

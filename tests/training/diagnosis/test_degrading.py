@@ -38,6 +38,30 @@ def test_fine_samples_have_no_label_and_stay_close_to_the_image():
         assert 60.0 < made.frame.mean() < 180.0
 
 
+def _tone_curve(label, seed):
+    """Return what a gray ramp of 224 levels became, (columns, RGB); noise is averaged out."""
+    ramp = np.repeat(np.tile(np.arange(256, dtype=np.uint8), (64, 1))[..., None], 3, 2)
+    made = degrade_for_label(ramp, label, np.random.default_rng(seed))
+    return np.median(made.frame[16:48].astype(float), 0)[16:240]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_faded_lost_more_contrast_than_haze_takes_or_has_a_tone(seed):
+    fine = _tone_curve("fine", seed)
+    assert np.ptp(fine.mean(1)) > 0.8 * 224
+    faded = _tone_curve("faded", seed)
+    tone = np.ptp(faded.mean(0))
+    assert np.ptp(faded.mean(1)) < 0.8 * 224 or tone > 5.0
+
+
+@pytest.mark.parametrize("label", ["fine", "noisy", "low-resolution", "scratched"])
+def test_a_frame_that_became_dark_on_the_way_is_not_called_lit(label):
+    dim = (CHELSEA * 0.35).astype(np.uint8)
+    made = degrade_for_label(dim, label, np.random.default_rng(0))
+    assert "dark" in made.unknown
+    assert "dark" not in degrade_for_label(CHELSEA, "fine", np.random.default_rng(0)).unknown
+
+
 def test_the_same_generator_gives_the_same_sample():
     one, two = (
         degrade_for_label(CHELSEA, "scratched", np.random.default_rng(7), [_overlay()])
