@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from mirnet_edge.errors import ImageError, OptionError
+from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.images.contract import check_float_frames, check_frames, padded_size, size_text
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.runtime.backends import AUTO
@@ -169,8 +169,9 @@ class _NetworkRunner(TorchRunner):
         config: Any = loaded.model.config
         channels = getattr(config, "in_channels", 3)
         if channels != 3:
-            raise ImageError(
-                f"{path} restores images of {channels} channels; expected a network of RGB images"
+            raise CheckpointError(
+                f"{path} restores images of {channels} channels; expected a network of RGB images. "
+                "Choose other weights"
             )
         self.anchored = ContextAnchoredNetwork(to_inference_form(loaded.model)).eval()
         self.interface = ContextFrameInterface(self.anchored, "uint8")

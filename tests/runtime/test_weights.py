@@ -12,9 +12,10 @@ import torch
 
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import ModelCard
-from mirnet_edge.errors import EngineError, OptionError
+from mirnet_edge.errors import CheckpointError, EngineError, OptionError
 from mirnet_edge.models.inference_form import FrameInterface
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
+from mirnet_edge.models.mirnet_v2 import MIRNetV2, MIRNetV2Config
 from mirnet_edge.runtime import weights as weights_module
 from mirnet_edge.runtime.bundle import RunnerChoice
 from mirnet_edge.runtime.tiling import TileAxis
@@ -114,6 +115,19 @@ def test_a_limit_too_small_for_the_overlap_states_one_that_suffices(weights_of, 
 def test_what_weights_cannot_do_is_refused(options, says, weights_of):
     with pytest.raises(OptionError, match=says):
         open_weights(weights_of("mirnet"), **options)
+
+
+def test_a_network_of_two_views_is_refused(tmp_path):
+    network = MIRNetV2(
+        MIRNetV2Config(
+            channels=8, groups=1, blocks=1, conv_groups=(1,), in_channels=6,
+            task="defocus_deblurring",
+        )
+    )  # fmt: skip
+    path = tmp_path / "defocus.safetensors"
+    checkpoints.save(network, path, ModelCard())
+    with pytest.raises(CheckpointError, match="images of 6 channels"):
+        open_weights(str(path))
 
 
 def test_a_gpu_is_used_in_half_precision(monkeypatch, weights_of):
