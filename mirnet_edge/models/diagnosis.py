@@ -132,9 +132,6 @@ class FrameStatistics(nn.Module):
             ("colors", torch.tensor(_COLORS)[:, :, None, None]),
             ("filters", _cosine_filters(_BLOCK)),
             ("high_pass", blur.expand(3, 1, 3, 3).clone()),
-            ("luma_bins", torch.linspace(0.0, 1.0, _LUMA_BINS)),
-            ("chroma_bins", torch.linspace(-_LARGEST_CHROMA, _LARGEST_CHROMA, _CHROMA_BINS)),
-            ("tone_bins", torch.linspace(0.0, 1.0, _TONE_BINS)),
         ):
             self.register_buffer(name, value, persistent=False)
 
@@ -179,8 +176,11 @@ class FrameStatistics(nn.Module):
     def _tones(self, overview: Tensor) -> Tensor:
         """Return histograms, quantiles, and the colors of each brightness, (N, TONES)."""
         luma, *chroma = functional.conv2d(overview, self.colors).flatten(2).unbind(1)  # type: ignore[arg-type]
-        parts = [_histogram(luma, self.luma_bins)]  # type: ignore[arg-type]
-        parts += [_histogram(plane, self.chroma_bins) for plane in chroma]  # type: ignore[arg-type]
+        parts = [_soft_bins(luma, 0.0, 1.0, _LUMA_BINS).mean(2).sqrt()]
+        parts += [
+            _soft_bins(plane, -_LARGEST_CHROMA, _LARGEST_CHROMA, _CHROMA_BINS).mean(2).sqrt()
+            for plane in chroma
+        ]
         border = _BORDER // 2
         inner = overview[:, :, border:-border, border:-border].flatten(2)
         ordered = inner.sort(2).values
@@ -190,7 +190,7 @@ class FrameStatistics(nn.Module):
             parts.append(level)
             if quantile < 0.1 or quantile > 0.9:  # a little gray in black is much
                 parts.append(torch.log((level if quantile < 0.5 else 1.0 - level) + 0.02))
-        weights = _soft_bins(luma, self.tone_bins)  # type: ignore[arg-type]
+        weights = _soft_bins(luma, 0.0, 1.0, _TONE_BINS)
         share = weights.mean(2)
         for plane in chroma:
             center = (weights * plane[:, None]).mean(2)
@@ -204,16 +204,12 @@ class FrameStatistics(nn.Module):
         return torch.cat(parts, 1)
 
 
-def _soft_bins(values: Tensor, centers: Tensor) -> Tensor:
-    """Return how much each of (N, P) values belongs to each evenly spaced center, (N, C, P)."""
-    inside = values.clamp(float(centers[0]), float(centers[-1]))
-    distance = (inside[:, None] - centers[None, :, None]).abs() / (centers[1] - centers[0])
-    return torch.relu(1.0 - distance)
-
-
-def _histogram(values: Tensor, centers: Tensor) -> Tensor:
-    """Return the square root of each center's share of (N, P) values, (N, C)."""
-    return _soft_bins(values, centers).mean(2).sqrt()
+def _soft_bins(values: Tensor, first: float, last: float, count: int) -> Tensor:
+    """Return how much each of (N, P) values belongs to each evenly spaced center, (N, COUNT, P)."""
+    width = (last - first) / (count - 1)
+    inside = values.clamp(first, last)
+    parts = [(inside - (first + place * width)).abs() for place in range(count)]
+    return torch.relu(1.0 - torch.stack(parts, 1) / width)
 
 
 def _energies(energy: Tensor) -> list[Tensor]:
