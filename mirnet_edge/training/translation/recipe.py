@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.files import read_toml
 from mirnet_edge.manifest import StrictDocument
-from mirnet_edge.models.translation import MULTIPLE, TranslationConfig
+
+if TYPE_CHECKING:
+    from mirnet_edge.models.translation import TranslationConfig
 
 TRANSLATION = "old-photo-translation"
 """Name of the package's recipe."""
@@ -39,6 +41,9 @@ class TranslationStage(StrictDocument):
     @field_validator("crop")
     @classmethod
     def _check_crop(cls, crop: int) -> int:
+        # torch is loaded late: the command looks at recipes before it knows what to train
+        from mirnet_edge.models.translation import MULTIPLE
+
         if crop % MULTIPLE:
             raise ValueError(f"expected a multiple of {MULTIPLE}")
         return crop
@@ -82,6 +87,8 @@ class TranslationRecipe(StrictDocument):
     @field_validator("network")
     @classmethod
     def _check_network(cls, network: dict[str, int]) -> dict[str, int]:
+        from mirnet_edge.models.translation import TranslationConfig
+
         try:
             TranslationConfig(**network)
         except (TypeError, OptionError) as error:
@@ -91,6 +98,8 @@ class TranslationRecipe(StrictDocument):
     @property
     def config(self) -> TranslationConfig:
         """Return the sizes of the networks."""
+        from mirnet_edge.models.translation import TranslationConfig
+
         return TranslationConfig(**self.network)
 
     @property
