@@ -30,6 +30,7 @@ from mirnet_edge.quantization.ptq import (
     RangeEstimator,
     RangeKey,
     describe_preprocessing,
+    list_color_convs,
     quantize_for_cpu,
     quantize_for_tensorrt,
     read_ranges,
@@ -180,12 +181,23 @@ def _quantize(workspace: Workspace, file: GraphFile) -> GraphFile:
     fp32, graph = workspace.path(_FP32.file), workspace.path(file.file)
     if workspace.options.mixed:
         return _search_mixed_precision(workspace, file)
+    exclude = _list_excluded(workspace)
     if on_cpu:
-        quantize_for_cpu(fp32, graph, samples, on_sample=workspace.on_step)
+        scheme = QuantizationScheme(exclude=exclude)
+        quantize_for_cpu(fp32, graph, samples, scheme, workspace.on_step)
         return file
-    scheme = _calibrated_scheme(workspace)
+    scheme = replace(_calibrated_scheme(workspace), exclude=exclude)
     quantize_for_tensorrt(fp32, graph, samples, scheme, workspace.on_step)
     return replace(file, ranges=scheme.estimator)
+
+
+def _list_excluded(workspace: Workspace) -> tuple[str, ...]:
+    """Return the convolutions that an enlarging network leaves in float: those of colors."""
+    if workspace.image.scale == 1:
+        return ()
+    import onnx
+
+    return tuple(list_color_convs(onnx.load(workspace.path(_FP32.file))))
 
 
 def _make_fp8(workspace: Workspace, files: list[GraphFile]) -> list[GraphFile]:

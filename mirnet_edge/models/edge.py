@@ -12,7 +12,7 @@ Two choices make it fast enough for a camera, a third one accurate:
 
 The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: 0.57 of the time in
 INT8 on AVX2, 0.68 with VNNI (docs/decisions/026-light-form.md). Enlarging networks in their light
-form work at the input's full resolution (docs/decisions/028-super-resolution.md).
+form work at the input's full resolution (docs/decisions/030-super-resolution.md).
 """
 
 from __future__ import annotations

@@ -52,12 +52,16 @@ _DATA = {
     "photos of BSDS500 (Arbelaez et al., TPAMI 2011); their images are not shipped",
     "bsds500": "180 clean photos of BSDS500 (Arbelaez et al., TPAMI 2011), none of them in CBSD68 "
     "or BSD100, degraded by `mirnet_edge.degradations`; the photos are not shipped",
+    "bsds500-400": "360 clean photos of BSDS500's train and test parts (Arbelaez et al., TPAMI "
+    "2011), none of them in CBSD68 or BSD100, degraded by `mirnet_edge.degradations`; the photos "
+    "are not shipped",
 }
 _VALIDATION = {
     "mix": "22 whole images of 20 other scenes of LOL-v1; chosen by "
     "`benchmarks/low_light_sources.py`",
     "lol": "22 whole images of 20 other scenes of the same set",
     "bsds500": "20 other photos of the same set, degraded alike",
+    "bsds500-400": "40 other photos of the same set, degraded alike",
 }
 
 

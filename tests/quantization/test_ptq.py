@@ -18,6 +18,8 @@ from mirnet_edge.quantization.legalizer import check_for_tensorrt, list_whole_fr
 from mirnet_edge.quantization.ptq import (
     QuantizationScheme,
     RangeEstimator,
+    list_blocks,
+    list_color_convs,
     quantize_for_cpu,
     quantize_for_tensorrt,
 )
@@ -336,3 +338,11 @@ def test_nncf_is_told_to_report_nothing_before_it_is_imported(tiny, tmp_path, mo
     with pytest.raises(MissingDependencyError, match="quantizing for CPUs needs nncf"):
         quantize_for_cpu(tiny, tmp_path / "int8.onnx", _samples())
     assert seen == [("nncf", "1")]
+
+
+@pytest.mark.parametrize(("name", "expected"), [("light-enlarging", ["stem"]), ("edge", [])])
+def test_convolutions_of_colors_are_those_that_keep_the_resolution(name, expected, graph_of):
+    model = onnx.load(graph_of(name))
+    found = set(list_color_convs(model))
+    blocks = [one.name for one in list_blocks(model) if found.intersection(one.convolutions)]
+    assert blocks == expected
