@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
 
 from mirnet_edge.cli.application import find_similar, suggest
 from mirnet_edge.errors import (
@@ -33,6 +36,21 @@ INPUT, OUTPUT, MODEL, QUALITY, SPEED, TRAINING, DEVICE = (
     "Input", "Output", "Model", "Quality", "Speed", "Training", "Device",
 )  # fmt: skip
 """Panels of the commands' help."""
+
+WeightsKeyOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Which set of weights of several in the file, by the names around it.",
+        show_default="the averaged one (EMA), else the first",
+    ),
+]
+TrainingDeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option(help="Device to train on.", rich_help_panel=DEVICE),
+]
+WorkersOption = Annotated[
+    int, typer.Option(help="Threads that prepare batches.", rich_help_panel=DEVICE)
+]
 
 _WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".h5", ".keras")
 _MANIFEST = "manifest.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from mirnet_edge.cli.arguments import (
     SPEED,
     TRAINING,
     WEIGHTS_METAVAR,
+    TrainingDeviceOption,
+    WeightsKeyOption,
+    WorkersOption,
     check_folder,
     check_positive,
     check_weights,
@@ -43,13 +46,7 @@ def distill(
         Path, typer.Option(help="Folder for the networks, the table and the chart.")
     ] = Path("build/distill"),
     task: Annotated[str, typer.Option(help="What the teacher restores.")] = "low-light",
-    weights_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Which set of weights of several in the file, by the names around it.",
-            show_default="the averaged one (EMA), else the first",
-        ),
-    ] = None,
+    weights_key: WeightsKeyOption = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -101,13 +98,8 @@ def distill(
         str,
         typer.Option(metavar=SIZE_METAVAR, help="Size of the timed frame.", rich_help_panel=SPEED),
     ] = "256x256",
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="Device to train on.", rich_help_panel=DEVICE),
-    ] = "auto",
-    workers: Annotated[
-        int, typer.Option(help="Threads that prepare batches.", rich_help_panel=DEVICE)
-    ] = 1,
+    device: TrainingDeviceOption = "auto",
+    workers: WorkersOption = 1,
     max_minutes: Annotated[
         float | None,
         typer.Option(

@@ -19,6 +19,7 @@ from mirnet_edge.cli.arguments import (
     SHIPPED,
     SIZE_METAVAR,
     WEIGHTS_METAVAR,
+    WeightsKeyOption,
     check_calibration,
     check_output_folder,
     check_weights,
@@ -54,13 +55,7 @@ def export(
             "or weights of this package.",
         ),
     ] = "shipped:low-light",
-    weights_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Which set of weights of several in the file, by the names around it.",
-            show_default="the averaged one (EMA), else the first",
-        ),
-    ] = None,
+    weights_key: WeightsKeyOption = None,
     out: Annotated[Path, typer.Option(help="The bundle's folder; replaced as a whole.")] = Path(
         "build/bundle"
     ),

@@ -16,6 +16,9 @@ from mirnet_edge.cli.arguments import (
     SPEED,
     TRAINING,
     WEIGHTS_METAVAR,
+    TrainingDeviceOption,
+    WeightsKeyOption,
+    WorkersOption,
     check_folder,
     check_positive,
     check_weights,
@@ -40,13 +43,7 @@ def prune(
             "or weights of this package.",
         ),
     ] = "shipped:low-light",
-    weights_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Which set of weights of several in the file, by the names around it.",
-            show_default="the averaged one (EMA), else the first",
-        ),
-    ] = None,
+    weights_key: WeightsKeyOption = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the weights and the record; a stopped run is resumed.")
     ] = Path("build/prune"),
@@ -142,13 +139,8 @@ def prune(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Random seed.", rich_help_panel=TRAINING)] = 0,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="Device to train on.", rich_help_panel=DEVICE),
-    ] = "auto",
-    workers: Annotated[
-        int, typer.Option(help="Threads that prepare batches.", rich_help_panel=DEVICE)
-    ] = 1,
+    device: TrainingDeviceOption = "auto",
+    workers: WorkersOption = 1,
     max_minutes: Annotated[
         float | None,
         typer.Option(

@@ -15,6 +15,7 @@ from mirnet_edge.cli.arguments import (
     SIZE_METAVAR,
     SPEED,
     WEIGHTS_METAVAR,
+    WeightsKeyOption,
     check_calibration,
     check_weights,
     parse_size,
@@ -34,13 +35,7 @@ def sensitivity(
             "or weights of this package.",
         ),
     ] = "shipped:low-light",
-    weights_key: Annotated[
-        str | None,
-        typer.Option(
-            help="Which set of weights of several in the file, by the names around it.",
-            show_default="the averaged one (EMA), else the first",
-        ),
-    ] = None,
+    weights_key: WeightsKeyOption = None,
     calibration: Annotated[
         str | None,
         typer.Option(

@@ -17,6 +17,8 @@ from mirnet_edge.cli.arguments import (
     OUTPUT,
     TRAINING,
     WEIGHTS_METAVAR,
+    TrainingDeviceOption,
+    WorkersOption,
     check_folder,
     check_positive,
     check_weights,
@@ -165,17 +167,12 @@ def train(
             rich_help_panel=TRAINING,
         ),
     ] = False,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"],
-        typer.Option(help="Device to train on.", rich_help_panel=DEVICE),
-    ] = "auto",
+    device: TrainingDeviceOption = "auto",
     precision: Annotated[
         Literal["fp32", "bf16", "fp16"],
         typer.Option(help="Arithmetic; fp16 on a GPU only.", rich_help_panel=DEVICE),
     ] = "fp32",
-    workers: Annotated[
-        int, typer.Option(help="Threads that prepare batches.", rich_help_panel=DEVICE)
-    ] = 1,
+    workers: WorkersOption = 1,
     compiled: Annotated[
         bool,
         typer.Option(
