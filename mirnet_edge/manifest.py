@@ -301,7 +301,8 @@ class WebFormFacts(StrictDocument):
     """Whether its values are those of the bundle's graph."""
     reason: str
     difference_levels: float | None
-    """From the bundle's graph, both in ONNX Runtime, before the page rounds; None where unknown."""
+    """99th percentile of the difference to the bundle's graph, both in ONNX Runtime, before the
+    page rounds; None where unknown."""
     size_bytes: int | None
     """Of the graph; the runtime of the page comes on top."""
     webgpu: bool

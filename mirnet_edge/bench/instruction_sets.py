@@ -94,7 +94,7 @@ class InstructionSetJob:
     """A benchmark by instruction set.
 
     Raises:
-        OptionError: No such instruction set, or what only other suites measure is asked for.
+        OptionError: No such instruction set, or an option of what only other suites measure.
         BundleError: A bundle is missing.
     """
 

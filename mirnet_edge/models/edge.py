@@ -2,7 +2,7 @@
 
 Two choices make it fast enough for a camera, a third one accurate:
 
-- All convolutions run at a quarter of the resolution, or a half (pixel-unshuffle stem,
+- All convolutions run at a fraction of the output's resolution (pixel-unshuffle stem,
   pixel-shuffle head), in three parallel streams as in MIRNet-v2 (Zamir et al., TPAMI 2022).
 - Attention needs two small vectors and one map: channel attention by the global mean, spatial
   attention by a 1x1 convolution; the two are added before the multiplication.
@@ -10,9 +10,9 @@ Two choices make it fast enough for a camera, a third one accurate:
   matrix from a thumbnail; the streams then process the brightened image, where detail, noise and
   INT8 steps have their usual size. Networks for denoising or super-resolution have no such branch.
 
-The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: 0.57 of the time in
-INT8 on AVX2, 0.68 with VNNI (docs/decisions/026-light-form.md). Enlarging networks in their light
-form work at the input's full resolution (docs/decisions/030-super-resolution.md).
+The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: 0.60 of the time in
+INT8 at 1280x720 on AVX2, 0.66 with VNNI (docs/decisions/026-light-form.md). Enlarging networks in
+their light form work at the input's full resolution (docs/decisions/030-super-resolution.md).
 """
 
 from __future__ import annotations

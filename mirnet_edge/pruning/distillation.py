@@ -80,7 +80,7 @@ class DistillationRequest:
             raise OptionError("expected a recipe or a speedup, found neither; give --recipe")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise OptionError(f"{twice[0]} is asked for twice; name each recipe and speedup once")
+            raise OptionError(f"{twice[0]} is named twice; name each recipe and speedup once")
 
     @property
     def networks(self) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ class FramePlan:
     peak_bytes: int | None
     """Predicted peak of the process's resident memory; None where the system does not report it."""
     seconds: float | None
-    """Predicted, from a pass over a small frame; None where that was not asked for."""
+    """Predicted, from a pass over a small frame; None where it was not measured."""
 
     def describe(self) -> str:
         """Return the plan in one line for people."""
@@ -84,7 +84,7 @@ class FramePlan:
 
 
 class PassObserver(Protocol):
-    """Is told how a frame is going to be restored, and how far that is."""
+    """Receives how a frame is going to be restored, and its progress."""
 
     def on_plan(self, plan: FramePlan) -> None:
         """Take the plan of a frame, before its first pass."""
@@ -220,7 +220,7 @@ class WeightsRunner(RunnerWrapper):
         tile: tuple[int, int] | None,
         max_memory_mib: int | None,
     ) -> None:
-        """Take the network, and the tiles or the memory limit that were asked for."""
+        """Take the network, and the tile size or the memory limit, where given."""
         super().__init__(network)
         self._network = network
         tile_runner(network, tile=tile, max_memory_mib=max_memory_mib)  # refuses what it would
@@ -385,7 +385,7 @@ class WeightsRunner(RunnerWrapper):
         return (_UNKNOWN_MEMORY if available is None else available) // 2
 
     def _tile_of(self, whole: tuple[int, int], affordable: int) -> tuple[int, int]:
-        """Return the (height, width) of the tiles of a frame, those asked for or the largest."""
+        """Return the (height, width) of a frame's tiles: the given ones or the largest that fit."""
         if self._tile is None:
             return _largest_tile(whole, affordable, self.multiple)
         tall, wide = padded_size(*self._tile, self.multiple)

@@ -50,10 +50,10 @@ def test_all_stages_are_trained_and_the_graph_is_exported(data, tmp_path, ran):
     assert not (tmp_path / "old-photo-translation.onnx").exists()
     found = ran(main, *typed, "--json")
     assert found.code == 0
-    told = json.loads(found.out)
-    assert (told["step"], told["finished"]) == (4, True)
-    assert set(told["mapping"]) == {"loss", "psnr_db", "damage_db"}
-    assert set(told["detector"]) == {"loss", "damage_iou"}
+    printed = json.loads(found.out)
+    assert (printed["step"], printed["finished"]) == (4, True)
+    assert set(printed["mapping"]) == {"loss", "psnr_db", "damage_db"}
+    assert set(printed["detector"]) == {"loss", "damage_iou"}
     assert (tmp_path / "old-photo-translation.onnx").is_file()
     assert "going on at step 1 of 4" in found.err
 

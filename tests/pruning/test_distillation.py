@@ -1,4 +1,4 @@
-"""A teacher is distilled and pruned in one run, and compared with what came of it."""
+"""A teacher is distilled and pruned in one run, and compared with its students."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_what_there_was_no_time_for_is_made_by_the_same_command(
     ("options", "says"),
     [
         ({"recipes": ()}, "found neither"),
-        ({"recipes": ("a/x.toml", "b/x.toml")}, "x is asked for twice"),
+        ({"recipes": ("a/x.toml", "b/x.toml")}, "x is named twice"),
     ],
 )
 def test_a_run_without_a_result_is_refused(options, says, tmp_path):

@@ -228,7 +228,9 @@ def describe_web_form(model: bytes, image: ImageContract) -> WebFormFacts:
 
 
 def check_parity(model: bytes, network: bytes, image: ImageContract) -> float:
-    """Return by how many levels a page's graph differs from the bundle's, both on the processor.
+    """Return by how many levels (99th percentile) a page's graph differs from the bundle's.
+
+    Both run on the processor, on a frame of random values.
 
     Raises:
         GraphError: By more than rounding.
