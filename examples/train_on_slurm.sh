@@ -13,7 +13,9 @@
 set -euo pipefail
 data=$1
 out=$2
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# no pipe to head, which may end before scontrol has written: an error with pipefail
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+first=${nodes%%$'\n'*}
 srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 8 \
     --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d --rdzv-endpoint "$first:29500" \
     --no-python mirnet train --preset mirnet-v2 --data "$data" --out "$out" \
