@@ -174,6 +174,7 @@ class Live:
             restored=after is not None,
             status=self._status(frame, now_s=restored_s, restore_s=restore_s),
         )
+        self._counters.shown += 1  # before: a recorded frame is counted, whenever a signal arrives
         self._display(shown)
         now_s = self._clock.now()
         self._counters.add(
@@ -539,7 +540,7 @@ class LiveCounters:
         restore_s: float | None,
         show_s: float,
     ) -> None:
-        """Count a displayed frame.
+        """Add the times of a displayed frame, which `shown` counts already.
 
         Args:
             now_s: When it was displayed.
@@ -548,7 +549,6 @@ class LiveCounters:
             restore_s: The time of restoring it; None where restoration is off.
             show_s: The time of the sinks.
         """
-        self.shown += 1
         self._durations["age"].add(1e3 * age_s)
         self._durations["convert"].add(1e3 * convert_s)
         self._durations["show"].add(1e3 * show_s)
