@@ -9,6 +9,15 @@ operations; the restored frame is rearranged last, in 8 bits too. The rounding e
 
     exposure ─ clip ─► 8 bits ─► cells ─┬► stem ─► blocks ─► gate, residual
                                         └► x gate + residual ─► clip ─► 8 bits ─► pixels
+
+A cell's values are in the order column, color, row. In that order a transpose of two dimensions
+makes cells from s rows of each color, and another one the restored frame from cells:
+
+    (3 colors, s rows) x width    ─►   width x (3 colors, s rows)  =  cells
+    (width, 3 colors) x s rows    ─►   s rows x (width, 3 colors)  =  s rows of a frame
+
+For OpenVINO both are written as a transpose by (0, 3, 1, 2), for which it has a kernel: a pixel
+shuffle takes 2.5 times as long, and other orders of four dimensions 6 times.
 """
 
 from __future__ import annotations
@@ -32,6 +41,9 @@ if TYPE_CHECKING:
 _LEVELS = 255
 _STEP = 1.0 / _LEVELS
 _LARGEST_RESIDUAL = 127
+_COLORS = 3
+_LAST_FIRST = (0, 3, 1, 2)
+_LAST_AGAIN = (0, 2, 3, 1)
 
 
 def to_cell_form(
@@ -54,6 +66,8 @@ def to_cell_form(
     residual = found.residual.input[0]
     largest = collect_magnitudes(fp32, samples, [residual])[residual]
     editor = _Editor(model)
+    if found.thumbnail is not None:
+        editor.pool_rows_first(found.thumbnail)
     cells = editor.store_cells(found)
     editor.work_on_cells(found, cells, max(largest / _LARGEST_RESIDUAL, _STEP))
     editor.finish()
@@ -79,6 +93,8 @@ class _LightGraph:
     """To the restored frames, after a transpose."""
     side: int
     """Of a cell, in pixels."""
+    thumbnail: onnx.NodeProto | None
+    """The `Abs` after the average pool of the frames; None without an exposure branch."""
 
     @classmethod
     def find(cls, model: onnx.ModelProto) -> _LightGraph | None:
@@ -112,9 +128,16 @@ class _LightGraph:
             return None
         if len(bounds) != 2 or bounds[0] is None or bounds[1] is None:
             return None
+        frames = model.graph.input[0].name
+        thumbnails = [
+            node
+            for node in model.graph.node
+            if node.op_type == "Abs" and (pool := maker(node, 0, "AveragePool")) is not None
+            and _pixels(makers, pool.input[0]) == frames
+        ]  # fmt: skip
         return cls(
             clip, float(bounds[0]), float(bounds[1]), stems[0], gate, opening, residual, rounded,
-            cast, side,
+            cast, side, thumbnails[0] if len(thumbnails) == 1 else None,
         )  # fmt: skip
 
 
@@ -123,6 +146,13 @@ def _attribute(node: onnx.NodeProto, name: str) -> Any:  # noqa: ANN401  # of an
         if one.name == name:
             return helper.get_attribute_value(one)
     return None
+
+
+def _pixels(makers: dict[str, onnx.NodeProto], name: str) -> str:
+    """Return the tensor before cast, scale and transpose."""
+    while name in makers and makers[name].op_type in ("Cast", "Mul", "Transpose"):
+        name = makers[name].input[0]
+    return name
 
 
 def _source(makers: dict[str, onnx.NodeProto], name: str) -> str:
@@ -148,16 +178,53 @@ class _Editor:
         self._added.append(made)
         return output
 
-    def constant(self, name: str, value: np.generic) -> str:
+    def constant(self, name: str, value: np.generic | NDArray[Any]) -> str:
         self._model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
         return name
+
+    def reshape(self, name: str, output: str, *sides: int) -> str:
+        """Add a reshape; 0 keeps a side, -1 takes what is left."""
+        shape = self.constant(f"{output}.shape", np.array(sides, np.int64))
+        return self.node("Reshape", [name, shape], output)
+
+    def pool_rows_first(self, thumbnail: onnx.NodeProto) -> None:
+        """Average the thumbnail's squares over rows first, then, a few numbers, over columns.
+
+        Rows are averaged with all columns and colors as channels: OpenVINO's pool works on many
+        channels at once, and has three otherwise, for which it copies the frame too.
+        """
+        makers = {name: node for node in self._model.graph.node for name in node.output}
+        pool = makers[thumbnail.input[0]]
+        factor = _attribute(pool, "kernel_shape")[0]
+        frames = self._model.graph.input[0].name
+        self.reshape(frames, "thumbnail.rows", 0, 0, 1, -1)
+        self.node("Cast", ["thumbnail.rows"], "thumbnail.floats", to=onnx.TensorProto.FLOAT)
+        self.constant("thumbnail.level", np.float32(_STEP))
+        self.node("Mul", ["thumbnail.floats", "thumbnail.level"], "thumbnail.scaled")
+        self.node("Transpose", ["thumbnail.scaled"], "thumbnail.channels", perm=_LAST_FIRST)
+        pool.input[0] = "thumbnail.channels"
+        for name in ("kernel_shape", "strides"):
+            _set_attribute(pool, name, [factor, 1])
+        readers = self._readers(thumbnail.output[0])
+        self.node("Transpose", [thumbnail.output[0]], "thumbnail.means", perm=_LAST_AGAIN)
+        self.reshape("thumbnail.means", "thumbnail.squares", 0, 0, -1, factor, _COLORS)
+        axis = self.constant("thumbnail.axis", np.array([3], np.int64))
+        self.node("ReduceMean", ["thumbnail.squares", axis], "thumbnail.colors", keepdims=0)
+        self.node("Transpose", ["thumbnail.colors"], "thumbnail", perm=_LAST_FIRST)
+        for reader in readers:
+            reader.input[:] = [
+                "thumbnail" if name == thumbnail.output[0] else name for name in reader.input
+            ]
 
     def store_cells(self, found: _LightGraph) -> str:
         """Round the exposure to 8 bits, rearrange it to cells; return their name.
 
         Rounded and cast by nodes of their own: OpenVINO merges a `QuantizeLinear` with what
-        dequantizes it and writes floats for the second reader.
+        dequantizes it and writes floats for the second reader. Dequantized before the last
+        transpose, which moves nothing: else OpenVINO casts before it, and the convolution takes
+        floats.
         """
+        side = found.side
         step = (found.high - found.low) / _LEVELS
         zero = round(-found.low / step)
         self.constant("cells.steps", np.float32(1.0 / step))
@@ -167,25 +234,38 @@ class _Editor:
         self.node("Add", ["cells.scaled", "cells.zero"], "cells.levels")
         self.node("Round", ["cells.levels"], "cells.rounded")
         self.node("Cast", ["cells.rounded"], "cells.pixels", to=onnx.TensorProto.UINT8)
-        self.node("SpaceToDepth", ["cells.pixels"], "cells", blocksize=found.side)
+        planes = [f"cells.color_{color}" for color in range(_COLORS)]
+        ones = self.constant("cells.ones", np.ones(_COLORS, np.int64))
+        self._added.append(
+            helper.make_node("Split", ["cells.pixels", ones], planes, name="cell_split", axis=1)
+        )
+        rows = [self.reshape(plane, f"{plane}.rows", 0, -1, side, 0) for plane in planes]
+        self.node("Concat", rows, "cells.rows", axis=2)
+        self.node("Shape", ["cells.rows"], "cells.counts", start=0, end=2)
+        self.reshape("cells.rows", "cells.flat", -1, _COLORS * side, 1, 0)
+        self.node("Transpose", ["cells.flat"], "cells.columns", perm=_LAST_FIRST)
+        inner = self.constant("cells.inner", np.array([-1, _COLORS * side**2], np.int64))
+        self.node("Concat", ["cells.counts", inner], "cells.shape", axis=0)
+        self.node("Reshape", ["cells.columns", "cells.shape"], "cells")
         # no DequantizeLinear, which takes integers alone: see onnx_wire.float_form
         self.node("Cast", ["cells"], "cells.read", to=onnx.TensorProto.FLOAT)
         self.node("Sub", ["cells.read", "cells.zero"], "cells.centered")
-        return self.node("Mul", ["cells.centered", "cells.step"], "cells.frame")
+        self.node("Mul", ["cells.centered", "cells.step"], "cells.exposed")
+        return self.node("Transpose", ["cells.exposed"], "cells.frame", perm=_LAST_FIRST)
 
     def work_on_cells(self, found: _LightGraph, cells: str, step: float) -> None:
         """Make stem, gate, residual and sum work on cells; rearrange the restored frame last."""
         side = found.side
         makers = {name: node for node in self._model.graph.node for name in node.output}
-        # a cell's values by row, column and color; a pixel shuffle's by color, row and column
-        order = np.arange(3 * side**2).reshape(3, side, side).transpose(1, 2, 0).ravel()
+        # a pixel shuffle's values are by color, row and column
+        order = np.arange(_COLORS * side**2).reshape(_COLORS, side, side).transpose(2, 0, 1).ravel()
         stem = found.stem
         self._change_weights(stem, _as_pointwise)
         for name, value in (("kernel_shape", [1, 1]), ("strides", [1, 1])):
             _set_attribute(stem, name, value)
         stem.input[0] = cells
         gate, residual = makers[found.gate.input[0]], makers[found.residual.input[0]]
-        self._change_outputs(gate, np.repeat(np.arange(side**2), 3))
+        self._change_outputs(gate, order % side**2)
         self._change_outputs(residual, order)
         opened = self._in_8_bits(gate.output[0], np.float32(_STEP), np.uint8(0))
         added = self._in_8_bits(residual.output[0], np.float32(step), np.int8(0))
@@ -197,8 +277,12 @@ class _Editor:
         restored = found.cast.output[0]
         (transpose,) = self._readers(found.rounded.output[0])
         self.node("Cast", [found.rounded.output[0]], "cells.restored", to=onnx.TensorProto.UINT8)
-        self.node("DepthToSpace", ["cells.restored"], "cells.spread", blocksize=side, mode="DCR")
-        self.node("Transpose", ["cells.spread"], restored, perm=_attribute(transpose, "perm"))
+        self.node("Transpose", ["cells.restored"], "cells.last", perm=_LAST_AGAIN)
+        self.reshape("cells.last", "cells.widths", 0, 0, -1, side)
+        self.reshape("cells.widths", "cells.spread", -1, 1, 0, side)
+        self.node("Transpose", ["cells.spread"], "cells.lines", perm=_LAST_FIRST)
+        self.node("Shape", [self._model.graph.input[0].name], "cells.frames")
+        self.node("Reshape", ["cells.lines", "cells.frames"], restored)
         for node in (found.gate, found.residual, transpose, found.cast):
             self._removed.add(node.name)
 
@@ -265,7 +349,7 @@ class _Editor:
 
 def _as_pointwise(kernel: NDArray[Any]) -> NDArray[Any]:
     """Return a kernel over one cell's pixels as one over its values: (out, 3 side², 1, 1)."""
-    pointwise: NDArray[Any] = kernel.transpose(0, 2, 3, 1).reshape(len(kernel), -1, 1, 1)
+    pointwise: NDArray[Any] = kernel.transpose(0, 3, 1, 2).reshape(len(kernel), -1, 1, 1)
     return pointwise
 
 

@@ -73,15 +73,43 @@ def test_context_vectors_stay_those_of_the_graph(graphs):
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
-def test_only_bytes_are_rearranged(graphs):
+def test_frames_of_a_batch_are_restored_apart(graphs):
+    session = onnxruntime.InferenceSession(graphs["cells"])
+    model = onnx.load(graphs["cells"])
+    frames = np.concatenate([_frames(9), _frames(10)])
+    feed = {**plain_feed(model, frames[:1]), "frames": frames}
+    feed["globals_in"] = np.repeat(feed["globals_in"], 2, 0)
+    together = session.run(None, feed)[0]
+    apart = [session.run(None, plain_feed(model, one[None]))[0][0] for one in frames]
+    np.testing.assert_array_equal(together, np.stack(apart))
+
+
+def test_bytes_are_rearranged_in_an_order_that_openvino_is_fast_in(graphs):
     model = onnx.shape_inference.infer_shapes(onnx.load(graphs["cells"]))
     kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
-    moved = [one for one in model.graph.node if one.op_type in ("DepthToSpace", "SpaceToDepth")]
-    assert len(moved) == 2
-    assert {kinds[one.input[0]] for one in moved} == {onnx.TensorProto.UINT8}
-    assert not [
-        one for one in onnx.load(graphs["int8"]).graph.node if one.op_type == moved[0].op_type
-    ]
+    makers = {name: node for node in model.graph.node for name in node.output}
+    assert not {"DepthToSpace", "SpaceToDepth"} & {node.op_type for node in model.graph.node}
+    for name in ("cells.columns", "cells.lines"):
+        assert kinds[makers[name].input[0]] == onnx.TensorProto.UINT8
+        assert list(makers[name].attribute[0].ints) == [0, 3, 1, 2]
+
+
+def test_openvino_computes_its_stem_and_its_thumbnail_from_bytes(graphs):
+    openvino = pytest.importorskip("openvino")
+    model = openvino.Core().read_model(graphs["cells"])
+    model.reshape({0: [1, *_SIDES, 3], 1: [1, model.input(1).partial_shape[1].get_length()]})
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    inputs = {}
+    for one in compiled.get_runtime_model().get_ops():
+        name = one.get_friendly_name().partition("/")[0]
+        inputs[name] = one.get_rt_info()["runtimePrecision"].astype(str)
+    graph = onnx.load(graphs["cells"]).graph
+    stem, pool = (
+        next(node.name for node in graph.node if name in node.input)
+        for name in ("cells.frame", "thumbnail.channels")
+    )
+    assert (inputs[stem], inputs[pool]) == ("u8", "u8")
 
 
 def test_its_float_form_rounds_nothing_at_full_resolution(graphs):
