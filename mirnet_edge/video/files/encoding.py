@@ -1,4 +1,7 @@
-"""Encode videos: H.264 of 8 bits, HEVC of 10; with alpha ProRes or FFV1. RGB by color metadata."""
+"""Encode videos: H.264 of 8 bits, HEVC of 10 or 12; with alpha ProRes or FFV1.
+
+RGB becomes luma and chroma by the color metadata.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,8 @@ Without the first, its AVX-512 code for the macroblock tree gives other sizes fr
 """
 
 AlphaCodec: TypeAlias = Literal["prores_ks", "ffv1"]
+Chroma: TypeAlias = Literal["420", "422", "444"]
+"""Chroma subsampling: in both directions, horizontal only, none."""
 ALPHA_CODECS: dict[str, AlphaCodec] = {".mov": "prores_ks", ".mkv": "ffv1"}
 """Encoders of video with an alpha channel, by the suffix of containers that hold it.
 
@@ -62,7 +67,7 @@ _ALPHA_OPTIONS: dict[AlphaCodec, dict[str, str]] = {
 }
 _DEEP_QUALITY = {"crf": "16", "preset": "veryfast"}
 DEEP = "log-level=error:pools=4:frame-threads=2"
-"""Parameters of libx265 for frames of 10 bits; with the threads given, so are the bytes."""
+"""Parameters of libx265 for more than 8 bits; with the threads given, so are the bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +77,7 @@ class EncodingOptions:
     height: int
     """Of the frames."""
     width: int
-    """Of the frames; where a side is odd, chroma is not subsampled (4:4:4)."""
+    """Of the frames; where a side is odd, chroma is not subsampled along it."""
     time_base: Fraction
     """Seconds per unit of PTS."""
     rate: Fraction | None
@@ -85,22 +90,35 @@ class EncodingOptions:
     """Options of libx264; they override those in `REPRODUCIBLE`."""
     is_gray: bool = False
     """Whether frames are stored without color: all channels of each pixel are then equal."""
-    is_deep: bool = False
-    """Whether frames have 16 bits and are stored as HEVC with 10; else as H.264 with 8."""
+    bits: Literal[8, 10, 12] = 8
+    """Per channel: 8 are stored as H.264, more as HEVC, of frames with 16."""
+    chroma: Chroma = "420"
+    """The least chroma that is kept; with alpha all is."""
     alpha_codec: AlphaCodec | None = None
     """The encoder where frames have an alpha channel; None where they have not."""
     hdr_parameters: tuple[str, ...] = ()
     """x265's parameters for the mastering display and light levels."""
 
     @property
+    def is_deep(self) -> bool:
+        """Return whether frames have more than 8 bits."""
+        return self.bits > 8
+
+    @property
+    def stored_bits(self) -> int:
+        """Return the bits per channel that are stored: FFmpeg's ProRes encoder has 10 always."""
+        return 10 if self.alpha_codec == "prores_ks" else self.bits
+
+    @property
     def pixel_format(self) -> str:
         """Return FFmpeg's name of the format that is stored."""
+        depth = f"{self.stored_bits}le" if self.stored_bits > 8 else ""
         if self.alpha_codec is not None:
-            # ProRes 4444 has 10 bits at least
-            is_deep = self.is_deep or self.alpha_codec == "prores_ks"
-            return "yuva444p10le" if is_deep else "yuva444p"
-        subsampling = "444" if self.height % 2 or self.width % 2 else "420"
-        return f"yuv{subsampling}p{'10le' if self.is_deep else ''}"
+            return f"yuva444p{depth}"
+        chroma = self.chroma
+        if self.width % 2 or (self.height % 2 and chroma == "420"):
+            chroma = "444"
+        return f"yuv{chroma}p{depth}"
 
     @property
     def segment_suffix(self) -> str:
@@ -131,6 +149,7 @@ class FrameEncoder:
 
         self._options = options
         self._reformatter = VideoReformatter()
+        self._frames = 0
         stream = container.add_stream(
             options.encoder, rate=options.rate or Fraction(30), options=options.codec_options
         )
@@ -157,19 +176,21 @@ class FrameEncoder:
         pixel_format = self.stream.codec_context.pix_fmt or options.pixel_format
         frame = convert_to_yuv(self._reformatter, pixels, pixel_format, options.color)
         if options.is_gray:
-            neutral = _DEEP_NEUTRAL if pixel_format.endswith("10le") else _NEUTRAL
+            middle = 1 << (options.stored_bits - 1)
+            neutral = middle.to_bytes(1 if options.stored_bits == 8 else 2, "little")
             for plane in frame.planes[1:3]:
                 plane.update(neutral * (plane.buffer_size // len(neutral)))
         frame.pts, frame.time_base = pts, options.time_base
+        self._frames += 1
         return self.stream.encode(frame)
 
     def flush(self) -> list[Packet[Any]]:
         """Return the last packets."""
-        return self.stream.encode(None)
-
-
-# chroma of gray
-_NEUTRAL, _DEEP_NEUTRAL = bytes([128]), (512).to_bytes(2, "little")
+        packets = self.stream.encode(None)
+        if self._frames == 1:
+            for packet in packets:  # libx265 leaves the DTS of a single frame uninitialized
+                packet.dts = packet.pts
+        return packets
 
 
 def encode_sample(options: EncodingOptions) -> bytes:

@@ -6,7 +6,7 @@ import logging
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mirnet_edge.errors import VideoError
 from mirnet_edge.video.files.decoding import VideoReader
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
-    from av import Packet
+    from av import Packet, VideoFormat
     from av import VideoFrame as Decoded
     from av.container import InputContainer
     from av.stream import Stream
+
+    from mirnet_edge.video.files.encoding import Chroma
 
 logger = logging.getLogger(__name__)
 
@@ -244,3 +246,53 @@ def has_transparency(frame: Decoded) -> bool:
 
 
 _OPAQUE = 255
+
+
+def chroma_of(frame: Decoded) -> Chroma:
+    """Return the least chroma subsampling that is stored which keeps that of a decoded frame.
+
+    4:1:1 is kept by 4:2:2, 4:4:0 by 4:4:4; RGB has none.
+    """
+    if is_gray(frame):
+        return "420"
+    across, down = _subsampling(frame.format)
+    if down > 1:
+        return "420" if across > 1 else "444"
+    return "422" if across > 1 else "444"
+
+
+def _subsampling(pixels: VideoFormat) -> tuple[int, int]:
+    """Return over how many columns and rows of pixels a color goes."""
+    return _SIDE // pixels.chroma_width(_SIDE), _SIDE // pixels.chroma_height(_SIDE)
+
+
+_SIDE = 64  # divisible by each subsampling
+
+
+def is_gray(frame: Decoded) -> bool:
+    """Return whether a decoded frame has no colors."""
+    return frame.format.name.startswith(("gray", "mono"))
+
+
+def stored_bits(frame: Decoded) -> Literal[8, 10, 12]:
+    """Return with how many bits per channel the restored frames of a video are stored."""
+    bits = frame.format.components[0].bits
+    return 8 if bits <= 8 else 10 if bits <= 10 else 12
+
+
+def coarser_pixels(frame: Decoded, stored: str) -> Iterator[str]:
+    """Yield a line for each respect in which the stored pixels are coarser than the source's.
+
+    Args:
+        frame: The first one, decoded.
+        stored: FFmpeg's name of the format that is stored.
+    """
+    from av import VideoFormat
+
+    result = VideoFormat(stored, _SIDE, _SIDE)
+    before, after = frame.format.components[0].bits, result.components[0].bits
+    if before > after:
+        yield f"it has {before} bits per channel; {after} of them are stored"
+    pairs = zip(_subsampling(frame.format), _subsampling(result), strict=True)
+    if not is_gray(frame) and any(own < least for own, least in pairs):
+        yield "its colors are stored at half their resolution (4:2:0), as all players show them"

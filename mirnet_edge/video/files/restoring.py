@@ -28,10 +28,14 @@ from mirnet_edge.video.files.encoding import (
 from mirnet_edge.video.files.high_dynamic_range import DeepRestoring, enlarge, hdr_parameters
 from mirnet_edge.video.files.inspection import (
     TRANSPARENCY,
+    chroma_of,
+    coarser_pixels,
     display_matrix,
     has_transparency,
     inspect_video,
+    is_gray,
     lost_properties,
+    stored_bits,
 )
 from mirnet_edge.video.files.muxing import OutputVideo, join_segments, output_path
 from mirnet_edge.video.files.overlap import ReadAhead, WorkBehind
@@ -95,9 +99,10 @@ def restore_video(
     """Restore a video into a folder; the result is written atomically.
 
     Kept: the number of frames and the time of each, from 0; sound, subtitles, chapters, covers,
-    attachments and metadata where a container holds them; orientation, color metadata, gray, and
-    10 bits where the source has more than 8. What is changed or left out is logged and returned in
-    `notes`. That the result can be muxed is proven before the first frame is restored.
+    attachments and metadata where a container holds them; orientation, color metadata, gray, chroma
+    subsampling, and 10 or 12 bits where the source has more than 8. What is changed or left out is
+    logged and returned in `notes`. That the result can be muxed is proven before the first frame is
+    restored.
 
     Finished segments of 250 frames are kept beside the result until it is complete. An interrupted
     run resumes from them, and gives the same bytes as an uninterrupted one.
@@ -133,14 +138,11 @@ def restore_video(
         if output.exists() and not overwrite:
             raise OptionError(f"{output} exists already; --overwrite replaces it")
         notes = _Notes(source, plan.notes)
-        if options.alpha_codec is not None:
-            notes.add(
-                f"its transparency is kept: the result is {_ALPHA_TITLES[options.alpha_codec]}"
-            )
-            if options.alpha_codec == "ffv1" and options.aspect not in (None, 1):
-                notes.add(f"the result lacks its pixel aspect ratio, {options.aspect}")
+        for line in _pixel_notes(options, inspection):
+            notes.add(line)
         segments = SegmentFolder(
-            segments_folder(output), _segment_fingerprint(source, restorer, fingerprint),
+            segments_folder(output),
+            _segment_fingerprint(source, restorer, fingerprint, options),
             options.segment_suffix,
         )  # fmt: skip
         frames = FrameReader(reader, inspection)
@@ -317,8 +319,8 @@ class _SegmentWriter:
         self._deep = DeepRestoring(options.color) if options.is_deep else None
         if self._deep is not None and not restorer.takes_floats:
             notes.add(
-                f"{restorer.configuration} gives 8 bits alone; they are written as 10. For all of "
-                "them choose --backend openvino, onnxruntime or torch"
+                f"{restorer.configuration} gives 8 bits alone; they are written as {options.bits}. "
+                "For all of them choose --backend openvino, onnxruntime or torch"
             )
         self._writer: VideoWriter | None = None
         self._encoding = WorkBehind()
@@ -514,11 +516,21 @@ def _encoding_options(
         rate=reader.rate,
         color=read_color_tags(frame),
         aspect=reader.stream.sample_aspect_ratio,
-        is_gray=frame.format.name.startswith(("gray", "mono")),
-        is_deep=frame.format.components[0].bits > 8,
+        is_gray=is_gray(frame),
+        bits=stored_bits(frame),
+        chroma="420" if reader.container.format.name == "gif" else chroma_of(frame),
         alpha_codec=alpha_codec,
         hdr_parameters=hdr_parameters(frame),
     )
+
+
+def _pixel_notes(options: EncodingOptions, inspection: VideoInspection) -> Iterator[str]:
+    """Yield in one line each how the pixels of a result differ from the source's."""
+    if options.alpha_codec is not None:
+        yield f"its transparency is kept: the result is {_ALPHA_TITLES[options.alpha_codec]}"
+        if options.alpha_codec == "ffv1" and options.aspect not in (None, 1):
+            yield f"the result lacks its pixel aspect ratio, {options.aspect}"
+    yield from coarser_pixels(inspection.first_frame, options.pixel_format)
 
 
 def _output_video(
@@ -537,7 +549,9 @@ def _output_video(
     )
 
 
-def _segment_fingerprint(source: Path, restorer: Restorer, fingerprint: str) -> dict[str, object]:
+def _segment_fingerprint(
+    source: Path, restorer: Restorer, fingerprint: str, options: EncodingOptions
+) -> dict[str, object]:
     """Return all that a restored segment depends on and that can change between two runs."""
     av = require("av", "writing video")
     stat = source.stat()
@@ -545,7 +559,7 @@ def _segment_fingerprint(source: Path, restorer: Restorer, fingerprint: str) -> 
         "source": [source.name, stat.st_size, stat.st_mtime_ns],
         "restorer": [restorer.configuration, fingerprint],
         "frames": SEGMENT_FRAMES,
-        "encoder": [REPRODUCIBLE, DEEP],
+        "encoder": [REPRODUCIBLE, DEEP, options.pixel_format],
         "versions": [version("mirnet-edge"), av.__version__, av.library_versions],
     }
 
