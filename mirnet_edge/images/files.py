@@ -18,6 +18,7 @@ from mirnet_edge.dependencies import require
 from mirnet_edge.errors import ImageError, MirnetEdgeError, MissingDependencyError
 from mirnet_edge.files import write_atomically
 from mirnet_edge.images import sixteen_bits
+from mirnet_edge.images.animation import ANIMATED, read_animation, save_options
 from mirnet_edge.images.colors import color_space, has_gray_palette, rgb_pixels
 from mirnet_edge.images.contract import LUMA
 from mirnet_edge.images.jpeg_tail import with_end_marker
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from mirnet_edge.images.animation import Animation
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.images.tiff_samples import TiffPage
 
@@ -106,6 +108,8 @@ class ImageFile:
     """Bits per channel of that file."""
     is_lossless: bool = False
     """Whether it is a WebP that keeps every level; as a WebP, the result does, too."""
+    animation: Animation | None = None
+    """The further frames of an animated file."""
 
 
 def read_image(path: Path) -> ImageFile:
@@ -115,8 +119,8 @@ def read_image(path: Path) -> ImageFile:
     marker is read, which is logged.
 
     Raises:
-        ImageError: Missing, empty, no image, truncated, too large, animated or of several
-            pages, or of a kind that is not supported or needs a package that is not installed.
+        ImageError: Missing, empty, no image, truncated, too large, of several pages, or of a kind
+            that is not supported or needs a package that is not installed.
     """
     payload = _payload(path)
     # Pillow warns about odd metadata; what matters of it is checked here
@@ -130,7 +134,8 @@ def write_image(path: Path, image: ImageFile) -> None:
 
     PNG and TIFF hold `deep`, gray and all metadata; others what they can. JPEG is written at
     quality 95 without chroma subsampling, WebP at 95, AVIF and HEIC at 90. An EXIF thumbnail is
-    made anew.
+    made anew. Of an animation the other formats than WebP, AVIF and PNG get the first frame, which
+    is logged.
 
     Raises:
         ImageError: The suffix names no format we write, or the format cannot hold the image.
@@ -146,6 +151,11 @@ def write_image(path: Path, image: ImageFile) -> None:
         image = replace(image, alpha=None, deep_alpha=None)
     if image.exif:
         image = replace(image, exif=renew_exif(image.exif, image.frame))
+    if image.animation is not None and kind not in ANIMATED:
+        logger.warning(
+            "%s has %d frames, %s holds one: the first is written", path,
+            1 + len(image.animation.frames), kind,
+        )  # fmt: skip
     try:
         payload = _encode(kind, image)
     except MissingDependencyError as error:
@@ -193,6 +203,8 @@ def _encode_by_pillow(kind: Format, image: ImageFile, pixels: NDArray[np.uint8])
         options["exif"] = EXIF_PREFIX + image.exif if kind == "JPEG" else image.exif
     if image.metadata.xmp and kind in ("WEBP", "AVIF", "HEIF"):
         options["xmp"] = image.metadata.xmp
+    if image.animation is not None and kind in ANIMATED:
+        options |= save_options(image.animation, kind, channels=pixels.shape[2])
     if image.metadata.dpi and kind == "JPEG":
         options["dpi"] = tuple(round(one) for one in image.metadata.dpi)
     buffer = io.BytesIO()
@@ -204,19 +216,28 @@ def _encode_by_pillow(kind: Format, image: ImageFile, pixels: NDArray[np.uint8])
 
 def _channels(kind: Format, image: ImageFile) -> NDArray[Any]:
     """Return (H, W, C), what the format holds of an image: gray or RGB, alpha, 8 or 16 bits."""
-    deep = image.deep if kind in _DEEP_FORMATS else None
+    # an animated PNG is written with 8 bits
+    deep = image.deep if kind in _DEEP_FORMATS and image.animation is None else None
     colors: NDArray[Any] = image.frame if deep is None else deep
     # few programs, and Pillow not, read a TIFF of gray with alpha in 16 bits
     is_unread = kind == "TIFF" and deep is not None and image.alpha is not None
     has_gray = kind in _GRAY_FORMATS or (kind in _OPAQUE_GRAY_FORMATS and image.alpha is None)
     if image.gray and has_gray and not is_unread:
         colors = to_gray(colors)[..., :1]
-    if image.alpha is None:
+    if image.alpha is None and not _has_later_alpha(image, kind):
         return colors
+    if image.alpha is None:
+        return np.dstack([colors, np.full(colors.shape[:2], _OPAQUE, colors.dtype)])
     if deep is None:
         return np.dstack([colors, image.alpha])
     wide = sixteen_bits.widen(image.alpha) if image.deep_alpha is None else image.deep_alpha
     return np.dstack([colors, wide])
+
+
+def _has_later_alpha(image: ImageFile, kind: Format) -> bool:
+    """Return whether a later frame of an animation has alpha; then all are written with it."""
+    frames = () if image.animation is None or kind not in ANIMATED else image.animation.frames
+    return any(one.alpha is not None for one in frames)
 
 
 def to_gray(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -359,7 +380,7 @@ def _decode_payload(payload: bytes, kind: Kind, path: Path) -> ImageFile:
         loss = _lost_in_decoding(image, payload, kind)
         if loss:
             logger.warning("%s %s", path, loss)
-        return _image_file(image, payload, kind)
+        return _image_file(image, payload, kind, read_animation(image))
 
 
 def _lost_in_decoding(image: Image.Image, payload: bytes, kind: Kind) -> str:
@@ -367,6 +388,8 @@ def _lost_in_decoding(image: Image.Image, payload: bytes, kind: Kind) -> str:
     if image.mode in ("CMYK", "LAB"):
         return f"has {image.mode} colors; they are converted to RGB"
     bits = heif_bits(payload) if kind in ("AVIF", "HEIF") else 8
+    if kind == "PNG" and getattr(image, "is_animated", False):
+        bits = sixteen_bits.png_bits(payload)
     return f"has {bits} bits per channel; 8 of them are read" if bits > 8 else ""
 
 
@@ -384,9 +407,7 @@ def _main_page(payload: bytes, path: Path) -> TiffPage:
 
 
 def _several(path: Path, count: int) -> ImageError:
-    return ImageError(
-        f"{path} holds {count} images (animated or several pages); expected one. Split it"
-    )
+    return ImageError(f"{path} holds {count} images (pages); expected one. Split it")
 
 
 def _decode_tiff_samples(payload: bytes, page: TiffPage, path: Path) -> ImageFile:
@@ -451,14 +472,17 @@ def _beside_tiff_samples(
 _ICC_TAG = 34675
 
 
-def _image_file(image: Image.Image, payload: bytes, kind: Kind) -> ImageFile:
+def _image_file(
+    image: Image.Image, payload: bytes, kind: Kind, animation: Animation | None
+) -> ImageFile:
     exif = exif_of(image)
     # Pillow turns a TIFF while loading and forgets its tag; OpenCV turns it too
     turn = image.getexif().get(ORIENTATION) if kind == "TIFF" else None
     icc: bytes | None = image.info.get("icc_profile") or None
     if kind == "PNG":
         icc = png_profile(payload)
-    bits = sixteen_bits.png_bits(payload) if kind == "PNG" else 8
+    is_deep_png = kind == "PNG" and animation is None
+    bits = sixteen_bits.png_bits(payload) if is_deep_png else 8
     metadata = metadata_of(image, payload)
     image.load()  # before OpenCV sees it: Pillow says what is wrong with a truncated file
     deep = deep_alpha = None
@@ -487,6 +511,7 @@ def _image_file(image: Image.Image, payload: bytes, kind: Kind) -> ImageFile:
         format=_written_as(kind),
         source_bits=bits,
         is_lossless=kind == "WEBP" and is_lossless_webp(payload),
+        animation=animation,
     )
 
 
@@ -499,7 +524,7 @@ def _check_single(image: Image.Image, path: Path) -> None:
     frames = getattr(image, "n_frames", 1)
     # a phone's MPO is a JPEG whose first image is the photo, with a depth map or preview behind;
     # HEIF names its main image, the others are of a burst
-    if frames > 1 and image.format not in ("MPO", "HEIF"):
+    if frames > 1 and image.format not in ("MPO", "HEIF", *ANIMATED):
         raise _several(path, frames)
 
 

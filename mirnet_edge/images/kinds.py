@@ -17,6 +17,7 @@ Kind = Literal["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF", "RAW"]
 
 FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".png": "PNG",
+    ".apng": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
     ".jfif": "JPEG",

@@ -333,6 +333,9 @@ def is_lossless_webp(payload: bytes) -> bool:
         name = payload[place : place + 4]
         if name in (b"VP8L", b"VP8 "):
             return name == b"VP8L"
+        if name == b"ANMF":  # a frame of an animation, and its chunks
+            place += 24
+            continue
         place += 8 + (int.from_bytes(payload[place + 4 : place + 8], "little") + 1) // 2 * 2
     return False
 

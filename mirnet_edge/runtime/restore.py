@@ -11,6 +11,7 @@ import numpy as np
 
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.files import write_atomically
+from mirnet_edge.images.animation import AnimationFrame
 from mirnet_edge.images.files import (
     ImageFile,
     apply_orientation,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mirnet_edge.images.animation import Animation
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.runtime.runner import Runner
 
@@ -61,7 +63,7 @@ def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
 
     Gray stays gray, in a file of three equal channels too. 16 bits are restored from floats, where
     the runner takes them; else from 8 bits, which is logged. Super-resolution enlarges the alpha
-    channel by bicubic interpolation.
+    channel by bicubic interpolation. Of an animation, each frame is restored.
 
     Args:
         runner: Open.
@@ -86,7 +88,18 @@ def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
         alpha = enlarge(alpha, *frame.shape[:2])
     if deep_alpha is not None and deep_alpha.shape != frame.shape[:2]:
         deep_alpha = _enlarge_deep(deep_alpha, *frame.shape[:2])
-    return replace(image, frame=frame, deep=deep, alpha=alpha, deep_alpha=deep_alpha)
+    animation = image.animation and _restore_animation(runner, image.animation)
+    return replace(
+        image, frame=frame, deep=deep, alpha=alpha, deep_alpha=deep_alpha, animation=animation
+    )
+
+
+def _restore_animation(runner: Runner, animation: Animation) -> Animation:
+    frames = []
+    for one in animation.frames:
+        after = restore_image(runner, ImageFile(frame=one.frame, alpha=one.alpha))
+        frames.append(AnimationFrame(frame=after.frame, alpha=after.alpha))
+    return replace(animation, frames=tuple(frames))
 
 
 def _has_equal_channels(pixels: NDArray[Any]) -> bool:

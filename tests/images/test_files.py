@@ -526,8 +526,6 @@ _EXPECTED = "expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera raw image"
         Unreadable("damaged tiff of 16 bits", _damaged_deep_tiff(), ["is damaged"], "a.tif"),
         Unreadable("only a header", _encoded("PNG")[:33], ["is damaged", "header cannot be read"]),
         Unreadable("pages", _encoded("TIFF", **_PAGES), ["holds 2 images", "Split it"], "a.tif"),
-        Unreadable("animated", _encoded("WEBP", **_PAGES), ["holds 2 images (animated"], "a.webp"),
-        Unreadable("animated png", _encoded("PNG", **_PAGES), ["holds 2 images", "expected one"]),
         Unreadable(
             "floats of levels", _tiff(255 * _FLOATS, 1), ["from 0 to 1, found 127.5 to", "Divide"]
         ),

@@ -13,12 +13,11 @@ VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".qt", ".3gp", ".3g2", ".f4v", ".webm", ".avi", ".divx", ".mpg",
     ".mpeg", ".m1v", ".m2v", ".mpv", ".vob", ".mod", ".tod", ".ts", ".trp", ".m2ts", ".mts", ".m2t",
     ".wmv", ".asf", ".flv", ".ogv", ".rm", ".rmvb", ".dv", ".mxf", ".wtv", ".nut", ".ivf", ".y4m",
-    ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg", ".obu", ".apng",
+    ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg", ".obu",
 )  # fmt: skip
 """Of files that are treated as videos where their content says nothing else."""
 
 _HEAD_BYTES = 4096
-_PNG = b"\x89PNG\r\n\x1a\n"
 _STARTS = (
     b"\0\0\1\xb3",  # MPEG-1 and MPEG-2 video
     b"\0\0\1\xb0",  # MPEG-4 video
@@ -45,14 +44,14 @@ _CONCATENATED_JPEG = (".mjpeg", ".mjpg")
 def is_video(path: Path) -> bool:
     """Return whether a file is a video: by its first bytes, and by its suffix where they are none.
 
-    An image that is named as a video is none; a GIF or a PNG is one where it is animated.
+    An image that is named as a video is none; a GIF is one where it is animated.
     """
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
     except OSError:
         head = b""
-    if head.startswith(b"GIF8") or (head.startswith(_PNG) and b"acTL" in head):
+    if head.startswith(b"GIF8"):
         return _is_animated(path)
     suffix = path.suffix.lower()
     if suffix in _TEXT_TOO and _is_text(head):

@@ -36,14 +36,14 @@ def named(film):
     return replace(film, format=formats[film.name.partition(".")[2]])
 
 
-def test_animated_images_are_videos_and_still_ones_are_not(tmp_path):
+def test_animated_gifs_are_videos_and_other_images_are_not(tmp_path):
     slides = [Image.new("RGB", (8, 8), (50 * number, 0, 0)) for number in range(3)]
     slides[0].save(tmp_path / "a.GIF", save_all=True, append_images=slides[1:])
     slides[0].save(tmp_path / "b.gif")
     slides[0].save(tmp_path / "c.png", save_all=True, append_images=slides[1:])
     slides[0].save(tmp_path / "d.png")
     assert is_video(tmp_path / "a.GIF")
-    assert is_video(tmp_path / "c.png")
+    assert not is_video(tmp_path / "c.png")  # restored as an animated PNG
     assert not is_video(tmp_path / "d.png")
     assert not is_video(tmp_path / "b.gif")
 
