@@ -3,8 +3,10 @@
     python benchmarks/kills.py [--job export] [--kills 100] [--seed 0]
 
 Each job runs as a process of its own that SIGKILL ends, with its children, after a random share of
-the time that an uninterrupted run takes. After every kill the former result must be whole, and
-after the last one the same command must end as the uninterrupted run does:
+the time that an uninterrupted run takes; an export at a random moment of a random stage of those
+that are still to come, because some stages take a hundredth of the time of others. After every kill
+the former result must be whole, and after the last one the same command must end as the
+uninterrupted run does:
 
 - export: OUT is the whole former bundle or the whole new one, its files bound by their hashes; the
   graph in fp32 is that of the uninterrupted run.
@@ -15,8 +17,7 @@ after the last one the same command must end as the uninterrupted run does:
 
 Nothing unfinished may lie beside a result at the end. Exit code 1: something of this failed.
 
-Of exports it is printed, too, after which stage the kills came: a killed run goes on where the
-former one stopped, so that the later stages are hit as well.
+Of exports it is printed, too, how many kills came after which stage.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,8 +72,8 @@ class KilledJob:
     """Returns what is not whole after a kill, None where all is."""
     result: Callable[[Path], str]
     """Returns what must be equal to the uninterrupted run's."""
-    progress: Callable[[Path], str] | None = None
-    """Returns the last stage that a killed run finished, in words."""
+    stages: Callable[[Path], list[str]] | None = None
+    """Returns the stages that a run has finished, in their order."""
 
 
 @dataclass
@@ -109,34 +111,59 @@ def main() -> None:
             f"{count.runs} | {len(count.faults)} |",
             flush=True,
         )
-        for stage, kills in count.progress.items():
-            print(f"  {kills} killed {stage}", flush=True)
+        for stage, times in count.progress.items():
+            print(f"  {times} killed after {stage}", flush=True)
         faults += count.faults
     for fault in faults:
         print(fault)
     sys.exit(1 if faults else 0)
 
 
+def _watch_stages(job: KilledJob, folder: Path) -> tuple[int | None, list[float]]:
+    """Run a job to its end; return its exit code and the seconds that each stage took.
+
+    The last of them are from the last stage to the end.
+    """
+    process, ends = _start(job, folder), [time.monotonic()]
+    while process.poll() is None:
+        ends += [time.monotonic()] * (len(_stages_of(job, folder)) + 1 - len(ends))
+        time.sleep(_POLL_S)
+    ends.append(time.monotonic())
+    return process.returncode, [end - start for start, end in pairwise(ends)]
+
+
+def _stages_of(job: KilledJob, folder: Path) -> list[str]:
+    return job.stages(folder) if job.stages is not None else []
+
+
+_POLL_S = 0.02
+
+
 def kill_job(job: KilledJob, work: Path, kills: int, moments: random.Random) -> KillCount:
     """Return the outcomes of killing a job KILLS times."""
     count = KillCount()
     straight = _fresh(job, work / "straight")
-    started = time.monotonic()
-    expected_code = _run(job, straight)
-    count.seconds = time.monotonic() - started
+    expected_code, durations = _watch_stages(job, straight)
+    count.seconds = sum(durations)
     expected = job.result(straight)
     while count.kills < kills:
         folder = _fresh(job, work / "killed")
         for _ in range(min(KILLS_OF_A_RUN, kills - count.kills)):
-            moment = moments.uniform(0.0, count.seconds)
-            ended = _run(job, folder, kill_after=moment) is not None
+            # after so many stages, and so many seconds more
+            after = moments.randrange(min(len(_stages_of(job, folder)), len(durations) - 1),
+                                      len(durations))  # fmt: skip
+            moment = moments.uniform(0.0, durations[after])
+            ended = _run(job, folder, kill_after=(after, moment)) is not None
             count.kills += 1
             count.ended_before += ended
-            if job.progress is not None and not ended:
-                count.progress[job.progress(folder)] += 1
+            stages = _stages_of(job, folder)
+            if stages and not ended:
+                count.progress[stages[-1]] += 1
             wrong = job.check(folder)
             if wrong is not None:
-                count.faults.append(f"{job.name}, killed after {moment:.2f} s: {wrong}")
+                count.faults.append(
+                    f"{job.name}, killed {moment:.2f} s after {len(stages)} stages: {wrong}"
+                )
         code = _run(job, folder)
         count.runs += 1
         if code != expected_code:
@@ -156,14 +183,29 @@ def _fresh(job: KilledJob, folder: Path) -> Path:
     return folder
 
 
-def _run(job: KilledJob, folder: Path, kill_after: float | None = None) -> int | None:
-    """Run a job in a folder; return its exit code, None where it was killed."""
-    process = subprocess.Popen(
+def _start(job: KilledJob, folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
         [sys.executable, "-m", "mirnet_edge", *job.command], cwd=folder, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+def _run(job: KilledJob, folder: Path, kill_after: tuple[int, float] | None = None) -> int | None:
+    """Run a job in a folder; return its exit code, None where it was killed.
+
+    Args:
+        job: The job.
+        folder: Prepared for it.
+        kill_after: The number of finished stages, and seconds more; None for no kill.
+    """
+    process = _start(job, folder)
+    if kill_after is None:
+        return process.wait()
+    after, seconds = kill_after
+    while after and process.poll() is None and len(_stages_of(job, folder)) < after:
+        time.sleep(_POLL_S)
     try:
-        return process.wait(kill_after)
+        return process.wait(seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -236,10 +278,13 @@ def _check_bundle(folder: Path) -> str | None:
     return None
 
 
-def _stage_of_export(folder: Path) -> str:
-    records = list(folder.rglob("stages.json"))
-    stages = json.loads(records[0].read_text())["stages"] if records else {}
-    return f"after {list(stages)[-1]}" if stages else "before the first stage ended"
+def _stages_of_export(folder: Path) -> list[str]:
+    for record in folder.rglob("stages.json"):
+        try:
+            return list(json.loads(record.read_text())["stages"])
+        except FileNotFoundError:
+            return []  # the bundle was finished meanwhile
+    return []
 
 
 def _prepare_training(folder: Path) -> None:
@@ -312,7 +357,7 @@ JOBS = (
         "export", _prepare_export,
         ["export", "--weights", "new.safetensors", "--int8", "--calibration", "pairs", "--out",
          "out"],
-        _check_bundle, lambda folder: sha256_of(folder / "out/fp32.onnx"), _stage_of_export,
+        _check_bundle, lambda folder: sha256_of(folder / "out/fp32.onnx"), _stages_of_export,
     ),
     KilledJob(
         "train", _prepare_training,
