@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mirnet_edge.images.colors import rgb_pixels
+from mirnet_edge.images.gray_profiles import gray_curve
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,6 +56,7 @@ def read_animation(image: Image.Image) -> Animation | None:
     loops = image.info.get("loop")
     frames, durations = [], []
     icc = image.info.get("icc_profile")
+    icc = None if gray_curve(icc) is not None else icc
     for number in range(first, count):
         image.seek(number)
         image.load()

@@ -20,7 +20,9 @@ from mirnet_edge.files import write_atomically
 from mirnet_edge.images import sixteen_bits
 from mirnet_edge.images.animation import ANIMATED, read_animation, save_options
 from mirnet_edge.images.colors import color_space, has_gray_palette, rgb_pixels
+from mirnet_edge.images.companions import companions
 from mirnet_edge.images.contract import LUMA
+from mirnet_edge.images.gray_profiles import gray_curve
 from mirnet_edge.images.jpeg_tail import with_end_marker
 from mirnet_edge.images.kinds import (
     FORMAT_OF_SUFFIX,
@@ -90,7 +92,8 @@ class ImageFile:
     frame: Frame
     """(H, W, 3) uint8 RGB, as stored: not turned by the orientation tag."""
     deep: NDArray[np.uint16] | None = None
-    """The same pixels with 16 bits per channel, (H, W, 3); None where the file has 8."""
+    """The same pixels with 16 bits per channel, (H, W, 3); None where the file has 8 and no gray
+    profile."""
     alpha: NDArray[np.uint8] | None = None
     """(H, W), 0 transparent to 255 opaque; None where the file has no transparency."""
     deep_alpha: NDArray[np.uint16] | None = None
@@ -99,6 +102,8 @@ class ImageFile:
     """Whether the file has one channel of color, and the result too; `frame` has three."""
     icc: bytes | None = None
     """RGB color profile."""
+    gray_icc: bytes | None = None
+    """Color profile of a gray file. `frame` and `deep` are sRGB; a gray result is written in it."""
     exif: bytes | None = None
     """A TIFF block, without the "Exif" marker some formats put before it."""
     metadata: Metadata = field(default_factory=Metadata)
@@ -172,10 +177,10 @@ def write_image(path: Path, image: ImageFile) -> None:
 
 def _encode(kind: Format, image: ImageFile) -> bytes:
     """Return an image as a file of that format."""
-    if kind == "TIFF":
-        pixels = _channels(kind, image)
-        return encode_tiff(pixels, exif=image.exif, icc=image.icc, metadata=image.metadata)
+    image = _in_gray_profile(kind, image)
     pixels = _channels(kind, image)
+    if kind == "TIFF":
+        return encode_tiff(pixels, exif=image.exif, icc=image.icc, metadata=image.metadata)
     if pixels.dtype == np.uint16:
         deep = sixteen_bits.encode_png(pixels, icc=image.icc, exif=image.exif)
         return with_png_chunks(deep, image.metadata)
@@ -214,15 +219,41 @@ def _encode_by_pillow(kind: Format, image: ImageFile, pixels: NDArray[np.uint8])
     return buffer.getvalue()
 
 
+def _is_written_gray(kind: Format, image: ImageFile) -> bool:
+    """Return whether an image is written with one channel of color."""
+    if image.alpha is None:
+        return image.gray and kind in (*_GRAY_FORMATS, *_OPAQUE_GRAY_FORMATS)
+    # few programs, and Pillow not, read a TIFF of gray with alpha in 16 bits
+    is_unread = kind == "TIFF" and image.deep is not None
+    return image.gray and kind in _GRAY_FORMATS and not is_unread
+
+
+def _in_gray_profile(kind: Format, image: ImageFile) -> ImageFile:
+    """Return an image in the levels of its gray profile where it is written gray; others as is."""
+    curve = gray_curve(image.gray_icc)
+    if curve is None:
+        return image
+    has_16_bits = image.source_bits == 16
+    levels = curve.from_srgb(_wide(image))
+    image = replace(image, deep=image.deep if has_16_bits else None)
+    if not _is_written_gray(kind, image):
+        return image
+    return replace(
+        image, frame=sixteen_bits.to_8_bits(levels), deep=levels if has_16_bits else None,
+        icc=image.gray_icc,
+    )  # fmt: skip
+
+
+def _wide(image: ImageFile) -> NDArray[np.uint16]:
+    return sixteen_bits.widen(image.frame) if image.deep is None else image.deep
+
+
 def _channels(kind: Format, image: ImageFile) -> NDArray[Any]:
     """Return (H, W, C), what the format holds of an image: gray or RGB, alpha, 8 or 16 bits."""
     # an animated PNG is written with 8 bits
     deep = image.deep if kind in _DEEP_FORMATS and image.animation is None else None
     colors: NDArray[Any] = image.frame if deep is None else deep
-    # few programs, and Pillow not, read a TIFF of gray with alpha in 16 bits
-    is_unread = kind == "TIFF" and deep is not None and image.alpha is not None
-    has_gray = kind in _GRAY_FORMATS or (kind in _OPAQUE_GRAY_FORMATS and image.alpha is None)
-    if image.gray and has_gray and not is_unread:
+    if _is_written_gray(kind, image):
         colors = to_gray(colors)[..., :1]
     if image.alpha is None and not _has_later_alpha(image, kind):
         return colors
@@ -378,9 +409,11 @@ def _decode_payload(payload: bytes, kind: Kind, path: Path) -> ImageFile:
         else:
             _check_single(image, path)
         loss = _lost_in_decoding(image, payload, kind)
-        if loss:
-            logger.warning("%s %s", path, loss)
-        return _image_file(image, payload, kind, read_animation(image))
+        for line in (*filter(None, [loss]), *companions(payload, kind)):
+            logger.warning("%s %s", path, line)
+        profile = png_profile(payload) if kind == "PNG" else image.info.get("icc_profile")
+        read = _image_file(image, payload, kind, read_animation(image), profile or None)
+    return _with_gray_profile(read, profile, path)
 
 
 def _lost_in_decoding(image: Image.Image, payload: bytes, kind: Kind) -> str:
@@ -434,20 +467,19 @@ def _decode_tiff_samples(payload: bytes, page: TiffPage, path: Path) -> ImageFil
         wide = colors.repeat(3, axis=2) if is_gray else colors
         frame = sixteen_bits.to_8_bits(wide)
         deep = wide if page.bits > 8 else None
-        # a gray profile's curve is close to sRGB's, and our pixels are RGB
-        icc = icc if icc is not None and color_space(icc) == b"RGB " else None
-    return ImageFile(
+    read = ImageFile(
         frame=frame,
         deep=deep,
         alpha=None if alpha is None else sixteen_bits.to_8_bits(alpha),
         deep_alpha=None if deep is None else alpha,
         gray=is_gray,
-        icc=icc,
+        icc=_rgb_profile(icc),
         exif=exif,
         metadata=metadata,
         format="TIFF",
         source_bits=8 if deep is None else 16,
     )
+    return _with_gray_profile(read, icc, path)
 
 
 def _beside_tiff_samples(
@@ -472,15 +504,41 @@ def _beside_tiff_samples(
 _ICC_TAG = 34675
 
 
+def _rgb_profile(icc: bytes | None) -> bytes | None:
+    return icc if icc is not None and color_space(icc) == b"RGB " else None
+
+
+def _with_gray_profile(read: ImageFile, profile: bytes | None, path: Path) -> ImageFile:
+    """Return an image whose pixels are in the levels of a gray profile in sRGB; others as is."""
+    curve = gray_curve(profile) if read.gray else None
+    if curve is None:
+        if profile is not None and read.gray and read.icc is None:
+            logger.warning("%s has a color profile without a gray curve; it is not kept", path)
+        return read
+    animation = read.animation
+    if animation is not None:  # its frames have 8 bits, and are written in sRGB
+        frames = [
+            replace(one, frame=sixteen_bits.to_8_bits(curve.to_srgb(sixteen_bits.widen(one.frame))))
+            for one in animation.frames
+        ]
+        animation = replace(animation, frames=tuple(frames))
+    deep = curve.to_srgb(_wide(read))
+    return replace(
+        read, frame=sixteen_bits.to_8_bits(deep), deep=deep if animation is None else None,
+        animation=animation, gray_icc=profile if animation is None else None,
+    )  # fmt: skip
+
+
 def _image_file(
-    image: Image.Image, payload: bytes, kind: Kind, animation: Animation | None
+    image: Image.Image,
+    payload: bytes,
+    kind: Kind,
+    animation: Animation | None,
+    icc: bytes | None,
 ) -> ImageFile:
     exif = exif_of(image)
     # Pillow turns a TIFF while loading and forgets its tag; OpenCV turns it too
     turn = image.getexif().get(ORIENTATION) if kind == "TIFF" else None
-    icc: bytes | None = image.info.get("icc_profile") or None
-    if kind == "PNG":
-        icc = png_profile(payload)
     is_deep_png = kind == "PNG" and animation is None
     bits = sixteen_bits.png_bits(payload) if is_deep_png else 8
     metadata = metadata_of(image, payload)
@@ -490,11 +548,11 @@ def _image_file(
         deep, deep_alpha, gray = sixteen_bits.decode_png(image, payload)
         colors = sixteen_bits.to_8_bits(deep)
         alpha = None if deep_alpha is None else sixteen_bits.to_8_bits(deep_alpha)
-        if icc is not None and color_space(icc) != b"RGB ":
-            icc = None  # a gray profile: its curve is close to sRGB's, and our pixels are RGB
     else:
         gray = image.mode in _GRAY_MODES or has_gray_palette(image)
-        colors, alpha, icc = rgb_pixels(image, icc)
+        # the levels of a gray profile are converted later, and back when they are written
+        converted = None if gray and gray_curve(icc) is not None else icc
+        colors, alpha, icc = rgb_pixels(image, converted)
     stored = [
         None if one is None else to_stored_orientation(one, turn)
         for one in (deep, alpha, deep_alpha)
@@ -505,7 +563,7 @@ def _image_file(
         alpha=stored[1],
         deep_alpha=stored[2],
         gray=gray,
-        icc=icc,
+        icc=_rgb_profile(icc),
         exif=exif,
         metadata=metadata,
         format=_written_as(kind),

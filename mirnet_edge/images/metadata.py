@@ -150,9 +150,9 @@ def _png_metadata(payload: bytes) -> Metadata:
             xmp = content.split(b"\0", 5)[-1]
         if name == b"pHYs" and len(content) == 9 and content[8] == 1:
             dpi = tuple(one / _INCHES_PER_METER for one in struct.unpack(">II", content[:8]))
-    legible = (_legible_text(name, _without_thumbnails(content)) for name, content in chunks)
+    legible = (_legible_text(name, _of_main_image(content)) for name, content in chunks)
     kept = tuple(one for one in legible if one is not None)
-    return Metadata(dpi=dpi, xmp=xmp and _without_thumbnails(xmp), chunks=kept)
+    return Metadata(dpi=dpi, xmp=xmp and _of_main_image(xmp), chunks=kept)
 
 
 def _legible_text(name: bytes, content: bytes) -> tuple[bytes, bytes] | None:
@@ -217,7 +217,7 @@ def _jpeg_metadata(payload: bytes) -> Metadata:
         if marker == _APP0 and content.startswith(b"JFIF\0") and len(content) >= 12:
             found["dpi"] = _jfif_resolution(content)
         elif marker == _APP1 and content.startswith(_XMP):
-            found["xmp"] = _without_thumbnails(content[len(_XMP) :])
+            found["xmp"] = _of_main_image(content[len(_XMP) :])
         elif marker == _APP1 and content.startswith(_MORE_XMP):
             more.append(content)
         elif marker == _APP13 and content.startswith(_PHOTOSHOP):
@@ -316,11 +316,24 @@ def iptc_of(metadata: Metadata) -> bytes | None:
 
 
 _XMP_THUMBNAILS = re.compile(rb"<(\w+:Thumbnails)\b[^>]*>.*?</\1>", re.DOTALL)
+# of gain maps and motion photos: see `companions`
+_XMP_COMPANIONS = re.compile(
+    rb"""\s(?:hdrgm|HDRGainMap):\w+\s*=\s*(?:"[^"]*"|'[^']*')"""
+    rb"""|\s\w*Camera:(?:MotionPhoto|MicroVideo)\w*\s*=\s*(?:"[^"]*"|'[^']*')"""
+    rb"|<((?:hdrgm|HDRGainMap):\w+|\w*Camera:(?:MotionPhoto|MicroVideo)\w*|\w*Container:Directory)"
+    rb"\b[^>]*?(?:/>|>.*?</\1>)",
+    re.DOTALL,
+)
 
 
-def _without_thumbnails(xmp: bytes) -> bytes:
-    """Return an XMP packet without the small copies of the image in it."""
-    return _XMP_THUMBNAILS.sub(b"", xmp) if b":Thumbnails" in xmp else xmp
+def _of_main_image(xmp: bytes) -> bytes:
+    """Return an XMP packet without the image's small copies, and marks of what is beside it.
+
+    A viewer that finds the mark of a gain map looks for the map, which is not written.
+    """
+    if b":Thumbnails" in xmp:
+        xmp = _XMP_THUMBNAILS.sub(b"", xmp)
+    return _XMP_COMPANIONS.sub(b"", xmp)
 
 
 # TIFF, WebP, AVIF, HEIF: what Pillow gives
@@ -371,7 +384,7 @@ def tiff_metadata(tags: Any, info: Mapping[Any, Any] | None = None) -> Metadata:
     resources = _bytes(tags.get(_PHOTOSHOP_TAG))
     return Metadata(
         dpi=_resolution(known.get("dpi")),
-        xmp=xmp and _without_thumbnails(xmp),
+        xmp=xmp and _of_main_image(xmp),
         resources=resources and _without_thumbnail_resources(resources),
         iptc=_bytes(tags.get(_IPTC_TAG)),
     )

@@ -78,7 +78,7 @@ def restore_image(runner: Runner, image: ImageFile) -> ImageFile:
     if image.deep is None:
         frame = runner.run(image.frame[None])[0]
     else:
-        deep = _restore_deep(runner, image.deep, image.frame)
+        deep = _restore_deep(runner, image, image.deep)
         deep = to_gray(deep) if is_gray else deep
         frame = to_8_bits(deep)
     if is_gray:
@@ -108,17 +108,18 @@ def _has_equal_channels(pixels: NDArray[Any]) -> bool:
     return bool((pixels[..., 0] == green).all() and (pixels[..., 2] == green).all())
 
 
-def _restore_deep(runner: Runner, deep: NDArray[np.uint16], frame: Frame) -> NDArray[np.uint16]:
-    """Return (scale H, scale W, 3) of 16 bits, of the levels of 16 bits and their 8-bit form."""
+def _restore_deep(runner: Runner, image: ImageFile, deep: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Return (scale H, scale W, 3) of 16 bits, of an image and its levels of 16 bits."""
     floats = as_float_runner(runner)
     if floats is not None:
         return from_float_frame(floats.run_float(to_float_frame(deep)))
-    logger.warning(
-        "%s gives 8 bits alone: images of 16 bits are written with 256 levels. For all of them "
-        "choose --backend openvino, onnxruntime or torch",
-        runner.name,
-    )
-    return widen(runner.run(frame[None])[0])
+    if image.source_bits == 16:
+        logger.warning(
+            "%s gives 8 bits alone: images of 16 bits are written with 256 levels. For all of them "
+            "choose --backend openvino, onnxruntime or torch",
+            runner.name,
+        )
+    return widen(runner.run(image.frame[None])[0])
 
 
 def restore_files(

@@ -448,35 +448,6 @@ def test_a_profile_that_does_not_work_is_left_to_the_plain_conversion(icc, save)
     assert read.icc is None
 
 
-def _gray_profile(gamma):
-    """Return a gray profile of one gamma, written by hand; ICC.1:2022, 7.2, 7.3, 10.6."""
-    white = struct.pack(">3i", 63190, 65536, 54061)  # D50, in 16.16
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
-    elements = [(b"wtpt", b"XYZ " + bytes(4) + white), (b"kTRC", curve)]
-    place = 128 + 4 + 12 * len(elements)
-    table, content = struct.pack(">I", len(elements)), b""
-    for name, element in elements:
-        table += name + struct.pack(">II", place + len(content), len(element))
-        content += element
-    header = struct.pack(
-        ">I4sI4s4s4s12s4s28s12s48x",
-        place + len(content), b"", 0x02400000, b"mntr", b"GRAY", b"XYZ ",
-        struct.pack(">6H", 2026, 1, 1, 0, 0, 0), b"acsp", b"", white,
-    )  # fmt: skip
-    return header + table + content
-
-
-def test_a_gray_profiles_curve_is_brought_to_srgb(save):
-    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    read = read_image(save("a.png", ramp, icc_profile=_gray_profile(1.0)))
-    linear = ramp / 255
-    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-    # not the darkest eighth: there Pillow's color engine is up to 10 levels off
-    assert np.abs(read.frame[2:, :, 0] - 255 * srgb[2:]).max() <= 2
-    assert (np.diff(read.frame[..., 0].ravel().astype(int)) >= 0).all()
-    assert read.icc is None
-
-
 # what cannot be read
 
 
