@@ -41,7 +41,7 @@ EXTRAS = {
 UNLOCKS = {
     "cpu": "OpenVINO, on most x86 processors the fastest backend",
     "litert": "LiteRT, the runtime of phones and ARM boards: bundles made with --format litert",
-    "litert-export": "LiteRT models of weights: mirnet export --format litert",
+    "litert-export": "LiteRT models of weights: mirnet export",
     "video": "video files, and streams from the network: mirnet restore, mirnet live --source",
     "web": "live video on a page: mirnet live --display web",
     "virtual-camera": "restored live video as a camera: mirnet live --virtual-camera",

@@ -201,6 +201,8 @@ class GraphFacts(StrictDocument):
     """None where all convolutions of pixels are quantized, or none."""
     ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
     """The range estimator of INT8 activations (`quantization.ptq`)."""
+    size: tuple[int, int] | None = None
+    """(height, width) of a graph of one size in a bundle for any size; None for the bundle's."""
 
 
 class RejectionReason(str, Enum):
@@ -383,6 +385,15 @@ class Manifest(StrictDocument):
                 return graph
         names = ", ".join(graph.name for graph in self.graphs)
         raise BundleError(f"the bundle has no graph {name!r}; it has {names}. Export again with it")
+
+    def image_of(self, graph: str) -> ImageContract:
+        """Return what the graph of that name takes and gives.
+
+        Raises:
+            BundleError: There is none.
+        """
+        size = self.graph(graph).size
+        return self.image if size is None else self.image.model_copy(update={"size": size})
 
     def engine(self, graph: str) -> EngineFacts:
         """Return the engine of that graph.

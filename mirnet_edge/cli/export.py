@@ -127,8 +127,9 @@ def export(
         typer.Option(
             "--format",
             help="Also write this, of one --size. litert: models for phones and ARM boards, in "
-            "the same precisions, measured here. hailo, rknn: a kit for that compiler (ONNX, "
-            "calibration images, script), not compiled here.",
+            "the same precisions, measured here (without --size, --target all has them of "
+            "640x480 where their converter is installed). hailo, rknn: a kit for that compiler "
+            "(ONNX, calibration images, script), not compiled here.",
             rich_help_panel=DEVICE,
         ),
     ] = None,
@@ -376,6 +377,8 @@ def _notes(exported: ExportResult) -> list[str]:
         lines.append(
             f"Calibrated on {manifest.calibration.images} images: {manifest.calibration.note}"
         )
+    lines += _describe_litert(manifest)
+    lines += exported.omitted
     if manifest.web:
         verdict = "accepted" if manifest.web.accepted else "rejected"
         lines.append(f"web: {verdict}; {manifest.web.reason}")
@@ -383,6 +386,24 @@ def _notes(exported: ExportResult) -> list[str]:
         lines.append(manifest.notice)
     lines.append(f"Bundle: {exported.bundle}")
     return lines
+
+
+def _describe_litert(manifest: Manifest) -> list[str]:
+    """Return size and verdicts of the LiteRT models of a bundle for any size."""
+    models = {one.name: one for one in manifest.graphs if one.size is not None}
+    if not models:
+        return []
+    size = next(one.size for one in models.values() if one.size)
+    verdicts = [
+        f"{one.precision} {'accepted' if one.accepted else 'rejected'} "
+        f"({models[one.graph].onnx.size_bytes / 1024:.0f} KiB)"
+        for one in manifest.configurations
+        if one.graph in models
+    ]
+    return [
+        f"litert: {', '.join(verdicts)}; of {size_text(*size)} alone (--format litert --size for "
+        "another), run by --backend litert"
+    ]
 
 
 main = command(

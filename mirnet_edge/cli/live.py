@@ -544,12 +544,14 @@ def _run(running: Live, *, quiet: bool) -> None:
 
 
 def _print_statistics(statistics: LiveStatistics) -> None:
+    from mirnet_edge.video.frames import describe_configuration
+
     age, restore = statistics.age, statistics.stages["restore"]
     stderr().print(
         f"{statistics.source}: {statistics.shown} frames at {statistics.fps:.1f} fps, "
         f"{statistics.dropped} dropped, {statistics.failed} not restored; age p50 "
         f"{age.p50_ms:.0f} ms, p95 {age.p95_ms:.0f} ms; restoring p50 {restore.p50_ms:.0f} ms; "
-        f"{statistics.configuration}",
+        f"{describe_configuration(statistics.configuration, statistics.placement)}",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 

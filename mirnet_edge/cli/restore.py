@@ -410,7 +410,7 @@ class _RestorationRun:
         name = "unchanged" if runner is None else runner.name
         placement = "" if runner is None else placement_of(runner)
         line = f"{output}  {done.width}x{done.height}  {done.latency_ms:.1f} ms  {name}"
-        if placement:
+        if placement and not _is_all_of_backend(name, placement):
             line += f" ({placement})"
         self.batch.add_done(
             source,
@@ -574,6 +574,13 @@ def _readable(images: Sequence[Path]) -> Iterator[Frame]:
     for path in images:
         with suppress(ImageError):
             yield apply_orientation(read_image(path))
+
+
+def _is_all_of_backend(configuration: str, placement: str) -> bool:
+    """Return whether a placement says no more than the configuration's name: a processor's."""
+    from mirnet_edge.runtime.backends import find_backend
+
+    return placement == find_backend(configuration.partition(":")[0]).provider
 
 
 def _print_line(line: str) -> None:

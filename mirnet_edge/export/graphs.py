@@ -53,6 +53,8 @@ class GraphFile:
     quantization: QuantizationFacts | None = None
     ranges: RangeEstimator = "minmax"
     """How the ranges of activations were estimated."""
+    size: tuple[int, int] | None = None
+    """(height, width) of a graph of one size in a bundle for any size; None for the bundle's."""
 
     @property
     def file(self) -> str:
@@ -67,13 +69,10 @@ _INT8_TENSORRT = GraphFile("int8-tensorrt", "int8", ("tensorrt",))
 _INT8_FP16_TENSORRT = GraphFile("int8-fp16-tensorrt", "int8+fp16", ("tensorrt",))
 _FP8_TENSORRT = GraphFile("fp8-tensorrt", "fp8", ("tensorrt",))
 _FP8_FP16_TENSORRT = GraphFile("fp8-fp16-tensorrt", "fp8+fp16", ("tensorrt",))
-_LITERT_FP32 = GraphFile("litert-fp32", "fp32", ("litert",))
-_LITERT_FP16 = GraphFile("litert-fp16", "fp16", ("litert",))
-_LITERT_INT8 = GraphFile("litert-int8", "int8", ("litert",))
 
 
 def make_graphs(workspace: Workspace) -> tuple[list[GraphFile], float]:
-    """Write the graphs that the options name; the network is left as it is.
+    """Write the ONNX graphs that the options name; the network is left as it is.
 
     Returns:
         The files, fp32 first, and the parity of fp32 with the network in dB.
@@ -102,27 +101,7 @@ def make_graphs(workspace: Workspace) -> tuple[list[GraphFile], float]:
     for file in files:
         if file.precision.startswith(("int8", "fp8")) and "tensorrt" in file.targets:
             _check(workspace.path(file.file))
-    if options.litert:
-        files += _write_litert_models(workspace)
     return files, parity_db
-
-
-def _write_litert_models(workspace: Workspace) -> list[GraphFile]:
-    """Write LiteRT models in the precisions of the options; fp32 among them, to compare with."""
-    from mirnet_edge.export.litert import halve_litert, quantize_litert, write_litert
-
-    workspace.on_stage("convert to LiteRT")
-    fp32 = workspace.path(_LITERT_FP32.file)
-    write_litert(workspace.loaded.model, fp32, workspace.image)
-    files = [_LITERT_FP32]
-    if workspace.options.fp16:
-        halve_litert(fp32, workspace.path(_LITERT_FP16.file))
-        files.append(_LITERT_FP16)
-    if workspace.options.int8:
-        workspace.on_stage(f"quantize for LiteRT on {len(workspace.samples)} images")
-        quantize_litert(fp32, workspace.path(_LITERT_INT8.file), workspace.samples)
-        files.append(_LITERT_INT8)
-    return files
 
 
 def _make(

@@ -19,6 +19,7 @@ from mirnet_edge.errors import MissingDependencyError, OptionError
 from mirnet_edge.export.gate import GateCandidate, find_fastest, restore_all, run_gate
 from mirnet_edge.export.graphs import make_graphs
 from mirnet_edge.export.kits import write_kit
+from mirnet_edge.export.litert_models import make_litert_models
 from mirnet_edge.export.onnx_graph import make_context_anchored_contract
 from mirnet_edge.export.stages import OnStep, key_of, resume_stages
 from mirnet_edge.export.workspace import SamplePlan, make_workspace, open_sources, plan_samples
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mirnet_edge.export.graphs import GraphFile
+    from mirnet_edge.export.litert_models import LiteRtModels
     from mirnet_edge.export.workspace import ExportOptions, Workspace
     from mirnet_edge.manifest import Configuration, GraphFacts, WebFormFacts
     from mirnet_edge.runtime.backends import Backend
@@ -51,6 +53,8 @@ class ExportResult:
     """PSNR of the fp32 graph against the network, before rounding."""
     rejected: tuple[str, ...]
     """The requested graphs that no backend may use."""
+    omitted: tuple[str, ...] = ()
+    """Of the forms that an export for all targets has: those left out, each with the reason."""
 
 
 def export_bundle(
@@ -97,13 +101,21 @@ def export_bundle(
             shutil.rmtree(log.folder / name, ignore_errors=True)  # of a killed export
             write_kit(workspace, name)
         reference = _read_reference(workspace, files, log.path("reference.npz"))
-        configurations = apply_quality_gate(workspace, files, reference)
+        models = make_litert_models(workspace)
+        configurations = _measure_all(workspace, files, models, reference)
+        requested = {one.name for one in [*files, *(models.files if options.litert else [])]}
+        files += models.files
         graphs = [_describe_graph(workspace, file, configurations) for file in files]
         engines = build_engines(workspace, graphs, configurations)
         written = _describe_bundle(workspace, graphs, configurations, engines)
         write_atomically(log.folder / manifest.FILE_NAME, manifest.to_json(written))
-    rejected = tuple(graph.name for graph in graphs if not _is_accepted(graph, configurations))
-    return ExportResult(options.out, written, parity_db, rejected)
+    rejected = tuple(
+        graph.name
+        for graph in graphs
+        if graph.name in requested and not _is_accepted(graph, configurations)
+    )
+    omitted = () if models.omitted is None else (f"litert: not written; {models.omitted}",)
+    return ExportResult(options.out, written, parity_db, rejected, omitted)
 
 
 def _check_replaceable(out: Path) -> None:
@@ -150,6 +162,34 @@ def _read_reference(
     workspace.recall("reference", type(None), restore, [name])
     with np.load(kept) as stored:
         return [stored[f"arr_{place}"] for place in range(len(samples))]
+
+
+def _measure_all(
+    workspace: Workspace,
+    files: Sequence[GraphFile],
+    models: LiteRtModels,
+    reference: Sequence[np.ndarray],
+) -> list[Configuration]:
+    """Return accepted and rejected configurations of the graphs and of the LiteRT models.
+
+    Models of their own size are compared with the reference on images of that size.
+    """
+    if not models.have_own_size:
+        return apply_quality_gate(workspace, [*files, *models.files], reference)
+    found = apply_quality_gate(workspace, files, reference)
+    sized, names = models.workspace, {one.name for one in models.files}
+    first, *others = list_candidates(sized, [files[0], *models.files])
+    measured = run_gate(
+        [first, *(one for one in others if one.graph in names)],
+        sized.images.evaluation,
+        max_drop_db=sized.options.max_drop_db,
+        timing_frame=sized.timing_frame,
+        timing_s=sized.plan.timing_s,
+        recall=lambda name, *how: workspace.recall(f"{name}, at one size", *how),
+        on_stage=sized.on_stage,
+        on_step=sized.on_step,
+    )
+    return [*found, *measured[1:]]
 
 
 def apply_quality_gate(
@@ -262,6 +302,7 @@ def _describe_graph(
         truth_drop_db=best.truth_drop_db,
         quantization=file.quantization,
         ranges=file.ranges,
+        size=file.size,
     )
 
 
@@ -272,6 +313,7 @@ def _describe_bundle(
     engines: list[EngineFacts],
 ) -> Manifest:
     images, options = workspace.images, workspace.options
+    own_size = {graph.name for graph in graphs if graph.size is not None}
     calibration = manifest.CalibrationFacts(
         source=images.source,
         images=len(images.calibration),
@@ -294,7 +336,9 @@ def _describe_bundle(
         ),
         graphs=graphs,
         configurations=configurations,
-        default_configuration=find_fastest(configurations).name,
+        default_configuration=find_fastest(
+            [one for one in configurations if one.graph not in own_size]
+        ).name,
         engines=engines,
         web=_describe_web_form(workspace, graphs),
         machine=machine.describe(),

@@ -13,8 +13,11 @@ import os
 import re
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mirnet_edge.errors import GraphError
 from mirnet_edge.files import write_atomically
@@ -25,12 +28,12 @@ from mirnet_edge.onnx_files import suppress_library_output
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     from torch import nn
 
     from mirnet_edge.manifest import ImageContract
 
 _HALF_BITS = 16
+_COLORS = 3
 
 
 def write_litert(network: nn.Module, path: Path, image: ImageContract) -> None:
@@ -65,41 +68,78 @@ def write_litert(network: nn.Module, path: Path, image: ImageContract) -> None:
         except Exception as error:  # the converter has its own and those of three compilers
             reason = " ".join(str(error).split())[:300]
             raise GraphError(
-                f"LiteRT's converter does not take this network: {reason}. Export without "
-                "--format litert"
+                f"LiteRT's converter does not take this network: {reason}; leave litert out"
             ) from error
         write_atomically(path, written.read_bytes())
 
 
-def quantize_litert(source: Path, target: Path, samples: Sequence[np.ndarray]) -> None:
+def quantize_litert(
+    source: Path, target: Path, samples: Sequence[np.ndarray], *, colors_in_float: bool = False
+) -> None:
     """Write the INT8 form of an fp32 LiteRT model.
+
+    Convolutions that read or give nothing but zeros on all samples stay in float: they have no
+    range, and XNNPACK refuses the scale that would follow from it.
 
     Args:
         source: As `write_litert` wrote it.
         target: The file to write, whole or not at all.
         samples: The calibration images as the model takes them.
+        colors_in_float: Whether convolutions of colors stay in float.
+
+    Raises:
+        GraphError: It cannot quantize the model.
     """
-    from ai_edge_quantizer import qtyping, quantizer
+    from ai_edge_quantizer import quantizer
 
     content = bytearray(source.read_bytes())
+    convolutions = list_pixel_convolutions(bytes(content))
+    signature, feed = _signature_of(content)
+    images = {signature: [{feed: sample} for sample in samples]}
+    with _quiet_libraries():
+        try:
+            calibrating = quantizer.Quantizer(content)
+            _choose_int8(calibrating, convolutions)
+            ranges = calibrating.calibrate(images, num_threads=1)
+            ranged = [
+                one
+                for one in convolutions
+                if not (colors_in_float and one.is_of_colors)
+                and not (_is_zero(ranges, one.input) or _is_zero(ranges, one.output))
+            ]
+            quantizing = quantizer.Quantizer(content)
+            _choose_int8(quantizing, ranged)
+            result = quantizing.quantize(ranges)
+        except Exception as error:  # the quantizer has those of three libraries
+            reason = " ".join(str(error).split())[:300]
+            raise GraphError(
+                f"LiteRT's quantizer does not take this network: {reason}; export without --int8, "
+                "or the other formats alone"
+            ) from error
+    write_atomically(target, bytes(result.quantized_model))
+
+
+def _choose_int8(quantizing: Any, convolutions: Sequence[PixelConvolution]) -> None:  # noqa: ANN401
+    """Tell a quantizer which operators to quantize: per channel, with static ranges."""
+    from ai_edge_quantizer import qtyping
+
     operators = {
         "CONV_2D": qtyping.TFLOperationName.CONV_2D,
         "DEPTHWISE_CONV_2D": qtyping.TFLOperationName.DEPTHWISE_CONV_2D,
     }
-    quantizing = quantizer.Quantizer(content)
-    for name, kind in list_pixel_convolutions(bytes(content)):
+    for one in convolutions:
         quantizing.add_static_config(
-            regex=f"^{re.escape(name)};?$",
-            operation_name=operators[kind],
+            regex=f"^{re.escape(one.output)};?$",
+            operation_name=operators[one.kind],
             activation_num_bits=8,
             weight_num_bits=8,
         )
-    signature, feed = _signature_of(content)
-    images = [{feed: sample} for sample in samples]
-    with _quiet_libraries():
-        ranges = quantizing.calibrate({signature: images}, num_threads=1)
-        result = quantizing.quantize(ranges)
-    write_atomically(target, bytes(result.quantized_model))
+
+
+def _is_zero(ranges: dict[str, Any], tensor: str) -> bool:
+    """Return whether a tensor was zero everywhere, in all images that were calibrated on."""
+    known = ranges.get(tensor)
+    return known is not None and not any(np.any(known[bound]) for bound in ("min", "max"))
 
 
 def halve_litert(source: Path, target: Path) -> None:
@@ -129,8 +169,20 @@ def halve_litert(source: Path, target: Path) -> None:
     write_atomically(target, bytes(result.quantized_model))
 
 
-def list_pixel_convolutions(content: bytes) -> list[tuple[str, str]]:
-    """Return name and kind of the convolutions over pixels, which INT8 quantizes.
+@dataclass(frozen=True)
+class PixelConvolution:
+    """A convolution over pixels, by the names of its tensors."""
+
+    output: str
+    input: str
+    kind: str
+    """As LiteRT calls the operator."""
+    is_of_colors: bool
+    """Whether it reads three channels and keeps the resolution; see `ptq.list_color_convs`."""
+
+
+def list_pixel_convolutions(content: bytes) -> list[PixelConvolution]:
+    """Return the convolutions over pixels, which INT8 quantizes.
 
     The others compute global context: the output depends on theirs by vectors alone.
 
@@ -153,7 +205,10 @@ def list_pixel_convolutions(content: bytes) -> list[tuple[str, str]]:
         reached.update(one for one in operator.inputs if not _is_vector(graph.tensors[one].shape))
         kind = kinds.get(model.operatorCodes[operator.opcodeIndex].builtinCode)
         if kind is not None:
-            found.append((graph.tensors[operator.outputs[0]].name.decode(), kind))
+            given, made = (graph.tensors[one[0]] for one in (operator.inputs, operator.outputs))
+            is_of_colors = given.shape[-1] == _COLORS and operator.builtinOptions.strideH == 1
+            names = (made.name.decode(), given.name.decode())
+            found.append(PixelConvolution(*names, kind, is_of_colors))
     return found[::-1]
 
 

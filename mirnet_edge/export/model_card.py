@@ -19,7 +19,7 @@ import numpy as np
 
 from mirnet_edge.errors import BundleError, OptionError
 from mirnet_edge.files import replace_folder, write_atomically
-from mirnet_edge.images.contract import padded_size
+from mirnet_edge.images.contract import padded_size, size_text
 from mirnet_edge.manifest import FILE_NAME, read_manifest, verify_path
 from mirnet_edge.metrics import psnr
 from mirnet_edge.runtime.bundle import open_bundle
@@ -232,6 +232,9 @@ def _input_lines(manifest: Manifest) -> Iterator[str]:
         height, width = padded_size(*image.size, image.multiple)
         size = f"{width}x{height} alone"
     yield f"The graphs take and give {what}, of {size}."
+    for graph in manifest.graphs:
+        if graph.kept and graph.size is not None:
+            yield f"`{graph.onnx.file}` takes {size_text(*graph.size)} alone."
 
 
 def _table(manifest: Manifest) -> Iterator[str]:

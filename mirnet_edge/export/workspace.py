@@ -162,6 +162,11 @@ class SamplePlan:
     """Distance from a cut, in pixels, within which the output differs from that of the uncut image
     given the same global context; None where images are not cut for their cost."""
 
+    @property
+    def is_heavy(self) -> bool:
+        """Return whether the network's cost limits how much is measured."""
+        return not math.isinf(self.timing_s)
+
 
 def plan_samples(
     loaded: LoadedCheckpoint,
@@ -299,7 +304,7 @@ class Workspace:
     @property
     def rounds(self) -> int:
         """Return how often a search times each of its graphs."""
-        return _ROUNDS if math.isinf(self.plan.timing_s) else _FEWEST_ROUNDS
+        return _FEWEST_ROUNDS if self.plan.is_heavy else _ROUNDS
 
     def path(self, file: str) -> Path:
         """Return the path of a file of the bundle."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from mirnet_edge.errors import BundleError, MirnetEdgeError, OptionError
+from mirnet_edge.images.contract import size_text
 from mirnet_edge.manifest import Precision, read_manifest, verify_graph, verify_path
 from mirnet_edge.runtime.backends import (
     AUTO,
@@ -44,7 +45,8 @@ def open_bundle(
     Args:
         path: The bundle's folder, or `shipped:NAME`.
         backend: One of `backends.backend_names()`, or auto, which takes the highest
-            `Backend.auto_rank` that runs here, and of these the fastest. Of several, with commas
+            `Backend.auto_rank` that runs here, and of these the fastest; never a graph of one size
+            in a bundle for any size. Of several, with commas
             between them, the first that opens: what may take another's place is named, and is
             never chosen silently.
         precision: fp32, bf16, fp16, int8, or auto. A named one is chosen even where the quality
@@ -119,6 +121,7 @@ def read_manifest_here(
         if backend in (AUTO, one.backend)
         and precision in (AUTO, one.precision)
         and _obstacle(one, manifest, one.precision) is None
+        and _size_obstacle(one, manifest) is None
     ]
     return time_here(
         manifest,
@@ -155,7 +158,8 @@ def choose_configuration(
         if backend in (AUTO, configuration.backend) and precision in (AUTO, configuration.precision)
     ]
     obstacles = {
-        configuration.name: _obstacle(configuration, manifest, precision)
+        configuration.name: (_size_obstacle(configuration, manifest) if backend == AUTO else None)
+        or _obstacle(configuration, manifest, precision)
         for configuration in candidates
     }
     fitting = [
@@ -200,11 +204,15 @@ def _rebuild_engines_that_do_not_fit(
 
 
 def fitting_configurations(manifest: Manifest) -> list[Configuration]:
-    """Return the accepted configurations that run here, fastest first, unmeasured ones last."""
+    """Return the accepted configurations that run here, fastest first, unmeasured ones last.
+
+    All take frames of the sizes that the bundle takes.
+    """
     fitting = [
         configuration
         for configuration in manifest.configurations
         if _obstacle(configuration, manifest, AUTO) is None
+        and _size_obstacle(configuration, manifest) is None
     ]
     return sorted(fitting, key=_order)
 
@@ -237,6 +245,17 @@ def _obstacle(configuration: Configuration, manifest: Manifest, precision: str) 
     if not backend.runs_weights and not manifest.graph(configuration.graph).kept:
         return f"its graph was not kept ({configuration.reason})"
     return backend.obstacle(configuration, manifest)
+
+
+def _size_obstacle(configuration: Configuration, manifest: Manifest) -> str | None:
+    """Return why a configuration cannot run all frames that the bundle takes, None where it can."""
+    size = manifest.graph(configuration.graph).size
+    if size is None:
+        return None
+    return (
+        f"its model takes frames of {size_text(*size)} alone; ask for it with --backend "
+        f"{configuration.backend}"
+    )
 
 
 def _log_higher_ranks(obstacles: dict[str, str | None], rank: int) -> None:
@@ -288,7 +307,7 @@ def _runner_of(
     )
     return backend.runner(
         file,
-        manifest.image,
+        manifest.image_of(configuration.graph),
         name=configuration.name,
         precision=configuration.precision,
         threads=threads,

@@ -53,7 +53,7 @@ BACKEND = Backend(
     device="cpu",
     provider=_PROVIDER,
     precisions=("fp32", "fp16", "int8"),
-    auto_reason="where it is measured fastest, in bundles exported with `--format litert`",
+    auto_reason="where it is measured fastest, in bundles exported with `--size`",
     runner=LiteRtRunner,
     target="litert",
 )

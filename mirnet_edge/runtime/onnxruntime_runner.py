@@ -77,7 +77,9 @@ class OnnxRuntimeRunner(GraphRunner):
         BACKEND.require()
         self._session = self._open_session(self._model())
         self._input = self._session.get_inputs()[0].name
-        if self._provider is not None:
+        if self._provider is None:
+            self.placement = self._session.native.get_providers()[0]
+        else:
             self.placement = describe_placement(self._session.native)
             logger.info("%s computes %s", self.name, self.placement)
 

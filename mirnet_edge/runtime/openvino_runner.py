@@ -222,7 +222,9 @@ class OpenVinoRunner(GraphRunner):
                 "the frame; export again with --size"
             )
         compiled = self._core.compile_model(model, self._device, self._settings())
-        if self._device != _DEVICE:
+        if self._device == _DEVICE:
+            self.placement = ", ".join(compiled.get_property("EXECUTION_DEVICES"))
+        else:
             self.placement = self._read_back(compiled)
             logger.info("%s computes on %s", self.name, self.placement)
         self._requests[key] = compiled.create_infer_request()

@@ -123,7 +123,10 @@ class FloatRunner(Runner, Protocol):
 
 
 def placement_of(runner: Runner) -> str:
-    """Return what computes an open runner's graph, where its backend tells; else an empty text."""
+    """Return what computes an open runner's graph, where its backend tells; else an empty text.
+
+    OpenVINO compiles a graph for the first frame of a size, and tells after that.
+    """
     while isinstance(runner, RunnerWrapper):
         runner = runner.runner
     return str(getattr(runner, "placement", ""))
@@ -550,8 +553,8 @@ class GraphRunner(ReentrantContext):
         if fixed is not None and padded_size(height, width, self.multiple) != tuple(fixed):
             found = size_text(height, width)
             raise ImageError(
-                f"frame is {found}; the bundle was exported for {size_text(*fixed)}: "
-                f"export again with --dynamic or --size {found}"
+                f"frame is {found}; {self.path.name} was exported for {size_text(*fixed)}: export "
+                f"again with --size {found}, or with --dynamic for ONNX graphs of any size"
             )
 
     def _open(self) -> None:

@@ -156,6 +156,8 @@ class LiveStatus:
     """Share of the restored frame, from 0 to 1; the rest is the source's."""
     playback: PlaybackStatus | None = None
     """None for cameras and streams."""
+    placement: str = ""
+    """What computed the last restored frame, as its backend told: devices, and their nodes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,6 +173,11 @@ class DisplayedFrame:
     status: LiveStatus
 
 
+def describe_configuration(configuration: str, placement: str) -> str:
+    """Return a configuration with what computed it, where its backend told."""
+    return f"{configuration} ({placement})" if placement else configuration
+
+
 def format_status(status: LiveStatus) -> str:
     """Return the status in one line."""
     state = "" if status.state in ("live", "playing") else f"  {status.state}"
@@ -178,7 +185,8 @@ def format_status(status: LiveStatus) -> str:
     failed = f"  failed {status.failed}" if status.failed else ""
     return (
         f"{status.fps:4.1f} fps  age p95 {status.age_p95_ms:.0f} ms  "
-        f"dropped {status.dropped}{failed}  {status.configuration}{state}"
+        f"dropped {status.dropped}{failed}  "
+        f"{describe_configuration(status.configuration, status.placement)}{state}"
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge.errors import OptionError
+from mirnet_edge.runtime.runner import placement_of
 from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ class Restorer:
         self._open: dict[str, TemporalSmoother] = {}
         self._depth = 0
         self._stack = ExitStack()
+        self._placement = ""
+
+    @property
+    def placement(self) -> str:
+        """Return what computed the last frame, as its backend told: devices, and their nodes.
+
+        Empty before the first frame, and where the backend does not tell.
+        """
+        return self._placement
 
     @property
     def configuration(self) -> str:
@@ -90,7 +100,9 @@ class Restorer:
         Raises:
             MirnetEdgeError: The runner failed.
         """
-        restored: Frame = self._open_runner(self._configuration).run(pixels[None])[0]
+        runner = self._open_runner(self._configuration)
+        restored: Frame = runner.run(pixels[None])[0]
+        self._placement = placement_of(runner)
         return restored
 
     @property

@@ -261,3 +261,22 @@ def test_a_runtime_without_a_page_is_refused(capsys):
     assert (code, err.splitlines()[-1]) == (
         2, "mirnet-export: --runtime a.tgz is for --web; give --web DIR too",
     )  # fmt: skip
+
+
+def test_litert_models_and_what_was_left_out_of_all_targets_have_a_line_each(
+    bundle, make_mode, capsys, monkeypatch
+):
+    found = manifest.read_manifest(bundle)
+    model = found.graphs[0].model_copy(update={"name": "litert-int8", "size": (480, 640)})
+    mode = make_mode("litert:int8", p50_ms=9.0, accepted=False, graph="litert-int8")
+    added = found.model_copy(
+        update={
+            "graphs": [*found.graphs, model], "configurations": [*found.configurations, mode],
+        }
+    )  # fmt: skip
+    _pretend(monkeypatch, bundle, manifest=added, omitted=("litert: not written; no converter",))
+    code, out, _ = run(["--out", "anywhere"], capsys)
+    assert code == 0
+    size = f"{model.onnx.size_bytes / 1024:.0f} KiB"
+    assert f"litert: int8 rejected ({size}); of 640x480 alone" in out
+    assert "\nlitert: not written; no converter\n" in out

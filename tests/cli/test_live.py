@@ -43,6 +43,8 @@ def test_a_clip_is_restored_live_and_counted(ran, make_bundle, clip, tmp_path):
     assert found["shown"] + found["dropped"] == found["captured"]
     assert found["failed"] == 0
     assert found["configuration"] == "onnxruntime:fp32"
+    assert found["placement"] == "CPUExecutionProvider"
+    assert result.err.rstrip().endswith("onnxruntime:fp32 (CPUExecutionProvider)")
 
 
 def test_what_is_shown_can_be_recorded(ran, make_bundle, clip, tmp_path):

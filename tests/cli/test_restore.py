@@ -128,6 +128,7 @@ def test_json_is_all_there_is_on_stdout(ran, make_bundle, make_image, tmp_path, 
         "output": str(out / "a.png"),
         "comparison": str(out / "a.compare.png"),
         "configuration": "onnxruntime:fp32",
+        "placement": "CPUExecutionProvider",
         "width": 8,
         "height": 6,
     }
@@ -246,8 +247,8 @@ def test_a_image_of_another_size_than_the_bundle_is_one_line(ran, make_bundle, m
     result = ran(main, image, "--bundle", make_bundle(size=(8, 12)), "--out", out)
     assert result.code == 2
     assert result.line == (
-        f"mirnet-restore: {image}: frame is 20x6; the bundle was exported for 12x8: "
-        "export again with --dynamic or --size 20x6"
+        f"mirnet-restore: {image}: frame is 20x6; fp32.onnx was exported for 12x8: export again "
+        "with --size 20x6, or with --dynamic for ONNX graphs of any size"
     )
 
 

@@ -372,10 +372,8 @@ def test_a_fixed_size_takes_what_pads_to_it_and_no_other(
         for height, width in ((8, 12), (5, 9)):
             assert runner.run(frames_of(height, width)).shape == (1, height, width, 3)
         for height, width in ((4, 12), (9, 12), (12, 8)):
-            says = f"frame is {width}x{height}; the bundle was exported for 12x8: export again"
-            with pytest.raises(
-                ImageError, match=f"{says} with --dynamic or --size {width}x{height}"
-            ):
+            says = f"frame is {width}x{height}; fp32.onnx was exported for 12x8: export again"
+            with pytest.raises(ImageError, match=f"{says} with --size {width}x{height}, or with"):
                 runner.run(frames_of(height, width))
 
 

@@ -104,11 +104,22 @@ def test_a_graph_that_enlarges_gives_larger_frames(kind, io, size, make_runner, 
     assert _levels_apart(restored, bright.repeat(2, 1).repeat(2, 2)) <= 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [(OnnxRuntimeRunner, "CPUExecutionProvider"), (OpenVinoRunner, "CPU")],
+    ids=["onnxruntime", "openvino"],
+)
+def test_the_library_tells_that_the_processor_computed(kind, told, make_runner, frames_of):
+    with make_runner(kind) as runner:
+        runner.run(frames_of(16, 16))
+        assert runner.placement == told
+
+
 @_any_graph_runner
 def test_a_fixed_size_is_that_of_what_goes_in(kind, make_runner, frames_of):
     with make_runner(kind, size=(16, 32), scale=3) as runner:
         assert runner.run(frames_of(9, 31)).shape == (1, 27, 93, 3)
-        with pytest.raises(ImageError, match="the bundle was exported for 32x16"):
+        with pytest.raises(ImageError, match=r"\S+ was exported for 32x16"):
             runner.run(frames_of(48, 96))
 
 
@@ -248,7 +259,7 @@ def test_a_backend_that_is_not_installed_says_how_to_get_it(kind, make_runner, m
 
 @_any_runner
 def test_a_fixed_size_refuses_others_in_the_users_words(kind, make_runner, frames_of):
-    says = "frame is 33x16; the bundle was exported for 32x16: export again with --dynamic"
+    says = r"frame is 33x16; \S+ was exported for 32x16: export again with --size 33x16, or with"
     with make_runner(kind, size=(16, 32)) as runner:
         assert runner.run(frames_of(9, 31)).shape == (1, 9, 31, 3)
         with pytest.raises(ImageError, match=says):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mirnet_edge.errors import EngineError, ImageError, MissingDependencyError
+from mirnet_edge import manifest
+from mirnet_edge.errors import BundleError, EngineError, ImageError, MissingDependencyError
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.runtime import litert_runner
 from mirnet_edge.runtime.backends import find_backend
+from mirnet_edge.runtime.bundle import choose_configuration, fitting_configurations, open_bundle
 from mirnet_edge.runtime.litert_runner import LiteRtRunner
 
 SIZE = (32, 48)
@@ -67,7 +69,7 @@ def test_a_frame_is_padded_run_and_cropped(runner):
 
 
 def test_another_size_is_refused(runner):
-    with runner, pytest.raises(ImageError, match="the bundle was exported for 48x32"):
+    with runner, pytest.raises(ImageError, match=r"litert-fp32\.tflite was exported for 48x32"):
         runner.run(np.zeros((1, 64, 64, 3), np.uint8))
 
 
@@ -94,3 +96,43 @@ def test_the_row_is_registered():
     assert row is litert_runner.BACKEND
     assert row.target == "litert"
     assert "int8" in row.precisions
+
+
+def _add_model(bundle, make_mode):
+    """Add a LiteRT model of one size to a bundle for any size, as the fastest configuration."""
+    written = manifest.read_manifest(bundle)
+    model = bundle / "litert-fp32.tflite"
+    model.write_bytes(_swapping_model(*SIZE))
+    facts = manifest.GraphFacts(
+        name="litert-fp32", precision="fp32", targets=["litert"], onnx=manifest.bind(model),
+        against_fp32=None, against_truth=None, truth_drop_db=None, size=SIZE,
+    )  # fmt: skip
+    mode = make_mode("litert:fp32", p50_ms=0.1, graph="litert-fp32")
+    added = written.model_copy(
+        update={
+            "graphs": [*written.graphs, facts],
+            "configurations": [*written.configurations, mode],
+        }
+    )
+    (bundle / manifest.FILE_NAME).write_bytes(manifest.to_json(added))
+    return added
+
+
+def test_a_model_of_one_size_in_a_bundle_for_any_size_is_for_those_who_name_it(
+    make_bundle, make_mode, frames_of
+):
+    pytest.importorskip("ai_edge_litert")
+    bundle = make_bundle()
+    added = _add_model(bundle, make_mode)
+    assert open_bundle(bundle).name == "onnxruntime:fp32"
+    assert [one.name for one in fitting_configurations(added)] == ["onnxruntime:fp32"]
+    only = added.model_copy(update={"configurations": added.configurations[-1:]})
+    with pytest.raises(BundleError, match="takes frames of 48x32 alone; ask for it with --backend"):
+        choose_configuration(only)
+    with open_bundle(bundle, "litert") as runner:
+        frames = frames_of(*SIZE)
+        assert np.array_equal(runner.run(frames), frames[..., ::-1])
+        with pytest.raises(ImageError, match=r"litert-fp32\.tflite was exported for 48x32"):
+            runner.run(frames_of(64, 64))
+    with open_bundle(bundle) as runner:
+        assert runner.run(frames_of(17, 5)).shape == (1, 17, 5, 3)

@@ -377,8 +377,8 @@ def test_nobody_to_tell_makes_the_first_failure_an_error(case, make_image, break
 
 def test_a_image_that_does_not_fit_is_named(make_image, tmp_path):
     image = make_image("in/a.png")
-    runner = NullRunner(failure=ImageError("frame is 8x6; the bundle was exported for 9x9"))
-    with pytest.raises(ImageError, match=r"a\.png: frame is 8x6; the bundle was exported for 9x9"):
+    runner = NullRunner(failure=ImageError("frame is 8x6; fp32.onnx was exported for 9x9"))
+    with pytest.raises(ImageError, match=r"a\.png: frame is 8x6; fp32.onnx was exported for 9x9"):
         restore_files([image], runner, tmp_path / "out")
     assert _names_in(tmp_path / "out") == []
 

@@ -304,8 +304,8 @@ def test_a_fixed_size_takes_frames_that_pad_to_it(size, make_runner, frames_of):
 def test_a_fixed_size_refuses_all_others_before_the_backend_sees_them(size, make_runner, frames_of):
     height, width = size
     says = (
-        f"frame is {width}x{height}; the bundle was exported for 12x8: export again with "
-        f"--dynamic or --size {width}x{height}"
+        rf"frame is {width}x{height}; \S+ was exported for 12x8: export again with "
+        f"--size {width}x{height}, or with --dynamic for ONNX graphs of any size"
     )
     with make_runner(size=(8, 12)) as runner, pytest.raises(ImageError, match=says):
         runner.run(frames_of(height, width))

@@ -113,6 +113,7 @@ class Live:
         return LiveStatistics(
             source=self._source.name,
             configuration=self._restorer.configuration,
+            placement=self._restorer.placement,
             seconds=counters.seconds,
             captured=self._buffer.put_count,
             shown=counters.shown,
@@ -276,6 +277,7 @@ class Live:
             state=state,
             strength=controls.strength,
             playback=None if player is None else player.playback,
+            placement=self._restorer.placement,
         )
 
     def _state(self, now_s: float) -> LiveState:
@@ -479,6 +481,8 @@ class LiveStatistics:
     source: str
     configuration: str
     """The one in use at the end: `backend:precision`."""
+    placement: str
+    """What computed the last frame, as its backend told; empty where it does not."""
     seconds: float
     """From the first displayed frame to the last."""
     captured: int

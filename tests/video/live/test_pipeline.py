@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mirnet_edge.errors import EngineError, SourceInterruptedError, VideoError
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.clock import VirtualClock
-from mirnet_edge.video.frames import VideoFrame
+from mirnet_edge.video.frames import VideoFrame, format_status
 from mirnet_edge.video.live.controls import Controls
 from mirnet_edge.video.live.pipeline import DurationHistogram, Live, LiveCounters, ReconnectPolicy
 from mirnet_edge.video.live.sinks import DetachedSink, MemorySink
@@ -295,6 +295,33 @@ def test_restoration_can_be_switched_off():
     assert [shown.restored for shown in sink.shown][:4] == [True, True, True, False]
     assert runner.calls == 3
     assert not sink.shown[-1].status.restoring
+
+
+def test_what_computes_is_told_with_each_frame_and_at_the_end():
+    """The placement is the runner's at the time of the frame: OpenVINO has it after the first."""
+
+    class Placed(NullRunner):
+        placement = ""
+
+        def run(self, frames):
+            self.placement = f"{self.name} of 9 nodes on ToyProvider"
+            return super().run(frames)
+
+    runners = {"5": Placed("5"), "7": Placed("7")}
+    controls = Controls()
+
+    def request(shown):
+        if shown.before.index == 1:
+            controls.choose_configuration("7")
+
+    sink = MemorySink(request)
+    source = SyntheticSource(width=8, height=6, fps=50, frames=4)
+    restorer = Restorer({name: lambda r=r: r for name, r in runners.items()}, "5")
+    statistics = Live(source, restorer, [sink], controls=controls).run()
+    told = [shown.status.placement for shown in sink.shown]
+    assert told == [f"{count} of 9 nodes on ToyProvider" for count in (5, 5, 7, 7)]
+    assert statistics.placement == told[-1]
+    assert format_status(sink.shown[-1].status).endswith("7 (7 of 9 nodes on ToyProvider)")
 
 
 def test_a_configuration_that_fails_to_open_leaves_the_former_one_in_use(

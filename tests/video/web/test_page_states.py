@@ -235,6 +235,13 @@ def test_a_file_without_a_duration_cannot_be_sought(feed, page):
     assert page.locator("#time").inner_text() == "0:07"
 
 
+def test_what_restores_is_shown_as_it_really_ran(feed, page):
+    feed.set(placement="198 of 206 nodes on ToyProvider, 8 of 206 nodes on CPUExecutionProvider")
+    page.get_by_text("198 of 206 nodes on ToyProvider, 8 of 206").wait_for()
+    feed.set(configuration="toy:int8")
+    page.locator("#runs-on", has_text="toy:int8").wait_for()
+
+
 def test_the_strength_is_set_and_follows_others(feed, page):
     strength = page.get_by_role("slider", name="Strength")
     strength.focus()

@@ -258,6 +258,7 @@ function showStatus(message) {
   element("dropped").textContent = count(status.dropped);
   element("size").textContent = `${status.width}×${status.height}`;
   element("viewers").textContent = count(status.viewers);
+  element("runs-on").textContent = status.placement || status.configuration;
   if (moving && isNew) {
     charts.fps.add(status.fps);
     charts.age.add(status.age_ms);
@@ -286,7 +287,7 @@ function locally(message) {
   return {
     ...server, server,
     restoring: on, restored: on, strength: view.strength, restore_ms: ms, fps, dropped: server.dropped + dropped,
-    configuration: engine.choice,
+    configuration: engine.choice, placement: engine.label,
     configurations: ["auto", "wasm", ...(engine.gpu === "ready" ? ["webgpu"] : [])],
   };
 }
