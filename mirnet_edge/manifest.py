@@ -166,6 +166,20 @@ class LatencyFacts(StrictDocument):
     samples_ms: list[float]
 
 
+class PlacementTrial(StrictDocument):
+    """One change of what an INT8 graph quantizes, as `export.placement` measured it."""
+
+    nodes: list[str]
+    """The convolutions that were changed."""
+    in_int8: bool
+    """Whether they were put into INT8, or left in float."""
+    drop_db: float
+    """Accuracy drop of the changed graph against fp32."""
+    ratio: float | None
+    """Its latency over that of the best graph before it; None where its drop was too large."""
+    kept: bool
+
+
 class QuantizationFacts(StrictDocument):
     """How a graph was quantized, where a mixed-precision search chose it."""
 
@@ -177,6 +191,8 @@ class QuantizationFacts(StrictDocument):
     float_nodes: list[str]
     """Convolutions over pixels left in float, beside those over global context vectors."""
     reason: str
+    placement: list[PlacementTrial] = []
+    """The search by latency, in its order; empty where the backend was not timed."""
 
 
 class GraphFacts(StrictDocument):

@@ -12,7 +12,12 @@ from mirnet_edge.export.onnx_graph import (
     to_context_anchored_form,
     to_fp16,
 )
-from mirnet_edge.export.sensitivity import GraphEvaluator, choose_trial_backend, search_graph
+from mirnet_edge.export.sensitivity import (
+    GraphEvaluator,
+    choose_trial_backend,
+    keep_form,
+    search_graph,
+)
 from mirnet_edge.images.contract import pad_to_multiple
 from mirnet_edge.manifest import (
     LITERT_SUFFIX,
@@ -29,6 +34,7 @@ from mirnet_edge.quantization.ptq import (
     QuantizationScheme,
     RangeEstimator,
     RangeKey,
+    collect_magnitudes,
     describe_preprocessing,
     list_color_convs,
     quantize_for_cpu,
@@ -37,9 +43,13 @@ from mirnet_edge.quantization.ptq import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import numpy as np
+    import onnx
+
+    from mirnet_edge.export.sensitivity import Deliver
     from mirnet_edge.export.workspace import Workspace
 
 
@@ -234,8 +244,28 @@ def _calibrated_scheme(workspace: Workspace) -> QuantizationScheme:
     return QuantizationScheme(estimator=known.best, ranges=known.ranges[known.best])
 
 
+def _make_delivered_form(workspace: Workspace) -> Deliver:
+    """Return what gives INT8 graphs for processors the form that `_rewrite_in_cells` does."""
+    fp32, samples = workspace.path(_FP32.file), workspace.samples
+    known: dict[str, float] = {}
+
+    def measure(
+        fp32: Path, samples: Sequence[np.ndarray], tensors: Sequence[str]
+    ) -> dict[str, float]:
+        missing = [one for one in tensors if one not in known]
+        if missing:
+            known.update(collect_magnitudes(fp32, samples, missing))
+        return known
+
+    def deliver(model: onnx.ModelProto) -> onnx.ModelProto:
+        return to_cell_form(model, fp32, samples, measure) or model
+
+    return deliver
+
+
 def _search_mixed_precision(workspace: Workspace, file: GraphFile) -> GraphFile:
     options, fp32 = workspace.options, workspace.path(_FP32.file)
+    is_rewritten = "cpu" in file.targets and workspace.image.io == "uint8"
     evaluator = GraphEvaluator(
         fp32, workspace.image, workspace.images.evaluation, workspace.timing_frame,
         choose_trial_backend("auto" if "cpu" in file.targets else "tensorrt"),
@@ -244,6 +274,7 @@ def _search_mixed_precision(workspace: Workspace, file: GraphFile) -> GraphFile:
     facts = search_graph(
         fp32, workspace.path(file.file), workspace.samples, evaluator,
         max_drop_db=options.max_drop_db, target_fps=options.target_fps,
+        deliver=_make_delivered_form(workspace) if is_rewritten else keep_form,
         on_stage=workspace.on_stage,
     )  # fmt: skip
     return replace(file, quantization=facts)

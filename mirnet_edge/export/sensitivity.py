@@ -2,16 +2,18 @@
 
 Blocks are ordered by sensitivity, dB per millisecond, least sensitive first; the graphs with the
 first one, two, three ... of them in INT8 are measured as wholes. What no other graph beats in both
-accuracy drop and latency is the Pareto front, and a choice on it is taken.
+accuracy drop and latency is the Pareto front, and a choice on it is taken. `placement` then changes
+single convolutions by their measured latency.
 """
 
 from __future__ import annotations
 
 import math
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -19,6 +21,7 @@ from pydantic import Field, ValidationError
 from mirnet_edge.charts import BarPanel, Chart, bar_chart
 from mirnet_edge.errors import OptionError
 from mirnet_edge.export.gate import compare_outputs
+from mirnet_edge.export.placement import Placement, refine_placement
 from mirnet_edge.files import write_atomically
 from mirnet_edge.images.contract import LUMA
 from mirnet_edge.manifest import MachineFacts, Precision, QuantizationFacts, StrictDocument
@@ -39,7 +42,7 @@ from mirnet_edge.runtime.backends import all_backends, find_backend
 from mirnet_edge.runtime.measure import measure_interleaved, p50
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import onnx
 
@@ -121,7 +124,7 @@ class GraphEvaluator:
         outputs = self._restore_all(runner)
         result = compare_outputs(outputs, self._expected, self._samples, None)
         fp32_ms = ratio = None
-        if find_backend(self.backend).engine_runner is None:
+        if self.is_timed:
             taken = measure_interleaved(
                 {"fp32": self._fp32, precision: runner},
                 self._frame,
@@ -140,9 +143,52 @@ class GraphEvaluator:
             ratio,
         )
 
+    @contextmanager
+    def open(self, graph: Path, precision: Precision) -> Iterator[OpenTrial]:
+        """Open a graph, to compare it with fp32 and with another graph.
+
+        Raises:
+            EngineError: The backend cannot run it.
+        """
+        with self.runner(graph, precision) as runner:
+            yield OpenTrial(self, runner)
+
+    def drop_of(self, runner: Runner) -> float:
+        """Return a runner's accuracy drop against fp32 in dB."""
+        outputs = self._restore_all(runner)
+        return compare_outputs(outputs, self._expected, self._samples, None).drop_db
+
+    def time_beside(self, one: Runner, two: Runner, rounds: int) -> list[float]:
+        """Return the latency of one runner over that of another, of each interleaved round."""
+        taken = measure_interleaved(
+            {"one": one, "two": two}, self._frame, warmup=_WARMUP, rounds=rounds
+        )
+        return [first / second for first, second in zip(taken["one"], taken["two"], strict=True)]
+
+    @property
+    def is_timed(self) -> bool:
+        """Return whether the backend itself runs the graphs, so that latencies are valid."""
+        return find_backend(self.backend).engine_runner is None
+
     def _restore_all(self, runner: Runner) -> list[np.ndarray]:
         with runner:
             return [runner.run(sample.frame[None]) for sample in self._samples]
+
+
+@dataclass(frozen=True)
+class OpenTrial:
+    """A graph that `GraphEvaluator.open` opened."""
+
+    evaluator: GraphEvaluator
+    runner: Runner
+
+    def measure_drop(self) -> float:
+        """Return the accuracy drop against fp32 in dB."""
+        return self.evaluator.drop_of(self.runner)
+
+    def measure_ratios(self, other: OpenTrial, rounds: int) -> list[float]:
+        """Return this graph's latency over that of another, of each interleaved round."""
+        return self.evaluator.time_beside(self.runner, other.runner, rounds)
 
 
 def compare_by_darkness(
@@ -242,12 +288,27 @@ class Sensitivity(StrictDocument):
         return sorted(self.blocks, key=lambda one: one.db_per_ms, reverse=True)
 
 
+Deliver: TypeAlias = "Callable[[onnx.ModelProto], onnx.ModelProto]"
+
+
+def keep_form(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model as it is."""
+    return model
+
+
 @dataclass(frozen=True)
 class QuantizedGraph:
     """A graph in float, and the same with every quantizable convolution in INT8."""
 
     fp32: onnx.ModelProto
     int8: onnx.ModelProto
+    deliver: Deliver = keep_form
+    """Makes the form in which a part of `int8` is delivered, and so measured."""
+
+    @property
+    def units(self) -> dict[str, tuple[str, ...]]:
+        """Return the convolutions over pixels that can be quantized, of each block."""
+        return {one.name: one.convolutions for one in self.blocks if not one.decides_frame}
 
     @property
     def blocks(self) -> tuple[GraphBlock, ...]:
@@ -259,14 +320,26 @@ class QuantizedGraph:
 
     def write(self, names: Sequence[str], path: Path) -> Path:
         """Write the graph in which the blocks of these names are in INT8, and return its path."""
-        chosen = [one for one in self.blocks if one.name in names]
-        nodes = frozenset(node for one in chosen for node in one.convolutions)
-        write_model(quantize_partly(self.int8, self.fp32, nodes), path)
+        return self.write_nodes(self.nodes_of(names), path)
+
+    def nodes_of(self, names: Sequence[str]) -> frozenset[str]:
+        """Return the convolutions of the blocks of these names."""
+        return frozenset(
+            node for one in self.blocks if one.name in names for node in one.convolutions
+        )
+
+    def write_nodes(self, nodes: frozenset[str], path: Path) -> Path:
+        """Write the graph in which these convolutions are in INT8, and return its path."""
+        write_model(self.deliver(quantize_partly(self.int8, self.fp32, nodes)), path)
         return path
 
 
 def quantize_all_blocks(
-    fp32: Path, samples: Sequence[np.ndarray], backend: str, how: QuantizationScheme
+    fp32: Path,
+    samples: Sequence[np.ndarray],
+    backend: str,
+    how: QuantizationScheme,
+    deliver: Deliver = keep_form,
 ) -> QuantizedGraph:
     """Return a graph with all that the backend's quantization scheme covers in INT8."""
     import onnx
@@ -276,7 +349,7 @@ def quantize_all_blocks(
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "int8.onnx"
         quantize(fp32, target, samples, how)
-        return QuantizedGraph(onnx.load(fp32), onnx.load(target))
+        return QuantizedGraph(onnx.load(fp32), onnx.load(target), deliver)
 
 
 def measure_sensitivity(
@@ -421,19 +494,22 @@ def search_graph(
     *,
     max_drop_db: float,
     target_fps: float | None = None,
+    deliver: Deliver = keep_form,
     on_stage: Callable[[str], None] = lambda what: None,
 ) -> QuantizationFacts:
     """Search the blocks to quantize, write that mixed-precision graph and return its description.
 
     Both quantizers are measured with the chosen blocks, through the legalizer where the graph is
-    for TensorRT; the one with the smaller accuracy drop is kept.
+    for TensorRT; the one with the smaller accuracy drop is kept. Where the backend is timed, single
+    convolutions are then changed by their measured latency (`placement`); with a target throughput
+    only where the accuracy drop gets no larger. Graphs are measured as `deliver` makes them.
 
     Raises:
         OptionError: No graph reaches the target throughput; names the fastest.
     """
     graphs = {
         quantizer: quantize_all_blocks(
-            fp32, samples, evaluator.backend, QuantizationScheme(quantizer=quantizer)
+            fp32, samples, evaluator.backend, QuantizationScheme(quantizer=quantizer), deliver
         )
         for quantizer in QUANTIZERS
     }
@@ -455,9 +531,17 @@ def search_graph(
             other_choice = replace(other_choice, ms=chosen.ms / chosen.ratio * other_choice.ratio)
         best = choose_better(chosen, other_choice, max_drop_db, target_fps)
         quantizer = best.quantizer or usual
-        write_atomically(target, graphs[quantizer].write(best.blocks, path).read_bytes())
+        placement = Placement(graphs[quantizer].nodes_of(best.blocks), best.drop_db, 1.0, [])
+        if evaluator.is_timed and best.blocks:
+            placement = refine_placement(
+                graphs[quantizer], placement.nodes, evaluator, best.precision,
+                max_drop_db=max_drop_db if target_fps is None else best.drop_db,
+                on_stage=on_stage,
+            )  # fmt: skip
+        written = graphs[quantizer].write_nodes(placement.nodes, path)
+        write_atomically(target, written.read_bytes())
     return _describe_choice(
-        best, quantizer, graphs[quantizer], other_choice if best is chosen else chosen
+        best, quantizer, graphs[quantizer], other_choice if best is chosen else chosen, placement
     )
 
 
@@ -583,17 +667,39 @@ def _describe_choice(
     quantizer: Quantizer,
     graphs: QuantizedGraph,
     other_choice: MixedPrecisionChoice,
+    placement: Placement,
 ) -> QuantizationFacts:
-    left = [block for block in graphs.blocks if block.name not in best.blocks]
+    left = [block for block in graphs.blocks if placement.nodes.isdisjoint(block.convolutions)]
     speedup = "" if not best.ratio else f", {1.0 / best.ratio:.2f}x speedup"
     names = ", ".join(block.name for block in left) or "none"
     drops = (
         f"{best.drop_db:.3f} dB{speedup}; {other_choice.quantizer}: {other_choice.drop_db:.3f} dB"
     )
+    reason = (
+        f"{len(best.blocks)} blocks in INT8 by {quantizer} (accuracy drop {drops}); "
+        f"left in float: {names}"
+    )
+    if placement.trials:
+        moved = [one for one in placement.trials if one.kept] if placement.ratio < 1.0 else []
+        counts = [
+            sum(len(one.nodes) for one in moved if one.in_int8 is way) for way in (False, True)
+        ]
+        found = (
+            f"{counts[0]} convolutions more in float and {counts[1]} more in INT8 take "
+            f"{placement.ratio:.2f} of the time, accuracy drop {placement.drop_db:.3f} dB"
+            if moved
+            else "none was faster"
+        )
+        reason += f"; of {len(placement.trials)} changes by measured latency: {found}"
     return QuantizationFacts(
         quantizer=quantizer,
         float_blocks=[block.name for block in left],
-        float_nodes=[node for block in left for node in block.convolutions],
-        reason=f"{len(best.blocks)} blocks in INT8 by {quantizer} (accuracy drop {drops}); "
-        f"left in float: {names}",
+        float_nodes=[
+            node
+            for block in graphs.blocks
+            for node in block.convolutions
+            if node not in placement.nodes
+        ],
+        reason=reason,
+        placement=placement.trials,
     )

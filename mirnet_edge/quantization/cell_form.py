@@ -23,7 +23,7 @@ shuffle takes 2.5 times as long, and other orders of four dimensions 6 times.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
@@ -33,7 +33,7 @@ from mirnet_edge.onnx_files import constants_of, copy_model
 from mirnet_edge.quantization.ptq import collect_magnitudes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,8 +46,19 @@ _LAST_FIRST = (0, 3, 1, 2)
 _LAST_AGAIN = (0, 2, 3, 1)
 
 
+class MeasureMagnitudes(Protocol):
+    """As `ptq.collect_magnitudes`."""
+
+    def __call__(  # noqa: D102  # above
+        self, fp32: Path, samples: Sequence[np.ndarray], tensors: Sequence[str]
+    ) -> Mapping[str, float]: ...
+
+
 def to_cell_form(
-    int8: onnx.ModelProto, fp32: Path, samples: Sequence[np.ndarray]
+    int8: onnx.ModelProto,
+    fp32: Path,
+    samples: Sequence[np.ndarray],
+    measure: MeasureMagnitudes = collect_magnitudes,
 ) -> onnx.ModelProto | None:
     """Return a copy of an INT8 graph that works on 8-bit cells; None where it is of another form.
 
@@ -55,6 +66,7 @@ def to_cell_form(
         int8: What `quantize_for_cpu` made of `fp32`, or a part of it (mixed precision).
         fp32: The graph's file, in which the range of the residual is measured.
         samples: Its inputs: uint8 (1, H, W, 3).
+        measure: Returns the largest magnitudes of tensors; who rewrites many graphs keeps them.
 
     Raises:
         CalibrationError: There are no samples.
@@ -64,7 +76,7 @@ def to_cell_form(
     if found is None:
         return None
     residual = found.residual.input[0]
-    largest = collect_magnitudes(fp32, samples, [residual])[residual]
+    largest = measure(fp32, samples, [residual])[residual]
     editor = _Editor(model)
     if found.thumbnail is not None:
         editor.pool_rows_first(found.thumbnail)
