@@ -23,6 +23,7 @@ from mirnet_edge.images.colors import color_space, has_gray_palette, rgb_pixels
 from mirnet_edge.images.companions import companions
 from mirnet_edge.images.contract import LUMA
 from mirnet_edge.images.gray_profiles import gray_curve
+from mirnet_edge.images.huge import check_memory, without_size_limit
 from mirnet_edge.images.jpeg_tail import with_end_marker
 from mirnet_edge.images.kinds import (
     FORMAT_OF_SUFFIX,
@@ -273,8 +274,15 @@ def _has_later_alpha(image: ImageFile, kind: Format) -> bool:
 
 def to_gray(pixels: NDArray[Any]) -> NDArray[Any]:
     """Return (H, W, 3) pixels of any integer type with the brightness in all three channels."""
-    gray: NDArray[Any] = np.rint(pixels @ LUMA).astype(pixels.dtype)
+    gray = np.empty(pixels.shape[:2], pixels.dtype)
+    # floats of all pixels at once would take more memory than all else
+    for top in range(0, len(pixels), _GRAY_ROWS):
+        rows = slice(top, top + _GRAY_ROWS)
+        gray[rows] = np.rint(pixels[rows] @ LUMA)
     return gray[..., None].repeat(3, axis=2)
+
+
+_GRAY_ROWS = 256
 
 
 def format_of(path: Path) -> Format:
@@ -345,7 +353,14 @@ def _decode(payload: bytes, path: Path) -> ImageFile:
         what = describe_other(payload[:HEAD_BYTES]) or "damaged or another kind of file"
         raise ImageError(f"{path} is {what}; {_EXPECTED}. Convert it to one of these")
     try:
-        return _decode_raw(payload) if kind == "RAW" else _decode_kind(payload, kind, path)
+        if kind == "RAW":
+            return _decode_raw(payload)
+        try:
+            return _decode_kind(payload, kind, path)
+        except Image.DecompressionBombError:
+            with without_size_limit():
+                check_memory(payload, kind, path)
+                return _decode_kind(payload, kind, path)
     except MissingDependencyError as error:
         raise ImageError(f"{path} cannot be read: {error}") from error
     except MirnetEdgeError:
@@ -354,10 +369,6 @@ def _decode(payload: bytes, path: Path) -> ImageFile:
         raise ImageError(
             f"{path} is damaged: its {kind} header cannot be read; {_EXPECTED}. Copy it again "
             "from its source"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{path} is too large to be decoded safely ({error}); cut it into smaller images"
         ) from error
     except Exception as error:  # decoders raise many kinds here, all of them mean "damaged"
         reason = " ".join(str(error).split())

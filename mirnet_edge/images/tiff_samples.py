@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # tags; TIFF 6.0, appendix A
-_WIDTH, _HEIGHT, _BITS, _COMPRESSION, PHOTOMETRIC, _FILL = 256, 257, 258, 259, 262, 266
+WIDTH, HEIGHT, _BITS, _COMPRESSION, PHOTOMETRIC, _FILL = 256, 257, 258, 259, 262, 266
 _OFFSETS, _SAMPLES, _ROWS, _LENGTHS, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_LENGTHS = 322, 323, 324, 325
 EXTRA_SAMPLES, _FORMAT = 338, 339
@@ -148,13 +148,15 @@ def decode_samples(payload: bytes, page: TiffPage) -> NDArray[Any]:
     Raises:
         ImageError: They are stored in a way that is not read.
         OSError: Some are missing, too many, or cannot be decompressed.
+        PIL.Image.DecompressionBombError: The page is larger than Pillow's limit.
     """
     from PIL import Image
 
-    height, width = page.value(_HEIGHT), page.value(_WIDTH)
-    most = 2 * (Image.MAX_IMAGE_PIXELS or 1 << 40)
-    if not 0 < page.channels <= _MOST_CHANNELS or not 0 < height * width <= most:
+    height, width = page.value(HEIGHT), page.value(WIDTH)
+    if not 0 < page.channels <= _MOST_CHANNELS or not height * width > 0:
         raise OSError(f"it claims {page.channels} channels of {width}x{height}")
+    if Image.MAX_IMAGE_PIXELS and height * width > 2 * Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"it claims {width}x{height}")
     if page.value(_COMPRESSION) not in _OF_BYTES:
         raise ImageError(
             f"its {page.bits}-bit samples are compressed by method {page.value(_COMPRESSION)}; "
@@ -175,7 +177,7 @@ class _Plane:
     def __init__(self, payload: bytes, page: TiffPage, channels: int) -> None:
         """Read how they lie in the page."""
         self._payload, self._page, self._channels = payload, page, channels
-        self._height, width = page.value(_HEIGHT), page.value(_WIDTH)
+        self._height, width = page.value(HEIGHT), page.value(WIDTH)
         self._is_tiled = _TILE_OFFSETS in page.tags
         if self._is_tiled:
             self._unit, self._rows = page.value(_TILE_WIDTH), page.value(_TILE_HEIGHT)
@@ -232,7 +234,7 @@ class _Plane:
             parts.append(part)
             size += length
         tags: dict[int, list[int]] = {
-            _WIDTH: [width], _HEIGHT: [rows], _BITS: [8], PHOTOMETRIC: [1], _SAMPLES: [1],
+            WIDTH: [width], HEIGHT: [rows], _BITS: [8], PHOTOMETRIC: [1], _SAMPLES: [1],
             _COMPRESSION: [self._page.value(_COMPRESSION)], _FILL: [self._page.value(_FILL)],
         }  # fmt: skip
         if self._is_tiled:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from mirnet_edge.errors import BundleError, MirnetEdgeError, OptionError
 from mirnet_edge.images.contract import size_text
 from mirnet_edge.manifest import Precision, read_manifest, verify_graph, verify_path
+from mirnet_edge.memory import available_memory
 from mirnet_edge.runtime.backends import (
     AUTO,
     Backend,
@@ -18,7 +19,6 @@ from mirnet_edge.runtime.backends import (
     find_backend,
     unknown_backend_text,
 )
-from mirnet_edge.runtime.machine import available_memory
 from mirnet_edge.runtime.machine_configurations import add_configurations, is_untried
 from mirnet_edge.runtime.machine_latency import time_here
 from mirnet_edge.runtime.shipped import PREFIX, find_bundle, is_shipped

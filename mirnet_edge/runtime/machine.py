@@ -26,8 +26,6 @@ _TOOLS = (
     "torch", "onnx", "onnxruntime", "openvino", "nncf", "numpy", "cv2", "tensorrt", "tensorrt_rtx",
 )  # fmt: skip
 _PROCESSOR_FILE = Path("/proc/cpuinfo")
-_MEMORY_FILE = Path("/proc/meminfo")
-_CONTAINER_FOLDER = Path("/sys/fs/cgroup")
 _BOARD_FILE = Path("/proc/device-tree/model")
 _INPUT_RAILS = ("VDD_IN", "POM_5V_IN")
 
@@ -59,24 +57,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def available_memory() -> int | None:
-    """Return how many bytes of memory a process can still take, None where that is unknown.
-
-    What the system has available, or what is left of the limit of this container.
-    """
-    found = [
-        int(line.split()[1]) << 10
-        for line in _read(_MEMORY_FILE).splitlines()
-        if line.startswith("MemAvailable:")
-    ]
-    limit, used = (
-        _read(_CONTAINER_FOLDER / f"memory.{name}").strip() for name in ("max", "current")
-    )
-    if limit.isdecimal() and used.isdecimal():
-        found.append(max(0, int(limit) - int(used)))
-    return min(found, default=None)
 
 
 def tool_versions() -> dict[str, str]:

@@ -20,8 +20,8 @@ import numpy as np
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.images.contract import check_float_frames, check_frames, padded_size, size_text
 from mirnet_edge.manifest import ImageContract
+from mirnet_edge.memory import available_memory
 from mirnet_edge.runtime.backends import AUTO
-from mirnet_edge.runtime.machine import available_memory
 from mirnet_edge.runtime.runner import RunnerWrapper
 from mirnet_edge.runtime.tiling import TileAxis, TiledRunner, held_bytes, tile_runner
 from mirnet_edge.runtime.torch_runner import BACKEND, TorchRunner

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from mirnet_edge.errors import ImageError, MirnetEdgeError
+from mirnet_edge.images import huge
 from mirnet_edge.images.files import (
     ImageFile,
     apply_orientation,
@@ -24,6 +25,8 @@ from mirnet_edge.images.files import (
     write_image,
 )
 from mirnet_edge.images.kinds import FORMAT_OF_SUFFIX
+from mirnet_edge.images.metadata import Metadata
+from mirnet_edge.images.tiff import encode_tiff
 
 _LOSSLESS = ["png", "tif"]
 _ALL = ["png", "tif", "jpg", "webp"]
@@ -551,13 +554,32 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
         read_image(tmp_path / "b.png")
 
 
-def test_what_would_fill_the_memory_is_refused(save, monkeypatch):
-    path = save("a.png", _levels((40, 40, 3)))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
-    with pytest.raises(ImageError, match=r"too large to be decoded safely .*cut it into smaller"):
-        read_image(path)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns: half the limit
+def _deep_tiff(pixels):
+    return encode_tiff(pixels, exif=None, icc=None, metadata=Metadata())
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "deep.png", "deep.tif", "gray.png"])
+def test_what_pillow_takes_for_a_bomb_is_read_where_the_memory_suffices(name, place, monkeypatch):
+    deep = _levels((40, 40, 3), np.uint16)
+    content = {
+        "a.png": _encoded("PNG"), "a.jpg": _encoded("JPEG"), "a.tif": _encoded("TIFF"),
+        "deep.png": _png(deep, 2), "deep.tif": _deep_tiff(deep),
+        "gray.png": _png(_levels((40, 40, 1), np.uint16), 0),
+    }[name]  # fmt: skip
+    path, limit = place(name, content), 700
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    bytes_per_pixel = 64 if "deep" in name or "gray" in name else 26
+    needed = 1600 * bytes_per_pixel + len(content)
+    for left, says in (
+        (needed - 1, r"has 40x40 pixels \(0 megapixels\): .* 0\.0 GB are left\. Cut it into"),
+        (None, "how much is left is unknown here"),
+    ):
+        monkeypatch.setattr(huge, "available_memory", lambda left=left: left)
+        with pytest.raises(ImageError, match=says):
+            read_image(path)
+    monkeypatch.setattr(huge, "available_memory", lambda: needed)
     assert read_image(path).frame.shape == (40, 40, 3)
+    assert limit == Image.MAX_IMAGE_PIXELS
 
 
 # what cannot be written

@@ -128,17 +128,3 @@ def test_cores_where_the_system_has_no_affinity(counted, usable, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: counted)
     assert machine.usable_cores() == usable
-
-
-def test_the_memory_left_is_the_systems_or_the_containers(monkeypatch, tmp_path):
-    system = tmp_path / "meminfo"
-    monkeypatch.setattr(machine, "_MEMORY_FILE", system)
-    monkeypatch.setattr(machine, "_CONTAINER_FOLDER", tmp_path)
-    assert machine.available_memory() is None
-    system.write_text("MemTotal:  9 kB\nMemAvailable:  4096 kB\n")
-    assert machine.available_memory() == 4096 * 1024
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert machine.available_memory() == 4096 * 1024
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert machine.available_memory() == 4000
