@@ -13,6 +13,7 @@ import numpy as np
 
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import VideoError
+from mirnet_edge.video.files.cut_files import FileStart, scan_boxes
 from mirnet_edge.video.frames import ColorTags
 
 if TYPE_CHECKING:
@@ -208,6 +209,12 @@ class VideoReader:
                 f"{self.path}: {frames} frames could be decoded, {self.damage.packets} packets "
                 f"could not{reason}; the file is damaged, and the result lacks those"
             )
+        boxes = scan_boxes(self.path)
+        if boxes is not None and boxes.lacks_media:
+            return (
+                f"{self.path}: the file is cut off, {boxes.missing} bytes or more are missing; the "
+                "result has the video and sound that are there"
+            )
         return ""
 
     def _durations(self, end_s: Fraction | None) -> tuple[Fraction, Fraction]:
@@ -275,10 +282,24 @@ def open_input(path: Path) -> InputContainer:
         VideoError: It cannot be opened.
     """
     av = require("av", "reading video")
+    container: InputContainer
     with convert_open_errors(path):
-        # "file:" because 12:30.mp4 would be taken for the protocol 12; undecodable metadata does
-        # not make a video unreadable
-        container: InputContainer = av.open(f"file:{path}", metadata_errors="replace")
+        try:
+            # "file:" because 12:30.mp4 would be taken for the protocol 12; undecodable metadata
+            # does not make a video unreadable
+            container = av.open(f"file:{path}", metadata_errors="replace")
+        except av.FFmpegError:
+            boxes = scan_boxes(path)
+            if boxes is None or not (boxes.cut_name or boxes.lacks_index):
+                raise
+            if boxes.lacks_index:
+                raise VideoError(
+                    f"{path} has no index (moov), which is written at last: the recording was not "
+                    "finished, or the file is cut off. Copy it again, or repair it with the "
+                    "program that recorded it"
+                ) from None
+            # FFmpeg refuses a file that ends within the index of a fragment; its start is whole
+            container = av.open(FileStart(path, boxes.whole), metadata_errors="replace")
     # FFmpeg's guess of missing PTS is wrong where frames are reordered
     container.flags &= ~_GENERATE_PTS
     return container
