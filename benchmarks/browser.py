@@ -1,6 +1,7 @@
 """Frame rate of the page of `mirnet web` in Chromium, beside ONNX Runtime in Python, interleaved.
 
     python benchmarks/browser.py [shipped:low-light ...] [--size 640x480] [--rounds 15]
+    python benchmarks/browser.py --into docs/guides/browser.md    # and replace its figures
 
 Each round restores one frame of video with every row in turn: the page with one thread and two,
 its INT8 network, and this package's ONNX Runtime on the same numbers of threads. Times of the page
@@ -11,6 +12,8 @@ threads together, which other programs lengthen less. Needs playwright and Chrom
 from __future__ import annotations
 
 import argparse
+import datetime
+import os
 import shutil
 import sys
 import tempfile
@@ -26,15 +29,17 @@ from mirnet_edge.bench.measure import timing_frame
 from mirnet_edge.cli.arguments import parse_size
 from mirnet_edge.export.web.page import write_page
 from mirnet_edge.export.web.serving import serve_page
+from mirnet_edge.files import write_atomically
 from mirnet_edge.runtime.bundle import open_bundle
 from mirnet_edge.runtime.machine import describe
 from mirnet_edge.runtime.shipped import find_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import Browser
 
+_BEGIN, _END = "<!-- measured by benchmarks/browser.py -->", "<!-- /measured -->"
 _OPEN = """async () => {
     const { Engine, loadFacts } = await import("./engine.js");
     const engine = new Engine(await loadFacts());
@@ -63,6 +68,9 @@ def main() -> None:
     parser.add_argument("--size", default="640x480")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--into", type=Path, help=f"replace what stands between {_BEGIN} and {_END}"
+    )
     arguments = parser.parse_args()
     height, width = parse_size(arguments.size, "--size")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -71,18 +79,36 @@ def main() -> None:
     from playwright.sync_api import sync_playwright
 
     machine = describe()
+    lines = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        print(f"{machine.processor}, {machine.cores} cores; Chromium {browser.version}")
+        day = datetime.datetime.now(datetime.timezone.utc).date()
+        lines.append(
+            f"{machine.processor}, {machine.cores} cores, load {os.getloadavg()[0]:.1f} before, "
+            f"Chromium {browser.version}, {day}."
+        )
         for bundle in arguments.bundles:
-            measure(browser, bundle, (height, width), arguments.rounds, arguments.threads)
+            lines += measure(browser, bundle, (height, width), arguments.rounds, arguments.threads)
         browser.close()
+    print("\n".join(lines))
+    if arguments.into is not None:
+        replace_figures(arguments.into, lines)
+
+
+def replace_figures(document: Path, lines: list[str]) -> None:
+    """Put lines between the marks of a document, in place of what stood there."""
+    before, begin, rest = document.read_text(encoding="utf-8").partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        sys.exit(f"{document} has no {_BEGIN} ... {_END}; add both lines where the figures go")
+    text = "\n".join([before + begin, *lines, end + after])
+    write_atomically(document, text.encode())
 
 
 def measure(
     browser: Browser, bundle: str, size: tuple[int, int], rounds: int, counts: list[int]
-) -> None:
-    """Print the table of one bundle, on each number of threads."""
+) -> list[str]:
+    """Return the lines of the table of one bundle, on each number of threads."""
     height, width = size
     folder = find_bundle(bundle)
     frame = timing_frame(height, width)
@@ -105,7 +131,7 @@ def measure(
                 label, run = open_engine(browser, server.address, threads, width, height)
                 rows[f"page, {precision}, {label}"] = (run, chromium_s)
             if precision == "fp32":
-                print(f"\n{page.summary.partition(': ')[2].partition(';')[0]}")
+                about = page.summary.partition(": ")[2].partition(";")[0]
         for threads in counts:
             runner = stack.enter_context(
                 open_bundle(bundle, "onnxruntime", "fp32", threads=threads)
@@ -127,7 +153,8 @@ def measure(
                 if number:  # the first compiles, and makes one-time allocations
                     times[name].append(taken)
                     used[name].append(1e3 * (processor_s() - before))
-    print_table(f"{bundle}, {width}x{height}, {rounds} interleaved rounds", times, used)
+    title = f"`{bundle}`, {width}x{height}, {rounds} interleaved rounds; the page: {about}."
+    return ["", title, "", *table_lines(times, used)]
 
 
 def open_engine(
@@ -143,16 +170,16 @@ def open_engine(
     return label, lambda: float(page.evaluate(_RUN, [width, height]))
 
 
-def print_table(title: str, times: dict[str, list[float]], used: dict[str, list[float]]) -> None:
-    """Print p50, frames per second, processor time, and the ratios to Python on as many threads."""
-    print(f"\n{title}\n\n| row | p50 ms | fps | time x Python | CPU ms | CPU x Python |")
-    print("|---|---|---|---|---|---|")
+def table_lines(times: dict[str, list[float]], used: dict[str, list[float]]) -> Iterator[str]:
+    """Yield p50, frames per second, processor time, and ratios to Python on as many threads."""
+    yield "| row | p50 ms | fps | time x Python | CPU ms | CPU x Python |"
+    yield "|---|---|---|---|---|---|"
     for name, samples in times.items():
         reference = f"Python, fp32, {name.rpartition(', ')[2]}"
         p50 = float(np.median(samples))
         ratio = np.median(np.array(samples) / np.array(times[reference]))
         processor, others = np.mean(used[name]), np.mean(used[reference])
-        print(
+        yield (
             f"| {name} | {p50:.1f} | {1e3 / p50:.1f} | {ratio:.2f} | {processor:.0f} | "
             f"{processor / others:.2f} |"
         )

@@ -134,3 +134,18 @@ def test_the_folders_it_lists_exist():
         r"`((?:mirnet_edge|export|calibration|benchmarks|docs)/[\w/]*)`", README
     ):
         assert (ROOT / name).is_dir(), name
+
+
+def test_each_device_has_one_of_four_states():
+    section = README.partition("## On which devices")[2].partition("\n## ")[0]
+    states = section.partition("one of: ")[2].partition(".")[0].split(" · ")
+    assert len(states) == 4
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in section.splitlines()
+        if line.startswith("| ")
+    ][1:]
+    assert len(rows) > 10
+    assert {row[2] for row in rows} == set(states)
+    for device, _, state, figures in rows:
+        assert state != "measured here" or re.search(r"\d|figures", figures), device

@@ -4,12 +4,17 @@
 #
 #   make wheel && export/raspberry-pi/check_aarch64.sh build/wheel/mirnet_edge-*.whl
 #
+# With LITERT=FOLDER, a bundle of `mirnet export --format litert --size 128x96 --int8`, its LiteRT
+# models restore the image too, on both sides; PYTHON needs the extra `litert` for that.
+#
 # Needs root, Debian or Ubuntu, and: apt install qemu-user-static mmdebstrap. About 5 minutes and
 # 1 GB. Speed under emulation says nothing about a board.
 set -euo pipefail
 wheel=$(realpath "${1:?the wheel: build/wheel/mirnet_edge-*.whl}")
 python=${PYTHON:-$PWD/.venv/bin/python}  # has the package installed, for the expected result
 work=${WORK:-build/aarch64}
+litert=${LITERT:+$(realpath "$LITERT")}
+extras=cpu,video${litert:+,litert}
 mkdir -p "$work"
 work=$(realpath "$work")
 
@@ -32,7 +37,7 @@ done
 rm -rf "$work/site"
 "$python" -m pip install --quiet --disable-pip-version-check --target "$work/site" \
   "${platforms[@]}" --python-version 3.11 --only-binary=:all: --constraint constraints.txt \
-  "$wheel[cpu,video]"
+  "$wheel[$extras]"
 
 arm() {
   qemu-aarch64-static -cpu cortex-a76 -L "$work/root" -E PYTHONPATH="$work/site" \
@@ -49,14 +54,18 @@ noise = np.random.default_rng(0).normal(0.0, 3.0, waves.shape)
 Image.fromarray(np.clip(36 + 24 * waves + noise, 0, 255).astype(np.uint8)).save("dark.png")
 END
 failed=0
-for precision in fp32 int8; do
+
+# Restore the image here and there with the options given, and compare; the first argument is the
+# name of the results.
+check() {
+  local name=$1 machine run
+  shift
   for machine in here aarch64; do
     run=arm
     [ "$machine" = here ] && run="$python"
-    $run -m mirnet_edge restore dark.png --task low-light --backend onnxruntime --threads 2 \
-      --precision "$precision" --out "$machine-$precision.png" --overwrite
+    $run -m mirnet_edge restore dark.png --threads 2 --out "$machine-$name.png" --overwrite "$@"
   done
-  "$python" - "here-$precision.png" "aarch64-$precision.png" <<'END' || failed=1
+  "$python" - "here-$name.png" "aarch64-$name.png" <<'END' || failed=1
 import sys
 
 import numpy as np
@@ -67,5 +76,13 @@ furthest = int(abs(here - there).max())
 print(f"{sys.argv[2]}: at most {furthest} of 255 levels from the result of this machine")
 sys.exit(furthest > 1)
 END
+}
+
+for precision in fp32 int8; do
+  check "$precision" --task low-light --backend onnxruntime --precision "$precision"
+  if [ -n "$litert" ] && [ -f "$litert/litert-$precision.tflite" ]; then
+    check "litert-$precision" --bundle "$litert" --backend litert --precision "$precision"
+  fi
 done
+[ -n "$litert" ] || echo "LiteRT was not checked: give LITERT=FOLDER, see the head of this script"
 exit "$failed"

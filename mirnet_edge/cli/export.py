@@ -89,7 +89,8 @@ def export(
         bool,
         typer.Option(
             "--mixed",
-            help="Choose by measurement which blocks are INT8.",
+            help="Choose by measurement which blocks are INT8, and by their latency here which "
+            "convolutions.",
             rich_help_panel=_PRECISION,
         ),
     ] = False,

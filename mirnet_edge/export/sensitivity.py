@@ -330,7 +330,9 @@ class QuantizedGraph:
 
     def write_nodes(self, nodes: frozenset[str], path: Path) -> Path:
         """Write the graph in which these convolutions are in INT8, and return its path."""
-        write_model(self.deliver(quantize_partly(self.int8, self.fp32, nodes)), path)
+        partial = quantize_partly(self.int8, self.fp32, nodes)
+        # without any it is the graph in float, which is delivered as it is
+        write_model(self.deliver(partial) if nodes else partial, path)
         return path
 
 
@@ -691,6 +693,8 @@ def _describe_choice(
             else "none was faster"
         )
         reason += f"; of {len(placement.trials)} changes by measured latency: {found}"
+    elif best.ms is None:
+        reason += "; convolutions were not chosen by latency, which only the device can tell"
     return QuantizationFacts(
         quantizer=quantizer,
         float_blocks=[block.name for block in left],

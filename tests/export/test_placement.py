@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -128,3 +129,29 @@ def test_a_graph_without_any_convolution_in_int8_is_not_tried():
     evaluator = Evaluator()
     refine({"head"}, evaluator)
     assert frozenset() not in evaluator.opened
+
+
+def test_graphs_are_measured_as_they_are_delivered_and_ranges_are_collected_once(
+    monkeypatch, tmp_path
+):
+    import mirnet_edge.export.graphs as made
+
+    collected = []
+
+    def collect(fp32, samples, tensors):
+        collected.append(list(tensors))
+        return dict.fromkeys(tensors, 1.5)
+
+    def rewrite(model, fp32, samples, measure):
+        return f"{model} in cells of {measure(fp32, samples, ['residual'])['residual']}"
+
+    monkeypatch.setattr(made, "collect_magnitudes", collect)
+    monkeypatch.setattr(made, "to_cell_form", rewrite)
+    workspace = SimpleNamespace(path=tmp_path.joinpath, samples=[])
+    deliver = made._make_delivered_form(workspace)
+    assert [deliver(name) for name in ("one", "two")] == [
+        "one in cells of 1.5", "two in cells of 1.5",
+    ]  # fmt: skip
+    assert collected == [["residual"]]
+    monkeypatch.setattr(made, "to_cell_form", lambda *_: None)
+    assert made._make_delivered_form(workspace)("other") == "other", "it has no cell form"

@@ -279,6 +279,7 @@ def test_the_search_leaves_the_sensitive_block_in_float(planted, frames, tmp_pat
     assert evaluator.evaluate(target).drop_db <= 0.3
     # single convolutions are changed where the backend is timed; it is simulated for TensorRT
     assert bool(facts.placement) == (backend == "onnxruntime")
+    assert ("which only the device can tell" in facts.reason) == (backend == "tensorrt")
     held = {node for one in list_blocks(onnx.load(planted)) if not one.decides_frame
             for node in one.convolutions}  # fmt: skip
     assert set(facts.float_nodes) == held - quantized

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import re
 import threading
 from contextlib import contextmanager
 
@@ -23,6 +24,11 @@ from mirnet_edge.video.web.browser_compute import read_browser_files, unrestored
 from mirnet_edge.video.web.server import WebSink
 
 READY_MS = 60_000
+# of texts as "12.3 ms" and "1.2 s", read at one moment
+_MILLISECONDS = """(names) => names.map((name) => {
+    const [number, unit] = document.getElementById(name).textContent.split(" ");
+    return parseFloat(number) * (unit === "s" ? 1000 : 1);
+})"""
 
 
 class DarkClip:
@@ -111,6 +117,11 @@ def test_the_browser_restores_what_the_server_sends(
         assert before > 5  # an image, and no black one
         assert after == pytest.approx(1.5 * before, rel=0.2)
         assert page.locator("#size").text_content() == "320×240"
+        assert page.locator("#runs-on").text_content().startswith("WASM, ")
+        # the age is that of what is seen: this browser's restoring is part of it
+        page.locator("#age", has_text=re.compile("s$")).wait_for()
+        age_ms, restore_ms = page.evaluate(_MILLISECONDS, ["age", "restore-ms"])
+        assert age_ms + 1 >= restore_ms > 0  # rounded to a millisecond
         options = page.locator("#configuration option").all_text_contents()
         assert options == ["this browser: the faster", "this browser: WASM"]
         # the strength and the switch are this browser's own

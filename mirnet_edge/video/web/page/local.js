@@ -3,9 +3,10 @@
 import { Engine, loadFacts } from "./engine.js";
 
 const RATE_FRAMES = 12; // over which frames per second are measured
+const AGE_FRAMES = 200; // over which the percentile of the frame age is taken
 
 export class LocalRestoration {
-  #view; #onChange; #busy = false; #times = [];
+  #view; #onChange; #busy = false; #times = []; #ages = [];
   engine = null;
   on = true;
   ms = 0; // of the last frame
@@ -23,14 +24,15 @@ export class LocalRestoration {
   }
 
   // Restore a received frame and draw it; one that comes too early is dropped. Resolve with whether
-  // it was drawn.
-  async show(source, width, height) {
+  // it was drawn. `age` is what the server says of the frame, in ms: what this takes comes on top.
+  async show(source, width, height, age) {
     if (this.#busy) {
       this.dropped += 1;
       source.close?.();
       return false;
     }
     this.#busy = true;
+    const received = performance.now();
     try {
       const bitmap = await createImageBitmap(source, 0, 0, width, height);
       source.close?.();
@@ -41,12 +43,21 @@ export class LocalRestoration {
       } else {
         this.#view.drawPair(bitmap, bitmap);
       }
-      this.#times.push(performance.now());
+      const drawn = performance.now();
+      this.#times.push(drawn);
       if (this.#times.length > RATE_FRAMES) this.#times.shift();
+      this.#ages.push(age + drawn - received);
+      if (this.#ages.length > AGE_FRAMES) this.#ages.shift();
     } finally {
       this.#busy = false;
     }
     return true;
+  }
+
+  // Return the age of the last frame that was drawn, and the 95th percentile of the last ones, in ms.
+  get ages() {
+    const sorted = [...this.#ages].sort((one, two) => one - two);
+    return { age: this.#ages.at(-1) ?? 0, p95: sorted[Math.floor(0.95 * (sorted.length - 1))] ?? 0 };
   }
 
   get fps() {

@@ -191,7 +191,8 @@ function onFrame(source, width, height) {
 
 async function showLocally(source, width, height) {
   try {
-    if (await local.show(source, width, height - STRIP_HEIGHT)) element("cover").hidden = true;
+    const age = status?.server?.age_ms ?? 0;
+    if (await local.show(source, width, height - STRIP_HEIGHT, age)) element("cover").hidden = true;
   } catch (error) {
     showNote(`a frame was not restored: ${error.message}`);
   }
@@ -284,8 +285,9 @@ function showStatus(message) {
 function locally(message) {
   const { engine, on, ms, dropped, fps } = local;
   const server = message.server ?? message;
+  const { age, p95 } = local.ages;
   return {
-    ...server, server,
+    ...server, server, age_ms: age, age_p95_ms: p95,
     restoring: on, restored: on, strength: view.strength, restore_ms: ms, fps, dropped: server.dropped + dropped,
     configuration: engine.choice, placement: engine.label,
     configurations: ["auto", "wasm", ...(engine.gpu === "ready" ? ["webgpu"] : [])],
