@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
 from mirnet_edge.onnx_files import constants_of, copy_model
+from mirnet_edge.quantization.byte_streams import FinestStream, float_kernel
+from mirnet_edge.quantization.graph_editor import GraphEditor, attribute_of, set_attribute
 from mirnet_edge.quantization.ptq import collect_magnitudes
 
 if TYPE_CHECKING:
@@ -75,13 +76,20 @@ def to_cell_form(
     found = _LightGraph.find(model)
     if found is None:
         return None
+    editor = _CellEditor(model, "cell")
+    stream = FinestStream.find(editor, found.stem)
     residual = found.residual.input[0]
-    largest = measure(fp32, samples, [residual])[residual]
-    editor = _Editor(model)
+    stored = [residual] if stream is None else [residual, stream.refined]
+    largest = measure(fp32, samples, stored)
     if found.thumbnail is not None:
         editor.pool_rows_first(found.thumbnail)
     cells = editor.store_cells(found)
-    editor.work_on_cells(found, cells, max(largest / _LARGEST_RESIDUAL, _STEP))
+    editor.work_on_cells(found, cells, max(largest[residual] / _LARGEST_RESIDUAL, _STEP))
+    if stream is not None:
+        before = onnx.load(fp32)
+        kernel, bias = float_kernel(before, found.stem)
+        stem = (_as_pointwise(kernel), bias)
+        stream.to_8_bits(editor, cells, stem, before, largest[stream.refined])
     editor.finish()
     return model
 
@@ -128,15 +136,15 @@ class _LightGraph:
         gate = maker(opening, 0, "DepthToSpace")
         if rounded is None or clip is None or opening is None or gate is None or residual is None:
             return None
-        side = _attribute(residual, "blocksize")
+        side = attribute_of(residual, "blocksize")
         stems = [
             node
             for node in model.graph.node
-            if node.op_type == "Conv" and list(_attribute(node, "strides") or ()) == [side, side]
+            if node.op_type == "Conv" and list(attribute_of(node, "strides") or ()) == [side, side]
             and _source(makers, node.input[0]) == clip.output[0]
         ]  # fmt: skip
         bounds = [values.get(name) for name in clip.input[1:3]]
-        if len(stems) != 1 or _attribute(stems[0], "kernel_shape") != [side, side]:
+        if len(stems) != 1 or attribute_of(stems[0], "kernel_shape") != [side, side]:
             return None
         if len(bounds) != 2 or bounds[0] is None or bounds[1] is None:
             return None
@@ -151,13 +159,6 @@ class _LightGraph:
             clip, float(bounds[0]), float(bounds[1]), stems[0], gate, opening, residual, rounded,
             cast, side, thumbnails[0] if len(thumbnails) == 1 else None,
         )  # fmt: skip
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> Any:  # noqa: ANN401  # of any type
-    for one in node.attribute:
-        if one.name == name:
-            return helper.get_attribute_value(one)
-    return None
 
 
 def _pixels(makers: dict[str, onnx.NodeProto], name: str) -> str:
@@ -176,28 +177,8 @@ def _source(makers: dict[str, onnx.NodeProto], name: str) -> str:
     return name
 
 
-class _Editor:
-    """Changes a graph in place."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
-        self._added: list[onnx.NodeProto] = []
-        self._removed: set[str] = set()
-
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:  # noqa: ANN401  # of any type
-        """Add a node and return the name of its output."""
-        made = helper.make_node(kind, inputs, [output], name=f"cell_{output}", **attributes)
-        self._added.append(made)
-        return output
-
-    def constant(self, name: str, value: np.generic | NDArray[Any]) -> str:
-        self._model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def reshape(self, name: str, output: str, *sides: int) -> str:
-        """Add a reshape; 0 keeps a side, -1 takes what is left."""
-        shape = self.constant(f"{output}.shape", np.array(sides, np.int64))
-        return self.node("Reshape", [name, shape], output)
+class _CellEditor(GraphEditor):
+    """Rewrites a light graph's nodes at full resolution."""
 
     def pool_rows_first(self, thumbnail: onnx.NodeProto) -> None:
         """Average the thumbnail's squares over rows first, then, a few numbers, over columns.
@@ -205,10 +186,10 @@ class _Editor:
         Rows are averaged with all columns and colors as channels: OpenVINO's pool works on many
         channels at once, and has three otherwise, for which it copies the frame too.
         """
-        makers = {name: node for node in self._model.graph.node for name in node.output}
+        makers = self.makers
         pool = makers[thumbnail.input[0]]
-        factor = _attribute(pool, "kernel_shape")[0]
-        frames = self._model.graph.input[0].name
+        factor = attribute_of(pool, "kernel_shape")[0]
+        frames = self.model.graph.input[0].name
         self.reshape(frames, "thumbnail.rows", 0, 0, 1, -1)
         self.node("Cast", ["thumbnail.rows"], "thumbnail.floats", to=onnx.TensorProto.FLOAT)
         self.constant("thumbnail.level", np.float32(_STEP))
@@ -216,8 +197,8 @@ class _Editor:
         self.node("Transpose", ["thumbnail.scaled"], "thumbnail.channels", perm=_LAST_FIRST)
         pool.input[0] = "thumbnail.channels"
         for name in ("kernel_shape", "strides"):
-            _set_attribute(pool, name, [factor, 1])
-        readers = self._readers(thumbnail.output[0])
+            set_attribute(pool, name, [factor, 1])
+        readers = self.readers(thumbnail.output[0])
         self.node("Transpose", [thumbnail.output[0]], "thumbnail.means", perm=_LAST_AGAIN)
         self.reshape("thumbnail.means", "thumbnail.squares", 0, 0, -1, factor, _COLORS)
         axis = self.constant("thumbnail.axis", np.array([3], np.int64))
@@ -248,9 +229,7 @@ class _Editor:
         self.node("Cast", ["cells.rounded"], "cells.pixels", to=onnx.TensorProto.UINT8)
         planes = [f"cells.color_{color}" for color in range(_COLORS)]
         ones = self.constant("cells.ones", np.ones(_COLORS, np.int64))
-        self._added.append(
-            helper.make_node("Split", ["cells.pixels", ones], planes, name="cell_split", axis=1)
-        )
+        self.nodes_of("Split", ["cells.pixels", ones], planes, axis=1)
         rows = [self.reshape(plane, f"{plane}.rows", 0, -1, side, 0) for plane in planes]
         self.node("Concat", rows, "cells.rows", axis=2)
         self.node("Shape", ["cells.rows"], "cells.counts", start=0, end=2)
@@ -268,71 +247,34 @@ class _Editor:
     def work_on_cells(self, found: _LightGraph, cells: str, step: float) -> None:
         """Make stem, gate, residual and sum work on cells; rearrange the restored frame last."""
         side = found.side
-        makers = {name: node for node in self._model.graph.node for name in node.output}
+        makers = self.makers
         # a pixel shuffle's values are by color, row and column
         order = np.arange(_COLORS * side**2).reshape(_COLORS, side, side).transpose(2, 0, 1).ravel()
         stem = found.stem
         self._change_weights(stem, _as_pointwise)
         for name, value in (("kernel_shape", [1, 1]), ("strides", [1, 1])):
-            _set_attribute(stem, name, value)
+            set_attribute(stem, name, value)
         stem.input[0] = cells
         gate, residual = makers[found.gate.input[0]], makers[found.residual.input[0]]
         self._change_outputs(gate, order % side**2)
         self._change_outputs(residual, order)
-        opened = self._in_8_bits(gate.output[0], np.float32(_STEP), np.uint8(0))
-        added = self._in_8_bits(residual.output[0], np.float32(step), np.int8(0))
+        opened = self.in_8_bits(gate.output[0], np.float32(_STEP), np.uint8(0))
+        added = self.in_8_bits(residual.output[0], np.float32(step), np.int8(0))
         found.opening.input[0] = opened
-        (product,) = self._readers(found.opening.output[0])
-        (total,) = self._readers(product.output[0])
+        (product,) = self.readers(found.opening.output[0])
+        (total,) = self.readers(product.output[0])
         product.input[:] = [cells, found.opening.output[0]]
         total.input[:] = [product.output[0], added]
         restored = found.cast.output[0]
-        (transpose,) = self._readers(found.rounded.output[0])
+        (transpose,) = self.readers(found.rounded.output[0])
         self.node("Cast", [found.rounded.output[0]], "cells.restored", to=onnx.TensorProto.UINT8)
         self.node("Transpose", ["cells.restored"], "cells.last", perm=_LAST_AGAIN)
         self.reshape("cells.last", "cells.widths", 0, 0, -1, side)
         self.reshape("cells.widths", "cells.spread", -1, 1, 0, side)
         self.node("Transpose", ["cells.spread"], "cells.lines", perm=_LAST_FIRST)
-        self.node("Shape", [self._model.graph.input[0].name], "cells.frames")
+        self.node("Shape", [self.model.graph.input[0].name], "cells.frames")
         self.node("Reshape", ["cells.lines", "cells.frames"], restored)
-        for node in (found.gate, found.residual, transpose, found.cast):
-            self._removed.add(node.name)
-
-    def finish(self) -> None:
-        """Put the nodes in an order in which each follows its inputs; drop what nothing reads."""
-        graph = self._model.graph
-        nodes = [node for node in graph.node if node.name not in self._removed] + self._added
-        known = {one.name for one in (*graph.initializer, *graph.input)} | {""}
-        ordered: list[onnx.NodeProto] = []
-        while nodes:
-            ready = [node for node in nodes if known.issuperset(node.input)]
-            ordered += ready
-            known.update(name for node in ready for name in node.output)
-            nodes = [node for node in nodes if not known.issuperset(node.output)]
-        wanted = {one.name for one in graph.output}
-        kept: list[onnx.NodeProto] = []
-        for node in reversed(ordered):
-            if wanted.intersection(node.output):
-                wanted.update(node.input)
-                kept.append(type(node).FromString(node.SerializeToString()))
-        constants = [
-            type(one).FromString(one.SerializeToString())
-            for one in graph.initializer
-            if one.name in wanted
-        ]
-        del graph.node[:], graph.initializer[:], graph.value_info[:]
-        graph.node.extend(reversed(kept))
-        graph.initializer.extend(constants)
-
-    def _in_8_bits(self, name: str, step: np.float32, zero: np.generic) -> str:
-        step_name = self.constant(f"{name}.step", step)
-        zero_name = self.constant(f"{name}.zero", zero)
-        self.node("QuantizeLinear", [name, step_name, zero_name], f"{name}.in_8_bits")
-        inputs = [f"{name}.in_8_bits", step_name, zero_name]
-        return self.node("DequantizeLinear", inputs, f"{name}.read")
-
-    def _readers(self, name: str) -> list[onnx.NodeProto]:
-        return [node for node in self._model.graph.node if name in node.input]
+        self.remove(found.gate, found.residual, transpose, found.cast)
 
     def _change_outputs(self, conv: onnx.NodeProto, order: NDArray[np.int64]) -> None:
         """Give a convolution the output channels ORDER of its own."""
@@ -345,7 +287,7 @@ class _Editor:
         each: Callable[[NDArray[Any]], NDArray[Any]] = lambda values: values,
     ) -> None:
         """Change a convolution's kernel, and what there is one of for each output channel."""
-        makers = {name: node for node in self._model.graph.node for name in node.output}
+        makers = self.makers
         dequantizer = makers.get(conv.input[1])
         names = [conv.input[1]] if dequantizer is None else list(dequantizer.input)
         changes = [kernel, *(each for _ in names[1:])]
@@ -353,19 +295,12 @@ class _Editor:
             names.append(conv.input[2])
             changes.append(each)
         for name, change in zip(names, changes, strict=True):
-            one = next(one for one in self._model.graph.initializer if one.name == name)
-            values = numpy_helper.to_array(one)
+            values = self.value(name)
             if values.ndim:
-                one.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(change(values)), name))
+                self.replace_constant(name, change(values))
 
 
 def _as_pointwise(kernel: NDArray[Any]) -> NDArray[Any]:
     """Return a kernel over one cell's pixels as one over its values: (out, 3 side², 1, 1)."""
     pointwise: NDArray[Any] = kernel.transpose(0, 3, 1, 2).reshape(len(kernel), -1, 1, 1)
     return pointwise
-
-
-def _set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:
-    kept = [one for one in node.attribute if one.name != name]
-    del node.attribute[:]
-    node.attribute.extend([*kept, helper.make_attribute(name, value)])

@@ -74,3 +74,44 @@ def decibels():
         return float(20 * np.log10(peak) - 10 * np.log10(max(error, 1e-30)))
 
     return psnr
+
+
+@pytest.fixture(scope="session")
+def light_frames():
+    """Return a dark frame as a graph takes it, (1, 64, 96, 3): light_frames(seed)."""
+
+    def make(seed):
+        values = np.random.default_rng(seed).integers(0, 120, (1, 64, 96, 3))
+        return values.astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def light_graphs(tmp_path_factory, light_frames):
+    """A light network's graphs: fp32, INT8, and its cell form. Weights large enough to matter."""
+    import onnx
+    import torch
+
+    from mirnet_edge.export.onnx_graph import export_onnx, to_context_anchored_form
+    from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+    from mirnet_edge.models.inference_form import to_inference_form
+    from mirnet_edge.onnx_files import write_model
+    from mirnet_edge.quantization.cell_form import to_cell_form
+    from mirnet_edge.quantization.ptq import quantize_for_cpu
+
+    torch.manual_seed(0)
+    config = MIRNetEdgeConfig(channels=(8, 12, 16), exposure_channels=4, light=True)
+    network = MIRNetEdge(config).eval()
+    torch.nn.init.normal_(network.head.weight, std=0.05)
+    torch.nn.init.normal_(network.exposure.decide[-1].weight, std=0.1)
+    folder = tmp_path_factory.mktemp("cells")
+    paths = {name: folder / f"{name}.onnx" for name in ("fp32", "int8", "cells")}
+    anchored = to_context_anchored_form(to_inference_form(network))
+    export_onnx(anchored, paths["fp32"], io="uint8", size=None, multiple=network.multiple)
+    samples = [light_frames(seed) for seed in range(3)]
+    quantize_for_cpu(paths["fp32"], paths["int8"], samples)
+    rewritten = to_cell_form(onnx.load(paths["int8"]), paths["fp32"], samples)
+    assert rewritten is not None
+    write_model(rewritten, paths["cells"])
+    return paths

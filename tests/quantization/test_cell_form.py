@@ -6,42 +6,11 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 
-from mirnet_edge.export.onnx_graph import export_onnx, to_context_anchored_form
-from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
-from mirnet_edge.models.inference_form import to_inference_form
-from mirnet_edge.onnx_files import plain_feed, write_model
+from mirnet_edge.onnx_files import plain_feed
 from mirnet_edge.onnx_wire import float_form
 from mirnet_edge.quantization.cell_form import to_cell_form
 from mirnet_edge.quantization.ptq import quantize_for_cpu
-
-_SIDES = (64, 96)
-
-
-def _frames(seed):
-    values = np.random.default_rng(seed).integers(0, 120, (1, *_SIDES, 3))
-    return values.astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def graphs(tmp_path_factory):
-    """A light network's graphs: fp32, INT8, and its cell form. Weights large enough to matter."""
-    torch.manual_seed(0)
-    config = MIRNetEdgeConfig(channels=(8, 12, 16), exposure_channels=4, light=True)
-    network = MIRNetEdge(config).eval()
-    torch.nn.init.normal_(network.head.weight, std=0.05)
-    torch.nn.init.normal_(network.exposure.decide[-1].weight, std=0.1)
-    folder = tmp_path_factory.mktemp("cells")
-    paths = {name: folder / f"{name}.onnx" for name in ("fp32", "int8", "cells")}
-    anchored = to_context_anchored_form(to_inference_form(network))
-    export_onnx(anchored, paths["fp32"], io="uint8", size=None, multiple=network.multiple)
-    samples = [_frames(seed) for seed in range(3)]
-    quantize_for_cpu(paths["fp32"], paths["int8"], samples)
-    rewritten = to_cell_form(onnx.load(paths["int8"]), paths["fp32"], samples)
-    assert rewritten is not None
-    write_model(rewritten, paths["cells"])
-    return paths
 
 
 def _restored(path, frames):
@@ -51,32 +20,32 @@ def _restored(path, frames):
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_it_gives_the_same_frames_within_rounding(graphs, backend):
-    frames = _frames(7)
-    expected = _restored(graphs["int8"], frames)[0].astype(int)
+def test_it_gives_the_same_frames_within_rounding(light_graphs, light_frames, backend):
+    frames = light_frames(7)
+    expected = _restored(light_graphs["int8"], frames)[0].astype(int)
     if backend == "onnxruntime":
-        found = _restored(graphs["cells"], frames)[0].astype(int)
+        found = _restored(light_graphs["cells"], frames)[0].astype(int)
     else:
         openvino = pytest.importorskip("openvino")
         precision = {"INFERENCE_PRECISION_HINT": "f32"}
-        compiled = openvino.Core().compile_model(str(graphs["cells"]), "CPU", precision)
-        found = compiled(plain_feed(onnx.load(graphs["cells"]), frames))[0].astype(int)
+        compiled = openvino.Core().compile_model(str(light_graphs["cells"]), "CPU", precision)
+        found = compiled(plain_feed(onnx.load(light_graphs["cells"]), frames))[0].astype(int)
     assert expected.std() > 10.0
     error = np.abs(found - expected)
     assert error.max() <= 4
     assert error.mean() < 0.6
 
 
-def test_context_vectors_stay_those_of_the_graph(graphs):
-    frames = _frames(8)
-    expected, found = (_restored(graphs[name], frames)[1] for name in ("int8", "cells"))
+def test_context_vectors_stay_those_of_the_graph(light_graphs, light_frames):
+    frames = light_frames(8)
+    expected, found = (_restored(light_graphs[name], frames)[1] for name in ("int8", "cells"))
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
-def test_frames_of_a_batch_are_restored_apart(graphs):
-    session = onnxruntime.InferenceSession(graphs["cells"])
-    model = onnx.load(graphs["cells"])
-    frames = np.concatenate([_frames(9), _frames(10)])
+def test_frames_of_a_batch_are_restored_apart(light_graphs, light_frames):
+    session = onnxruntime.InferenceSession(light_graphs["cells"])
+    model = onnx.load(light_graphs["cells"])
+    frames = np.concatenate([light_frames(9), light_frames(10)])
     feed = {**plain_feed(model, frames[:1]), "frames": frames}
     feed["globals_in"] = np.repeat(feed["globals_in"], 2, 0)
     together = session.run(None, feed)[0]
@@ -84,8 +53,8 @@ def test_frames_of_a_batch_are_restored_apart(graphs):
     np.testing.assert_array_equal(together, np.stack(apart))
 
 
-def test_bytes_are_rearranged_in_an_order_that_openvino_is_fast_in(graphs):
-    model = onnx.shape_inference.infer_shapes(onnx.load(graphs["cells"]))
+def test_bytes_are_rearranged_in_an_order_that_openvino_is_fast_in(light_graphs):
+    model = onnx.shape_inference.infer_shapes(onnx.load(light_graphs["cells"]))
     kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
     makers = {name: node for node in model.graph.node for name in node.output}
     assert not {"DepthToSpace", "SpaceToDepth"} & {node.op_type for node in model.graph.node}
@@ -94,29 +63,39 @@ def test_bytes_are_rearranged_in_an_order_that_openvino_is_fast_in(graphs):
         assert list(makers[name].attribute[0].ints) == [0, 3, 1, 2]
 
 
-def test_openvino_computes_its_stem_and_its_thumbnail_from_bytes(graphs):
+def test_openvino_computes_its_stem_and_its_thumbnail_from_bytes(light_graphs):
     openvino = pytest.importorskip("openvino")
-    model = openvino.Core().read_model(graphs["cells"])
-    model.reshape({0: [1, *_SIDES, 3], 1: [1, model.input(1).partial_shape[1].get_length()]})
+    model = openvino.Core().read_model(light_graphs["cells"])
+    model.reshape({0: [1, 64, 96, 3], 1: [1, model.input(1).partial_shape[1].get_length()]})
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = openvino.Core().compile_model(model, "CPU", settings)
     inputs = {}
     for one in compiled.get_runtime_model().get_ops():
         name = one.get_friendly_name().partition("/")[0]
         inputs[name] = one.get_rt_info()["runtimePrecision"].astype(str)
-    graph = onnx.load(graphs["cells"]).graph
-    stem, pool = (
-        next(node.name for node in graph.node if name in node.input)
-        for name in ("cells.frame", "thumbnail.channels")
-    )
-    assert (inputs[stem], inputs[pool]) == ("u8", "u8")
+    makers = {
+        name: node for node in onnx.load(light_graphs["cells"]).graph.node for name in node.output
+    }
+    names = [
+        node.name
+        for node in makers.values()
+        if node.op_type == "Conv" and node.input[0] in ("cells.frame", "coarse.both")
+    ]
+    pools = [
+        node.name
+        for node in makers.values()
+        if node.op_type == "AveragePool" and node.input[0] == "thumbnail.channels"
+    ]
+    assert len(names) == 2
+    assert len(pools) == 1
+    assert {inputs[name] for name in (*names, *pools)} == {"u8"}
 
 
-def test_its_float_form_rounds_nothing_at_full_resolution(graphs):
-    changed = onnx.load_from_string(float_form(graphs["cells"].read_bytes()))
+def test_its_float_form_rounds_nothing_at_full_resolution(light_graphs):
+    changed = onnx.load_from_string(float_form(light_graphs["cells"].read_bytes()))
     onnx.checker.check_model(changed, full_check=True)
-    ramp = np.linspace(20.0, 24.0, _SIDES[1], dtype=np.float32)
-    frames = np.broadcast_to(ramp[:, None], (1, *_SIDES, 3)).copy()
+    ramp = np.linspace(20.0, 24.0, 96, dtype=np.float32)
+    frames = np.broadcast_to(ramp[:, None], (1, 64, 96, 3)).copy()
     session = onnxruntime.InferenceSession(changed.SerializeToString())
     restored = session.run(None, plain_feed(changed, frames))[0]
     assert restored.dtype == np.float32
@@ -124,8 +103,10 @@ def test_its_float_form_rounds_nothing_at_full_resolution(graphs):
     assert len(np.unique(restored[0, 30, :, 1].round(3))) > 60
 
 
-def test_rounded_inside_its_float_form_gives_the_same_frames(graphs, images):
-    cells = graphs["cells"].read_bytes()
+def test_rounded_inside_its_float_form_gives_the_samelight_frames(
+    light_graphs, light_frames, images
+):
+    cells = light_graphs["cells"].read_bytes()
     frames = images(6)[5]
     found = {}
     for name, model, given in (
