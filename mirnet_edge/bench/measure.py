@@ -23,6 +23,7 @@ import numpy as np
 from mirnet_edge.bench.record import LatencyTiming, StageTimes, SustainedPart
 from mirnet_edge.errors import MirnetEdgeError, OptionError
 from mirnet_edge.runtime.measure import p50, p95, pause_garbage_collection
+from mirnet_edge.runtime.runner import placement_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,6 +82,8 @@ class LatencyMeasurement:
     settled: bool = False
     samples_ms: list[float] = field(default_factory=list)
     stages_ms: list[tuple[float, float, float]] = field(default_factory=list)
+    placement: str = ""
+    """What computed the last run, as the backend told."""
     failure: str | None = None
     """Why it ended early."""
 
@@ -102,6 +105,7 @@ class LatencyMeasurement:
             warmup_runs=len(self.warmup_ms),
             settled=self.settled,
             stages=stages,
+            placement=self.placement,
         )
 
 
@@ -150,6 +154,7 @@ def time_interleaved(
             elapsed_ms = time_run(runner, frame, method.clock, one)
             if elapsed_ms is not None:
                 one.samples_ms.append(elapsed_ms)
+                one.placement = placement_of(runner)
                 stages = getattr(runner, "stages_s", None)
                 if stages is not None:
                     one.stages_ms.append((1e3 * stages[0], 1e3 * stages[1], 1e3 * stages[2]))

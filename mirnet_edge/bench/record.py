@@ -99,6 +99,8 @@ class LatencyTiming(StrictDocument):
     """Of that process, Python and its libraries included."""
     sustained: list[SustainedPart] = Field(default_factory=list)
     """Parts of the sustained run, in order; empty where there was none."""
+    placement: str = ""
+    """What computed it, as the backend told: devices, and their nodes; empty where it does not."""
     energy_run: SustainedPart | None = None
     """A run of seconds over which energy was measured; None after a sustained run, or without an
     energy meter."""
