@@ -24,6 +24,7 @@ from mirnet_edge.images.companions import companions
 from mirnet_edge.images.contract import LUMA
 from mirnet_edge.images.gray_profiles import gray_curve
 from mirnet_edge.images.huge import check_memory, without_size_limit
+from mirnet_edge.images.jpeg_damage import is_damaged
 from mirnet_edge.images.jpeg_tail import with_end_marker
 from mirnet_edge.images.kinds import (
     FORMAT_OF_SUFFIX,
@@ -83,6 +84,10 @@ _GRAY_FORMATS = ("PNG", "JPEG", "TIFF")  # which hold gray, with alpha too
 _OPAQUE_GRAY_FORMATS = ("AVIF", "HEIF")
 _OPAQUE = 255
 _LACKS_END = "%s lacks its end marker; all its pixels are there, and it is read"
+_DAMAGED_INSIDE = (
+    "%s is damaged: some of its pixels are wrong or missing, the others are restored. Copy it "
+    "again from its source where you can"
+)
 _GRAY_MODES = ("1", "L", "LA", "La")
 
 
@@ -396,6 +401,9 @@ def _decode_kind(payload: bytes, kind: Kind, path: Path) -> ImageFile:
             raise
         decoded = _decode_payload(completed, kind, path)
         logger.warning(_LACKS_END, path)
+    else:
+        if kind == "JPEG" and is_damaged(payload):
+            logger.warning(_DAMAGED_INSIDE, path)
     if kind == "PNG" and not has_png_end(payload):
         logger.warning(_LACKS_END, path)
     return decoded
