@@ -4,8 +4,8 @@
         --data FOLDER [--quick] [--sheet build/old-photos.png]
 
 FOLDER holds what the recipe old-photo-translation names; only its held-out photos, overlays and
-scans are read. Synthetic pairs come in two kinds: aged, with drawn dust, scratches and creases, as
-both networks were trained on; and with overlays and cracks on top, which the fast network was not.
+scans are read. Synthetic pairs come in two kinds: aged, with drawn damage, as both networks were
+trained on; and with overlays on top, which the fast network was not.
 PSNR is the mean over the photos, of all pixels and of the damaged ones alone.
 
 Compared are the fast network (shipped:old-photo), translation alone, and what is the fast network's
@@ -29,10 +29,11 @@ from mirnet_edge.errors import MirnetEdgeError
 from mirnet_edge.images.contract import batch_from_frames, frames_from_batch, pad_to_multiple
 from mirnet_edge.metrics import psnr
 from mirnet_edge.models.translation import MULTIPLE
+from mirnet_edge.training.aging import age_with_damage
 from mirnet_edge.training.loop import restore_frames
 from mirnet_edge.training.translation.job import load_translation
 from mirnet_edge.training.translation.recipe import TRANSLATION, read_translation_recipe
-from mirnet_edge.training.translation.samples import age_with_damage, load_data
+from mirnet_edge.training.translation.samples import load_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
     from mirnet_edge.degradations import Overlay
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.models.translation import OldPhotoTranslation
-    from mirnet_edge.training.translation.samples import AgedPhoto
+    from mirnet_edge.training.aging import AgedPhoto
 
     Mask = NDArray[np.bool_]
     """(H, W)"""
 
 QUICK_STEP = 4
-KINDS = ("aged, drawn damage", "with overlays and cracks")
+KINDS = ("aged, drawn damage", "with overlays")
 _LARGEST_SIDE = 512
 _MARGIN = 2  # pixels around found damage that are filled too: its soft border
 _INPAINTING_RADIUS = 3
@@ -63,7 +64,7 @@ class Restorers:
 
     def find_damage(self, frame: Frame) -> Mask:
         """Return where the detector finds damage."""
-        found = self._infer(lambda batch: self._translation.detector(batch) > 0.0, frame)
+        found = self._infer(lambda batch: self._translation.detector(batch) > 0.5, frame)
         return found[0, 0].numpy()
 
     def translate(self, frame: Frame, damage: Mask) -> Frame:
@@ -138,9 +139,7 @@ def make_pair(frame: Frame, place: int, kind: str, overlays: Sequence[Overlay]) 
     """Return a held-out photo aged and damaged, the same at every call."""
     generator = np.random.default_rng((place, KINDS.index(kind)))
     fraction = 0.0 if kind == KINDS[0] else 0.8
-    return age_with_damage(
-        frame, generator, overlays, overlay_fraction=fraction, crack_fraction=fraction
-    )
+    return age_with_damage(frame, generator, overlays, overlay_fraction=fraction)
 
 
 def damage_db(restored: Frame, pair: AgedPhoto) -> float:

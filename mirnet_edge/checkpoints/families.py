@@ -136,7 +136,9 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
         KeyError: A tensor that every MIRNetEdge has is missing.
     """
     indices = [int(found[1]) for key in tensors if (found := re.match(r"blocks\.(\d+)\.", key))]
+    damage = tensors.get("damage.enter.weight")
     inputs, side = tensors["stem.weight"].shape[1:3]
+    inputs -= damage is not None  # the mask
     light = "blocks.0.top.spatial.weight" not in tensors
     # a stem's kernel has 3x3 cells, or the pixels of one
     stem = side if light and inputs == 3 and side != 3 else round((inputs / 3) ** 0.5)
@@ -157,6 +159,7 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
         exposure_channels=0 if exposure is None else exposure.shape[0],
         scale=round(pixels**0.5) // max(1, stem),
         light=light,
+        damage_channels=0 if damage is None else damage.shape[0],
     )
 
 

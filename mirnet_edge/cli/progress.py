@@ -204,6 +204,9 @@ class TrainingProgress:
             total=recipe.exposure_steps * (1 + recipe.exposure_teachers),
             visible=first,
         )
+        self._bars["damage"] = self._progress.add_task(
+            "damage", total=recipe.damage_steps, visible=bool(recipe.damage_steps) and step == 0
+        )
         self._bars["train"] = self._progress.add_task("train", total=recipe.steps, completed=step)
 
     def on_initial_score(self, score: ValidationScore) -> None:
@@ -216,6 +219,10 @@ class TrainingProgress:
     def on_exposure_step(self, step: int, loss: float) -> None:
         """Move the first stage's bar on."""
         self._update("exposure", step, f"exposure loss {loss:.4f}")
+
+    def on_damage_step(self, step: int, loss: float) -> None:
+        """Move the damage branch's bar on."""
+        self._update("damage", step, f"damage loss {loss:.4f}")
 
     def on_step(self, step: int, loss: float) -> None:
         """Move the bar on."""

@@ -1,15 +1,15 @@
-"""Old-photo degradation: fading, color loss, sepia, blur, grain, scratches, damage overlays.
+"""Old-photo degradation: fading, dyes, toning, blur, grain, scratches, cracks, damage overlays.
 
-The order is that in which a print ages: the lens blurs, the print fades and loses its colors, then
-its surface is damaged; grain lies under the damage.
+The order is that in which a print ages: the lens blurs, dyes fade or the silver is toned, the print
+darkens and fades, then its surface is damaged; grain lies under the damage.
 
-`age_photo` draws damage by formulas, which is regular. `overlay_damage` lays scanned damage over
-the photo: an image with transparency, in random orientation, scale and position.
+`age_photo` draws damage by formulas. `overlay_damage` lays scanned damage over the photo: an image
+with transparency, in random orientation, scale and position.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]], np.float32)
 _FADED_BLACK, _FADED_WHITE = 0.25, 0.80
 _LARGEST_SPECK = 3.0  # pixels
+_COUNTS = ("blur", "grain", "dust", "scratches", "creases", "cracks", "hairs", "patches")
+_SUBPIXEL_BITS = 4  # of OpenCV's coordinates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,17 @@ class OldPhoto:
     color_loss: float = 0.0
     """From 0 to 1: loss of saturation; 1 is gray."""
     sepia: float = 0.0
-    """From 0 to 1: brown toning."""
+    """From 0 to 1: brown toning, as image editors do it: in proportion to the light."""
+    toning: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """How far middle tones move, in 8-bit levels of (red, green, blue); black and white stay. Real
+    toned prints are like this, and more so than `sepia`."""
+    dye_fading: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """From 0 to 1: loss of the cyan, magenta and yellow dyes of a color print, which lightens red,
+    green and blue."""
+    paper: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Color of the paper and of the light it was scanned in: factors of (red, green, blue)."""
+    gamma: float = 1.0
+    """Exponent of the tones, above 0: above 1 the print is too dark, below it too light."""
     grain: float = 0.0
     """Standard deviation of the film's grain, in 8-bit levels; the same in all channels."""
     dust: float = 0.0
@@ -55,15 +67,47 @@ class OldPhoto:
     """Number of thin, nearly vertical lines from edge to edge, as a projector makes them."""
     creases: int = 0
     """Number of folds: straight lines in any direction, a bright edge beside a dark one."""
+    cracks: int = 0
+    """Number of cracks of the emulsion: ragged lines that branch, of changing width, mostly bright,
+    some with a shadow."""
+    hairs: int = 0
+    """Number of thin curved lines, bright or dark: hairs, fibers, scratches of a fingernail."""
+    patches: int = 0
+    """Number of places where the emulsion is gone, or stained: irregular, bright or dark."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their ranges."""
         for name in ("fading", "color_loss", "sepia"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise OptionError(f"{name} must lie in [0, 1], found {getattr(self, name)}")
-        for name in ("blur", "grain", "dust", "scratches", "creases"):
+        for name in _COUNTS:
             if not 0.0 <= getattr(self, name) < 1e4:
                 raise OptionError(f"{name} must not be negative, found {getattr(self, name)}")
+        for name, low, high in (
+            ("toning", -255.0, 255.0), ("dye_fading", 0.0, 1.0), ("paper", 0.0, 1.0),
+        ):  # fmt: skip
+            if not all(low <= value <= high for value in getattr(self, name)):
+                raise OptionError(
+                    f"{name} must be three values in [{low:g}, {high:g}], "
+                    f"found {getattr(self, name)}"
+                )
+        if not 0.1 <= self.gamma <= 10.0:
+            raise OptionError(f"gamma must lie in [0.1, 10], found {self.gamma}")
+
+    def without_damage(self) -> OldPhoto:
+        """Return the aging alone, without what lies on the surface."""
+        return replace(self, dust=0.0, scratches=0, creases=0, cracks=0, hairs=0, patches=0)
+
+    def damage_alone(self) -> OldPhoto:
+        """Return the damage of the surface alone."""
+        return OldPhoto(
+            dust=self.dust,
+            scratches=self.scratches,
+            creases=self.creases,
+            cracks=self.cracks,
+            hairs=self.hairs,
+            patches=self.patches,
+        )
 
 
 def age_photo(frame: Frame, settings: OldPhoto, generator: np.random.Generator) -> Frame:
@@ -77,7 +121,7 @@ def age_photo(frame: Frame, settings: OldPhoto, generator: np.random.Generator) 
     Returns:
         The same shape and type; the frame itself where all strengths are zero.
     """
-    if all(not getattr(settings, field.name) for field in fields(settings)):
+    if settings == OldPhoto():
         return frame
     pixels = frame.astype(np.float32) / np.float32(255.0)
     pixels = _fade(pixels, settings)
@@ -103,9 +147,27 @@ def _fade(pixels: Pixels, settings: OldPhoto) -> Pixels:
     if settings.sepia:
         brown = np.minimum(cv2.transform(pixels, _SEPIA), 1.0)
         pixels = pixels + np.float32(settings.sepia) * (brown - pixels)
-    faded = 1.0 - settings.fading * (1.0 - _FADED_WHITE + _FADED_BLACK)
-    aged: Pixels = np.float32(faded) * pixels + np.float32(settings.fading * _FADED_BLACK)
-    return aged
+    if any(settings.dye_fading):
+        lost = np.array(settings.dye_fading)
+        pixels = _scaled(pixels, 1.0 - lost, lost)
+    if settings.gamma != 1.0:
+        pixels = np.asarray(cv2.pow(np.clip(pixels, 0.0, 1.0), settings.gamma), np.float32)
+    if any(settings.toning):
+        light = cv2.transform(pixels, LUMA.astype(np.float32)[None])
+        middle = np.clip(4.0 * light * (1.0 - light), 0.0, 1.0)
+        for color, shift in enumerate(settings.toning):
+            pixels[..., color] += middle * np.float32(shift / 255.0)
+    kept = 1.0 - settings.fading * (1.0 - _FADED_WHITE + _FADED_BLACK)
+    black = settings.fading * _FADED_BLACK
+    return _scaled(pixels, kept * np.array(settings.paper), np.array([black, black, black]))
+
+
+def _scaled(pixels: Pixels, factors: NDArray[np.float64], offsets: NDArray[np.float64]) -> Pixels:
+    """Return each color times its factor plus its offset."""
+    import cv2
+
+    matrix = np.column_stack([np.diag(factors), offsets]).astype(np.float32)
+    return np.asarray(cv2.transform(pixels, matrix), np.float32)
 
 
 def _damage(pixels: Pixels, settings: OldPhoto, generator: np.random.Generator) -> None:
@@ -125,13 +187,44 @@ def _damage(pixels: Pixels, settings: OldPhoto, generator: np.random.Generator) 
         shade = _line(height, width, tuple(one + 2.0), tuple(two + 2.0), 1.2)
         _blend(pixels, 0.5 * shade, 0.15)
         _blend(pixels, 0.8 * opacity, 0.95)
+    for _ in range(settings.patches):
+        opacity = _patch(height, width, generator)
+        _blend(pixels, opacity, _surface_level(generator), generator)
+    for _ in range(settings.cracks):
+        opacity = _crack(height, width, generator)
+        if generator.random() < 0.4:  # a raised edge throws a shadow
+            shadow = np.roll(opacity, tuple(generator.integers(-3, 4, 2)), (0, 1))
+            _blend(pixels, generator.uniform(0.2, 0.7) * shadow, 0.05)
+        _blend(pixels, opacity, _surface_level(generator), generator)
+    for _ in range(settings.hairs):
+        opacity = generator.uniform(0.4, 1.0) * _hair(height, width, generator)
+        _blend(pixels, opacity, _surface_level(generator))
 
 
-def _blend(pixels: Pixels, opacity: Pixels, level: float) -> None:
-    """Blend PIXELS with a gray LEVEL at an OPACITY, in place; most of it is zero."""
-    hidden = np.nonzero(opacity)
-    under = pixels[hidden]
-    pixels[hidden] = under + opacity[hidden][:, None] * (np.float32(level) - under)
+def _surface_level(generator: np.random.Generator) -> float:
+    """Return the gray level of bare paper, mostly, or of dirt."""
+    if generator.random() < 0.8:
+        return generator.uniform(0.7, 1.0)
+    return generator.uniform(0.0, 0.25)
+
+
+def _blend(
+    pixels: Pixels, opacity: Pixels, level: float, generator: np.random.Generator | None = None
+) -> None:
+    """Blend PIXELS with a gray LEVEL at an OPACITY, in place; most of it is zero.
+
+    With a generator the level is uneven, as paper is.
+    """
+    import cv2
+
+    x, y, wide, tall = cv2.boundingRect((opacity > 0.0).astype(np.uint8))
+    window = slice(y, y + tall), slice(x, x + wide)
+    opacity = opacity[window][..., None]
+    over = np.float32(level)
+    if generator is not None:
+        over = over + np.float32(0.03) * generator.standard_normal(opacity.shape, np.float32)
+    under = pixels[window]
+    under += opacity * (over - under)
 
 
 def _speck(
@@ -163,6 +256,82 @@ def _line(
     distance = np.abs(dy * (columns - start[0]) - dx * (rows - start[1])) / np.float32(length)
     opacity: Pixels = np.clip(np.float32(thickness) + 0.5 - distance, 0.0, 1.0)
     return opacity
+
+
+def _crack(height: int, width: int, generator: np.random.Generator) -> Pixels:
+    """Return the opacity of a crack with its branches, (H, W) in [0, 1]."""
+    canvas = np.zeros((height, width), np.uint8)
+    side = min(height, width)
+    # a print of 400 pixels has cracks of 1 to 7; wider ones are few
+    widest = 1.0 + generator.exponential(2.0) * side / 400.0
+    start = generator.uniform(0, 1, 2) * (width, height)
+    if generator.random() < 0.5:  # from an edge
+        start[int(generator.integers(2))] = 0.0
+        if generator.integers(2):
+            start = np.array([width, height]) - start
+    ends = [(start, generator.uniform(0, 2 * np.pi), widest)]
+    wander, segments = generator.uniform(0.1, 0.6), int(generator.integers(8, 50))
+    for _ in range(segments):
+        place = int(generator.integers(len(ends)))
+        point, angle, thick = ends[place]
+        angle += generator.normal(0.0, wander)
+        length = generator.uniform(0.01, 0.05) * side
+        following = point + length * np.array([np.cos(angle), np.sin(angle)])
+        _draw_line(canvas, point, following, max(1.0, thick * generator.uniform(0.5, 1.3)))
+        ends[place] = (following, angle, thick)
+        if len(ends) < 6 and generator.random() < 0.12:
+            ends.append((following, angle + generator.choice((-1.0, 1.0)), 0.7 * thick))
+    return _softened(canvas, generator.uniform(0.3, 1.0))
+
+
+def _hair(height: int, width: int, generator: np.random.Generator) -> Pixels:
+    """Return the opacity of a thin line that bends slowly, (H, W) in [0, 1]."""
+    canvas = np.zeros((height, width), np.uint8)
+    point = generator.uniform(0, 1, 2) * (width, height)
+    angle, bend = generator.uniform(0, 2 * np.pi), generator.normal(0.0, 0.06)
+    thick = 1.0 if generator.random() < 0.7 else 2.0
+    for _ in range(int(generator.integers(5, 60))):
+        bend += generator.normal(0.0, 0.02)
+        angle += bend
+        following = point + 0.01 * min(height, width) * np.array([np.cos(angle), np.sin(angle)])
+        _draw_line(canvas, point, following, thick)
+        point = following
+    return _softened(canvas, generator.uniform(0.3, 0.8))
+
+
+def _patch(height: int, width: int, generator: np.random.Generator) -> Pixels:
+    """Return the opacity of an irregular spot, (H, W) in [0, 1]; often at an edge."""
+    import cv2
+
+    canvas = np.zeros((height, width), np.uint8)
+    side = min(height, width)
+    center = generator.uniform(0, 1, 2) * (width, height)
+    if generator.random() < 0.4:
+        axis = int(generator.integers(2))
+        center[axis] = generator.choice((0.0, (width, height)[axis]))
+    radius = side * (0.004 + 0.03 * generator.exponential(0.5))
+    angles = np.linspace(0.0, 2 * np.pi, 16, endpoint=False)
+    radii = radius * np.exp(generator.normal(0.0, 0.45, 16))
+    ring = center + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    scaled = np.rint(ring * 2**_SUBPIXEL_BITS).astype(np.int32)
+    cv2.fillPoly(canvas, [scaled], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+    return _softened(canvas, generator.uniform(0.3, 1.2))
+
+
+def _draw_line(
+    canvas: NDArray[np.uint8], one: NDArray[np.float64], two: NDArray[np.float64], thick: float
+) -> None:
+    import cv2
+
+    ends = [tuple(np.rint(end * 2**_SUBPIXEL_BITS).astype(int).tolist()) for end in (one, two)]
+    cv2.line(canvas, ends[0], ends[1], 255, round(thick), cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _softened(canvas: NDArray[np.uint8], sigma: float) -> Pixels:
+    import cv2
+
+    soft: Pixels = np.float32(1 / 255) * cv2.GaussianBlur(canvas, (0, 0), sigma)
+    return soft
 
 
 _LARGEST_ZOOM = 1.5

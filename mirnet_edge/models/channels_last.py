@@ -32,10 +32,14 @@ def to_channels_last_form(network: nn.Module) -> nn.Module:
     """Return a module of one uint8 frame in and out: the fastest form for channels-last runtimes.
 
     Args:
-        network: As `to_inference_form` returns it. A MIRNetEdge gets the form of this module; any
-            other network the plain `FrameInterface`.
+        network: As `to_inference_form` returns it. A MIRNetEdge without a damage branch gets the
+            form of this module; any other network the plain `FrameInterface`.
     """
-    if isinstance(network, MIRNetEdge) and isinstance(network.head, SplitHead):
+    if (
+        isinstance(network, MIRNetEdge)
+        and isinstance(network.head, SplitHead)
+        and network.damage is None
+    ):
         return ChannelsLastEdge(network).eval()
     return FrameInterface(network, "uint8").eval()
 

@@ -25,6 +25,7 @@ from torch.nn import functional
 
 from mirnet_edge.errors import ImageError, OptionError
 from mirnet_edge.models.blocks import GlobalPool, SelectiveKernelFusion
+from mirnet_edge.models.damage import FILL_LEVELS, DamageBranch, fill_damage
 
 THUMBNAIL_FACTOR = 8
 # Height and width of the thumbnail, for every frame size and shape.
@@ -59,6 +60,9 @@ class MIRNetEdgeConfig:
     with them, attention is by channel alone, and the corrected exposure fits 8 bits. At scale 1,
     stem and head see one cell of stem x stem pixels each and the finest stream's convolutions are
     separable; at larger ones the head has no gate."""
+    damage_channels: int = 0
+    """Channels of the damage branch at half the resolution, which finds scratches and fills them
+    before the stem; 0 for no branch. Light networks of scale 1 alone have one."""
 
     def __post_init__(self) -> None:
         """Refuse values without a network."""
@@ -74,6 +78,16 @@ class MIRNetEdgeConfig:
             raise OptionError(f"stem must be 1, 2 or 4, found {self.stem}")
         if self.scale not in (1, 2, 3, 4):
             raise OptionError(f"scale must be 1, 2, 3 or 4, found {self.scale}")
+        if self.damage_channels < 0 or (self.damage_channels and not self.has_cells):
+            raise OptionError(
+                "damage_channels must be 0, or positive in a light network of scale 1, "
+                f"found {self.damage_channels}, light = {self.light}, scale = {self.scale}"
+            )
+
+    @property
+    def has_cells(self) -> bool:
+        """Return whether stem and head see one cell of pixels each: light, scale 1."""
+        return self.light and self.scale == 1
 
 
 class ExposureBranch(nn.Module):
@@ -307,8 +321,9 @@ def gated(frame: Tensor, gate: Tensor, residual: Tensor, *, light: bool) -> Tens
 
 
 def _stem(config: MIRNetEdgeConfig) -> nn.Conv2d:
-    if config.light and config.scale == 1:
-        return nn.Conv2d(3, config.channels[0], config.stem, stride=config.stem)
+    if config.has_cells:
+        inputs = 4 if config.damage_channels else 3  # the colors, and the mask of the damage
+        return nn.Conv2d(inputs, config.channels[0], config.stem, stride=config.stem)
     return UnshuffledConv(config.stem, config.channels[0])
 
 
@@ -334,6 +349,9 @@ class MIRNetEdge(nn.Module):
         self.exposure: ExposureBranch | None = None
         if self.config.exposure_channels:
             self.exposure = ExposureBranch(self.config.exposure_channels)
+        self.damage: DamageBranch | None = None
+        if self.config.damage_channels:
+            self.damage = DamageBranch(self.config.damage_channels)
         self.stem = _stem(self.config)
         self.head = _head(self.config)
         self.blocks = nn.Sequential(*(_block(self.config) for _ in range(self.config.blocks)))
@@ -342,7 +360,8 @@ class MIRNetEdge(nn.Module):
     def multiple(self) -> int:
         """Height and width must be multiples of this."""
         thumbnail = THUMBNAIL_FACTOR if self.exposure is not None else 1
-        return max(4 * self.config.stem, thumbnail)
+        fill = 2**FILL_LEVELS if self.damage is not None else 1
+        return max(4 * self.config.stem, thumbnail, fill)
 
     def forward(self, batch: Tensor, thumbnail: Tensor | None = None) -> Tensor:
         """Return the enhanced batch.
@@ -364,17 +383,29 @@ class MIRNetEdge(nn.Module):
                 f"frame is {width}x{height}; MIRNetEdge takes multiples of {self.multiple}. "
                 "Pad it with images.pad_to_multiple"
             )
-        exposed = batch
-        if self.exposure is not None:
-            seen = thumbnail_of(batch) if thumbnail is None else thumbnail
-            exposed = self.exposure(batch, seen)
-            if self.config.light:
-                exposed = exposed.clamp(*EXPOSED_RANGE)
-        features = self.blocks(self.stem(exposed))
+        exposed = self.expose(batch, thumbnail)
+        seen_by_stem = exposed
+        if self.damage is not None:
+            mask = self.damage(exposed)
+            exposed = fill_damage(exposed, mask)
+            seen_by_stem = torch.cat((exposed, mask), 1)
+        features = self.blocks(self.stem(seen_by_stem))
         if self.config.scale > 1 and not self.config.light:
             exposed = enlarge(exposed, self.config.scale)
         restored: Tensor = self.head.restore(exposed, features)
         return restored
+
+    def expose(self, batch: Tensor, thumbnail: Tensor | None = None) -> Tensor:
+        """Return the batch with corrected exposure; itself in a network without that branch.
+
+        Args and shape: as in `forward`.
+        """
+        if self.exposure is None:
+            return batch
+        exposed: Tensor = self.exposure(
+            batch, thumbnail_of(batch) if thumbnail is None else thumbnail
+        )
+        return exposed.clamp(*EXPOSED_RANGE) if self.config.light else exposed
 
 
 def thumbnail_of(frames: Tensor) -> Tensor:

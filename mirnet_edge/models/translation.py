@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.blocks import require_batch
+from mirnet_edge.models.damage import DamageBranch
 
 LATENT_STRIDE = 4
 """Pixels per latent position, each way."""
@@ -54,7 +55,7 @@ class TranslationConfig:
     attention_channels: int = 32
     """Of queries, keys and values of the non-local block."""
     detector_channels: int = 24
-    """Of the scratch detector at half the resolution; twice and three times as many below."""
+    """Of the scratch detector, a `DamageBranch`, at half the resolution."""
 
     def __post_init__(self) -> None:
         """Refuse sizes below 1."""
@@ -259,39 +260,6 @@ class LatentDiscriminator(nn.Module):
         return scores
 
 
-class ScratchDetector(nn.Module):
-    """Finds scratches, creases, dust and other structured damage: a small U-Net."""
-
-    def __init__(self, config: TranslationConfig) -> None:
-        """Build with random weights."""
-        super().__init__()
-        fine = config.detector_channels
-        middle, coarse = 2 * fine, 3 * fine
-        self.fine = nn.Sequential(
-            nn.PixelUnshuffle(2), _convolution(12, fine), nn.SiLU(), ResidualBlock(fine)
-        )
-        self.middle = nn.Sequential(nn.Conv2d(fine, middle, 4, 2, 1), ResidualBlock(middle))
-        self.coarse = nn.Sequential(
-            nn.Conv2d(middle, coarse, 4, 2, 1), ResidualBlock(coarse), ResidualBlock(coarse)
-        )
-        self.to_middle = nn.Sequential(nn.Conv2d(coarse, 4 * middle, 1), nn.PixelShuffle(2))
-        self.to_fine = nn.Sequential(
-            ResidualBlock(middle), nn.Conv2d(middle, 4 * fine, 1), nn.PixelShuffle(2)
-        )
-        self.last = nn.Sequential(ResidualBlock(fine), nn.SiLU(), _convolution(fine, 4))
-
-    def forward(self, photos: Tensor) -> Tensor:
-        """Return logits, (N, 1, H, W), above 0 where there is damage.
-
-        Args:
-            photos: (N, 3, H, W) RGB in [0, 1], H and W multiples of 8.
-        """
-        fine = self.fine(photos - 0.5)
-        middle = self.middle(fine)
-        middle = middle + self.to_middle(self.coarse(middle))
-        return functional.pixel_shuffle(self.last(fine + self.to_fine(middle)), 2)
-
-
 class OldPhotoTranslation(nn.Module):
     """All networks: what training trains, and what restores a photo."""
 
@@ -303,7 +271,7 @@ class OldPhotoTranslation(nn.Module):
         self.config = config = config or TranslationConfig()
         self.old, self.clean = PhotoAutoencoder(config), PhotoAutoencoder(config)
         self.mapping = LatentMapping(config)
-        self.detector = ScratchDetector(config)
+        self.detector = DamageBranch(config.detector_channels)
 
     def forward(self, photos: Tensor) -> tuple[Tensor, Tensor]:
         """Return restored photos, (N, 3, H, W), and the damage found, (N, 1, H, W), 0 or 1.
@@ -315,7 +283,7 @@ class OldPhotoTranslation(nn.Module):
             ImageError: Another shape.
         """
         require_batch(photos, type(self).__name__, 3, self.multiple)
-        damage = (self.detector(photos) > 0.0).to(photos.dtype)
+        damage = (self.detector(photos) > 0.5).to(photos.dtype)
         return self.translate(photos, damage), damage
 
     def translate(self, photos: Tensor, damage: Tensor) -> Tensor:

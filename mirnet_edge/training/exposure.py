@@ -92,7 +92,7 @@ def _train(
     optimizer = torch.optim.AdamW(branch.parameters(), lr=peak, weight_decay=_WEIGHT_DECAY)
     for step in range(recipe.exposure_steps):
         for group in optimizer.param_groups:
-            group["lr"] = peak * _schedule(step, recipe.exposure_steps)
+            group["lr"] = peak * schedule_stage(step, recipe.exposure_steps)
         degraded, target = _sample_thumbnails(thumbnails, recipe, number, step)
         degraded, target = degraded.to(device), target.to(device)
         if teachers:
@@ -110,8 +110,8 @@ def _train(
     branch.load_state_dict(ema_branch.state_dict())
 
 
-def _schedule(step: int, steps: int) -> float:
-    """Return the learning rate of a step over its peak: warm-up, then cosine decay."""
+def schedule_stage(step: int, steps: int) -> float:
+    """Return the learning rate of a stage's step over its peak: warm-up, then cosine decay."""
     cosine = 0.5 * (1.0 + math.cos(math.pi * step / steps))
     return min(1.0, (step + 1) / _WARMUP_STEPS) * (0.001 + 0.999 * cosine)
 

@@ -369,6 +369,9 @@ class TrainingObserver(LoadingObserver, Protocol):
     def on_exposure_step(self, step: int, loss: float) -> None:
         """A step of the first stage is done."""
 
+    def on_damage_step(self, step: int, loss: float) -> None:
+        """A step of the damage branch's stage is done."""
+
     def on_step(self, step: int, loss: float) -> None:
         """A step is done."""
 
@@ -437,6 +440,7 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
             data.train,
             data.validation,
             on_exposure_step=observer.on_exposure_step,
+            on_damage_step=observer.on_damage_step,
             on_step=observer.on_step,
             on_score=observer.on_validated,
             max_seconds=request.max_seconds,

@@ -30,6 +30,7 @@ from mirnet_edge.manifest import rename_keys
 from mirnet_edge.models.edge import MIRNetEdge
 from mirnet_edge.training import loss, record
 from mirnet_edge.training.batches import BatchSampling, iterate_batches
+from mirnet_edge.training.damage import train_damage
 from mirnet_edge.training.exposure import train_exposure
 from mirnet_edge.training.pairs import Thumbnails
 from mirnet_edge.training.recipe import FORMER_FIELDS, TrainingRecipe, require_crops
@@ -326,12 +327,18 @@ class Trainer:
     def _has_exposure_stage(self) -> bool:
         return self._exposure_branch is not None and self.recipe.exposure_steps > 0
 
+    @property
+    def _has_damage_stage(self) -> bool:
+        has_branch = isinstance(self.model, MIRNetEdge) and self.model.damage is not None
+        return has_branch and self.recipe.damage_steps > 0
+
     def run(
         self,
         train: Pairs,
         validation: Pairs,
         *,
         on_exposure_step: Callable[[int, float], None] = lambda step, loss: None,
+        on_damage_step: Callable[[int, float], None] = lambda step, loss: None,
         on_step: Callable[[int, float], None] = lambda step, loss: None,
         on_score: Callable[[ValidationScore], None] = lambda score: None,
         clock: Callable[[], float] = time.monotonic,
@@ -350,6 +357,8 @@ class Trainer:
         with self._explain_interruption():
             if self.step == 0 and self._has_exposure_stage:
                 self._train_exposure(train, on_exposure_step)
+            if self.step == 0 and self._has_damage_stage:
+                self._train_damage(train, on_damage_step)
             losses: list[float] = []
             score: ValidationScore | None = None
             steps = range(self.step, self.recipe.steps)
@@ -408,6 +417,11 @@ class Trainer:
         train_exposure(branch, thumbnails, self.recipe, on_step)
         branch.requires_grad_(requires_grad=False)
         self.ema_model.load_state_dict(self.model.state_dict())
+
+    def _train_damage(self, train: Pairs, on_step: Callable[[int, float], None]) -> None:
+        if isinstance(self.model, MIRNetEdge):
+            train_damage(self.model, train, self.recipe, on_step)
+            self.ema_model.load_state_dict(self.model.state_dict())
 
     def _batches(self, train: Pairs, steps: range) -> Iterator[Batch]:
         recipe = self.recipe

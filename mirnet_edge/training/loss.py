@@ -232,3 +232,23 @@ def _blurred(batch: Tensor, window: Tensor) -> Tensor:
     channels = batch.shape[1]
     rows = functional.conv2d(batch, window, groups=channels)
     return functional.conv2d(rows, window.transpose(2, 3), groups=channels)
+
+
+def damage_loss(logits: Tensor, damage: Tensor) -> Tensor:
+    """Return the loss of found damage: cross-entropy, and one minus the Dice coefficient.
+
+    Damage covers few pixels: the second part does not see the others. Milletari et al., "V-Net",
+    3DV 2016, equation 1.
+
+    Args:
+        logits: (N, 1, H, W).
+        damage: The same shape, 0 or 1.
+
+    Returns:
+        A scalar.
+    """
+    entropy = functional.binary_cross_entropy_with_logits(logits, damage)
+    found = logits.sigmoid()
+    both = (found * damage).sum()
+    dice = (2.0 * both + 1.0) / (found.square().sum() + damage.square().sum() + 1.0)
+    return entropy + 1.0 - dice

@@ -138,6 +138,11 @@ class TrainingRecipe:
     batch that is blended in."""
     exposure_learning_rate: float = 3e-3
     """Peak learning rate of the first stage, above 0."""
+    damage_steps: int = 0
+    """Steps of the stage after that, from 0, which trains the damage branch alone, on masks of
+    synthetic damage; it then trains with the rest. For clean photos of the old-photo task."""
+    damage_learning_rate: float = 2e-3
+    """Peak learning rate of that stage, above 0."""
     exposure_trainable: bool = True
     """Whether the exposure branch trains with the rest where it has no stage of its own; false
     freezes it."""
@@ -261,7 +266,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     ),
     (("ema_decay", "monochrome_fraction"), "lie in [0, 1)", lambda value: 0.0 <= value < 1.0),
     (
-        ("learning_rate", "exposure_learning_rate"),
+        ("learning_rate", "exposure_learning_rate", "damage_learning_rate"),
         "be above 0",
         lambda value: 0.0 < value < math.inf,
     ),
@@ -281,6 +286,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "noise_jitter",
             "exposure_steps",
             "exposure_teachers",
+            "damage_steps",
             "seed",
         ),
         "not be negative",

@@ -188,25 +188,83 @@ def _halve(frame: Frame, generator: np.random.Generator) -> Frame:
 
 
 def _age(frame: Frame, generator: np.random.Generator) -> Frame:
-    return age_photo(frame, sample_aging(generator), generator)
+    return age_photo(frame, sample_aging_of(frame, generator), generator)
 
 
-def sample_aging(generator: np.random.Generator) -> OldPhoto:
-    """Return random strengths of aging: each kind of damage in half of the images or more."""
+def sample_aging_of(frame: Frame, generator: np.random.Generator) -> OldPhoto:
+    """Return random strengths of aging for a clean photo: of a black-and-white or a color print."""
+    seen = frame[::8, ::8]  # enough to tell a gray photo
+    return sample_aging(generator, monochrome=bool((seen == seen[..., :1]).all()))
 
-    def sample_strength(largest: float) -> float:
-        return generator.uniform(0.0, largest) if generator.random() < 0.7 else 0.0
 
-    return OldPhoto(
+def sample_aging(generator: np.random.Generator, *, monochrome: bool = False) -> OldPhoto:
+    """Return random strengths of aging; a quarter of the photos have no damage.
+
+    Args:
+        generator: The only source of randomness.
+        monochrome: Whether the photo is black and white, and so toned. Color photos keep so much
+            of their colors that the two can be told apart: otherwise gray prints
+            come out with colors that were never there.
+    """
+
+    def chance(fraction: float) -> bool:
+        return bool(generator.random() < fraction)
+
+    def sample_strength(largest: float, fraction: float = 0.7) -> float:
+        return generator.uniform(0.0, largest) if chance(fraction) else 0.0
+
+    def sample_count(largest: int, fraction: float) -> int:
+        return int(generator.integers(1, largest + 1)) if chance(fraction) else 0
+
+    if chance(0.05):
+        return OldPhoto()
+    aging = OldPhoto(
         blur=sample_strength(1.0),
         fading=sample_strength(1.0),
-        color_loss=sample_strength(0.7),
-        sepia=sample_strength(0.8),
         grain=sample_strength(20.0),
-        dust=sample_strength(4.0),
-        scratches=int(generator.integers(0, 4)),
-        creases=int(generator.integers(0, 2)),
+        paper=_sample_paper(generator) if chance(0.5) else (1.0, 1.0, 1.0),
+        gamma=generator.uniform(0.7, 1.8) if chance(0.4) else 1.0,
     )
+    if monochrome:
+        toning = _sample_toning(generator) if chance(0.8) else (0.0, 0.0, 0.0)
+        aging = replace(aging, toning=toning, sepia=sample_strength(1.0, 0.3))
+    else:
+        red, green, blue = (sample_strength(0.6) if chance(0.5) else 0.0 for _ in range(3))
+        aging = replace(
+            aging,
+            color_loss=sample_strength(0.5),
+            sepia=sample_strength(0.4, 0.5),
+            dye_fading=(red, green, blue),
+        )
+    if chance(0.25):
+        return aging
+    return replace(
+        aging,
+        dust=sample_strength(4.0),
+        scratches=sample_count(3, 0.5),
+        creases=sample_count(2, 0.3),
+        cracks=sample_count(12 if chance(0.2) else 3, 0.5),
+        hairs=sample_count(6, 0.4),
+        patches=sample_count(5, 0.4),
+    )
+
+
+def _sample_toning(generator: np.random.Generator) -> tuple[float, float, float]:
+    """Return how far middle tones move: mostly to brown, by sulfide, some to blue or purple."""
+    strength = generator.uniform(0.0, 60.0)
+    if generator.random() < 0.85:
+        red, green, blue = generator.uniform((0.1, -0.1, -1.0), (0.6, 0.15, -0.3))
+    else:
+        strength *= 0.4
+        red, green, blue = generator.uniform((-0.8, -0.3, 0.0), (0.3, 0.1, 1.0))
+    return strength * red, strength * green, strength * blue
+
+
+def _sample_paper(generator: np.random.Generator) -> tuple[float, float, float]:
+    """Return factors of the colors: yellowed paper, mostly."""
+    red, green, blue = generator.uniform((0.95, 0.85, 0.6), (1.0, 1.0, 1.0))
+    white = generator.uniform(0.85, 1.0)
+    return white * red, white * green, white * blue
 
 
 TASKS = (

@@ -56,6 +56,13 @@ KINDS = [
             dust=20,
             scratches=2,
             creases=2,
+            toning=(20.0, 5.0, -30.0),
+            dye_fading=(0.2, 0.0, 0.1),
+            paper=(1.0, 0.9, 0.8),
+            gamma=1.3,
+            cracks=2,
+            hairs=2,
+            patches=2,
         ),
     ),
 ]
@@ -215,6 +222,35 @@ def test_color_loss_leaves_gray_and_sepia_leaves_brown():
     assert red > green > blue
 
 
+def test_toning_colors_middle_tones_and_leaves_black_and_white():
+    ramp = np.array([0, 128, 255], np.uint8)[None, :, None].repeat(3, 2)
+    toned = age_photo(ramp, OldPhoto(toning=(20.0, 0.0, -40.0)), np.random.default_rng(0))
+    assert toned[0].tolist() == [[0, 0, 0], [148, 128, 88], [255, 255, 255]]
+
+
+def test_faded_dyes_lighten_their_colors_and_white_stays():
+    ramp = np.array([0, 155, 255], np.uint8)[None, :, None].repeat(3, 2)
+    faded = age_photo(ramp, OldPhoto(dye_fading=(0.5, 0.0, 0.2)), np.random.default_rng(0))
+    assert faded[0].tolist() == [[128, 0, 51], [205, 155, 175], [255, 255, 255]]
+
+
+def test_paper_colors_white_and_gamma_darkens_middle_tones():
+    ramp = np.array([0, 128, 255], np.uint8)[None, :, None].repeat(3, 2)
+    generator = np.random.default_rng(0)
+    assert age_photo(ramp, OldPhoto(paper=(1.0, 0.8, 0.6)), generator)[0, 2].tolist() == [
+        255,
+        204,
+        153,
+    ]
+    assert age_photo(ramp, OldPhoto(gamma=2.0), generator)[0, :, 0].tolist() == [0, 64, 255]
+
+
+def test_aging_and_damage_are_parts_of_the_settings():
+    settings = OldPhoto(fading=0.5, toning=(9.0, 0.0, -9.0), dust=3.0, cracks=2, patches=1)
+    assert settings.without_damage() == OldPhoto(fading=0.5, toning=(9.0, 0.0, -9.0))
+    assert settings.damage_alone() == OldPhoto(dust=3.0, cracks=2, patches=1)
+
+
 def test_grain_is_the_same_in_all_channels_and_as_strong_as_stated():
     grain = age_photo(GRAY, OldPhoto(grain=10), np.random.default_rng(0)).astype(float) - 128
     assert np.array_equal(grain[..., 0], grain[..., 2])
@@ -233,6 +269,9 @@ DAMAGES = [
     Damage("dust", OldPhoto(dust=5), 1e-3, 0.03),
     Damage("scratch", OldPhoto(scratches=1), 0.5 / 300, 5 / 300),
     Damage("crease", OldPhoto(creases=1), 0.5 / 300, 15 / 300),
+    Damage("crack", OldPhoto(cracks=1), 2e-4, 0.1),
+    Damage("hair", OldPhoto(hairs=1), 1e-4, 0.03),
+    Damage("patch", OldPhoto(patches=1), 1e-5, 0.1),
 ]
 
 
@@ -264,6 +303,11 @@ def test_damage_touches_a_small_share_of_the_print_and_no_more(damage):
             r"channel_correlation in \[0, 1\], found 0.0 and 1.1",
         ),
         (lambda: OldPhoto(fading=1.5), r"fading must lie in \[0, 1\], found 1.5"),
+        (lambda: OldPhoto(cracks=-1), "cracks must not be negative, found -1"),
+        (lambda: OldPhoto(paper=(1.0, 1.2, 1.0)), r"paper must be three values in \[0, 1\]"),
+        (lambda: OldPhoto(dye_fading=(-0.1, 0.0, 0.0)), r"dye_fading must be three values in"),
+        (lambda: OldPhoto(toning=(300.0, 0.0, 0.0)), r"toning must be three values in \[-255"),
+        (lambda: OldPhoto(gamma=0.0), r"gamma must lie in \[0.1, 10\], found 0.0"),
         (lambda: OldPhoto(scratches=-1), "scratches must not be negative, found -1"),
         (lambda: downscale(FRAME, 5), "factor must be one of"),
     ],

@@ -43,6 +43,13 @@ def test_it_gives_the_same_frames(config):
     assert (furthest > 0).float().mean() < 1e-3
 
 
-def test_other_networks_keep_their_form():
-    deployed = to_inference_form(KerasMIRNet(KerasMIRNetConfig(channels=8)))
-    assert isinstance(to_channels_last_form(deployed), FrameInterface)
+@pytest.mark.parametrize(
+    "network",
+    [
+        KerasMIRNet(KerasMIRNetConfig(channels=8)),
+        MIRNetEdge(MIRNetEdgeConfig(channels=(8, 12, 16), light=True, damage_channels=4)),
+    ],
+    ids=["Keras", "damage branch"],
+)
+def test_other_networks_keep_their_form(network):
+    assert isinstance(to_channels_last_form(to_inference_form(network)), FrameInterface)

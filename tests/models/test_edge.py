@@ -42,13 +42,20 @@ SHAPES = [
         for stem in (1, 2, 4)
         for scale in (1, 2, 3)
     ),
+    *(
+        MIRNetEdgeConfig(channels=_THREE, stem=stem, light=True, damage_channels=5)
+        for stem in (1, 2, 4)
+    ),
 ]
 
 
 @pytest.mark.parametrize(
     "config",
     SHAPES,
-    ids=lambda c: f"{'light-' * c.light}stem{c.stem}x{c.scale}-{c.exposure_channels}-{c.blocks}",
+    ids=lambda c: (
+        f"{'light-' * c.light}stem{c.stem}x{c.scale}-{c.exposure_channels}-{c.blocks}"
+        f"-{c.damage_channels}"
+    ),
 )
 def test_the_shape_is_told_from_the_tensors(config):
     assert edge_config_from_tensors(MIRNetEdge(config).state_dict()) == config
@@ -71,6 +78,12 @@ class Refused:
         Refused("negative exposure", {"exposure_channels": -1}, "exposure_channels at least 0"),
         Refused("no scale", {"scale": 0}, "scale must"),
         Refused("great scale", {"scale": 5}, "scale must"),
+        Refused("damage in the standard form", {"damage_channels": 8}, "light network of scale 1"),
+        Refused(
+            "damage in an enlarging network",
+            {"damage_channels": 8, "light": True, "scale": 2},
+            "light network of scale 1",
+        ),
     ],
     ids=lambda case: case.id,
 )

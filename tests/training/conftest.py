@@ -17,6 +17,11 @@ _THREE = (8, 8, 8)
 _TINY = {
     "edge": lambda: MIRNetEdge(MIRNetEdgeConfig(channels=_THREE, exposure_channels=4)),
     "plain edge": lambda: MIRNetEdge(MIRNetEdgeConfig(channels=_THREE, exposure_channels=0)),
+    "damage edge": lambda: MIRNetEdge(
+        MIRNetEdgeConfig(
+            channels=_THREE, stem=2, exposure_channels=4, light=True, damage_channels=4
+        )
+    ),
     "doubling edge": lambda: MIRNetEdge(
         MIRNetEdgeConfig(channels=_THREE, exposure_channels=0, stem=2, scale=2)
     ),

@@ -38,6 +38,7 @@ class RecordingObserver:
     """Images still without a pseudo-label; None where there are none to label."""
     started: list = field(default_factory=list)
     exposure: list = field(default_factory=list)
+    damage: list = field(default_factory=list)
     steps: list = field(default_factory=list)
     scores: list = field(default_factory=list)
     fractions: list = field(default_factory=list)
@@ -63,6 +64,9 @@ class RecordingObserver:
 
     def on_exposure_step(self, step, loss):
         self.exposure.append(step)
+
+    def on_damage_step(self, step, loss):
+        self.damage.append(step)
 
     def on_step(self, step, loss):
         self.steps.append(step)

@@ -259,6 +259,27 @@ def test_the_exposure_branch_trains_in_its_own_stage_and_is_frozen_in_the_second
     assert _equal(first.ema_model.exposure, trainer.ema_model.exposure)
 
 
+def test_the_damage_branch_has_a_stage_of_its_own_and_then_learns_with_the_rest(
+    tmp_path, make_trainer, make_pairs
+):
+    seen, saved = [], []
+
+    def on_damage_step(step, loss):
+        seen.append(step)
+        saved.append(copy.deepcopy(trainer.model))
+
+    trainer = make_trainer(tmp_path, "damage edge", damage_steps=3, steps=1)
+    trainer.run(make_pairs(degrade=_noised), make_pairs(), on_damage_step=on_damage_step)
+    assert seen == [1, 2, 3]
+    assert not _equal(saved[0].damage, saved[-1].damage)
+    assert _equal(saved[0].stem, saved[-1].stem)
+    assert not _equal(saved[-1].damage, trainer.model.damage)
+    without = make_trainer(tmp_path / "without", steps=1, damage_steps=3)
+    without.run(
+        make_pairs(), make_pairs(), on_damage_step=lambda step, loss: pytest.fail("a stage")
+    )
+
+
 def test_exposure_trainable_false_freezes_the_exposure_branch(tmp_path, make_trainer, make_pairs):
     for trainable in (True, False):
         trainer = make_trainer(tmp_path / str(trainable), exposure_trainable=trainable)

@@ -30,9 +30,8 @@ from mirnet_edge.models.translation import (
     TranslationConfig,
     latent_damage,
 )
-from mirnet_edge.training.loss import l1_loss
+from mirnet_edge.training.loss import damage_loss, l1_loss
 from mirnet_edge.training.translation.losses import (
-    damage_loss,
     deception_loss,
     discriminator_loss,
     kl_divergence,
@@ -276,7 +275,7 @@ class _TranslationTrainer:
     def _detector_loss(self, stage: TranslationStage, batches: BatchMaker) -> Tensor:
         batch = batches.aged(self.step, stage.batch, stage.crop)
         with self._half():
-            logits = self.network.detector(_channels_last(batch.aged))
+            logits = self.network.detector.logits_of(_channels_last(batch.aged))
         return damage_loss(logits.float(), batch.damage)
 
     def _old_loss(self, stage: TranslationStage, batches: BatchMaker) -> Tensor:
@@ -340,7 +339,7 @@ class _TranslationTrainer:
         with torch.inference_mode():
             for batch in batches:
                 if stage.name == "detector":
-                    found = network.detector(batch.aged) > 0.0
+                    found = network.detector(batch.aged) > 0.5
                     truth = batch.damage > 0.5
                     both += float((found & truth).sum())
                     either += float((found | truth).sum())

@@ -1,10 +1,8 @@
-"""Losses of old-photo translation: KL divergence, least-squares adversarial loss, mask, mapping."""
+"""Losses of old-photo translation: KL divergence, least-squares adversarial loss, mapping."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from torch.nn import functional
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,26 +39,6 @@ def discriminator_loss(real: Tensor, synthetic: Tensor) -> Tensor:
 def deception_loss(synthetic: Tensor) -> Tensor:
     """Return what an encoder pays for synthetic latents that look synthetic, a scalar."""
     return 0.5 * (synthetic - 1.0).square().mean()
-
-
-def damage_loss(logits: Tensor, damage: Tensor) -> Tensor:
-    """Return the loss of found damage: cross-entropy, and one minus the Dice coefficient.
-
-    Damage covers few pixels: the second part does not see the others. Milletari et al., "V-Net",
-    3DV 2016, equation 1.
-
-    Args:
-        logits: (N, 1, H, W).
-        damage: The same shape, 0 or 1.
-
-    Returns:
-        A scalar.
-    """
-    entropy = functional.binary_cross_entropy_with_logits(logits, damage)
-    found = logits.sigmoid()
-    both = (found * damage).sum()
-    dice = (2.0 * both + 1.0) / (found.square().sum() + damage.square().sum() + 1.0)
-    return entropy + 1.0 - dice
 
 
 def weighted_l1_loss(restored: Tensor, target: Tensor, damage: Tensor, weight: float) -> Tensor:

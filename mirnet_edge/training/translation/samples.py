@@ -6,48 +6,31 @@ seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from mirnet_edge.degradations import OldPhoto, age_photo, overlay_damage
+from mirnet_edge.degradations import OldPhoto, age_photo
 from mirnet_edge.errors import DataError, ImageError, OptionError
 from mirnet_edge.images.contract import batch_from_frames
 from mirnet_edge.images.files import read_image
-from mirnet_edge.training.diagnosis.degrading import draw_cracks
+from mirnet_edge.training.aging import AgedPhoto, age_with_damage, choose_window
 from mirnet_edge.training.listing import list_images, list_pairs, split_pairs
-from mirnet_edge.training.tasks import add_capture_noise, read_overlay, sample_aging
+from mirnet_edge.training.tasks import read_overlay, sample_aging_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from mirnet_edge.degradations import Overlay
     from mirnet_edge.images.contract import Frame
     from mirnet_edge.training.translation.recipe import TranslationRecipe
 
-SEEN_LEVELS = 6
-"""Damage is what changes a pixel of the aged photo by so many levels or more in one channel."""
 _REGION = 2.0  # how many times wider than the crop the region is that ages
 _CROPS_PER_REGION = 2  # degrading a region takes as long as a training step of its crops
-_ON_DAMAGE_FRACTION = 0.6  # of the crops that are cut around a damaged pixel
-
-
-@dataclass(frozen=True)
-class AgedPhoto:
-    """A synthetic old photo with its truth."""
-
-    clean: Frame
-    """(H, W, 3) uint8 RGB."""
-    aged: Frame
-    """The same size: aged and damaged."""
-    damage: NDArray[np.bool_]
-    """(H, W): where the damage shows."""
 
 
 @dataclass(frozen=True)
@@ -115,48 +98,6 @@ def _read_all(paths: object) -> tuple[Frame, ...]:
         raise DataError(str(error)) from error
 
 
-def age_with_damage(
-    frame: Frame,
-    generator: np.random.Generator,
-    overlays: Sequence[Overlay] = (),
-    *,
-    aging: OldPhoto | None = None,
-    overlay_fraction: float = 0.4,
-    crack_fraction: float = 0.3,
-    capture_noise_fraction: float = 0.0,
-) -> AgedPhoto:
-    """Return a clean photo aged and damaged at random, with the mask of its damage.
-
-    Args:
-        frame: (H, W, 3) uint8 RGB.
-        generator: The only source of randomness.
-        overlays: Damage with transparency.
-        aging: The strengths of aging and of drawn damage; None for random ones.
-        overlay_fraction: Fraction of the photos with one or two of the overlays.
-        crack_fraction: Fraction of the photos with cracks of the emulsion.
-        capture_noise_fraction: Fraction of the photos with a scanner's noise, over all.
-    """
-    settings = sample_aging(generator) if aging is None else aging
-    none = OldPhoto()
-    whole = age_photo(frame, replace(settings, dust=0.0, scratches=0, creases=0), generator)
-    surface = replace(
-        none, dust=settings.dust, scratches=settings.scratches, creases=settings.creases
-    )
-    damaged = age_photo(whole, surface, generator)
-    if overlays and generator.random() < overlay_fraction:
-        for _ in range(int(generator.integers(1, 3))):
-            overlay = overlays[int(generator.integers(len(overlays)))]
-            strength = generator.uniform(0.5, 1.0)
-            damaged = overlay_damage(damaged, overlay, generator, strength=strength)
-    if generator.random() < crack_fraction:
-        damaged = draw_cracks(damaged, generator)
-    difference = np.abs(damaged.astype(np.int16) - whole).max(2)
-    if capture_noise_fraction:
-        capture = add_capture_noise(lambda given, _: given, capture_noise_fraction)
-        damaged = capture(damaged, generator)
-    return AgedPhoto(frame, damaged, difference >= SEEN_LEVELS)
-
-
 class BatchMaker:
     """Makes the batches of a training by their steps."""
 
@@ -207,9 +148,9 @@ class BatchMaker:
 
     def _age_crops(self, generator: np.random.Generator, crop: int) -> list[AgedPhoto]:
         region = self._clean_region(generator, round(_REGION * crop))
-        aging = sample_aging(generator)
+        aging = sample_aging_of(region, generator)
         if generator.random() < self._recipe.damage_only_fraction:
-            aging = OldPhoto(dust=aging.dust, scratches=aging.scratches, creases=aging.creases)
+            aging = aging.damage_alone()
         photo = age_with_damage(
             region,
             generator,
@@ -217,21 +158,8 @@ class BatchMaker:
             aging=aging,
             capture_noise_fraction=self._recipe.capture_noise_fraction,
         )
-        windows = [_choose_window(photo.damage, crop, generator) for _ in range(_CROPS_PER_REGION)]
+        windows = [choose_window(photo.damage, crop, generator) for _ in range(_CROPS_PER_REGION)]
         return [AgedPhoto(photo.clean[one], photo.aged[one], photo.damage[one]) for one in windows]
-
-
-def _choose_window(
-    damage: NDArray[np.bool_], crop: int, generator: np.random.Generator
-) -> tuple[slice, slice]:
-    """Return a window of CROP pixels: often around damage, else anywhere."""
-    y, x = (int(generator.integers(side - crop + 1)) for side in damage.shape)
-    places = np.argwhere(damage)
-    if len(places) and generator.random() < _ON_DAMAGE_FRACTION:
-        center = places[int(generator.integers(len(places)))]
-        shift = generator.integers(-crop // 3, crop // 3 + 1, 2)
-        y, x = np.clip(center + shift - crop // 2, 0, np.array(damage.shape) - crop).tolist()
-    return slice(y, y + crop), slice(x, x + crop)
 
 
 def _cut(frame: Frame, side: int, generator: np.random.Generator) -> Frame:

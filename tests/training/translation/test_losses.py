@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mirnet_edge.training.loss import damage_loss
 from mirnet_edge.training.translation.losses import (
-    damage_loss,
     deception_loss,
     discriminator_loss,
     kl_divergence,
