@@ -203,8 +203,8 @@ def sample_aging(generator: np.random.Generator, *, monochrome: bool = False) ->
     Args:
         generator: The only source of randomness.
         monochrome: Whether the photo is black and white, and so toned. Color photos keep so much
-            of their colors that the two can be told apart: otherwise gray prints
-            come out with colors that were never there.
+            of their colors that the two can be told apart: otherwise gray prints come out with
+            colors that were never there.
     """
 
     def chance(fraction: float) -> bool:
@@ -222,18 +222,19 @@ def sample_aging(generator: np.random.Generator, *, monochrome: bool = False) ->
         blur=sample_strength(1.0),
         fading=sample_strength(1.0),
         grain=sample_strength(20.0),
-        paper=_sample_paper(generator) if chance(0.5) else (1.0, 1.0, 1.0),
-        gamma=generator.uniform(0.7, 1.8) if chance(0.4) else 1.0,
+        paper=_sample_paper(generator) if chance(0.3) else (1.0, 1.0, 1.0),
+        gamma=generator.uniform(0.8, 1.5) if chance(0.25) else 1.0,
     )
-    if monochrome:
-        toning = _sample_toning(generator) if chance(0.8) else (0.0, 0.0, 0.0)
-        aging = replace(aging, toning=toning, sepia=sample_strength(1.0, 0.3))
+    if monochrome and chance(0.55):
+        aging = replace(aging, toning=_sample_toning(generator))
+    elif monochrome:
+        aging = replace(aging, sepia=sample_strength(1.0))
     else:
-        red, green, blue = (sample_strength(0.6) if chance(0.5) else 0.0 for _ in range(3))
+        red, green, blue = (sample_strength(0.5) if chance(0.4) else 0.0 for _ in range(3))
         aging = replace(
             aging,
-            color_loss=sample_strength(0.5),
-            sepia=sample_strength(0.4, 0.5),
+            color_loss=sample_strength(0.6),
+            sepia=sample_strength(0.6, 0.6),
             dye_fading=(red, green, blue),
         )
     if chance(0.25):
