@@ -246,6 +246,8 @@ class OutputFile:
         """
         index, dts = packet.stream.index, cast("int", packet.dts)
         last = self._last_dts.get(index)
+        if not packet.duration and last is not None and packet.stream.type == "audio":
+            packet.duration = max(0, dts - last)  # without one, MP4 does not show the last packet
         step = max(1, ceil((self._copies[index].time_base or 0) / packet.time_base))
         if self._plan.format != "matroska" and last is not None and dts < last + step:
             packet.dts = last + step

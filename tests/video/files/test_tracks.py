@@ -101,6 +101,14 @@ def test_sound_of_many_channels_keeps_all_of_them(name, make_film, tmp_path):
         assert container.streams.audio[0].codec_context.layout.nb_channels == 16
 
 
+def test_the_last_packet_of_sound_without_durations_is_kept(make_film, tmp_path):
+    """NUT states none of FLAC, and MP4 does not show a last packet of no duration."""
+    film = Film(name="a.nut", codec="ffv1", sound="flac", frames=30)
+    done = restore(make_film(film), tmp_path / "out")
+    assert done.output.suffix == ".mp4"
+    assert read_film(done.output).sound_s[0] == pytest.approx(1.2, abs=0.01)
+
+
 def test_sound_that_lists_its_channels_is_copied(make_film, tmp_path):
     # QuickTime stores eight labels; PyAV 18.1 crashes where it frees such a layout
     source = tmp_path / "a.mov"
