@@ -14,6 +14,10 @@ wheel=$(realpath "${1:?the wheel: build/wheel/mirnet_edge-*.whl}")
 python=${PYTHON:-$PWD/.venv/bin/python}  # has the package installed, for the expected result
 work=${WORK:-build/aarch64}
 litert=${LITERT:+$(realpath "$LITERT")}
+if [ -n "$litert" ] && [ ! -f "$litert/litert-fp32.tflite" ]; then
+  echo "LITERT=$LITERT holds no litert-fp32.tflite; see the head of this script" >&2
+  exit 2
+fi
 extras=cpu,video${litert:+,litert}
 mkdir -p "$work"
 work=$(realpath "$work")
