@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -247,6 +249,29 @@ def fit_sample(
         scale = sample.reference.shape[0] // height
         reference = cut_frame(sample.reference, (scale * wanted[0], scale * wanted[1]), scale)
     return CalibrationSample(sample.name, cut_frame(sample.frame, wanted, 1), reference)
+
+
+def cut_many(
+    sample: CalibrationSample, largest: tuple[int, int], count: int
+) -> list[CalibrationSample]:
+    """Return at most COUNT frames that do not overlap, spread over a sample's, without reference.
+
+    Args:
+        sample: Any size.
+        largest: (height, width) not to exceed.
+        count: How many may be cut; there are fewer where they would overlap, and at least one.
+    """
+    height, width = sample.frame.shape[:2]
+    wanted = (min(height, largest[0]), min(width, largest[1]))
+    cells = max(1, min(math.isqrt(count), height // largest[0], width // largest[1]))
+    rows, columns = (np.linspace(0, side, cells + 1).astype(int) for side in (height, width))
+    return [
+        CalibrationSample(
+            sample.name, cut_frame(sample.frame[top:bottom, left:right], wanted, 1), None
+        )
+        for top, bottom in itertools.pairwise(rows)
+        for left, right in itertools.pairwise(columns)
+    ]
 
 
 def cut_frame(frame: Frame, wanted: tuple[int, int], scale: int) -> Frame:

@@ -166,7 +166,7 @@ def _quantize(workspace: Workspace, file: GraphFile) -> GraphFile:
     """Write an INT8 graph: all blocks, or those that a mixed-precision search chooses."""
     samples, on_cpu = workspace.samples, "cpu" in file.targets
     target = "CPUs" if on_cpu else "TensorRT"
-    workspace.on_stage(f"quantize for {target} on {len(samples)} images")
+    workspace.on_stage(f"quantize for {target} on {workspace.calibration_text}")
     fp32, graph = workspace.path(_FP32.file), workspace.path(file.file)
     if workspace.options.mixed:
         return _search_mixed_precision(workspace, file)

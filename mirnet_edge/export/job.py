@@ -316,7 +316,7 @@ def _describe_bundle(
     own_size = {graph.name for graph in graphs if graph.size is not None}
     calibration = manifest.CalibrationFacts(
         source=images.source,
-        images=len(images.calibration),
+        images=workspace.calibration_images,
         sha256=images.sha256,
         note=images.note,
     )

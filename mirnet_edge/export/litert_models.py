@@ -119,6 +119,6 @@ def _write_models(workspace: Workspace, sized: Workspace) -> list[GraphFile]:
             quantize_litert, fp32, sized.path(_INT8.file), sized.samples,
             colors_in_float=image.scale > 1,
         )  # fmt: skip
-        what = f"quantize for LiteRT on {len(sized.samples)} images"
+        what = f"quantize for LiteRT on {sized.calibration_text}"
         files.append(make(_INT8, quantize, what))
     return files

@@ -19,6 +19,7 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
 from mirnet_edge.files import replace_folder, sha256_of, write_atomically
 from mirnet_edge.manifest import StrictDocument
+from mirnet_edge.memory import release_memory
 from mirnet_edge.runtime import machine
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class StageLog:
         if known is not None and set(known.files) == set(files) and self._are_unchanged(known):
             return adapter.validate_python(known.value)
         value = make()
+        release_memory()  # a full network's stages need gigabytes each
         self.record.stages[name] = StageFacts(
             value=adapter.dump_python(value, mode="json"),
             files={file: sha256_of(self.folder / file) for file in files},

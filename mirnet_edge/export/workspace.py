@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.calibration.presets import open_set
-from mirnet_edge.calibration.sets import builtin_set, fit_sample, take_evenly
+from mirnet_edge.calibration.sets import builtin_set, cut_many, fit_sample, take_evenly
 from mirnet_edge.checkpoints.cards import assumed_task
 from mirnet_edge.errors import CalibrationError, OptionError
 from mirnet_edge.export.stages import OnStep, Recall, make_anew
@@ -134,9 +134,14 @@ _AFFORDABLE_MACS = 128e9
 # one configuration of the quality gate, and seconds of the timed rounds of all.
 _CALIBRATION_S, _EVALUATION_S, _TIMING_S = 60.0, 40.0, 45.0
 _FEWEST_CALIBRATION, _FEWEST_EVALUATION = 6, 4
-# Sides of cuts. While calibrating, NNCF holds every activation of one cut: 1.9 GB of the full
-# MIRNet at 128x152. What is evaluated may be larger.
+# Sides of cuts.
 _SMALLEST_CUT, _LARGEST_CUT, _STEP = 128, 256, 32
+# While calibrating, NNCF holds twice the activations of one cut: 2.6 GB of Keras' full MIRNet at
+# 128x128. So many bytes of them a cut may have, down to a smallest side; an image gives several
+# cuts then (docs/decisions/031-memory-of-exports.md). What is evaluated may be larger.
+_CALIBRATION_BYTES = 512 << 20
+_SMALLEST_CALIBRATION_CUT, _CALIBRATION_STEP = 64, 16
+_MOST_CUTS = 4  # of one image
 _ROUNDS, _FEWEST_ROUNDS = 9, 3  # of light and of heavy networks
 # (height, width) of the strip that the reach is measured on, in the middle of which it is cut.
 _REACH_STRIP = (64, 192)
@@ -154,6 +159,8 @@ class SamplePlan:
     timing: tuple[int, int] = _TIMING_SIZE
     calibration: int | None = None
     """Calibration images at most; None for all."""
+    cuts: int = 1
+    """Of each calibration image, at most."""
     evaluation: int | None = None
     """Evaluation images at most; None for all."""
     timing_s: float = math.inf
@@ -213,11 +220,14 @@ def plan_samples(
     side = max(small, min(side, _affordable_side(seconds_per_pixel)))
     step = max(_STEP, multiple)
     small, side = (max(step, one // step * step) for one in (small, side))
+    cut = min(small, _calibration_side(network, multiple))
+    affordable = int(_CALIBRATION_S / (seconds_per_pixel * cut**2))
     return SamplePlan(
         largest=(side, side),
-        largest_calibration=(small, small),
+        largest_calibration=(cut, cut),
         timing=(small, small),
-        calibration=max(_FEWEST_CALIBRATION, int(_CALIBRATION_S / (seconds_per_pixel * small**2))),
+        calibration=max(_FEWEST_CALIBRATION, affordable),
+        cuts=max(1, min(_MOST_CUTS, affordable // len(images.calibration))),
         evaluation=max(_FEWEST_EVALUATION, int(_EVALUATION_S / (seconds_per_pixel * side**2))),
         timing_s=_TIMING_S,
         reach=reach,
@@ -227,6 +237,22 @@ def plan_samples(
 def _affordable_side(seconds_per_pixel: float) -> int:
     """Return the side of the squares that the fewest images for evaluation may have."""
     return int((_EVALUATION_S / _FEWEST_EVALUATION / seconds_per_pixel) ** 0.5)
+
+
+def _calibration_side(network: nn.Module, multiple: int) -> int:
+    """Return the side of the squares whose activations a quantizer may hold."""
+    import torch
+
+    from mirnet_edge.models.inference_form import to_inference_form
+    from mirnet_edge.models.memory import convolution_bytes
+
+    probe = 8 * multiple
+    held = convolution_bytes(
+        to_inference_form(network), torch.empty(1, 3, probe, probe, device="meta")
+    )
+    step = max(_CALIBRATION_STEP, multiple)
+    side = int((_CALIBRATION_BYTES * probe**2 / held) ** 0.5) // step * step
+    return max(_SMALLEST_CALIBRATION_CUT, step, side)
 
 
 def _measure_seconds_per_pixel(network: nn.Module, multiple: int) -> float:
@@ -282,6 +308,8 @@ class Workspace:
     """Calibration and evaluation images, at the sizes that graphs take and machines afford."""
     plan: SamplePlan
     """How those were chosen."""
+    calibration_images: int
+    """How many images those to calibrate on were cut from."""
     timing_frame: Frames
     """(1, H, W, 3) uint8, padded: the frame that configurations are timed on."""
     recall: Recall = make_anew
@@ -300,6 +328,12 @@ class Workspace:
     def samples(self) -> list[np.ndarray]:
         """Return the calibration images as a graph takes them."""
         return make_graph_inputs([sample.frame for sample in self.images.calibration], self.image)
+
+    @property
+    def calibration_text(self) -> str:
+        """Return what an export calibrates on in words: 6 images, or 24 cuts of 6 images."""
+        cuts, images = len(self.images.calibration), self.calibration_images
+        return f"{images} images" if cuts == images else f"{cuts} cuts of {images} images"
 
     @property
     def rounds(self) -> int:
@@ -381,6 +415,7 @@ def make_workspace(
         image=sources.image,
         images=images,
         plan=plan,
+        calibration_images=len(take_evenly(list(sources.images.calibration), plan.calibration)),
         timing_frame=make_timing_frame(images, sources.image, plan),
         recall=recall,
         on_stage=on_stage,
@@ -425,6 +460,10 @@ def fit_calibration_set(
 ) -> CalibrationSet:
     """Return the images of a plan, at the graphs' fixed size or cut to the plan's."""
     calibration = take_evenly(list(images.calibration), plan.calibration)
+    if plan.cuts > 1:
+        calibration = [
+            cut for one in calibration for cut in cut_many(one, plan.largest_calibration, plan.cuts)
+        ]
     evaluation = take_evenly(list(images.evaluation), plan.evaluation)
     return replace(
         images,

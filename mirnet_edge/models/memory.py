@@ -1,4 +1,4 @@
-"""Predict the memory that a network's activations take in torch, without computing any."""
+"""Predict the memory that a network's activations take, without computing any."""
 
 from __future__ import annotations
 
@@ -26,14 +26,45 @@ def peak_activation_bytes(network: nn.Module, *inputs: Tensor) -> int:
         network: In eval mode.
         inputs: What it takes; their values do not matter.
     """
-    # the values are not copied: the weights of a full network are hundreds of megabytes
-    stored = (*network.parameters(), *network.buffers())
-    weightless = copy.deepcopy(network, {id(one): one.detach().to("meta") for one in stored})
+    weightless = _copy_without_values(network)
     given = [one.to("meta") for one in inputs]
     recorder = _PeakRecorder()
     with torch.no_grad(), recorder:
         weightless(*given)
     return recorder.peak
+
+
+def convolution_bytes(network: nn.Module, *inputs: Tensor) -> int:
+    """Return the bytes of the tensors that convolutions take, and that those with a bias give.
+
+    They are what a quantizer holds at once while it calibrates on a batch. A tensor that several
+    convolutions take counts once. Nothing is computed, as for `peak_activation_bytes`.
+
+    Args:
+        network: In eval mode.
+        inputs: What it takes; their values do not matter.
+    """
+    weightless = _copy_without_values(network)
+    seen: dict[int, Tensor] = {}  # by identity: held, so that none is given twice
+
+    def record(module: nn.Module, taken: tuple[Tensor, ...], given: Tensor) -> None:
+        seen[id(taken[0])] = taken[0]
+        if module.bias is not None:
+            seen[id(given)] = given
+
+    for module in weightless.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.register_forward_hook(record)
+    with torch.no_grad():
+        weightless(*(one.to("meta") for one in inputs))
+    return sum(one.numel() * one.element_size() for one in seen.values())
+
+
+def _copy_without_values(network: nn.Module) -> nn.Module:
+    """Return a copy on the meta device."""
+    # the values are not copied: the weights of a full network are hundreds of megabytes
+    stored = (*network.parameters(), *network.buffers())
+    return copy.deepcopy(network, {id(one): one.detach().to("meta") for one in stored})
 
 
 class _PeakRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's

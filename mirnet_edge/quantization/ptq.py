@@ -192,15 +192,7 @@ def collect_magnitudes(
     if not names:
         return {}
     model = onnx.load(fp32)
-    reductions = ("ReduceMax", "ReduceMin", "ReduceSum")  # the last for NaN, which the others skip
-    outputs = []
-    for number, name in enumerate(names):
-        for operator in reductions:
-            outputs.append(f"calibration.{number}.{operator}")
-            model.graph.node.append(
-                onnx.helper.make_node(operator, [name], outputs[-1:], outputs[-1], keepdims=0)
-            )
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    outputs = _add_reductions(model, names)
     largest = dict.fromkeys(names, 0.0)
     for done, values in enumerate(_run_all(model, fp32.name, samples, outputs), 1):
         for name, numbers in zip(names, np.reshape(values, (len(names), -1)), strict=True):
@@ -214,6 +206,36 @@ def collect_magnitudes(
             "restore. Train them again"
         )
     return largest
+
+
+_REDUCTIONS = ("ReduceMax", "ReduceMin", "ReduceSum")  # the last for NaN, which the others skip
+
+
+def _add_reductions(model: onnx.ModelProto, names: Sequence[str]) -> list[str]:
+    """Add reductions of tensors as outputs, three for each, and return the outputs' names.
+
+    Each stands after the node that gives its tensor: ONNX Runtime keeps a tensor until its last
+    reader has run, and at the end of the graph that is all of them at once.
+    """
+    import onnx
+
+    outputs, added = [], {}
+    for number, name in enumerate(names):
+        own = [f"calibration.{number}.{operator}" for operator in _REDUCTIONS]
+        added[name] = [
+            onnx.helper.make_node(operator, [name], [output], output, keepdims=0)
+            for operator, output in zip(_REDUCTIONS, own, strict=True)
+        ]
+        outputs += own
+    given = {one.name for one in (*model.graph.input, *model.graph.initializer)}
+    nodes = [node for name in names if name in given for node in added[name]]
+    for node in model.graph.node:
+        nodes.append(node)
+        nodes += (one for output in node.output for one in added.get(output, ()))
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return outputs
 
 
 def collect_histograms(
@@ -269,6 +291,8 @@ def _run_all(
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    # in the order of the nodes: by default reductions wait, and their tensors with them
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     session = OnnxSession(model.SerializeToString(), options, name=name)
     for sample in samples:
         yield session.run(outputs, plain_feed(model, sample))
@@ -614,11 +638,9 @@ def _quantize_with_onnxruntime(
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    # a tensor without a type is silently left in float
-    model = onnx.shape_inference.infer_shapes(onnx.load(fp32))
-    names = list_quantized_inputs(model, scheme)
+    names = list_quantized_inputs(onnx.load(fp32), scheme)
     if not names:
-        return model
+        return onnx.load(fp32)
     found = scheme.ranges
     if found is None and scheme.estimator == "minmax":
         largest = collect_magnitudes(fp32, samples, names, on_sample)
@@ -627,6 +649,8 @@ def _quantize_with_onnxruntime(
         histograms = collect_histograms(fp32, samples, names, on_sample)
         found = {name: one.range(scheme.estimator) for name, one in histograms.items()}
     sides = {name: (np.float32(-found[name]), np.float32(found[name])) for name in names}
+    # a tensor without a type is silently left in float
+    model = onnx.shape_inference.infer_shapes(onnx.load(fp32))
     with suppress_library_output():
         quantizer = QDQQuantizer(
             model,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mirnet_edge.calibration.sets import CalibrationSample, fit_sample, read_set
+from mirnet_edge.calibration.sets import CalibrationSample, cut_many, fit_sample, read_set
 from mirnet_edge.errors import CalibrationError
 
 
@@ -192,3 +192,27 @@ def test_a_reference_is_filled_as_its_frame_is(scale):
     assert grown.frame.shape == (9, 13, 3)
     assert grown.reference.shape == (9 * scale, 13 * scale, 3)
     assert _same_view(grown, scale)
+
+
+@pytest.mark.parametrize(
+    ("size", "count", "places"),
+    [
+        ((40, 60), 1, [(15, 25)]),
+        ((40, 60), 3, [(15, 25)]),
+        ((40, 60), 4, [(5, 10), (5, 40), (25, 10), (25, 40)]),
+        ((18, 60), 4, [(4, 25)]),  # two rows of 10 would overlap
+        ((40, 60), 9, [(y, x) for y in (1, 14, 28) for x in (5, 25, 45)]),
+    ],
+)
+def test_several_cuts_of_an_image_do_not_overlap(size, count, places):
+    rows, columns = np.indices(size).astype(np.uint8)
+    frame = np.stack([rows, columns, rows], axis=2)
+    cuts = cut_many(CalibrationSample("a", frame, None), (10, 10), count)
+    assert {one.frame.shape for one in cuts} == {(10, 10, 3)}
+    assert [tuple(int(side) for side in one.frame[0, 0, :2]) for one in cuts] == places
+
+
+def test_an_image_that_is_smaller_than_a_cut_stays_whole():
+    frame = np.zeros((8, 30, 3), np.uint8)
+    (whole,) = cut_many(CalibrationSample("a", frame, None), (10, 10), 4)
+    assert whole.frame.shape == (8, 10, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from mirnet_edge.calibration.sets import CalibrationSample, CalibrationSet
 from mirnet_edge.checkpoints import LoadedCheckpoint, ModelCard
@@ -16,6 +17,9 @@ from mirnet_edge.export.workspace import (
 from mirnet_edge.manifest import ImageContract
 from mirnet_edge.models import reach as reach_module
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.models.inference_form import to_inference_form
+from mirnet_edge.models.keras_mirnet import KerasMIRNet, KerasMIRNetConfig
+from mirnet_edge.models.memory import convolution_bytes
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 
 
@@ -47,13 +51,13 @@ def test_light_networks_see_whole_images_up_to_the_limit():
 @pytest.mark.parametrize(
     ("pixels_per_s", "reach", "side", "counts"),
     [
-        # 60 s for calibration and 40 s for evaluation, of squares of 128 and of `side`
+        # 60 s for calibration and 40 s for evaluation, of squares of 80 and of `side`
         (16_384, 20, 128, (40, 40)),
         (16_384, 50, 160, (40, 25)),
         (16_384, 160, 256, (40, 10)),
-        (2_048, 20, 128, (7, 5)),
-        (2_048, 160, 128, (7, 5)),  # 4 images of 143x143 would take the 40 s
-        (16_384_000, 50, 160, (40, 40)),
+        (2_048, 20, 128, (19, 5)),
+        (2_048, 160, 128, (19, 5)),  # 4 images of 143x143 would take the 40 s
+        (16_384_000, 50, 160, (4 * 40, 40)),
     ],
     ids=["short sight", "reach", "far", "slow", "slow and far", "fast"],
 )
@@ -66,12 +70,34 @@ def test_a_heavy_network_sees_as_many_cuts_as_it_can_afford(
     images = _set(300, 400, count=40)
     plan = plan_samples(_loaded(MIRNet(), "mirnet"), contract, images)
     seen = fit_calibration_set(images, contract, plan)
-    assert {one.frame.shape for one in seen.calibration} == {(128, 128, 3)}
+    assert {one.frame.shape for one in seen.calibration} == {(80, 80, 3)}
     assert {one.frame.shape for one in seen.evaluation} == {(side, side, 3)}
     assert (len(seen.calibration), len(seen.evaluation)) == counts
     assert plan.reach == reach
     assert plan.timing_s < 60
     assert make_timing_frame(seen, contract, plan).shape == (1, 128, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "side"),
+    [
+        (MIRNet(), 80),
+        (KerasMIRNet(KerasMIRNetConfig(variant="2021")), 80),
+        (KerasMIRNet(KerasMIRNetConfig(variant="2023")), 64),
+        (MIRNet(MIRNetConfig(channels=8, groups=1, blocks=1)), 128),
+    ],
+    ids=["authors", "2021", "2023", "narrow"],
+)
+def test_a_quantizer_holds_a_bounded_part_of_the_memory(network, side, monkeypatch):
+    monkeypatch.setattr(workspace, "_AFFORDABLE_MACS", 0)
+    monkeypatch.setattr(workspace, "_measure_seconds_per_pixel", lambda *network: 1e-5)
+    monkeypatch.setattr(reach_module, "measure_reach", lambda *network, **how: 20)
+    contract = ImageContract(io="uint8", multiple=4, size=None)
+    plan = plan_samples(_loaded(network, ""), contract, _set(300, 400))
+    assert plan.largest_calibration == (side, side)
+    batch = torch.zeros(1, 3, side, side, device="meta")
+    held = convolution_bytes(to_inference_form(network), batch)
+    assert held <= workspace._CALIBRATION_BYTES
 
 
 def test_the_cost_and_the_reach_are_measured():

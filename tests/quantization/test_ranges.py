@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,3 +101,38 @@ def test_a_damaged_file_is_refused(tmp_path):
     (tmp_path / "r.json").write_text("{")
     with pytest.raises(CalibrationError, match="delete it"):
         read_ranges(tmp_path / "r.json", RangeKey("data", "way", "model"))
+
+
+_CHAIN = """
+import re, sys
+from pathlib import Path
+import numpy as np, onnx
+from onnx import TensorProto, helper
+from mirnet_edge.quantization.ptq import collect_magnitudes
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+
+COUNT, SIDE = 60, 1024
+names = ["frames", *(f"t{place}" for place in range(COUNT))]
+value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, SIDE, SIDE])
+one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+nodes = [
+    helper.make_node("Add", [before, "one"], [after], after)
+    for before, after in zip(names, names[1:])
+]
+graph = helper.make_graph(nodes, "chain", [value("frames")], [value(names[-1])], [one])
+opset = [helper.make_opsetid("", 20)]
+onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), sys.argv[1])
+before = peak()
+found = collect_magnitudes(Path(sys.argv[1]), [np.zeros((1, 1, SIDE, SIDE), np.float32)], names)
+assert list(found.values()) == [float(place) for place in range(COUNT + 1)], found
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_pass_holds_few_of_the_tensors_that_it_sees(tmp_path):
+    command = [sys.executable, "-c", _CHAIN, str(tmp_path / "chain.onnx")]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert int(run.stdout) < 120  # MiB; all 60 at once are 240
