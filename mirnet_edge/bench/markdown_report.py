@@ -8,6 +8,7 @@ from mirnet_edge.bench import tables
 from mirnet_edge.bench.charts import darkness_chart, sustained_chart
 from mirnet_edge.bench.page import to_html
 from mirnet_edge.bench.record import to_json
+from mirnet_edge.bench.sheets import list_sheets, sheet_files
 from mirnet_edge.bench.statistics import describe_instability
 from mirnet_edge.files import write_atomically
 
@@ -19,8 +20,13 @@ if TYPE_CHECKING:
     from mirnet_edge.bench.tables import ReportTable
 
 
-def to_markdown(report: Report) -> str:
-    """Return the report as Markdown: machine, latency, quality, flicker, sustained, notes."""
+def to_markdown(report: Report, folder: Path) -> str:
+    """Return the report as Markdown: machine, latency, quality, flicker, sustained, notes.
+
+    Args:
+        report: The report.
+        folder: Where its crops are, of which sheets are made; a missing one is left out.
+    """
     parts = [_facts(report)]
     for size in report.sizes:
         parts.append(
@@ -36,6 +42,8 @@ def to_markdown(report: Report) -> str:
             f"## Quality on {pairs.name}\n\n{note}\n\n"
             f"{_table(tables.quality_table(report, pairs.name))}"
         )
+        sheets = list_sheets(report, pairs, folder)
+        parts += [f"![{shown}]({file})" for file, shown in sheets.items()]
         by_darkness = tables.darkness_table(report, pairs.name)
         if by_darkness is not None:
             parts.append(f"### Quality by input brightness\n\n{_table(by_darkness)}")
@@ -54,7 +62,7 @@ def to_markdown(report: Report) -> str:
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write report.json, .csv, .md and .html, and the charts, each atomically.
+    """Write report.json, .csv, .md and .html, charts and sheets, each atomically.
 
     Args:
         report: The report.
@@ -65,8 +73,8 @@ def write_report(report: Report, folder: Path) -> None:
     """
     write_atomically(folder / "report.json", to_json(report))
     write_atomically(folder / "report.csv", tables.to_csv(report).encode())
-    write_atomically(folder / "report.md", to_markdown(report).encode())
-    for name, content in chart_files(report).items():
+    write_atomically(folder / "report.md", to_markdown(report, folder).encode())
+    for name, content in (chart_files(report) | sheet_files(report, folder)).items():
         write_atomically(folder / name, content)
     write_atomically(folder / "report.html", to_html(report, folder).encode())
 

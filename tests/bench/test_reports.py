@@ -8,9 +8,10 @@ import json
 import re
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
 
-from mirnet_edge.bench import charts
+from mirnet_edge.bench import charts, sheets
 from mirnet_edge.bench.markdown_report import write_report
 from mirnet_edge.bench.record import (
     ClipFacts,
@@ -23,7 +24,7 @@ from mirnet_edge.bench.record import (
 )
 from mirnet_edge.charts import STYLESHEET
 from mirnet_edge.errors import DataError
-from mirnet_edge.images.files import ImageFile, write_image
+from mirnet_edge.images.files import ImageFile, read_image, write_image
 
 
 @pytest.fixture
@@ -88,6 +89,37 @@ def test_the_markdown_tables_are_complete_and_list_what_is_missing(written):
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(counts) == 1
+
+
+def test_a_sheet_shows_an_image_as_each_method_restores_it(row_of, report_of, tmp_path):
+    rows = [
+        row_of("edge onnxruntime:fp32", median_ms=20.0, psnr_db=23.0),
+        row_of("edge openvino:int8", median_ms=8.0, psnr_db=22.9),
+        row_of("edge openvino:bf16", median_ms=4.0, psnr_db=9.0, accepted=False),
+        row_of("median 3x3", kind="baseline", median_ms=2.0, psnr_db=21.0),
+        row_of("gone", kind="baseline", median_ms=2.0, psnr_db=21.0),
+    ]
+    levels = {
+        "before": 0, "edge onnxruntime:fp32": 50, "edge openvino:int8": 100,
+        "edge openvino:bf16": 150, "median 3x3": 200, "reference": 250,
+    }  # fmt: skip
+    (tmp_path / "crops").mkdir()
+    for level in levels.values():
+        frame = np.full((270, 360, 3), level, np.uint8)
+        write_image(tmp_path / f"crops/{level}.png", ImageFile(frame=frame))
+    crops = [
+        ImageCrop(pairs="night", image="p1", row=name, file=f"crops/{level}.png")
+        for name, level in levels.items()
+    ]
+    crops.append(ImageCrop(pairs="night", image="p1", row="gone", file="crops/none.png"))
+    report = report_of(rows, crops=crops)
+    write_report(report, tmp_path)
+    assert "![p1, by 4 methods](sheets/1-p1.webp)" in (tmp_path / "report.md").read_text()
+    sheet = read_image(tmp_path / "sheets/1-p1.webp").frame
+    middles = [int(sheet[40 + 135, 360 * place + 180].mean().round()) for place in range(4)]
+    assert middles == pytest.approx([0, 200, 100, 250], abs=3)  # the fastest accepted of ours
+    assert sheets._describe(report, crops[2], rows[1]).startswith("23.90 dB, 8.")
+    assert sheets._describe(report, crops[0], None) == ""
 
 
 def test_flicker_is_in_every_format(written):
