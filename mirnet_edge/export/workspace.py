@@ -139,7 +139,7 @@ _SMALLEST_CUT, _LARGEST_CUT, _STEP = 128, 256, 32
 # While calibrating, NNCF holds twice the activations of one cut: 2.6 GB of Keras' full MIRNet at
 # 128x128. So many bytes of them a cut may have, down to a smallest side; an image gives several
 # cuts then (docs/decisions/031-memory-of-exports.md). What is evaluated may be larger.
-_CALIBRATION_BYTES = 512 << 20
+_CALIBRATION_BYTES = 384 << 20
 _SMALLEST_CALIBRATION_CUT, _CALIBRATION_STEP = 64, 16
 _MOST_CUTS = 4  # of one image
 _ROUNDS, _FEWEST_ROUNDS = 9, 3  # of light and of heavy networks
