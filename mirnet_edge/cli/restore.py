@@ -182,6 +182,15 @@ def restore(
             rich_help_panel=SPEED,
         ),
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Of --weights: compile the network for each size of frames, on a GPU in one CUDA "
+            "graph. Seconds to minutes at first; for videos and many images of one size.",
+            rich_help_panel=SPEED,
+        ),
+    ] = False,
     executor: Annotated[
         Literal["local", "ray"],
         typer.Option(
@@ -229,7 +238,8 @@ def restore(
         template = RunnerChoice(
             bundle=find_bundle(None) if weights is None else None,
             weights=weights, weights_key=weights_key, backend=backend, precision=precision,
-            threads=threads, tile=tiles, max_memory_mib=max_memory, strength=strength,
+            threads=threads, tile=tiles, max_memory_mib=max_memory, compiled=compiled,
+            strength=strength,
             whole_pixels=affordable_pixels() if weights is None else None,
         )  # fmt: skip
         found = find_inputs(

@@ -350,6 +350,8 @@ class RunnerChoice:
     whole frames, unless `max_memory_mib` is given."""
     max_memory_mib: int | None = None
     """Memory limit of one run beside the frames."""
+    compiled: bool = False
+    """Whether torch compiles the network of weights; see `TorchRunner`."""
     strength: float = 1.0
     """From 0, the source, to 1, the restored frame."""
     whole_pixels: int | None = None
@@ -372,6 +374,11 @@ class RunnerChoice:
         from mirnet_edge.runtime.chaining import BlendingRunner, chain_runners
 
         if self.weights is None:
+            if self.compiled:
+                raise OptionError(
+                    "--compile is for --weights, which torch runs, found a bundle: its graphs are "
+                    "optimized by their backend; leave it out"
+                )
             runner = chain_runners([self._tiled(one) for one in self._open_bundles()])
         else:
             runner = self._open_weights(self.weights)
@@ -415,6 +422,7 @@ class RunnerChoice:
         return open_weights(
             weights, self.weights_key, backend=self.backend, precision=self.precision,
             threads=self.threads, tile=self.tile, max_memory_mib=self.max_memory_mib,
+            compiled=self.compiled,
         )  # fmt: skip
 
     def _open_bundles(self) -> list[Runner]:

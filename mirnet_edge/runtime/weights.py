@@ -102,6 +102,7 @@ def open_weights(
     threads: int | None = None,
     tile: tuple[int, int] | Literal["auto"] | None = None,
     max_memory_mib: int | None = None,
+    compiled: bool = False,
 ) -> WeightsRunner:
     """Return a runner for a weights file: on an NVIDIA GPU where torch has one, else on the CPU.
 
@@ -117,6 +118,7 @@ def open_weights(
             the memory allows.
         max_memory_mib: Memory limit of a pass; None for half of what is available when a frame
             is restored.
+        compiled: As `TorchRunner` takes it.
 
     Raises:
         MissingDependencyError: torch is not installed.
@@ -146,6 +148,7 @@ def open_weights(
         precision=chosen,
         device=device,
         threads=threads,
+        compiled=compiled,
     )
     fixed = None if isinstance(tile, str) else tile
     return WeightsRunner(network, tile=fixed, max_memory_mib=max_memory_mib)
@@ -162,6 +165,7 @@ class _NetworkRunner(TorchRunner):
         precision: Precision,
         device: str,
         threads: int | None,
+        compiled: bool,
     ) -> None:
         from mirnet_edge.models.global_context import ContextAnchoredNetwork
         from mirnet_edge.models.inference_form import ContextFrameInterface, to_inference_form
@@ -181,8 +185,9 @@ class _NetworkRunner(TorchRunner):
         )  # fmt: skip
         name = f"{BACKEND.name}:{precision}"
         super().__init__(
-            path, image, name=name, precision=precision, device=device, threads=threads
-        )
+            path, image, name=name, precision=precision, device=device, threads=threads,
+            compiled=compiled,
+        )  # fmt: skip
         self.notice = loaded.notice
         self.device = device
         self.pixels = 0
@@ -420,7 +425,7 @@ class WeightsRunner(RunnerWrapper):
 
     def _seconds(self, pixels: int) -> float | None:
         """Return the predicted seconds of passes over so many pixels."""
-        if self.observer is None:
+        if self.observer is None or self._network.compiled:  # each size would be compiled
             return None
         if self._seconds_per_pixel is None:
             side = -(-_TIMED_SIDE // self.multiple) * self.multiple

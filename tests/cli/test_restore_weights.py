@@ -95,6 +95,12 @@ def test_weights_beside_a_task_or_bundle_are_refused(other, ran, weights, photo)
     assert f"mirnet.pth and {other[0][2:]} {other[1]}; give one of them" in result.line
 
 
+def test_a_bundle_is_not_compiled(ran, photo):
+    result = ran(main, photo, "--task", "denoise", "--compile")
+    assert result.code == 2
+    assert "--compile is for --weights" in result.line
+
+
 def test_what_is_no_weights_file_is_one_line(ran, photo, tmp_path):
     assert "expected a weights file" in ran(main, photo, "--weights", tmp_path / "a.pth").line
     (tmp_path / "b.pth").write_bytes(b"nothing")

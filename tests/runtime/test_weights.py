@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -55,6 +56,46 @@ def test_weights_restore_as_their_network_does(name, weights_of, network_of, smo
     with open_weights(weights_of(name)) as runner:
         restored = runner.run(frames)
     assert np.abs(restored.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["mirnet", "keras-mirnet"])
+def test_a_compiled_network_is_one_graph_channels_last_and_restores_alike(
+    name, weights_of, smooth_frames, monkeypatch
+):
+    graphs = []
+
+    def backend(graph, inputs):
+        assert [one.shape for one in inputs if one.dtype == torch.uint8]
+        graphs.append(graph)
+        return graph
+
+    compile_with = functools.partial(torch.compile, backend=backend, fullgraph=True)
+    monkeypatch.setattr(
+        torch, "compile", lambda network, *, mode, dynamic: compile_with(network, dynamic=dynamic)
+    )
+    frames, other = smooth_frames(32, 48), smooth_frames(48, 32)
+    with (
+        open_weights(weights_of(name)) as plain,
+        open_weights(weights_of(name), compiled=True) as compiled,
+    ):
+        for size in (frames, frames, other):
+            assert np.array_equal(compiled.run(size), plain.run(size))
+        kernels = [
+            one for one in compiled._network.interface.parameters() if one.dim() == 4
+        ]  # channels last
+    assert len(graphs) == 2  # one for each size
+    assert all(one.is_contiguous(memory_format=torch.channels_last) for one in kernels)
+
+
+@pytest.mark.parametrize(("device", "mode"), [("cpu", None), ("cuda", "reduce-overhead")])
+def test_a_gpu_computes_a_compiled_network_in_a_cuda_graph(device, mode, weights_of, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(torch, "compile", lambda network, **how: asked.update(how) or network)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *place, **form: self)
+    with open_weights(weights_of("mirnet"), compiled=True) as runner:
+        assert runner._network.precision == ("fp16" if device == "cuda" else "fp32")
+    assert asked == {"mode": mode, "dynamic": False}
 
 
 def test_tiles_equal_the_whole_frame_and_are_announced(weights_of, smooth_frames):
