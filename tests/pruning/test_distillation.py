@@ -29,6 +29,7 @@ from mirnet_edge.pruning.distillation import (
     DistillationRequest,
     distill_teacher,
 )
+from mirnet_edge.training.recipe import read_recipe
 
 _GUIDE = Path(__file__).parents[2] / "docs/guides/distillation.md"
 _STUDENT = """schema_version = 2
@@ -136,6 +137,10 @@ def test_the_guides_commands_run_from_both_layouts(
     monkeypatch.chdir(tmp_path)
     lines = _commands()
     assert [line.split()[2] for line in lines] == ["mirnet.pth", "mirnet.h5"]
+    for line in lines:
+        words = shlex.split(line)
+        for recipe in words[words.index("--recipe") + 1].split(","):
+            read_recipe(recipe)  # one of this package
     short = ["--steps", "1", "--batch", "1", "--crop", "32", "--workers", "0", "--device", "cpu",
              "--size", "32x32", "--backend", "onnxruntime"]  # fmt: skip
     for line in lines:
