@@ -2,6 +2,7 @@
 
     python benchmarks/soak.py CLIP [--minutes 10] [--speed 4] [--restore-ms 12] [--json]
     python benchmarks/soak.py CLIP --bundle shipped:low-light --speed 1 [--size 1920x1080]
+        [--backend openvino --precision int8]
 
 The clip repeats, reopened each time, through the capture thread, the latest-frame buffer, a runner
 that waits and copies, or a bundle, and a sink on its own thread. Exit code 1: resident memory at
@@ -214,15 +215,22 @@ def main() -> None:
     parser.add_argument("--speed", type=int, default=4)
     parser.add_argument("--restore-ms", type=float, default=12.0)
     parser.add_argument("--bundle", help="restore with this bundle")
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--size", help="WIDTHxHEIGHT of the frames")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     seconds = 60.0 * arguments.minutes
+    restorer = None
+    if arguments.bundle:
+        restorer = bundle_restorer(
+            find_bundle(arguments.bundle), arguments.backend, arguments.precision
+        )
     intervals, statistics = soak(
         arguments.clip, seconds=seconds, every_s=seconds / 20, speed=arguments.speed,
         restore_s=1e-3 * arguments.restore_ms,
         size=parse_size(arguments.size, "--size") if arguments.size else None,
-        restorer=bundle_restorer(find_bundle(arguments.bundle)) if arguments.bundle else None,
+        restorer=restorer,
     )  # fmt: skip
     memory_mib, age_ms = growth(intervals)
     if arguments.json:

@@ -10,8 +10,8 @@ Two choices make it fast enough for a camera, a third one accurate:
   matrix from a thumbnail; the streams then process the brightened image, where detail, noise and
   INT8 steps have their usual size. Networks for denoising or super-resolution have no such branch.
 
-The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: 0.60 of the time in
-INT8 at 1280x720 on AVX2, 0.66 with VNNI (docs/decisions/026-light-form.md). Enlarging networks in
+The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: half of the time in
+INT8 at 1280x720 on AVX2 and with VNNI (docs/decisions/026-light-form.md). Enlarging networks in
 their light form work at the input's full resolution (docs/decisions/030-super-resolution.md).
 """
 
