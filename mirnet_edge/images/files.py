@@ -10,7 +10,7 @@ import io
 import logging
 import warnings
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from mirnet_edge.images.jpeg_tail import with_end_marker
 from mirnet_edge.images.kinds import (
     FORMAT_OF_SUFFIX,
     HEAD_BYTES,
+    READ_ONLY,
     Format,
     Kind,
     describe_other,
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_EXPECTED = "expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera raw image"
+_EXPECTED = "expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC, BMP, JPEG 2000 or camera raw image"
 _SAVE_OPTIONS: dict[Format, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},  # 4:4:4
@@ -308,8 +309,8 @@ def format_of(path: Path) -> Format:
 def result_name(path: Path) -> str:
     """Return the name of the result of an image file: its own where that names a format.
 
-    A raw file's result is a TIFF, that of a file whose suffix names no format has the suffix of its
-    content added.
+    A raw file's result is a TIFF, that of a BMP, GIF, PPM, JPEG 2000 or icon a PNG; that of a file
+    whose suffix names no format has the suffix of its content added.
     """
     if path.suffix.lower() in FORMAT_OF_SUFFIX:
         return path.name
@@ -321,11 +322,14 @@ def result_name(path: Path) -> str:
     if kind is None:
         return path.name
     suffix = next(one for one, name in FORMAT_OF_SUFFIX.items() if name == _written_as(kind))
-    return path.with_suffix(suffix).name if kind == "RAW" else path.name + suffix
+    replaces = kind in ("RAW", *READ_ONLY) and path.suffix
+    return path.with_suffix(suffix).name if replaces else path.name + suffix
 
 
 def _written_as(kind: Kind) -> Format:
-    return "TIFF" if kind == "RAW" else kind
+    if kind == "RAW":
+        return "TIFF"
+    return "PNG" if kind in READ_ONLY else cast("Format", kind)
 
 
 def apply_orientation(image: ImageFile) -> Frame:
@@ -555,6 +559,8 @@ def _image_file(
     animation: Animation | None,
     icc: bytes | None,
 ) -> ImageFile:
+    from PIL import Image
+
     exif = exif_of(image)
     # Pillow turns a TIFF while loading and forgets its tag; OpenCV turns it too
     turn = image.getexif().get(ORIENTATION) if kind == "TIFF" else None
@@ -568,6 +574,10 @@ def _image_file(
         colors = sixteen_bits.to_8_bits(deep)
         alpha = None if deep_alpha is None else sixteen_bits.to_8_bits(deep_alpha)
     else:
+        if image.mode.startswith("I"):  # 16 bits, of PPM and JPEG 2000
+            levels = np.asarray(image).clip(0, 65535).astype(np.uint16)
+            deep, bits = levels[..., None].repeat(3, axis=2), 16
+            image = Image.fromarray(sixteen_bits.to_8_bits(levels))
         gray = image.mode in _GRAY_MODES or has_gray_palette(image)
         # the levels of a gray profile are converted later, and back when they are written
         converted = None if gray and gray_curve(icc) is not None else icc

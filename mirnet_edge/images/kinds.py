@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 from mirnet_edge.dependencies import advice, available
@@ -12,8 +13,12 @@ if TYPE_CHECKING:
 
 Format = Literal["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF"]
 """A format that is written."""
-Kind = Literal["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF", "RAW"]
-"""A format that is read; RAW is a camera's raw file."""
+Kind = Literal[
+    "PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF", "RAW", "BMP", "GIF", "PPM", "JPEG2000", "ICO"
+]
+"""A format that is read; RAW is a camera's raw file, the others are Pillow's names."""
+READ_ONLY: tuple[Kind, ...] = ("BMP", "GIF", "PPM", "JPEG2000", "ICO")
+"""Formats whose results are PNG."""
 
 FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".png": "PNG",
@@ -45,9 +50,15 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PACKAGES: dict[Kind, tuple[str, str]] = {
     "HEIF": ("pillow_heif", "HEIC images"), "RAW": ("rawpy", "camera raw files"),
 }  # fmt: skip
+_READ_ONLY_STARTS: dict[bytes, Kind] = {
+    b"GIF8": "GIF", b"\0\0\1\0": "ICO", b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+}  # fmt: skip
+_PPM = re.compile(rb"P[1-6]\s+[#\d]")
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 _OTHERS = {
-    b"GIF8": "a GIF", b"BM": "a BMP image", b"8BPS": "a Photoshop document", b"%PDF": "a PDF",
-    b"\0\0\0\x0cjP": "a JPEG 2000 image", b"\xff\x0a": "a JPEG XL image",
+    b"8BPS": "a Photoshop document", b"%PDF": "a PDF",
+    b"\xff\x0a": "a JPEG XL image",
     b"\0\0\0\x0cJXL": "a JPEG XL image", b"PK\x03\x04": "a ZIP archive",
     b"OggS": "sound", b"qoif": "a QOI image", b"SIMPLE": "a FITS file",
     b"\x76\x2f\x31\x01": "an OpenEXR image", b"#?RADIANCE": "a Radiance HDR image",
@@ -75,7 +86,18 @@ def recognize(head: bytes, path: Path) -> Kind | None:
     if head.startswith(_TIFF_STARTS):
         is_raw = head[8:10] == b"CR" or path.suffix.lower() in _RAW_SUFFIXES
         return "RAW" if is_raw else "TIFF"
-    return _brand_of(head)
+    return _read_only_kind(head) or _brand_of(head)
+
+
+def _read_only_kind(head: bytes) -> Kind | None:
+    """Return the kind of a file whose result is PNG; None of others."""
+    for start, kind in _READ_ONLY_STARTS.items():
+        if head.startswith(start):
+            # an MPEG stream may begin like an icon: those have few images, and a reserved 0
+            return kind if kind != "ICO" or (0 < head[4] < 64 and head[5] == head[9] == 0) else None
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    return "PPM" if _PPM.match(head) else None
 
 
 def _brand_of(head: bytes) -> Kind | None:

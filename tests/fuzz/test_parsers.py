@@ -52,6 +52,7 @@ from mirnet_edge.video.files.restoring import restore_video
 from mirnet_edge.video.restorer import single_runner_restorer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "images"))
+from image_samples import gray_profile, motion_photo, parametric, stereo_pair, ultra_hdr
 from tiff_layouts import Layout, write_tiff
 
 _CRASHES = Path(__file__).parent / "crashes"
@@ -117,6 +118,9 @@ PARSERS = {
     "keras": (check_keras, CheckpointError),
     "video": (restore_film, VideoError),
     "image": (read_and_write_image, ImageError),
+    "heic": (read_and_write_image, ImageError),
+    "animation": (read_and_write_image, ImageError),
+    "companions": (read_and_write_image, ImageError),
     "toml": (lambda path: read_toml(path, RecipeFile), OptionError),
 }
 
@@ -135,6 +139,13 @@ def check(parser, name, content, folder):
     assert "\n" not in message
     assert len(message) < 2000
     assert time.process_time() - started < _MOST_S
+
+
+def saved(pixels, kind, **options):
+    buffer = io.BytesIO()
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 @cache
@@ -174,6 +185,8 @@ def seeds(parser):
             levels = rng.integers(0, 2, (9, 8, layout.channels)).astype(layout.dtype)
             files.append((name, write_tiff(levels, layout)))
         return files
+    if parser in ("animation", "companions", "heic"):
+        return more_images(parser, rng)
     if parser == "video":
         films = [
             Film(name="a.mp4", sound="aac"), Film(name="a.mkv", sound="flac"),
@@ -189,6 +202,36 @@ def seeds(parser):
         return [*keras_files(), ("a.keras", keras_archive(keras_files()[1][1]))]
     recipe = resources.files("mirnet_edge.training") / "recipes" / "low-light.toml"
     return [("a.toml", recipe.read_bytes())]
+
+
+def more_images(parser, rng):
+    """Return small images of a kind that has a parser of its own."""
+    if parser == "heic":
+        pillow_heif.register_heif_opener()
+        levels = rng.integers(0, 256, (24, 20, 4), dtype=np.uint8)
+        return [
+            (f"a{channels}.heic", saved(levels[..., :channels].squeeze(), "HEIF"))
+            for channels in (1, 3, 4)
+        ]
+    if parser == "animation":
+        first, *later = (
+            Image.fromarray(rng.integers(0, 256, (9, 8, 4), dtype=np.uint8)) for _ in range(3)
+        )
+        options = {"save_all": True, "append_images": later, "duration": [20, 40, 60]}
+        return [
+            (f"a.{kind.lower()}", saved(first, kind, **options)) for kind in ("PNG", "WEBP", "AVIF")
+        ]
+    # companions, profiles, intervals of a JPEG
+    gray = rng.integers(0, 256, (24, 20), dtype=np.uint8)
+    profile = gray_profile(parametric(4, 2.4, 0.9, 0.1, 0.08, 0.04, 0.0, 0.0))
+    return [
+        ("a.jpg", ultra_hdr()),
+        ("b.jpg", stereo_pair()),
+        ("c.jpg", motion_photo()),
+        ("d.jpg", saved(gray, "JPEG", icc_profile=profile, restart_marker_blocks=2)),
+        ("e.png", saved(gray, "PNG", icc_profile=profile)),
+        ("f.tif", saved(gray, "TIFF", icc_profile=profile)),
+    ]
 
 
 def keras_files():
@@ -233,7 +276,10 @@ def _settings():
     )
 
 
-@pytest.mark.parametrize("parser", ["checkpoint", "image", "keras", "toml", "video"])
+@pytest.mark.parametrize(
+    "parser",
+    ["animation", "checkpoint", "companions", "heic", "image", "keras", "toml", "video"],
+)
 @_settings()
 @given(damages=_DAMAGES, place=st.integers(0, 9))
 def test_a_damaged_file_ends_in_the_parsers_error(parser, folder, damages, place):

@@ -2,75 +2,31 @@
 
 from __future__ import annotations
 
-import io
-import struct
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mirnet_edge.images.companions import companions
 from mirnet_edge.images.files import read_image, write_image
 
-_HEADER = b"http://ns.adobe.com/xap/1.0/\0"
-_GAIN_MAP_XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF>
-<rdf:Description rdf:about="" xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"
- hdrgm:Version="1.0" xmp:Rating="4">
-<Container:Directory><rdf:Seq><rdf:li rdf:parseType="Resource"><Container:Item
- Item:Semantic="Primary"/></rdf:li><rdf:li><Container:Item Item:Semantic="GainMap"
- Item:Length="99"/></rdf:li></rdf:Seq></Container:Directory>
-</rdf:Description></rdf:RDF></x:xmpmeta>"""
-_MOTION_XMP = (
-    b'<x:xmpmeta><rdf:Description GCamera:MotionPhoto="1" GCamera:MotionPhotoVersion="1"'
-    b' xmp:Rating="4"/></x:xmpmeta>'
+sys.path.insert(0, str(Path(__file__).parent))
+from image_samples import (
+    PRIMARY,
+    STEREO,
+    THUMBNAIL,
+    index_of,
+    jpeg,
+    motion_photo,
+    stereo_pair,
+    ultra_hdr,
+    with_segments,
 )
 
 
-def jpeg(level):
-    buffer = io.BytesIO()
-    Image.fromarray(np.full((32, 48, 3), level, np.uint8)).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-def with_segments(payload, *segments):
-    added = b"".join(
-        struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
-        for marker, content in segments
-    )
-    return payload[:2] + added + payload[2:]
-
-
-def index_of(kinds):
-    """Return an index of images, a segment of the MPF."""
-    entries = b"".join(struct.pack("<IIIHH", kind, 900, 900, 0, 0) for kind in kinds)
-    rows = (
-        struct.pack("<HHI4s", 0xB000, 7, 4, b"0100"),
-        struct.pack("<HHII", 0xB001, 4, 1, len(kinds)),
-        struct.pack("<HHII", 0xB002, 7, len(entries), 8 + 2 + 36 + 4),
-    )
-    return b"MPF\0II*\0\x08\0\0\0" + struct.pack("<H", 3) + b"".join(rows) + bytes(4) + entries
-
-
-_PRIMARY, _THUMBNAIL, _STEREO, _UNDEFINED = 0x030000, 0x010001, 0x020002, 0
-
-
-def ultra_hdr():
-    main = with_segments(
-        jpeg(100), (0xE1, _HEADER + _GAIN_MAP_XMP), (0xE2, index_of([_PRIMARY, _UNDEFINED]))
-    )
-    return main + jpeg(200)
-
-
-def stereo_pair():
-    return with_segments(jpeg(100), (0xE2, index_of([_PRIMARY, _STEREO]))) + jpeg(90)
-
-
 def with_preview():
-    return with_segments(jpeg(100), (0xE2, index_of([_PRIMARY, _THUMBNAIL]))) + jpeg(100)
-
-
-def motion_photo():
-    return with_segments(jpeg(100), (0xE1, _HEADER + _MOTION_XMP)) + bytes(500)
+    return with_segments(jpeg(100), (0xE2, index_of([PRIMARY, THUMBNAIL]))) + jpeg(100)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +58,7 @@ def test_what_is_left_out_is_said_and_named_no_longer(make, line, tmp_path, capl
 
 @pytest.mark.parametrize("cut", range(4, 70, 3))
 def test_a_damaged_index_of_images_is_none(cut, tmp_path, caplog):
-    index = index_of([_PRIMARY, _STEREO])[:cut]
+    index = index_of([PRIMARY, STEREO])[:cut]
     (tmp_path / "a.jpg").write_bytes(with_segments(jpeg(100), (0xE2, index)))
     assert read_image(tmp_path / "a.jpg").frame.shape == (32, 48, 3)
 

@@ -476,7 +476,7 @@ def _damaged_deep_tiff():
 
 _PAGES = {"save_all": True, "append_images": [Image.new("RGB", (40, 40), "red")]}
 _FLOATS = np.full((4, 5, 1), 0.5, np.float32)
-_EXPECTED = "expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera raw image"
+_EXPECTED = "expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC, BMP, JPEG 2000 or camera raw image"
 
 
 @pytest.mark.parametrize(
@@ -486,8 +486,9 @@ _EXPECTED = "expected a PNG, JPEG, WebP, TIFF, AVIF, HEIC or camera raw image"
         Unreadable(
             "text", b"a letter\n", ["damaged or another kind of file", _EXPECTED, "Convert"]
         ),
-        Unreadable("gif", _encoded("GIF"), ["is a GIF", _EXPECTED, "Convert"], "a.gif"),
-        Unreadable("bmp named png", _encoded("BMP"), ["is a BMP image", "Convert"]),
+        Unreadable("psd", b"8BPS" + bytes(60), ["is a Photoshop document", _EXPECTED, "Convert"]),
+        Unreadable("jxl named png", b"\xff\x0a" + bytes(60), ["is a JPEG XL image", "Convert"]),
+        Unreadable("animated gif", _encoded("GIF", **_PAGES), ["holds 2 images"], "a.gif"),
         *(
             Unreadable(
                 f"truncated {kind}",

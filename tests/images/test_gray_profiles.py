@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,36 +18,8 @@ from mirnet_edge.images.metadata import PNG_SIGNATURE, Metadata, png_chunk
 from mirnet_edge.images.sixteen_bits import to_8_bits, widen
 from mirnet_edge.images.tiff import encode_tiff
 
-
-def gray_profile(curve):
-    """Return a gray profile of one curve, written by hand; ICC.1:2022, 7.2, 7.3."""
-    white = struct.pack(">3i", 63190, 65536, 54061)  # D50, in 16.16
-    elements = [(b"wtpt", b"XYZ " + bytes(4) + white), (b"kTRC", curve)]
-    place = 128 + 4 + 12 * len(elements)
-    table, content = struct.pack(">I", len(elements)), b""
-    for name, element in elements:
-        table += name + struct.pack(">II", place + len(content), len(element))
-        content += element + bytes(-len(element) % 4)
-    header = struct.pack(
-        ">I4sI4s4s4s12s4s28s12s48x",
-        place + len(content), b"", 0x02400000, b"mntr", b"GRAY", b"XYZ ",
-        struct.pack(">6H", 2026, 1, 1, 0, 0, 0), b"acsp", b"", white,
-    )  # fmt: skip
-    return header + table + content
-
-
-def gamma(value):
-    return b"curv" + bytes(4) + struct.pack(">IH", 1, round(value * 256))
-
-
-def points(values):
-    return b"curv" + bytes(4) + struct.pack(f">I{len(values)}H", len(values), *values)
-
-
-def parametric(kind, *numbers):
-    fixed = [round(65536 * one) for one in numbers]
-    return b"para" + bytes(4) + struct.pack(f">HH{len(fixed)}i", kind, 0, *fixed)
-
+sys.path.insert(0, str(Path(__file__).parent))
+from image_samples import gamma, gray_profile, parametric, points
 
 _SRGB = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 CURVES = {

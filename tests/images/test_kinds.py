@@ -15,9 +15,11 @@ from mirnet_edge.errors import ImageError
 from mirnet_edge.images import kinds
 from mirnet_edge.images.files import ImageFile, read_image, result_name, to_gray, write_image
 from mirnet_edge.images.jpeg_tail import with_end_marker
+from mirnet_edge.images.kinds import why_left_out
 from mirnet_edge.images.metadata import heif_bits
-from mirnet_edge.runtime.restore import restore_files, restore_image
+from mirnet_edge.runtime.restore import restore_file, restore_files, restore_image
 from mirnet_edge.testing.null_runner import NullRunner
+from mirnet_edge.video.files.recognition import is_video
 
 
 def _frame(height=40, width=60, seed=0):
@@ -360,10 +362,70 @@ def test_the_result_of_a_file_without_a_fitting_suffix_has_that_of_its_content(t
     assert result_name(tmp_path / "letter.txt") == "letter.txt"
 
 
+READ_ONLY = [
+    ("a.bmp", "RGB"), ("a.bmp", "L"), ("a.bmp", "1"), ("a.bmp", "P"),
+    ("a.gif", "P"), ("a.ppm", "RGB"), ("a.pgm", "L"), ("a.pbm", "1"), ("a.pgm", "I;16"),
+    ("a.jp2", "RGB"), ("a.jp2", "L"), ("a.jp2", "I;16"), ("a.j2k", "RGBA"), ("a.ico", "RGBA"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "mode"), READ_ONLY, ids=[f"{n}-{m}" for n, m in READ_ONLY])
+def test_what_is_read_alone_becomes_a_png(name, mode, tmp_path):
+    rows, columns = np.mgrid[:32, :32]
+    colors = np.stack([8 * rows, 8 * columns, 4 * (rows + columns)], -1).astype(np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(257 * colors[..., 2].astype(np.uint16))
+    elif mode == "RGBA":
+        image = Image.fromarray(np.dstack([colors, np.where(rows < 16, 255, 90)]).astype(np.uint8))
+    else:
+        image = Image.fromarray(colors).convert(mode)
+    source = tmp_path / name
+    options = {"irreversible": False} if name.startswith("a.j") else {}
+    image.save(source, **options)
+    assert why_left_out(source) is None
+    assert not is_video(source)
+    assert result_name(source) == f"{source.stem}.png"
+    output = tmp_path / "out" / result_name(source)
+    with NullRunner() as runner:
+        restore_file(source, runner, output)
+    with Image.open(output) as after:
+        if mode == "I;16":
+            assert (np.asarray(after) == np.asarray(image)).all()
+            return
+        assert after.mode in ({"RGB": "RGB", "P": "RGB", "RGBA": "RGBA"}.get(mode, "L"),)
+        assert (np.asarray(after.convert("RGBA")) == np.asarray(image.convert("RGBA"))).all()
+
+
+def test_a_compressed_bmp_is_read(tmp_path):
+    """RLE8, as old programs write it: pairs of a count and an index, and marks of ends."""
+    palette = bytes((value, value, 0, 0)[index] for value in range(256) for index in range(4))
+    data = bytes([4, 200, 0, 0, 4, 50, 0, 1])  # two rows of four pixels, from below
+    header = struct.pack(
+        "<IiiHHIIiiII", 40, 4, 2, 1, 8, 1, len(data), 2835, 2835, 256, 0
+    )  # fmt: skip
+    start = 14 + len(header) + len(palette)
+    content = struct.pack("<2sIHHI", b"BM", start + len(data), 0, 0, start)
+    (tmp_path / "a.bmp").write_bytes(content + header + palette + data)
+    frame = read_image(tmp_path / "a.bmp").frame
+    assert frame.shape == (2, 4, 3)
+    assert (frame[0] == (0, 50, 50)).all()
+    assert (frame[1] == (0, 200, 200)).all()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"BM is short for a benchmark, 2026", b"P2 was written", b"\0\0\1\0" + bytes(40),
+     b"\0\0\1\xb3\x16\0\xf0"],
+)  # fmt: skip
+def test_texts_and_streams_are_no_old_images(head, tmp_path):
+    assert kinds.recognize(head, tmp_path / "a") is None
+
+
 def test_files_of_a_folder_are_images_or_left_out_for_a_reason(tmp_path):
     contents = {
         "a.jpg": _saved("JPEG"), "b.JPEG": _saved("JPEG"), "without suffix": _saved("PNG"),
-        "damaged.png": b"damaged", "old.bmp": _saved("BMP"), "anim.gif": _saved("GIF"),
+        "damaged.png": b"damaged", "old.bmp": _saved("BMP"), "layers.psd": b"8BPS" + bytes(60),
+        "still.gif": _saved("GIF"), "new.jxl": b"\xff\x0a" + bytes(60),
         "film.mp4": struct.pack(">I", 24) + b"ftypisom" + bytes(16), "letter.txt": b"Dear",
         "nothing": b"",
     }  # fmt: skip
@@ -371,14 +433,14 @@ def test_files_of_a_folder_are_images_or_left_out_for_a_reason(tmp_path):
         (tmp_path / name).write_bytes(content)
     reasons = {name: kinds.why_left_out(tmp_path / name) for name in contents}
     assert [name for name, reason in reasons.items() if reason is None] == [
-        "a.jpg", "b.JPEG", "without suffix", "damaged.png",
+        "a.jpg", "b.JPEG", "without suffix", "damaged.png", "old.bmp", "still.gif",
     ]  # fmt: skip
     assert {name: reason for name, reason in reasons.items() if reason} == {
-        "anim.gif": "a GIF",
         "film.mp4": "no image",
+        "layers.psd": "a Photoshop document",
         "letter.txt": "no image",
+        "new.jxl": "a JPEG XL image; convert it to PNG",
         "nothing": "empty",
-        "old.bmp": "a BMP image; convert it to PNG",
     }
     assert kinds.is_video_content(tmp_path / "film.mp4")
     assert not kinds.is_video_content(tmp_path / "a.jpg")
