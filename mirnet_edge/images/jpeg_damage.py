@@ -40,13 +40,18 @@ def is_damaged(payload: bytes) -> bool:
         return True
     before = _pixels(payload)
     # of one color, all codes may be the same one, whatever the bytes are
-    if before is None or (before == before[0, 0]).all():
+    if before is None or _is_flat(before):
         return False
     noise = random.Random(0)
     longer = _pixels(_with_more(payload, layout, noise))
     if longer is None or not np.array_equal(before, longer):
         return True
     return layout.is_baseline and layout.scans == 1 and _has_rest(payload, layout, before, noise)
+
+
+def _is_flat(pixels: NDArray[np.uint8]) -> bool:
+    """Return whether all pixels are equal: first of the first row, which mostly says no."""
+    return bool((pixels[0] == pixels[0, 0]).all() and (pixels == pixels[0, 0]).all())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +168,10 @@ def _changed_intervals(
     before: NDArray[np.uint8], after: NDArray[np.uint8], layout: _Layout
 ) -> NDArray[np.bool_]:
     """Return for each interval whether a pixel of it differs."""
-    differs = (before != after).reshape(*before.shape[:2], -1).any(-1)
     count = len(layout.intervals)
     if count == 1 or not layout.per_interval:
-        return np.full(count, differs.any())
+        return np.full(count, not np.array_equal(before, after))
+    differs = (before != after).reshape(*before.shape[:2], -1).any(-1)
     height, width = layout.block
     rows, columns = -(-differs.shape[0] // height), -(-differs.shape[1] // width)
     padded = np.zeros((rows * height, columns * width), bool)
