@@ -304,7 +304,7 @@ def _show(exported: ExportResult) -> None:
         table.add_row(*_row(mode, manifest))
     console.print(table)
     for line in _notes(exported):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _row(mode: Configuration, manifest: Manifest) -> list[str]:
