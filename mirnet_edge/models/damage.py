@@ -87,7 +87,10 @@ def fill_damage(batch: Tensor, mask: Tensor) -> Tensor:
     weight = 1.0 - mask
     pyramid = list(_pull(batch * weight, weight))
     # the coarsest cells look at their neighbors, so that one that is all masked has a value too
-    sums, weights = (functional.avg_pool2d(part, 5, stride=1, padding=2) for part in pyramid[-1])
+    sums, weights = (
+        functional.avg_pool2d(part, 5, stride=1, padding=2, count_include_pad=False)
+        for part in pyramid[-1]
+    )
     filled = sums / (weights + _EPSILON)
     sums, weights = pyramid[-1]
     filled = filled + (_SOLID * weights).clamp(max=1.0) * (sums / (weights + _EPSILON) - filled)

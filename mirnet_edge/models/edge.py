@@ -264,6 +264,18 @@ class UnshuffledConv(nn.Conv2d):
         return super().forward(functional.pixel_unshuffle(batch, self.factor))
 
 
+class MaskedStem(nn.Conv2d):
+    """The stem of a network with a damage branch: a cell of the filled frame and of its mask."""
+
+    def __init__(self, factor: int, channels: int) -> None:
+        """Take 3 colors and a mask at full resolution, give CHANNELS at 1/FACTOR of it."""
+        super().__init__(4, channels, factor, stride=factor)
+
+    def forward(self, batch: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]  # two inputs
+        """Return (N, C, H / factor, W / factor) for (N, 3, H, W) and (N, 1, H, W)."""
+        return super().forward(torch.cat((batch, mask), 1))
+
+
 class PixelHead(nn.Conv2d):
     """The output convolution: for each pixel a color residual and a gate of the input.
 
@@ -321,9 +333,10 @@ def gated(frame: Tensor, gate: Tensor, residual: Tensor, *, light: bool) -> Tens
 
 
 def _stem(config: MIRNetEdgeConfig) -> nn.Conv2d:
+    if config.damage_channels:
+        return MaskedStem(config.stem, config.channels[0])
     if config.has_cells:
-        inputs = 4 if config.damage_channels else 3  # the colors, and the mask of the damage
-        return nn.Conv2d(inputs, config.channels[0], config.stem, stride=config.stem)
+        return nn.Conv2d(3, config.channels[0], config.stem, stride=config.stem)
     return UnshuffledConv(config.stem, config.channels[0])
 
 
@@ -384,12 +397,13 @@ class MIRNetEdge(nn.Module):
                 "Pad it with images.pad_to_multiple"
             )
         exposed = self.expose(batch, thumbnail)
-        seen_by_stem = exposed
-        if self.damage is not None:
+        if self.damage is None:
+            features = self.stem(exposed)
+        else:
             mask = self.damage(exposed)
             exposed = fill_damage(exposed, mask)
-            seen_by_stem = torch.cat((exposed, mask), 1)
-        features = self.blocks(self.stem(seen_by_stem))
+            features = self.stem(exposed, mask)
+        features = self.blocks(features)
         if self.config.scale > 1 and not self.config.light:
             exposed = enlarge(exposed, self.config.scale)
         restored: Tensor = self.head.restore(exposed, features)
