@@ -8,7 +8,7 @@ Two steps before the network that restores the rest:
 
 Both are differentiable: after a stage of its own on masks of synthetic damage (training/damage.py),
 the branch learns with the rest, because filling a pixel brings it closer to the ground truth or
-not. Experiments: docs/decisions/031-damage-branch.md.
+not. Experiments: docs/decisions/033-damage-branch.md.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mirnet_edge.models.dead_channels import drop_silent_channels
 from mirnet_edge.models.edge import MaskedStem, PixelHead, UnshuffledConv, gated
 from mirnet_edge.models.keras_mirnet import NearestUpsampling
 from mirnet_edge.models.reparameterization import fold_convolutions
@@ -91,7 +92,7 @@ def _frames_of(batch: Tensor, io: Io) -> Tensor:
 
 def to_inference_form(network: nn.Module) -> nn.Module:
     """Return a rewritten copy of NETWORK in eval mode; NETWORK is left unchanged."""
-    rewritten = fold_convolutions(copy.deepcopy(network))
+    rewritten = drop_silent_channels(fold_convolutions(copy.deepcopy(network)))
     rewritten = rewritten.eval().requires_grad_(requires_grad=False)
     for parent in list(rewritten.modules()):
         # not named_children, which lists a module with two names once

@@ -1,0 +1,180 @@
+"""Channels that never fire, and their exact removal.
+
+Training kills channels: the input of their ReLU is negative on every image ("dying ReLU", Lu et
+al., "Dying ReLU and Initialization", 2020), and gradients cannot bring them back. Between two
+convolutions such a channel costs as much as any other and contributes nothing.
+
+`silence_dead_channels` finds them on images and sets what makes them to zero, in the weights
+themselves; `drop_silent_channels`, a step to the inference form, leaves out what is zero, which
+needs no images and is exact. Figures: docs/decisions/035-dead-channels.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_KEPT_MULTIPLE = 8
+"""Widths that kernels of processors like; dead channels fill the last group up."""
+
+
+def silence_dead_channels(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, int]:
+    """Zero the weights of channels that are 0 after their ReLU on all images, in place.
+
+    So many dead channels stay as they are that each layer's width remains a multiple of 8.
+
+    Args:
+        network: Any; of its layers only convolution, ReLU, convolution in a sequence are looked at.
+        batches: Images of all kinds that it will see, (N, 3, H, W) in [0, 1].
+
+    Returns:
+        How many channels were silenced, by the name of the sequence.
+    """
+    pairs = dict(_find_pairs(network))
+    largest: dict[str, Tensor] = {}
+
+    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
+        def look(module: nn.Module, given: object, fired: Tensor) -> None:
+            highest = fired.amax((0, 2, 3))
+            largest[name] = torch.maximum(largest.get(name, highest), highest)
+
+        return pairs[name][1].register_forward_hook(look)
+
+    handles = [watch(name) for name in pairs]
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                network(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    silenced = {}
+    for name, highest in largest.items():
+        dead = torch.nonzero(highest <= 0.0).flatten()
+        count = len(dead) // _KEPT_MULTIPLE * _KEPT_MULTIPLE
+        if count == len(highest):
+            count -= _KEPT_MULTIPLE  # a convolution without channels is none
+        if count <= 0:
+            continue
+        maker = _last_conv(pairs[name][0])
+        with torch.no_grad():
+            maker.weight[dead[:count]] = 0.0
+            if maker.bias is not None:
+                maker.bias[dead[:count]] = 0.0
+        silenced[name] = count
+    return silenced
+
+
+def drop_silent_channels(network: nn.Module) -> nn.Module:
+    """Return the network, changed in place, without the channels that are zero for every input."""
+    for _, sequence in list(_find_pairs(network)):
+        first, second = sequence[0], sequence[2]
+        maker = _last_conv(first)
+        if maker.weight.is_meta:  # for counting alone: no values
+            continue
+        fires = maker.weight.flatten(1).any(1)
+        if maker.bias is not None:
+            fires = fires | (maker.bias > 0.0)
+        if bool(fires.all()) or not bool(fires.any()):
+            continue
+        if isinstance(first, nn.Sequential):
+            first[-1] = _with_outputs(maker, fires)
+        else:
+            sequence[0] = _with_outputs(maker, fires)
+        if isinstance(second, nn.Sequential):
+            _drop_inputs(second, fires)
+        elif isinstance(second, nn.Conv2d):
+            sequence[2] = _like(second, second.weight[:, fires], second.bias)
+    return network
+
+
+def _find_pairs(network: nn.Module) -> Iterator[tuple[str, nn.Sequential]]:
+    """Yield each sequence of a convolution, a ReLU and a convolution, with its name.
+
+    Convolutions may be separable: one by channel, then a 1x1 one. Two 1x1 ones, which weigh
+    channels by their means, cost nothing and are left alone.
+    """
+    for name, module in network.named_modules():
+        if (
+            isinstance(module, nn.Sequential)
+            and len(module) == 3
+            and isinstance(module[1], nn.ReLU)
+            and _is_conv(module[0])
+            and _is_conv(module[2])
+            and not _is_small(module)
+        ):
+            yield name, module
+
+
+def _is_conv(module: nn.Module) -> bool:
+    if isinstance(module, nn.Sequential) and len(module) == 2:
+        first, last = module
+        return (
+            type(first) is type(last) is nn.Conv2d
+            and first.groups == first.in_channels == first.out_channels
+            and last.groups == 1
+            and last.kernel_size == (1, 1)
+        )
+    return type(module) is nn.Conv2d and module.groups == 1
+
+
+def _is_small(sequence: nn.Sequential) -> bool:
+    kernels = [one.kernel_size for one in sequence.modules() if isinstance(one, nn.Conv2d)]
+    return set(kernels) == {(1, 1)}
+
+
+def _last_conv(module: nn.Module) -> nn.Conv2d:
+    last = module[-1] if isinstance(module, nn.Sequential) else module
+    assert isinstance(last, nn.Conv2d)  # as `_is_conv` found
+    return last
+
+
+def _with_outputs(conv: nn.Conv2d, kept: Tensor) -> nn.Conv2d:
+    return _like(conv, conv.weight[kept], _part_of(conv.bias, kept))
+
+
+def _drop_inputs(separable: nn.Sequential, kept: Tensor) -> None:
+    """Change a separable convolution to one of the kept channels; others leave their bias."""
+    by_channel, across = separable
+    assert isinstance(by_channel, nn.Conv2d)  # as `_is_conv` found
+    assert isinstance(across, nn.Conv2d)
+    bias = across.bias
+    if by_channel.bias is not None:
+        constant = across.weight[:, ~kept, 0, 0] @ by_channel.bias[~kept]
+        bias = constant if bias is None else bias + constant
+    groups = int(kept.sum())
+    separable[0] = _like(
+        by_channel, by_channel.weight[kept], _part_of(by_channel.bias, kept), groups
+    )
+    separable[1] = _like(across, across.weight[:, kept], bias)
+
+
+def _part_of(bias: Tensor | None, kept: Tensor) -> Tensor | None:
+    return None if bias is None else bias[kept]
+
+
+def _like(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int = 1) -> nn.Conv2d:
+    """Return a convolution of other weights, else as CONV."""
+    made = nn.Conv2d(
+        weight.shape[1] * groups,
+        weight.shape[0],
+        conv.kernel_size,  # type: ignore[arg-type]  # two sides
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.dilation,  # type: ignore[arg-type]
+        groups,
+        bias=bias is not None,
+        padding_mode=conv.padding_mode,
+        device=weight.device,
+        dtype=weight.dtype,
+    )
+    with torch.no_grad():
+        made.weight.copy_(weight)
+        if bias is not None and made.bias is not None:
+            made.bias.copy_(bias)
+    return made.requires_grad_(conv.weight.requires_grad)

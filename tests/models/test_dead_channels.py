@@ -1,0 +1,88 @@
+"""Channels that never fire are found, and leaving them out changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mirnet_edge.models.dead_channels import drop_silent_channels, silence_dead_channels
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.models.inference_form import to_inference_form
+
+
+def _separable(channels):
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1, groups=channels),
+        nn.Conv2d(channels, channels, 1),
+    )
+
+
+def _full(channels):
+    return nn.Conv2d(channels, channels, 3, padding=1)
+
+
+def _sequence(conv, channels=24, dead=11):
+    torch.manual_seed(0)
+    sequence = nn.Sequential(conv(channels), nn.ReLU(), conv(channels))
+    last = sequence[0][-1] if isinstance(sequence[0], nn.Sequential) else sequence[0]
+    with torch.no_grad():
+        last.bias[:dead] = -100.0  # no input in [0, 1] lifts them above 0
+    return sequence.eval()
+
+
+def _widths(sequence):
+    return sum(one.out_channels for one in sequence.modules() if isinstance(one, nn.Conv2d))
+
+
+@pytest.mark.parametrize("conv", [_full, _separable])
+def test_what_never_fires_is_left_out_and_nothing_changes(conv):
+    sequence, batch = _sequence(conv), torch.rand(2, 24, 16, 16)
+    expected = sequence(batch)
+    assert silence_dead_channels(sequence, [batch]) == {"": 8}  # of 11: the width stays 16
+    before = _widths(sequence)
+    with torch.no_grad():
+        assert torch.allclose(sequence(batch), expected, atol=1e-6)
+        dropped = drop_silent_channels(sequence)
+        assert torch.allclose(dropped(batch), expected, atol=1e-6)
+    assert before - _widths(dropped) == (8 if conv is _full else 16)
+
+
+@pytest.mark.parametrize("conv", [_full, _separable])
+def test_a_layer_that_is_all_dead_keeps_a_group(conv):
+    sequence, batch = _sequence(conv, dead=24), torch.rand(1, 24, 16, 16)
+    expected = sequence(batch)
+    assert silence_dead_channels(sequence, [batch]) == {"": 16}
+    with torch.no_grad():
+        assert torch.allclose(drop_silent_channels(sequence)(batch), expected, atol=1e-6)
+    assert sequence[0][-1].out_channels == 8 if conv is _separable else True
+
+
+def test_a_channel_that_fires_on_one_image_stays():
+    sequence = _sequence(_full, dead=8)
+    with torch.no_grad():
+        sequence[0].bias[:8] = 0.0
+        sequence[0].weight[:8] = 1.0
+    dark, bright = torch.zeros(1, 24, 8, 8), torch.ones(1, 24, 8, 8)
+    assert silence_dead_channels(sequence, [dark, bright]) == {}
+    assert silence_dead_channels(sequence, [dark])[""] >= 8
+
+
+def test_the_inference_form_leaves_out_what_is_zero():
+    torch.manual_seed(0)
+    network = MIRNetEdge(MIRNetEdgeConfig(channels=(16, 24, 16), exposure_channels=4, light=True))
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+        for stream in ("top", "middle", "bottom"):
+            body = getattr(network.blocks[0], stream).body
+            last = body[0][-1] if stream == "top" else body[0]
+            last.weight[:8] = 0.0
+            last.bias[:8] = -1.0
+    form, batch = to_inference_form(network.eval()), torch.rand(1, 3, 64, 96)
+    assert form.blocks[0].top.body[0][-1].out_channels == 8
+    assert form.blocks[0].middle.body[0].out_channels == 16
+    assert form.blocks[0].bottom.body[2].in_channels == 8
+    with torch.no_grad():
+        assert torch.allclose(form(batch), network(batch), atol=1e-5)
+    assert network.blocks[0].middle.body[0].out_channels == 24
