@@ -75,7 +75,9 @@ def refine(start, evaluator=None, max_drop_db=0.1):
     )
 
 
-@pytest.mark.parametrize("start", [{"stem", "small", "large", "head"}, {"small"}], ids=str)
+@pytest.mark.parametrize(
+    "start", [("stem", "small", "large", "head"), ("small",)], ids=["all", "one"]
+)
 def test_the_fastest_choice_within_the_tolerance_is_found(start):
     evaluator = Evaluator()
     found = refine(start, evaluator)
