@@ -50,7 +50,7 @@ def test_a_bundle_gives_all_four_formats(ran, make_bundle, make_mode, pairs, tmp
     )
     assert done.code == 0
     assert {path.name for path in out.iterdir()} == {
-        "report.json", "report.csv", "report.md", "report.html", "crops", "charts"
+        "report.json", "report.csv", "report.md", "report.html", "crops", "charts", "sheets"
     }  # fmt: skip
     rows = {row["name"]: row for row in json.loads(done.out)["rows"]}
     ours = rows["bundle onnxruntime:fp32"]
