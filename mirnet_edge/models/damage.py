@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FILL_LEVELS = 4
-"""Levels of the pyramid: masked areas are filled from up to 2^4 pixels around a cell."""
+"""Levels of the pyramid: its coarsest cells are 2^4 pixels wide and see two cells each way."""
 _EPSILON = 1e-3  # of the weights: an area without any undamaged pixel has no value of its own
 _SOLID = 4.0  # a cell with a quarter of its pixels undamaged is as good as a whole one
 

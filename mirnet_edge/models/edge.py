@@ -13,6 +13,7 @@ Two choices make it fast enough for a camera, a third one accurate:
 The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: half of the time in
 INT8 at 1280x720 on AVX2 and with VNNI (docs/decisions/026-light-form.md). Enlarging networks in
 their light form work at the input's full resolution (docs/decisions/030-super-resolution.md).
+Networks for old photos also find and fill damage, before the stem (`models/damage.py`).
 """
 
 from __future__ import annotations

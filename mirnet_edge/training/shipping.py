@@ -3,6 +3,8 @@
     python -m mirnet_edge.training.shipping daylight --photos bsds500 --out day
     python -m mirnet_edge.training.shipping interpolate INITIAL FINE_TUNED \
         --fraction 0.5 --data lol --out low-light.safetensors
+    python -m mirnet_edge.training.shipping silence TRAINED --images FOLDER \
+        --out low-light.safetensors
     python -m mirnet_edge.training.shipping ship low-light.safetensors [--name NAME]
 
 docs/training.md lists the commands that made the shipped weights.
@@ -18,20 +20,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints.store import interpolate_weights
+from mirnet_edge.images.contract import batch_from_frames, pad_to_multiple
 from mirnet_edge.images.files import ImageFile, read_image, write_image
 from mirnet_edge.manifest import rename_keys
+from mirnet_edge.models.dead_channels import silence_dead_channels
 from mirnet_edge.models.macs import count_macs, count_parameters
-from mirnet_edge.training.listing import list_pairs
+from mirnet_edge.training.listing import list_images, list_pairs
 from mirnet_edge.training.loop import validate
 from mirnet_edge.training.pairs import degrade_images, load_pairs
 from mirnet_edge.training.recipe import FORMER_FIELDS
 from mirnet_edge.training.tasks import find_task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
 
     from mirnet_edge.checkpoints import ModelCard
     from mirnet_edge.training.listing import PairFiles
@@ -135,6 +142,40 @@ def write_interpolated_weights(
     return card
 
 
+def write_silenced_weights(weights: Path, images: Path, out: Path) -> dict[str, int]:
+    """Write weights whose dead channels are zero, and return how many, by the layer's name.
+
+    Half of the images are also degraded as in training; the card names what was silenced
+    (docs/decisions/035-dead-channels.md).
+
+    Args:
+        weights: A checkpoint of a known task.
+        images: A folder of images of all kinds that the network will see.
+        out: The file to write.
+    """
+    loaded = checkpoints.load(weights)
+    network, degrade = loaded.model.eval(), find_task(loaded.card.task).degrade
+    files = list_images(images)
+    multiple: int = network.multiple  # type: ignore[assignment]  # every network states it
+
+    def batches() -> Iterator[Tensor]:
+        for index, file in enumerate(files):
+            frame = read_image(file.target).frame
+            seen = [frame]
+            if index % 2 == 0:
+                seen.append(degrade(frame, np.random.default_rng(index)))
+            for one in seen:
+                yield torch.from_numpy(batch_from_frames(pad_to_multiple(one[None], multiple)))
+
+    silenced = silence_dead_channels(network, batches())
+    layers = ", ".join(f"{count} in {name}" for name, count in silenced.items()) or "none"
+    note = f"channels that never fire on {len(files)} images were set to zero: {layers}"
+    if loaded.card.note:
+        note = f"{loaded.card.note}; {note}"
+    checkpoints.save(network, out, loaded.card.model_copy(update={"note": note}))
+    return silenced
+
+
 def format_model_page(weights: Path, name: str) -> str:
     """Return the Markdown page of a weights file: its card, for people."""
     loaded = checkpoints.load(weights)
@@ -211,6 +252,10 @@ def main(typed: Sequence[str] | None = None) -> None:
     interpolate.add_argument("--fraction", "--share", type=float, default=0.5)
     interpolate.add_argument("--data", type=Path, required=True)
     interpolate.add_argument("--out", type=Path, required=True)
+    silence = commands.add_parser("silence", help="weights whose dead channels are zero")
+    silence.add_argument("weights", type=Path)
+    silence.add_argument("--images", type=Path, required=True)
+    silence.add_argument("--out", type=Path, required=True)
     ship = commands.add_parser("ship", help="weights and their page into the package")
     ship.add_argument("weights", type=Path)
     ship.add_argument("--name", help="NAME in shipped:NAME; the file's stem by default")
@@ -224,6 +269,9 @@ def main(typed: Sequence[str] | None = None) -> None:
         )
         psnr, ssim = card.figures["val_psnr_db"], card.figures["val_ssim"]
         print(f"{given.out}: {psnr:.3f} dB, SSIM {ssim:.4f}")
+    elif given.command == "silence":
+        silenced = write_silenced_weights(given.weights, given.images, given.out)
+        print(f"{given.out}: {sum(silenced.values())} channels silenced")
     else:
         try:
             print(ship_weights(given.weights, given.name))

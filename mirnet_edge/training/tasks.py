@@ -203,8 +203,8 @@ def sample_aging(generator: np.random.Generator, *, monochrome: bool = False) ->
     Args:
         generator: The only source of randomness.
         monochrome: Whether the photo is black and white, and so toned. Color photos keep so much
-            of their colors that the two can be told apart: otherwise gray prints come out with
-            colors that were never there.
+            of their colors that the two differ: otherwise gray prints come out with colors that
+            were never there.
     """
 
     def chance(fraction: float) -> bool:

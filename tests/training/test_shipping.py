@@ -12,6 +12,7 @@ from PIL import Image
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.files import sha256_of
+from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.training.shipping import FOLDER, main, ship_weights
 
 
@@ -63,6 +64,21 @@ def test_interpolated_weights_lie_between_and_their_card_names_both(weights, pho
     assert second.sha256 in between.card.note
     assert between.card.figures["val_psnr_db"] > 0
     assert "interpolated weights, 0.25 of the way to sha256" in between.card.note
+
+
+def test_dead_channels_are_silenced_and_the_card_says_so(photos, tmp_path):
+    torch.manual_seed(0)
+    network = MIRNetEdge(MIRNetEdgeConfig(channels=(16, 16, 16), exposure_channels=4, light=True))
+    with torch.no_grad():
+        network.blocks[0].middle.body[0].bias[:8] = -100.0
+    given, out = tmp_path / "given.safetensors", tmp_path / "out.safetensors"
+    checkpoints.save(network, given, ModelCard(task="low-light", note="old"))
+    main(["silence", str(given), "--images", str(photos), "--out", str(out)])
+    found = checkpoints.load(out)
+    assert not found.model.blocks[0].middle.body[0].weight[:8].any()
+    assert found.model.blocks[0].middle.body[0].weight[8:].any()
+    assert found.card.note.startswith("old; channels that never fire on ")
+    assert "8 in blocks.0.middle.body" in found.card.note
 
 
 def test_a_file_that_is_too_large_is_not_shipped(tmp_path):
