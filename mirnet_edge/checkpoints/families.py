@@ -148,12 +148,11 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
     exposure = tensors.get("exposure.features.0.weight")
     if exposure is None and any(key.startswith("exposure.") for key in tensors):
         raise KeyError("exposure.features.0.weight")
+    coarser = [tensors.get(f"blocks.0.down_{one}.weight") for one in ("middle", "bottom")]
+    middle, bottom = (0 if one is None else one.shape[0] for one in coarser)
     return MIRNetEdgeConfig(
-        channels=(
-            tensors["stem.weight"].shape[0],
-            tensors["blocks.0.down_middle.weight"].shape[0],
-            tensors["blocks.0.down_bottom.weight"].shape[0],
-        ),
+        channels=(tensors["stem.weight"].shape[0], middle, bottom),
+        depth=_count_indices(tensors, "blocks.0.top.body."),
         blocks=max(indices) + 1,
         stem=stem,
         exposure_channels=0 if exposure is None else exposure.shape[0],
@@ -253,7 +252,7 @@ FAMILIES = (
         network=edge.MIRNetEdge,
         config=edge.MIRNetEdgeConfig,
         config_from_tensors=edge_config_from_tensors,
-        markers=("blocks.0.up_middle.", "stem.", "head."),
+        markers=("blocks.0.top.channel.", "stem.", "head."),
         unseen=(),
         published=False,
     ),

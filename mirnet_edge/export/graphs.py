@@ -35,6 +35,7 @@ from mirnet_edge.quantization.ptq import (
     RangeEstimator,
     RangeKey,
     collect_magnitudes,
+    correct_output_bias,
     describe_preprocessing,
     list_color_convs,
     quantize_for_cpu,
@@ -129,7 +130,8 @@ def _fp8_files(with_fp16: bool) -> list[str]:
 
 def _quantize_for_cpu(workspace: Workspace, file: GraphFile) -> GraphFile:
     made = _quantize(workspace, file)
-    _rewrite_in_cells(workspace, made)
+    if workspace.image.io == "uint8":
+        _finish_for_cpu(workspace, made)
     return made
 
 
@@ -210,16 +212,16 @@ def _make_fp8(workspace: Workspace, files: list[GraphFile]) -> list[GraphFile]:
     return [replace(one, ranges=source.ranges, quantization=source.quantization) for one in found]
 
 
-def _rewrite_in_cells(workspace: Workspace, file: GraphFile) -> None:
-    """Give an INT8 graph of the light form its cell form; leave others as they are."""
-    if workspace.image.io != "uint8":
-        return
+def _finish_for_cpu(workspace: Workspace, file: GraphFile) -> None:
+    """Correct the mean colors of an INT8 graph of 8-bit frames; give a light one the cell form."""
     import onnx
 
-    graph, fp32 = workspace.path(file.file), workspace.path(_FP32.file)
-    rewritten = to_cell_form(onnx.load(graph), fp32, workspace.samples)
-    if rewritten is not None:
-        write_model(rewritten, graph)
+    graph, deliver = workspace.path(file.file), _make_delivered_form(workspace)
+    model = onnx.load(graph)
+    if not workspace.options.mixed:  # a search has measured the graph as it is
+        fp32, samples = workspace.path(_FP32.file), workspace.samples
+        correct_output_bias(model, fp32, samples, deliver)
+    write_model(deliver(model), graph)
 
 
 def _calibrated_scheme(workspace: Workspace) -> QuantizationScheme:
@@ -245,7 +247,7 @@ def _calibrated_scheme(workspace: Workspace) -> QuantizationScheme:
 
 
 def _make_delivered_form(workspace: Workspace) -> Deliver:
-    """Return what gives INT8 graphs for processors the form that `_rewrite_in_cells` does."""
+    """Return what gives INT8 graphs for processors the form that `_finish_for_cpu` does."""
     fp32, samples = workspace.path(_FP32.file), workspace.samples
     known: dict[str, float] = {}
 

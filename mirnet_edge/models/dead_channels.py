@@ -1,8 +1,11 @@
-"""Channels that never fire, and their exact removal.
+"""Channels that never fire: their recycling in training, and their exact removal after it.
 
 Training kills channels: the input of their ReLU is negative on every image ("dying ReLU", Lu et
 al., "Dying ReLU and Initialization", 2020), and gradients cannot bring them back. Between two
 convolutions such a channel costs as much as any other and contributes nothing.
+
+`recycle_dead_channels` gives them new random weights while training (Sokar et al., "The Dormant
+Neuron Phenomenon in Deep Reinforcement Learning", ICML 2023).
 
 `silence_dead_channels` finds them on images and sets what makes them to zero, in the weights
 themselves; `drop_silent_channels`, a step to the inference form, leaves out what is zero, which
@@ -11,13 +14,15 @@ needs no images and is exact. Figures: docs/decisions/035-dead-channels.md.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _KEPT_MULTIPLE = 8
 """Widths that kernels of processors like; dead channels fill the last group up."""
@@ -36,23 +41,7 @@ def silence_dead_channels(network: nn.Module, batches: Iterable[Tensor]) -> dict
         How many channels were silenced, by the name of the sequence.
     """
     pairs = dict(_find_pairs(network))
-    largest: dict[str, Tensor] = {}
-
-    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
-        def look(module: nn.Module, given: object, fired: Tensor) -> None:
-            highest = fired.amax((0, 2, 3))
-            largest[name] = torch.maximum(largest.get(name, highest), highest)
-
-        return pairs[name][1].register_forward_hook(look)
-
-    handles = [watch(name) for name in pairs]
-    try:
-        with torch.inference_mode():
-            for batch in batches:
-                network(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    largest = _largest_values(network, pairs, ((batch,) for batch in batches))
     silenced = {}
     for name, highest in largest.items():
         dead = torch.nonzero(highest <= 0.0).flatten()
@@ -68,6 +57,101 @@ def silence_dead_channels(network: nn.Module, batches: Iterable[Tensor]) -> dict
                 maker.bias[dead[:count]] = 0.0
         silenced[name] = count
     return silenced
+
+
+def recycle_dead_channels(
+    network: nn.Module,
+    batches: Iterable[tuple[Tensor, ...]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    generator: torch.Generator,
+    reduce: Callable[[Tensor], Tensor] = lambda largest: largest,
+) -> int:
+    """Give channels that are 0 after their ReLU new random weights, in place; return how many.
+
+    The network's output on the batches does not change: what reads those channels is set to 0.
+
+    Args:
+        network: In training; its convolutions may have branches of structural re-parameterization.
+        batches: Inputs of the network, of recent training steps.
+        optimizer: AdamW; its state of the kernels with new weights starts again.
+        generator: Of the random weights.
+        reduce: Returns the largest values, (C,), over all processes of a distributed run.
+    """
+    pairs = dict(_find_pairs(network))
+    recycled = 0
+    for name, highest in _largest_values(network, pairs, batches).items():
+        dead = torch.nonzero(reduce(highest) <= 0.0).flatten()
+        if not len(dead):
+            continue
+        recycled += len(dead)
+        maker = _last_conv(pairs[name][0])
+        bound = math.sqrt(3.0 / maker.weight[0].numel())
+        fresh = torch.rand((len(dead), *maker.weight.shape[1:]), generator=generator)
+        _assign(maker, (dead,), (2.0 * fresh - 1.0) * bound, optimizer)
+        reader = pairs[name][2]
+        if isinstance(reader, nn.Sequential):
+            reader = _keep_constants(reader, dead)
+        if isinstance(reader, nn.Conv2d):
+            _assign(reader, (slice(None), dead), torch.zeros(()), optimizer)
+    return recycled
+
+
+def _keep_constants(separable: nn.Sequential, dead: Tensor) -> nn.Conv2d:
+    """Return the 1x1 convolution, with what it reads of dead channels added to its bias."""
+    by_channel, across = separable
+    assert isinstance(by_channel, nn.Conv2d)  # as `_is_conv` found
+    assert isinstance(across, nn.Conv2d)
+    if by_channel.bias is not None and across.bias is not None:
+        with torch.no_grad():
+            across.bias += across.weight[:, dead, 0, 0] @ by_channel.bias[dead]
+    return across
+
+
+def _largest_values(
+    network: nn.Module,
+    pairs: dict[str, nn.Sequential],
+    batches: Iterable[tuple[Tensor, ...]],
+) -> dict[str, Tensor]:
+    """Return each pair's largest value of each channel after the ReLU, (C,), on the batches."""
+    largest: dict[str, Tensor] = {}
+
+    def watch(name: str) -> torch.utils.hooks.RemovableHandle:
+        def look(module: nn.Module, given: object, fired: Tensor) -> None:
+            highest = fired.amax((0, 2, 3))
+            largest[name] = torch.maximum(largest.get(name, highest), highest)
+
+        return pairs[name][1].register_forward_hook(look)
+
+    handles = [watch(name) for name in pairs]
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                network(*batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return largest
+
+
+def _assign(
+    conv: nn.Conv2d,
+    where: tuple[Tensor | slice, ...],
+    values: Tensor,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Set a part of a convolution's kernel, whatever branches add to it, and forget its moments."""
+    with torch.no_grad():
+        parameter = conv.weight
+        if parametrize.is_parametrized(conv):
+            parameter = conv.parametrizations.weight.original  # type: ignore[union-attr,assignment]
+            values = values.to(parameter) - (conv.weight - parameter)[where]
+        parameter[where] = values.to(parameter)
+        for moment in optimizer.state[parameter].values():
+            moment.zero_()  # steps too: with old second moments new weights would move too far
+        rows = where[0]
+        if conv.bias is not None and isinstance(rows, Tensor):
+            conv.bias[rows] = 0.0
 
 
 def drop_silent_channels(network: nn.Module) -> nn.Module:
@@ -115,12 +199,13 @@ def _is_conv(module: nn.Module) -> bool:
     if isinstance(module, nn.Sequential) and len(module) == 2:
         first, last = module
         return (
-            type(first) is type(last) is nn.Conv2d
+            isinstance(first, nn.Conv2d)
+            and isinstance(last, nn.Conv2d)
             and first.groups == first.in_channels == first.out_channels
             and last.groups == 1
             and last.kernel_size == (1, 1)
         )
-    return type(module) is nn.Conv2d and module.groups == 1
+    return isinstance(module, nn.Conv2d) and module.groups == 1
 
 
 def _is_small(sequence: nn.Sequential) -> bool:

@@ -51,9 +51,9 @@ class DiagnosisConfig:
 
     overview_channels: tuple[int, ...] = (24, 32, 64, 96)
     """Of the overview's 3x3 convolutions, of stride 2 but the first."""
-    crop_channels: int = 64
+    crop_channels: int = 96
     """Of the layers that see one crop's spectrum."""
-    hidden: int = 96
+    hidden: int = 128
     """Width of the perceptron."""
     labels: int = 5
     """Number of labels; a last output is the logarithm of the noise's sigma."""

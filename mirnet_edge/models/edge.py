@@ -47,9 +47,13 @@ class MIRNetEdgeConfig:
     """
 
     channels: tuple[int, int, int] = (32, 48, 64)
-    """Channels of the streams at 1/stem, 1/(2 stem) and 1/(4 stem) of the resolution."""
+    """Channels of the streams at 1/stem, 1/(2 stem) and 1/(4 stem) of the resolution. The last two
+    are 0 in a network of the finest stream alone, which light networks that enlarge can be."""
+    depth: int = 2
+    """Convolutions of the finest stream's attention block: 2, or more in light networks that
+    enlarge."""
     blocks: int = 1
-    """How many multi-scale residual blocks follow each other."""
+    """How many blocks follow each other: multi-scale residual ones, or of a single stream."""
     stem: int = 4
     """The pixel-unshuffle factor."""
     exposure_channels: int = 16
@@ -68,8 +72,12 @@ class MIRNetEdgeConfig:
     def __post_init__(self) -> None:
         """Refuse values without a network."""
         object.__setattr__(self, "channels", tuple(self.channels))
-        if len(self.channels) != 3 or min(self.channels) < 1:
-            raise OptionError(f"channels must be three positive numbers, found {self.channels}")
+        streams = self.channels[:1] if self.has_one_stream else self.channels
+        if len(self.channels) != 3 or min(streams) < 1:
+            raise OptionError(
+                "channels must be three positive numbers, or one and two zeros for one stream, "
+                f"found {self.channels}"
+            )
         if self.blocks < 1 or self.exposure_channels < 0:
             raise OptionError(
                 "blocks must be at least 1 and exposure_channels at least 0, "
@@ -79,11 +87,26 @@ class MIRNetEdgeConfig:
             raise OptionError(f"stem must be 1, 2 or 4, found {self.stem}")
         if self.scale not in (1, 2, 3, 4):
             raise OptionError(f"scale must be 1, 2, 3 or 4, found {self.scale}")
+        if self.has_one_stream and not (self.light and self.scale > 1):
+            raise OptionError(
+                "a light network that enlarges can have one stream alone, no other: found channels "
+                f"{self.channels}, light = {self.light}, scale = {self.scale}"
+            )
+        if self.depth < 2 or (self.depth > 2 and not (self.light and self.scale > 1)):
+            raise OptionError(
+                "depth must be 2, or more in a light network that enlarges, "
+                f"found {self.depth}, light = {self.light}, scale = {self.scale}"
+            )
         if self.damage_channels < 0 or (self.damage_channels and not self.has_cells):
             raise OptionError(
                 "damage_channels must be 0, or positive in a light network of scale 1, "
                 f"found {self.damage_channels}, light = {self.light}, scale = {self.scale}"
             )
+
+    @property
+    def has_one_stream(self) -> bool:
+        """Return whether there are no coarser streams."""
+        return self.channels[1:] == (0, 0)
 
     @property
     def has_cells(self) -> bool:
@@ -148,22 +171,26 @@ class ExposureBranch(nn.Module):
 
 
 class DualAttentionBlock(nn.Module):
-    """Two convolutions whose result is weighted per channel and per position, plus the input.
+    """Convolutions whose result is weighted per channel and per position, plus the input.
 
     The dual attention unit of MIRNet (ECCV 2020, section 3.2) with the two attended maps added
     instead of concatenated and mixed: r * (channel + spatial) is one multiplication per value.
     """
 
-    def __init__(self, channels: int, *, light: bool = False, separable: bool = False) -> None:
+    def __init__(
+        self, channels: int, *, light: bool = False, separable: bool = False, depth: int = 2
+    ) -> None:
         """Keep the number of channels.
 
-        LIGHT leaves the weight per position out; SEPARABLE makes each convolution one of 3x3 by
-        channel and one of 1x1 across channels.
+        LIGHT leaves the weight per position out; SEPARABLE makes each of the DEPTH convolutions one
+        of 3x3 by channel and one of 1x1 across channels.
         """
         super().__init__()
         squeezed = max(channels // 4, 8)
         conv = _separable_conv if separable else _full_conv
-        self.body = nn.Sequential(conv(channels), nn.ReLU(), conv(channels))
+        self.body = nn.Sequential(conv(channels))
+        for _ in range(depth - 1):
+            self.body.extend((nn.ReLU(), conv(channels)))
         self.pool = GlobalPool()
         self.channel = nn.Sequential(
             nn.Conv2d(channels, squeezed, 1), nn.ReLU(), nn.Conv2d(squeezed, channels, 1)
@@ -231,13 +258,15 @@ class GuidedBlock(nn.Module):
     it costs at the bottom, separable ones leave time for more channels.
     """
 
-    def __init__(self, channels: tuple[int, int, int], *, separable: bool = True) -> None:
-        """Give each stream its channels."""
+    def __init__(
+        self, channels: tuple[int, int, int], *, separable: bool = True, depth: int = 2
+    ) -> None:
+        """Give each stream its channels; the finest one DEPTH convolutions."""
         super().__init__()
         top, middle, bottom = channels
         self.down_middle = nn.Conv2d(top, middle, 1)
         self.down_bottom = nn.Conv2d(middle, bottom, 1)
-        self.top = DualAttentionBlock(top, light=True, separable=separable)
+        self.top = DualAttentionBlock(top, light=True, separable=separable, depth=depth)
         self.middle = DualAttentionBlock(middle, light=True)
         self.bottom = DualAttentionBlock(bottom, light=True)
         self.up_bottom = nn.Conv2d(bottom, middle, 1)
@@ -250,6 +279,25 @@ class GuidedBlock(nn.Module):
         middle = self.middle(middle + _doubled(self.up_bottom(bottom)))
         top: Tensor = self.top(features + _doubled(self.up_middle(middle)))
         return top
+
+
+class SingleStreamBlock(nn.Module):
+    """One attention block at the stem's resolution, without coarser streams.
+
+    Where a network only enlarges, what helps is convolutions at full resolution, one after the
+    other (Bhardwaj et al., "Collapsible Linear Blocks for Super-Efficient Super Resolution", MLSys
+    2022): docs/decisions/036-plain-super-resolution.md.
+    """
+
+    def __init__(self, channels: int, depth: int) -> None:
+        """Build one block of DEPTH convolutions."""
+        super().__init__()
+        self.top = DualAttentionBlock(channels, light=True, depth=depth)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, C, H, W) for the same shape."""
+        refined: Tensor = self.top(features)
+        return refined
 
 
 class UnshuffledConv(nn.Conv2d):
@@ -298,8 +346,13 @@ class PixelHead(nn.Conv2d):
 
     def restore(self, frame: Tensor, features: Tensor) -> Tensor:
         """Return the frame, (N, 3, H, W), times the gate plus the residual of FEATURES."""
+        return self.restore_with_residual(frame, features)[0]
+
+    def restore_with_residual(self, frame: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `restore` does, and the residual in it, both (N, 3, H, W)."""
         pixels = functional.pixel_shuffle(self(features), self.factor)
-        return gated(frame, pixels[:, 3:4], pixels[:, 0:3], light=self.light)
+        gate, residual = pixels[:, 3:4], pixels[:, 0:3]
+        return gated(frame, gate, residual, light=self.light), residual
 
 
 class EnlargingHead(nn.Conv2d):
@@ -342,8 +395,10 @@ def _stem(config: MIRNetEdgeConfig) -> nn.Conv2d:
 
 
 def _block(config: MIRNetEdgeConfig) -> nn.Module:
+    if config.has_one_stream:
+        return SingleStreamBlock(config.channels[0], config.depth)
     if config.light:
-        return GuidedBlock(config.channels, separable=config.scale == 1)
+        return GuidedBlock(config.channels, separable=config.scale == 1, depth=config.depth)
     return MultiScaleBlock(config.channels)
 
 
@@ -375,18 +430,23 @@ class MIRNetEdge(nn.Module):
         """Height and width must be multiples of this."""
         thumbnail = THUMBNAIL_FACTOR if self.exposure is not None else 1
         fill = 2**FILL_LEVELS if self.damage is not None else 1
-        return max(4 * self.config.stem, thumbnail, fill)
+        coarsest = self.config.stem * (1 if self.config.has_one_stream else 4)
+        return max(coarsest, thumbnail, fill)
 
-    def forward(self, batch: Tensor, thumbnail: Tensor | None = None) -> Tensor:
+    def forward(
+        self, batch: Tensor, thumbnail: Tensor | None = None, *, with_residual: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the enhanced batch.
 
         Args:
             batch: (N, 3, H, W) RGB in [0, 1]; H and W multiples of `multiple`.
             thumbnail: `thumbnail_of` the frames that the batch was cropped from, for the exposure
                 branch. None where the batch holds whole frames.
+            with_residual: Return the head's residual too, where the head has a gate (`PixelHead`).
 
         Returns:
-            (N, 3, scale H, scale W); slightly outside [0, 1] where the network overshoots.
+            (N, 3, scale H, scale W); slightly outside [0, 1] where the network overshoots. With the
+            residual, a second tensor of that shape; 1 is the range of an image.
 
         Raises:
             ImageError: H or W is not a multiple.
@@ -407,6 +467,8 @@ class MIRNetEdge(nn.Module):
         features = self.blocks(features)
         if self.config.scale > 1 and not self.config.light:
             exposed = enlarge(exposed, self.config.scale)
+        if with_residual and isinstance(self.head, PixelHead):
+            return self.head.restore_with_residual(exposed, features)
         restored: Tensor = self.head.restore(exposed, features)
         return restored
 

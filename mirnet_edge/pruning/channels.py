@@ -249,7 +249,7 @@ def _keras_mirnet_weight(name: str) -> Names:
 
 def _edge(key: str, network: nn.Module) -> Names:
     """Return the groups of a MIRNetEdge tensor; the exposure branch is not pruned."""
-    del network
+    depth: int = network.config.depth  # type: ignore[assignment, union-attr]  # a MIRNetEdge
     found = re.fullmatch(r"(blocks\.\d+)\.(.+)\.(?:weight|bias)", key)
     if not found:
         ends: dict[str, Names] = {
@@ -261,9 +261,12 @@ def _edge(key: str, network: nn.Module) -> Names:
 
     def unit(match: re.Match[str]) -> Names:
         own, prefix = streams[match[1]], f"{block}.unit_{match[1]}"
+        if deep := re.fullmatch(r"body\.(\d+)", match[2]):
+            # a row of convolutions, at even places, each with channels of its own
+            place, last = int(deep[1]), 2 * (depth - 1) if match[1] == "top" else 2
+            source = own if place == 0 else f"{prefix}.inner{place - 2}"
+            return (own if place == last else f"{prefix}.inner{place}", source)
         return {
-            "body.0": (f"{prefix}.inner", own),
-            "body.2": (own, f"{prefix}.inner"),
             # of separable convolutions: one kernel for each channel, then across channels
             "body.0.0": (own, None),
             "body.0.1": (f"{prefix}.inner", own),

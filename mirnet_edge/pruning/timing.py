@@ -26,6 +26,7 @@ from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.files import write_atomically
 from mirnet_edge.images.contract import size_text
 from mirnet_edge.manifest import ImageContract, MachineFacts, StrictDocument
+from mirnet_edge.memory import available_memory
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.models.keras_mirnet import (
     KerasDualAttention,
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from mirnet_edge.runtime.runner import Runner
 
 _GIB = 2.0**30
-_MEMORY_FILE = Path("/proc/meminfo")
 # Peak memory of a training step over the size of all module outputs; intermediate sums and products
 # are kept for the gradients too. Measured on a MIRNet of 16 channels: 1.45 (4 crops of 96), 1.42
 # (192).
@@ -85,7 +85,7 @@ def require_memory(
     Raises:
         OptionError: It would not fit.
     """
-    free = available_bytes()
+    free = available_memory()
     if free is None:
         return
     step = batch * _TRAINING_FACTOR * sum(_outputs(network, (crop, crop)))
@@ -108,18 +108,6 @@ def require_memory(
             f"{free / _GIB:.1f} GiB are free; choose a smaller --size: the speedup is about "
             "the same"
         )
-
-
-def available_bytes(file: Path = _MEMORY_FILE) -> int | None:
-    """Return the available memory in bytes; None where the system does not report it."""
-    try:
-        lines = file.read_text(encoding="ascii").splitlines()
-    except OSError:  # not Linux
-        return None
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    return None
 
 
 def _outputs(network: nn.Module, size: tuple[int, int]) -> list[int]:

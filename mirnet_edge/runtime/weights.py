@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from mirnet_edge.runtime.runner import ContextVectors, Runner
 
 # Resident memory of a pass over the sum of its activations, for what the allocator and convolutions
-# keep beside: 1.3 to 1.85 for one block of MIRNet and of Keras MIRNet, 64 channels, 192x192 to
-# 384x384 (torch 2.13, glibc, 2026-11).
+# keep beside: 1.1 to 1.85 for one block of MIRNet and of Keras MIRNet, 16 and 64 channels, 192x192
+# to 512x512 (torch 2.13, glibc, 2026-11).
 _OVERHEAD = 1.5
 # Of each pixel of an image: itself, its result, and copies of both.
 _IMAGE_BYTES = 32

@@ -127,6 +127,15 @@ NETWORKS = [
         "edge",
     ),
     Network(
+        "edge-one-stream",
+        lambda: MIRNetEdge(
+            MIRNetEdgeConfig(
+                channels=(8, 0, 0), depth=3, stem=1, exposure_channels=0, scale=2, light=True
+            )
+        ),
+        "edge",
+    ),
+    Network(
         "edge-all-pixels",
         lambda: MIRNetEdge(
             MIRNetEdgeConfig(channels=(8, 8, 8), stem=1, exposure_channels=2, scale=3)

@@ -46,15 +46,17 @@ def weights(tmp_path_factory):
 def test_a_run_is_interrupted_gone_on_with_and_told_again(
     pairs, weights, tmp_path, ran, monkeypatch
 ):
-    out = tmp_path / "out"
-    typed = ["--weights", weights, "--data", pairs, "--out", out, "--speedup", 1.1, *QUICK]
-
     def interrupt(self, step, loss):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(progress.TrainingProgress, "on_step", interrupt)
-        stopped = ran(main, *typed)
+    for number in range(3):  # on a busy machine no pruned network may be measured as faster
+        out = tmp_path / f"out{number}"
+        typed = ["--weights", weights, "--data", pairs, "--out", out, "--speedup", 1.1, *QUICK]
+        with monkeypatch.context() as patched:
+            patched.setattr(progress.TrainingProgress, "on_step", interrupt)
+            stopped = ran(main, *typed)
+        if stopped.code == 130:
+            break
     assert stopped.code == 130
     assert "measure the latency table latency.json" in stopped.err
     kept = "the latency table, the pruned networks and the last training state"

@@ -6,9 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from mirnet_edge.models.dead_channels import drop_silent_channels, silence_dead_channels
+from mirnet_edge.models.dead_channels import (
+    drop_silent_channels,
+    recycle_dead_channels,
+    silence_dead_channels,
+)
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.inference_form import to_inference_form
+from mirnet_edge.models.reparameterization import widen_convolutions
 
 
 def _separable(channels):
@@ -86,3 +91,55 @@ def test_the_inference_form_leaves_out_what_is_zero():
     with torch.no_grad():
         assert torch.allclose(form(batch), network(batch), atol=1e-5)
     assert network.blocks[0].middle.body[0].out_channels == 24
+
+
+def _recycled(sequence, batch, optimizer=None, **options):
+    optimizer = optimizer or torch.optim.AdamW(sequence.parameters())
+    generator = torch.Generator().manual_seed(0)
+    return recycle_dead_channels(sequence, [(batch,)], optimizer, generator=generator, **options)
+
+
+def _fired(sequence, batch):
+    with torch.no_grad():
+        return sequence[1](sequence[0](batch)).amax((0, 2, 3)) > 0.0
+
+
+@pytest.mark.parametrize("widened", [False, True])
+@pytest.mark.parametrize("conv", [_full, _separable])
+def test_recycled_channels_fire_and_nothing_changes_until_they_learn(conv, widened):
+    sequence, batch = _sequence(conv).train(), torch.rand(2, 24, 16, 16) - 0.5
+    if widened:
+        widen_convolutions(sequence, 1.0)
+    expected = sequence(batch)
+    dead = ~_fired(sequence, batch)
+    assert dead[:11].all()
+    assert _recycled(sequence, batch) == int(dead.sum())
+    assert int(_fired(sequence, batch).sum()) >= 22
+    assert torch.allclose(sequence(batch), expected, atol=1e-5)
+
+    optimizer = torch.optim.SGD(sequence.parameters(), lr=1.0)
+    sequence(batch).sum().backward()
+    optimizer.step()
+    assert not torch.allclose(sequence(batch), expected, atol=1e-2)
+
+
+def test_the_optimizer_starts_again_for_kernels_with_new_weights_alone():
+    sequence, batch = _sequence(_full).train(), torch.rand(2, 24, 16, 16)
+    living = nn.Linear(4, 4)
+    optimizer = torch.optim.AdamW([*sequence.parameters(), *living.parameters()])
+    (sequence(batch).sum() + living(torch.ones(1, 4)).sum()).backward()
+    optimizer.step()
+    _recycled(sequence, batch, optimizer)
+    kernel, other = optimizer.state[sequence[0].weight], optimizer.state[living.weight]
+    assert float(kernel["step"]) == 0.0
+    assert not kernel["exp_avg"].any()
+    assert not kernel["exp_avg_sq"].any()
+    assert float(other["step"]) == 1.0
+    assert other["exp_avg"].any()
+
+
+def test_a_channel_that_fires_in_another_process_is_not_recycled():
+    sequence, batch = _sequence(_full), torch.rand(1, 24, 16, 16)
+    before = sequence[0].weight.clone()
+    assert _recycled(sequence, batch, reduce=lambda largest: largest + 1.0) == 0
+    assert torch.equal(sequence[0].weight, before)

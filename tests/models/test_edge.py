@@ -46,6 +46,13 @@ SHAPES = [
         MIRNetEdgeConfig(channels=_THREE, stem=stem, light=True, damage_channels=5)
         for stem in (1, 2, 4)
     ),
+    *(
+        MIRNetEdgeConfig(
+            channels=(8, 0, 0), depth=depth, blocks=blocks, stem=stem, scale=3, light=True
+        )
+        for depth, blocks, stem in ((2, 1, 1), (5, 1, 2), (3, 2, 1))
+    ),
+    MIRNetEdgeConfig(channels=_THREE, depth=4, stem=1, scale=2, light=True),
 ]
 
 
@@ -54,7 +61,7 @@ SHAPES = [
     SHAPES,
     ids=lambda c: (
         f"{'light-' * c.light}stem{c.stem}x{c.scale}-{c.exposure_channels}-{c.blocks}"
-        f"-{c.damage_channels}"
+        f"-{c.damage_channels}-{c.depth}"
     ),
 )
 def test_the_shape_is_told_from_the_tensors(config):
@@ -73,6 +80,23 @@ class Refused:
     [
         Refused("two streams", {"channels": (8, 8)}, "three positive numbers"),
         Refused("no channel", {"channels": (8, 0, 8)}, "three positive numbers"),
+        Refused(
+            "one stream in the standard form",
+            {"channels": (8, 0, 0), "scale": 2},
+            "a light network that enlarges can have one stream alone",
+        ),
+        Refused(
+            "one stream at the same size",
+            {"channels": (8, 0, 0), "light": True},
+            "a light network that enlarges can have one stream alone",
+        ),
+        Refused("deep in the standard form", {"depth": 3}, "depth must be 2, or more in a light"),
+        Refused("deep at the same size", {"depth": 3, "light": True}, "depth must be 2, or more"),
+        Refused(
+            "shallow",
+            {"channels": (8, 0, 0), "light": True, "scale": 2, "depth": 1},
+            "depth must be 2, or more",
+        ),
         Refused("no block", {"blocks": 0}, "at least 1"),
         Refused("odd stem", {"stem": 3}, "stem must be 1, 2 or 4, found 3"),
         Refused("negative exposure", {"exposure_channels": -1}, "exposure_channels at least 0"),

@@ -10,7 +10,16 @@ from mirnet_edge.models.global_context import ContextAnchoredNetwork
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.models.mirnet import MIRNet, MIRNetConfig
 
-_NETWORKS = ("edge", "light", "enlarging", "light-enlarging", "mirnet", "mirnet-v2", "keras-mirnet")
+_NETWORKS = (
+    "edge",
+    "light",
+    "enlarging",
+    "light-enlarging",
+    "one-stream",
+    "mirnet",
+    "mirnet-v2",
+    "keras-mirnet",
+)
 _any_network = pytest.mark.parametrize("name", _NETWORKS)
 _NONE, _ALL = torch.zeros(1), torch.ones(1)
 

@@ -15,7 +15,16 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig, PixelHead, Uns
 from mirnet_edge.models.inference_form import SplitHead, strided_from_unshuffled, to_inference_form
 from mirnet_edge.models.macs import count_macs
 
-_NETWORKS = ["edge", "light", "enlarging", "light-enlarging", "mirnet", "mirnet-v2", "keras-mirnet"]
+_NETWORKS = [
+    "edge",
+    "light",
+    "enlarging",
+    "light-enlarging",
+    "one-stream",
+    "mirnet",
+    "mirnet-v2",
+    "keras-mirnet",
+]
 
 
 def _image(height, width, channels=3, count=1):

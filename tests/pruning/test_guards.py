@@ -17,19 +17,19 @@ def network():
 
 
 def test_a_step_that_does_not_fit_says_what_it_takes(network, monkeypatch):
-    monkeypatch.setattr(timing, "available_bytes", lambda: _GIB // 4)
+    monkeypatch.setattr(timing, "available_memory", lambda: _GIB // 4)
     with pytest.raises(OptionError, match=r"64 crops of 256 takes about \d+\.\d GiB, 0\.2 GiB are"):
         timing.require_memory(network, backend="openvino", size=(64, 64), batch=64, crop=256)
 
 
 def test_a_frame_that_does_not_fit_says_what_it_takes(network, monkeypatch):
-    monkeypatch.setattr(timing, "available_bytes", lambda: _GIB)
+    monkeypatch.setattr(timing, "available_memory", lambda: _GIB)
     with pytest.raises(OptionError, match=r"frames of 3840x2160 takes about \d+\.\d GiB"):
         timing.require_memory(network, backend="openvino", size=(2160, 3840), batch=1, crop=32)
 
 
 def test_a_runtime_that_holds_more_is_refused_sooner(network, monkeypatch):
-    monkeypatch.setattr(timing, "available_bytes", lambda: 17 * _GIB)
+    monkeypatch.setattr(timing, "available_memory", lambda: 17 * _GIB)
     frame = {"size": (720, 1280), "batch": 1, "crop": 32}
     timing.require_memory(network, backend="openvino", **frame)
     with pytest.raises(OptionError, match="choose a smaller --size"):
@@ -37,16 +37,7 @@ def test_a_runtime_that_holds_more_is_refused_sooner(network, monkeypatch):
 
 
 def test_what_fits_passes_and_so_does_what_nobody_can_tell(network, monkeypatch):
-    monkeypatch.setattr(timing, "available_bytes", lambda: 8 * _GIB)
+    monkeypatch.setattr(timing, "available_memory", lambda: 8 * _GIB)
     timing.require_memory(network, backend="openvino", size=(256, 256), batch=4, crop=96)
-    monkeypatch.setattr(timing, "available_bytes", lambda: None)
+    monkeypatch.setattr(timing, "available_memory", lambda: None)
     timing.require_memory(network, backend="openvino", size=(2160, 3840), batch=64, crop=256)
-
-
-def test_free_memory_is_read_from_the_system(tmp_path):
-    file = tmp_path / "meminfo"
-    file.write_text("MemTotal: 100 kB\nMemAvailable:      40 kB\n")
-    assert timing.available_bytes(file) == 40 * 1024
-    file.write_text("MemTotal: 100 kB\n")
-    assert timing.available_bytes(file) is None
-    assert timing.available_bytes(tmp_path / "absent") is None

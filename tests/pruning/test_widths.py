@@ -45,6 +45,16 @@ _NETWORKS = {
     "light-enlarging": lambda: MIRNetEdge(
         MIRNetEdgeConfig(channels=(16, 24, 32), stem=1, exposure_channels=0, scale=2, light=True)
     ),
+    "deep-enlarging": lambda: MIRNetEdge(
+        MIRNetEdgeConfig(
+            channels=(16, 24, 32), depth=3, stem=1, exposure_channels=0, scale=2, light=True
+        )
+    ),
+    "one-stream": lambda: MIRNetEdge(
+        MIRNetEdgeConfig(
+            channels=(16, 0, 0), depth=4, stem=1, exposure_channels=0, scale=2, light=True
+        )
+    ),
 }
 
 
@@ -75,6 +85,8 @@ _NARROWER = [
     Narrower("edge", "edge", {"channels": (8, 24, 16)}),
     Narrower("light", "light", {"channels": (8, 16, 24)}),
     Narrower("light enlarging", "light-enlarging", {"channels": (8, 16, 24)}),
+    Narrower("one stream", "one-stream", {"channels": (8, 0, 0)}),
+    Narrower("deep enlarging", "deep-enlarging", {"channels": (8, 16, 24)}),
 ]
 
 
