@@ -16,7 +16,7 @@ rounds anyway (docs/decisions/026-light-form.md).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -25,6 +25,8 @@ from onnx import helper, numpy_helper
 from mirnet_edge.quantization.graph_editor import attribute_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from mirnet_edge.quantization.graph_editor import GraphEditor
@@ -117,7 +119,8 @@ class FinestStream:
         kernel = np.tile(merged[:, :, None, None], (side, side))
         bias = down[1] + down[0][:, :, 0, 0] @ stem[1]
         editor.remove(self.down)
-        _add_convolution(editor, cells, self.down.output[0], kernel, bias, side)
+        rounded = _round_weights(kernel, _colors_of_cells(kernel.shape[1]))
+        _add_convolution(editor, cells, self.down.output[0], rounded, bias, side)
 
     def _merge_up(self, editor: GraphEditor, cells: str, stem: Kernel, up: Kernel) -> None:
         """Make the stem and the convolution of the coarse stream one, after the resize.
@@ -142,10 +145,14 @@ class FinestStream:
         editor.node("Sub", ["coarse.read", "cells.zero"], "coarse.centered")
         editor.node("Mul", ["coarse.centered", "cells.step"], "coarse.frame")
         both = editor.node("Concat", [cells, "coarse.frame"], "coarse.both", axis=1)
+        values = stem[0].shape[1]
         kernel = np.concatenate([stem[0], up[0] * (own_step / cell_step)], 1)
-        bias = stem[1] + up[1] + up[0].sum((1, 2, 3)) * ((cell_zero - own_zero) * own_step)
+        colors = [*_colors_of_cells(values), *(None,) * up[0].shape[1]]
+        rounded = _round_weights(kernel, colors)
+        read = rounded.values()[:, values:].sum((1, 2, 3))
+        bias = stem[1] + up[1] + read * ((cell_zero - own_zero) * cell_step)
         editor.remove(self.stream)
-        _add_convolution(editor, both, self.stream.output[0], kernel, bias, 1)
+        _add_convolution(editor, both, self.stream.output[0], rounded, bias, 1)
 
 
 def float_kernel(fp32: onnx.ModelProto, conv: onnx.NodeProto) -> Kernel:
@@ -170,21 +177,69 @@ def _dequantized(editor: GraphEditor, node: onnx.NodeProto) -> onnx.NodeProto | 
     return _one(editor, _one(editor, node, "QuantizeLinear"), "DequantizeLinear")
 
 
+@dataclass(frozen=True)
+class _RoundedWeights:
+    """Weights of a convolution in seven bits."""
+
+    levels: NDArray[np.int8]
+    """(outputs, inputs, height, width)."""
+    steps: NDArray[np.float32]
+    """(outputs,)."""
+
+    def values(self) -> NDArray[np.float64]:
+        """Return the dequantized weights, levels times steps."""
+        return self.levels.astype(np.float64) * self.steps[:, None, None, None].astype(np.float64)
+
+
+def _colors_of_cells(values: int) -> list[int]:
+    """Return the color of each of a cell's values, in the order column, color, row."""
+    side = round((values / 3) ** 0.5)
+    return [place // side % 3 for place in range(values)]
+
+
+def _round_weights(kernel: NDArray[np.float64], colors: Sequence[int | None]) -> _RoundedWeights:
+    """Return weights rounded for each output channel, whose sums over a color's values are kept.
+
+    Where the frame is flat, all values of a color are equal, and the errors of their weights add
+    up: rounded each by itself, a cell's pixels came out with a grid of 1.5 levels
+    (docs/decisions/002-int8-recipes.md).
+
+    Args:
+        kernel: (outputs, inputs, height, width).
+        colors: Of each input, the color whose value it is; None for another feature.
+    """
+    steps = np.abs(kernel).reshape(len(kernel), -1).max(1) / _LARGEST_WEIGHT
+    steps = np.maximum(steps, _SMALLEST).astype(np.float32)
+    scaled = kernel / steps[:, None, None, None]
+    levels = np.round(scaled)
+    for color in set(colors) - {None}:
+        inputs = [place for place, one in enumerate(colors) if one == color]
+        own = scaled[:, inputs].reshape(len(kernel), -1)
+        lower = np.floor(own)
+        # as many are rounded up as the sum asks for: those of the largest remainders
+        count = np.round(own.sum(1)) - lower.sum(1)
+        rank = np.argsort(np.argsort(lower - own, axis=1, kind="stable"), axis=1)
+        kept = lower + (rank < count[:, None])
+        levels[:, inputs] = kept.reshape(len(kernel), len(inputs), *kernel.shape[2:])
+    return _RoundedWeights(levels.astype(np.int8), steps)
+
+
 def _add_convolution(
     editor: GraphEditor,
     inputs: str,
     output: str,
-    kernel: NDArray[np.float64],
+    rounded: _RoundedWeights,
     bias: NDArray[np.float64],
     stride: int,
 ) -> None:
-    """Add a convolution whose weights are rounded for each output channel."""
-    steps = np.abs(kernel).reshape(len(kernel), -1).max(1) / _LARGEST_WEIGHT
-    steps = np.maximum(steps, _SMALLEST).astype(np.float32)
-    rounded = np.round(kernel / steps[:, None, None, None]).astype(np.int8)
-    parts = {"weight": rounded, "steps": steps, "zeros": np.zeros(len(kernel), np.int8)}
+    """Add a convolution of rounded weights."""
+    parts: dict[str, NDArray[Any]] = {
+        "weight": rounded.levels,
+        "steps": rounded.steps,
+        "zeros": np.zeros(len(rounded.steps), np.int8),
+    }
     names = [editor.constant(f"{output}.{name}", value) for name, value in parts.items()]
     weight = editor.node("DequantizeLinear", names, f"{output}.dequantized", axis=0)
     added = editor.constant(f"{output}.bias", bias.astype(np.float32))
-    sides = list(kernel.shape[2:])
+    sides = list(rounded.levels.shape[2:])
     editor.node("Conv", [inputs, weight, added], output, kernel_shape=sides, strides=[stride] * 2)

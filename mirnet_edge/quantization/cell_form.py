@@ -290,6 +290,9 @@ class _CellEditor(GraphEditor):
         makers = self.makers
         dequantizer = makers.get(conv.input[1])
         names = [conv.input[1]] if dequantizer is None else list(dequantizer.input)
+        quantizer = makers.get(names[0])
+        if quantizer is not None:  # ONNX Runtime's quantizer leaves weights in float
+            names[0] = quantizer.input[0]
         changes = [kernel, *(each for _ in names[1:])]
         if len(conv.input) > 2:
             names.append(conv.input[2])

@@ -15,6 +15,7 @@ pixel. docs/decisions/002-int8-recipes.md compares the alternatives.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -208,6 +209,7 @@ def collect_magnitudes(
     return largest
 
 
+_BIAS_SAMPLES = 24  # of the calibration samples, for the correction of biases
 _REDUCTIONS = ("ReduceMax", "ReduceMin", "ReduceSum")  # the last for NaN, which the others skip
 
 
@@ -608,6 +610,66 @@ def quantize_for_cpu(
     else:
         model = _quantize_with_nncf(fp32, samples, scheme, on_sample, seven_bits=True)
     _finish(model, target, for_tensorrt=False)
+
+
+def correct_output_bias(
+    model: onnx.ModelProto,
+    fp32: Path,
+    samples: Sequence[np.ndarray],
+    deliver: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda model: model,
+) -> None:
+    """Shift the biases of the last convolution so that mean colors are those of fp32.
+
+    Bias correction (Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+    Correction", ICCV 2019, section 4.2) of what all layers before add up to: low light came out up
+    to two levels brighter or darker. By color, of the median image: images with lamps clip
+    (docs/decisions/002-int8-recipes.md). Nothing is changed where the last convolution has no bias
+    or other outputs than colors.
+
+    Args:
+        model: The quantized graph, of 8-bit frames; changed in place.
+        fp32: The graph that it was made of.
+        samples: The graph's inputs, one image each.
+        deliver: Returns the form of the graph whose colors count.
+    """
+    import onnx
+
+    biases = {one.name: one for one in model.graph.initializer}
+    colors = [
+        biases[node.input[2]]
+        for node in _list_last_convolutions(model)
+        if len(node.input) > 2 and node.input[2] in biases and not biases[node.input[2]].dims[0] % 3
+    ]
+    if len(colors) != 1:
+        return
+    plain = onnx.load(fp32)
+    every = math.ceil(len(samples) / _BIAS_SAMPLES)
+    expected, found = (
+        _mean_colors(graph, fp32.name, samples[::every]) for graph in (plain, deliver(model))
+    )
+    shift = np.median(expected - found, 0)
+    values = onnx.numpy_helper.to_array(colors[0])
+    # a pixel shuffle reads the values of one color in a row
+    values = values + np.repeat(shift, len(values) // 3).astype(values.dtype)
+    colors[0].CopyFrom(onnx.numpy_helper.from_array(values, colors[0].name))
+
+
+def _list_last_convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the convolutions whose outputs no other convolution depends on."""
+    last, read = [], set[str]()  # what a convolution depends on
+    for node in reversed(model.graph.node):
+        leads = not read.isdisjoint(node.output)
+        if node.op_type == "Conv" and not leads:
+            last.append(node)
+        if leads or node.op_type == "Conv":
+            read.update(node.input)
+    return last
+
+
+def _mean_colors(model: onnx.ModelProto, name: str, samples: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean color of a graph's 8-bit result for each sample, (N, 3), on [0, 1]."""
+    results = _run_all(model, name, samples, [model.graph.output[0].name])
+    return np.array([frames.mean((0, 1, 2), dtype=np.float64) / 255.0 for (frames,) in results])
 
 
 def list_quantized_inputs(

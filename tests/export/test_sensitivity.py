@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -260,21 +260,50 @@ def test_the_quantizer_is_read_under_its_former_key():
 # --- the search -------------------------------------------------------------------------------
 
 
+def _readers_of_the_outlier(path, names):
+    """Return the convolutions that read what the one with a weight of a thousand times gives."""
+    graph = onnx.load(path).graph
+    weights = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    convolutions = [node for node in graph.node if node.name in names]
+    outlier = max(convolutions, key=lambda node: float(np.abs(weights[node.input[1]]).max()))
+    followers = [node for node in graph.node if outlier.output[0] in node.input]
+    given = {name for node in followers for name in node.output}
+    return {node.name for node in convolutions if given & set(node.input)}
+
+
+class EvaluatorWithoutNoise(GraphEvaluator):
+    """Each convolution in INT8 saves the same; the backend's own times of a small graph vary."""
+
+    def evaluate(self, graph, precision="int8"):
+        found = super().evaluate(graph, precision)
+        if not self.is_timed:
+            return found
+        return replace(found, fp32_ms=1.0, ratio=self._latency_of(graph))
+
+    def time_beside(self, one, two, rounds):
+        return [self._latency_of(one.path) / self._latency_of(two.path)] * rounds
+
+    @staticmethod
+    def _latency_of(graph):
+        return 1.0 - 0.02 * len(list_quantized_convolutions(onnx.load(graph)))
+
+
 @pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
-def test_the_search_leaves_the_sensitive_block_in_float(planted, frames, tmp_path, backend):
+def test_the_search_leaves_what_is_sensitive_in_float(planted, frames, tmp_path, backend):
     samples = [
         CalibrationSample(str(place), frame[0], None) for place, frame in enumerate(frames[4:])
     ]
-    evaluator = GraphEvaluator(planted, IMAGE, samples, frames[0], backend, rounds=1)
+    evaluator = EvaluatorWithoutNoise(planted, IMAGE, samples, frames[0], backend, rounds=1)
     target = tmp_path / "int8.onnx"
     facts = search_graph(planted, target, frames[:4], evaluator, max_drop_db=0.3)
-    assert SENSITIVE in facts.float_blocks
-    model = onnx.load(target)
-    quantized = set(list_quantized_convolutions(model))
+    quantized = set(list_quantized_convolutions(onnx.load(target)))
     assert quantized
     block = next(one for one in list_blocks(onnx.load(planted)) if one.name == SENSITIVE)
-    assert quantized.isdisjoint(block.convolutions)
-    assert set(block.convolutions) <= set(facts.float_nodes)
+    # where the backend is timed, the block's other convolutions may be in INT8
+    sensitive = _readers_of_the_outlier(planted, block.convolutions)
+    assert sensitive
+    assert quantized.isdisjoint(block.convolutions if backend == "tensorrt" else sensitive)
+    assert sensitive <= set(facts.float_nodes)
     assert facts.quantizer in facts.reason
     assert evaluator.evaluate(target).drop_db <= 0.3
     # single convolutions are changed where the backend is timed; it is simulated for TensorRT

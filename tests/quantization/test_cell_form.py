@@ -122,6 +122,47 @@ def test_rounded_inside_its_float_form_gives_the_samelight_frames(
     assert difference.mean() < np.abs(found["not rounded"] - found["cells"]).mean()
 
 
+def _leave_weights_in_float(model):
+    """Quantize weights in the graph, as ONNX Runtime's quantizer does."""
+    values = {one.name: one for one in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in values:
+            stored = onnx.numpy_helper.to_array(values[node.input[0]])
+            scale = onnx.numpy_helper.to_array(values[node.input[1]])
+            if stored.ndim == 4:
+                sides = (-1, 1, 1, 1) if scale.ndim else ()
+                name = f"{node.input[0]}.in_float"
+                weights = (stored * scale.reshape(sides)).astype(np.float32)
+                model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+                quantizer = onnx.helper.make_node(
+                    "QuantizeLinear", [name, *node.input[1:]], [f"{name}.quantized"]
+                )
+                quantizer.attribute.extend(node.attribute)
+                node.input[0] = quantizer.output[0]
+                nodes.append(quantizer)
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return len(nodes)
+
+
+def test_weights_that_are_quantized_in_the_graph_give_the_same_cells(light_graphs, light_frames):
+    model = onnx.load(light_graphs["int8"])
+    before = len(model.graph.node)
+    assert _leave_weights_in_float(model) > before
+    frames = light_frames(7)
+    cells = to_cell_form(model, light_graphs["fp32"], [light_frames(1)])
+    found, expected = (
+        onnxruntime.InferenceSession(one.SerializeToString()).run(None, plain_feed(one, frames))[0]
+        for one in (
+            cells,
+            to_cell_form(onnx.load(light_graphs["int8"]), light_graphs["fp32"], [light_frames(1)]),
+        )
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_graphs_of_other_forms_are_left_alone(graph_of, images, tmp_path):
     quantize_for_cpu(graph_of("edge"), tmp_path / "int8.onnx", images(5)[:2])
     model = onnx.load(tmp_path / "int8.onnx")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -18,6 +20,7 @@ from mirnet_edge.quantization.legalizer import check_for_tensorrt, list_whole_fr
 from mirnet_edge.quantization.ptq import (
     QuantizationScheme,
     RangeEstimator,
+    correct_output_bias,
     list_blocks,
     list_color_convs,
     quantize_for_cpu,
@@ -340,9 +343,63 @@ def test_nncf_is_told_to_report_nothing_before_it_is_imported(tiny, tmp_path, mo
     assert seen == [("nncf", "1")]
 
 
-@pytest.mark.parametrize(("name", "expected"), [("light-enlarging", ["stem"]), ("edge", [])])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("light-enlarging", ["stem"]), ("one-stream", ["stem"]), ("edge", [])]
+)
 def test_convolutions_of_colors_are_those_that_keep_the_resolution(name, expected, graph_of):
     model = onnx.load(graph_of(name))
     found = set(list_color_convs(model))
     blocks = [one.name for one in list_blocks(model) if found.intersection(one.convolutions)]
     assert blocks == expected
+
+
+# --- mean colors ------------------------------------------------------------------------------
+
+
+def _colors(model, frames):
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {session.get_inputs()[0].name: frames})[0].mean((0, 1, 2))
+
+
+@pytest.mark.parametrize("name", ["edge", "light", "one-stream", "mirnet"])
+def test_wrong_mean_colors_are_corrected_in_the_last_convolution(name, graph_of, smooth_frames):
+    frames = [frame[None] for frame in smooth_frames(32, 48, count=4)]
+    fp32, wrong = onnx.load(graph_of(name)), onnx.load(graph_of(name))
+    last = [node for node in wrong.graph.node if node.op_type == "Conv" and len(node.input) > 2]
+    biases = {one.name: one for one in wrong.graph.initializer}
+    colors = [node for node in last if biases[node.input[2]].dims[0] % 3 == 0][-1:]
+    for node in colors:
+        values = numpy_helper.to_array(biases[node.input[2]]).copy().reshape(3, -1)
+        values += np.float32([[0.03], [-0.02], [0.05]])
+        biases[node.input[2]].CopyFrom(numpy_helper.from_array(values.ravel(), node.input[2]))
+    before = copy.deepcopy(wrong)
+    correct_output_bias(wrong, graph_of(name), frames)
+    if name == "mirnet":  # its last convolution has no bias
+        assert wrong == before
+        return
+    for frame in frames:  # a part of the pixels clips
+        expected = _colors(fp32, frame)
+        errors = [np.abs(_colors(model, frame) - expected).max() for model in (before, wrong)]
+        assert errors[0] > 4.0
+        assert errors[1] < 0.4 * errors[0]
+
+
+def test_mean_colors_are_those_of_the_delivered_form(graph_of, smooth_frames):
+    frames = [frame[None] for frame in smooth_frames(32, 48, count=4)]
+
+    def brighter(model):
+        delivered = copy.deepcopy(model)
+        for one in delivered.graph.initializer:
+            if one.name.endswith("head.added.bias"):
+                values = numpy_helper.to_array(one) + np.float32(0.04)
+                one.CopyFrom(numpy_helper.from_array(values, one.name))
+        return delivered
+
+    model = onnx.load(graph_of("light"))
+    expected = _colors(model, frames[0])
+    error = np.abs(_colors(brighter(model), frames[0]) - expected).max()
+    assert error > 5.0
+    correct_output_bias(model, graph_of("light"), frames, brighter)
+    assert np.abs(_colors(brighter(model), frames[0]) - expected).max() < 0.4 * error

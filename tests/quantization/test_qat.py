@@ -30,7 +30,7 @@ def _batch(images, count=1):
     return torch.cat([torch.from_numpy(contract.batch_from_frames(one)) for one in images(count)])
 
 
-@pytest.fixture(scope="module", params=["edge", "light", "light-enlarging"])
+@pytest.fixture(scope="module", params=["edge", "light", "light-enlarging", "one-stream"])
 def faked(request, network_of, images):
     """Two networks: in float, and fake-quantized."""
     fp32 = copy.deepcopy(network_of(request.param))
@@ -81,7 +81,7 @@ def test_what_decides_about_the_frame_stays_in_float(faked, exported):
         if isinstance(module, FakeQuantizer)
     }
     assert "stem" in chosen
-    assert "blocks.0.middle.body.0" in chosen
+    assert {"blocks.0.middle.body.0", "blocks.0.top.body.6"} & chosen
     assert not [name for name in chosen if "exposure" in name or "channel" in name]
     # a head with a gate is two convolutions once it is exported
     added = isinstance(network.head, PixelHead)
