@@ -40,6 +40,11 @@ def degraded(photos):
             return age_photo(frame, OldPhoto(sepia=0.8, fading=0.5), generator)
         if label == "scratched":
             return age_photo(frame, OldPhoto(scratches=5, creases=3, dust=3.0), generator)
+        if label == "sepia":
+            return age_photo(frame, OldPhoto(sepia=0.8), generator)
+        if label == "cracked":
+            damage = OldPhoto(cracks=4, hairs=4, patches=4, dust=2.0)
+            return age_photo(frame, damage, generator)
         if label == "blurred":
             return cv2.GaussianBlur(frame, (0, 0), 3.0)
         assert label == "small"

@@ -7,18 +7,20 @@ taught a border that people would not agree on.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mirnet_edge.degradations import (
+    Camera,
     LowLight,
     Noise,
     OldPhoto,
     add_noise,
     age_photo,
     overlay_damage,
+    photograph,
     reduce_light,
 )
 from mirnet_edge.diagnosis.labels import LABELS
@@ -182,6 +184,8 @@ def _leave_lamps(dark: Frame, lit: Frame, generator: np.random.Generator) -> Fra
 
 def _add_noise(frame: Frame, generator: np.random.Generator) -> LabeledFrame:
     """Add Gaussian noise, or a camera's: correlated between pixels and channels, then JPEG."""
+    if generator.random() < 0.35:
+        return _photograph(frame, generator)
     # half of it weak: cameras leave that much, and it is the harder half
     strongest = 10.0 if generator.random() < 0.5 else 50.0
     sigma = math.exp(generator.uniform(math.log(2.5), math.log(strongest)))
@@ -200,6 +204,30 @@ def _add_noise(frame: Frame, generator: np.random.Generator) -> LabeledFrame:
         noisy, quiet = (add_noise(one, compression, generator) for one in (noisy, quiet))
     made = LabeledFrame(noisy)
     made.set_noise(_deviation(noisy, quiet))
+    return made
+
+
+def _photograph(frame: Frame, generator: np.random.Generator) -> LabeledFrame:
+    """Take the frame with a camera in good light: sensor noise, demosaiced and smoothed by it."""
+
+    def log_uniform(low: float, high: float) -> float:
+        return math.exp(generator.uniform(math.log(low), math.log(high)))
+
+    red, blue = 2.0 ** generator.uniform(0.0, 1.2, 2)
+    camera = Camera(
+        white_balance=(float(red), 1.0, float(blue)),
+        crosstalk=generator.uniform(0.0, 0.3),
+        shot_noise=log_uniform(1e-4, 4e-3),
+        read_noise=log_uniform(3e-4, 6e-3),
+        is_mosaic=generator.random() < 0.9,
+        denoise=generator.uniform(0.0, 1.0) if generator.random() < 0.7 else 0.0,
+        contrast=generator.uniform(0.0, 0.5),
+        jpeg_quality=int(generator.integers(75, 100)) if generator.random() < 0.7 else None,
+    )
+    one, other = (photograph(frame, camera, generator) for _ in range(2))
+    made = LabeledFrame(one)
+    # of two exposures of one scene: what the camera smoothed away of it is no noise
+    made.set_noise(_deviation(one, other) / math.sqrt(2.0))
     return made
 
 
@@ -247,26 +275,27 @@ def _fade(
     damage: bool = True,
 ) -> LabeledFrame:
     """Fade or tone a print, mostly with grain, sometimes with damage."""
-    kind = generator.random()
-    sepia = generator.uniform(0.5, 1.0) if kind < 0.5 else 0.0
-    fading = generator.uniform(_LEAST_FADING, 1.0) if kind > 0.3 else generator.uniform(0.0, 0.4)
-    color_loss = generator.uniform(0.0, 1.0) if generator.random() < 0.6 else 0.0
-    settings = OldPhoto(
-        blur=generator.uniform(0.0, 1.0) if generator.random() < 0.4 else 0.0,
-        sepia=sepia,
+    is_toned = generator.random() < 0.5
+    settings = _sample_tone(generator) if is_toned else OldPhoto()
+    # a tone is enough to see the age of a print
+    least = _LEAST_FADING if not is_toned or generator.random() < 0.3 else 0.0
+    fading = generator.uniform(least, 1.0 if least or generator.random() < 0.3 else 0.4)
+    settings = replace(
+        settings,
         fading=fading,
-        color_loss=color_loss,
+        blur=generator.uniform(0.0, 1.0) if generator.random() < 0.4 else 0.0,
+        gamma=generator.uniform(1.0, 1.8) if generator.random() < 0.3 else 1.0,
     )
+    if not is_toned and generator.random() < 0.6:
+        settings = replace(settings, color_loss=generator.uniform(0.0, 1.0))
+    if not is_toned and generator.random() < 0.3:  # each dye fades by itself
+        red, green, blue = generator.uniform(0.0, 0.5, 3)
+        settings = replace(settings, dye_fading=(red, green, blue))
+    if generator.random() < 0.6:  # yellow, red or green casts of paper and of dyes
+        cast = 2.0 ** generator.uniform(-0.8, 0.1, 3)
+        red, green, blue = cast / cast.max()
+        settings = replace(settings, paper=(red, green, blue))
     aged = age_photo(frame, settings, generator)
-    if sepia == 0.0 and generator.random() < 0.3:  # each dye loses its own black and white
-        darkest, lightest = generator.uniform(0.0, 60.0, 3), generator.uniform(150.0, 255.0, 3)
-        aged = np.rint(darkest + (lightest - darkest) / 255.0 * aged).astype(np.uint8)
-    if generator.random() < 0.6:  # dyes fade at different rates: yellow, red or green casts
-        cast = (2.0 ** generator.uniform(-0.8, 0.1, 3)).astype(np.float32)
-        aged = np.clip(aged * (cast / cast.max()), 0.0, 255.0).astype(np.uint8)
-    if generator.random() < 0.3:  # a dark print
-        darker = 255.0 * (aged / 255.0) ** generator.uniform(1.0, 1.8)
-        aged = np.rint(darker).astype(np.uint8)
     if generator.random() < 0.2:
         aged = _add_border(aged, generator)
     made = LabeledFrame(aged, {"faded"}, {"low-resolution"})
@@ -275,6 +304,15 @@ def _fade(
     if damage and generator.random() < 0.35:
         _damage(made, generator, overlays)
     return made
+
+
+def _sample_tone(generator: np.random.Generator) -> OldPhoto:
+    """Return a brown tone that is seen at once: as image editors make it, or as of real prints."""
+    if generator.random() < 0.5:
+        return OldPhoto(sepia=generator.uniform(0.5, 1.0))
+    strength = generator.uniform(30.0, 70.0)
+    red, green, blue = strength * generator.uniform((0.2, -0.1, -1.0), (0.6, 0.15, -0.4))
+    return OldPhoto(color_loss=1.0, toning=(red, green, blue))
 
 
 def _add_border(frame: Frame, generator: np.random.Generator) -> Frame:
@@ -340,15 +378,8 @@ def _damage(
             overlay = overlays[int(generator.integers(len(overlays)))]
             strength = generator.uniform(0.6, 1.0)
             frame = overlay_damage(frame, overlay, generator, strength=strength)
-    if frame is before or generator.random() < 0.4:
-        settings = OldPhoto(
-            dust=generator.uniform(0.0, 4.0),
-            scratches=int(generator.integers(0, 5)),
-            creases=int(generator.integers(0, 3)),
-        )
-        frame = age_photo(frame, settings, generator)
-    if frame is before or generator.random() < 0.4:
-        frame = draw_cracks(frame, generator)
+    if frame is before or generator.random() < 0.6:
+        frame = age_photo(frame, _sample_damage(generator), generator)
     made.frame = frame
     difference = np.abs(frame.astype(np.int16) - before).max(2)
     seen = float((difference > 20).mean())
@@ -358,28 +389,21 @@ def _damage(
         made.unknown.add("scratched")
 
 
-def draw_cracks(frame: Frame, generator: np.random.Generator) -> Frame:
-    """Return a print with cracks of the emulsion: bright, ragged lines."""
-    import cv2
+def _sample_damage(generator: np.random.Generator) -> OldPhoto:
+    """Return strengths of drawn damage, of one to six kinds."""
 
-    height, width = frame.shape[:2]
-    cracked: Frame = frame.copy()
-    level = int(generator.uniform(200, 256))
-    for _ in range(int(generator.integers(1, 4))):
-        point = generator.uniform(0, 1, 2) * (width, height)
-        angle = generator.uniform(0, 2 * math.pi)
-        thickness = int(generator.integers(1, 4))
-        for _ in range(int(generator.integers(8, 40))):
-            angle += generator.normal(0.0, 0.45)
-            step = generator.uniform(0.01, 0.04) * max(height, width)
-            following = point + step * np.array([math.cos(angle), math.sin(angle)])
-            cv2.line(
-                cracked, tuple(map(int, point)), tuple(map(int, following)),
-                (level, level, level), max(1, thickness + int(generator.integers(-1, 2))),
-                cv2.LINE_AA,
-            )  # fmt: skip
-            point = following
-    return cracked
+    def count(largest: int) -> int:
+        return int(generator.integers(1, largest + 1)) if generator.random() < 0.5 else 0
+
+    damage = OldPhoto(
+        dust=generator.uniform(0.0, 4.0) if generator.random() < 0.5 else 0.0,
+        scratches=count(4),
+        creases=count(2),
+        cracks=count(12 if generator.random() < 0.2 else 3),
+        hairs=count(6),
+        patches=count(5),
+    )
+    return damage if damage != OldPhoto() else OldPhoto(cracks=2)
 
 
 def targets_of(made: LabeledFrame) -> tuple[list[float], list[float]]:

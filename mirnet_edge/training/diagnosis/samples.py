@@ -55,7 +55,7 @@ _ENOUGH_REAL = 20  # with fewer real images of a label their fraction is smaller
 _LARGEST_SIDE = 3000  # of images in memory; larger ones are averaged down
 _LEAST_SIDE, _MOST_SIDE = 288, 640  # of the long side of a region that is degraded
 _JPEG_BLOCK = 8  # parts of images keep their place on this grid, as whole files have it
-_VERSION = 4  # of how samples are made: caches of another one are not read
+_VERSION = 6  # of how samples are made: caches of another one are not read
 
 
 @dataclass(frozen=True)
