@@ -25,7 +25,8 @@ _Image: TypeAlias = NDArray[np.float64]
 
 # Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment", IEEE TIP 2004, section III
 SSIM_WINDOW, SSIM_SIGMA, SSIM_K1, SSIM_K2 = 11, 1.5, 0.01, 0.03
-_STILL_BLOCK = 16  # pixels each way: pixels' own noise is mostly gone from its mean
+FLICKER_BLOCK = 16
+"""Side in pixels of the blocks of `flicker`, whose means have little noise of single pixels."""
 _LUMA_FLOOR = 1.0 / 255.0  # added to a block's mean, so that black blocks do not dominate
 
 
@@ -159,13 +160,13 @@ def flicker(restored: Images, source: Images, *, still: float = 2.0 / 255.0) -> 
     """
     scale = restored.shape[1] // max(1, source.shape[1]) if restored.ndim == source.ndim == 4 else 0
     expected = (len(source), scale * source.shape[1], scale * source.shape[2], 3) if scale else ()
-    if restored.shape != expected or len(source) < 3 or min(source.shape[1:3]) < _STILL_BLOCK:
+    if restored.shape != expected or len(source) < 3 or min(source.shape[1:3]) < FLICKER_BLOCK:
         raise ImageError(
-            f"expected two videos of at least 3 frames of {_STILL_BLOCK}x{_STILL_BLOCK}, the "
+            f"expected two videos of at least 3 frames of {FLICKER_BLOCK}x{FLICKER_BLOCK}, the "
             f"restored as large or a whole number of times larger, found {restored.shape} and "
             f"{source.shape}"
         )
-    after, before = _blocks(restored, scale * _STILL_BLOCK), _blocks(source, _STILL_BLOCK)
+    after, before = _blocks(restored, scale * FLICKER_BLOCK), _blocks(source, FLICKER_BLOCK)
     is_still = before.std(0) <= still
     if not is_still.any():
         raise ImageError(

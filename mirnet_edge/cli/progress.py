@@ -176,6 +176,12 @@ class TrainingProgress:
         """Say what begins."""
         self._progress.console.print(what, markup=False, highlight=False, soft_wrap=True)
 
+    def on_run(self, number: int, runs: int, *, is_finished: bool) -> None:
+        """Say which run begins, without the bars of the one before."""
+        while self._bars:
+            self._progress.remove_task(self._bars.popitem()[1])
+        self.on_stage(f"run {number} of {runs}" + (": finished before" if is_finished else ""))
+
     def on_loading(self, total: int) -> None:
         """Begin the bar of the images."""
         self._bars["read"] = self._progress.add_task("read images", total=total)

@@ -244,7 +244,8 @@ def train(
     recipe = _choose_recipe(recipe, preset)
     if recipe is not None:
         read_recipe(recipe)
-    from mirnet_edge.training.job import TrainingRequest, train_weights
+    from mirnet_edge.training.job import TrainingRequest
+    from mirnet_edge.training.runs import train_by_recipe
 
     training = _given(
         steps=steps,
@@ -278,7 +279,7 @@ def train(
         max_seconds=max_seconds,
     )
     with TrainingProgress.shown() as display:
-        trained = train_weights(request, display)
+        trained = train_by_recipe(request, display)
     if not display.leads:
         return
     graph = None

@@ -80,3 +80,21 @@ def choose_window(
         shift = generator.integers(-crop // 3, crop // 3 + 1, 2)
         y, x = np.clip(center + shift - crop // 2, 0, np.array(damage.shape) - crop).tolist()
     return slice(y, y + crop), slice(x, x + crop)
+
+
+def cut_square(frame: Frame, side: int, generator: np.random.Generator) -> Frame:
+    """Return a random square of SIDE pixels; of smaller photos, enlarged by reflection."""
+    lacking = [max(0, side - own) for own in frame.shape[:2]]
+    if any(lacking):
+        frame = np.pad(frame, ((0, lacking[0]), (0, lacking[1]), (0, 0)), mode="symmetric")
+    y, x = (int(generator.integers(own - side + 1)) for own in frame.shape[:2])
+    return np.ascontiguousarray(frame[y : y + side, x : x + side])
+
+
+def flip_at_random(frame: Frame, generator: np.random.Generator) -> Frame:
+    """Return the frame flipped at random, along each axis."""
+    if generator.integers(2):
+        frame = frame[:, ::-1]
+    if generator.integers(2):
+        frame = frame[::-1]
+    return np.ascontiguousarray(frame)

@@ -7,6 +7,7 @@ communicating.
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -43,6 +44,11 @@ class Batch:
     requested."""
 
 
+# of `noise_pairs`: the largest sigma, in 8-bit levels, and the range of photons of a white pixel
+_MOST_SIGMA, _PHOTONS = 4.0, (200.0, 5000.0)
+_NOISE = 1  # in the seed of a row's sensor noise, which is another than the row's
+
+
 @dataclass(frozen=True, kw_only=True)
 class BatchSampling:
     """Size, crop and data augmentation of a batch."""
@@ -66,6 +72,10 @@ class BatchSampling:
     2018; in MIRNet-v2's training: Zamir et al., TPAMI 2022)."""
     thumbnails: bool = False
     """Whether batches have thumbnails, for networks with an exposure branch."""
+    noise_pairs: bool = False
+    """Whether the second half of the batch shows the degraded images of the first half again, with
+    other sensor noise, more or less of it, as another frame of a camera that stands still;
+    well-lit images as they are."""
 
 
 def iterate_batches(
@@ -126,9 +136,12 @@ def sample_batch(
     needed = sorted({(row + more) % sampling.size for row in own for more in (0, int(is_mixed))})
     samples = {}
     for row in needed:
-        generator = np.random.default_rng((seed, step, row))
+        # the second half of the rows shows the scenes of the first, in one process
+        source = row % (sampling.size // 2) if sampling.noise_pairs else row
+        generator = np.random.default_rng((seed, step, source))
         index = pairs.sample_indices(generator, 1, candidates)[0]
-        samples[row] = _sample_pair(pairs, index, sampling, generator)
+        sensor = np.random.default_rng((seed, step, row, _NOISE))
+        samples[row] = _sample_pair(pairs, index, sampling, generator, sensor)
     weight = float(shared.beta(1.2, 1.2)) if is_mixed else 1.0  # as in MIRNet-v2's training
     if is_mixed:
         samples = {
@@ -148,9 +161,16 @@ def sample_batch(
 
 
 def _sample_pair(
-    pairs: Pairs, index: int, sampling: BatchSampling, generator: np.random.Generator
+    pairs: Pairs,
+    index: int,
+    sampling: BatchSampling,
+    generator: np.random.Generator,
+    sensor: np.random.Generator,
 ) -> tuple[NDArray[np.float32], ...]:
-    """Return an augmented pair, (H, W, 3), and the input's thumbnail, (3, h, w), if requested."""
+    """Return an augmented pair, (H, W, 3), and the input's thumbnail, (3, h, w), if requested.
+
+    SENSOR is the randomness of the sensor noise of `noise_pairs`, GENERATOR of all else.
+    """
     target, scale, degrade = pairs.targets[index], pairs.scale, pairs.degrade
     thumbnails = None
     if degrade is None:
@@ -189,6 +209,13 @@ def _sample_pair(
     noisy = jitter.apply(noisy, clean)
     if not jitter.towards_target:  # noise in a well-lit image would train to smooth clean images
         noisy = add_noise_jitter(noisy, sampling.noise_jitter, generator)
+        if sampling.noise_pairs:
+            sigma = generator.uniform(0.0, _MOST_SIGMA)
+            photons = math.exp(generator.uniform(math.log(_PHOTONS[0]), math.log(_PHOTONS[1])))
+            gain = 1.0 - sensor.random()  # never 0
+            noisy = add_sensor_noise(
+                noisy, sigma=gain * sigma, photons=photons / gain**2, generator=sensor
+            )
     if thumbnails is None:
         return noisy, clean
     small, small_target = (
@@ -245,6 +272,27 @@ def add_noise_jitter(degraded: Pixels, largest: float, generator: np.random.Gene
     sigma = np.float32(largest / 255.0 * generator.random())
     noise = generator.standard_normal(degraded.shape, dtype=np.float32)
     noisy: Pixels = np.clip(degraded + sigma * noise, 0.0, 1.0)
+    return noisy
+
+
+def add_sensor_noise(
+    degraded: Pixels, *, sigma: float, photons: float, generator: np.random.Generator
+) -> Pixels:
+    """Return the image with Gaussian and photon noise, at 8-bit levels as from a camera.
+
+    The noise of `degradations.add_noise`, for images that are not at whole levels; photon noise is
+    approximated by a normal distribution.
+
+    Args:
+        degraded: Any shape, in [0, 1].
+        sigma: Standard deviation where it is black, in 8-bit levels.
+        photons: Photons of a white pixel: the variance of a value v grows by v / photons.
+        generator: The only source of randomness.
+    """
+    spread = np.sqrt((sigma / 255.0) ** 2 + degraded / photons).astype(np.float32)
+    noise = generator.standard_normal(degraded.shape, dtype=np.float32)
+    levels = np.round(255.0 * np.clip(degraded + spread * noise, 0.0, 1.0))
+    noisy: Pixels = (levels / np.float32(255.0)).astype(np.float32)
     return noisy
 
 

@@ -14,7 +14,12 @@ from torch import nn
 
 from mirnet_edge.images.contract import batch_from_frames
 from mirnet_edge.models.edge import thumbnail_of
-from mirnet_edge.training.aging import age_with_damage, choose_window
+from mirnet_edge.training.aging import (
+    age_with_damage,
+    choose_window,
+    cut_square,
+    flip_at_random,
+)
 from mirnet_edge.training.exposure import schedule_stage
 from mirnet_edge.training.loss import damage_loss
 
@@ -83,7 +88,7 @@ def _sample_crops(
         generator = np.random.default_rng((recipe.seed, step, _STAGE + number))
         target = pairs.targets[pairs.sample_indices(generator, 1)[0]]
         photo = age_with_damage(
-            _cut(target, round(_REGION * crop), crop, generator),
+            flip_at_random(cut_square(target, round(_REGION * crop), generator), generator),
             generator,
             capture_noise_fraction=recipe.capture_noise_fraction,
         )
@@ -99,15 +104,3 @@ def _sample_crops(
 
 def _batch(frames: tuple[Frame, ...] | list[Frame]) -> Tensor:
     return torch.from_numpy(batch_from_frames(np.stack(frames)))
-
-
-def _cut(frame: Frame, side: int, least: int, generator: np.random.Generator) -> Frame:
-    """Return a random part of at most SIDE pixels each way, and at least LEAST, by reflection."""
-    lacking = [(0, max(0, least - own)) for own in frame.shape[:2]]
-    frame = np.pad(frame, (*lacking, (0, 0)), mode="symmetric")
-    tall, wide = (min(side, own) for own in frame.shape[:2])
-    y = int(generator.integers(frame.shape[0] - tall + 1))
-    x = int(generator.integers(frame.shape[1] - wide + 1))
-    part = frame[y : y + tall, x : x + wide]
-    flips = tuple(axis for axis in (0, 1) if generator.integers(2))
-    return np.ascontiguousarray(np.flip(part, flips))

@@ -70,6 +70,8 @@ class TrainingRequest:
     task: str = "low-light"
     recipe: str | None = None
     """A recipe's name or file; None for the task's or, with `init`, `FINE_TUNING` or `QAT`."""
+    run: int | None = None
+    """Which of the recipe's runs, from 1; None for a recipe of one."""
     training: dict[str, Any] = field(default_factory=dict)
     """Fields of the recipe to override."""
     architecture: str | None = None
@@ -92,6 +94,8 @@ class TrainingRequest:
     max_drop_db: float | None = None
     """Largest accuracy drop (PSNR) of `init` on the validation images of `replay`: the weights are
     interpolated towards `init` until it holds; None for no limit."""
+    interpolation: float = 1.0
+    """How far the weights are interpolated from `init` (0) to the trained ones (1)."""
     device: str = "auto"
     precision: Precision = "fp32"
     workers: int = 1
@@ -167,7 +171,12 @@ def resolve_request(request: TrainingRequest) -> tuple[TrainingRecipe, tuple[str
         # fields of one architecture's config do not fit another
         if architecture == (file.architecture or own.architecture):
             network |= file.network
-    training = {**given.training, **request.training}
+    if given.runs and request.run is None:
+        raise OptionError(
+            f"the recipe {request.recipe} has {len(given.runs)} runs, which `mirnet train` trains "
+            "one after the other; expected a recipe of one run here"
+        )
+    training = given.training_of(request.run) | request.training
     origin = "options" if request.recipe is None else request.recipe
     return recipe_from_values(training, origin), (architecture, {**network, **request.network})
 
@@ -449,7 +458,7 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
         trained = fold_convolutions(trainer.ema_model)
         result = TrainingResult(weights, score, trained, None, recipe.steps)
         if process.is_leader:
-            result = _limit_drop(request, result, data, observer)
+            result = _interpolate(request, result, data, observer)
             card = make_card(
                 task.name, trainer, result.score, data.train, request.data.resolve().name
             )
@@ -465,28 +474,29 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
     return result
 
 
-def _limit_drop(
+def _interpolate(
     request: TrainingRequest,
     result: TrainingResult,
     data: TrainingData,
     observer: TrainingObserver,
 ) -> TrainingResult:
-    """Return the result interpolated towards `init` as far as `max_drop_db` requires."""
-    if data.replay_validation is None or request.init is None or request.max_drop_db is None:
+    """Return the result interpolated towards `init`, as far as the request says."""
+    if request.init is None or (request.interpolation == 1.0 and request.max_drop_db is None):
         return result
     initial = checkpoints.load(request.init, request.init_key).model.to(
         next(result.network.parameters()).device
     )
-    found = interpolate_within_drop(
-        initial,
-        result.network,
-        data.replay_validation,
-        request.max_drop_db,
-        observer.on_interpolated,
-    )
-    psnr_db, gtmean_db, ssim, mae = validate(found.network, data.validation)
+    found = None
+    network = interpolate_weights(initial, result.network, request.interpolation)
+    if data.replay_validation is not None and request.max_drop_db is not None:
+        found = interpolate_within_drop(
+            initial, network, data.replay_validation, request.max_drop_db,
+            observer.on_interpolated,
+        )  # fmt: skip
+        network = found.network
+    psnr_db, gtmean_db, ssim, mae = validate(network, data.validation)
     score = replace(result.score, psnr_db=psnr_db, psnr_gtmean_db=gtmean_db, ssim=ssim, mae=mae)
-    return replace(result, score=score, network=found.network, interpolation=found)
+    return replace(result, score=score, network=network, interpolation=found)
 
 
 _FRACTION_STEPS = 16  # resolution of the interpolation; two runs differ by more than a finer one
@@ -595,6 +605,8 @@ def find_revision(root: Path) -> str | None:
 def _describe_data(request: TrainingRequest, found: InterpolationResult | None) -> str | None:
     """Return the card's note on additional data and interpolated weights, None without any."""
     notes = []
+    if request.interpolation < 1.0:
+        notes.append(f"interpolated weights, {request.interpolation:g} of the way from the parent")
     if request.unlabeled is not None:
         notes.append(f"pseudo-labels of the teacher for {request.unlabeled.resolve().name}")
     if request.overlays is not None:

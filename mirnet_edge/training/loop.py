@@ -27,7 +27,8 @@ from mirnet_edge.errors import CheckpointError, OptionError, TrainingError
 from mirnet_edge.files import write_atomically
 from mirnet_edge.images import contract
 from mirnet_edge.manifest import rename_keys
-from mirnet_edge.models.edge import MIRNetEdge
+from mirnet_edge.models.dead_channels import recycle_dead_channels
+from mirnet_edge.models.edge import MIRNetEdge, PixelHead
 from mirnet_edge.training import loss, record
 from mirnet_edge.training.batches import BatchSampling, iterate_batches
 from mirnet_edge.training.damage import train_damage
@@ -122,6 +123,12 @@ class DistributedProcess:
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process; every process must call it."""
         return self.average(math.inf if flag else 0.0) > 0.0
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Return the elementwise maximum over all processes; every process must call it."""
+        if self.count > 1:
+            distributed.all_reduce(values, op=distributed.ReduceOp.MAX)
+        return values
 
     def wait(self) -> None:
         """Wait until all processes have called it."""
@@ -240,6 +247,9 @@ def _read(path: Path) -> dict[str, Any]:
 Precision = Literal["fp32", "bf16", "fp16"]
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LARGEST_WEIGHT = 1e4
+_RECENT_BATCHES = 8
+_RECYCLED_PART = 0.75  # of the steps; what is recycled needs time to learn
+_RECYCLING = 3_000_017  # part of the random seed, so that it differs from those of other uses
 _SINGLE_PROCESS = DistributedProcess()
 _CPU = torch.device("cpu")
 
@@ -280,8 +290,14 @@ class Trainer:
             tensorboard: Also write the scores as TensorBoard events.
 
         Raises:
-            OptionError: The recipe's crops are no multiples of the network's.
+            OptionError: The recipe's crops are no multiples of the network's, or it limits the
+                residual of a network whose head has no gate.
         """
+        if recipe.residual_weight and not has_gate(model):
+            raise OptionError(
+                "residual_weight is for a MIRNetEdge whose head has a gate; this network has none. "
+                "Leave it out of the recipe"
+            )
         # torch's annotations have no `to` with a memory format
         self.model: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema_model = copy.deepcopy(self.model).requires_grad_(requires_grad=False).eval()
@@ -365,6 +381,7 @@ class Trainer:
             for batch in self._batches(train, steps):
                 losses.append(self._train_step(batch))
                 self.step += 1
+                self._recycle_dead_channels(train)
                 on_step(self.step, losses[-1])
                 out_of_time = self.process.any(clock() - started > max_seconds)
                 last = self.step == self.recipe.steps or out_of_time
@@ -435,6 +452,7 @@ class Trainer:
                 exposure_jitter=recipe.exposure_jitter,
                 noise_jitter=recipe.noise_jitter,
                 mixup=recipe.mixup,
+                noise_pairs=recipe.flicker_weight > 0.0,
                 thumbnails=any(has_exposure_branch(one) for one in (self.model, self.teacher)),
             )
 
@@ -442,6 +460,24 @@ class Trainer:
             train, sampling_at, steps, seed=recipe.seed, rows=self.process.rows,
             workers=self.workers,
         )  # fmt: skip
+
+    def _recycle_dead_channels(self, train: Pairs) -> None:
+        """Every `recycle_every` steps, give channels that no recent batch used new weights."""
+        recipe = self.recipe
+        every = recipe.recycle_every
+        if not every or self.step % every or self.step > _RECYCLED_PART * recipe.steps:
+            return
+        # sampled again, not kept: a resumed run has the same
+        recent = range(max(0, self.step - _RECENT_BATCHES), self.step)
+        inputs = [
+            self._network_inputs(self.model, batch.degraded.to(self.device), batch.thumbnail)
+            for batch in self._batches(train, recent)
+        ]
+        generator = torch.Generator().manual_seed(recipe.seed + _RECYCLING * self.step)
+        recycled = recycle_dead_channels(
+            self.model, inputs, self.optimizer, generator=generator, reduce=self.process.largest
+        )
+        logger.info("step %d: %d dead channels recycled", self.step, recycled)
 
     def _validate(self, losses: Sequence[float], validation: Pairs) -> ValidationScore:
         mean = sum(losses) / len(losses) if losses else math.nan
@@ -456,7 +492,7 @@ class Trainer:
             group["lr"] = recipe.learning_rate_at(self.step, self.psnr_db)
         self.model.train()
         degraded, ground_truth = batch.degraded.to(self.device), batch.target.to(self.device)
-        restored = self._restore(degraded, batch.thumbnail)
+        restored, residual = self._restore(degraded, batch.thumbnail)
         target = self._distillation_target(degraded, ground_truth, batch.thumbnail)
         value = self.process.average(
             float(loss.PIXEL_LOSSES[recipe.pixel_loss](restored, ground_truth).detach())
@@ -464,6 +500,11 @@ class Trainer:
         if not math.isfinite(value):
             raise self._divergence_error(f"the loss is {value}")
         total = loss.total_loss(restored, target, recipe)
+        if recipe.flicker_weight:
+            total = total + recipe.flicker_weight * loss.flicker_penalty(restored)
+        if residual is not None:
+            penalty = loss.residual_penalty(residual, recipe.residual_limit)
+            total = total + recipe.residual_weight * penalty
         if recipe.l2_sp_weight:
             total = total + recipe.l2_sp_weight * self._l2_sp_penalty()
         self.optimizer.zero_grad(set_to_none=True)
@@ -498,14 +539,15 @@ class Trainer:
             f"{what} at step {self.step}; {saved}. Train again with a smaller --learning-rate"
         )
 
-    def _restore(self, degraded: Tensor, thumbnail: Tensor | None) -> Tensor:
-        """Return the network's output, float32 in every precision."""
+    def _restore(self, degraded: Tensor, thumbnail: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the network's output and, for its penalty, the residual in it, in float32."""
         half = _HALVES.get(self.precision)
+        inputs = self._network_inputs(self.model, degraded, thumbnail)
         with torch.autocast(self.device.type, dtype=half, enabled=half is not None):
-            restored: Tensor = self._forward_model(
-                *self._network_inputs(self.model, degraded, thumbnail)
-            )
-        return restored.float()
+            if not self.recipe.residual_weight:
+                return self._forward_model(*inputs).float(), None
+            restored, residual = self._forward_model(*inputs, with_residual=True)
+        return restored.float(), residual.float()
 
     def _distillation_target(
         self, degraded: Tensor, ground_truth: Tensor, thumbnail: Tensor | None
@@ -537,6 +579,11 @@ class Trainer:
 def has_exposure_branch(network: nn.Module | None) -> bool:
     """Return whether a network is a MIRNetEdge with an exposure branch."""
     return isinstance(network, MIRNetEdge) and network.exposure is not None
+
+
+def has_gate(network: nn.Module) -> bool:
+    """Return whether a network is a MIRNetEdge that adds its residual to a gated input."""
+    return isinstance(network, MIRNetEdge) and isinstance(network.head, PixelHead)
 
 
 def _scale_of(model: nn.Module) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from mirnet_edge.images.contract import LUMA
-from mirnet_edge.metrics import SSIM_K1, SSIM_K2, SSIM_SIGMA, SSIM_WINDOW
+from mirnet_edge.metrics import FLICKER_BLOCK, SSIM_K1, SSIM_K2, SSIM_SIGMA, SSIM_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 # Wang et al., 2003, section 3.2: the weights of the scales, finest first
 _SCALE_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_DARKEST = 0.02  # added to the luma of blocks, so that black ones do not dominate
 
 
 def total_loss(restored: Tensor, target: Tensor, recipe: TrainingRecipe) -> Tensor:
@@ -34,7 +36,7 @@ def total_loss(restored: Tensor, target: Tensor, recipe: TrainingRecipe) -> Tens
         (recipe.ms_ssim_weight, ms_ssim_loss),
         (recipe.edge_weight, edge_loss),
         (recipe.frequency_weight, frequency_loss),
-        (recipe.color_weight, color_loss),
+        (recipe.color_weight, partial(color_loss, region=recipe.color_region)),
     ):
         if weight:
             value = value + weight * measure(restored, target)
@@ -90,10 +92,10 @@ def match_brightness(restored: Tensor, target: Tensor) -> Tensor:
     return restored * gain.clamp(0.25, 4.0)
 
 
-def color_loss(restored: Tensor, target: Tensor) -> Tensor:
-    """Return how far contrast and colors of whole images are from those of the targets.
+def color_loss(restored: Tensor, target: Tensor, *, region: int = 0) -> Tensor:
+    """Return how far contrast and colors of images, or of their regions, are from the targets'.
 
-    The mean absolute difference, per image, of five statistics: the standard deviation of the luma
+    The mean absolute difference of five statistics of each: the standard deviation of the luma
     (contrast), and mean and standard deviation of red - green and of yellow - blue, of which
     colorfulness is made (Hasler and Suesstrunk, SPIE 2003). A pixel loss alone prefers dull colors
     where it is not certain.
@@ -101,25 +103,55 @@ def color_loss(restored: Tensor, target: Tensor) -> Tensor:
     Args:
         restored: (N, 3, H, W) RGB.
         target: The same shape.
+        region: Side of the square regions, in pixels, at most H and W; 0 for whole images.
 
     Returns:
         A scalar.
     """
-    return (_color_statistics(restored) - _color_statistics(target)).abs().mean()
+    height, width = restored.shape[-2:]
+    size = (region, region) if region else (height, width)
+    one, two = (_color_statistics(batch, size) for batch in (restored, target))
+    return (one - two).abs().mean()
 
 
-def _color_statistics(batch: Tensor) -> Tensor:
-    """Return (N, 5): deviation of luma, means and deviations of the color differences."""
+def _color_statistics(batch: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return (N, 5, h, w) of regions: deviation of luma, deviations and means of the colors."""
     red, green, blue = batch.unbind(1)
-    rows = [_luma(batch).squeeze(1), red - green, (red + green) / 2.0 - blue]
-    # a variance has a slope at zero, a deviation none
-    spread = [(row.var((1, 2)) + 1e-6).sqrt() for row in rows]
-    return torch.stack([*spread, *(row.mean((1, 2)) for row in rows[1:])], 1)
+    rows = torch.stack([_luma(batch).squeeze(1), red - green, (red + green) / 2.0 - blue], 1)
+    means = functional.avg_pool2d(rows, size)
+    variances = functional.avg_pool2d(rows.square(), size) - means.square()
+    # a variance has a slope at zero, a deviation none; rounding leaves some below zero
+    return torch.cat([(variances.clamp_min(0.0) + 1e-6).sqrt(), means[:, 1:]], 1)
 
 
 def _luma(batch: Tensor) -> Tensor:
     weights = torch.tensor(LUMA, dtype=batch.dtype, device=batch.device)
     return (batch * weights.view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def residual_penalty(residual: Tensor, limit: float) -> Tensor:
+    """Return the mean of how far the magnitudes of a residual are above a limit, a scalar.
+
+    Args:
+        residual: (N, 3, H, W), 1 is the range of an image.
+        limit: Above 0.
+    """
+    return functional.relu(residual.abs() - limit).mean()
+
+
+def flicker_penalty(restored: Tensor) -> Tensor:
+    """Return how much the results of two noisy images of one scene differ, a scalar.
+
+    The mean absolute difference of the colors of blocks of 16x16 pixels, relative to their luma:
+    what `metrics.flicker` sees of a video, and a color that changes with the noise.
+
+    Args:
+        restored: (2 N, 3, H, W) in [0, 1], H and W at least 16; the second half shows the scenes
+            of the first.
+    """
+    one, two = functional.avg_pool2d(restored, FLICKER_BLOCK).chunk(2)
+    brightness = _luma((one + two).detach() / 2.0).clamp_min(0.0) + _DARKEST
+    return ((one - two).abs() / brightness).mean()
 
 
 def edge_loss(restored: Tensor, target: Tensor) -> Tensor:

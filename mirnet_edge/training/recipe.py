@@ -15,12 +15,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.files import read_toml
 from mirnet_edge.manifest import StrictDocument, rename_keys
-from mirnet_edge.metrics import SSIM_WINDOW
+from mirnet_edge.metrics import FLICKER_BLOCK, SSIM_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,11 +92,25 @@ class TrainingRecipe:
     frequency_weight: float = 0.0
     """Weight of the frequency loss (FFT), from 0."""
     color_weight: float = 0.0
-    """Weight of the color loss (contrast and colorfulness of whole images), from 0."""
+    """Weight of the color loss (contrast and colorfulness), from 0."""
+    color_region: int = 0
+    """Side of the square regions that the color loss compares, in pixels, at most a crop's; 0 for
+    whole images. Regions keep the color of an object that is small in its image."""
     equal_brightness_fraction: float = 0.0
     """Fraction of the pixel loss, 0 to 1, that is measured after giving each result its target's
     mean luma, so that it does not see a wrong exposure; above 0 the other losses are measured so
     altogether."""
+    residual_weight: float = 0.0
+    """Weight of the penalty on residuals beyond `residual_limit`, from 0. For networks whose head
+    has a gate: a residual that carries the image content has a wide range, of which INT8 keeps
+    256 steps (docs/decisions/035-dead-channels.md)."""
+    residual_limit: float = 0.5
+    """Largest residual without a penalty, above 0; 1 is the range of an image."""
+    flicker_weight: float = 0.0
+    """Weight of the flicker penalty, from 0, for video: every degraded image is in the batch twice,
+    with other noise, and the difference of the two results is penalized (as in Zhang et al.,
+    "Learning Temporal Consistency for Low Light Video Enhancement From Single Images", CVPR 2021,
+    of blocks' colors and without motion). The noise also differs in strength."""
     teacher_weight: float = 0.5
     """Weight of the teacher's output in the target, 0 to 1, where there is a teacher: 0 is the
     ground truth alone, 1 is distillation alone."""
@@ -146,6 +160,10 @@ class TrainingRecipe:
     exposure_trainable: bool = True
     """Whether the exposure branch trains with the rest where it has no stage of its own; false
     freezes it."""
+    recycle_every: int = 0
+    """Steps between recyclings of dead channels, from 0, in the first three quarters of the steps:
+    channels whose ReLU gave 0 on recent batches get new random weights
+    (docs/decisions/035-dead-channels.md); 0 for none."""
     branch_expansion: float = 0.0
     """Structural re-parameterization: convolutions are trained as several branches, the widest this
     many times as wide as the layer, and folded to one at the end; 0 trains them as they are."""
@@ -162,6 +180,16 @@ class TrainingRecipe:
             raise OptionError(
                 f"crop_weights must be as many as crops, found {len(self.crop_weights)} and "
                 f"{len(self.crops)}"
+            )
+        if self.flicker_weight and min(self.crops) < FLICKER_BLOCK:
+            raise OptionError(
+                f"flicker_weight compares blocks of {FLICKER_BLOCK} pixels; found crops of "
+                f"{min(self.crops)}. Choose larger ones"
+            )
+        if self.color_region and min(self.crops) < self.color_region:
+            raise OptionError(
+                f"color_region must be at most a crop's side, found {self.color_region} and crops "
+                f"of {min(self.crops)}. Choose smaller regions"
             )
         for names, expected, holds in _RULES:
             for name in names:
@@ -205,7 +233,10 @@ class TrainingRecipe:
         wanted = self.whole_frame_batch
         if crop is not None:
             wanted = round(self.batch * self.crops[0] ** 2 / crop**2)
-        return max(1, round(wanted / processes)) * processes
+        own = max(1, round(wanted / processes))
+        if self.flicker_weight:
+            own += own % 2  # both of a pair in one process
+        return own * processes
 
 
 def count_plateaus(psnr_db: Sequence[float], validations: int) -> int:
@@ -266,7 +297,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     ),
     (("ema_decay", "monochrome_fraction"), "lie in [0, 1)", lambda value: 0.0 <= value < 1.0),
     (
-        ("learning_rate", "exposure_learning_rate", "damage_learning_rate"),
+        ("learning_rate", "exposure_learning_rate", "damage_learning_rate", "residual_limit"),
         "be above 0",
         lambda value: 0.0 < value < math.inf,
     ),
@@ -280,13 +311,17 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "edge_weight",
             "frequency_weight",
             "color_weight",
+            "color_region",
             "branch_expansion",
             "l2_sp_weight",
+            "residual_weight",
+            "flicker_weight",
             "exposure_jitter",
             "noise_jitter",
             "exposure_steps",
             "exposure_teachers",
             "damage_steps",
+            "recycle_every",
             "seed",
         ),
         "not be negative",
@@ -340,11 +375,31 @@ FORMER_FIELDS = {
 """Fields of `TrainingRecipe` by their names in recipes, training states and cards of schema 1."""
 
 
+class TrainingRun(StrictDocument):
+    """One of several runs of a recipe, each from the weights of the one before."""
+
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Fields of `TrainingRecipe` that differ from the recipe's `training`."""
+    data: str = ""
+    """Folder within the training set's; empty for that itself."""
+    qat: bool = False
+    """Whether this is quantization-aware training."""
+    interpolation: float = Field(default=1.0, gt=0.0, le=1.0)
+    """How far the run's weights are interpolated from those it began with to those it ended with
+    (WiSE-FT); less than 1 for float weights alone."""
+
+    @model_validator(mode="after")
+    def _check_interpolation(self) -> TrainingRun:
+        if self.qat and self.interpolation < 1.0:
+            raise ValueError("qat and interpolation exclude each other")
+        return self
+
+
 class RecipeFile(StrictDocument):
     """A recipe as a TOML file: the network and its training. What it leaves out has its default.
 
-    Schema history: 1 (2026-11) the first; 2 (2026-11) other names for `FORMER_FIELDS`. Version 1
-    is still read.
+    Schema history: 1 (2026-11) the first; 2 (2026-11) other names for `FORMER_FIELDS`, `runs`.
+    Version 1 is still read.
     """
 
     former_versions: ClassVar[tuple[int, ...]] = (1,)
@@ -356,6 +411,12 @@ class RecipeFile(StrictDocument):
     """Fields of the architecture's config."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Fields of `TrainingRecipe`."""
+    runs: tuple[TrainingRun, ...] = ()
+    """Several runs, one after the other; empty for one."""
+
+    def training_of(self, run: int | None) -> dict[str, Any]:
+        """Return the fields of `TrainingRecipe` of a run, from 1; None without several runs."""
+        return self.training | ({} if run is None else self.runs[run - 1].training)
 
 
 def list_recipes() -> list[str]:
@@ -380,8 +441,8 @@ def read_recipe(name_or_path: str) -> RecipeFile:
     found = read_toml(path, RecipeFile, absent=absent)
     found = found.model_copy(update={"training": rename_keys(found.training, FORMER_FIELDS)})
     known = {one.name for one in dataclasses.fields(TrainingRecipe)}
-    unknown = sorted(set(found.training) - known)
-    if unknown:
+    stated = set(found.training).union(*(run.training for run in found.runs))
+    if unknown := sorted(stated - known):
         raise OptionError(
             f"{path}: [training] has unknown fields {', '.join(unknown)}; expected some of "
             f"{', '.join(sorted(known))}"

@@ -1,8 +1,5 @@
-"""Make the weights that the package ships: daylight pairs, interpolated weights, model pages.
+"""Make the weights that the package ships: without dead channels, with their model page.
 
-    python -m mirnet_edge.training.shipping daylight --photos bsds500 --out day
-    python -m mirnet_edge.training.shipping interpolate INITIAL FINE_TUNED \
-        --fraction 0.5 --data lol --out low-light.safetensors
     python -m mirnet_edge.training.shipping silence TRAINED --images FOLDER \
         --out low-light.safetensors
     python -m mirnet_edge.training.shipping ship low-light.safetensors [--name NAME]
@@ -13,7 +10,6 @@ docs/training.md lists the commands that made the shipped weights.
 from __future__ import annotations
 
 import argparse
-import csv
 import shutil
 import sys
 from pathlib import Path
@@ -23,15 +19,12 @@ import numpy as np
 import torch
 
 from mirnet_edge import checkpoints
-from mirnet_edge.checkpoints.store import interpolate_weights
 from mirnet_edge.images.contract import batch_from_frames, pad_to_multiple
-from mirnet_edge.images.files import ImageFile, read_image, write_image
+from mirnet_edge.images.files import read_image
 from mirnet_edge.manifest import rename_keys
 from mirnet_edge.models.dead_channels import silence_dead_channels
 from mirnet_edge.models.macs import count_macs, count_parameters
-from mirnet_edge.training.listing import list_images, list_pairs
-from mirnet_edge.training.loop import validate
-from mirnet_edge.training.pairs import degrade_images, load_pairs
+from mirnet_edge.training.listing import list_images
 from mirnet_edge.training.recipe import FORMER_FIELDS
 from mirnet_edge.training.tasks import find_task
 
@@ -40,8 +33,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mirnet_edge.checkpoints import ModelCard
-    from mirnet_edge.training.listing import PairFiles
 
 FOLDER = Path(__file__).parents[1] / "weights"
 LARGEST_MIB = 4
@@ -55,6 +46,7 @@ _MIX = (
 )
 _DATA = {
     "mix": _MIX,
+    "mix-darker": _MIX,
     "lol": "LOL-v1 (Wei et al., BMVC 2018), the pairs of 378 scenes; where the note says so, also "
     "photos of BSDS500 (Arbelaez et al., TPAMI 2011); their images are not shipped",
     "bsds500": "180 clean photos of BSDS500 (Arbelaez et al., TPAMI 2011), none of them in CBSD68 "
@@ -67,79 +59,17 @@ _DATA = {
     "most classes of ImageNet (Deng et al., CVPR 2009), both for non-commercial research; the "
     "photos are not shipped",
 }
+_LOL_SCENES = (
+    "22 whole images of 20 other scenes of LOL-v1; chosen by `benchmarks/low_light_sources.py`"
+)
 _VALIDATION = {
-    "mix": "22 whole images of 20 other scenes of LOL-v1; chosen by "
-    "`benchmarks/low_light_sources.py`",
+    "mix": _LOL_SCENES,
+    "mix-darker": _LOL_SCENES,
     "lol": "22 whole images of 20 other scenes of the same set",
     "bsds500": "20 other photos of the same set, degraded alike",
     "bsds500-400": "40 other photos of the same set, degraded alike",
     "photos-1231": "124 other photos of the same sets, degraded alike",
 }
-
-
-def write_daylight_pairs(photos: Path, out: Path) -> int:
-    """Write image pairs that keep a low-light network from changing daylight; return their number.
-
-    Each photo is paired with itself; every second training photo also with a degraded one of the
-    task low-light. `mirnet-train --replay` takes the folder (docs/decisions/007-daylight.md).
-
-    Args:
-        photos: A folder of clean photos, as `mirnet-train --data` takes it.
-        out: The folder for the degraded photos and pairs.csv.
-    """
-    degrade = find_task("low-light").degrade
-    out.mkdir(parents=True, exist_ok=True)
-    listing = list_pairs(photos)
-    rows = [_pair_row(pair, str(pair.target.resolve()), "val") for pair in listing.val]
-    for index, pair in enumerate(listing.train):
-        rows.append(_pair_row(pair, str(pair.target.resolve()), "train"))
-        if index % 2 == 0:
-            low = out / f"{pair.target.stem}-dark.png"
-            frame = degrade(read_image(pair.target).frame, np.random.default_rng(index))
-            write_image(low, ImageFile(frame=frame))
-            rows.append(_pair_row(pair, low.name, "train"))
-    with (out / "pairs.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, ["low", "high", "scene", "split"])
-        writer.writeheader()
-        writer.writerows(rows)
-    return len(rows)
-
-
-def _pair_row(pair: PairFiles, low: str, split: str) -> dict[str, str]:
-    return {"low": low, "high": str(pair.target.resolve()), "scene": pair.scene, "split": split}
-
-
-def write_interpolated_weights(
-    initial: str, fine_tuned: str, fraction: float, data: Path, out: Path
-) -> ModelCard:
-    """Write weights between pretrained and fine-tuned ones (WiSE-FT) and return their card.
-
-    Args:
-        initial: The pretrained weights, a file or shipped:NAME; the parent in the card.
-        fine_tuned: The weights after fine-tuning.
-        fraction: From 0, the initial weights, to 1, the fine-tuned ones.
-        data: A folder as `mirnet-train --data` takes it, to validate on.
-        out: The weights file.
-    """
-    pretrained, tuned = (checkpoints.load(one) for one in (initial, fine_tuned))
-    model = interpolate_weights(pretrained.model, tuned.model, fraction)
-    task = find_task(pretrained.card.task)
-    pairs = load_pairs(list_pairs(data).val, degrade=task.degrade, scale=task.scale)
-    names = ("val_psnr_db", "val_psnr_gtmean_db", "val_ssim", "val_mae")
-    figures = dict(zip(names, validate(model, degrade_images(pairs)), strict=True))
-    notes = [
-        f"interpolated weights, {fraction:g} of the way to sha256 {tuned.sha256}",
-        *([f"there {tuned.card.note}"] if tuned.card.note else []),
-    ]
-    card = pretrained.card.model_copy(
-        update={
-            "figures": {name: round(value, 5) for name, value in figures.items()},
-            "parent": pretrained.sha256,
-            "note": "; ".join(notes),
-        }
-    )
-    checkpoints.save(model, out, card)
-    return card
 
 
 def write_silenced_weights(weights: Path, images: Path, out: Path) -> dict[str, int]:
@@ -243,15 +173,6 @@ def main(typed: Sequence[str] | None = None) -> None:
     """Run one of the commands of the module's docstring."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    daylight = commands.add_parser("daylight", help="pairs of clean photos with themselves")
-    daylight.add_argument("--photos", type=Path, required=True)
-    daylight.add_argument("--out", type=Path, required=True)
-    interpolate = commands.add_parser("interpolate", help="weights between two checkpoints")
-    interpolate.add_argument("initial")
-    interpolate.add_argument("fine_tuned")
-    interpolate.add_argument("--fraction", "--share", type=float, default=0.5)
-    interpolate.add_argument("--data", type=Path, required=True)
-    interpolate.add_argument("--out", type=Path, required=True)
     silence = commands.add_parser("silence", help="weights whose dead channels are zero")
     silence.add_argument("weights", type=Path)
     silence.add_argument("--images", type=Path, required=True)
@@ -260,16 +181,7 @@ def main(typed: Sequence[str] | None = None) -> None:
     ship.add_argument("weights", type=Path)
     ship.add_argument("--name", help="NAME in shipped:NAME; the file's stem by default")
     given = parser.parse_args(typed)
-    if given.command == "daylight":
-        count = write_daylight_pairs(given.photos, given.out)
-        print(f"{given.out}: {count} pairs")
-    elif given.command == "interpolate":
-        card = write_interpolated_weights(
-            given.initial, given.fine_tuned, given.fraction, given.data, given.out
-        )
-        psnr, ssim = card.figures["val_psnr_db"], card.figures["val_ssim"]
-        print(f"{given.out}: {psnr:.3f} dB, SSIM {ssim:.4f}")
-    elif given.command == "silence":
+    if given.command == "silence":
         silenced = write_silenced_weights(given.weights, given.images, given.out)
         print(f"{given.out}: {sum(silenced.values())} channels silenced")
     else:

@@ -13,6 +13,7 @@ from mirnet_edge.errors import DataError
 from mirnet_edge.training.batches import (
     BatchSampling,
     ExposureJitter,
+    add_sensor_noise,
     iterate_batches,
     sample_batch,
 )
@@ -380,3 +381,47 @@ def test_a_thread_s_refusal_is_heard():
     )
     with pytest.raises(DataError, match="kitchen"):
         next(found)
+
+
+def test_the_second_half_shows_the_scenes_of_the_first_with_other_noise(make_pairs):
+    pairs = make_pairs(4, (48, 64))
+    sampling = _sampling(noise_pairs=True, thumbnails=True)
+    batch = sample_batch(pairs, sampling, seed=0, step=0)
+    plain = sample_batch(pairs, _sampling(thumbnails=True), seed=0, step=0)
+    for side in ("target", "thumbnail"):
+        one = getattr(batch, side)
+        assert torch.equal(one[:2], one[2:])
+        assert torch.equal(one[:2], getattr(plain, side)[:2])
+    assert not torch.equal(batch.target[0], batch.target[1])
+    noise = batch.degraded - plain.degraded[[0, 1, 0, 1]]
+    assert not torch.equal(noise[0], noise[2])
+    again = sample_batch(pairs, sampling, seed=0, step=0, rows=slice(1, None, 2))
+    assert torch.equal(again.degraded, batch.degraded[1::2])
+    lit = sample_batch(
+        pairs, _sampling(noise_pairs=True, well_lit_fraction=1.0), seed=0, step=0
+    ).degraded
+    assert torch.equal(lit[:2], lit[2:])
+
+
+def test_the_two_halves_have_more_or_less_noise(make_pairs):
+    pairs = make_pairs(4, (48, 64))
+    ratios = []
+    for step in range(20):
+        batch = sample_batch(pairs, _sampling(noise_pairs=True), seed=0, step=step)
+        plain = sample_batch(pairs, _sampling(), seed=0, step=step)
+        spread = (batch.degraded - plain.degraded[[0, 1, 0, 1]]).std((1, 2, 3))
+        ratios += (spread[2:] / spread[:2]).tolist()
+    assert min(ratios) < 0.5
+    assert max(ratios) > 2.0
+
+
+def test_sensor_noise_grows_with_the_light_and_is_at_whole_levels():
+    generator = np.random.default_rng(0)
+    for light in (0.1, 0.5):
+        noisy = add_sensor_noise(
+            np.full((200, 200, 3), light, np.float32), sigma=2.0, photons=300.0,
+            generator=generator,
+        )  # fmt: skip
+        expected = 255.0 * np.sqrt((2.0 / 255.0) ** 2 + light / 300.0)
+        assert 255.0 * noisy.std() == pytest.approx(expected, rel=0.03)
+        np.testing.assert_allclose(255.0 * noisy, np.round(255.0 * noisy), atol=1e-3)

@@ -503,8 +503,8 @@ REFUSED = [
     Refused("network", {"architecture": "unet"}, "--model must be one of mirnet, .* 'unet'"),
     Refused(
         "setting",
-        {"network": {"depth": 3}},
-        "MIRNetEdge cannot be built with .*depth.* its settings are channels",
+        {"network": {"width": 3}},
+        "MIRNetEdge cannot be built with .*width.* its settings are channels",
     ),
     Refused("a number", {"network": {"channels": 8}}, "MIRNetEdge cannot be built with .*: 8"),
     Refused(
@@ -514,8 +514,8 @@ REFUSED = [
     ),
     Refused(
         "edge not doubling",
-        {"task": "super-resolution", "network": {"scale": 1}},
-        "needs a network of scale 2; a MIRNetEdge of these settings has scale 1",
+        {"task": "super-resolution", "network": {"scale": 3}},
+        "needs a network of scale 2; a MIRNetEdge of these settings has scale 3",
     ),
     Refused(
         "doubling low light", {"network": {"scale": 2}}, "needs a network of scale 1; a MIRNetEdge"

@@ -10,7 +10,9 @@ import torch
 
 from mirnet_edge.errors import OptionError, TrainingError
 from mirnet_edge.training import loop, record
+from mirnet_edge.training.batches import BatchSampling, sample_batch
 from mirnet_edge.training.loop import Trainer, restore_frames
+from mirnet_edge.training.loss import flicker_penalty, residual_penalty
 from mirnet_edge.training.pairs import degrade_images
 
 _BUSY = {"well_lit_fraction": 0.2, "exposure_jitter": 0.3, "noise_jitter": 4.0, "mixup": 0.3}
@@ -76,8 +78,9 @@ def test_training_on_dark_images_lowers_the_loss_and_raises_psnr(
     assert scores[-1].psnr_gtmean_db >= scores[-1].psnr_db - 0.1
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_a_compiled_network_trains_alike_and_saves_the_same_state(
-    tmp_path, make_trainer, make_pairs, monkeypatch
+    tmp_path, make_trainer, make_pairs, monkeypatch, weight
 ):
     graphs = []
 
@@ -89,15 +92,20 @@ def test_a_compiled_network_trains_alike_and_saves_the_same_state(
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda network: compiler(network, backend=traced))
     trainers = [
-        make_trainer(tmp_path / str(compiled), compiled=compiled, steps=3, validate_every=3)
+        make_trainer(
+            tmp_path / str(compiled), compiled=compiled, steps=3, validate_every=3,
+            residual_weight=weight, residual_limit=0.01,
+        )
         for compiled in (False, True)
-    ]
+    ]  # fmt: skip
     for trainer in trainers:
         trainer.run(make_pairs(), make_pairs())
     assert graphs
     plain, compiled = (trainer.ema_model.state_dict() for trainer in trainers)
     assert all(torch.allclose(plain[key], compiled[key], atol=1e-5) for key in plain)
-    again = make_trainer(tmp_path / "True", steps=3, validate_every=3)
+    again = make_trainer(
+        tmp_path / "True", steps=3, validate_every=3, residual_weight=weight, residual_limit=0.01
+    )
     loop.resume_state(again)  # a state is the same with and without compilation
     assert again.step == 3
 
@@ -126,7 +134,7 @@ def test_images_become_twice_as_large(tmp_path, make_trainer, make_pairs, degrad
 def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(
     tmp_path, make_trainer, make_pairs, network
 ):
-    values = {"exposure_steps": 2, "exposure_batch": 2, **_BUSY}
+    values = {"exposure_steps": 2, "exposure_batch": 2, "recycle_every": 3, **_BUSY}
     straight = make_trainer(tmp_path / "straight", network, **values)
     straight.run(make_pairs(), make_pairs())
 
@@ -278,6 +286,54 @@ def test_the_damage_branch_has_a_stage_of_its_own_and_then_learns_with_the_rest(
     without.run(
         make_pairs(), make_pairs(), on_damage_step=lambda step, loss: pytest.fail("a stage")
     )
+
+
+@pytest.mark.parametrize(("every", "recycled"), [(0, False), (3, True)])
+def test_dead_channels_are_recycled_while_training(
+    tmp_path, make_trainer, make_pairs, every, recycled
+):
+    trainer = make_trainer(tmp_path, recycle_every=every, exposure_steps=0)
+    body = trainer.model.blocks[0].bottom.body
+    with torch.no_grad():
+        body[0].bias.fill_(-100.0)
+    fired = []
+    body[1].register_forward_hook(lambda *given: fired.append(bool((given[2] > 0.0).any())))
+    trainer.run(make_pairs(), make_pairs())
+    assert fired[-1] is recycled
+
+
+def test_a_penalty_keeps_the_residual_small(tmp_path, make_trainer, make_pairs):
+    excess = []
+    for weight in (0.0, 20.0):
+        trainer = make_trainer(
+            tmp_path / str(weight), "plain edge", steps=60, learning_rate=5e-3,
+            residual_weight=weight, residual_limit=0.1,
+        )  # fmt: skip
+        pairs = make_pairs()
+        trainer.run(pairs, make_pairs())
+        frames = torch.from_numpy(np.stack(pairs.degraded)).permute(0, 3, 1, 2) / 255.0
+        _, residual = trainer.model(frames, with_residual=True)
+        excess.append(float(residual_penalty(residual.detach(), 0.1)))
+    assert excess[1] < 0.5 * excess[0]
+
+
+def test_a_flicker_penalty_makes_results_of_noisy_frames_alike(tmp_path, make_trainer, make_pairs):
+    pairs, found = make_pairs(size=(64, 64)), []
+    sampling = BatchSampling(size=16, crop=None, multiple=16, noise_pairs=True)
+    noisy = sample_batch(pairs, sampling, seed=99, step=0).degraded
+    for weight in (0.0, 20.0):
+        trainer = make_trainer(
+            tmp_path / str(weight), "plain edge", steps=60, batch=4, learning_rate=5e-3,
+            crops=(64,), flicker_weight=weight,
+        )  # fmt: skip
+        trainer.run(pairs, make_pairs())
+        found.append(float(flicker_penalty(trainer.model(noisy)).detach()))
+    assert found[1] < 0.8 * found[0]
+
+
+def test_a_residual_is_limited_only_where_the_head_has_a_gate(tmp_path, make_trainer):
+    with pytest.raises(OptionError, match=r"residual_weight is for .* has a gate"):
+        make_trainer(tmp_path, "mirnet", residual_weight=1.0)
 
 
 def test_exposure_trainable_false_freezes_the_exposure_branch(tmp_path, make_trainer, make_pairs):

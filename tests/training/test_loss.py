@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from mirnet_edge.training.loss import (
     charbonnier_loss,
     color_loss,
     edge_loss,
+    flicker_penalty,
     frequency_loss,
     l1_loss,
     match_brightness,
     ms_ssim_loss,
+    residual_penalty,
     ssim_loss,
     total_loss,
 )
@@ -221,6 +224,19 @@ def test_the_color_loss_grows_with_dullness_and_ignores_where_colors_are():
     assert float(color_loss(0.5 * reference, reference)) > 0.01
 
 
+def test_the_color_loss_of_regions_sees_where_colors_are():
+    reference = torch.full((1, 3, 32, 32), 0.5)
+    reference[:, 0, :16, :16] = 0.9
+    moved = reference.roll(16, 3)
+    assert float(color_loss(moved, reference)) == pytest.approx(0.0, abs=1e-6)
+    assert float(color_loss(moved, reference, region=16)) > 0.05
+    recipe = TrainingRecipe(color_weight=0.5, color_region=16)
+    seen = total_loss(moved, reference, recipe) - total_loss(
+        moved, reference, replace(recipe, color_region=0)
+    )
+    assert float(seen) > 0.02
+
+
 def test_equal_brightness_hides_a_wrong_exposure_and_nothing_else():
     restored, reference = _images()
     half = TrainingRecipe(ssim_weight=0.1)
@@ -239,3 +255,30 @@ def test_equal_brightness_of_a_black_image_stays_finite():
     recipe = TrainingRecipe(equal_brightness_fraction=0.5, color_weight=0.5)
     total_loss(black, torch.rand(1, 3, 16, 16), recipe).backward()
     assert torch.isfinite(black.grad).all()
+
+
+def test_a_residual_is_penalized_beyond_its_limit_only():
+    residual = torch.tensor([[[[-0.7, 0.5, 0.2, 0.9]]]])
+    assert float(residual_penalty(residual, 0.5)) == pytest.approx((0.2 + 0.4) / 4)
+    assert float(residual_penalty(residual, 1.0)) == 0.0
+
+
+def test_flicker_is_the_difference_of_blocks_relative_to_their_light():
+    batch = torch.full((4, 3, 32, 48), 0.5)
+    assert float(flicker_penalty(batch)) == 0.0
+    batch[2, :, :16, :16] += 0.02  # one block of six, in the second of the first scene
+    expected = 0.02 / (0.51 + 0.02) / 12
+    assert float(flicker_penalty(batch)) == pytest.approx(expected, rel=1e-3)
+    dark = batch - 0.4
+    assert float(flicker_penalty(dark)) > 3 * expected
+    fine = torch.zeros(2, 3, 16, 16) + 0.5
+    fine[1, ..., ::2] += 0.1  # what averages out within a block is no flicker
+    fine[1, ..., 1::2] -= 0.1
+    assert float(flicker_penalty(fine)) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_color_that_changes_at_equal_luma_is_flicker_too():
+    batch = torch.full((2, 3, 16, 16), 0.5)
+    batch[1] += torch.tensor([0.114, 0.0, -0.299])[:, None, None] / 4.0  # the luma stays
+    expected = (0.114 + 0.299) / 4.0 / 3.0 / (0.5 + 0.02)
+    assert float(flicker_penalty(batch)) == pytest.approx(expected, rel=1e-3)

@@ -27,7 +27,7 @@ steps = 6
 batch = 4
 crops = [32]
 whole_frame_fraction = 0.3
-whole_frame_batch = 2
+whole_frame_batch = 4
 validate_every = 3
 learning_rate = 1e-3
 warmup_steps = 2
@@ -37,6 +37,8 @@ exposure_batch = 2
 well_lit_fraction = 0.3
 noise_jitter = 4.0
 mixup = 0.5
+recycle_every = 2
+flicker_weight = 0.5
 """
 
 

@@ -8,6 +8,7 @@ from itertools import groupby
 import pytest
 import torch
 
+from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints.families import FAMILIES
 from mirnet_edge.errors import OptionError
 from mirnet_edge.training.job import FINE_TUNING
@@ -42,10 +43,18 @@ def test_each_task_the_paper_and_fine_tuning_have_a_recipe():
 @pytest.mark.parametrize("name", list_recipes())
 def test_every_shipped_recipe_is_valid(name):
     found = read_recipe(name)
-    recipe = recipe_from_values(found.training, name)
-    for key, value in found.training.items():
-        stated = tuple(value) if isinstance(value, list) else value
-        assert getattr(recipe, key) == stated
+    for run in range(1, len(found.runs) + 1) if found.runs else [None]:
+        training = found.training_of(run)
+        recipe = recipe_from_values(training, name)
+        for key, value in training.items():
+            stated = tuple(value) if isinstance(value, list) else value
+            assert getattr(recipe, key) == stated
+
+
+@pytest.mark.parametrize("name", [one for one in list_recipes() if one.startswith("shipped-")])
+def test_the_recipe_of_shipped_weights_has_their_network(name):
+    shipped = checkpoints.load(f"shipped:{name.removeprefix('shipped-')}").model
+    assert _model(read_recipe(name)).config == shipped.config
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -307,3 +316,9 @@ def test_a_constant_learning_rate_warms_up_and_stays():
 
 def test_without_warm_up_the_first_step_has_the_peak_learning_rate():
     assert TrainingRecipe(warmup_steps=0, learning_rate=2.0).learning_rate_at(0) == 2.0
+
+
+def test_regions_of_colors_fit_into_the_smallest_crop():
+    assert TrainingRecipe(crops=(64, 48), color_region=48).color_region == 48
+    with pytest.raises(OptionError, match="found 48 and crops of 32"):
+        TrainingRecipe(crops=(64, 32), color_region=48)

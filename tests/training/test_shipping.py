@@ -1,8 +1,6 @@
-"""Making shipped weights: daylight pairs, interpolated weights, and the page of a model card."""
+"""Making shipped weights: dead channels, and the page of a model card."""
 
 from __future__ import annotations
-
-import csv
 
 import numpy as np
 import pytest
@@ -27,43 +25,6 @@ def photos(tmp_path):
         rows.append(f"{number}.png,{number}.png,{number},{'val' if number < 2 else 'train'}")
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
     return folder
-
-
-def test_daylight_pairs_are_photos_with_themselves_and_half_of_them_darkened(photos, tmp_path):
-    main(["daylight", "--photos", str(photos), "--out", str(tmp_path / "day")])
-    with (tmp_path / "day" / "pairs.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert sorted(row["split"] for row in rows) == ["train"] * 6 + ["val"] * 2
-    darkened = [row for row in rows if row["low"] != row["high"]]
-    assert len(darkened) == 2
-    for row in darkened:
-        low = np.asarray(Image.open(tmp_path / "day" / row["low"]))
-        assert low.mean() < 0.7 * np.asarray(Image.open(row["high"])).mean()
-
-
-@pytest.fixture
-def weights(network_of, tmp_path):
-    paths = [tmp_path / "first.safetensors", tmp_path / "second.safetensors"]
-    for seed, path in enumerate(paths):
-        checkpoints.save(network_of("edge", seed), path, ModelCard(task="low-light"))
-    return paths
-
-
-def test_interpolated_weights_lie_between_and_their_card_names_both(weights, photos, tmp_path):
-    out = tmp_path / "between.safetensors"
-    main(
-        ["interpolate", *map(str, weights), "--share", "0.25", "--data", str(photos),
-         "--out", str(out)]
-    )  # fmt: skip
-    first, second, between = (checkpoints.load(str(path)) for path in (*weights, out))
-    tensors = [one.model.state_dict() for one in (first, second, between)]
-    for name, value in tensors[2].items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, 0.75 * tensors[0][name] + 0.25 * tensors[1][name])
-    assert between.card.parent == first.sha256
-    assert second.sha256 in between.card.note
-    assert between.card.figures["val_psnr_db"] > 0
-    assert "interpolated weights, 0.25 of the way to sha256" in between.card.note
 
 
 def test_dead_channels_are_silenced_and_the_card_says_so(photos, tmp_path):

@@ -16,7 +16,13 @@ from mirnet_edge.degradations import OldPhoto, age_photo
 from mirnet_edge.errors import DataError, ImageError, OptionError
 from mirnet_edge.images.contract import batch_from_frames
 from mirnet_edge.images.files import read_image
-from mirnet_edge.training.aging import AgedPhoto, age_with_damage, choose_window
+from mirnet_edge.training.aging import (
+    AgedPhoto,
+    age_with_damage,
+    choose_window,
+    cut_square,
+    flip_at_random,
+)
 from mirnet_edge.training.listing import list_images, list_pairs, split_pairs
 from mirnet_edge.training.tasks import read_overlay, sample_aging_of
 
@@ -128,7 +134,7 @@ class BatchMaker:
         for row in range(size):
             generator = self._generator(step, row, 2)
             scan = self._data.real[int(generator.integers(len(self._data.real)))]
-            frames.append(_turn(_cut(scan, crop, generator), generator))
+            frames.append(flip_at_random(cut_square(scan, crop, generator), generator))
         return self._stack(frames)
 
     def _generator(self, step: int, row: int, domain: int) -> np.random.Generator:
@@ -141,7 +147,7 @@ class BatchMaker:
     def _clean_region(self, generator: np.random.Generator, side: int) -> Frame:
         folder = self._data.clean[int(generator.integers(len(self._data.clean)))]
         photo = folder[int(generator.integers(len(folder)))]
-        region = _turn(_cut(photo, side, generator), generator)
+        region = flip_at_random(cut_square(photo, side, generator), generator)
         if generator.random() < self._recipe.monochrome_fraction:
             region = age_photo(region, OldPhoto(color_loss=1.0), generator)
         return region
@@ -160,21 +166,3 @@ class BatchMaker:
         )
         windows = [choose_window(photo.damage, crop, generator) for _ in range(_CROPS_PER_REGION)]
         return [AgedPhoto(photo.clean[one], photo.aged[one], photo.damage[one]) for one in windows]
-
-
-def _cut(frame: Frame, side: int, generator: np.random.Generator) -> Frame:
-    """Return a random square of SIDE pixels; of smaller photos, enlarged by reflection."""
-    lacking = [max(0, side - own) for own in frame.shape[:2]]
-    if any(lacking):
-        frame = np.pad(frame, ((0, lacking[0]), (0, lacking[1]), (0, 0)), mode="symmetric")
-    y, x = (int(generator.integers(own - side + 1)) for own in frame.shape[:2])
-    return np.ascontiguousarray(frame[y : y + side, x : x + side])
-
-
-def _turn(frame: Frame, generator: np.random.Generator) -> Frame:
-    """Return the frame, mirrored and upside down at random."""
-    if generator.integers(2):
-        frame = frame[:, ::-1]
-    if generator.integers(2):
-        frame = frame[::-1]
-    return np.ascontiguousarray(frame)
