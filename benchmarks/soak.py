@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py CLIP [--minutes 10] [--speed 4] [--restore-ms 12] [--json]
     python benchmarks/soak.py CLIP --bundle shipped:low-light --speed 1 [--size 1920x1080]
-        [--backend openvino --precision int8]
+        [--backend openvino --precision int8 --threads N]
 
 The clip repeats, reopened each time, through the capture thread, the latest-frame buffer, a runner
 that waits and copies, or a bundle, and a sink on its own thread. Exit code 1: resident memory at
@@ -25,12 +25,14 @@ import numpy as np
 
 from mirnet_edge.bench.measure import peak_memory_mib
 from mirnet_edge.cli.arguments import parse_size
+from mirnet_edge.runtime.machine import usable_cores
 from mirnet_edge.runtime.shipped import find_bundle
 from mirnet_edge.testing.null_runner import NullRunner
 from mirnet_edge.video.frames import VideoFrame
 from mirnet_edge.video.live.pipeline import Live
 from mirnet_edge.video.live.sinks import DetachedSink, Sink
 from mirnet_edge.video.live.sources import FileSource
+from mirnet_edge.video.live.threads import few_threads_restorer
 from mirnet_edge.video.restorer import bundle_restorer, single_runner_restorer
 
 if TYPE_CHECKING:
@@ -130,31 +132,17 @@ class Interval:
 
 
 def soak(
-    clip: Path,
-    *,
-    seconds: float,
-    every_s: float,
-    speed: int = 4,
-    size: tuple[int, int] | None = None,
-    restore_s: float = 0.012,
-    restorer: Restorer | None = None,
+    source: RepeatingSource, restorer: Restorer, *, seconds: float, every_s: float
 ) -> tuple[list[Interval], LiveStatistics]:
     """Return memory and frame age of each interval, and the statistics of the whole run.
 
     Args:
-        clip: Any video.
+        source: What is restored.
+        restorer: What restores it.
         seconds: How long, of real time.
         every_s: Duration of an interval.
-        speed: How many times faster than the clip's own.
-        size: (height, width) of the frames; None for the clip's own.
-        restore_s: What the runner takes that waits and copies.
-        restorer: In place of that one.
     """
-    run = Live(
-        RepeatingSource(clip, speed, size),
-        restorer or single_runner_restorer(NullRunner(delay_s=restore_s)),
-        [DetachedSink(ReadingSink())],
-    )
+    run = Live(source, restorer, [DetachedSink(ReadingSink())])
     intervals: list[Interval] = []
     ages_ms: list[float] = []
     started = time.monotonic()
@@ -217,21 +205,17 @@ def main() -> None:
     parser.add_argument("--bundle", help="restore with this bundle")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--threads", type=int, help="as few as hold the frame rate by default")
     parser.add_argument("--size", help="WIDTHxHEIGHT of the frames")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     seconds = 60.0 * arguments.minutes
-    restorer = None
-    if arguments.bundle:
-        restorer = bundle_restorer(
-            find_bundle(arguments.bundle), arguments.backend, arguments.precision
-        )
-    intervals, statistics = soak(
-        arguments.clip, seconds=seconds, every_s=seconds / 20, speed=arguments.speed,
-        restore_s=1e-3 * arguments.restore_ms,
-        size=parse_size(arguments.size, "--size") if arguments.size else None,
-        restorer=restorer,
-    )  # fmt: skip
+    size = parse_size(arguments.size, "--size") if arguments.size else None
+    source = RepeatingSource(arguments.clip, arguments.speed, size)
+    restorer = _restorer(arguments, source)
+    processor_s = time.process_time()
+    intervals, statistics = soak(source, restorer, seconds=seconds, every_s=seconds / 20)
+    busy = (time.process_time() - processor_s) / (seconds * usable_cores())
     memory_mib, age_ms = growth(intervals)
     if arguments.json:
         document = {
@@ -246,9 +230,22 @@ def main() -> None:
             f"second, {statistics.shown} shown, {statistics.dropped} dropped; growth "
             f"{memory_mib:+.1f} MiB, age p50 {age_ms:+.1f} ms\n"
             f"{statistics.configuration}: {statistics.fps:.1f} fps shown, age p95 "
-            f"{statistics.age.p95_ms:.0f} ms, peak memory {peak_memory_mib() or 0.0:.0f} MiB"
+            f"{statistics.age.p95_ms:.0f} ms, peak memory {peak_memory_mib() or 0.0:.0f} MiB, "
+            f"{busy:.0%} of the processor busy with it"
+            + (f", threads {restorer.threads or 'all'}" if hasattr(restorer, "threads") else "")
         )
     sys.exit(int(memory_mib > _GROWTH_MIB or age_ms > statistics.frame_time_ms))
+
+
+def _restorer(arguments: argparse.Namespace, source: RepeatingSource) -> Restorer:
+    """Return the restorer that the options ask for, made as `mirnet live` makes it."""
+    if not arguments.bundle:
+        return single_runner_restorer(NullRunner(delay_s=1e-3 * arguments.restore_ms))
+    folder = find_bundle(arguments.bundle)
+    given = (arguments.backend, arguments.precision)
+    if arguments.threads is None:
+        return few_threads_restorer(folder, lambda: source.frame_time_s, *given)
+    return bundle_restorer(folder, *given, threads=arguments.threads)
 
 
 if __name__ == "__main__":

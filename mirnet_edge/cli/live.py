@@ -214,7 +214,9 @@ def live(
     threads: Annotated[
         int | None,
         typer.Option(
-            help="Threads to use.", show_default="the backend's choice", rich_help_panel=SPEED
+            help="Threads to use.",
+            show_default="as few as hold the source's frame rate",
+            rich_help_panel=SPEED,
         ),
     ] = None,
     target_fps: Annotated[
@@ -273,7 +275,7 @@ def live(
     with end_on_signals():
         restorer = (
             _unrestored() if browser_files
-            else _restorer(chosen, backend, precision, threads, target_fps)
+            else _restorer(chosen, backend, precision, threads, target_fps, opened)
         )  # fmt: skip
         # a viewer may open the page, or end a pause, at any time
         waits_for_people = camera is not None or isinstance(opened, FilePlayer)
@@ -509,8 +511,10 @@ def _restorer(
     precision: str,
     threads: int | None,
     target_fps: float | None,
+    source: Source,
 ) -> Restorer:
     from mirnet_edge.runtime.shipped import find_bundle
+    from mirnet_edge.video.live.threads import few_threads_restorer
     from mirnet_edge.video.restorer import bundle_restorer
 
     folder = find_bundle(bundle)
@@ -524,6 +528,8 @@ def _restorer(
                 line, highlight=False, markup=False, soft_wrap=True
             ),
         )  # fmt: skip
+    if threads is None:
+        return few_threads_restorer(folder, lambda: source.frame_time_s, backend, precision)
     return bundle_restorer(folder, backend, precision, threads=threads)
 
 

