@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,16 +9,10 @@ import torch
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.models.translation import OldPhotoTranslation, TranslationConfig
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def old_photos():
-    spec = importlib.util.spec_from_file_location("old_photos", FOLDER / "old_photos.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def old_photos(load_script):
+    return load_script("old_photos")
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import sys
 from itertools import pairwise
@@ -26,7 +25,6 @@ from mirnet_edge.pruning.record import (
 )
 from mirnet_edge.pruning.timing import timing_conditions
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 UNDEGRADED = {
     "low-light": {"well lit, clean"},
     "denoise": {"well lit, clean", "sigma 0"},
@@ -36,17 +34,9 @@ UNDEGRADED = {
 """Conditions whose input equals the ground truth, by task."""
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def robustness():
-    return script("robustness")
+def robustness(load_script):
+    return load_script("robustness")
 
 
 @pytest.fixture
@@ -171,8 +161,9 @@ def _quality(psnr_db, steps=0):
     return PruningQuality(psnr_db=psnr_db, psnr_gtmean_db=24.0, ssim=0.8, steps=steps)
 
 
-def test_the_pruning_table_has_psnr_gains_and_untrained_runs():
-    table = script("pruning").format_table({"a": _pruned(_quality(20.25, 300)), "b": _pruned(None)})
+def test_the_pruning_table_has_psnr_gains_and_untrained_runs(load_script):
+    runs = {"a": _pruned(_quality(20.25, 300)), "b": _pruned(None)}
+    table = load_script("pruning").format_table(runs)
     rows = table.splitlines()[2:]
     assert rows == [
         "| unpruned | 7.50 | 1.00 | | 20.50 | | 24.00 | 0.8000 | |",
@@ -181,12 +172,12 @@ def test_the_pruning_table_has_psnr_gains_and_untrained_runs():
     ]
 
 
-def test_pruning_controls_reuse_the_widths_of_the_taylor_run():
+def test_pruning_controls_reuse_the_widths_of_the_taylor_run(load_script):
     options = argparse.Namespace(
         weights="w", data=Path("lol"), out=Path("out"), speedup=[2.0, 4.0], backend="openvino",
         size="256x192", steps=3,
     )  # fmt: skip
-    found = script("pruning").requests_for(options)
+    found = load_script("pruning").requests_for(options)
     assert list(found) == [
         "2x-taylor", "2x-magnitude", "2x-random", "4x-taylor", "4x-magnitude", "4x-random",
     ]  # fmt: skip
@@ -196,8 +187,8 @@ def test_pruning_controls_reuse_the_widths_of_the_taylor_run():
 
 
 @pytest.fixture(scope="module")
-def low_light_sources():
-    return script("low_light_sources")
+def low_light_sources(load_script):
+    return load_script("low_light_sources")
 
 
 @pytest.fixture
@@ -274,7 +265,9 @@ def test_a_sheet_shows_input_models_and_ground_truth_at_one_to_one(low_light_sou
     assert dark.mean() < 0.7 * clean.mean()
 
 
-def test_the_seeds_table_has_its_rows_and_its_mistake(tmp_path, capsys, monkeypatch, network_of):
+def test_the_seeds_table_has_its_rows_and_its_mistake(
+    tmp_path, capsys, monkeypatch, network_of, load_script
+):
     from PIL import Image
 
     from mirnet_edge import checkpoints
@@ -289,7 +282,7 @@ def test_the_seeds_table_has_its_rows_and_its_mistake(tmp_path, capsys, monkeypa
     weights = tmp_path / "seed.safetensors"
     checkpoints.save(network_of("keras-mirnet"), weights, checkpoints.ModelCard())
     monkeypatch.setattr(sys, "argv", ["seed_table.py", str(weights), "--data", str(tmp_path)])
-    script("seed_table").main()
+    load_script("seed_table").main()
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in capsys.readouterr().out.splitlines()[2:]
