@@ -295,6 +295,12 @@ def _network(name, seed=0):
         network = MIRNetEdge(
             MIRNetEdgeConfig(channels=(8, 12, 16), stem=1, exposure_channels=0, scale=2, light=True)
         )
+    elif name == "one-stream":
+        network = MIRNetEdge(
+            MIRNetEdgeConfig(
+                channels=(8, 0, 0), depth=4, stem=1, exposure_channels=0, scale=2, light=True
+            )
+        )
     elif name == "enlarging":  # and without a branch for the exposure
         network = MIRNetEdge(
             MIRNetEdgeConfig(channels=(8, 12, 16), stem=2, exposure_channels=0, scale=2)
@@ -308,7 +314,12 @@ def _network(name, seed=0):
     with torch.no_grad():  # MIRNetEdge starts at the identity, which hides mistakes
         for weight in network.parameters():
             # fusions of a Keras MIRNet and separable convolutions make features small
-            scale = {"keras-mirnet": 0.2, "light": 0.15, "light-enlarging": 0.1}.get(name, 0.05)
+            scale = {
+                "keras-mirnet": 0.2,
+                "light": 0.15,
+                "light-enlarging": 0.1,
+                "one-stream": 0.1,
+            }.get(name, 0.05)
             weight.add_(scale * torch.randn_like(weight))
     return network.eval().requires_grad_(False)
 
@@ -316,7 +327,7 @@ def _network(name, seed=0):
 @pytest.fixture(scope="session")
 def network_of():
     """Return a small network: network_of("edge", seed=0), "light", "enlarging",
-    "light-enlarging", "mirnet", "mirnet-v2" or "keras-mirnet".
+    "light-enlarging", "one-stream", "mirnet", "mirnet-v2" or "keras-mirnet".
 
     Do not change it: all tests share it.
     """
