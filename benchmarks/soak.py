@@ -25,6 +25,7 @@ import numpy as np
 
 from mirnet_edge.bench.measure import peak_memory_mib
 from mirnet_edge.cli.arguments import parse_size
+from mirnet_edge.memory import resident_memory
 from mirnet_edge.runtime.machine import usable_cores
 from mirnet_edge.runtime.shipped import find_bundle
 from mirnet_edge.testing.null_runner import NullRunner
@@ -152,19 +153,13 @@ def soak(
         if passed_s >= (len(intervals) + 1) * every_s:
             p50, p95 = np.percentile(ages_ms, (50, 95))
             intervals.append(Interval(
-                seconds=passed_s, rss_mib=resident_mib(), shown=len(ages_ms),
+                seconds=passed_s, rss_mib=(resident_memory() or 0) / 2**20, shown=len(ages_ms),
                 age_p50_ms=float(p50), age_p95_ms=float(p95), age_max_ms=max(ages_ms),
             ))  # fmt: skip
             ages_ms.clear()
         if passed_s >= seconds:
             run.controls.stop()
     return intervals, run.statistics()
-
-
-def resident_mib() -> float:
-    """Return this process's resident memory. Linux alone."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
 
 
 def growth(intervals: list[Interval]) -> tuple[float, float]:

@@ -19,11 +19,7 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
-import time
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -38,6 +34,7 @@ from mirnet_edge.images.contract import (
     pad_to_multiple,
     size_text,
 )
+from mirnet_edge.memory import resident_memory, watch_memory
 from mirnet_edge.runtime.runner import (
     RunnerWrapper,
     as_context_runner,
@@ -132,9 +129,6 @@ def tile_slices(down: TileAxis, across: TileAxis) -> Iterator[tuple[slice, slice
 
 _WARM, _PROBE = 64, 384
 """Sides of the two frames that are run; the first one makes the one-time allocations."""
-_INTERVAL_S = 0.002
-_STATUS = Path("/proc/self/statm")
-_PAGE_BYTES = 4096
 
 
 def bytes_per_pixel(runner: Runner) -> float:
@@ -146,7 +140,7 @@ def bytes_per_pixel(runner: Runner) -> float:
     Raises:
         OptionError: This system does not report a process's memory.
     """
-    if not _STATUS.is_file():
+    if resident_memory() is None:
         raise OptionError(
             "--max-memory needs Linux, which reports a process's memory; give --tile WxH"
         )
@@ -154,46 +148,14 @@ def bytes_per_pixel(runner: Runner) -> float:
         _noise(-(-side // runner.multiple) * runner.multiple) for side in (_WARM, _PROBE)
     )
     runner.run(warm)
-    with _watch_memory() as peak:
+    with watch_memory() as growth:
         runner.run(probe)
-    before, most = peak
     height, width = probe.shape[1:3]
-    return max(1.0, (most - before) / int(height * width))
+    return max(1.0, growth.peak_bytes / int(height * width))
 
 
 def _noise(side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (1, side, side, 3), np.uint8)
-
-
-@contextmanager
-def _watch_memory() -> Iterator[list[int]]:
-    """Yield [resident bytes before]; the peak within the block is appended when it ends."""
-    held, done = [_held_bytes()], threading.Event()
-    most = held[0]
-
-    def watch() -> None:
-        nonlocal most
-        while not done.is_set():
-            most = max(most, _held_bytes())
-            time.sleep(_INTERVAL_S)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield held
-    finally:
-        done.set()
-        watcher.join()
-        held.append(max(most, _held_bytes()))
-
-
-def held_bytes() -> int | None:
-    """Return the resident memory of this process, None where the system does not report it."""
-    return _held_bytes() if _STATUS.is_file() else None
-
-
-def _held_bytes() -> int:
-    return int(_STATUS.read_text().split()[1]) * _PAGE_BYTES
 
 
 Pixels: TypeAlias = NDArray[np.float32]

@@ -20,10 +20,10 @@ import numpy as np
 from mirnet_edge.errors import CheckpointError, OptionError
 from mirnet_edge.images.contract import check_float_frames, check_frames, padded_size, size_text
 from mirnet_edge.manifest import ImageContract
-from mirnet_edge.memory import available_memory
+from mirnet_edge.memory import available_memory, resident_memory
 from mirnet_edge.runtime.backends import AUTO
 from mirnet_edge.runtime.runner import RunnerWrapper
-from mirnet_edge.runtime.tiling import TileAxis, TiledRunner, held_bytes, tile_runner
+from mirnet_edge.runtime.tiling import TileAxis, TiledRunner, tile_runner
 from mirnet_edge.runtime.torch_runner import BACKEND, TorchRunner
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ class WeightsRunner(RunnerWrapper):
             measured = self._axes(whole, tile, 0)
             pixels += math.prod(len(one.origins) for one in measured) * math.prod(tile)
         pass_bytes = int(self.bytes_per_pixel * math.prod(tile))
-        peak = None if self._network.device != "cpu" else held_bytes()
+        peak = None if self._network.device != "cpu" else resident_memory()
         if peak is not None:
             peak += pass_bytes + _IMAGE_BYTES * math.prod(whole)
         return FramePlan(
