@@ -171,12 +171,14 @@ def _sample_pair(
 
     SENSOR is the randomness of the sensor noise of `noise_pairs`, GENERATOR of all else.
     """
-    target, scale, degrade = pairs.targets[index], pairs.scale, pairs.degrade
-    thumbnails = None
-    if degrade is None:
-        degraded = pairs.degraded[index]
+    target, scale, given = pairs.targets[index], pairs.scale, pairs.degraded[index]
+    degrade, thumbnails = pairs.degrade, None
+    if given is not None:
+        degraded, degrade = given, None
         thumbnails = pairs.thumbnails(index) if sampling.thumbnails else None
-    elif sampling.thumbnails:  # crop and thumbnail must show the same degradation
+    elif (
+        degrade is not None and sampling.thumbnails
+    ):  # crop and thumbnail must show the same degradation
         degraded, degrade = degrade(target, generator), None
         thumbnails = thumbnail_from_frame(degraded), thumbnail_from_frame(target)
     else:

@@ -1,5 +1,7 @@
 """Find the files of a training set: a table of image pairs, two folders, or clean images.
 
+A table may hold clean images too, whose `low` is empty: the task degrades them.
+
 The names on disk are those of the data set LOL (Wei et al., BMVC 2018): `low` for the degraded
 images, `high` for their ground truth.
 """
@@ -63,9 +65,10 @@ class PairListing:
 def list_pairs(folder: Path) -> PairListing:
     """Return the image pairs of FOLDER.
 
-    It holds a pairs.csv (columns low, high, scene, split; paths relative to it; optionally weight,
-    how often a pair is sampled relative to the others, above 0), or the folders
-    low/ (degraded) and high/ (ground truth) whose files match by name, or clean images only.
+    It holds a pairs.csv (columns low, high, scene, split; paths relative to it; low is empty for a
+    clean image; optionally weight, how often a pair is sampled relative to the others, above 0), or
+    the folders low/ (degraded) and high/ (ground truth) whose files match by name, or clean images
+    only.
     Without a table every tenth pair validates.
 
     Raises:
@@ -130,7 +133,12 @@ def read_pair_table(folder: Path, name: str = _TABLE) -> dict[str, tuple[PairFil
         )
     return {
         split: tuple(
-            PairFiles(folder / row["low"], folder / row["high"], row["scene"], _weight(row, table))
+            PairFiles(
+                folder / row["low"] if row["low"] else None,
+                folder / row["high"],
+                row["scene"],
+                _weight(row, table),
+            )
             for row in rows
             if row["split"] == split
         )
@@ -146,8 +154,8 @@ def _weight(row: dict[str, str], table: Path) -> float:
         weight = math.nan
     if not 0.0 < weight < math.inf:
         raise DataError(
-            f"{table} has the weight {text!r} for {row['low']}; expected a number above 0. "
-            "Remove the row to leave the pair out"
+            f"{table} has the weight {text!r} for {row['low'] or row['high']}; expected a number "
+            "above 0. Remove the row to leave the pair out"
         )
     return weight
 

@@ -59,7 +59,7 @@ def validate(model: nn.Module, pairs: Pairs) -> tuple[float, float, float, float
     Measured on whole frames, after rounding to 8 bits. `pairs` must hold degraded images.
     """
     rows = []
-    for degraded, target in zip(pairs.degraded, pairs.targets, strict=True):
+    for degraded, target in zip(pairs.inputs, pairs.targets, strict=True):
         output = restore_frames(model, degraded[None], pairs.scale)
         rows.append([float(figure(output, target[None])[0]) for figure in _METRICS])
     psnr_db, gtmean_db, ssim, mae = (

@@ -1,22 +1,28 @@
 """Make a training set of several sources, each with its share of what is sampled.
 
     python -m mirnet_edge.training.mixing bursts EXPOSURES --out bursts
+    python -m mirnet_edge.training.mixing match polyu --low _real --high _mean --out noise
+        --hold-out '^Sony'
     python -m mirnet_edge.training.mixing mix --out mix --source pairs:0.5:lol
         --source pairs:0.2:bursts --source camera:0.2:bsds500 --source daylight:0.1:bsds500
 
 `bursts` finds the scenes in a folder of exposure series, whose images follow each other by number
 (SICE, Cai et al., IEEE TIP 2018, as Zero-DCE's authors publish it), and pairs the darker exposures
-of each with its best one. `mix` writes a pairs.csv with weights: `pairs` takes image pairs as they
-are, `camera` darkens clean images by a random camera (`degradations.camera`), `darkened` by the
-degradation of the task low-light, `daylight` pairs clean images with themselves. Only the training
-parts of the sources are used; each validation part is kept back, and with
-`--leave-out lol/pairs_twin.csv` that of another table too.
+of each with its best one. `match` pairs the images of a folder whose names differ in their endings,
+as real noisy photos and their means (PolyU, Xu et al., arXiv 1804.02603).
+
+`mix` writes a pairs.csv with weights: `pairs` takes image pairs as they are, `clean` clean images,
+which the task degrades anew at every step, `camera` darkens clean images by a random camera
+(`degradations.camera`), `darkened` by the degradation of the task low-light, `daylight` pairs clean
+images with themselves. Only the training parts of the sources are used; each validation part is
+kept back, and with `--leave-out lol/pairs_twin.csv` that of another table too.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
     from mirnet_edge.training.listing import PairFiles
     from mirnet_edge.training.tasks import Degrade
 
-Kind = Literal["pairs", "camera", "darkened", "daylight"]
+Kind = Literal["pairs", "clean", "camera", "darkened", "daylight"]
 
 _BEST_BRIGHTNESS = 0.45
 _DARKEST, _BRIGHTEST = 0.3, 0.65
@@ -93,6 +99,53 @@ def write_burst_pairs(folder: Path, out: Path, *, darkest: float = 0.02) -> int:
         ]  # fmt: skip
     if not rows:
         raise DataError(f"{folder}: found no scene with a dark and a bright exposure")
+    _write_table(rows, out)
+    return len(rows)
+
+
+def write_matched_pairs(
+    folder: Path, out: Path, *, low: str, high: str, held_out: str, left_out: str | None = None
+) -> int:
+    """Write pairs.csv for a folder whose pairs differ in the endings of their names.
+
+    Args:
+        folder: Images named SCENE + LOW and SCENE + HIGH, before the extension.
+        out: The folder for pairs.csv.
+        low: The ending of the degraded images' names.
+        high: That of the ground truth's.
+        held_out: Pattern (regular expression) of the scenes that validate.
+        left_out: Pattern of the scenes that are not used.
+
+    Returns:
+        The number of pairs.
+
+    Raises:
+        DataError: An image has no partner, or a split would be empty.
+    """
+    files = {pair.scene: pair.target for pair in list_images(folder)}
+    scenes = {
+        ending: {name.removesuffix(ending) for name in files if name.endswith(ending)}
+        for ending in (low, high)
+    }
+    alone = sorted(scenes[low] ^ scenes[high])
+    if alone or not scenes[low]:
+        raise DataError(
+            f"{folder}: expected for each name with {low!r} at its end one with {high!r}, found "
+            f"{f'{len(alone)} alone, such as {alone[0]}' if alone else 'none'}. Check --low and "
+            "--high"
+        )
+    rows = [
+        {"low": str(files[scene + low].resolve()), "high": str(files[scene + high].resolve()),
+         "scene": scene, "split": "val" if re.search(held_out, scene) else "train"}
+        for scene in sorted(scenes[low])
+        if left_out is None or not re.search(left_out, scene)
+    ]  # fmt: skip
+    splits = {row["split"] for row in rows}
+    if len(splits) < 2:
+        raise DataError(
+            f"{folder}: --hold-out {held_out!r} leaves no pair that "
+            f"{'trains' if 'val' in splits else 'validates'}; expected a pattern of some scenes"
+        )
     _write_table(rows, out)
     return len(rows)
 
@@ -162,9 +215,15 @@ def write_mix(
         else:
             # a ground truth can serve several inputs
             unique = {pair.target: replace(pair, degraded=None) for pair in train}
-            clean = [pair for target, pair in unique.items() if _mean_luma(target) >= _WELL_LIT]
-            made = [replace(pair, degraded=pair.target) for pair in clean]
-            if source.kind != "daylight":
+            clean = [
+                pair
+                for target, pair in unique.items()
+                if source.kind == "clean" or _mean_luma(target) >= _WELL_LIT
+            ]
+            made = clean
+            if source.kind == "daylight":
+                made = [replace(pair, degraded=pair.target) for pair in clean]
+            elif source.kind != "clean":
                 degrade = find_task("low-light").degrade if source.kind == "darkened" else None
                 folder = out / f"{source.kind}-{number}"
                 made = [
@@ -208,7 +267,7 @@ def _darken(
 
 def _row(pair: PairFiles, split: str, weight: float) -> dict[str, str]:
     return {
-        "low": str(cast("Path", pair.degraded).resolve()),
+        "low": "" if pair.degraded is None else str(pair.degraded.resolve()),
         "high": str(pair.target.resolve()),
         "scene": pair.scene,
         "split": split,
@@ -251,6 +310,13 @@ def main(typed: Sequence[str] | None = None) -> None:
     bursts = commands.add_parser("bursts", help="image pairs of exposure series")
     bursts.add_argument("folder", type=Path)
     bursts.add_argument("--out", type=Path, required=True)
+    match = commands.add_parser("match", help="image pairs named alike but for their endings")
+    match.add_argument("folder", type=Path)
+    match.add_argument("--low", required=True, metavar="ENDING", help="of degraded images' names")
+    match.add_argument("--high", required=True, metavar="ENDING", help="of the ground truth's")
+    match.add_argument("--hold-out", required=True, metavar="REGEX", help="scenes that validate")
+    match.add_argument("--leave-out", metavar="REGEX", help="scenes that are not used")
+    match.add_argument("--out", type=Path, required=True)
     mix = commands.add_parser("mix", help="a training set of several sources")
     mix.add_argument("--source", action="append", required=True, metavar="KIND:SHARE:FOLDER")
     mix.add_argument("--leave-out", action="append", default=[], type=Path, metavar="TABLE")
@@ -263,6 +329,15 @@ def main(typed: Sequence[str] | None = None) -> None:
     try:
         if given.command == "bursts":
             count = write_burst_pairs(given.folder, given.out)
+        elif given.command == "match":
+            count = write_matched_pairs(
+                given.folder,
+                given.out,
+                low=given.low,
+                high=given.high,
+                held_out=given.hold_out,
+                left_out=given.leave_out,
+            )
         else:
             sources = [parse_source(one) for one in given.source]
             count = write_mix(
@@ -272,6 +347,8 @@ def main(typed: Sequence[str] | None = None) -> None:
                 variants=given.variants,
                 noise=given.noise,
             )
+    except re.error as error:
+        sys.exit(f"expected a regular expression, found {error.pattern!r}: {error}")
     except MirnetEdgeError as error:
         sys.exit(str(error))
     print(f"{given.out}: {count} pairs")

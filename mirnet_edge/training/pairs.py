@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Image pairs in memory, (H, W, 3) uint8 RGB."""
+    """Image pairs and clean images in memory, (H, W, 3) uint8 RGB."""
 
     names: tuple[str, ...]
-    degraded: tuple[Frame, ...]
-    """The inputs; empty where `degrade` makes them."""
+    degraded: tuple[Frame | None, ...]
+    """The inputs; None for a clean image, which `degrade` degrades."""
     targets: tuple[Frame, ...]
     """The ground truth: of the same size, or `scale` times as high and wide."""
     sha256: str
     """Over the bytes of all files, in order."""
     degrade: Degrade | None = None
-    """Makes a new degraded image of a clean one at every sampling; None for pairs."""
+    """Makes a new degraded image of a clean one at every sampling; None without clean images."""
     scale: int = 1
     weights: tuple[float, ...] = ()
     """How often each pair is sampled, relative to the others; empty for equally often."""
@@ -51,6 +51,21 @@ class Pairs:
     def __len__(self) -> int:
         """Return the number of pairs."""
         return len(self.names)
+
+    def __post_init__(self) -> None:
+        """Refuse columns of other lengths, and clean images without a degradation."""
+        if not len(self.names) == len(self.degraded) == len(self.targets):
+            raise ValueError("expected as many names, degraded images and targets")
+        if self.degrade is None and any(one is None for one in self.degraded):
+            raise ValueError("expected a degradation for clean images")
+
+    @property
+    def inputs(self) -> tuple[Frame, ...]:
+        """Return the degraded images of pairs without clean images (`degrade_images`)."""
+        found = tuple(one for one in self.degraded if one is not None)
+        if len(found) < len(self.degraded):
+            raise ValueError("expected image pairs alone, found clean images")
+        return found
 
     def sample_indices(
         self, generator: np.random.Generator, count: int, among: Sequence[int] | None = None
@@ -69,10 +84,10 @@ class Pairs:
     def thumbnails(self, index: int) -> tuple[Tensor, Tensor]:
         """Return a pair's thumbnails (degraded, target), (3, h, w) in [0, 1]; cached."""
         if index not in self._thumbnails:
-            degraded, target = (
-                thumbnail_from_frame(frames[index]) for frames in (self.degraded, self.targets)
-            )
-            self._thumbnails[index] = (degraded, target)
+            degraded, target = self.degraded[index], self.targets[index]
+            if degraded is None:
+                raise ValueError(f"expected an image pair, found the clean image {index}")
+            self._thumbnails[index] = thumbnail_from_frame(degraded), thumbnail_from_frame(target)
         return self._thumbnails[index]
 
 
@@ -94,7 +109,8 @@ def load_pairs(
     Raises:
         DataError: A file does not decode, or the two images of a pair do not fit.
     """
-    inputs, targets = [], []
+    inputs: list[Frame | None] = []
+    targets = []
     digest = hashlib.sha256()
     weights = tuple(pair.weight for pair in pairs)
     is_weighted = len(set(weights)) > 1
@@ -106,6 +122,7 @@ def load_pairs(
         if pair.degraded is None:
             height, width = (side // scale * scale for side in target.shape[:2])
             target = target[:height, :width]  # both images are to show the same view
+            inputs.append(None)
         else:
             degraded = _read(pair.degraded, digest)
             _require_fit(pair, degraded, target, scale)
@@ -117,7 +134,7 @@ def load_pairs(
         tuple(inputs),
         tuple(targets),
         digest.hexdigest(),
-        None if inputs else degrade,
+        degrade if any(one is None for one in inputs) else None,
         scale,
         weights if is_weighted else (),
     )
@@ -157,15 +174,12 @@ def require_measurable(pairs: Pairs) -> None:
 
 
 def degrade_images(pairs: Pairs) -> Pairs:
-    """Return clean images with degraded ones, the same at every call.
-
-    Pairs that have degraded images already are returned unchanged.
-    """
+    """Return the pairs with a degraded image for each clean one, the same at every call."""
     if pairs.degrade is None:
         return pairs
     degraded = tuple(
-        pairs.degrade(frame, np.random.default_rng(index))
-        for index, frame in enumerate(pairs.targets)
+        pairs.degrade(frame, np.random.default_rng(index)) if degraded is None else degraded
+        for index, (degraded, frame) in enumerate(zip(pairs.degraded, pairs.targets, strict=True))
     )
     return replace(pairs, degraded=degraded, degrade=None)
 
@@ -175,13 +189,15 @@ def add_monochrome(pairs: Pairs, fraction: float) -> Pairs:
 
     Most old photographs never had colors: their brown is to be removed, not enhanced.
     """
-    count = round(len(pairs) * fraction / (1.0 - fraction))
-    chosen = [place * len(pairs) // count for place in range(count)]
+    clean = [place for place, degraded in enumerate(pairs.degraded) if degraded is None]
+    count = round(len(clean) * fraction / (1.0 - fraction))
+    chosen = [clean[place * len(clean) // count] for place in range(count)]
     gray, generator = OldPhoto(color_loss=1.0), np.random.default_rng(0)  # gray needs no chance
     copies = {place: age_photo(pairs.targets[place], gray, generator) for place in set(chosen)}
     return replace(
         pairs,
         names=pairs.names + tuple(pairs.names[place] for place in chosen),
+        degraded=pairs.degraded + (None,) * count,
         targets=pairs.targets + tuple(copies[place] for place in chosen),
         weights=pairs.weights and pairs.weights + tuple(pairs.weights[place] for place in chosen),
     )
@@ -191,15 +207,7 @@ def mix_pairs(one: Pairs, two: Pairs) -> Pairs:
     """Return the pairs of both; each set makes up half of what is sampled.
 
     Where neither has weights, those of the smaller set are repeated.
-
-    Raises:
-        DataError: One holds pairs, the other clean images.
     """
-    if (one.degrade is None) != (two.degrade is None):
-        raise DataError(
-            "one of --data and --replay holds image pairs, the other clean images; give two of "
-            "the same kind"
-        )
     if one.weights or two.weights:
         joined = concatenate_pairs(one, two)
         sums = [sum(source.weights or (1.0,) * len(source)) for source in (one, two)]
@@ -213,8 +221,6 @@ def mix_pairs(one: Pairs, two: Pairs) -> Pairs:
             for source in (one, two)
             for place in range(longest)
         )
-        if getattr(one, column)
-        else ()
         for column in ("names", "degraded", "targets")
     ]
     return replace(
@@ -223,6 +229,7 @@ def mix_pairs(one: Pairs, two: Pairs) -> Pairs:
         degraded=columns[1],
         targets=columns[2],
         sha256=_combine_digests(one, two),
+        degrade=one.degrade or two.degrade,
     )
 
 
@@ -234,6 +241,7 @@ def concatenate_pairs(one: Pairs, two: Pairs) -> Pairs:
         degraded=one.degraded + two.degraded,
         targets=one.targets + two.targets,
         sha256=_combine_digests(one, two),
+        degrade=one.degrade or two.degrade,
         weights=_join_weights(one, two),
     )
 
@@ -254,13 +262,13 @@ def sample_inputs(pairs: Pairs, multiple: int, count: int = 16) -> list[Tensor]:
     few = replace(
         pairs,
         names=tuple(pairs.names[place] for place in places),
-        degraded=tuple(pairs.degraded[place] for place in places) if pairs.degraded else (),
+        degraded=tuple(pairs.degraded[place] for place in places),
         targets=tuple(pairs.targets[place] for place in places),
         weights=(),
     )
     return [
         torch.from_numpy(batch_from_frames(pad_to_multiple(frame[None], multiple)))
-        for frame in degrade_images(few).degraded
+        for frame in degrade_images(few).inputs
     ]
 
 
@@ -301,7 +309,7 @@ class Thumbnails:
         """Return a degraded and a target thumbnail, (3, h, w) float32 in [0, 1]."""
         index, sample = divmod(place, self._samples)
         degrade = self._pairs.degrade
-        if degrade is None:
+        if degrade is None or self._pairs.degraded[index] is not None:
             return self._pairs.thumbnails(index)
         if place not in self._cache:
             generator = np.random.default_rng((index, sample))

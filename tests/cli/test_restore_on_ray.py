@@ -246,7 +246,7 @@ def test_ctrl_c_ends_the_others_and_keeps_their_segments(cluster, make_clip, tmp
         class Waiting(NullRunner):
             def run(self, frames):
                 if frames.mean() > 128:
-                    time.sleep(0.1 if self.calls > SEGMENT else 0.0)  # 25 s, for the rest
+                    time.sleep(0.5 if self.calls > SEGMENT else 0.0)  # two minutes for the rest
                 while frames.mean() < 128 and not finished.is_file():
                     time.sleep(0.01)
                 return super().run(frames)
@@ -260,7 +260,7 @@ def test_ctrl_c_ends_the_others_and_keeps_their_segments(cluster, make_clip, tmp
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         ray_cluster.restore_on_ray([bright, dark], choice_of(make_runner), out, on_done=interrupt)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 80  # 35 s on a slow, loaded machine
     assert has_segments(bright, out)
     assert sorted(path.name for path in out.iterdir()) == [".bright.mp4.parts", "dark.mp4"]
     kept = sorted(path.name for path in finished.parent.iterdir())

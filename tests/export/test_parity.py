@@ -49,8 +49,9 @@ def test_an_export_agrees_with_its_network(case, graph_of, network_of, smooth_fr
     frames = smooth_frames(*_SIZE)
     image = _image(case.io, case.size)
     found = check_parity(network_of(case.network), path, frames, image)
-    # above what 8 bits could show (58.9 dB is half a level): it is taken before the rounding
-    assert found > 100
+    # above what 8 bits could show (58.9 dB is half a level): it is taken before the rounding.
+    # 99 dB on a processor without AVX-512
+    assert found > 90
 
 
 def test_a_graph_of_other_weights_is_refused_by_name(graph_of, network_of, smooth_frames):

@@ -54,7 +54,7 @@ def make_pairs():
 
     def make(count=3, size=(32, 48), *, scale=1, degrade=None):
         target = tuple(_random(number, size) for number in range(count))
-        degraded = () if degrade else tuple(frame[::scale, ::scale] // 4 for frame in target)
+        degraded = tuple(None if degrade else frame[::scale, ::scale] // 4 for frame in target)
         return Pairs(tuple(map(str, range(count))), degraded, target, "sha", degrade, scale)
 
     return make

@@ -160,7 +160,7 @@ VIEWS = [
     View("equal", _pairs(_random(_ODD), _random(_ODD)), lambda target: target, (32, 48)),
     View(
         "made bad",
-        _pairs((), _random(_ODD), degrade=_negative),
+        _pairs((None,) * 3, _random(_ODD), degrade=_negative),
         lambda target: 1.0 - target,
         (32, 48),
     ),
@@ -172,7 +172,7 @@ VIEWS = [
     ),
     View(
         "made small",
-        _pairs((), _random((70, 102)), degrade=_halved, scale=2),
+        _pairs((None,) * 3, _random((70, 102)), degrade=_halved, scale=2),
         lambda target: target[..., ::2, ::2],
         (32, 48),
     ),
@@ -340,7 +340,7 @@ def _half_black(frame, generator):
 
 
 def test_the_thumbnail_of_a_image_made_bad_shows_what_befell_the_whole_of_it():
-    pairs = _pairs((), (np.full((48, 72, 3), 200, np.uint8),), degrade=_half_black)
+    pairs = _pairs((None,), (np.full((48, 72, 3), 200, np.uint8),), degrade=_half_black)
     batch = sample_batch(pairs, _sampling(size=24, thumbnails=True), seed=0, step=0)
     means = batch.thumbnail.mean((1, 2, 3)) * 255.0
     assert means.tolist() == pytest.approx([100.0] * 24, abs=6.0)

@@ -32,7 +32,7 @@ def pairs():
     """Return smooth gray photos, on which damage stands out."""
     ramp = np.linspace(40, 160, 128)[None, :, None] + np.linspace(0, 40, 96)[:, None, None]
     photos = tuple(np.rint(ramp.repeat(3, 2) - shift).astype(np.uint8) for shift in (0, 20, 40))
-    return Pairs(("a", "b", "c"), (), photos, "sha", lambda frame, generator: frame)
+    return Pairs(("a", "b", "c"), (None,) * 3, photos, "sha", lambda frame, generator: frame)
 
 
 def test_it_learns_where_damage_is_and_leaves_the_rest_of_the_network_alone(

@@ -409,13 +409,14 @@ def test_replayed_images_make_up_half_whichever_set_is_larger(make_pairs):
         assert sorted(found.names).count("0") in (4, 3)
 
 
-def test_clean_images_are_replayed_too_and_kinds_are_not_mixed(make_pairs):
+def test_clean_images_are_replayed_too_also_with_pairs(make_pairs):
     clean = make_pairs(2, degrade=lambda frame, generator: frame // 2)
     found = mix_pairs(clean, clean)
-    assert (len(found), found.degraded, found.degrade) == (4, (), clean.degrade)
+    assert (len(found), found.degraded, found.degrade) == (4, (None,) * 4, clean.degrade)
     for one, two in ((clean, make_pairs()), (make_pairs(), clean)):
-        with pytest.raises(DataError, match="one of --data and --replay holds image pairs"):
-            mix_pairs(one, two)
+        found = mix_pairs(one, two)
+        assert found.degrade is clean.degrade
+        assert sum(degraded is None for degraded in found.degraded) == 3  # of six
 
 
 def test_replay_is_read_and_changes_the_weights(tmp_path, write_pairs):

@@ -32,6 +32,15 @@ def test_a_table_assigns_scenes_to_splits(tmp_path):
     assert found.val[0].degraded.parent == tmp_path
 
 
+def test_a_row_without_a_degraded_image_is_a_clean_one(tmp_path):
+    found = list_pairs(
+        _table(tmp_path, "a.png,b.png,1,train", ",clean.png,2,train", ",d.png,3,val")
+    )
+    assert [pair.degraded and pair.degraded.name for pair in found.train] == ["a.png", None]
+    assert found.train[1].target == tmp_path / "clean.png"
+    assert found.val[0].degraded is None
+
+
 def test_folders_are_matched_by_name_and_every_tenth_validates(tmp_path):
     stems = [f"{number:02}" for number in range(25)]
     folder = _folders(

@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mirnet_edge.errors import DataError
@@ -71,6 +72,64 @@ def test_each_source_has_its_share_and_validation_stays_out(tmp_path, photos, da
     assert len(train) == 9 + 2 * 9 + 9 + 2 * 9
     validation = [row for row in rows_of(tmp_path / "mix") if row["split"] == "val"]
     assert {row["scene"] for row in validation} == {"s00", "s10"}
+
+
+def test_clean_images_are_degraded_anew_at_every_step_beside_real_pairs(
+    tmp_path, photos, dark_pairs
+):
+    texts = [f"pairs:0.25:{dark_pairs}", f"clean:0.75:{photos}"]
+    write(photos / "p05.png", scene(5) // 10)  # night photos too
+    write_mix([parse_source(text) for text in texts], tmp_path / "mix")
+    listing = list_pairs(tmp_path / "mix")
+    assert len(listing.train) == 9 + 9
+    assert all(pair.degraded is not None for pair in listing.val)
+    inverted = load_pairs(listing.train, degrade=lambda frame, _: 255 - frame)
+    batch = sample_batch(inverted, BatchSampling(size=400, crop=16, multiple=8), seed=0, step=0)
+    is_clean = [
+        torch.allclose(one, 1.0 - two, atol=1e-6)
+        for one, two in zip(batch.degraded, batch.target, strict=True)
+    ]
+    assert np.mean(is_clean) == pytest.approx(0.75, abs=0.07)
+    others = [
+        float((one - two / 8).abs().max())
+        for one, two, clean in zip(batch.degraded, batch.target, is_clean, strict=True)
+        if not clean
+    ]
+    assert max(others) < 1 / 255
+
+
+def test_images_are_matched_by_the_endings_of_their_names(tmp_path):
+    for name in ("desk_1", "desk_2", "toy_1", "bad"):
+        write(tmp_path / f"all/{name}_real.png", scene(1) // 2)
+        write(tmp_path / f"all/{name}_mean.png", scene(1))
+    options = ["--low", "_real", "--high", "_mean", "--hold-out", "^toy", "--leave-out", "^bad$"]
+    main(["match", str(tmp_path / "all"), *options, "--out", str(tmp_path / "pairs")])
+    listing = list_pairs(tmp_path / "pairs")
+    assert [pair.scene for pair in listing.train] == ["desk_1", "desk_2"]
+    assert [pair.scene for pair in listing.val] == ["toy_1"]
+    assert listing.train[0].degraded.name == "desk_1_real.png"
+    assert listing.train[0].target.name == "desk_1_mean.png"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--low", "_noisy"], "for each name with '_noisy' at its end one with '_mean', found 2"),
+        (["--low", "_x", "--high", "_y"], "found none"),
+        (["--hold-out", "nothing"], "leaves no pair that validates"),
+        (["--hold-out", "desk"], "leaves no pair that trains"),
+        (["--hold-out", "(desk"], r"expected a regular expression, found '\(desk'"),
+    ],
+    ids=str,
+)
+def test_names_that_do_not_match_are_refused(tmp_path, options, says):
+    for name in ("desk_1", "desk_2"):
+        write(tmp_path / f"all/{name}_real.png", scene(1) // 2)
+        write(tmp_path / f"all/{name}_mean.png", scene(1))
+    usual = ["--low", "_real", "--high", "_mean", "--hold-out", "desk_1"]
+    with pytest.raises(SystemExit, match=says):
+        main(["match", str(tmp_path / "all"), *usual, *options, "--out", str(tmp_path / "pairs")])
+    assert not (tmp_path / "pairs").exists()
 
 
 def test_darkened_images_are_those_of_the_photo_in_every_mix(tmp_path, photos, dark_pairs):

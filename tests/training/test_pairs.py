@@ -8,7 +8,12 @@ from PIL import Image
 
 from mirnet_edge.errors import DataError
 from mirnet_edge.training.listing import PairFiles, list_pairs
-from mirnet_edge.training.pairs import add_monochrome, degrade_images, load_pairs
+from mirnet_edge.training.pairs import (
+    add_monochrome,
+    concatenate_pairs,
+    degrade_images,
+    load_pairs,
+)
 
 
 def _flat(path, level, size=(32, 32)):
@@ -94,7 +99,7 @@ def test_pairs_need_no_degradation_even_where_the_task_has_one(tmp_path):
 def test_clean_images_are_cropped_to_the_scale_and_have_no_degraded_ones(tmp_path, scale, size):
     pair = PairFiles(None, _flat(tmp_path / "kitchen.png", 90, (33, 47)), "kitchen")
     loaded = load_pairs([pair], degrade=_halved, scale=scale)
-    assert loaded.degraded == ()
+    assert loaded.degraded == (None,)
     assert loaded.targets[0].shape == (*size, 3)
     assert loaded.names == ("kitchen",)
     assert loaded.degrade is _halved
@@ -108,6 +113,33 @@ def test_clean_images_are_degraded_the_same_at_every_call(make_pairs):
     for one, other in zip(once.degraded, again.degraded, strict=True):
         assert np.array_equal(one, other)
     assert not np.array_equal(once.degraded[0], once.targets[0])
+
+
+def test_a_table_holds_pairs_and_clean_images(tmp_path):
+    folder = _folder(tmp_path)
+    _flat(folder / "clean.png", 90)
+    pair = list_pairs(folder).train[0]
+    loaded = load_pairs(
+        [pair, PairFiles(None, folder / "clean.png", "clean")], degrade=lambda frame, _: frame // 3
+    )
+    assert [degraded is None for degraded in loaded.degraded] == [False, True]
+    found = degrade_images(loaded)
+    assert found.degrade is None
+    assert np.array_equal(found.degraded[0], loaded.degraded[0])
+    assert np.array_equal(found.inputs[1], loaded.targets[1] // 3)
+    with pytest.raises(ValueError, match="found clean images"):
+        loaded.inputs  # noqa: B018
+    with pytest.raises(ValueError, match="found the clean image 1"):
+        loaded.thumbnails(1)
+    with pytest.raises(ValueError, match="expected a degradation"):
+        load_pairs([PairFiles(None, folder / "clean.png", "clean")])
+
+
+def test_gray_copies_are_of_clean_images_alone(make_pairs):
+    clean, pairs = make_pairs(4, degrade=_noised), make_pairs(3)
+    found = add_monochrome(concatenate_pairs(pairs, clean), 0.5)
+    assert len(found) == len(found.degraded) == 3 + 4 + 4
+    assert [degraded is None for degraded in found.degraded] == [False] * 3 + [True] * 8
 
 
 @pytest.mark.parametrize(("count", "share", "gray"), [(6, 0.25, 2), (3, 0.5, 3), (2, 0.8, 8)])
