@@ -216,7 +216,7 @@ class GraphFacts(StrictDocument):
     quantization: QuantizationFacts | None = None
     """None where all convolutions of pixels are quantized, or none."""
     ranges: Literal["minmax", "percentile", "entropy"] = "minmax"
-    """The range estimator of INT8 activations (`quantization.ptq`)."""
+    """The range estimator of INT8 activations (`quantization.ranges`)."""
     size: tuple[int, int] | None = None
     """(height, width) of a graph of one size in a bundle for any size; None for the bundle's."""
 

@@ -25,16 +25,18 @@ from mirnet_edge.files import write_atomically
 from mirnet_edge.images.contract import size_text
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.quantization.ptq import (
+    QuantizationScheme,
+    list_quantized_inputs,
+    quantize_for_tensorrt,
+)
+from mirnet_edge.quantization.ranges import (
     RANGE_ESTIMATORS,
     RANGES_FILE,
-    QuantizationScheme,
     RangeEstimator,
     RangeKey,
     collect_histograms,
     describe_preprocessing,
     estimate_ranges,
-    list_quantized_inputs,
-    quantize_for_tensorrt,
     read_ranges,
     write_ranges,
 )

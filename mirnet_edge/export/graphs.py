@@ -30,16 +30,18 @@ from mirnet_edge.onnx_files import write_model
 from mirnet_edge.quantization.cell_form import to_cell_form
 from mirnet_edge.quantization.legalizer import check_for_tensorrt
 from mirnet_edge.quantization.ptq import (
-    RANGES_FILE,
     QuantizationScheme,
-    RangeEstimator,
-    RangeKey,
-    collect_magnitudes,
     correct_output_bias,
-    describe_preprocessing,
     list_color_convs,
     quantize_for_cpu,
     quantize_for_tensorrt,
+)
+from mirnet_edge.quantization.ranges import (
+    RANGES_FILE,
+    RangeEstimator,
+    RangeKey,
+    collect_magnitudes,
+    describe_preprocessing,
     read_ranges,
 )
 

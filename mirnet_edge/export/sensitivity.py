@@ -26,16 +26,18 @@ from mirnet_edge.files import write_atomically
 from mirnet_edge.images.contract import LUMA
 from mirnet_edge.manifest import MachineFacts, Precision, QuantizationFacts, StrictDocument
 from mirnet_edge.onnx_files import write_model
-from mirnet_edge.quantization.ptq import (
-    QUANTIZERS,
+from mirnet_edge.quantization.mixed_precision import (
     GraphBlock,
-    QuantizationScheme,
-    Quantizer,
     list_blocks,
     list_quantized_convolutions,
+    quantize_partly,
+)
+from mirnet_edge.quantization.ptq import (
+    QUANTIZERS,
+    QuantizationScheme,
+    Quantizer,
     quantize_for_cpu,
     quantize_for_tensorrt,
-    quantize_partly,
 )
 from mirnet_edge.runtime import machine
 from mirnet_edge.runtime.backends import all_backends, find_backend

@@ -186,7 +186,7 @@ def key_of(options: ExportOptions, weights_sha256: str, images: CalibrationSet) 
 
 def _hash_ranges(images: CalibrationSet) -> str | None:
     """Return the SHA-256 of the calibrated ranges beside the images, which an export uses."""
-    from mirnet_edge.quantization.ptq import RANGES_FILE
+    from mirnet_edge.quantization.ranges import RANGES_FILE
 
     file = None if images.folder is None else images.folder / RANGES_FILE
     return sha256_of(file) if file is not None and file.is_file() else None

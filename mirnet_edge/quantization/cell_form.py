@@ -31,7 +31,7 @@ import onnx
 from mirnet_edge.onnx_files import constants_of, copy_model
 from mirnet_edge.quantization.byte_streams import FinestStream, float_kernel
 from mirnet_edge.quantization.graph_editor import GraphEditor, attribute_of, set_attribute
-from mirnet_edge.quantization.ptq import collect_magnitudes
+from mirnet_edge.quantization.ranges import collect_magnitudes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +48,7 @@ _LAST_AGAIN = (0, 2, 3, 1)
 
 
 class MeasureMagnitudes(Protocol):
-    """As `ptq.collect_magnitudes`."""
+    """As `ranges.collect_magnitudes`."""
 
     def __call__(  # noqa: D102  # above
         self, fp32: Path, samples: Sequence[np.ndarray], tensors: Sequence[str]

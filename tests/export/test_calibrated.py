@@ -10,7 +10,7 @@ from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.export.analysis import compare_estimators
 from mirnet_edge.export.graphs import make_graphs
 from mirnet_edge.export.workspace import ExportOptions, open_workspace
-from mirnet_edge.quantization.ptq import RANGES_FILE, RangeCache
+from mirnet_edge.quantization.ranges import RANGES_FILE, RangeCache
 
 
 @pytest.fixture(scope="module")

@@ -32,12 +32,12 @@ from mirnet_edge.export.sensitivity import (
 )
 from mirnet_edge.manifest import ImageContract, QuantizationFacts
 from mirnet_edge.quantization.legalizer import list_whole_frame_convs
-from mirnet_edge.quantization.ptq import (
-    QuantizationScheme,
+from mirnet_edge.quantization.mixed_precision import (
     list_blocks,
     list_quantized_convolutions,
     quantize_partly,
 )
+from mirnet_edge.quantization.ptq import QuantizationScheme
 
 SIZE = (32, 48)
 SENSITIVE = "blocks.0.top"

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from mirnet_edge.onnx_files import plain_feed
 from mirnet_edge.quantization.byte_streams import _round_weights, float_kernel
 from mirnet_edge.quantization.cell_form import to_cell_form
-from mirnet_edge.quantization.ptq import list_quantized_convolutions, quantize_partly
+from mirnet_edge.quantization.mixed_precision import list_quantized_convolutions, quantize_partly
 
 
 def _weights(model, conv):

@@ -17,15 +17,15 @@ from mirnet_edge.errors import CalibrationError, GraphError, MissingDependencyEr
 from mirnet_edge.onnx_files import constants_of
 from mirnet_edge.quantization import ptq
 from mirnet_edge.quantization.legalizer import check_for_tensorrt, list_whole_frame_convs
+from mirnet_edge.quantization.mixed_precision import list_blocks
 from mirnet_edge.quantization.ptq import (
     QuantizationScheme,
-    RangeEstimator,
     correct_output_bias,
-    list_blocks,
     list_color_convs,
     quantize_for_cpu,
     quantize_for_tensorrt,
 )
+from mirnet_edge.quantization.ranges import RangeEstimator
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ from mirnet_edge.export.onnx_graph import write_int8
 from mirnet_edge.images import contract
 from mirnet_edge.models.edge import PixelHead
 from mirnet_edge.quantization.legalizer import check_for_tensorrt
-from mirnet_edge.quantization.ptq import list_quantized_convolutions
+from mirnet_edge.quantization.mixed_precision import list_quantized_convolutions
 from mirnet_edge.quantization.qat import (
     FakeQuantizer,
     fake_quantize,

@@ -12,14 +12,16 @@ import pytest
 
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.quantization.ptq import (
+    QuantizationScheme,
+    list_quantized_inputs,
+    quantize_for_tensorrt,
+)
+from mirnet_edge.quantization.ranges import (
     RANGE_ESTIMATORS,
     Histogram,
-    QuantizationScheme,
     RangeKey,
     collect_histograms,
     estimate_ranges,
-    list_quantized_inputs,
-    quantize_for_tensorrt,
     read_ranges,
     write_ranges,
 )
@@ -108,7 +110,7 @@ import re, sys
 from pathlib import Path
 import numpy as np, onnx
 from onnx import TensorProto, helper
-from mirnet_edge.quantization.ptq import collect_magnitudes
+from mirnet_edge.quantization.ranges import collect_magnitudes
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
