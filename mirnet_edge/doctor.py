@@ -143,7 +143,9 @@ def _camera() -> Iterator[Finding]:
     if not cameras:
         yield Finding(
             "camera", "note", "no /dev/video*",
-            "plug one in; a CSI camera is enabled in: sudo /opt/nvidia/jetson-io/jetson-io.py",
+            "plug one in; a CSI camera is enabled in: sudo /opt/nvidia/jetson-io/jetson-io.py"
+            if is_jetson()
+            else "plug one in, or give mirnet live --source a stream or a file",
         )  # fmt: skip
         return
     closed = [one for one in cameras if not _is_readable(one)]

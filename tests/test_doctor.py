@@ -113,6 +113,13 @@ def test_what_is_lacking_is_named_with_its_fix(lack, machine, monkeypatch):
     assert lack.fix in finding.fix
 
 
+def test_only_a_jetson_is_told_where_it_enables_its_cameras(machine, monkeypatch):
+    (machine / "model").unlink()
+    _no_camera(machine, monkeypatch)
+    (finding,) = [one for one in examine() if one.subject == "camera"]
+    assert finding.fix == "plug one in, or give mirnet live --source a stream or a file"
+
+
 @pytest.mark.parametrize(("built", "state"), [("YES (1.20.3)", "ok"), ("NO", "note")])
 def test_opencv_is_asked_for_gstreamer(built, state, machine):
     (finding,) = gstreamer_finding(
