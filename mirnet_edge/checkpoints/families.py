@@ -148,6 +148,11 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
     exposure = tensors.get("exposure.features.0.weight")
     if exposure is None and any(key.startswith("exposure.") for key in tensors):
         raise KeyError("exposure.features.0.weight")
+    members = 1
+    if exposure is not None:
+        # a member reads its own channels alone
+        read = tensors["exposure.features.2.weight"].shape[1]
+        members = max(1, exposure.shape[0] // max(1, read))
     coarser = [tensors.get(f"blocks.0.down_{one}.weight") for one in ("middle", "bottom")]
     middle, bottom = (0 if one is None else one.shape[0] for one in coarser)
     return MIRNetEdgeConfig(
@@ -155,7 +160,8 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
         depth=_count_indices(tensors, "blocks.0.top.body."),
         blocks=max(indices) + 1,
         stem=stem,
-        exposure_channels=0 if exposure is None else exposure.shape[0],
+        exposure_channels=0 if exposure is None else exposure.shape[0] // members,
+        exposure_members=members,
         scale=round(pixels**0.5) // max(1, stem),
         light=light,
         damage_channels=0 if damage is None else damage.shape[0],

@@ -198,17 +198,14 @@ class TrainingProgress:
         """Move it on."""
         self._progress.advance(self._bars["label"])
 
-    def on_start(self, recipe: TrainingRecipe, step: int) -> None:
+    def on_start(self, recipe: TrainingRecipe, step: int, exposure_steps: int) -> None:
         """Begin the bars of training, and say where a stopped run goes on."""
         if step and self.leads:
             self._progress.console.print(
                 f"going on at step {step} of {recipe.steps}", highlight=False, soft_wrap=True
             )
-        first = bool(recipe.exposure_steps) and step == 0
         self._bars["exposure"] = self._progress.add_task(
-            "exposure",
-            total=recipe.exposure_steps * (1 + recipe.exposure_teachers),
-            visible=first,
+            "exposure", total=exposure_steps, visible=bool(exposure_steps) and step == 0
         )
         self._bars["damage"] = self._progress.add_task(
             "damage", total=recipe.damage_steps, visible=bool(recipe.damage_steps) and step == 0

@@ -58,6 +58,8 @@ class MIRNetEdgeConfig:
     """The pixel-unshuffle factor."""
     exposure_channels: int = 16
     """Channels of the exposure branch at the first of its three scales; 0 for no branch."""
+    exposure_members: int = 1
+    """Branches of so many channels each, of whose tone curves the mean is taken: an ensemble."""
     scale: int = 1
     """How many times higher and wider the output is: super-resolution."""
     light: bool = False
@@ -82,6 +84,11 @@ class MIRNetEdgeConfig:
             raise OptionError(
                 "blocks must be at least 1 and exposure_channels at least 0, "
                 f"found {self.blocks} and {self.exposure_channels}"
+            )
+        if self.exposure_members < 1 or (self.exposure_members > 1 and not self.exposure_channels):
+            raise OptionError(
+                "exposure_members must be 1, or more with exposure_channels, "
+                f"found {self.exposure_members} and {self.exposure_channels}"
             )
         if self.stem not in (1, 2, 4):
             raise OptionError(f"stem must be 1, 2 or 4, found {self.stem}")
@@ -120,23 +127,30 @@ class ExposureBranch(nn.Module):
     The curve is y = M · (a x / (1 + b x)) + k per pixel, with a gain `a` and a shoulder `b` for
     each channel, a color matrix M and a black point `k`: one division in the graph. The black
     point adds 1.5 dB: sensors and stray light lift black, and a gain of ten lifts it tenfold.
+
+    Several members are an ensemble: grouped convolutions, in which none reads another's channels,
+    and one last layer, which can hold the mean of their curves
+    (docs/decisions/039-exposure-ensemble.md).
     """
 
-    def __init__(self, channels: int) -> None:
-        """Build a branch that starts as the identity."""
+    def __init__(self, channels: int, members: int = 1) -> None:
+        """Build a branch of MEMBERS with CHANNELS each that starts as the identity."""
         super().__init__()
-        wide = 4 * channels
+        self.channels, self.members = channels, members
+        first, wide = members * channels, members * 4 * channels
         self.features = nn.Sequential(
-            nn.Conv2d(6, channels, 3, stride=2, padding=1),
+            nn.Conv2d(6, first, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.Conv2d(first, 2 * first, 3, stride=2, padding=1, groups=members),
             nn.ReLU(),
-            nn.Conv2d(2 * channels, wide, 3, stride=2, padding=1),
+            nn.Conv2d(2 * first, wide, 3, stride=2, padding=1, groups=members),
             nn.ReLU(),
         )
         self.pool = GlobalPool()
         self.decide = nn.Sequential(
-            nn.Conv2d(2 * wide, wide, 1), nn.ReLU(), nn.Conv2d(wide, _CURVE_PARAMETERS, 1)
+            nn.Conv2d(2 * wide, wide, 1, groups=members),
+            nn.ReLU(),
+            nn.Conv2d(wide, _CURVE_PARAMETERS, 1),
         )
         for parameter in self.decide[-1].parameters():
             nn.init.zeros_(parameter)
@@ -165,8 +179,11 @@ class ExposureBranch(nn.Module):
         spread = thumbnail / (thumbnail + 0.0625)
         seen = self.features(torch.cat((thumbnail, spread), 1))
         # the mean measures how dark the frame is, the maximum shows lamps
-        pooled = torch.cat((self.pool(seen), seen.amax((2, 3), keepdim=True)), 1)
-        curve: Tensor = self.decide(pooled)
+        pooled = [self.pool(seen), seen.amax((2, 3), keepdim=True)]
+        if self.members > 1:  # each member's means and maxima beside each other
+            means, maxima = (one.chunk(self.members, 1) for one in pooled)
+            pooled = [part for pair in zip(means, maxima, strict=True) for part in pair]
+        curve: Tensor = self.decide(torch.cat(pooled, 1))
         return curve
 
 
@@ -417,7 +434,9 @@ class MIRNetEdge(nn.Module):
         self.config = config or MIRNetEdgeConfig()
         self.exposure: ExposureBranch | None = None
         if self.config.exposure_channels:
-            self.exposure = ExposureBranch(self.config.exposure_channels)
+            self.exposure = ExposureBranch(
+                self.config.exposure_channels, self.config.exposure_members
+            )
         self.damage: DamageBranch | None = None
         if self.config.damage_channels:
             self.damage = DamageBranch(self.config.damage_channels)

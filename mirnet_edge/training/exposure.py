@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mirnet_edge.errors import OptionError
 from mirnet_edge.models.edge import THUMBNAIL_FACTOR
 from mirnet_edge.training.batches import add_noise_jitter, sample_exposure_jitter
 from mirnet_edge.training.loss import charbonnier_loss
@@ -48,13 +49,31 @@ def train_exposure(
     weights, and the branch is distilled from the mean of their outputs: an ensemble, which
     averages out what one run learns by chance.
 
+    Of a branch of several members each is trained alone, from other initial weights, and they are
+    joined.
+
     Args:
         branch: Any state.
         thumbnails: Of degraded and target frames.
         recipe: Its `exposure_` fields, augmentation and random seed count. The same seed gives
             the same weights.
-        on_step: Called with the steps done, over all branches, and the step's loss.
+        on_step: Called with the steps done, over all branches (`count_steps`), and the step's loss.
+
+    Raises:
+        OptionError: There are both members and teachers.
     """
+    if branch.members > 1:
+        if recipe.exposure_teachers:
+            raise OptionError(
+                f"exposure_teachers are for a branch of one member, found {branch.members}; leave "
+                "exposure_teachers out of the recipe, or exposure_members"
+            )
+        members = [_new_branch(branch, recipe.seed + number) for number in range(branch.members)]
+        for number, member in enumerate(members):
+            done = number * recipe.exposure_steps
+            _train(member, thumbnails, recipe, number, [], partial(_report, on_step, done))
+        branch.load_state_dict(join_branches(members).state_dict())
+        return
     teachers: list[ExposureBranch] = []
     for number in range(recipe.exposure_teachers):
         teacher = _new_branch(branch, recipe.seed + number)
@@ -65,11 +84,35 @@ def train_exposure(
     _train(branch, thumbnails, recipe, len(teachers), teachers, partial(_report, on_step, done))
 
 
+def count_steps(branch: ExposureBranch | None, recipe: TrainingRecipe) -> int:
+    """Return the steps of the first stage, over all branches that it trains."""
+    return (
+        0 if branch is None else recipe.exposure_steps * (branch.members + recipe.exposure_teachers)
+    )
+
+
+def join_branches(members: Sequence[ExposureBranch]) -> ExposureBranch:
+    """Return one branch whose tone curve is the mean of the members', all of equal width."""
+    states = [member.state_dict() for member in members]
+    joined = type(members[0])(members[0].channels, len(members))
+    state = {}
+    for name in joined.state_dict():
+        parts = [one[name] for one in states]
+        if name == "decide.2.bias":  # the curve's
+            state[name] = torch.stack(parts).mean(0)
+        elif name == "decide.2.weight":
+            state[name] = torch.cat(parts, 1) / len(members)
+        else:
+            state[name] = torch.cat(parts)
+    joined.load_state_dict(state)
+    return joined
+
+
 def _new_branch(branch: ExposureBranch, seed: int) -> ExposureBranch:
-    """Return a branch of the same shape with random weights of SEED."""
+    """Return a branch like one member with random weights of SEED."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = type(branch)(branch.features[0].out_channels)  # type: ignore[arg-type]
+        fresh = type(branch)(branch.channels)
     return fresh.to(next(branch.parameters()).device)
 
 

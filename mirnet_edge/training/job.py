@@ -369,7 +369,7 @@ def make_pseudo_labels(
 class TrainingObserver(LoadingObserver, Protocol):
     """Callbacks while a training job runs."""
 
-    def on_start(self, recipe: TrainingRecipe, step: int) -> None:
+    def on_start(self, recipe: TrainingRecipe, step: int, exposure_steps: int) -> None:
         """Training starts, or resumes, at this step."""
 
     def on_initial_score(self, score: ValidationScore) -> None:
@@ -444,7 +444,7 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
         loop.resume_state(trainer)
         if request.init is not None and trainer.step == 0 and process.is_leader:
             observer.on_initial_score(trainer.score_initial(data.validation))
-        observer.on_start(recipe, trainer.step)
+        observer.on_start(recipe, trainer.step, trainer.exposure_steps)
         score = trainer.run(
             data.train,
             data.validation,

@@ -32,7 +32,7 @@ from mirnet_edge.models.edge import MIRNetEdge, PixelHead
 from mirnet_edge.training import loss, record
 from mirnet_edge.training.batches import BatchSampling, iterate_batches
 from mirnet_edge.training.damage import train_damage
-from mirnet_edge.training.exposure import train_exposure
+from mirnet_edge.training.exposure import count_steps, train_exposure
 from mirnet_edge.training.pairs import Thumbnails
 from mirnet_edge.training.recipe import FORMER_FIELDS, TrainingRecipe, require_crops
 from mirnet_edge.training.record import ValidationScore
@@ -338,6 +338,11 @@ class Trainer:
     @property
     def _exposure_branch(self) -> ExposureBranch | None:
         return self.model.exposure if isinstance(self.model, MIRNetEdge) else None
+
+    @property
+    def exposure_steps(self) -> int:
+        """Return the steps of the first stage, over all branches."""
+        return count_steps(self._exposure_branch, self.recipe)
 
     @property
     def _has_exposure_stage(self) -> bool:

@@ -44,7 +44,16 @@ _MIX = (
     "al., TPAMI 2011, non-commercial research) through a random camera, BSDS500 plainly darkened "
     "and as it is; none of the images is shipped"
 )
+_NOISE = (
+    "pairs of real noise and clean photos, which `mirnet_edge.degradations` degrades: 77 pairs of "
+    "PolyU (Xu et al., arXiv 1804.02603) by three of its cameras, 23 of RENOIR (Anaya and Barbu, "
+    "2018, research), and 1001 photos of BSDS500 (Arbelaez et al., TPAMI 2011), none of them in "
+    "CBSD68 or BSD100, and of ImageNet (Deng et al., CVPR 2009), both for non-commercial research; "
+    "none of the images is shipped"
+)
 _DATA = {
+    "noise": _NOISE,
+    "noise-fewer-pairs": _NOISE,
     "mix": _MIX,
     "mix-darker": _MIX,
     "lol": "LOL-v1 (Wei et al., BMVC 2018), the pairs of 378 scenes; where the note says so, also "
@@ -62,7 +71,10 @@ _DATA = {
 _LOL_SCENES = (
     "22 whole images of 20 other scenes of LOL-v1; chosen by `benchmarks/low_light_sources.py`"
 )
+_CAMERAS = "23 pairs of PolyU by two other cameras; chosen by `benchmarks/denoising.py`"
 _VALIDATION = {
+    "noise": _CAMERAS,
+    "noise-fewer-pairs": _CAMERAS,
     "mix": _LOL_SCENES,
     "mix-darker": _LOL_SCENES,
     "lol": "22 whole images of 20 other scenes of the same set",

@@ -136,6 +136,13 @@ NETWORKS = [
         "edge",
     ),
     Network(
+        "edge-exposure-ensemble",
+        lambda: MIRNetEdge(
+            MIRNetEdgeConfig(channels=(8, 8, 8), exposure_channels=2, exposure_members=3)
+        ),
+        "edge",
+    ),
+    Network(
         "edge-all-pixels",
         lambda: MIRNetEdge(
             MIRNetEdgeConfig(channels=(8, 8, 8), stem=1, exposure_channels=2, scale=3)

@@ -53,6 +53,8 @@ SHAPES = [
         for depth, blocks, stem in ((2, 1, 1), (5, 1, 2), (3, 2, 1))
     ),
     MIRNetEdgeConfig(channels=_THREE, depth=4, stem=1, scale=2, light=True),
+    MIRNetEdgeConfig(channels=_THREE, exposure_channels=4, exposure_members=3),
+    MIRNetEdgeConfig(channels=_THREE, exposure_channels=4, exposure_members=2, light=True),
 ]
 
 
@@ -61,7 +63,7 @@ SHAPES = [
     SHAPES,
     ids=lambda c: (
         f"{'light-' * c.light}stem{c.stem}x{c.scale}-{c.exposure_channels}-{c.blocks}"
-        f"-{c.damage_channels}-{c.depth}"
+        f"-{c.damage_channels}-{c.depth}-{c.exposure_members}"
     ),
 )
 def test_the_shape_is_told_from_the_tensors(config):
@@ -100,6 +102,12 @@ class Refused:
         Refused("no block", {"blocks": 0}, "at least 1"),
         Refused("odd stem", {"stem": 3}, "stem must be 1, 2 or 4, found 3"),
         Refused("negative exposure", {"exposure_channels": -1}, "exposure_channels at least 0"),
+        Refused("no member", {"exposure_members": 0}, "exposure_members must be 1, or more"),
+        Refused(
+            "members of no branch",
+            {"exposure_channels": 0, "exposure_members": 2},
+            "exposure_members must be 1, or more with exposure_channels, found 2 and 0",
+        ),
         Refused("no scale", {"scale": 0}, "scale must"),
         Refused("great scale", {"scale": 5}, "scale must"),
         Refused("damage in the standard form", {"damage_channels": 8}, "light network of scale 1"),

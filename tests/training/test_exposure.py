@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from mirnet_edge.errors import OptionError
 from mirnet_edge.models.edge import ExposureBranch
 from mirnet_edge.training import exposure
-from mirnet_edge.training.exposure import train_exposure
+from mirnet_edge.training.exposure import count_steps, join_branches, train_exposure
 from mirnet_edge.training.pairs import Pairs, Thumbnails
 
 QUICK = {"exposure_batch": 8, "exposure_learning_rate": 1e-2, "well_lit_fraction": 0.0}
@@ -101,6 +102,42 @@ def test_teachers_start_from_seeds_of_their_own_and_leave_chance_alone(make_reci
     assert torch.equal(torch.rand(1), expected)
     alone = _trained(pairs, make_recipe, exposure_steps=5)
     assert not torch.equal(_shown(taught, pairs), _shown(alone, pairs))
+
+
+def test_members_are_joined_to_the_mean_of_their_curves():
+    members = [_branch(seed) for seed in range(3)]
+    thumbnail = torch.rand(2, 3, 24, 36, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for number, member in enumerate(members):
+            for layer in (*member.features, *member.decide):
+                if isinstance(layer, torch.nn.Conv2d):
+                    layer.bias.uniform_(-0.5, 0.5)
+            member.decide[-1].weight.normal_()
+            member.decide[-1].bias.fill_(number)
+        curves = torch.stack([one.curve_of(thumbnail) for one in members])
+        joined = join_branches(members).curve_of(thumbnail)
+    assert float(curves.std(0).min()) > 0.01  # they differ
+    assert torch.allclose(joined, curves.mean(0), atol=1e-5)
+
+
+def test_members_are_trained_apart_from_other_weights(make_recipe):
+    pairs, steps = _scenes(), []
+    recipe = make_recipe(**QUICK, exposure_steps=5)
+    branch = ExposureBranch(4, members=2)
+    train_exposure(branch, Thumbnails(pairs, 1), recipe, lambda step, loss: steps.append(step))
+    assert steps == list(range(1, count_steps(branch, recipe) + 1)) == list(range(1, 11))
+    one, other = branch.features[0].weight[:4], branch.features[0].weight[4:]
+    assert not torch.allclose(one, other, atol=1e-2)
+    alone = _branch()
+    torch.manual_seed(recipe.seed)
+    alone = _trained(pairs, make_recipe, ExposureBranch(4), exposure_steps=5)
+    assert torch.equal(alone.features[0].weight, one)
+
+
+def test_members_and_teachers_at_once_are_refused(make_recipe):
+    recipe = make_recipe(**QUICK, exposure_steps=1, exposure_teachers=2)
+    with pytest.raises(OptionError, match="teachers are for a branch of one member, found 2"):
+        train_exposure(ExposureBranch(4, members=2), Thumbnails(_scenes(), 1), recipe)
 
 
 def test_dark_thumbnails_get_the_noise_of_an_eighth_and_targets_none(make_recipe):

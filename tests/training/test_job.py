@@ -56,7 +56,7 @@ class RecordingObserver:
     def on_labeled(self):
         self.labels -= 1
 
-    def on_start(self, recipe, step):
+    def on_start(self, recipe, step, exposure_steps):
         self.started.append((recipe.steps, step))
 
     def on_initial_score(self, score):
