@@ -59,7 +59,8 @@ class MIRNetEdgeConfig:
     exposure_channels: int = 16
     """Channels of the exposure branch at the first of its three scales; 0 for no branch."""
     exposure_members: int = 1
-    """Branches of so many channels each, of whose tone curves the mean is taken: an ensemble."""
+    """Branches of so many channels each, of whose tone curves the mean is taken: an ensemble. 1
+    where there is no branch."""
     scale: int = 1
     """How many times higher and wider the output is: super-resolution."""
     light: bool = False
@@ -85,11 +86,10 @@ class MIRNetEdgeConfig:
                 "blocks must be at least 1 and exposure_channels at least 0, "
                 f"found {self.blocks} and {self.exposure_channels}"
             )
-        if self.exposure_members < 1 or (self.exposure_members > 1 and not self.exposure_channels):
-            raise OptionError(
-                "exposure_members must be 1, or more with exposure_channels, "
-                f"found {self.exposure_members} and {self.exposure_channels}"
-            )
+        if self.exposure_members < 1:
+            raise OptionError(f"exposure_members must be at least 1, found {self.exposure_members}")
+        if not self.exposure_channels:
+            object.__setattr__(self, "exposure_members", 1)
         if self.stem not in (1, 2, 4):
             raise OptionError(f"stem must be 1, 2 or 4, found {self.stem}")
         if self.scale not in (1, 2, 3, 4):
@@ -181,8 +181,12 @@ class ExposureBranch(nn.Module):
         # the mean measures how dark the frame is, the maximum shows lamps
         pooled = [self.pool(seen), seen.amax((2, 3), keepdim=True)]
         if self.members > 1:  # each member's means and maxima beside each other
-            means, maxima = (one.chunk(self.members, 1) for one in pooled)
-            pooled = [part for pair in zip(means, maxima, strict=True) for part in pair]
+            width = pooled[0].shape[1] // self.members
+            pooled = [
+                one[:, member * width : (member + 1) * width]
+                for member in range(self.members)
+                for one in pooled
+            ]
         curve: Tensor = self.decide(torch.cat(pooled, 1))
         return curve
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.edge import THUMBNAIL_FACTOR
@@ -72,7 +73,7 @@ def train_exposure(
         for number, member in enumerate(members):
             done = number * recipe.exposure_steps
             _train(member, thumbnails, recipe, number, [], partial(_report, on_step, done))
-        branch.load_state_dict(join_branches(members).state_dict())
+        _copy_layers(join_branches(members), branch)
         return
     teachers: list[ExposureBranch] = []
     for number in range(recipe.exposure_teachers):
@@ -106,6 +107,20 @@ def join_branches(members: Sequence[ExposureBranch]) -> ExposureBranch:
             state[name] = torch.cat(parts)
     joined.load_state_dict(state)
     return joined
+
+
+@torch.no_grad()
+def _copy_layers(source: ExposureBranch, target: ExposureBranch) -> None:
+    """Give a branch another one's kernels, also where it is trained as several branches."""
+    for name, layer in source.named_modules():
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        own = cast("nn.Conv2d", target.get_submodule(name))
+        if parametrize.is_parametrized(own, "weight"):
+            own.weight = layer.weight.detach()
+        else:
+            own.weight.copy_(layer.weight)
+        cast("Tensor", own.bias).copy_(cast("Tensor", layer.bias))
 
 
 def _new_branch(branch: ExposureBranch, seed: int) -> ExposureBranch:

@@ -102,12 +102,7 @@ class Refused:
         Refused("no block", {"blocks": 0}, "at least 1"),
         Refused("odd stem", {"stem": 3}, "stem must be 1, 2 or 4, found 3"),
         Refused("negative exposure", {"exposure_channels": -1}, "exposure_channels at least 0"),
-        Refused("no member", {"exposure_members": 0}, "exposure_members must be 1, or more"),
-        Refused(
-            "members of no branch",
-            {"exposure_channels": 0, "exposure_members": 2},
-            "exposure_members must be 1, or more with exposure_channels, found 2 and 0",
-        ),
+        Refused("no member", {"exposure_members": 0}, "exposure_members must be at least 1"),
         Refused("no scale", {"scale": 0}, "scale must"),
         Refused("great scale", {"scale": 5}, "scale must"),
         Refused("damage in the standard form", {"damage_channels": 8}, "light network of scale 1"),
@@ -169,6 +164,10 @@ def test_an_untrained_light_enlarger_starts_as_nearest_neighbor(stem, scale):
     with torch.no_grad():
         expected = functional.interpolate(batch, scale_factor=scale, mode="nearest")
         assert torch.equal(network(batch), expected)
+
+
+def test_where_there_is_no_exposure_branch_it_has_one_member():
+    assert MIRNetEdgeConfig(exposure_channels=0, exposure_members=3).exposure_members == 1
 
 
 def test_without_exposure_channels_there_is_no_branch():

@@ -8,6 +8,7 @@ import torch
 
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.edge import ExposureBranch
+from mirnet_edge.models.reparameterization import fold_convolutions, widen_convolutions
 from mirnet_edge.training import exposure
 from mirnet_edge.training.exposure import count_steps, join_branches, train_exposure
 from mirnet_edge.training.pairs import Pairs, Thumbnails
@@ -132,6 +133,17 @@ def test_members_are_trained_apart_from_other_weights(make_recipe):
     torch.manual_seed(recipe.seed)
     alone = _trained(pairs, make_recipe, ExposureBranch(4), exposure_steps=5)
     assert torch.equal(alone.features[0].weight, one)
+
+
+def test_members_are_joined_where_convolutions_are_trained_as_branches(make_recipe):
+    recipe, thumbnails = make_recipe(**QUICK, exposure_steps=5), Thumbnails(_scenes(), 1)
+    plain, widened = ExposureBranch(4, members=2), ExposureBranch(4, members=2)
+    widen_convolutions(widened, 2.0)
+    for branch in (plain, widened):
+        train_exposure(branch, thumbnails, recipe)
+    fold_convolutions(widened)
+    for name, value in plain.state_dict().items():
+        assert torch.allclose(widened.state_dict()[name], value, atol=1e-5), name
 
 
 def test_members_and_teachers_at_once_are_refused(make_recipe):

@@ -107,13 +107,14 @@ def test_training_saves_weights_with_a_card_and_calls_the_observer(tmp_path, wri
     observer = RecordingObserver()
     request = _request(
         write_pairs(tmp_path / "photos", 12), tmp_path / "out",
-        training={"exposure_steps": 3, "exposure_batch": 2, "exposure_teachers": 4},
+        network={**_SMALL, "exposure_members": 2},
+        training={"exposure_steps": 3, "exposure_batch": 2},
     )  # fmt: skip
     trained = train_weights(request, observer)
     assert trained.weights == tmp_path / "out/low-light.safetensors"
     assert (observer.total, observer.done) == (12, 12)
     assert observer.started == [(2, 0)]
-    assert observer.exposure == list(range(1, 3 * (1 + 4) + 1))
+    assert observer.exposure == list(range(1, 3 * 2 + 1))
     assert observer.steps == [1, 2]
     assert observer.scores == [trained.score] == record.read_history(tmp_path / "out")
     card = checkpoints.load(trained.weights).card
