@@ -230,9 +230,17 @@ def test_python_restores_without_torch(program, photo):
 
 
 def test_help_is_quick(program):
-    before = _processor_time_s()
-    assert program("--help").returncode == 0
-    assert _processor_time_s() - before < 0.5  # 0.28 s
+    def least_s(*arguments, **options):
+        taken = []
+        for _ in range(3):
+            before = _processor_time_s()
+            assert program(*arguments, **options).returncode == 0
+            taken.append(_processor_time_s() - before)
+        return min(taken)
+
+    # 0.28 s, three times what numpy takes to be imported; old processors need longer for both
+    numpy_s = least_s("-c", "import numpy", program="python")
+    assert least_s("--help") < max(0.5, 5 * numpy_s)
 
 
 def test_the_quick_suite_measures_what_is_installed(program, tmp_path):
