@@ -176,9 +176,8 @@ def _sample_pair(
     if given is not None:
         degraded, degrade = given, None
         thumbnails = pairs.thumbnails(index) if sampling.thumbnails else None
-    elif (
-        degrade is not None and sampling.thumbnails
-    ):  # crop and thumbnail must show the same degradation
+    elif degrade is not None and sampling.thumbnails:
+        # crop and thumbnail must show the same degradation
         degraded, degrade = degrade(target, generator), None
         thumbnails = thumbnail_from_frame(degraded), thumbnail_from_frame(target)
     else:
