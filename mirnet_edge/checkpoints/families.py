@@ -144,7 +144,8 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
     stem = side if light and inputs == 3 and side != 3 else round((inputs / 3) ** 0.5)
     outputs = tensors["head.weight"].shape[0]
     # of a pixel: three values and a gate, or three alone; no square is three quarters of another
-    pixels = outputs // 4 if round((outputs / 4) ** 0.5) ** 2 * 4 == outputs else outputs // 3
+    has_gate = round((outputs / 4) ** 0.5) ** 2 * 4 == outputs
+    pixels = outputs // 4 if has_gate else outputs // 3
     exposure = tensors.get("exposure.features.0.weight")
     if exposure is None and any(key.startswith("exposure.") for key in tensors):
         raise KeyError("exposure.features.0.weight")
@@ -164,6 +165,7 @@ def edge_config_from_tensors(tensors: Mapping[str, Tensor]) -> MIRNetEdgeConfig:
         exposure_members=members,
         scale=round(pixels**0.5) // max(1, stem),
         light=light,
+        full_convolutions=light and not has_gate,
         damage_channels=0 if damage is None else damage.shape[0],
     )
 

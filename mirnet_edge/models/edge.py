@@ -12,7 +12,8 @@ Two choices make it fast enough for a camera, a third one accurate:
 
 The light form (`MIRNetEdgeConfig.light`) moves less memory and multiplies less: half of the time in
 INT8 at 1280x720 on AVX2 and with VNNI (docs/decisions/026-light-form.md). Enlarging networks in
-their light form work at the input's full resolution (docs/decisions/030-super-resolution.md).
+their light form work at the input's full resolution (docs/decisions/030-super-resolution.md). Those
+that denoise have full convolutions and no gate either (docs/decisions/041-denoising-shape.md).
 Networks for old photos also find and fill damage, before the stem (`models/damage.py`).
 """
 
@@ -48,10 +49,11 @@ class MIRNetEdgeConfig:
 
     channels: tuple[int, int, int] = (32, 48, 64)
     """Channels of the streams at 1/stem, 1/(2 stem) and 1/(4 stem) of the resolution. The last two
-    are 0 in a network of the finest stream alone, which light networks that enlarge can be."""
+    are 0 in a network of the finest stream alone, which light networks of full convolutions can
+    be."""
     depth: int = 2
-    """Convolutions of the finest stream's attention block: 2, or more in light networks that
-    enlarge."""
+    """Convolutions of the finest stream's attention block: 2, or more in light networks of full
+    convolutions."""
     blocks: int = 1
     """How many blocks follow each other: multi-scale residual ones, or of a single stream."""
     stem: int = 4
@@ -65,9 +67,12 @@ class MIRNetEdgeConfig:
     """How many times higher and wider the output is: super-resolution."""
     light: bool = False
     """Whether to build the light form: coarse streams guide the finer ones instead of being fused
-    with them, attention is by channel alone, and the corrected exposure fits 8 bits. At scale 1,
-    stem and head see one cell of stem x stem pixels each and the finest stream's convolutions are
-    separable; at larger ones the head has no gate."""
+    with them, attention is by channel alone, and the corrected exposure fits 8 bits. At scale 1 the
+    stem sees one cell of stem x stem pixels."""
+    full_convolutions: bool = False
+    """Of light networks: whether the finest stream's convolutions are full ones and the head is a
+    3x3 convolution without a gate, as detail and noise of single pixels need. False: they are
+    separable, and the head, with a gate, sees one cell. Always True in those that enlarge."""
     damage_channels: int = 0
     """Channels of the damage branch at half the resolution, which finds scratches and fills them
     before the stem; 0 for no branch. Light networks of scale 1 alone have one."""
@@ -75,6 +80,15 @@ class MIRNetEdgeConfig:
     def __post_init__(self) -> None:
         """Refuse values without a network."""
         object.__setattr__(self, "channels", tuple(self.channels))
+        if not self.exposure_channels and self.exposure_members > 0:
+            object.__setattr__(self, "exposure_members", 1)
+        if self.light and self.scale > 1:
+            object.__setattr__(self, "full_convolutions", True)
+        self._refuse_numbers()
+        self._refuse_combinations()
+
+    def _refuse_numbers(self) -> None:
+        """Refuse single values out of range."""
         streams = self.channels[:1] if self.has_one_stream else self.channels
         if len(self.channels) != 3 or min(streams) < 1:
             raise OptionError(
@@ -88,26 +102,31 @@ class MIRNetEdgeConfig:
             )
         if self.exposure_members < 1:
             raise OptionError(f"exposure_members must be at least 1, found {self.exposure_members}")
-        if not self.exposure_channels:
-            object.__setattr__(self, "exposure_members", 1)
         if self.stem not in (1, 2, 4):
             raise OptionError(f"stem must be 1, 2 or 4, found {self.stem}")
         if self.scale not in (1, 2, 3, 4):
             raise OptionError(f"scale must be 1, 2, 3 or 4, found {self.scale}")
-        if self.has_one_stream and not (self.light and self.scale > 1):
+
+    def _refuse_combinations(self) -> None:
+        """Refuse values that one of the forms does not have."""
+        if self.full_convolutions and not self.light:
+            raise OptionError("full_convolutions is of light networks, found light = False")
+        if self.has_one_stream and not self.full_convolutions:
             raise OptionError(
-                "a light network that enlarges can have one stream alone, no other: found channels "
-                f"{self.channels}, light = {self.light}, scale = {self.scale}"
+                "a light network of full convolutions can have one stream alone, no other: found "
+                f"channels {self.channels}, light = {self.light}, scale = {self.scale}"
             )
-        if self.depth < 2 or (self.depth > 2 and not (self.light and self.scale > 1)):
+        if self.depth < 2 or (self.depth > 2 and not self.full_convolutions):
             raise OptionError(
-                "depth must be 2, or more in a light network that enlarges, "
+                "depth must be 2, or more in a light network of full convolutions, "
                 f"found {self.depth}, light = {self.light}, scale = {self.scale}"
             )
-        if self.damage_channels < 0 or (self.damage_channels and not self.has_cells):
+        can_fill = self.light and not self.full_convolutions
+        if self.damage_channels < 0 or (self.damage_channels and not can_fill):
             raise OptionError(
-                "damage_channels must be 0, or positive in a light network of scale 1, "
-                f"found {self.damage_channels}, light = {self.light}, scale = {self.scale}"
+                "damage_channels must be 0, or positive in a light network of scale 1 and "
+                f"separable convolutions, found {self.damage_channels}, light = {self.light}, "
+                f"scale = {self.scale}, full_convolutions = {self.full_convolutions}"
             )
 
     @property
@@ -116,8 +135,8 @@ class MIRNetEdgeConfig:
         return self.channels[1:] == (0, 0)
 
     @property
-    def has_cells(self) -> bool:
-        """Return whether stem and head see one cell of pixels each: light, scale 1."""
+    def has_cell_stem(self) -> bool:
+        """Return whether the stem sees one cell of stem x stem pixels: light, scale 1."""
         return self.light and self.scale == 1
 
 
@@ -376,15 +395,18 @@ class PixelHead(nn.Conv2d):
         return gated(frame, gate, residual, light=self.light), residual
 
 
-class EnlargingHead(nn.Conv2d):
-    """The output convolution of a light network that enlarges: a residual for each pixel.
+class ResidualHead(nn.Conv2d):
+    """The output convolution of a light network of full convolutions: a residual for each pixel.
 
     A residual of all values of a cell needs no gate. It is added to the pixel that the cell is
-    enlarged from, at the input's resolution.
+    enlarged from, or at scale 1 to the cell's pixels, before the pixel shuffle.
     """
 
     def __init__(self, channels: int, *, stem: int, scale: int) -> None:
-        """Take CHANNELS at 1/STEM of the input's resolution; starts as nearest-neighbor."""
+        """Take CHANNELS at 1/STEM of the input's resolution; starts as nearest-neighbor.
+
+        That is the identity at SCALE 1.
+        """
         super().__init__(channels, 3 * (stem * scale) ** 2, 3, padding=1)
         self.stem, self.scale = stem, scale
         nn.init.normal_(self.weight, std=1e-3)
@@ -410,7 +432,7 @@ def gated(frame: Tensor, gate: Tensor, residual: Tensor, *, light: bool) -> Tens
 def _stem(config: MIRNetEdgeConfig) -> nn.Conv2d:
     if config.damage_channels:
         return MaskedStem(config.stem, config.channels[0])
-    if config.has_cells:
+    if config.has_cell_stem:
         return nn.Conv2d(3, config.channels[0], config.stem, stride=config.stem)
     return UnshuffledConv(config.stem, config.channels[0])
 
@@ -419,13 +441,15 @@ def _block(config: MIRNetEdgeConfig) -> nn.Module:
     if config.has_one_stream:
         return SingleStreamBlock(config.channels[0], config.depth)
     if config.light:
-        return GuidedBlock(config.channels, separable=config.scale == 1, depth=config.depth)
+        return GuidedBlock(
+            config.channels, separable=not config.full_convolutions, depth=config.depth
+        )
     return MultiScaleBlock(config.channels)
 
 
-def _head(config: MIRNetEdgeConfig) -> PixelHead | EnlargingHead:
-    if config.light and config.scale > 1:
-        return EnlargingHead(config.channels[0], stem=config.stem, scale=config.scale)
+def _head(config: MIRNetEdgeConfig) -> PixelHead | ResidualHead:
+    if config.full_convolutions:
+        return ResidualHead(config.channels[0], stem=config.stem, scale=config.scale)
     return PixelHead(config.stem * config.scale, config.channels[0], light=config.light)
 
 

@@ -398,7 +398,8 @@ class TrainingRun(StrictDocument):
 class RecipeFile(StrictDocument):
     """A recipe as a TOML file: the network and its training. What it leaves out has its default.
 
-    Schema history: 1 (2026-11) the first; 2 (2026-11) other names for `FORMER_FIELDS`, `runs`.
+    Schema history: 1 (2026-11) the first; 2 (2026-11) other names for `FORMER_FIELDS`, `runs`,
+    `network_of`.
     Version 1 is still read.
     """
 
@@ -409,10 +410,18 @@ class RecipeFile(StrictDocument):
     """None: that of the task's recipe."""
     network: dict[str, Any] = Field(default_factory=dict)
     """Fields of the architecture's config."""
+    network_of: str = ""
+    """A recipe of this package that states the architecture and the network for this one too."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Fields of `TrainingRecipe`."""
     runs: tuple[TrainingRun, ...] = ()
     """Several runs, one after the other; empty for one."""
+
+    @model_validator(mode="after")
+    def _check_network(self) -> RecipeFile:
+        if self.network_of and (self.network or self.architecture):
+            raise ValueError("network_of excludes network and architecture")
+        return self
 
     def training_of(self, run: int | None) -> dict[str, Any]:
         """Return the fields of `TrainingRecipe` of a run, from 1; None without several runs."""
@@ -440,6 +449,8 @@ def read_recipe(name_or_path: str) -> RecipeFile:
     )
     found = read_toml(path, RecipeFile, absent=absent)
     found = found.model_copy(update={"training": rename_keys(found.training, FORMER_FIELDS)})
+    if found.network_of:
+        found = found.model_copy(update=_network_of(found.network_of, path))
     known = {one.name for one in dataclasses.fields(TrainingRecipe)}
     stated = set(found.training).union(*(run.training for run in found.runs))
     if unknown := sorted(stated - known):
@@ -448,6 +459,20 @@ def read_recipe(name_or_path: str) -> RecipeFile:
             f"{', '.join(sorted(known))}"
         )
     return found
+
+
+def _network_of(name: str, path: Path) -> dict[str, Any]:
+    """Return the fields of a recipe that state the network of the package's recipe NAME.
+
+    Raises:
+        OptionError: There is none of that name.
+    """
+    if name not in list_recipes():
+        raise OptionError(
+            f"{path}: network_of is {name!r}; expected one of {', '.join(list_recipes())}"
+        )
+    other = read_recipe(name)
+    return {"architecture": other.architecture, "network": other.network, "network_of": ""}
 
 
 def recipe_from_values(values: dict[str, Any], origin: str) -> TrainingRecipe:

@@ -53,6 +53,14 @@ SHAPES = [
         for depth, blocks, stem in ((2, 1, 1), (5, 1, 2), (3, 2, 1))
     ),
     MIRNetEdgeConfig(channels=_THREE, depth=4, stem=1, scale=2, light=True),
+    *(
+        MIRNetEdgeConfig(
+            channels=channels, depth=depth, stem=stem, light=True, full_convolutions=True
+        )
+        for channels in (_THREE, (8, 0, 0))
+        for depth in (2, 4)
+        for stem in (1, 2, 4)
+    ),
     MIRNetEdgeConfig(channels=_THREE, exposure_channels=4, exposure_members=3),
     MIRNetEdgeConfig(channels=_THREE, exposure_channels=4, exposure_members=2, light=True),
 ]
@@ -63,7 +71,8 @@ SHAPES = [
     SHAPES,
     ids=lambda c: (
         f"{'light-' * c.light}stem{c.stem}x{c.scale}-{c.exposure_channels}-{c.blocks}"
-        f"-{c.damage_channels}-{c.depth}-{c.exposure_members}"
+        f"-{c.damage_channels}-{c.depth}-{c.exposure_members}-{c.channels[1]}"
+        f"{'-full' * c.full_convolutions}"
     ),
 )
 def test_the_shape_is_told_from_the_tensors(config):
@@ -85,12 +94,12 @@ class Refused:
         Refused(
             "one stream in the standard form",
             {"channels": (8, 0, 0), "scale": 2},
-            "a light network that enlarges can have one stream alone",
+            "a light network of full convolutions can have one stream alone",
         ),
         Refused(
             "one stream at the same size",
             {"channels": (8, 0, 0), "light": True},
-            "a light network that enlarges can have one stream alone",
+            "a light network of full convolutions can have one stream alone",
         ),
         Refused("deep in the standard form", {"depth": 3}, "depth must be 2, or more in a light"),
         Refused("deep at the same size", {"depth": 3, "light": True}, "depth must be 2, or more"),
@@ -105,6 +114,12 @@ class Refused:
         Refused("no member", {"exposure_members": 0}, "exposure_members must be at least 1"),
         Refused("no scale", {"scale": 0}, "scale must"),
         Refused("great scale", {"scale": 5}, "scale must"),
+        Refused("full in the standard form", {"full_convolutions": True}, "is of light networks"),
+        Refused(
+            "damage with full convolutions",
+            {"damage_channels": 8, "light": True, "full_convolutions": True},
+            "separable convolutions, found 8",
+        ),
         Refused("damage in the standard form", {"damage_channels": 8}, "light network of scale 1"),
         Refused(
             "damage in an enlarging network",
@@ -164,6 +179,23 @@ def test_an_untrained_light_enlarger_starts_as_nearest_neighbor(stem, scale):
     with torch.no_grad():
         expected = functional.interpolate(batch, scale_factor=scale, mode="nearest")
         assert torch.equal(network(batch), expected)
+
+
+@pytest.mark.parametrize("stem", [1, 2, 4])
+def test_an_untrained_network_of_full_convolutions_starts_as_the_identity(stem):
+    torch.manual_seed(0)
+    batch = torch.rand(1, 3, 16, 32)
+    network = MIRNetEdge(
+        MIRNetEdgeConfig(channels=_THREE, stem=stem, light=True, full_convolutions=True)
+    ).eval()
+    torch.nn.init.zeros_(network.head.weight)
+    with torch.no_grad():
+        assert torch.equal(network(batch), network.expose(batch))
+
+
+def test_light_networks_that_enlarge_have_full_convolutions():
+    assert MIRNetEdgeConfig(light=True, scale=2).full_convolutions
+    assert not MIRNetEdgeConfig(light=True).full_convolutions
 
 
 def test_where_there_is_no_exposure_branch_it_has_one_member():

@@ -129,6 +129,15 @@ def test_a_recipe_file_is_read(tmp_path):
     assert (recipe.steps, recipe.ema_decay, recipe.batch) == (3, 0, TrainingRecipe().batch)
 
 
+def test_a_recipe_takes_the_network_of_another(tmp_path):
+    found = read_recipe(_written(tmp_path, 'network_of = "mirnet-v2"\n[training]\nsteps = 3\n'))
+    other = read_recipe("mirnet-v2")
+    assert (found.architecture, found.network) == (other.architecture, other.network)
+    assert found.training == {"steps": 3}
+    deep = read_recipe(_written(tmp_path, 'network_of = "shipped-denoise"\n'))
+    assert deep.network == read_recipe("denoise").network
+
+
 @dataclass(frozen=True)
 class Refused:
     id: str
@@ -144,6 +153,8 @@ FILES = [
     Refused(
         "unknown network", 'architecture = "unet"\n', r"own\.toml: architecture: .*'mirnet-v2'"
     ),
+    Refused("two networks", 'network_of = "mirnet"\n[network]\nchannels = 8\n', "excludes network"),
+    Refused("network of a file", 'network_of = "own.toml"\n', "'own.toml'; expected one of den"),
     Refused("no table", "training = 3\n", r"own\.toml: training: .*dictionary"),
     Refused("bad TOML", "steps = = 3\n", r"own\.toml is not TOML: .*line 2"),
 ]
