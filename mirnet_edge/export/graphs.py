@@ -25,11 +25,13 @@ from mirnet_edge.manifest import (
     QuantizationFacts,
     Target,
 )
+from mirnet_edge.models.edge import MIRNetEdge
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.onnx_files import write_model
 from mirnet_edge.quantization.cell_form import to_cell_form
 from mirnet_edge.quantization.legalizer import check_for_tensorrt
 from mirnet_edge.quantization.ptq import (
+    RESIDUAL_OUTLIERS,
     QuantizationScheme,
     correct_output_bias,
     list_color_convs,
@@ -176,7 +178,7 @@ def _quantize(workspace: Workspace, file: GraphFile) -> GraphFile:
         return _search_mixed_precision(workspace, file)
     exclude = _list_excluded(workspace)
     if on_cpu:
-        scheme = QuantizationScheme(exclude=exclude)
+        scheme = QuantizationScheme(exclude=exclude, outliers=_outliers_of(workspace))
         quantize_for_cpu(fp32, graph, samples, scheme, workspace.on_step)
         return file
     scheme = replace(_calibrated_scheme(workspace), exclude=exclude)
@@ -191,6 +193,14 @@ def _list_excluded(workspace: Workspace) -> tuple[str, ...]:
     import onnx
 
     return tuple(list_color_convs(onnx.load(workspace.path(_FP32.file))))
+
+
+def _outliers_of(workspace: Workspace) -> float:
+    """Return the fraction of activations outside of their ranges in a graph for processors."""
+    network = workspace.loaded.model
+    is_residual = isinstance(network, MIRNetEdge) and network.config.full_convolutions
+    # not where exposure is corrected: what is brightest is to stay within the ranges
+    return RESIDUAL_OUTLIERS if is_residual and network.exposure is None else 0.0
 
 
 def _make_fp8(workspace: Workspace, files: list[GraphFile]) -> list[GraphFile]:

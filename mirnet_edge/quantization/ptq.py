@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import onnx
+    from nncf.quantization.range_estimator import RangeEstimatorParameters
 
     from mirnet_edge.quantization.ranges import OnSample, RangeEstimator
 
@@ -62,6 +63,8 @@ class QuantizationScheme:
     """The quantizer's library; None for ONNX Runtime's on TensorRT and NNCF's on CPUs."""
     ranges: Mapping[str, float] | None = None
     """Calibrated magnitudes by tensor, for ONNX Runtime's quantizer."""
+    outliers: float = 0.0
+    """Fraction of an image's activations that lie outside of the ranges of NNCF's quantizer."""
     whole_frame: bool = False
     """Whether global context is quantized too, to measure its sensitivity."""
 
@@ -91,6 +94,10 @@ def list_color_convs(model: onnx.ModelProto) -> list[str]:
 
 
 _COLORS = 3
+# the largest residuals, of strong noise, would widen the ranges of all others
+# (docs/decisions/041-denoising-shape.md)
+RESIDUAL_OUTLIERS = 1e-4
+"""`QuantizationScheme.outliers` for networks that only add a residual to the frame."""
 _DEFAULT_SCHEME = QuantizationScheme()
 
 
@@ -301,7 +308,6 @@ def _quantize_with_nncf(
     os.environ["NNCF_CI"] = "1"
     nncf = require("nncf", "quantizing for CPUs")
     import onnx
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     model = onnx.load(fp32)
     present = {node.op_type for node in model.graph.node}
@@ -327,11 +333,31 @@ def _quantize_with_nncf(
             ignored_scope=scope,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=overflow,
-                # minmax: NNCF's own mean of the maxima clips the brightest
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+                activations_range_estimator_params=_activation_ranges(scheme.outliers),
             ),
         )
     return quantized
+
+
+def _activation_ranges(outliers: float) -> RangeEstimatorParameters:
+    """Return how NNCF sets the ranges of activations: by the widest of the images' ranges.
+
+    NNCF's own mean of them clips the brightest.
+    """
+    from nncf.quantization import range_estimator as nncf_ranges
+
+    if not outliers:
+        return nncf_ranges.RangeEstimatorParametersSet.MINMAX
+
+    low, high = (
+        nncf_ranges.StatisticsCollectorParameters(
+            statistics_type=nncf_ranges.StatisticsType.QUANTILE,
+            aggregator_type=aggregator,
+            quantile_outlier_prob=outliers,
+        )
+        for aggregator in (nncf_ranges.AggregatorType.MIN, nncf_ranges.AggregatorType.MAX)
+    )
+    return nncf_ranges.RangeEstimatorParameters(min=low, max=high)
 
 
 def _finish(model: onnx.ModelProto, target: Path, *, for_tensorrt: bool = True) -> None:

@@ -53,7 +53,6 @@ _NOISE = (
 )
 _DATA = {
     "noise": _NOISE,
-    "noise-fewer-pairs": _NOISE,
     "mix": _MIX,
     "mix-darker": _MIX,
     "lol": "LOL-v1 (Wei et al., BMVC 2018), the pairs of 378 scenes; where the note says so, also "
@@ -74,7 +73,6 @@ _LOL_SCENES = (
 _CAMERAS = "23 pairs of PolyU by two other cameras; chosen by `benchmarks/denoising.py`"
 _VALIDATION = {
     "noise": _CAMERAS,
-    "noise-fewer-pairs": _CAMERAS,
     "mix": _LOL_SCENES,
     "mix-darker": _LOL_SCENES,
     "lol": "22 whole images of 20 other scenes of the same set",
