@@ -82,7 +82,9 @@ _VALIDATION = {
 }
 
 
-def write_silenced_weights(weights: Path, images: Path, out: Path) -> dict[str, int]:
+def write_silenced_weights(
+    weights: Path, images: Path, out: Path, fraction: float = 0.0
+) -> dict[str, int]:
     """Write weights whose dead channels are zero, and return how many, by the layer's name.
 
     Half of the images are also degraded as in training; the card names what was silenced
@@ -92,6 +94,7 @@ def write_silenced_weights(weights: Path, images: Path, out: Path) -> dict[str, 
         weights: A checkpoint of a known task.
         images: A folder of images of all kinds that the network will see.
         out: The file to write.
+        fraction: As `silence_dead_channels` takes it.
     """
     loaded = checkpoints.load(weights)
     network, degrade = loaded.model.eval(), find_task(loaded.card.task).degrade
@@ -107,9 +110,10 @@ def write_silenced_weights(weights: Path, images: Path, out: Path) -> dict[str, 
             for one in seen:
                 yield torch.from_numpy(batch_from_frames(pad_to_multiple(one[None], multiple)))
 
-    silenced = silence_dead_channels(network, batches())
+    silenced = silence_dead_channels(network, batches(), fraction=fraction)
     layers = ", ".join(f"{count} in {name}" for name, count in silenced.items()) or "none"
-    note = f"channels that never fire on {len(files)} images were set to zero: {layers}"
+    which = f"contribute least ({fraction:g} of a layer)" if fraction else "never fire"
+    note = f"channels that {which} on {len(files)} images were set to zero: {layers}"
     if loaded.card.note:
         note = f"{loaded.card.note}; {note}"
     checkpoints.save(network, out, loaded.card.model_copy(update={"note": note}))
@@ -187,12 +191,13 @@ def main(typed: Sequence[str] | None = None) -> None:
     silence.add_argument("weights", type=Path)
     silence.add_argument("--images", type=Path, required=True)
     silence.add_argument("--out", type=Path, required=True)
+    silence.add_argument("--fraction", type=float, default=0.0, help="of a layer's contribution")
     ship = commands.add_parser("ship", help="weights and their page into the package")
     ship.add_argument("weights", type=Path)
     ship.add_argument("--name", help="NAME in shipped:NAME; the file's stem by default")
     given = parser.parse_args(typed)
     if given.command == "silence":
-        silenced = write_silenced_weights(given.weights, given.images, given.out)
+        silenced = write_silenced_weights(given.weights, given.images, given.out, given.fraction)
         print(f"{given.out}: {sum(silenced.values())} channels silenced")
     else:
         try:

@@ -63,6 +63,32 @@ def test_a_layer_that_is_all_dead_keeps_a_group(conv):
     assert sequence[0][-1].out_channels == 8 if conv is _separable else True
 
 
+def _contributions(sequence, batch):
+    """Return how much the sequence changes where a channel is left out, on average."""
+    fired = sequence[1](sequence[0](batch)).mean((0, 2, 3))
+    reader = sequence[2]
+    if isinstance(reader, nn.Sequential):
+        weights = reader[0].weight.abs().sum((1, 2, 3)) * reader[1].weight.abs().sum((0, 2, 3))
+    else:
+        weights = reader.weight.abs().sum((0, 2, 3))
+    return fired * weights
+
+
+@pytest.mark.parametrize("conv", [_full, _separable])
+def test_a_fraction_silences_the_channels_that_contribute_least(conv):
+    sequence, batch = _sequence(conv, dead=2), torch.rand(2, 24, 16, 16)
+    with torch.no_grad():
+        # not dead, and hardly read
+        weak = sequence[2][0].weight[5:15] if conv is _separable else sequence[2].weight[:, 5:15]
+        weak *= 1e-4
+        contribution = _contributions(sequence, batch)
+        assert silence_dead_channels(sequence, [batch]) == {}
+        assert silence_dead_channels(sequence, [batch], fraction=0.001) == {"": 8}
+        left_out = (contribution > 0.0) & (_contributions(sequence, batch) == 0.0)
+    assert not left_out[15:].any()
+    assert 0 < int(left_out[5:15].sum()) == 8 - int((contribution == 0.0).sum())
+
+
 def test_a_channel_that_fires_on_one_image_stays():
     sequence = _sequence(_full, dead=8)
     with torch.no_grad():

@@ -42,6 +42,19 @@ def test_dead_channels_are_silenced_and_the_card_says_so(photos, tmp_path):
     assert "8 in blocks.0.middle.body" in found.card.note
 
 
+def test_the_card_says_which_fraction_was_silenced(photos, tmp_path):
+    torch.manual_seed(0)
+    network = MIRNetEdge(MIRNetEdgeConfig(channels=(16, 16, 16), exposure_channels=4, light=True))
+    given, out = tmp_path / "given.safetensors", tmp_path / "out.safetensors"
+    checkpoints.save(network, given, ModelCard(task="low-light"))
+    main(["silence", str(given), "--images", str(photos), "--out", str(out), "--fraction", "0.9"])
+    found = checkpoints.load(out)
+    zero = ~found.model.blocks[0].middle.body[0].weight.flatten(1).any(1)
+    assert int(zero.sum()) == 8
+    assert found.card.note.startswith("channels that contribute least (0.9 of a layer) on ")
+    assert "8 in blocks.0.middle.body" in found.card.note
+
+
 def test_a_file_that_is_too_large_is_not_shipped(tmp_path):
     path = tmp_path / "large.safetensors"
     path.write_bytes(bytes(5 * 2**20))
