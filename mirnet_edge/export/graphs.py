@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     import onnx
+    from torch import nn
 
     from mirnet_edge.export.sensitivity import Deliver
     from mirnet_edge.export.workspace import Workspace
@@ -178,7 +179,7 @@ def _quantize(workspace: Workspace, file: GraphFile) -> GraphFile:
         return _search_mixed_precision(workspace, file)
     exclude = _list_excluded(workspace)
     if on_cpu:
-        scheme = QuantizationScheme(exclude=exclude, outliers=_outliers_of(workspace))
+        scheme = QuantizationScheme(exclude=exclude, outliers=outliers_of(workspace.loaded.model))
         quantize_for_cpu(fp32, graph, samples, scheme, workspace.on_step)
         return file
     scheme = replace(_calibrated_scheme(workspace), exclude=exclude)
@@ -195,9 +196,8 @@ def _list_excluded(workspace: Workspace) -> tuple[str, ...]:
     return tuple(list_color_convs(onnx.load(workspace.path(_FP32.file))))
 
 
-def _outliers_of(workspace: Workspace) -> float:
+def outliers_of(network: nn.Module) -> float:
     """Return the fraction of activations outside of their ranges in a graph for processors."""
-    network = workspace.loaded.model
     is_residual = isinstance(network, MIRNetEdge) and network.config.full_convolutions
     # not where exposure is corrected: what is brightest is to stay within the ranges
     return RESIDUAL_OUTLIERS if is_residual and network.exposure is None else 0.0

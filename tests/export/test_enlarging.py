@@ -12,6 +12,7 @@ from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.export import workspace
+from mirnet_edge.export.graphs import outliers_of
 from mirnet_edge.export.job import export_bundle
 from mirnet_edge.export.workspace import ExportOptions
 from mirnet_edge.images.contract import batch_from_frames
@@ -192,3 +193,17 @@ def test_a_built_in_set_of_another_scale_is_refused_before_the_work(
     options = ExportOptions(weights=weights_for(task, stem=2, scale=scale), out=tmp_path / "bundle")
     with pytest.raises(CalibrationError, match="--calibration DIR"):
         export_bundle(options, on_stage=stop_at_work)
+
+
+@pytest.mark.parametrize(
+    ("config", "outliers"),
+    [
+        ({"scale": 2, "light": True, "exposure_channels": 0}, 1e-4),
+        ({"light": True, "full_convolutions": True, "exposure_channels": 0}, 1e-4),
+        ({"light": True, "full_convolutions": True}, 0.0),
+        ({"light": True}, 0.0),
+        ({"exposure_channels": 0}, 0.0),
+    ],
+)
+def test_networks_that_only_add_a_residual_leave_outliers_out(config, outliers):
+    assert outliers_of(MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8), **config))) == outliers

@@ -403,3 +403,23 @@ def test_mean_colors_are_those_of_the_delivered_form(graph_of, smooth_frames):
     assert error > 5.0
     correct_output_bias(model, graph_of("light"), frames, brighter)
     assert np.abs(_colors(brighter(model), frames[0]) - expected).max() < 0.4 * error
+
+
+def _steps_of_activations(path):
+    """Return the step of each quantized activation, in the order of the graph."""
+    model = onnx.load(path)
+    constants = constants_of(model)
+    found = [
+        constants[node.input[1]] for node in model.graph.node if node.op_type == "QuantizeLinear"
+    ]
+    return np.array([float(step) for step in found if step.size == 1])
+
+
+def test_ranges_leave_outliers_out(graph_of, images, tmp_path):
+    all_of_them, most = tmp_path / "all.onnx", tmp_path / "most.onnx"
+    samples = images(5)[:2]
+    quantize_for_cpu(graph_of("enlarging"), all_of_them, samples)
+    quantize_for_cpu(graph_of("enlarging"), most, samples, QuantizationScheme(outliers=0.01))
+    steps = _steps_of_activations(most) / _steps_of_activations(all_of_them)
+    assert steps.max() <= 1.001
+    assert np.median(steps) < 0.99
