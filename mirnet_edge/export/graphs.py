@@ -197,9 +197,9 @@ def _list_excluded(workspace: Workspace) -> tuple[str, ...]:
 
 
 def outliers_of(network: nn.Module) -> float:
-    """Return the fraction of activations outside of their ranges in a graph for processors."""
+    """Return the fraction of activations that an INT8 graph for processors clips, in [0, 1]."""
     is_residual = isinstance(network, MIRNetEdge) and network.config.full_convolutions
-    # not where exposure is corrected: what is brightest is to stay within the ranges
+    # low light loses 4 dB with it: docs/decisions/041-denoising-shape.md
     return RESIDUAL_OUTLIERS if is_residual and network.exposure is None else 0.0
 
 

@@ -8,8 +8,9 @@ convolutions such a channel costs as much as any other and contributes nothing.
 Neuron Phenomenon in Deep Reinforcement Learning", ICML 2023).
 
 `silence_dead_channels` finds them on images and sets what makes them to zero, in the weights
-themselves; `drop_silent_channels`, a step to the inference form, leaves out what is zero, which
-needs no images and is exact. Figures: docs/decisions/035-dead-channels.md.
+themselves, and on request those that contribute least; `drop_silent_channels`, a step to the
+inference form, leaves out what is zero, which needs no images and is exact. Figures:
+docs/decisions/035-dead-channels.md and 041-denoising-shape.md.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class MIRNetEdgeConfig:
     separable, and the head, with a gate, sees one cell. Always True in those that enlarge."""
     damage_channels: int = 0
     """Channels of the damage branch at half the resolution, which finds scratches and fills them
-    before the stem; 0 for no branch. Light networks of scale 1 alone have one."""
+    before the stem; 0 for no branch. Light networks of separable convolutions alone have one."""
 
     def __post_init__(self) -> None:
         """Refuse values without a network."""
