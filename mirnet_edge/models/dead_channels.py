@@ -85,7 +85,7 @@ def recycle_dead_channels(
     Args:
         network: In training; its convolutions may have branches of structural re-parameterization.
         batches: Inputs of the network, of recent training steps.
-        optimizer: AdamW; its state of the kernels with new weights starts again.
+        optimizer: Its state of the kernels with new weights starts again.
         generator: Of the random weights.
         reduce: Returns the largest values, (C,), over all processes of a distributed run.
     """

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, EMA weights, distillation, validation, training state, DDP.
+"""The training loop: optimizer, EMA weights, distillation, validation, training state, DDP.
 
     torchrun --nproc-per-node 2 --no-python mirnet-train --task denoise --data photos
 
@@ -33,6 +33,7 @@ from mirnet_edge.training import loss, record
 from mirnet_edge.training.batches import BatchSampling, iterate_batches
 from mirnet_edge.training.damage import train_damage
 from mirnet_edge.training.exposure import count_steps, train_exposure
+from mirnet_edge.training.optimizers import make_optimizer
 from mirnet_edge.training.pairs import Thumbnails
 from mirnet_edge.training.recipe import FORMER_FIELDS, TrainingRecipe, require_crops
 from mirnet_edge.training.record import ValidationScore
@@ -323,16 +324,8 @@ class Trainer:
         self._forward_model = torch.compile(wrapped) if compiled else wrapped
         # fp16 gradients underflow unless they are scaled; bf16 has the range of fp32
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": [weight for weight in trained if weight.ndim > 1],
-                    "weight_decay": recipe.weight_decay,
-                },
-                {"params": [weight for weight in trained if weight.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
+        self.optimizer = make_optimizer(
+            recipe.optimizer, self.model.parameters(), recipe.learning_rate, recipe.weight_decay
         )
 
     @property

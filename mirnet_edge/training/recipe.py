@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Schedule = Literal["cosine", "constant", "plateau"]
 PixelLoss = Literal["charbonnier", "l1"]
+Optimizer = Literal["adamw", "muon"]
 
 _FOLDER = Path(__file__).parent / "recipes"
 _SUFFIX = ".toml"
@@ -63,8 +64,11 @@ class TrainingRecipe:
     Restoration by Revisiting Global Information Aggregation", ECCV 2022)."""
     whole_frame_batch: int = 2
     """Image pairs per step on whole frames, at least 1."""
+    optimizer: Optimizer = "adamw"
+    """AdamW for all weights, or Muon (orthogonalized momentum) for the convolution kernels between
+    the first and the last, at the same learning rate (docs/decisions/042-muon.md)."""
     learning_rate: float = 1e-3
-    """Peak learning rate of AdamW, above 0; reached after the warm-up."""
+    """Peak learning rate, above 0; reached after the warm-up."""
     warmup_steps: int = 200
     """Steps of linear learning rate warm-up, from 0."""
     schedule: Schedule = "cosine"
@@ -75,7 +79,7 @@ class TrainingRecipe:
     plateau_validations: int = 5
     """Validations without a new best PSNR that make a plateau, at least 1."""
     weight_decay: float = 1e-4
-    """AdamW weight decay, from 0; biases and scalars have none."""
+    """Decoupled weight decay, from 0; biases and scalars have none."""
     ema_decay: float = 0.999
     """Decay per step of the exponential moving average (EMA) of the weights, 0 to below 1. The EMA
     weights are validated and saved; 0 saves the last weights themselves."""
@@ -336,6 +340,11 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         ("pixel_loss",),
         f"be {' or '.join(get_args(PixelLoss))}",
         lambda value: value in get_args(PixelLoss),
+    ),
+    (
+        ("optimizer",),
+        f"be {' or '.join(get_args(Optimizer))}",
+        lambda value: value in get_args(Optimizer),
     ),
 )
 

@@ -165,10 +165,15 @@ def _add_noise(frame: Frame, generator: np.random.Generator) -> Frame:
     """Add Gaussian noise of up to 50 levels, as in papers, or the noise of a camera's pipeline.
 
     A camera's noise grows with the light, is correlated between neighbors and channels by
-    demosaicing and color conversion, and is often JPEG-compressed.
+    demosaicing and color conversion, and is often JPEG-compressed. A quarter of the images with
+    Gaussian noise are compressed too: networks that never saw that keep blocks of noise.
     """
     if generator.random() < 0.6:
-        return add_noise(frame, Noise(sigma=generator.uniform(0.0, 50.0)), generator)
+        gaussian = Noise(
+            sigma=generator.uniform(0.0, 50.0),
+            jpeg_quality=int(generator.integers(40, 99)) if generator.random() < 0.25 else None,
+        )
+        return add_noise(frame, gaussian, generator)
     settings = Noise(
         sigma=generator.uniform(0.0, 12.0),
         photons=math.exp(generator.uniform(math.log(100.0), math.log(20000.0))),

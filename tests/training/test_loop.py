@@ -130,11 +130,18 @@ def test_images_become_twice_as_large(tmp_path, make_trainer, make_pairs, degrad
     assert score.psnr_db > 5.0
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_resumed_run_ends_at_the_same_weights_bit_for_bit(
-    tmp_path, make_trainer, make_pairs, network
+    tmp_path, make_trainer, make_pairs, network, optimizer
 ):
-    values = {"exposure_steps": 2, "exposure_batch": 2, "recycle_every": 3, **_BUSY}
+    values = {
+        "optimizer": optimizer,
+        "exposure_steps": 2,
+        "exposure_batch": 2,
+        "recycle_every": 3,
+        **_BUSY,
+    }
     straight = make_trainer(tmp_path / "straight", network, **values)
     straight.run(make_pairs(), make_pairs())
 

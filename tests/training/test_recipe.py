@@ -258,6 +258,7 @@ ABSURD = [
     Value("negative first stage", {"exposure_steps": -1}),
     Value("an unknown schedule", {"schedule": "linear"}),
     Value("an unknown loss", {"pixel_loss": "l2"}),
+    Value("an unknown optimizer", {"optimizer": "sgd"}),
     Value("a negative seed", {"seed": -1}),
     Value("an infinite learning rate", {"exposure_learning_rate": float("inf")}),
     Value("a learning rate of zero", {"learning_rate": 0.0}),
