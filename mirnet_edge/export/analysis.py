@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mirnet_edge.export.graphs import outliers_of
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
     FILE_NAME,
@@ -84,14 +85,16 @@ def analyze_sensitivity(
     with tempfile.TemporaryDirectory() as name:
         workspace = _set_timing_size(open_workspace(options, Path(name), on_stage), request.size)
         images, frame = workspace.images, workspace.timing_frame
-        setup = f"{backend}, all blocks minmax, {size_text(*frame.shape[1:3])}"
+        outliers = outliers_of(workspace.loaded.model)
+        ranges = f"minmax without {outliers:g}" if outliers else "minmax"
+        setup = f"{backend}, all blocks {ranges}, {size_text(*frame.shape[1:3])}"
         fresh = begin_analysis(workspace.loaded.sha256, images.sha256, setup)
         found = resume_analysis(file, fresh)
         if not found.complete:
             fp32 = _export_fp32(workspace)
             on_stage(f"quantize on {len(images.calibration)} images")
             # the form for TensorRT has no whole-frame convolution in INT8: the legalizer undoes it
-            scheme = QuantizationScheme(whole_frame=backend != "tensorrt")
+            scheme = QuantizationScheme(whole_frame=backend != "tensorrt", outliers=outliers)
             graphs = quantize_all_blocks(fp32, workspace.samples, backend, scheme)
             on_stage(f"fp32: {len(images.evaluation)} images")
             evaluator = GraphEvaluator(

@@ -288,6 +288,7 @@ def _search_mixed_precision(workspace: Workspace, file: GraphFile) -> GraphFile:
     facts = search_graph(
         fp32, workspace.path(file.file), workspace.samples, evaluator,
         max_drop_db=options.max_drop_db, target_fps=options.target_fps,
+        outliers=outliers_of(workspace.loaded.model),
         deliver=_make_delivered_form(workspace) if is_rewritten else keep_form,
         on_stage=workspace.on_stage,
     )  # fmt: skip

@@ -498,6 +498,7 @@ def search_graph(
     *,
     max_drop_db: float,
     target_fps: float | None = None,
+    outliers: float = 0.0,
     deliver: Deliver = keep_form,
     on_stage: Callable[[str], None] = lambda what: None,
 ) -> QuantizationFacts:
@@ -506,14 +507,19 @@ def search_graph(
     Both quantizers are measured with the chosen blocks, through the legalizer where the graph is
     for TensorRT; the one with the smaller accuracy drop is kept. Where the backend is timed, single
     convolutions are then changed by their measured latency (`placement`); with a target throughput
-    only where the accuracy drop gets no larger. Graphs are measured as `deliver` makes them.
+    only where the accuracy drop gets no larger. Graphs are measured as `deliver` makes them;
+    `outliers` is `QuantizationScheme.outliers`.
 
     Raises:
         OptionError: No graph reaches the target throughput; names the fastest.
     """
     graphs = {
         quantizer: quantize_all_blocks(
-            fp32, samples, evaluator.backend, QuantizationScheme(quantizer=quantizer), deliver
+            fp32,
+            samples,
+            evaluator.backend,
+            QuantizationScheme(quantizer=quantizer, outliers=outliers),
+            deliver,
         )
         for quantizer in QUANTIZERS
     }

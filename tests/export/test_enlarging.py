@@ -11,7 +11,7 @@ import mirnet_edge
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.errors import CalibrationError
-from mirnet_edge.export import workspace
+from mirnet_edge.export import analysis, sensitivity, workspace
 from mirnet_edge.export.graphs import outliers_of
 from mirnet_edge.export.job import export_bundle
 from mirnet_edge.export.workspace import ExportOptions
@@ -207,3 +207,21 @@ def test_a_built_in_set_of_another_scale_is_refused_before_the_work(
 )
 def test_networks_that_only_add_a_residual_leave_outliers_out(config, outliers):
     assert outliers_of(MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8), **config))) == outliers
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_searches_by_block_leave_the_same_outliers_out(
+    mixed, weights_for, pairs, tmp_path, monkeypatch
+):
+    def stop(fp32, samples, backend, how, deliver=None):
+        raise _Seen(how.outliers)
+
+    monkeypatch.setattr(sensitivity, "quantize_all_blocks", stop)
+    monkeypatch.setattr(analysis, "quantize_all_blocks", stop)
+    weights = weights_for("super-resolution", stem=2, scale=2, light=True)
+    options = {"weights": weights, "out": tmp_path / "out", "calibration": pairs}
+    with pytest.raises(_Seen, match="^0.0001$"):
+        if mixed:
+            export_bundle(ExportOptions(**options, int8=True, mixed=True, size=_ASKED))
+        else:
+            analysis.analyze_sensitivity(analysis.SensitivityRequest(**options))
