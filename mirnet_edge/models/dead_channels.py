@@ -70,6 +70,13 @@ def silence_dead_channels(
     return silenced
 
 
+def describe_silenced(silenced: dict[str, int], fraction: float, images: int) -> str:
+    """Return a model card's note on what `silence_dead_channels` found on so many images."""
+    layers = ", ".join(f"{count} in {name}" for name, count in silenced.items()) or "none"
+    which = f"contribute least ({fraction:g} of a layer)" if fraction else "never fire"
+    return f"channels that {which} on {images} images were set to zero: {layers}"
+
+
 def recycle_dead_channels(
     network: nn.Module,
     batches: Iterable[tuple[Tensor, ...]],

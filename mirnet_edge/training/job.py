@@ -1,6 +1,7 @@
 """Train weights: from a training request to a weights file with its model card.
 
-request -> recipe and network -> teacher -> image pairs -> training loop -> interpolation -> card.
+request -> recipe and network -> teacher -> image pairs -> training loop -> interpolation ->
+channels that contribute least set to zero -> card.
 
 With a teacher, training is distillation (Hinton et al., "Distilling the Knowledge in a Neural
 Network", 2015): the student's target is a mix of ground truth and the teacher's output. Images
@@ -25,6 +26,7 @@ from mirnet_edge.checkpoints.families import FAMILIES, plain_config
 from mirnet_edge.checkpoints.store import interpolate_weights
 from mirnet_edge.dependencies import require
 from mirnet_edge.errors import DataError, OptionError
+from mirnet_edge.models.dead_channels import describe_silenced, silence_dead_channels
 from mirnet_edge.models.reparameterization import fold_convolutions, widen_convolutions
 from mirnet_edge.quantization.qat import prepare_qat, remove_quantizers
 from mirnet_edge.training import loop
@@ -96,6 +98,9 @@ class TrainingRequest:
     interpolated towards `init` until it holds; None for no limit."""
     interpolation: float = 1.0
     """How far the weights are interpolated from `init` (0) to the trained ones (1)."""
+    silence_fraction: float = 0.0
+    """Fraction of each layer's contribution, 0 to below 1, whose channels are set to zero after
+    training; see `models.dead_channels.silence_dead_channels`."""
     device: str = "auto"
     precision: Precision = "fp32"
     workers: int = 1
@@ -463,6 +468,8 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
                 task.name, trainer, result.score, data.train, request.data.resolve().name
             )
             note = _describe_data(request, result.interpolation)
+            result, silenced = _silence_channels(request, result, data)
+            note = "; ".join(filter(None, (note, silenced))) or None
             update = {"parent": parent, "teacher": teacher_sha256, "note": note}
             final = result.network.cpu()
             checkpoints.save(
@@ -494,11 +501,31 @@ def _interpolate(
             observer.on_interpolated,
         )  # fmt: skip
         network = found.network
+    return replace(_score_again(result, network, data), interpolation=found)
+
+
+def _silence_channels(
+    request: TrainingRequest, result: TrainingResult, data: TrainingData
+) -> tuple[TrainingResult, str | None]:
+    """Return the result without the channels that contribute least, and the card's note on it."""
+    if not request.silence_fraction:
+        return result, None
+    network, fraction = result.network, request.silence_fraction
+    multiple: int = network.multiple  # type: ignore[assignment]  # every network states it
+    device = next(network.parameters()).device
+    images = sample_inputs(data.train, multiple, _SILENCING_IMAGES)
+    found = silence_dead_channels(network, (one.to(device) for one in images), fraction=fraction)
+    note = describe_silenced(found, fraction, len(images))
+    return _score_again(result, network, data), note
+
+
+def _score_again(result: TrainingResult, network: nn.Module, data: TrainingData) -> TrainingResult:
     psnr_db, gtmean_db, ssim, mae = validate(network, data.validation)
     score = replace(result.score, psnr_db=psnr_db, psnr_gtmean_db=gtmean_db, ssim=ssim, mae=mae)
-    return replace(result, score=score, network=network, interpolation=found)
+    return replace(result, score=score, network=network)
 
 
+_SILENCING_IMAGES = 64
 _FRACTION_STEPS = 16  # resolution of the interpolation; two runs differ by more than a finer one
 
 

@@ -396,11 +396,17 @@ class TrainingRun(StrictDocument):
     interpolation: float = Field(default=1.0, gt=0.0, le=1.0)
     """How far the run's weights are interpolated from those it began with to those it ended with
     (WiSE-FT); less than 1 for float weights alone."""
+    silence_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """After training, the channels of each layer that contribute least, together at most this
+    fraction, are set to zero, for the next run to make up for it
+    (`models.dead_channels.silence_dead_channels`); 0 for none."""
 
     @model_validator(mode="after")
-    def _check_interpolation(self) -> TrainingRun:
+    def _check_float_weights(self) -> TrainingRun:
         if self.qat and self.interpolation < 1.0:
             raise ValueError("qat and interpolation exclude each other")
+        if self.qat and self.silence_fraction:
+            raise ValueError("qat and silence_fraction exclude each other")
         return self
 
 
@@ -408,7 +414,7 @@ class RecipeFile(StrictDocument):
     """A recipe as a TOML file: the network and its training. What it leaves out has its default.
 
     Schema history: 1 (2026-11) the first; 2 (2026-11) other names for `FORMER_FIELDS`, `runs`,
-    `network_of`.
+    `network_of`, `silence_fraction`.
     Version 1 is still read.
     """
 

@@ -67,6 +67,7 @@ def train_by_recipe(request: TrainingRequest, observer: RunObserver) -> Training
             init_key=request.init_key if number == 1 else None,
             qat=run.qat,
             interpolation=run.interpolation,
+            silence_fraction=run.silence_fraction,
             max_seconds=max(0.0, request.max_seconds - (time.monotonic() - started)),
         )
         # the last one is never skipped: its data are read again, to score the weights

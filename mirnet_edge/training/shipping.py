@@ -22,7 +22,7 @@ from mirnet_edge import checkpoints
 from mirnet_edge.images.contract import batch_from_frames, pad_to_multiple
 from mirnet_edge.images.files import read_image
 from mirnet_edge.manifest import rename_keys
-from mirnet_edge.models.dead_channels import silence_dead_channels
+from mirnet_edge.models.dead_channels import describe_silenced, silence_dead_channels
 from mirnet_edge.models.macs import count_macs, count_parameters
 from mirnet_edge.training.listing import list_images
 from mirnet_edge.training.recipe import FORMER_FIELDS
@@ -111,9 +111,7 @@ def write_silenced_weights(
                 yield torch.from_numpy(batch_from_frames(pad_to_multiple(one[None], multiple)))
 
     silenced = silence_dead_channels(network, batches(), fraction=fraction)
-    layers = ", ".join(f"{count} in {name}" for name, count in silenced.items()) or "none"
-    which = f"contribute least ({fraction:g} of a layer)" if fraction else "never fire"
-    note = f"channels that {which} on {len(files)} images were set to zero: {layers}"
+    note = describe_silenced(silenced, fraction, len(files))
     if loaded.card.note:
         note = f"{loaded.card.note}; {note}"
     checkpoints.save(network, out, loaded.card.model_copy(update={"note": note}))

@@ -132,6 +132,24 @@ def test_a_run_has_data_of_its_own_and_may_be_quantization_aware(request_of, tmp
     assert checkpoints.load(str(trained.weights)).card.teacher is not None  # its fp32 self
 
 
+def test_channels_that_contribute_least_are_zero_after_a_run(request_of, tmp_path):
+    trained = train_by_recipe(
+        request_of(_RECIPE.replace("[[runs]]\n\n", "[[runs]]\nsilence_fraction = 0.9\n\n")
+                   .replace("channels = [8, 8, 8]", "channels = [16, 16, 16]\nlight = true")
+                   .replace("steps = 3", "steps = 1")), Mock(),
+    )  # fmt: skip
+    first, last = (
+        checkpoints.load(str(path))
+        for path in (tmp_path / "out/run-1/low-light.safetensors", trained.weights)
+    )
+    assert "contribute least (0.9 of a layer) on" in first.card.note
+    assert last.card.note is None
+    maker = first.model.blocks[0].middle.body[0]
+    zero = (maker.weight.abs().sum((1, 2, 3)) == 0.0) & (maker.bias == 0.0)
+    assert 8 <= int(zero.sum()) < len(zero)
+    assert int(zero.sum()) % 8 == 0
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -157,6 +175,8 @@ def test_who_trains_one_run_refuses_several(request_of):
         ("training = { stepz = 3 }", "unknown fields stepz"),
         ("qat = true\ninterpolation = 0.5", "exclude each other"),
         ("interpolation = 0", "greater than 0"),
+        ("qat = true\nsilence_fraction = 0.02", "exclude each other"),
+        ("silence_fraction = 1.0", "less than 1"),
         ("init = 'x'", "runs.2.init"),
     ],
 )
