@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mirnet_edge.errors import OptionError
+from mirnet_edge.training import tasks
 from mirnet_edge.training.tasks import TASKS, add_capture_noise, find_task
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -93,6 +94,21 @@ def test_some_noise_is_shared_by_neighbors_and_channels_as_a_camera_s_is():
     assert neighbors >= 5
     assert channels >= 5
     assert white >= 15
+
+
+def test_a_quarter_of_white_noise_is_compressed(monkeypatch):
+    seen = []
+    monkeypatch.setattr(tasks, "add_noise", lambda frame, noise, _: seen.append(noise) or frame)
+    gray = np.full((8, 8, 3), 128, np.uint8)
+    for seed in range(2000):
+        find_task("denoise").degrade(gray, np.random.default_rng(seed))
+    white = [one for one in seen if one.photons is None]
+    compressed = [one for one in white if one.jpeg_quality is not None]
+    assert 0.55 < len(white) / len(seen) < 0.65
+    assert 0.2 < len(compressed) / len(white) < 0.3
+    assert min(one.jpeg_quality for one in compressed) < 50
+    assert max(one.jpeg_quality for one in compressed) > 90
+    assert max(one.sigma for one in compressed) > 45.0
 
 
 def test_super_resolution_asks_for_twice_the_sides_and_old_photos_for_the_same():
