@@ -464,12 +464,12 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
         result = TrainingResult(weights, score, trained, None, recipe.steps)
         if process.is_leader:
             result = _interpolate(request, result, data, observer)
+            result, silenced = _silence_channels(request, result, data)
             card = make_card(
                 task.name, trainer, result.score, data.train, request.data.resolve().name
             )
-            note = _describe_data(request, result.interpolation)
-            result, silenced = _silence_channels(request, result, data)
-            note = "; ".join(filter(None, (note, silenced))) or None
+            notes = (_describe_data(request, result.interpolation), silenced)
+            note = "; ".join(filter(None, notes)) or None
             update = {"parent": parent, "teacher": teacher_sha256, "note": note}
             final = result.network.cpu()
             checkpoints.save(

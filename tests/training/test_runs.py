@@ -143,6 +143,8 @@ def test_channels_that_contribute_least_are_zero_after_a_run(request_of, tmp_pat
         for path in (tmp_path / "out/run-1/low-light.safetensors", trained.weights)
     )
     assert "contribute least (0.9 of a layer) on" in first.card.note
+    before = (tmp_path / "out/run-1/history.csv").read_text().splitlines()[-1].split(",")
+    assert first.card.figures["val_psnr_db"] != pytest.approx(float(before[2]), abs=1e-3)
     assert last.card.note is None
     maker = first.model.blocks[0].middle.body[0]
     zero = (maker.weight.abs().sum((1, 2, 3)) == 0.0) & (maker.bias == 0.0)
