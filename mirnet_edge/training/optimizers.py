@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from mirnet_edge.training.recipe import Optimizer
+    from mirnet_edge.training.recipe import OptimizerName
 
 _MOMENTUM = 0.95
 # Newton-Schulz iteration of the fifth degree, tuned to lift small singular values: after five steps
-# all lie in about [0.7, 1.2] (Jordan et al., "Muon: An optimizer for hidden layers in neural
+# most lie in about [0.7, 1.2] (Jordan et al., "Muon: An optimizer for hidden layers in neural
 # networks", 2024)
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_STEPS = 5
@@ -28,20 +28,23 @@ _COLORS = 3
 
 
 def make_optimizer(
-    name: Optimizer, parameters: Iterable[nn.Parameter], learning_rate: float, weight_decay: float
+    name: OptimizerName,
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
 ) -> torch.optim.Optimizer:
     """Return an optimizer of the parameters that require gradients.
 
     Biases and scalars have no weight decay.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    by_muon = [one for one in trained if name == "muon" and is_matrix(one)]
-    by_adamw = [one for one in trained if not any(one is other for other in by_muon)]
+    by_muon: list[Tensor] = []
+    by_adamw: list[Tensor] = []
+    for parameter in parameters:
+        if parameter.requires_grad:
+            chosen = by_muon if name == "muon" and is_matrix(parameter) else by_adamw
+            chosen.append(parameter)
     groups: list[dict[str, object]] = [
-        {
-            "params": [one for one in by_adamw if one.ndim > 1],
-            "weight_decay": weight_decay,
-        },
+        {"params": [one for one in by_adamw if one.ndim > 1], "weight_decay": weight_decay},
         {"params": [one for one in by_adamw if one.ndim <= 1], "weight_decay": 0.0},
     ]
     if name == "adamw":
@@ -53,8 +56,8 @@ def make_optimizer(
 def is_matrix(parameter: Tensor) -> bool:
     """Return whether Muon trains a weight: it reads and writes more channels than an image has.
 
-    Depthwise kernels are no matrix across channels; the first and the last convolution are left
-    to AdamW, as in the literature.
+    Depthwise kernels are no matrix across channels, and those of colors hardly one. A stem that
+    reads 2x2 pixels as 12 channels, and a head that writes them, are trained by Muon.
     """
     return parameter.ndim > 1 and min(parameter.shape[:2]) > _COLORS
 

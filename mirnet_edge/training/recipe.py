@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Schedule = Literal["cosine", "constant", "plateau"]
 PixelLoss = Literal["charbonnier", "l1"]
-Optimizer = Literal["adamw", "muon"]
+OptimizerName = Literal["adamw", "muon"]
 
 _FOLDER = Path(__file__).parent / "recipes"
 _SUFFIX = ".toml"
@@ -64,9 +64,9 @@ class TrainingRecipe:
     Restoration by Revisiting Global Information Aggregation", ECCV 2022)."""
     whole_frame_batch: int = 2
     """Image pairs per step on whole frames, at least 1."""
-    optimizer: Optimizer = "adamw"
-    """AdamW for all weights, or Muon (orthogonalized momentum) for the convolution kernels between
-    the first and the last, at the same learning rate (docs/decisions/042-muon.md)."""
+    optimizer: OptimizerName = "adamw"
+    """AdamW for all weights, or Muon (orthogonalized momentum) for the kernels that read and write
+    more than three channels, at the same learning rate (docs/decisions/042-muon.md)."""
     learning_rate: float = 1e-3
     """Peak learning rate, above 0; reached after the warm-up."""
     warmup_steps: int = 200
@@ -343,8 +343,8 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
     ),
     (
         ("optimizer",),
-        f"be {' or '.join(get_args(Optimizer))}",
-        lambda value: value in get_args(Optimizer),
+        f"be {' or '.join(get_args(OptimizerName))}",
+        lambda value: value in get_args(OptimizerName),
     ),
 )
 
