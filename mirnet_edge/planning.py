@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mirnet_edge.checkpoints.cards import FULL_NETWORKS
+from mirnet_edge.checkpoints import FULL_NETWORKS
 from mirnet_edge.errors import OptionError
 from mirnet_edge.runtime.backends import preferred_backend
 

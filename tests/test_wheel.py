@@ -229,6 +229,16 @@ def test_python_restores_without_torch(program, photo):
     assert done.stdout.strip() == "(96, 128, 3) False", done.stderr
 
 
+def test_help_imports_neither_numpy_nor_pydantic(program):
+    code = (
+        "import sys, contextlib; from mirnet_edge.cli.main import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print({'numpy', 'pydantic', 'torch', 'mirnet_edge.cli.bench'} & set(sys.modules))"
+    )
+    done = program("-c", code, program="python")
+    assert done.stdout.splitlines()[-1] == "{'mirnet_edge.cli.bench'}", done.stderr
+
+
 def test_help_is_quick(program):
     def least_s(*arguments, **options):
         taken = []
@@ -238,7 +248,7 @@ def test_help_is_quick(program):
             taken.append(_processor_time_s() - before)
         return min(taken)
 
-    # 0.28 s, three times what numpy takes to be imported; old processors need longer for both
+    # twice what numpy takes to be imported; old processors need longer for both
     numpy_s = least_s("-c", "import numpy", program="python")
     assert least_s("--help") < max(0.5, 5 * numpy_s)
 

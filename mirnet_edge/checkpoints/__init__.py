@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "FULL_NETWORKS",
     "Architecture",
     "LoadedCheckpoint",
     "ModelCard",
@@ -30,6 +31,10 @@ __all__ = [
     "resolve",
     "save",
 ]
+
+FULL_NETWORKS = ("mirnet", "mirnet-v2", "keras-mirnet-2021", "keras-mirnet-2023")
+"""The networks of the papers and of the Keras examples at their full widths, by the names that
+stand for them where no weights are needed."""
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  # a module's attributes have every type

@@ -14,9 +14,6 @@ from mirnet_edge.errors import CheckpointError
 from mirnet_edge.manifest import StrictDocument
 
 Architecture: TypeAlias = Literal["mirnet", "mirnet-v2", "keras-mirnet", "edge"]
-FULL_NETWORKS = ("mirnet", "mirnet-v2", "keras-mirnet-2021", "keras-mirnet-2023")
-"""The networks of the papers and of the Keras examples at their full widths, by the names that
-stand for them where no weights are needed."""
 
 
 class ModelCard(StrictDocument):

@@ -28,7 +28,6 @@ from mirnet_edge.cli.arguments import (
 from mirnet_edge.cli.presets import PRESET_FORMER_OPTIONS, DevicePresetOption
 from mirnet_edge.cli.progress import StageProgress
 from mirnet_edge.errors import OptionError, PrecisionRejected
-from mirnet_edge.images.contract import size_text
 
 if TYPE_CHECKING:
     from mirnet_edge.export.job import ExportResult
@@ -338,6 +337,8 @@ def _describe_cuts(gate: GateFacts) -> list[str]:
     """Return what the size of the evaluated images means, where they were cut for their cost."""
     if gate.crop is None or gate.reach is None:
         return []
+    from mirnet_edge.images.contract import size_text
+
     inner = min(gate.crop) - 2 * gate.reach
     seen = (
         f"the inner {inner}x{inner} pixels see all that they see in a whole image"
@@ -391,6 +392,8 @@ def _notes(exported: ExportResult) -> list[str]:
 
 def _describe_litert(manifest: Manifest) -> list[str]:
     """Return size and verdicts of the LiteRT models of a bundle for any size."""
+    from mirnet_edge.images.contract import size_text
+
     models = {one.name: one for one in manifest.graphs if one.size is not None}
     if not models:
         return []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mirnet_edge.checkpoints.cards import FULL_NETWORKS
+from mirnet_edge.checkpoints import FULL_NETWORKS
 from mirnet_edge.cli.application import command
 from mirnet_edge.cli.arguments import (
     DEVICE,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mirnet_edge.export.graphs import outliers_of
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
     FILE_NAME,
@@ -28,6 +27,7 @@ from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.quantization.ptq import (
     QuantizationScheme,
     list_quantized_inputs,
+    outliers_of,
     quantize_for_tensorrt,
 )
 from mirnet_edge.quantization.ranges import (

@@ -25,16 +25,15 @@ from mirnet_edge.manifest import (
     QuantizationFacts,
     Target,
 )
-from mirnet_edge.models.edge import MIRNetEdge
 from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.onnx_files import write_model
 from mirnet_edge.quantization.cell_form import to_cell_form
 from mirnet_edge.quantization.legalizer import check_for_tensorrt
 from mirnet_edge.quantization.ptq import (
-    RESIDUAL_OUTLIERS,
     QuantizationScheme,
     correct_output_bias,
     list_color_convs,
+    outliers_of,
     quantize_for_cpu,
     quantize_for_tensorrt,
 )
@@ -53,7 +52,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     import onnx
-    from torch import nn
 
     from mirnet_edge.export.sensitivity import Deliver
     from mirnet_edge.export.workspace import Workspace
@@ -194,13 +192,6 @@ def _list_excluded(workspace: Workspace) -> tuple[str, ...]:
     import onnx
 
     return tuple(list_color_convs(onnx.load(workspace.path(_FP32.file))))
-
-
-def outliers_of(network: nn.Module) -> float:
-    """Return the fraction of activations that an INT8 graph for processors clips, in [0, 1]."""
-    is_residual = isinstance(network, MIRNetEdge) and network.config.full_convolutions
-    # low light loses 4 dB with it: docs/decisions/041-denoising-shape.md
-    return RESIDUAL_OUTLIERS if is_residual and network.exposure is None else 0.0
 
 
 def _make_fp8(workspace: Workspace, files: list[GraphFile]) -> list[GraphFile]:

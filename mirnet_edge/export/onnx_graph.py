@@ -26,7 +26,7 @@ from mirnet_edge.quantization.legalizer import (
     legalize_for_tensorrt,
     read_shapes_after_cast,
 )
-from mirnet_edge.quantization.qat import make_deployable_network
+from mirnet_edge.quantization.qat import make_deployable_network, qat_target_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,15 +106,16 @@ def write_int8(network: nn.Module, path: Path, *, size: tuple[int, int] | None =
         The path.
 
     Raises:
-        GraphError: It cannot be exported, or TensorRT would refuse or misread it.
+        GraphError: It cannot be exported, or it is for TensorRT, which would refuse or misread it.
     """
     import onnx
 
     multiple = int(network.multiple)  # type: ignore[arg-type]  # every network states it
     export_onnx(make_deployable_network(network), path, io="uint8", size=size, multiple=multiple)
-    model = legalize_for_tensorrt(onnx.load(path))
-    check_for_tensorrt(model, path.name)
-    write_model(model, path)
+    if qat_target_of(network) == "tensorrt":
+        model = legalize_for_tensorrt(onnx.load(path))
+        check_for_tensorrt(model, path.name)
+        write_model(model, path)
     return path
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     import onnx
     from nncf.quantization.range_estimator import RangeEstimatorParameters
+    from torch import nn
 
     from mirnet_edge.quantization.ranges import OnSample, RangeEstimator
 
@@ -94,11 +95,19 @@ def list_color_convs(model: onnx.ModelProto) -> list[str]:
 
 
 _COLORS = 3
-# the largest residuals, of strong noise, would widen the ranges of all others
-# (docs/decisions/041-denoising-shape.md)
-RESIDUAL_OUTLIERS = 1e-4
-"""`QuantizationScheme.outliers` for networks that only add a residual to the frame."""
+# for networks that only add a residual to the frame: the largest residuals, of strong noise, would
+# widen the ranges of all others (docs/decisions/041-denoising-shape.md)
+_RESIDUAL_OUTLIERS = 1e-4
 _DEFAULT_SCHEME = QuantizationScheme()
+
+
+def outliers_of(network: nn.Module) -> float:
+    """Return the fraction of activations that an INT8 graph for processors clips, in [0, 1]."""
+    from mirnet_edge.models import MIRNetEdge
+
+    is_residual = isinstance(network, MIRNetEdge) and network.config.full_convolutions
+    # low light loses 4 dB with it: docs/decisions/041-denoising-shape.md
+    return _RESIDUAL_OUTLIERS if is_residual and network.exposure is None else 0.0
 
 
 def quantize_for_tensorrt(

@@ -4,12 +4,15 @@
 
 Weights: symmetric, per output channel, from their own largest value at every step. Activations:
 symmetric, one scale per convolution, learned (Esser et al., "Learned Step Size Quantization",
-ICLR 2020). Rounding passes gradients straight through (Bengio et al., 2013).
+ICLR 2020). Rounding passes gradients straight through (Bengio et al., 2013). How many steps there
+are depends on what the weights are deployed on: `QAT_SCHEMES`.
 """
 
 from __future__ import annotations
 
 import copy
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -19,11 +22,30 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.models.edge import ExposureBranch, PixelHead, UnshuffledConv
 from mirnet_edge.models.inference_form import SplitHead, strided_from_unshuffled
 from mirnet_edge.models.mirnet_v2 import ContextModule
+from mirnet_edge.quantization.ptq import outliers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_LEVELS = 127
+    from mirnet_edge.quantization import QatTarget
+
+
+@dataclass(frozen=True)
+class QatScheme:
+    """The INT8 quantization that training simulates; `ptq` has the graphs that deploy it."""
+
+    weight_levels: int
+    """Largest weight, in steps."""
+    is_unsigned: bool
+    """Whether activations that are never negative have 256 steps above 0, instead of 128."""
+
+
+QAT_SCHEMES: dict[QatTarget, QatScheme] = {
+    "tensorrt": QatScheme(127, is_unsigned=False),
+    # seven bits for weights, as `ptq.quantize_for_cpu` says
+    "cpu": QatScheme(63, is_unsigned=True),
+}
+_SIGNED, _UNSIGNED = (-128, 127), (0, 255)
 _SMALLEST_SCALE = 1e-8
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 
@@ -55,47 +77,90 @@ class _GradientScaled(torch.autograd.Function):
         return gradients[0] * ctx.share, None
 
 
-def fake_quantize(value: Tensor, scale: Tensor) -> Tensor:
-    """Return VALUE rounded as INT8 rounds it: to steps of SCALE, from -128 to 127 of them.
+def fake_quantize(value: Tensor, scale: Tensor, ends: tuple[int, int] = _SIGNED) -> Tensor:
+    """Return VALUE rounded as INT8 rounds it: to steps of SCALE, the first and last being ENDS.
 
     The gradient reaches the value where it is inside the range, and the scale: by the rounding
     error inside the range, by the sign outside.
     """
-    steps = (value / scale).clamp(-_LEVELS - 1, _LEVELS)
+    steps = (value / scale).clamp(*ends)
     rounded: Tensor = _StraightThroughRound.apply(steps)  # type: ignore[no-untyped-call]
     return rounded * scale
 
 
-def compute_weight_scales(weight: Tensor) -> Tensor:
-    """Return the steps of a convolution's weight, one per output channel."""
-    return weight.detach().abs().amax((1, 2, 3)).clamp_min(_SMALLEST_SCALE) / _LEVELS
+def compute_weight_scales(weight: Tensor, levels: int) -> Tensor:
+    """Return the steps of a convolution's weight, one per output channel, of LEVELS each."""
+    return weight.detach().abs().amax((1, 2, 3)).clamp_min(_SMALLEST_SCALE) / levels
 
 
 class FakeQuantizer(nn.Module):
     """Fake quantization of a convolution's input and weight, with a learned input scale."""
 
-    def __init__(self) -> None:
-        """Start without a scale; `observing` finds the first one."""
+    def __init__(self, target: QatTarget = "tensorrt") -> None:
+        """Start without a scale; between `start_observing` and `stop_observing` it is found."""
         super().__init__()
+        self.target = target
+        self.scheme = QAT_SCHEMES[target]
         self.scale = nn.Parameter(torch.zeros(()))
-        self.observing = False
+        self.ends = _SIGNED
+        self._observer: _Observer | None = None
+
+    def start_observing(self, outliers: float) -> None:
+        """Note the ranges of the inputs from now on, and change nothing.
+
+        Args:
+            outliers: Fraction of an image's values that may lie outside of its range.
+        """
+        self._observer = _Observer(outliers)
+
+    def stop_observing(self) -> None:
+        """Set the scale to the range that was observed."""
+        if self._observer is None:
+            return
+        lowest, highest = self._observer.lowest, self._observer.highest
+        self._observer = None
+        if self.scheme.is_unsigned and lowest == 0.0:
+            self.ends = _UNSIGNED
+        scale = max(highest, -lowest) / self.ends[1]
+        with torch.no_grad():
+            self.scale.fill_(max(scale, _SMALLEST_SCALE))
 
     def forward(self, batch: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return both fake-quantized; while observing, unchanged."""
-        if self.observing:
-            with torch.no_grad():
-                seen = batch.abs().amax() / _LEVELS
-                self.scale.copy_(torch.maximum(self.scale, seen).clamp_min(_SMALLEST_SCALE))
+        if self._observer is not None:
+            for image in batch.detach():
+                self._observer.add(image)
             return batch, weight
         # what a scale's gradient sums up grows with the tensor: LSQ, section 2.2
-        share = (batch.numel() * _LEVELS) ** -0.5
+        share = (batch.numel() * self.ends[1]) ** -0.5
         scale: Tensor = _GradientScaled.apply(self.scale, share)  # type: ignore[no-untyped-call]
-        scales = compute_weight_scales(weight).view(-1, 1, 1, 1)
+        levels = self.scheme.weight_levels
+        scales = compute_weight_scales(weight, levels).view(-1, 1, 1, 1)
         # the learned scale may cross zero on its way; a step has a size, not a sign
         return (
-            fake_quantize(batch, scale.abs().clamp_min(_SMALLEST_SCALE)),
+            fake_quantize(batch, scale.abs().clamp_min(_SMALLEST_SCALE), self.ends),
             fake_quantize(weight, scales),
         )
+
+
+@dataclass
+class _Observer:
+    """The widest of the images' ranges, each without its outliers, as `ptq` has them."""
+
+    outliers: float
+    lowest: float = 0.0
+    highest: float = 0.0
+
+    def add(self, image: Tensor) -> None:
+        values = image.flatten()
+        outside = math.floor(self.outliers * values.numel())
+        if outside:
+            first = values.kthvalue(outside + 1).values
+            last = values.kthvalue(values.numel() - outside).values
+        else:
+            first, last = values.aminmax()
+        self.lowest = min(self.lowest, float(first))
+        self.highest = max(self.highest, float(last))
 
 
 class _FakeQuantizedConv:
@@ -109,7 +174,9 @@ class _FakeQuantizedConv:
         return given
 
 
-def prepare_qat(network: nn.Module, batches: Iterable[Tensor]) -> list[str]:
+def prepare_qat(
+    network: nn.Module, batches: Iterable[Tensor], target: QatTarget = "tensorrt"
+) -> list[str]:
     """Fake-quantize, in place, the convolutions that bundles hold in INT8.
 
     Those are the ones over pixels: global context, found by the shapes that the convolutions see,
@@ -118,6 +185,7 @@ def prepare_qat(network: nn.Module, batches: Iterable[Tensor]) -> list[str]:
     Args:
         network: In its training form.
         batches: Inputs that set the first scales. At least one.
+        target: What the weights are deployed on.
 
     Returns:
         The names of the modules.
@@ -134,16 +202,23 @@ def prepare_qat(network: nn.Module, batches: Iterable[Tensor]) -> list[str]:
     modules = dict(network.named_modules())
     for name in chosen:
         conv: Any = modules[name]
-        _fake_quantize_convolution(conv, FakeQuantizer().to(conv.weight.device))
+        quantizer = FakeQuantizer(target).to(conv.weight.device)
+        _fake_quantize_convolution(conv, quantizer)
+    outliers = outliers_of(network) if target == "cpu" else 0.0
     quantizers = [one for one in network.modules() if isinstance(one, FakeQuantizer)]
     for one in quantizers:
-        one.observing = True
+        one.start_observing(outliers)
     with torch.no_grad():
         for batch in first:
             network(batch)
     for one in quantizers:
-        one.observing = False
+        one.stop_observing()
     return chosen
+
+
+def qat_target_of(network: nn.Module) -> QatTarget:
+    """Return what a network is trained for that `prepare_qat` fake-quantized."""
+    return next(one.target for one in network.modules() if isinstance(one, FakeQuantizer))
 
 
 def list_pixelwise_convolutions(network: nn.Module, batch: Tensor) -> list[str]:
@@ -237,15 +312,18 @@ class _Int8Quantizer(nn.Module):
         from torch.ao.quantization.fx import _decomposed  # noqa: F401
 
         self.scale = float(quantizer.scale.detach().abs().clamp_min(_SMALLEST_SCALE))
-        self.register_buffer("scales", compute_weight_scales(weight))
+        self.ends = quantizer.ends
+        levels = quantizer.scheme.weight_levels
+        self.register_buffer("scales", compute_weight_scales(weight, levels))
         self.register_buffer("zeros", torch.zeros(len(weight), dtype=torch.int64))
 
     def forward(self, batch: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        operators, ends = torch.ops.quantized_decomposed, (-_LEVELS - 1, _LEVELS, torch.int8)
-        stored = operators.quantize_per_tensor(batch, self.scale, 0, *ends)
+        operators, ends = torch.ops.quantized_decomposed, (*_SIGNED, torch.int8)
+        kind = torch.uint8 if self.ends == _UNSIGNED else torch.int8
+        stored = operators.quantize_per_tensor(batch, self.scale, 0, *self.ends, kind)
         channels = (self.scales, self.zeros, 0)
         kept = operators.quantize_per_channel(weight, *channels, *ends)
         return (
-            operators.dequantize_per_tensor(stored, self.scale, 0, *ends),
+            operators.dequantize_per_tensor(stored, self.scale, 0, *self.ends, kind),
             operators.dequantize_per_channel(kept, *channels, *ends),
         )

@@ -439,7 +439,11 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
         if recipe.branch_expansion:
             widen_convolutions(model, recipe.branch_expansion)
         if request.qat:
-            prepare_qat(model, sample_inputs(data.train, model.multiple))  # type: ignore[arg-type]
+            prepare_qat(
+                model,
+                sample_inputs(data.train, model.multiple),  # type: ignore[arg-type]
+                recipe.qat_target,
+            )
         trainer = Trainer(
             model, recipe, request.out, teacher=teacher, device=device,
             precision=request.precision, process=process, workers=request.workers,

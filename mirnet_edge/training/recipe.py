@@ -21,6 +21,7 @@ from mirnet_edge.errors import OptionError
 from mirnet_edge.files import read_toml
 from mirnet_edge.manifest import StrictDocument, rename_keys
 from mirnet_edge.metrics import FLICKER_BLOCK, SSIM_WINDOW
+from mirnet_edge.quantization import QatTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -171,6 +172,9 @@ class TrainingRecipe:
     branch_expansion: float = 0.0
     """Structural re-parameterization: convolutions are trained as several branches, the widest this
     many times as wide as the layer, and folded to one at the end; 0 trains them as they are."""
+    qat_target: QatTarget = "tensorrt"
+    """What quantization-aware training simulates: the INT8 of TensorRT, or of graphs for
+    processors, whose weights have seven bits and whose activations after a ReLU have 256 steps."""
     seed: int = 0
     """Random seed, from 0, of the initial weights, batch sampling and data augmentation."""
     validate_every: int = 500
@@ -345,6 +349,11 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         ("optimizer",),
         f"be {' or '.join(get_args(OptimizerName))}",
         lambda value: value in get_args(OptimizerName),
+    ),
+    (
+        ("qat_target",),
+        f"be {' or '.join(get_args(QatTarget))}",
+        lambda value: value in get_args(QatTarget),
     ),
 )
 

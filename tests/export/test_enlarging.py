@@ -12,13 +12,13 @@ from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.errors import CalibrationError
 from mirnet_edge.export import analysis, sensitivity, workspace
-from mirnet_edge.export.graphs import outliers_of
 from mirnet_edge.export.job import export_bundle
 from mirnet_edge.export.workspace import ExportOptions
 from mirnet_edge.images.contract import batch_from_frames
 from mirnet_edge.manifest import ImageContract, read_manifest
 from mirnet_edge.metrics import psnr
 from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
+from mirnet_edge.quantization.ptq import outliers_of
 
 _ASKED, _SIZE = (22, 39), (24, 40)
 """What is asked for, and the next multiples of 8."""

@@ -88,6 +88,65 @@ def test_what_decides_about_the_frame_stays_in_float(faked, exported):
     assert len(list_quantized_convolutions(onnx.load(exported))) == len(chosen) + added
 
 
+@pytest.fixture(scope="module")
+def faked_for_cpu(network_of, images):
+    """Two networks: in float, and fake-quantized as graphs for processors are."""
+    fp32 = copy.deepcopy(network_of("light"))
+    network = copy.deepcopy(fp32)
+    prepare_qat(network, [_batch(images, 3)], "cpu")
+    return fp32, network
+
+
+@torch.no_grad()
+def test_for_processors_weights_have_seven_bits_and_what_a_relu_gave_eight(faked_for_cpu):
+    _, network = faked_for_cpu
+    ends = {}
+    for name, conv in network.named_modules():
+        if not isinstance(getattr(conv, "quantizer", None), FakeQuantizer):
+            continue
+        scale = float(conv.quantizer.scale)
+        batch, weight = conv.quantizer(1000 * scale * torch.tensor([-1.0, 1.0]), conv.weight)
+        steps = weight / (conv.weight.abs().amax((1, 2, 3), keepdim=True) / 63)
+        assert float(steps.abs().max()) == pytest.approx(63, abs=1e-3), name
+        assert float((steps - steps.round()).abs().max()) < 1e-3
+        ends[name] = tuple((batch / scale).round().int().tolist())
+    assert ends["stem"] == (0, 255), "of an image"
+    assert set(ends.values()) == {(-128, 127), (0, 255)}
+
+
+def test_a_graph_for_processors_is_the_network_that_was_trained(
+    faked_for_cpu, images, run_graph, decibels, tmp_path
+):
+    fp32, network = faked_for_cpu
+    graph = onnx.load(write_int8(network, tmp_path / "int8.onnx", size=(32, 48)))
+    kinds = {
+        onnx.numpy_helper.to_array(one).dtype.name
+        for one in graph.graph.initializer
+        if one.name in {node.input[2] for node in graph.graph.node if node.op_type[0] == "Q"}
+    }
+    assert "uint8" in kinds
+    image = images(5)[4]
+    batch = torch.from_numpy(contract.batch_from_frames(image))
+    with torch.no_grad():
+        expected = contract.frames_from_batch(network(batch).numpy())
+        plain = contract.frames_from_batch(fp32(batch).numpy())
+    found = run_graph(graph, image)
+    assert np.abs(found.astype(int) - expected).max() <= 4
+    assert decibels(found, expected, 255) > 3 + decibels(found, plain, 255)
+
+
+def test_outliers_of_residual_networks_lie_outside_of_the_first_ranges():
+    one, all_of_them = FakeQuantizer("cpu"), FakeQuantizer("cpu")
+    values = torch.rand(1, 4, 100, 100, generator=torch.manual_seed(0))
+    values[0, 0, 0, 0] = 50.0
+    for quantizer, outliers in ((one, 1e-4), (all_of_them, 0.0)):
+        quantizer.start_observing(outliers)
+        quantizer(values, torch.ones(1, 4, 1, 1))
+        quantizer.stop_observing()
+    assert float(one.scale) == pytest.approx(1 / 255, rel=1e-3)
+    assert float(all_of_them.scale) == pytest.approx(50 / 255)
+
+
 def test_the_mask_of_a_context_is_no_pixelwise_convolution(network_of):
     names = list_pixelwise_convolutions(network_of("mirnet-v2"), torch.rand(1, 3, 32, 32))
     assert names

@@ -13,6 +13,7 @@ from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.files import sha256_of
+from mirnet_edge.quantization.qat import qat_target_of
 from mirnet_edge.training import job, record
 from mirnet_edge.training.job import (
     TrainingRequest,
@@ -578,6 +579,17 @@ def test_qat_trains_weights_and_scales_and_saves_float_weights(tmp_path, write_p
     scales = [value for key, value in done.network.state_dict().items() if "quantizer" in key]
     assert scales
     assert all(float(scale) > 0.0 for scale in scales)
+
+
+def test_qat_simulates_the_int8_of_the_recipes_target(tmp_path, write_pairs, save_weights):
+    data, init = write_pairs(tmp_path / "photos", 12), save_weights()
+    for target in ("tensorrt", "cpu"):
+        training = {"qat_target": target, "steps": 1}
+        out = tmp_path / target
+        request = _request(data, out, init=str(init), qat=True, training=training)
+        done = train_weights(request, RecordingObserver())
+        assert qat_target_of(done.network) == target
+        assert checkpoints.load(done.weights).card.recipe["qat_target"] == target
 
 
 def test_qat_resumes(tmp_path, write_pairs, save_weights):

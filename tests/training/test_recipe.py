@@ -259,6 +259,7 @@ ABSURD = [
     Value("an unknown schedule", {"schedule": "linear"}),
     Value("an unknown loss", {"pixel_loss": "l2"}),
     Value("an unknown optimizer", {"optimizer": "sgd"}),
+    Value("an unknown target of INT8", {"qat_target": "npu"}),
     Value("a negative seed", {"seed": -1}),
     Value("an infinite learning rate", {"exposure_learning_rate": float("inf")}),
     Value("a learning rate of zero", {"learning_rate": 0.0}),
