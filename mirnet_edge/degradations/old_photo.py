@@ -31,6 +31,10 @@ _FADED_BLACK, _FADED_WHITE = 0.25, 0.80
 _LARGEST_SPECK = 3.0  # pixels
 _COUNTS = ("blur", "grain", "dust", "scratches", "creases", "cracks", "hairs", "patches")
 _SUBPIXEL_BITS = 4  # of OpenCV's coordinates
+# of cracks: a part of a large print has cracks as wide as the whole; emulsion breaks raggedly
+_LEAST_CRACK_SCALE = 0.75
+_SMOOTH_CRACK = 2.0  # pixels
+_EDGE_DETAIL, _EDGE_NOISE = 1.2, 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,9 @@ class OldPhoto:
     toning: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """How far middle tones move, in 8-bit levels of (red, green, blue); black and white stay. Real
     toned prints are like this, and more so than `sepia`."""
+    toning_gamma: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Exponents of the tones of (red, green, blue), above 0: brown prints whose shadows have next
+    to no blue; black and white stay."""
     dye_fading: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """From 0 to 1: loss of the cyan, magenta and yellow dyes of a color print, which lightens red,
     green and blue."""
@@ -91,8 +98,9 @@ class OldPhoto:
                     f"{name} must be three values in [{low:g}, {high:g}], "
                     f"found {getattr(self, name)}"
                 )
-        if not 0.1 <= self.gamma <= 10.0:
-            raise OptionError(f"gamma must lie in [0.1, 10], found {self.gamma}")
+        for name, values in (("gamma", (self.gamma,)), ("toning_gamma", self.toning_gamma)):
+            if not all(0.1 <= value <= 10.0 for value in values):
+                raise OptionError(f"{name} must lie in [0.1, 10], found {getattr(self, name)}")
 
     def without_damage(self) -> OldPhoto:
         """Return the aging alone, without what lies on the surface."""
@@ -152,6 +160,9 @@ def _fade(pixels: Pixels, settings: OldPhoto) -> Pixels:
         pixels = _scaled(pixels, 1.0 - lost, lost)
     if settings.gamma != 1.0:
         pixels = np.asarray(cv2.pow(np.clip(pixels, 0.0, 1.0), settings.gamma), np.float32)
+    for color, exponent in enumerate(settings.toning_gamma):
+        if exponent != 1.0:
+            pixels[..., color] = cv2.pow(np.clip(pixels[..., color], 0.0, 1.0), exponent)
     if any(settings.toning):
         light = cv2.transform(pixels, LUMA.astype(np.float32)[None])
         middle = np.clip(4.0 * light * (1.0 - light), 0.0, 1.0)
@@ -262,8 +273,8 @@ def _crack(height: int, width: int, generator: np.random.Generator) -> Pixels:
     """Return the opacity of a crack with its branches, (H, W) in [0, 1]."""
     canvas = np.zeros((height, width), np.uint8)
     side = min(height, width)
-    # a print of 400 pixels has cracks of 1 to 7; wider ones are few
-    widest = 1.0 + generator.exponential(2.0) * side / 400.0
+    # a print of 400 pixels has cracks of 1 to 10; wider ones are few
+    widest = 1.0 + generator.exponential(3.0) * max(side / 400.0, _LEAST_CRACK_SCALE)
     start = generator.uniform(0, 1, 2) * (width, height)
     if generator.random() < 0.5:  # from an edge
         start[int(generator.integers(2))] = 0.0
@@ -281,7 +292,24 @@ def _crack(height: int, width: int, generator: np.random.Generator) -> Pixels:
         ends[place] = (following, angle, thick)
         if len(ends) < 6 and generator.random() < 0.12:
             ends.append((following, angle + generator.choice((-1.0, 1.0)), 0.7 * thick))
+    if widest > _SMOOTH_CRACK:
+        canvas = _ragged(canvas, widest / 3.0, generator)
     return _softened(canvas, generator.uniform(0.3, 1.0))
+
+
+def _ragged(
+    canvas: NDArray[np.uint8], sigma: float, generator: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Return drawn lines with edges that noise moves by about SIGMA pixels."""
+    import cv2
+
+    soft = np.float32(1 / 255) * cv2.GaussianBlur(canvas, (0, 0), sigma)
+    noise = cv2.GaussianBlur(
+        generator.standard_normal(canvas.shape, np.float32), (0, 0), _EDGE_DETAIL
+    )
+    noise *= np.float32(_EDGE_NOISE) / max(float(noise.std()), 1e-6)
+    torn: NDArray[np.uint8] = np.where((soft > 0.0) & (soft + noise > 0.5), 255, 0).astype(np.uint8)
+    return torn
 
 
 def _hair(height: int, width: int, generator: np.random.Generator) -> Pixels:

@@ -88,6 +88,7 @@ def recycle_dead_channels(
     """Give channels that are 0 after their ReLU new random weights, in place; return how many.
 
     The network's output on the batches does not change: what reads those channels is set to 0.
+    Layers that do not train stay as they are.
 
     Args:
         network: In training; its convolutions may have branches of structural re-parameterization.
@@ -103,10 +104,10 @@ def recycle_dead_channels(
     )
     for name, highest in largest.items():
         dead = torch.nonzero(reduce(highest) <= 0.0).flatten()
-        if not len(dead):
+        maker = _last_conv(pairs[name][0])
+        if not len(dead) or not maker.weight.requires_grad:
             continue
         recycled += len(dead)
-        maker = _last_conv(pairs[name][0])
         bound = math.sqrt(3.0 / maker.weight[0].numel())
         fresh = torch.rand((len(dead), *maker.weight.shape[1:]), generator=generator)
         _assign(maker, (dead,), (2.0 * fresh - 1.0) * bound, optimizer)

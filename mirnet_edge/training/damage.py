@@ -22,6 +22,7 @@ from mirnet_edge.training.aging import (
 )
 from mirnet_edge.training.exposure import schedule_stage
 from mirnet_edge.training.loss import damage_loss
+from mirnet_edge.training.optimizers import make_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,10 +59,11 @@ def train_damage(
     branch = network.damage
     if branch is None:
         return
-    branch.train()
+    is_trainable = next(branch.parameters()).requires_grad
+    branch.train().requires_grad_()
     device = next(branch.parameters()).device
     peak = recipe.damage_learning_rate
-    optimizer = torch.optim.AdamW(branch.parameters(), lr=peak, weight_decay=_WEIGHT_DECAY)
+    optimizer = make_optimizer(recipe.optimizer, branch.parameters(), peak, _WEIGHT_DECAY)
     for step in range(recipe.damage_steps):
         for group in optimizer.param_groups:
             group["lr"] = peak * schedule_stage(step, recipe.damage_steps)
@@ -76,6 +78,7 @@ def train_damage(
         nn.utils.clip_grad_norm_(branch.parameters(), _GRADIENT_CLIPPING)
         optimizer.step()
         on_step(step + 1, float(loss.detach()))
+    branch.requires_grad_(requires_grad=is_trainable)
 
 
 def _sample_crops(

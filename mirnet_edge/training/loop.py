@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mirnet_edge.images.contract import Frames
+    from mirnet_edge.models.damage import DamageBranch
     from mirnet_edge.models.edge import ExposureBranch
     from mirnet_edge.training.batches import Batch
     from mirnet_edge.training.pairs import Pairs
@@ -320,6 +321,8 @@ class Trainer:
         is_frozen = self._has_exposure_stage or not recipe.exposure_trainable
         if self._exposure_branch is not None and is_frozen:
             self._exposure_branch.requires_grad_(requires_grad=False)
+        if self._damage_branch is not None and not recipe.damage_trainable:
+            self._damage_branch.requires_grad_(requires_grad=False)
         wrapped = process.wrap(self.model)
         self._forward_model = torch.compile(wrapped) if compiled else wrapped
         # fp16 gradients underflow unless they are scaled; bf16 has the range of fp32
@@ -342,9 +345,12 @@ class Trainer:
         return self._exposure_branch is not None and self.recipe.exposure_steps > 0
 
     @property
+    def _damage_branch(self) -> DamageBranch | None:
+        return self.model.damage if isinstance(self.model, MIRNetEdge) else None
+
+    @property
     def _has_damage_stage(self) -> bool:
-        has_branch = isinstance(self.model, MIRNetEdge) and self.model.damage is not None
-        return has_branch and self.recipe.damage_steps > 0
+        return self._damage_branch is not None and self.recipe.damage_steps > 0
 
     def run(
         self,

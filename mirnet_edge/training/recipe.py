@@ -162,6 +162,9 @@ class TrainingRecipe:
     synthetic damage; it then trains with the rest. For clean photos of the old-photo task."""
     damage_learning_rate: float = 2e-3
     """Peak learning rate of that stage, above 0."""
+    damage_trainable: bool = True
+    """Whether the damage branch trains with the rest after its stage; false freezes it, and its
+    mask stays one of damage, instead of also smoothing what is flat."""
     exposure_trainable: bool = True
     """Whether the exposure branch trains with the rest where it has no stage of its own; false
     freezes it."""

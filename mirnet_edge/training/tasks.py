@@ -230,8 +230,11 @@ def sample_aging(generator: np.random.Generator, *, monochrome: bool = False) ->
         paper=_sample_paper(generator) if chance(0.3) else (1.0, 1.0, 1.0),
         gamma=generator.uniform(0.8, 1.5) if chance(0.25) else 1.0,
     )
-    if monochrome and chance(0.55):
+    if monochrome and chance(0.45):
         aging = replace(aging, toning=_sample_toning(generator))
+    elif monochrome and chance(0.5):
+        red, green, blue = generator.uniform((0.7, 0.95, 1.0), (1.0, 1.1, 2.2))
+        aging = replace(aging, toning_gamma=(red, green, blue))
     elif monochrome:
         aging = replace(aging, sepia=sample_strength(1.0))
     else:
@@ -249,15 +252,15 @@ def sample_aging(generator: np.random.Generator, *, monochrome: bool = False) ->
         dust=sample_strength(4.0),
         scratches=sample_count(3, 0.5),
         creases=sample_count(2, 0.3),
-        cracks=sample_count(12 if chance(0.2) else 3, 0.5),
-        hairs=sample_count(6, 0.4),
+        cracks=sample_count(12 if chance(0.2) else 3, 0.6),
+        hairs=sample_count(40 if chance(0.15) else 6, 0.4),
         patches=sample_count(5, 0.4),
     )
 
 
 def _sample_toning(generator: np.random.Generator) -> tuple[float, float, float]:
     """Return how far middle tones move: mostly to brown, by sulfide, some to blue or purple."""
-    strength = generator.uniform(0.0, 60.0)
+    strength = generator.uniform(0.0, 80.0)
     if generator.random() < 0.85:
         red, green, blue = generator.uniform((0.1, -0.1, -1.0), (0.6, 0.15, -0.3))
     else:

@@ -17,6 +17,7 @@ from mirnet_edge.degradations import (
     add_noise,
     age_photo,
     downscale,
+    old_photo,
     reduce_light,
 )
 from mirnet_edge.errors import ImageError, OptionError
@@ -228,6 +229,27 @@ def test_toning_colors_middle_tones_and_leaves_black_and_white():
     assert toned[0].tolist() == [[0, 0, 0], [148, 128, 88], [255, 255, 255]]
 
 
+def test_toning_gamma_takes_blue_from_shadows_and_leaves_black_and_white():
+    ramp = np.array([0, 64, 128, 255], np.uint8)[None, :, None].repeat(3, 2)
+    toned = age_photo(ramp, OldPhoto(toning_gamma=(1.0, 1.0, 2.0)), np.random.default_rng(0))
+    assert toned[0].tolist() == [[0, 0, 0], [64, 64, 16], [128, 128, 64], [255, 255, 255]]
+
+
+def test_wide_cracks_have_ragged_edges(monkeypatch):
+    def edges(frame):
+        changed = np.any(frame != GRAY, axis=2)
+        return (changed[:, 1:] != changed[:, :-1]).sum() + (changed[1:] != changed[:-1]).sum()
+
+    found = {}
+    for smooth in (2.0, 1e9):
+        monkeypatch.setattr(old_photo, "_SMOOTH_CRACK", smooth)
+        aged = [
+            age_photo(GRAY, OldPhoto(cracks=1), np.random.default_rng(seed)) for seed in range(12)
+        ]
+        found[smooth] = sum(map(edges, aged))
+    assert found[2.0] > 1.1 * found[1e9]
+
+
 def test_faded_dyes_lighten_their_colors_and_white_stays():
     ramp = np.array([0, 155, 255], np.uint8)[None, :, None].repeat(3, 2)
     faded = age_photo(ramp, OldPhoto(dye_fading=(0.5, 0.0, 0.2)), np.random.default_rng(0))
@@ -308,6 +330,10 @@ def test_damage_touches_a_small_share_of_the_print_and_no_more(damage):
         (lambda: OldPhoto(dye_fading=(-0.1, 0.0, 0.0)), r"dye_fading must be three values in"),
         (lambda: OldPhoto(toning=(300.0, 0.0, 0.0)), r"toning must be three values in \[-255"),
         (lambda: OldPhoto(gamma=0.0), r"gamma must lie in \[0.1, 10\], found 0.0"),
+        (
+            lambda: OldPhoto(toning_gamma=(1.0, 0.0, 1.0)),
+            r"toning_gamma must lie in \[0.1, 10\], found \(1.0, 0.0, 1.0\)",
+        ),
         (lambda: OldPhoto(scratches=-1), "scratches must not be negative, found -1"),
         (lambda: downscale(FRAME, 5), "factor must be one of"),
     ],

@@ -164,6 +164,19 @@ def test_the_optimizer_starts_again_for_kernels_with_new_weights_alone():
     assert other["exp_avg"].any()
 
 
+def test_a_layer_that_does_not_train_keeps_its_dead_channels():
+    sequence, batch = _sequence(_full), torch.rand(2, 24, 16, 16) - 0.5
+    dead = int((~_fired(sequence, batch)).sum())
+    before = {name: one.clone() for name, one in sequence.state_dict().items()}
+    optimizer = torch.optim.AdamW(sequence.parameters())
+    sequence.requires_grad_(requires_grad=False)
+    assert dead
+    assert _recycled(sequence, batch, optimizer) == 0
+    assert all(torch.equal(one, before[name]) for name, one in sequence.state_dict().items())
+    sequence.requires_grad_()
+    assert _recycled(sequence, batch, optimizer) == dead
+
+
 def test_a_channel_that_fires_in_another_process_is_not_recycled():
     sequence, batch = _sequence(_full), torch.rand(1, 24, 16, 16)
     before = sequence[0].weight.clone()

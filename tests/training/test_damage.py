@@ -14,12 +14,13 @@ from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
 from mirnet_edge.training import damage as stage
 from mirnet_edge.training.aging import age_with_damage
 from mirnet_edge.training.damage import train_damage
-from mirnet_edge.training.pairs import Pairs
+from mirnet_edge.training.loop import Trainer
+from mirnet_edge.training.pairs import Pairs, degrade_images
 
 CONFIG = MIRNetEdgeConfig(
     channels=(8, 8, 8), stem=2, exposure_channels=4, light=True, damage_channels=8
 )
-SHORT = {"batch": 4, "crops": (64,), "damage_steps": 150, "damage_learning_rate": 1e-2}
+SHORT = {"batch": 4, "crops": (64,), "damage_steps": 250, "damage_learning_rate": 1e-2}
 
 
 def _network():
@@ -45,7 +46,7 @@ def test_it_learns_where_damage_is_and_leaves_the_rest_of_the_network_alone(
     before, steps = copy.deepcopy(network), []
     recipe = make_recipe(**SHORT)
     train_damage(network, pairs, recipe, lambda step, loss: steps.append(step))
-    assert steps == list(range(1, 151))
+    assert steps == list(range(1, 251))
     aged, thumbnails, masks = stage._sample_crops(pairs, recipe, 16, 999)
     with torch.no_grad():
         found = network.damage(network.expose(aged, thumbnails))
@@ -53,6 +54,51 @@ def test_it_learns_where_damage_is_and_leaves_the_rest_of_the_network_alone(
     for name, weight in network.state_dict().items():
         if not name.startswith("damage."):
             assert torch.equal(weight, before.state_dict()[name]), name
+
+
+def test_it_is_trained_by_the_recipes_optimizer(pairs, make_recipe, monkeypatch):
+    seen, make = [], stage.make_optimizer
+    monkeypatch.setattr(
+        stage, "make_optimizer", lambda name, *given: seen.append(name) or make(name, *given)
+    )
+    weights = []
+    for name in ("adamw", "muon"):
+        network = _network()
+        train_damage(network, pairs, make_recipe(**SHORT | {"damage_steps": 2}, optimizer=name))
+        weights.append(network.damage.seen[0].body[0].weight)
+    assert seen == ["adamw", "muon"]
+    assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_damage_trainable_false_freezes_the_branch_after_its_stage(
+    tmp_path, pairs, make_recipe, trainable
+):
+    network = _network()
+    values = SHORT | {
+        "damage_steps": 2,
+        "steps": 3,
+        "validate_every": 3,
+        "whole_frame_fraction": 0.0,
+    }
+    recipe = make_recipe(**values, damage_trainable=trainable)
+    trainer = Trainer(network, recipe, tmp_path)
+    after_stage = []
+    before = copy.deepcopy(network.damage.state_dict())
+
+    def note(step, loss):
+        if step == 1:
+            after_stage.append(copy.deepcopy(network.damage.state_dict()))
+
+    trainer.run(pairs, degrade_images(pairs), on_step=note, on_damage_step=lambda step, loss: None)
+    changed = [
+        not torch.equal(one, before[name]) for name, one in network.damage.state_dict().items()
+    ]
+    assert any(changed), "by its stage"
+    same = [
+        torch.equal(one, after_stage[0][name]) for name, one in network.damage.state_dict().items()
+    ]
+    assert all(same) != trainable
 
 
 def test_the_same_seed_gives_the_same_branch(pairs, make_recipe):
