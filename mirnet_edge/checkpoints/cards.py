@@ -1,6 +1,7 @@
 """The model card of weights: what they are, what they were trained on, what was measured.
 
-Schema history: 1 (2026-11) the first; parent and teacher came later, files without them read.
+Schema history: 1 (2026-11) the first; parent, teacher and INT8 ranges came later, files without
+them read.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class ModelCard(StrictDocument):
     """SHA-256 of the initial (pretrained) weights; None for random ones."""
     teacher: str | None = None
     """SHA-256 of the teacher's weights; None without distillation."""
+    int8_ranges: dict[str, FiniteFloat] = Field(default_factory=dict)
+    """Largest inputs of convolutions, by module, that quantization-aware training for processors
+    learned; empty without it."""
     revision: str | None = None
     """Of the source tree that trained them."""
     license: str | None = None

@@ -27,8 +27,8 @@ from mirnet_edge.models.inference_form import to_inference_form
 from mirnet_edge.quantization.ptq import (
     QuantizationScheme,
     list_quantized_inputs,
-    outliers_of,
     quantize_for_tensorrt,
+    scheme_for_cpu,
 )
 from mirnet_edge.quantization.ranges import (
     RANGE_ESTIMATORS,
@@ -85,8 +85,9 @@ def analyze_sensitivity(
     with tempfile.TemporaryDirectory() as name:
         workspace = _set_timing_size(open_workspace(options, Path(name), on_stage), request.size)
         images, frame = workspace.images, workspace.timing_frame
-        outliers = outliers_of(workspace.loaded.model)
-        ranges = f"minmax without {outliers:g}" if outliers else "minmax"
+        scheme = scheme_for_cpu(workspace.loaded.model, workspace.loaded.card)
+        ranges = f"minmax without {scheme.outliers:g}" if scheme.outliers else "minmax"
+        ranges = "learned ranges" if scheme.learned_ranges else ranges
         setup = f"{backend}, all blocks {ranges}, {size_text(*frame.shape[1:3])}"
         fresh = begin_analysis(workspace.loaded.sha256, images.sha256, setup)
         found = resume_analysis(file, fresh)
@@ -94,7 +95,7 @@ def analyze_sensitivity(
             fp32 = _export_fp32(workspace)
             on_stage(f"quantize on {len(images.calibration)} images")
             # the form for TensorRT has no whole-frame convolution in INT8: the legalizer undoes it
-            scheme = QuantizationScheme(whole_frame=backend != "tensorrt", outliers=outliers)
+            scheme = replace(scheme, whole_frame=backend != "tensorrt")
             graphs = quantize_all_blocks(fp32, workspace.samples, backend, scheme)
             on_stage(f"fp32: {len(images.evaluation)} images")
             evaluator = GraphEvaluator(

@@ -33,9 +33,9 @@ from mirnet_edge.quantization.ptq import (
     QuantizationScheme,
     correct_output_bias,
     list_color_convs,
-    outliers_of,
     quantize_for_cpu,
     quantize_for_tensorrt,
+    scheme_for_cpu,
 )
 from mirnet_edge.quantization.ranges import (
     RANGES_FILE,
@@ -177,12 +177,16 @@ def _quantize(workspace: Workspace, file: GraphFile) -> GraphFile:
         return _search_mixed_precision(workspace, file)
     exclude = _list_excluded(workspace)
     if on_cpu:
-        scheme = QuantizationScheme(exclude=exclude, outliers=outliers_of(workspace.loaded.model))
+        scheme = replace(_cpu_scheme(workspace), exclude=exclude)
         quantize_for_cpu(fp32, graph, samples, scheme, workspace.on_step)
         return file
     scheme = replace(_calibrated_scheme(workspace), exclude=exclude)
     quantize_for_tensorrt(fp32, graph, samples, scheme, workspace.on_step)
     return replace(file, ranges=scheme.estimator)
+
+
+def _cpu_scheme(workspace: Workspace) -> QuantizationScheme:
+    return scheme_for_cpu(workspace.loaded.model, workspace.loaded.card)
 
 
 def _list_excluded(workspace: Workspace) -> tuple[str, ...]:
@@ -279,7 +283,7 @@ def _search_mixed_precision(workspace: Workspace, file: GraphFile) -> GraphFile:
     facts = search_graph(
         fp32, workspace.path(file.file), workspace.samples, evaluator,
         max_drop_db=options.max_drop_db, target_fps=options.target_fps,
-        outliers=outliers_of(workspace.loaded.model),
+        scheme=_cpu_scheme(workspace),
         deliver=_make_delivered_form(workspace) if is_rewritten else keep_form,
         on_stage=workspace.on_stage,
     )  # fmt: skip

@@ -490,6 +490,9 @@ class MixedPrecisionChoice:
     """Latency over that of fp32."""
 
 
+_DEFAULT_SCHEME = QuantizationScheme()
+
+
 def search_graph(
     fp32: Path,
     target: Path,
@@ -498,7 +501,7 @@ def search_graph(
     *,
     max_drop_db: float,
     target_fps: float | None = None,
-    outliers: float = 0.0,
+    scheme: QuantizationScheme = _DEFAULT_SCHEME,
     deliver: Deliver = keep_form,
     on_stage: Callable[[str], None] = lambda what: None,
 ) -> QuantizationFacts:
@@ -507,8 +510,8 @@ def search_graph(
     Both quantizers are measured with the chosen blocks, through the legalizer where the graph is
     for TensorRT; the one with the smaller accuracy drop is kept. Where the backend is timed, single
     convolutions are then changed by their measured latency (`placement`); with a target throughput
-    only where the accuracy drop gets no larger. Graphs are measured as `deliver` makes them;
-    `outliers` is `QuantizationScheme.outliers`.
+    only where the accuracy drop gets no larger. Graphs are measured as `deliver` makes them; of
+    `scheme` the ranges count.
 
     Raises:
         OptionError: No graph reaches the target throughput; names the fastest.
@@ -518,7 +521,7 @@ def search_graph(
             fp32,
             samples,
             evaluator.backend,
-            QuantizationScheme(quantizer=quantizer, outliers=outliers),
+            replace(scheme, quantizer=quantizer),
             deliver,
         )
         for quantizer in QUANTIZERS

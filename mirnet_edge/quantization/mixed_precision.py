@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     import onnx
 
-# `network.` is the deployed wrapper's; then lists and their places, then the block's own name.
-_BLOCK = re.compile(r"(?:network\.)?((?:\w+\.\d+\.)*\w+)\.(?:.*\.)?(?:weight|filt)")
+# `network.` is a deployed wrapper's; then lists and their places, then the block's own name.
+_BLOCK = re.compile(r"(?:network\.)*((?:\w+\.\d+\.)*\w+)\.(?:.*\.)?(?:weight|filt)")
+_MODULE = re.compile(r"(?:network\.)*(.+)\.(?:weight|filt)")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ def list_blocks(fp32: onnx.ModelProto) -> tuple[GraphBlock, ...]:
         pixelwise = tuple(node for node in nodes if node not in whole_frame)
         blocks.append(GraphBlock(name, pixelwise or tuple(nodes), not pixelwise))
     return tuple(blocks)
+
+
+def module_of(node: onnx.NodeProto) -> str | None:
+    """Return the module that a convolution of an fp32 graph computes, as blocks.0.top.body.0."""
+    found = _MODULE.fullmatch(node.input[1])
+    return found[1] if found else None
 
 
 def _block_name(node: onnx.NodeProto) -> str:

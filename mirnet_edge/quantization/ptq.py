@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -22,6 +22,7 @@ from mirnet_edge.quantization.legalizer import (
     legalize_for_tensorrt,
     list_whole_frame_convs,
 )
+from mirnet_edge.quantization.mixed_precision import module_of
 from mirnet_edge.quantization.ranges import (
     collect_histograms,
     collect_magnitudes,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from nncf.quantization.range_estimator import RangeEstimatorParameters
     from torch import nn
 
+    from mirnet_edge.checkpoints import ModelCard
     from mirnet_edge.quantization.ranges import OnSample, RangeEstimator
 
 Quantizer = Literal["onnxruntime", "nncf"]
@@ -66,6 +68,9 @@ class QuantizationScheme:
     """Calibrated magnitudes by tensor, for ONNX Runtime's quantizer."""
     outliers: float = 0.0
     """Fraction of an image's activations that lie outside of the ranges of NNCF's quantizer."""
+    learned_ranges: Mapping[str, float] = field(default_factory=dict)
+    """Largest inputs of convolutions, by module, that quantization-aware training learned, for
+    NNCF's quantizer; it estimates those of others."""
     whole_frame: bool = False
     """Whether global context is quantized too, to measure its sensitivity."""
 
@@ -108,6 +113,11 @@ def outliers_of(network: nn.Module) -> float:
     is_residual = isinstance(network, MIRNetEdge) and network.config.full_convolutions
     # low light loses 4 dB with it: docs/decisions/041-denoising-shape.md
     return _RESIDUAL_OUTLIERS if is_residual and network.exposure is None else 0.0
+
+
+def scheme_for_cpu(network: nn.Module, card: ModelCard) -> QuantizationScheme:
+    """Return how graphs for processors quantize a network: the ranges of its activations."""
+    return QuantizationScheme(outliers=outliers_of(network), learned_ranges=card.int8_ranges)
 
 
 def quantize_for_tensorrt(
@@ -345,7 +355,42 @@ def _quantize_with_nncf(
                 activations_range_estimator_params=_activation_ranges(scheme.outliers),
             ),
         )
+    _set_ranges(quantized, model, scheme.learned_ranges)
     return quantized
+
+
+def _set_ranges(
+    quantized: onnx.ModelProto, fp32: onnx.ModelProto, ranges: Mapping[str, float]
+) -> None:
+    """Give the inputs of convolutions other ranges, by module, in place; a shared one the widest.
+
+    Args:
+        quantized: The graph that NNCF made of the other.
+        fp32: As `export_onnx` writes it, its weights named by the module tree.
+        ranges: Largest values by module.
+    """
+    if not ranges:
+        return
+    import onnx
+    from onnx import numpy_helper
+
+    modules = {one.name: module_of(one) for one in fp32.graph.node if one.op_type == "Conv"}
+    makers = {name: node for node in quantized.graph.node for name in node.output}
+    constants = {one.name: one for one in quantized.graph.initializer}
+    steps: dict[str, float] = {}
+    for node in quantized.graph.node:
+        magnitude = ranges.get(modules.get(node.name) or "")
+        read = makers.get(node.input[0])
+        if magnitude is None or read is None or read.op_type != "DequantizeLinear":
+            continue
+        if constants[read.input[1]].dims:  # one per channel, of a depthwise convolution
+            continue
+        is_unsigned = constants[read.input[2]].data_type == onnx.TensorProto.UINT8
+        step = magnitude / (255.0 if is_unsigned else 127.0)
+        for name in (read.input[1], makers[read.input[0]].input[1]):
+            steps[name] = max(step, steps.get(name, 0.0))
+    for name, step in steps.items():
+        constants[name].CopyFrom(numpy_helper.from_array(np.array(step, np.float32), name))
 
 
 def _activation_ranges(outliers: float) -> RangeEstimatorParameters:

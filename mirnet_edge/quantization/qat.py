@@ -4,8 +4,10 @@
 
 Weights: symmetric, per output channel, from their own largest value at every step. Activations:
 symmetric, one scale per convolution, learned (Esser et al., "Learned Step Size Quantization",
-ICLR 2020). Rounding passes gradients straight through (Bengio et al., 2013). How many steps there
-are depends on what the weights are deployed on: `QAT_SCHEMES`.
+ICLR 2020), as its logarithm, so that a step of the optimizer changes each by the same fraction.
+Rounding passes gradients straight through (Bengio et al., 2013). How many steps there are depends
+on what the weights are deployed on: `QAT_SCHEMES`. Graphs for processors get the learned ranges
+(`learned_ranges_of`).
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ QAT_SCHEMES: dict[QatTarget, QatScheme] = {
 }
 _SIGNED, _UNSIGNED = (-128, 127), (0, 255)
 _SMALLEST_SCALE = 1e-8
+_RANGE_FROM_CONTRACT = ("stem",)  # sees the frame, whose 256 levels are the steps
 _Conv = TypeVar("_Conv", bound=nn.Conv2d)
 
 
@@ -96,12 +99,17 @@ def compute_weight_scales(weight: Tensor, levels: int) -> Tensor:
 class FakeQuantizer(nn.Module):
     """Fake quantization of a convolution's input and weight, with a learned input scale."""
 
-    def __init__(self, target: QatTarget = "tensorrt") -> None:
-        """Start without a scale; between `start_observing` and `stop_observing` it is found."""
+    def __init__(self, target: QatTarget = "tensorrt", *, is_learned: bool = True) -> None:
+        """Start with a scale of 1; between `start_observing` and `stop_observing` it is found.
+
+        Args:
+            target: What the weights are deployed on.
+            is_learned: Whether the scale changes after that.
+        """
         super().__init__()
-        self.target = target
+        self.target, self.is_learned = target, is_learned
         self.scheme = QAT_SCHEMES[target]
-        self.scale = nn.Parameter(torch.zeros(()))
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=is_learned)
         self.ends = _SIGNED
         self._observer: _Observer | None = None
 
@@ -123,7 +131,12 @@ class FakeQuantizer(nn.Module):
             self.ends = _UNSIGNED
         scale = max(highest, -lowest) / self.ends[1]
         with torch.no_grad():
-            self.scale.fill_(max(scale, _SMALLEST_SCALE))
+            self.log_scale.fill_(math.log(max(scale, _SMALLEST_SCALE)))
+
+    @property
+    def scale(self) -> Tensor:
+        """Return the size of a step of the input, above 0."""
+        return self.log_scale.exp()
 
     def forward(self, batch: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Return both fake-quantized; while observing, unchanged."""
@@ -136,11 +149,7 @@ class FakeQuantizer(nn.Module):
         scale: Tensor = _GradientScaled.apply(self.scale, share)  # type: ignore[no-untyped-call]
         levels = self.scheme.weight_levels
         scales = compute_weight_scales(weight, levels).view(-1, 1, 1, 1)
-        # the learned scale may cross zero on its way; a step has a size, not a sign
-        return (
-            fake_quantize(batch, scale.abs().clamp_min(_SMALLEST_SCALE), self.ends),
-            fake_quantize(weight, scales),
-        )
+        return fake_quantize(batch, scale, self.ends), fake_quantize(weight, scales)
 
 
 @dataclass
@@ -202,8 +211,8 @@ def prepare_qat(
     modules = dict(network.named_modules())
     for name in chosen:
         conv: Any = modules[name]
-        quantizer = FakeQuantizer(target).to(conv.weight.device)
-        _fake_quantize_convolution(conv, quantizer)
+        quantizer = FakeQuantizer(target, is_learned=name not in _RANGE_FROM_CONTRACT)
+        _fake_quantize_convolution(conv, quantizer.to(conv.weight.device))
     outliers = outliers_of(network) if target == "cpu" else 0.0
     quantizers = [one for one in network.modules() if isinstance(one, FakeQuantizer)]
     for one in quantizers:
@@ -214,6 +223,22 @@ def prepare_qat(
     for one in quantizers:
         one.stop_observing()
     return chosen
+
+
+def learned_ranges_of(network: nn.Module) -> dict[str, float]:
+    """Return the largest input of each fake-quantized convolution whose range was learned.
+
+    Args:
+        network: As `prepare_qat` and training left it.
+
+    Returns:
+        Magnitudes by the module's name.
+    """
+    return {
+        name: float(module.quantizer.scale.detach()) * module.quantizer.ends[1]
+        for name, module in network.named_modules()
+        if isinstance(module, _FakeQuantizedConv) and module.quantizer.is_learned
+    }
 
 
 def qat_target_of(network: nn.Module) -> QatTarget:
@@ -311,7 +336,7 @@ class _Int8Quantizer(nn.Module):
         # importing it registers the operators
         from torch.ao.quantization.fx import _decomposed  # noqa: F401
 
-        self.scale = float(quantizer.scale.detach().abs().clamp_min(_SMALLEST_SCALE))
+        self.scale = float(quantizer.scale.detach())
         self.ends = quantizer.ends
         levels = quantizer.scheme.weight_levels
         self.register_buffer("scales", compute_weight_scales(weight, levels))

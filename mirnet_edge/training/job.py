@@ -28,7 +28,7 @@ from mirnet_edge.dependencies import require
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.models.dead_channels import describe_silenced, silence_dead_channels
 from mirnet_edge.models.reparameterization import fold_convolutions, widen_convolutions
-from mirnet_edge.quantization.qat import prepare_qat, remove_quantizers
+from mirnet_edge.quantization.qat import learned_ranges_of, prepare_qat, remove_quantizers
 from mirnet_edge.training import loop
 from mirnet_edge.training.listing import list_images, list_pairs
 from mirnet_edge.training.loop import Trainer, join_processes, restore_frames, validate
@@ -474,8 +474,10 @@ def train_weights(request: TrainingRequest, observer: TrainingObserver) -> Train
             )
             notes = (_describe_data(request, result.interpolation), silenced)
             note = "; ".join(filter(None, notes)) or None
-            update = {"parent": parent, "teacher": teacher_sha256, "note": note}
+            update: dict[str, Any] = {"parent": parent, "teacher": teacher_sha256, "note": note}
             final = result.network.cpu()
+            if request.qat and recipe.qat_target == "cpu":
+                update["int8_ranges"] = learned_ranges_of(final)
             checkpoints.save(
                 remove_quantizers(final) if request.qat else final,
                 weights,

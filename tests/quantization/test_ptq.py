@@ -17,7 +17,7 @@ from mirnet_edge.errors import CalibrationError, GraphError, MissingDependencyEr
 from mirnet_edge.onnx_files import constants_of
 from mirnet_edge.quantization import ptq
 from mirnet_edge.quantization.legalizer import check_for_tensorrt, list_whole_frame_convs
-from mirnet_edge.quantization.mixed_precision import list_blocks
+from mirnet_edge.quantization.mixed_precision import list_blocks, module_of
 from mirnet_edge.quantization.ptq import (
     QuantizationScheme,
     correct_output_bias,
@@ -423,3 +423,34 @@ def test_ranges_leave_outliers_out(graph_of, images, tmp_path):
     steps = _steps_of_activations(most) / _steps_of_activations(all_of_them)
     assert steps.max() <= 1.001
     assert np.median(steps) < 0.99
+
+
+def _input_steps(path):
+    """Return the step of each convolution's 8-bit input, by the name of its node."""
+    model = onnx.load(path)
+    constants, makers = constants_of(model), {node.output[0]: node for node in model.graph.node}
+    reads = {
+        node.name: makers.get(node.input[0]) for node in model.graph.node if node.op_type == "Conv"
+    }
+    steps = {
+        name: constants[read.input[1]]
+        for name, read in reads.items()
+        if read is not None and read.op_type == "DequantizeLinear"
+    }
+    return {name: step.item() for name, step in steps.items() if step.size == 1}
+
+
+def test_learned_ranges_replace_estimated_ones_by_module(graph_of, images, tmp_path):
+    samples, fp32 = images(5)[:2], graph_of("light")
+    plain, path = tmp_path / "plain.onnx", tmp_path / "int8.onnx"
+    # after a ReLU, where 255 steps are above 0, and of both signs; the last one is not in the graph
+    ranges = {"blocks.0.middle.body.2": 2.55, "blocks.0.down_middle": 1.27, "absent": 9.0}
+    quantize_for_cpu(fp32, plain, samples)
+    quantize_for_cpu(fp32, path, samples, QuantizationScheme(learned_ranges=ranges))
+    modules = {
+        node.name: module_of(node) for node in onnx.load(fp32).graph.node if node.op_type == "Conv"
+    }
+    before, after = _input_steps(plain), _input_steps(path)
+    assert before.keys() == after.keys()
+    changed = {modules[name]: step for name, step in after.items() if step != before[name]}
+    assert changed == pytest.approx({"blocks.0.middle.body.2": 0.01, "blocks.0.down_middle": 0.01})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import onnx
@@ -20,6 +21,7 @@ from mirnet_edge.quantization.mixed_precision import list_quantized_convolutions
 from mirnet_edge.quantization.qat import (
     FakeQuantizer,
     fake_quantize,
+    learned_ranges_of,
     list_pixelwise_convolutions,
     prepare_qat,
     remove_quantizers,
@@ -61,8 +63,8 @@ def test_learning_a_scale_brings_it_to_the_values():
     quantizer, values = FakeQuantizer(), torch.randn(4, 8, 8, 8)
     weight = torch.randn(8, 8, 1, 1)
     with torch.no_grad():
-        quantizer.scale.fill_(0.5)  # a step of half a standard deviation
-    optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.02)
+        quantizer.log_scale.fill_(math.log(0.5))  # a step of half a standard deviation
+    optimizer = torch.optim.Adam(quantizer.parameters(), lr=0.1)
     errors = []
     for _ in range(60):
         error = (quantizer(values, weight)[0] - values).square().mean()
@@ -112,6 +114,20 @@ def test_for_processors_weights_have_seven_bits_and_what_a_relu_gave_eight(faked
         ends[name] = tuple((batch / scale).round().int().tolist())
     assert ends["stem"] == (0, 255), "of an image"
     assert set(ends.values()) == {(-128, 127), (0, 255)}
+
+
+@torch.no_grad()
+def test_learned_ranges_are_those_of_all_inputs_but_the_frame(faked_for_cpu):
+    _, network = faked_for_cpu
+    found = learned_ranges_of(network)
+    modules = dict(network.named_modules())
+    chosen = {name.removesuffix(".quantizer") for name in modules if name.endswith("quantizer")}
+    assert found.keys() == chosen - {"stem"}
+    for name, magnitude in found.items():
+        quantizer = modules[name].quantizer
+        batch, _ = quantizer(torch.tensor([1e6]), modules[name].weight)
+        assert magnitude == pytest.approx(float(batch), rel=1e-5)
+    assert not network.stem.quantizer.log_scale.requires_grad
 
 
 def test_a_graph_for_processors_is_the_network_that_was_trained(

@@ -13,7 +13,7 @@ from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints import ModelCard
 from mirnet_edge.errors import DataError, OptionError
 from mirnet_edge.files import sha256_of
-from mirnet_edge.quantization.qat import qat_target_of
+from mirnet_edge.quantization.qat import learned_ranges_of, qat_target_of
 from mirnet_edge.training import job, record
 from mirnet_edge.training.job import (
     TrainingRequest,
@@ -576,9 +576,9 @@ def test_qat_trains_weights_and_scales_and_saves_float_weights(tmp_path, write_p
     # the exposure branch is frozen
     pairs = zip(found.model.exposure.parameters(), before.model.exposure.parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
-    scales = [value for key, value in done.network.state_dict().items() if "quantizer" in key]
+    scales = [value for key, value in done.network.state_dict().items() if "log_scale" in key]
     assert scales
-    assert all(float(scale) > 0.0 for scale in scales)
+    assert all(-12.0 < float(scale) < 0.0 for scale in scales)
 
 
 def test_qat_simulates_the_int8_of_the_recipes_target(tmp_path, write_pairs, save_weights):
@@ -589,7 +589,9 @@ def test_qat_simulates_the_int8_of_the_recipes_target(tmp_path, write_pairs, sav
         request = _request(data, out, init=str(init), qat=True, training=training)
         done = train_weights(request, RecordingObserver())
         assert qat_target_of(done.network) == target
-        assert checkpoints.load(done.weights).card.recipe["qat_target"] == target
+        card = checkpoints.load(done.weights).card
+        assert card.recipe["qat_target"] == target
+        assert card.int8_ranges == (learned_ranges_of(done.network) if target == "cpu" else {})
 
 
 def test_qat_resumes(tmp_path, write_pairs, save_weights):
