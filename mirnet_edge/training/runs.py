@@ -3,7 +3,9 @@
     recipe ─► run 1 ─► weights ─► run 2 ─► weights ─► ... ─► OUT/TASK.safetensors
 
 Every run has a folder of its own, `OUT/run-1` and so on, with its training state, history and
-weights: the same command skips the finished ones and resumes the one that was stopped.
+weights, and `run.json`, what the recipe said of it: the same command skips the finished ones and
+resumes the one that was stopped. A run that ends otherwise than before (interpolated, or without
+other channels) ends again from its training state.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
+
+from pydantic import ValidationError
 
 from mirnet_edge import checkpoints
 from mirnet_edge.checkpoints.families import plain_config
@@ -23,10 +27,12 @@ from mirnet_edge.training.job import (
     resolve_request,
     train_weights,
 )
-from mirnet_edge.training.recipe import read_recipe
+from mirnet_edge.training.recipe import TrainingRun, read_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_RUN_FILE = "run.json"
 
 
 class RunObserver(TrainingObserver, Protocol):
@@ -71,21 +77,22 @@ def train_by_recipe(request: TrainingRequest, observer: RunObserver) -> Training
             max_seconds=max(0.0, request.max_seconds - (time.monotonic() - started)),
         )
         # the last one is never skipped: its data are read again, to score the weights
-        is_finished = number < len(runs) and _is_finished(weights, one)
+        is_finished = number < len(runs) and _is_finished(weights, one, run)
         observer.on_run(number, len(runs), is_finished=is_finished)
         if not is_finished:
             result = train_weights(one, observer)
             if result.score.step < result.steps:
                 return result
+            write_atomically(out / _RUN_FILE, run.model_dump_json(indent=1).encode())
         init = str(weights)
     finished = request.out / weights.name
     write_atomically(finished, weights.read_bytes())
     return replace(result, weights=finished)
 
 
-def _is_finished(weights: Path, request: TrainingRequest) -> bool:
+def _is_finished(weights: Path, request: TrainingRequest, run: TrainingRun) -> bool:
     """Return whether a run of this recipe and `init` wrote these weights at its last step."""
-    if not weights.is_file():
+    if not weights.is_file() or _read_run(weights.with_name(_RUN_FILE)) != run:
         return False
     try:
         card = checkpoints.load(str(weights)).card
@@ -95,6 +102,14 @@ def _is_finished(weights: Path, request: TrainingRequest) -> bool:
     parent = None if request.init is None else sha256_of(checkpoints.resolve(request.init))
     is_trained = card.figures.get("steps") == recipe.steps
     return is_trained and card.recipe == plain_config(recipe) and card.parent == parent
+
+
+def _read_run(path: Path) -> TrainingRun | None:
+    """Return the run that a folder was finished by; None where it is unknown."""
+    try:
+        return TrainingRun.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):  # the run ends again, from its training state
+        return None
 
 
 def _require_no_overrides(request: TrainingRequest) -> None:

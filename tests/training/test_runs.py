@@ -109,6 +109,21 @@ def test_a_finished_run_whose_recipe_has_changed_is_not_skipped(request_of, tmp_
     assert observer.on_run.call_args_list[0] == call(1, 2, is_finished=False)
 
 
+def test_a_finished_run_that_now_ends_otherwise_ends_again_without_training(request_of, tmp_path):
+    train_by_recipe(request_of(), Mock())
+    weights = tmp_path / "out/run-1/low-light.safetensors"
+    before = sha256_of(weights)
+    (tmp_path / "out/run-2/state.pt").unlink()  # of the weights before
+    text = _RECIPE.replace("[[runs]]\n\n", "[[runs]]\nsilence_fraction = 0.3\n\n", 1)
+    observer = Mock()
+    train_by_recipe(request_of(text), observer)
+    assert observer.on_run.call_args_list[0] == call(1, 2, is_finished=False)
+    assert observer.on_start.call_args_list[0].args[1] == 2  # at its last step
+    assert sha256_of(weights) != before
+    train_by_recipe(request_of(text), observer)
+    assert observer.on_run.call_args_list[2] == call(1, 2, is_finished=True)
+
+
 def test_the_last_weights_are_interpolated_from_those_of_the_run_before(request_of, tmp_path):
     text = f"{_RECIPE}interpolation = 0.25\n"
     train_by_recipe(request_of(), Mock())
