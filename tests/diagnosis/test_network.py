@@ -73,8 +73,8 @@ def test_a_clean_photo_is_fine(photos, name):
 
 NOT_FOUND = {
     ("astronaut", "scratched"), ("chelsea", "scratched"), ("coffee", "scratched"),
-    ("astronaut", "cracked"), ("chelsea", "cracked"), ("coffee", "small"),
-    ("astronaut", "sepia"),
+    ("astronaut", "cracked"), ("chelsea", "cracked"), ("coffee", "cracked"),
+    ("coffee", "small"), ("astronaut", "sepia"),
 }  # fmt: skip
 """Thresholds keep daylight alone at the price of these; see docs/decisions/020-diagnosis.md."""
 
