@@ -221,11 +221,11 @@ class TrainingProgress:
 
     def on_exposure_step(self, step: int, loss: float) -> None:
         """Move the first stage's bar on."""
-        self._update("exposure", step, f"exposure loss {loss:.4f}")
+        self._update_stage("exposure", step, loss)
 
     def on_damage_step(self, step: int, loss: float) -> None:
         """Move the damage branch's bar on."""
-        self._update("damage", step, f"damage loss {loss:.4f}")
+        self._update_stage("damage", step, loss)
 
     def on_step(self, step: int, loss: float) -> None:
         """Move the bar on."""
@@ -252,6 +252,12 @@ class TrainingProgress:
                 highlight=False,
                 soft_wrap=True,
             )
+
+    def _update_stage(self, bar: str, step: int, loss: float) -> None:
+        """Move a bar on, and say where it ends: files of output show no bars."""
+        self._update(bar, step, f"{bar} loss {loss:.4f}")
+        if step == self._progress.tasks[self._progress.task_ids.index(self._bars[bar])].total:
+            self.on_stage(f"{bar} branch: {step} steps, loss {loss:.4f}")
 
     def _update(self, bar: str, completed: int, text: str) -> None:
         self._progress.update(self._bars[bar], completed=completed, description=text)
