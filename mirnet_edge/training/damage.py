@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from mirnet_edge.images.contract import batch_from_frames
 from mirnet_edge.models.edge import thumbnail_of
@@ -102,7 +103,12 @@ def _sample_crops(
             rows.append((photo.aged[window], thumbnail_of(small)[0], photo.damage[window]))
     aged, thumbnails, damage = zip(*rows[: recipe.batch], strict=True)
     masks = torch.from_numpy(np.stack(damage)[:, None]).float()
-    return _batch(aged), torch.stack(thumbnails), masks
+    return _batch(aged), torch.stack(thumbnails), _widened(masks)
+
+
+def _widened(masks: Tensor) -> Tensor:
+    """Return masks (N, 1, H, W) one pixel wider: a rim that is missed stays visible once filled."""
+    return functional.max_pool2d(masks, 3, stride=1, padding=1)
 
 
 def _batch(frames: tuple[Frame, ...] | list[Frame]) -> Tensor:
