@@ -38,6 +38,7 @@ from mirnet_edge.quantization.mixed_precision import (
     quantize_partly,
 )
 from mirnet_edge.quantization.ptq import QuantizationScheme
+from mirnet_edge.runtime.shipped import find_bundle
 
 SIZE = (32, 48)
 SENSITIVE = "blocks.0.top"
@@ -110,6 +111,13 @@ def test_the_other_networks_have_blocks_too(name, graph_of):
     names = [block.name for block in list_blocks(onnx.load(graph_of(name)))]
     assert len(names) > 3
     assert len(names) == len(set(names))
+
+
+def test_graphs_with_context_vectors_have_the_same_blocks():
+    # two wrappers are around the network: of the frame and of its vectors
+    model = onnx.load(find_bundle("shipped:denoise") / "fp32.onnx")
+    names = {block.name for block in list_blocks(model)}
+    assert {"stem", "blocks.0.top", "blocks.1.up_middle", "head"} <= names
 
 
 def test_with_no_block_in_int8_the_graph_is_the_one_in_float(graphs, frames, evaluator):
