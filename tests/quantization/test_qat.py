@@ -151,6 +151,7 @@ def test_a_graph_for_processors_is_the_network_that_was_trained(
     assert decibels(found, expected, 255) > 3 + decibels(found, plain, 255)
 
 
+@torch.no_grad()
 def test_outliers_of_residual_networks_lie_outside_of_the_first_ranges():
     one, all_of_them = FakeQuantizer("cpu"), FakeQuantizer("cpu")
     values = torch.rand(1, 4, 100, 100, generator=torch.manual_seed(0))
