@@ -53,7 +53,7 @@ def train_damage(
     Args:
         network: With a damage branch; its exposure branch, trained before, prepares what it sees.
         pairs: Clean photos.
-        recipe: Its `damage_` fields, batch, first crop and random seed count. The same seed gives
+        recipe: Its `damage_` fields, optimizer, batch, first crop and seed count. A seed gives
             the same weights.
         on_step: Called with the steps done and the step's loss.
     """
@@ -85,7 +85,7 @@ def train_damage(
 def _sample_crops(
     pairs: Pairs, recipe: TrainingRecipe, multiple: int, step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return crops of aged photos (N, 3, C, C), their regions' thumbnails, and masks."""
+    """Return crops of aged photos (N, 3, C, C), their regions' thumbnails, and widened masks."""
     crop = recipe.crops[0] // multiple * multiple
     rows: list[tuple[Frame, Tensor, np.ndarray]] = []
     for number in range(-(-recipe.batch // _CROPS_PER_REGION)):
