@@ -80,12 +80,17 @@ def add_overlays(task: Task, overlays: Sequence[Overlay]) -> Task:
 
 
 def add_capture_noise(degrade: Degrade, fraction: float) -> Degrade:
-    """Return DEGRADE with a camera's or scanner's noise and JPEG on a FRACTION of the images."""
+    """Return DEGRADE with a camera's or scanner's noise and JPEG on a FRACTION of the images.
+
+    Two fifths of these have white noise: networks that only saw correlated noise keep it.
+    """
 
     def degrade_and_capture(frame: Frame, generator: np.random.Generator) -> Frame:
         degraded = degrade(frame, generator)
         if generator.random() >= fraction:
             return degraded
+        if generator.random() < 0.4:
+            return add_noise(degraded, _sample_white_noise(generator, jpeg_fraction=0.5), generator)
         settings = Noise(
             sigma=generator.uniform(0.0, 25.0) if generator.random() < 0.5 else 0.0,
             blur_sigma=generator.uniform(0.0, 1.0),
@@ -169,11 +174,7 @@ def _add_noise(frame: Frame, generator: np.random.Generator) -> Frame:
     Gaussian noise are compressed too: networks that never saw that keep blocks of noise.
     """
     if generator.random() < 0.6:
-        gaussian = Noise(
-            sigma=generator.uniform(0.0, 50.0),
-            jpeg_quality=int(generator.integers(40, 99)) if generator.random() < 0.25 else None,
-        )
-        return add_noise(frame, gaussian, generator)
+        return add_noise(frame, _sample_white_noise(generator, jpeg_fraction=0.25), generator)
     settings = Noise(
         sigma=generator.uniform(0.0, 12.0),
         photons=math.exp(generator.uniform(math.log(100.0), math.log(20000.0))),
@@ -182,6 +183,15 @@ def _add_noise(frame: Frame, generator: np.random.Generator) -> Frame:
         jpeg_quality=int(generator.integers(70, 100)) if generator.random() < 0.5 else None,
     )
     return add_noise(frame, settings, generator)
+
+
+def _sample_white_noise(generator: np.random.Generator, jpeg_fraction: float) -> Noise:
+    return Noise(
+        sigma=generator.uniform(0.0, 50.0),
+        jpeg_quality=(
+            int(generator.integers(40, 99)) if generator.random() < jpeg_fraction else None
+        ),
+    )
 
 
 def _halve(frame: Frame, generator: np.random.Generator) -> Frame:
