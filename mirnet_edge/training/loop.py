@@ -178,6 +178,7 @@ def save_state(trainer: Trainer) -> None:
     torch.save(
         {
             "step": trainer.step,
+            "stages": sorted(trainer.finished_stages),
             "recipe": asdict(trainer.recipe),
             "model": trainer.model.state_dict(),
             "averaged": trainer.ema_model.state_dict(),
@@ -230,6 +231,8 @@ def resume_state(trainer: Trainer) -> bool:
             f"{path} is of a network of another shape; give the same options, or another --out"
         ) from error
     trainer.step = int(state["step"])
+    # states of older versions were first saved after the stages
+    trainer.finished_stages = set(state.get("stages", ("exposure", "damage")))
     trainer.psnr_db = list(state.get("psnr_db", ()))  # states of older versions have none
     logger.info("resumed %s at step %d", path, trainer.step)
     return True
@@ -313,6 +316,8 @@ class Trainer:
         self.tensorboard = tensorboard
         self.start = start
         self.step = 0
+        self.finished_stages: set[str] = set()
+        """Of the stages of single branches, "exposure" and "damage"."""
         self.psnr_db: list[float] = []
         """PSNR of each validation so far, the same in every process."""
         self.multiple: int = model.multiple  # type: ignore[assignment]
@@ -366,7 +371,8 @@ class Trainer:
     ) -> ValidationScore:
         """Train to the last step or until the time is up, and return the last score.
 
-        Steps after the last validation are lost when the run is killed.
+        Steps after the last validation are lost when the run is killed, and the stage of a branch
+        that was not finished.
 
         Raises:
             TrainingError: The loss or a weight diverged; the last state is kept.
@@ -375,10 +381,12 @@ class Trainer:
         """
         started = clock()
         with self._explain_interruption():
-            if self.step == 0 and self._has_exposure_stage:
+            if self._has_exposure_stage and "exposure" not in self.finished_stages:
                 self._train_exposure(train, on_exposure_step)
-            if self.step == 0 and self._has_damage_stage:
+                self._finish_stage("exposure")
+            if self._has_damage_stage and "damage" not in self.finished_stages:
                 self._train_damage(train, on_damage_step)
+                self._finish_stage("damage")
             losses: list[float] = []
             score: ValidationScore | None = None
             steps = range(self.step, self.recipe.steps)
@@ -424,10 +432,22 @@ class Trainer:
                 f"{where}, before the first validation: nothing is kept; a smaller "
                 "validate_every in the recipe saves earlier"
             )
+        state = _read(self.folder / _STATE_FILE)
+        kept = f"step {state['step']}"
+        if not state["step"]:
+            kept = f"the trained branches ({', '.join(state['stages'])})"
         return (
-            f"{where}; the state of step {_read(self.folder / _STATE_FILE)['step']} is kept in "
-            f"{self.folder}, and the same command resumes there"
+            f"{where}; the state of {kept} is kept in {self.folder}, and the same command "
+            "resumes there"
         )
+
+    def _finish_stage(self, name: str) -> None:
+        """Keep the weights of a branch that was trained alone."""
+        self.ema_model.load_state_dict(self.model.state_dict())
+        self.finished_stages.add(name)
+        if self.process.is_leader:
+            save_state(self)
+        self.process.wait()
 
     def _train_exposure(self, train: Pairs, on_step: Callable[[int, float], None]) -> None:
         branch = self._exposure_branch
@@ -437,12 +457,10 @@ class Trainer:
         thumbnails = Thumbnails(train, self.recipe.exposure_samples_per_image)
         train_exposure(branch, thumbnails, self.recipe, on_step)
         branch.requires_grad_(requires_grad=False)
-        self.ema_model.load_state_dict(self.model.state_dict())
 
     def _train_damage(self, train: Pairs, on_step: Callable[[int, float], None]) -> None:
         if isinstance(self.model, MIRNetEdge):
             train_damage(self.model, train, self.recipe, on_step)
-            self.ema_model.load_state_dict(self.model.state_dict())
 
     def _batches(self, train: Pairs, steps: range) -> Iterator[Batch]:
         recipe = self.recipe

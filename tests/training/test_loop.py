@@ -176,6 +176,30 @@ def test_an_interrupted_run_says_what_is_kept(tmp_path, make_trainer, make_pairs
         assert f"the state of step {kept} is kept in {tmp_path}" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("stops_in", "kept"), [("on_damage_step", "exposure"), ("on_step", "damage, exposure")]
+)
+def test_a_run_interrupted_after_the_stage_of_a_branch_does_not_repeat_it(
+    tmp_path, make_trainer, make_pairs, stops_in, kept
+):
+    values = {"exposure_steps": 4, "exposure_batch": 2, "damage_steps": 3, **_BUSY}
+    train, validation = make_pairs(degrade=_noised), make_pairs()
+    straight = make_trainer(tmp_path / "straight", "damage edge", **values)
+    straight.run(train, validation)
+
+    def interrupt(step, loss):
+        raise KeyboardInterrupt
+
+    stopped = make_trainer(tmp_path / "stopped", "damage edge", **values)
+    with pytest.raises(KeyboardInterrupt, match=rf"the trained branches \({kept}\) is kept"):
+        stopped.run(train, validation, **{stops_in: interrupt})
+    again = make_trainer(tmp_path / "stopped", "damage edge", **values)
+    assert loop.resume_state(again)
+    assert again.step == 0
+    again.run(train, validation, on_exposure_step=lambda *_: pytest.fail("repeated"))
+    assert _equal(straight.ema_model, again.ema_model)
+
+
 def test_another_seed_ends_elsewhere(tmp_path, make_trainer, make_pairs):
     one, two = (make_trainer(tmp_path / str(seed), seed=seed) for seed in (0, 1))
     for trainer in (one, two):
