@@ -85,7 +85,12 @@ def analyze_sensitivity(
     with tempfile.TemporaryDirectory() as name:
         workspace = _set_timing_size(open_workspace(options, Path(name), on_stage), request.size)
         images, frame = workspace.images, workspace.timing_frame
-        scheme = scheme_for_cpu(workspace.loaded.model, workspace.loaded.card)
+        # the form for TensorRT has no whole-frame convolution in INT8: the legalizer undoes it;
+        # its quantizer estimates all ranges
+        scheme = QuantizationScheme()
+        if backend != "tensorrt":
+            scheme = scheme_for_cpu(workspace.loaded.model, workspace.loaded.card)
+            scheme = replace(scheme, whole_frame=True)
         ranges = f"minmax without {scheme.outliers:g}" if scheme.outliers else "minmax"
         ranges = "learned ranges" if scheme.learned_ranges else ranges
         setup = f"{backend}, all blocks {ranges}, {size_text(*frame.shape[1:3])}"
@@ -94,8 +99,6 @@ def analyze_sensitivity(
         if not found.complete:
             fp32 = _export_fp32(workspace)
             on_stage(f"quantize on {len(images.calibration)} images")
-            # the form for TensorRT has no whole-frame convolution in INT8: the legalizer undoes it
-            scheme = replace(scheme, whole_frame=backend != "tensorrt")
             graphs = quantize_all_blocks(fp32, workspace.samples, backend, scheme)
             on_stage(f"fp32: {len(images.evaluation)} images")
             evaluator = GraphEvaluator(
