@@ -20,11 +20,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import mirnet_edge
 from mirnet_edge import metrics
+from mirnet_edge.bench.networks import list_precisions, open_network
 from mirnet_edge.degradations import Noise, add_noise
 from mirnet_edge.errors import MirnetEdgeError
-from mirnet_edge.runtime.weights import open_weights
 from mirnet_edge.training.listing import list_images, list_pairs
 from mirnet_edge.training.pairs import Pairs, load_pairs
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from mirnet_edge.images.contract import Frame
+    from mirnet_edge.manifest import Precision
 
 SIGMAS = (5, 15, 25, 50)
 INPUT = "input"
@@ -65,14 +65,12 @@ def read_sources(images: Path | None, folders: Sequence[Path]) -> dict[str, Pair
 
 
 @contextlib.contextmanager
-def open_denoiser(name: str, precision: str) -> Iterator[Callable[[Frame], Frame]]:
+def open_denoiser(name: str, precision: Precision) -> Iterator[Callable[[Frame], Frame]]:
     """Yield a function that denoises a frame, (H, W, 3) uint8, by a bundle or a file's weights."""
     if name == INPUT:
         yield lambda frame: frame
         return
-    is_file = Path(name).is_file()
-    opened = open_weights(name) if is_file else mirnet_edge.open_bundle(name, precision=precision)
-    with opened as runner:
+    with open_network(name, precision) as runner:
         yield lambda frame: runner.run(frame[None])[0]
 
 
@@ -90,8 +88,7 @@ def measure_all(names: Sequence[str], sources: dict[str, Pairs]) -> list[dict]:
     """Return a row for the input, each bundle in fp32 and INT8, and each file of weights."""
     rows = []
     for name in (INPUT, *names):
-        is_bundle = name != INPUT and not Path(name).is_file()
-        for precision in ("fp32", "int8") if is_bundle else ("fp32",):
+        for precision in ("fp32",) if name == INPUT else list_precisions(name):
             with open_denoiser(name, precision) as denoise:
                 found = {
                     source: dict(zip(("psnr_db", "ssim"), measure(denoise, pairs), strict=True))

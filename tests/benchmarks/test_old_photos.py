@@ -1,87 +1,113 @@
-"""The comparison of old-photo networks: what is filled, what is measured, which photos are read."""
+"""The old-photo benchmark: how photos are aged, its table, its sheet and what it refuses."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from mirnet_edge.models.edge import MIRNetEdge, MIRNetEdgeConfig
-from mirnet_edge.models.translation import OldPhotoTranslation, TranslationConfig
+SCRIPT = Path(__file__).parents[2] / "benchmarks/old_photos.py"
 
 
 @pytest.fixture(scope="module")
-def old_photos(load_script):
+def benchmark_module(load_script):
     return load_script("old_photos")
 
 
-@pytest.fixture(scope="module")
-def restorers(old_photos):
-    torch.manual_seed(0)
-    config = TranslationConfig(
-        stem_channels=4, channels=8, latent_channels=6, vae_blocks=1, mapping_blocks=1,
-        attention_channels=4, detector_channels=4,
-    )  # fmt: skip
-    fast = MIRNetEdge(MIRNetEdgeConfig(channels=(8, 8, 8), exposure_channels=0))
-    return old_photos.Restorers(OldPhotoTranslation(config).eval(), fast.eval())
+def _photo(number=0):
+    y, x = np.mgrid[:64, :96]
+    frame = np.stack([90 + x // 2, 150 - y // 2, 100 + (x + y) // 4], 2) + 5 * number
+    return frame.astype(np.uint8)
 
 
-def _photo(seed=0, size=(60, 76)):
-    coarse = np.random.default_rng(seed).integers(0, 256, (*(side // 4 for side in size), 3))
-    return np.kron(coarse, np.ones((4, 4, 1))).astype(np.uint8)
+@pytest.fixture
+def images(tmp_path):
+    """Return a folder with two smooth color photos."""
+    (tmp_path / "clean").mkdir()
+    for number in range(2):
+        Image.fromarray(_photo(number)).save(tmp_path / f"clean/{number}.png")
+    return tmp_path / "clean"
 
 
-def test_what_is_filled_changes_damage_alone(old_photos, restorers):
-    frame, truth = _photo(), np.zeros((60, 76), bool)
-    truth[20:24, 10:50] = True
-    results, found = restorers.restore_all(frame, truth)
-    assert found.shape == truth.shape
-    fast = results["fast network"]
-    beside = ~old_photos.widen(truth)
-    for name in ("fast, true mask filled by translation", "fast, true mask filled by inpainting"):
-        assert np.array_equal(results[name][beside], fast[beside])
-        assert not np.array_equal(results[name][truth], fast[truth])
-    filled = restorers.translate(fast, truth)
-    assert np.array_equal(results["fast, true mask filled by translation"][truth], filled[truth])
+def _made(benchmark_module, kind, count=12):
+    return [benchmark_module.age(_photo(), kind, number) for number in range(count)]
 
 
-def test_inpainting_removes_a_scratch_of_a_flat_photo(old_photos):
-    frame, truth = np.full((40, 40, 3), 90, np.uint8), np.zeros((40, 40), bool)
-    truth[:, 20] = True
-    frame[truth] = 255
-    filled = old_photos.inpaint(frame, truth).astype(int)
-    assert np.abs(filled - 90)[4:-4].max() <= 2  # OpenCV is less exact at the image's border
+def test_photos_are_aged_by_kind_and_the_same_at_every_call(benchmark_module):
+    for kind in benchmark_module.KINDS:
+        one, two = _made(benchmark_module, kind, 3), _made(benchmark_module, kind, 3)
+        assert all(np.array_equal(a.aged, b.aged) for a, b in zip(one, two, strict=True))
+    assert all(np.array_equal(one.aged, _photo()) for one in _made(benchmark_module, "clean"))
+    for one in _made(benchmark_module, "black and white"):
+        assert np.ptp(one.clean.astype(int), axis=2).max() <= 1
+    for one in _made(benchmark_module, "color print"):
+        assert np.array_equal(one.clean, _photo())
 
 
-def test_pairs_are_the_same_at_every_call_and_their_damage_is_measured_alone(old_photos):
-    photo = _photo()
-    for kind in old_photos.KINDS:
-        one, two = (old_photos.make_pair(photo, 3, kind, ()) for _ in range(2))
-        assert np.array_equal(one.aged, two.aged)
-    pair = next(
-        made
-        for place in range(20)
-        if (made := old_photos.make_pair(photo, place, old_photos.KINDS[0], ())).damage.any()
+def test_damage_is_measured_on_its_pixels_alone(benchmark_module):
+    photo = next(one for one in _made(benchmark_module, "color print") if one.damage.any())
+    shifted = np.clip(photo.clean.astype(int) + 10, 0, 255).astype(np.uint8)
+    elsewhere = np.where(photo.damage[..., None], photo.clean, shifted)
+    assert benchmark_module.damage_db(shifted, photo) == pytest.approx(
+        10 * np.log10(255.0**2 / 100.0)
     )
-    beside = np.where(pair.damage[..., None], pair.clean, 0).astype(np.uint8)
-    assert old_photos.damage_db(beside, pair) == pytest.approx(10 * np.log10(255.0**2 / 1e-6))
-    wrong = np.clip(pair.clean.astype(int) + 10 * pair.damage[..., None], 0, 255).astype(np.uint8)
-    assert old_photos.damage_db(wrong, pair) >= 10 * np.log10(255.0**2 / 100.0) - 1e-6
+    assert benchmark_module.damage_db(elsewhere, photo) > 100.0
+    perfect = benchmark_module.measure(lambda frame: photo.clean, [photo])
+    assert perfect.ssim == pytest.approx(1.0)
+    undamaged = _made(benchmark_module, "clean", 1)
+    assert benchmark_module.measure(lambda frame: frame, undamaged).damage_db is None
 
 
-def test_the_table_has_every_result_and_the_sheet_every_scan(old_photos, restorers, tmp_path):
-    pair = old_photos.make_pair(_photo(), 0, old_photos.KINDS[1], ())
-    figures, iou = old_photos.measure(restorers, [pair])
-    assert 0.0 <= iou <= 1.0
-    assert len(figures) == 8
-    assert figures["input"][1] == pytest.approx(old_photos.damage_db(pair.aged, pair))
-    from PIL import Image
+def test_the_shipped_network_restores_prints_and_scans(images, tmp_path):
+    sheet = tmp_path / "new/sheet.png"
+    command = [sys.executable, SCRIPT, "shipped:old-photo", "--images", images]
+    command += ["--scans", images, "--sheet", sheet]
+    answer = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    rows = {(row["name"], row["precision"]): row for row in json.loads(answer.stdout)["rows"]}
+    assert list(rows) == [
+        ("input", ""),
+        ("shipped:old-photo", "fp32"),
+        ("shipped:old-photo", "int8"),
+    ]
+    noisy = rows["input", ""]["kinds"]["noisy scan"]
+    for precision in ("fp32", "int8"):
+        restored = rows["shipped:old-photo", precision]["kinds"]["noisy scan"]
+        assert restored["psnr_db"] > noisy["psnr_db"]
+    # two scans one below the other, each with its captioned results
+    with Image.open(sheet) as opened:
+        drawn = np.asarray(opened)
+    assert drawn.shape == (2 * (64 + 20), 3 * 96, 3)
+    scan = drawn[20:84]
+    assert np.array_equal(scan[:, :96], _photo())
+    assert not np.array_equal(scan[:, 96:192], _photo())
 
-    old_photos.write_sheet(restorers, [_photo(1), _photo(2, (40, 40))], tmp_path / "sheet.png")
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (6 * 76, 60 + 40 + 2 * 20)
+
+def test_the_table_has_a_column_for_each_kind(benchmark_module, capsys):
+    photos = {kind: _made(benchmark_module, kind, 1) for kind in benchmark_module.KINDS}
+    rows, _ = benchmark_module.measure_all((), photos, {})
+    benchmark_module.print_table(rows, 1)
+    table = capsys.readouterr().out
+    assert "| color print | black and white | noisy scan | clean |" in table
+    assert f"{rows[0]['kinds']['color print']['psnr_db']:.2f} / " in table
 
 
-def test_larger_scans_are_fitted(old_photos):
-    assert old_photos.fit(np.zeros((1024, 512, 3), np.uint8)).shape == (512, 256, 3)
-    assert old_photos.fit(np.zeros((40, 30, 3), np.uint8)).shape == (40, 30, 3)
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ([], "give --images, --scans or both"),
+        (["--scans", "none"], "--scans and --sheet go together"),
+        (["--images", "none"], "none holds no images"),
+    ],
+    ids=str,
+)
+def test_missing_images_are_one_line(options, says):
+    command = [sys.executable, SCRIPT, "shipped:old-photo", *options]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode != 0
+    assert says in answer.stderr
+    assert "Traceback" not in answer.stderr
