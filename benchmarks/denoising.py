@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge import metrics
-from mirnet_edge.bench.networks import list_precisions, open_network
+from mirnet_edge.bench.scripts import list_precisions, open_network
 from mirnet_edge.degradations import Noise, add_noise
 from mirnet_edge.errors import MirnetEdgeError
 from mirnet_edge.training.listing import list_images, list_pairs

@@ -22,12 +22,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirnet_edge import metrics
-from mirnet_edge.bench.networks import list_precisions, open_network
+from mirnet_edge.bench.scripts import list_precisions, open_network, read_images
 from mirnet_edge.degradations import OldPhoto, age_photo
 from mirnet_edge.errors import MirnetEdgeError
-from mirnet_edge.images.files import read_image
 from mirnet_edge.training.aging import AgedPhoto, age_with_damage
-from mirnet_edge.training.listing import list_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,17 +108,6 @@ def draw_sheet(rows: Sequence[dict[str, Frame]], path: Path) -> None:
     sheet.save(path, quality=_QUALITY)
 
 
-def read_images(folder: Path | None) -> dict[str, Frame]:
-    """Return a folder's images by name; none without a folder.
-
-    Raises:
-        DataError: It holds none.
-        ImageError: One cannot be read.
-    """
-    files = () if folder is None else list_images(folder)
-    return {one.target.stem: read_image(one.target).frame for one in files}
-
-
 def measure_all(
     names: Sequence[str], photos: dict[str, list[AgedPhoto]], scans: dict[str, Frame]
 ) -> tuple[list[dict], list[dict[str, Frame]]]:
@@ -173,7 +160,8 @@ def main() -> None:
     if (given.scans is None) != (given.sheet is None):
         parser.error("--scans and --sheet go together")
     try:
-        clean, scans = read_images(given.images).values(), read_images(given.scans)
+        clean = list(read_images(given.images).values()) if given.images else []
+        scans = read_images(given.scans) if given.scans else {}
         photos = {
             kind: [age(photo, kind, number) for number, photo in enumerate(clean)]
             for kind in (KINDS if clean else ())

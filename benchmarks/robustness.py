@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import mirnet_edge
+from mirnet_edge.bench.scripts import enlarge_bicubic, read_images
 from mirnet_edge.calibration.sets import CalibrationSample, fit_sample
 from mirnet_edge.degradations import (
     LowLight,
@@ -30,7 +31,8 @@ from mirnet_edge.degradations import (
     downscale,
     reduce_light,
 )
-from mirnet_edge.images.files import FORMAT_OF_SUFFIX, read_image
+from mirnet_edge.errors import MirnetEdgeError
+from mirnet_edge.images.files import read_image
 from mirnet_edge.manifest import read_manifest
 from mirnet_edge.metrics import psnr, psnr_gtmean, ssim
 from mirnet_edge.runtime.shipped import find_bundle
@@ -130,28 +132,20 @@ def degrade(
     return add_noise(lit, condition.noise, generator), truth
 
 
-def enlarge(frame: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Return a frame at the size of LIKE, by bicubic interpolation."""
-    from PIL import Image
-
-    if frame.shape == like.shape:
-        return frame
-    size = (like.shape[1], like.shape[0])
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-
-
 def load_images(folder: Path | None) -> list[np.ndarray]:
-    """Return the clean images, (H, W, 3) uint8."""
-    if folder is None:
-        import skimage
+    """Return the clean images, (H, W, 3) uint8.
 
-        data = Path(skimage.__file__).parent / "data"
-        paths = [data / name for name in ("astronaut.png", "coffee.png", "chelsea.png")]
-    else:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in FORMAT_OF_SUFFIX)
-    if not paths:
-        sys.exit(f"{folder} holds no image; expected PNG, JPEG, WebP or TIFF")
-    return [read_image(path).frame for path in paths]
+    Raises:
+        DataError: The folder holds none.
+        ImageError: One cannot be read.
+    """
+    if folder is not None:
+        return list(read_images(folder).values())
+    import skimage
+
+    data = Path(skimage.__file__).parent / "data"
+    names = ("astronaut.png", "coffee.png", "chelsea.png")
+    return [read_image(data / name).frame for name in names]
 
 
 def measure_condition(
@@ -170,10 +164,11 @@ def measure_condition(
         clean = fit_sample(CalibrationSample("", clean, None), None, (1080, 1920)).frame
         clean = clean[: clean.shape[0] // 2 * 2, : clean.shape[1] // 2 * 2]
         low, truth = degrade(task, clean, condition, np.random.default_rng(number))
+        as_large = enlarge_bicubic(low, truth.shape[:2])
         restored = restore(low[None])
         rows.append(
             [
-                min(100.0, float(psnr(enlarge(low, truth)[None], truth[None])[0])),
+                min(100.0, float(psnr(as_large[None], truth[None])[0])),
                 *(float(metric(restored, truth[None])[0]) for metric in (psnr, psnr_gtmean, ssim)),
             ]
         )
@@ -188,14 +183,17 @@ def main() -> None:
     parser.add_argument("--images", "--photos", type=Path)  # --photos: the former name
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    images = load_images(arguments.images)
-    task = read_manifest(find_bundle(arguments.bundle)).model.task
-    with mirnet_edge.open_bundle(arguments.bundle) as runner:
-        table = {
-            (one.kind, one.name): measure_condition(runner.run, task, one, images)
-            for one in list_conditions(task)
-        }
-        name = runner.name
+    try:
+        images = load_images(arguments.images)
+        task = read_manifest(find_bundle(arguments.bundle)).model.task
+        with mirnet_edge.open_bundle(arguments.bundle) as runner:
+            table = {
+                (one.kind, one.name): measure_condition(runner.run, task, one, images)
+                for one in list_conditions(task)
+            }
+            name = runner.name
+    except MirnetEdgeError as error:
+        sys.exit(str(error))
     if arguments.json:
         print(json.dumps([{"kind": k, "condition": c, **v} for (k, c), v in table.items()]))
         return

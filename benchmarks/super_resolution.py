@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-import mirnet_edge
+from mirnet_edge.bench.scripts import enlarge_bicubic, open_network, read_images
 from mirnet_edge.degradations import downscale
-from mirnet_edge.errors import DataError
-from mirnet_edge.images.files import read_image
+from mirnet_edge.errors import MirnetEdgeError
 from mirnet_edge.manifest import read_manifest
 from mirnet_edge.runtime.shipped import find_bundle
-from mirnet_edge.training.listing import list_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,15 +53,6 @@ def measure_image(
     return float(luma), float(rgb)
 
 
-def enlarge_bicubic(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a frame, (H, W, 3), at the larger size."""
-    from PIL import Image
-
-    height, width = frame.shape[:2]
-    size = (SCALE * width, SCALE * height)
-    return np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-
-
 def measure_all(bundles: Sequence[str], images: Sequence[NDArray[np.uint8]]) -> list[dict]:
     """Return a row for bicubic interpolation and one for each bundle, fp32 and INT8."""
     rows = []
@@ -72,13 +61,17 @@ def measure_all(bundles: Sequence[str], images: Sequence[NDArray[np.uint8]]) -> 
         luma, rgb = np.mean([measure_image(enlarge, image) for image in images], axis=0)
         rows.append({"name": name, "precision": precision, "luma_db": luma, "rgb_db": rgb})
 
-    add(BICUBIC, None, enlarge_bicubic)
+    def enlarge(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        height, width = frame.shape[:2]
+        return enlarge_bicubic(frame, (SCALE * height, SCALE * width))
+
+    add(BICUBIC, None, enlarge)
     for bundle in bundles:
         scale = read_manifest(find_bundle(bundle)).image.scale
         if scale != SCALE:
             sys.exit(f"{bundle} enlarges by {scale}; expected a bundle that enlarges by {SCALE}")
         for precision in ("fp32", "int8"):
-            with mirnet_edge.open_bundle(bundle, precision=precision) as runner:
+            with open_network(bundle, precision) as runner:
                 add(bundle, precision, lambda frame, run=runner.run: run(frame[None])[0])
     return rows
 
@@ -91,14 +84,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     try:
-        files = [one.target for one in list_images(arguments.images)]
-    except DataError as error:
+        images = read_images(arguments.images)
+        rows = measure_all(arguments.bundles, list(images.values()))
+    except MirnetEdgeError as error:
         sys.exit(str(error))
-    rows = measure_all(arguments.bundles, [read_image(path).frame for path in files])
     if arguments.json:
-        print(json.dumps({"images": [path.name for path in files], "rows": rows}))
+        print(json.dumps({"images": list(images), "rows": rows}))
         return
-    print(f"{len(files)} images of {arguments.images.name}, x{SCALE}\n")
+    print(f"{len(images)} images of {arguments.images.name}, x{SCALE}\n")
     print("| network | precision | luma: PSNR (dB) | RGB: PSNR (dB) |\n|---|---|---|---|")
     for row in rows:
         print(

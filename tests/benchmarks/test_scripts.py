@@ -47,7 +47,7 @@ def image(frames_of):
 def input_psnr_db(robustness, task, image, condition):
     """Return the PSNR of a condition's degraded input to its ground truth."""
     low, truth = robustness.degrade(task, image, condition, np.random.default_rng(0))
-    return float(psnr(robustness.enlarge(low, truth)[None], truth[None])[0])
+    return float(psnr(robustness.enlarge_bicubic(low, truth.shape[:2])[None], truth[None])[0])
 
 
 @pytest.mark.parametrize("task", UNDEGRADED)
