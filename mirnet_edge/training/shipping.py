@@ -62,6 +62,9 @@ _DATA = {
     "bsds500-400": "360 clean photos of BSDS500's train and test parts (Arbelaez et al., TPAMI "
     "2011), none of them in CBSD68 or BSD100, degraded by `mirnet_edge.degradations`; the photos "
     "are not shipped",
+    "photos-1113": "1001 clean photos, degraded by `mirnet_edge.degradations`: of BSDS500 (Arbelaez "
+    "et al., TPAMI 2011), none of them in CBSD68 or BSD100, and of ImageNet (Deng et al., CVPR "
+    "2009), both for non-commercial research; the photos are not shipped",
     "photos-1231": "1107 clean photos, degraded by `mirnet_edge.degradations`: of BSDS500's train "
     "and test parts (Arbelaez et al., TPAMI 2011), none of them in CBSD68 or BSD100, and one of "
     "most classes of ImageNet (Deng et al., CVPR 2009), both for non-commercial research; the "
@@ -78,6 +81,7 @@ _VALIDATION = {
     "lol": "22 whole images of 20 other scenes of the same set",
     "bsds500": "20 other photos of the same set, degraded alike",
     "bsds500-400": "40 other photos of the same set, degraded alike",
+    "photos-1113": "112 other photos of the same sets, degraded alike",
     "photos-1231": "124 other photos of the same sets, degraded alike",
 }
 
