@@ -6,8 +6,9 @@
 Bundles are measured in fp32 and INT8, files of weights in fp32. Each photo of --images is aged at
 random, the same at every call: as a color print, as a black-and-white one, as a color print under a
 scanner's noise and JPEG; and restored as it is, which should change nothing. PSNR (dB), PSNR at
-equal mean brightness and SSIM are means over the photos; "damage" is PSNR of the damaged pixels
-alone. The first row is the aged photos themselves. --sheet writes the scans beside the results.
+equal mean brightness (100 at most: a twentieth of the photos is not aged) and SSIM are means over
+the photos; "damage" is PSNR of the damaged pixels alone. The first row is the aged photos
+themselves. --sheet writes the scans beside the results.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 KINDS = ("color print", "black and white", "noisy scan", "clean")
 INPUT = "input"
+_LARGEST_DB = 100.0
 _CAPTION = 20  # pixels
 _QUALITY = 92  # of JPEG
 
@@ -79,7 +81,7 @@ def measure(restore: Restore, photos: Sequence[AgedPhoto]) -> Score:
         found = restore(photo.aged)
         rows.append(
             [
-                float(one(found[None], photo.clean[None])[0])
+                min(float(one(found[None], photo.clean[None])[0]), _LARGEST_DB)
                 for one in (metrics.psnr, metrics.psnr_gtmean, metrics.ssim)
             ]
         )

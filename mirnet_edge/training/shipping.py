@@ -2,6 +2,7 @@
 
     python -m mirnet_edge.training.shipping silence TRAINED --images FOLDER \
         --out low-light.safetensors
+    python -m mirnet_edge.training.shipping round TRAINED --out low-light.safetensors
     python -m mirnet_edge.training.shipping ship low-light.safetensors [--name NAME]
 
 docs/training.md lists the commands that made the shipped weights.
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parents[1] / "weights"
 LARGEST_MIB = 4
+_SIGNIFICANT_BITS = 10
 # What the data are, by the name of the folder that was trained on.
 _MIX = (
     "a mix of sources (mirnet_edge.training.mixing, docs/decisions/018-low-light-mix.md): LOL-v1 "
@@ -62,9 +64,9 @@ _DATA = {
     "bsds500-400": "360 clean photos of BSDS500's train and test parts (Arbelaez et al., TPAMI "
     "2011), none of them in CBSD68 or BSD100, degraded by `mirnet_edge.degradations`; the photos "
     "are not shipped",
-    "photos-1113": "1001 clean photos, degraded by `mirnet_edge.degradations`: of BSDS500 (Arbelaez "
-    "et al., TPAMI 2011), none of them in CBSD68 or BSD100, and of ImageNet (Deng et al., CVPR "
-    "2009), both for non-commercial research; the photos are not shipped",
+    "photos-1113": "1001 clean photos, degraded by `mirnet_edge.degradations`: of BSDS500 "
+    "(Arbelaez et al., TPAMI 2011), none of them in CBSD68 or BSD100, and of ImageNet (Deng et "
+    "al., CVPR 2009), both for non-commercial research; the photos are not shipped",
     "photos-1231": "1107 clean photos, degraded by `mirnet_edge.degradations`: of BSDS500's train "
     "and test parts (Arbelaez et al., TPAMI 2011), none of them in CBSD68 or BSD100, and one of "
     "most classes of ImageNet (Deng et al., CVPR 2009), both for non-commercial research; the "
@@ -120,6 +122,25 @@ def write_silenced_weights(
         note = f"{loaded.card.note}; {note}"
     checkpoints.save(network, out, loaded.card.model_copy(update={"note": note}))
     return silenced
+
+
+def write_rounded_weights(weights: Path, out: Path) -> None:
+    """Write weights rounded to 10 significant bits, as float32.
+
+    The wheel's compression halves them, in the weights file and in graphs alike.
+    """
+    loaded = checkpoints.load(weights)
+    state = {name: round_significand(value) for name, value in loaded.model.state_dict().items()}
+    loaded.model.load_state_dict(state)
+    checkpoints.save(loaded.model, out, loaded.card)
+
+
+def round_significand(values: Tensor) -> Tensor:
+    """Return float values rounded to 10 significant bits, of any magnitude."""
+    if not values.is_floating_point():
+        return values
+    fraction, exponent = torch.frexp(values)
+    return torch.ldexp((fraction * 2.0**_SIGNIFICANT_BITS).round(), exponent - _SIGNIFICANT_BITS)
 
 
 def format_model_page(weights: Path, name: str) -> str:
@@ -194,6 +215,9 @@ def main(typed: Sequence[str] | None = None) -> None:
     silence.add_argument("--images", type=Path, required=True)
     silence.add_argument("--out", type=Path, required=True)
     silence.add_argument("--fraction", type=float, default=0.0, help="of a layer's contribution")
+    rounded = commands.add_parser("round", help="weights of 10 significant bits, for the wheel")
+    rounded.add_argument("weights", type=Path)
+    rounded.add_argument("--out", type=Path, required=True)
     ship = commands.add_parser("ship", help="weights and their page into the package")
     ship.add_argument("weights", type=Path)
     ship.add_argument("--name", help="NAME in shipped:NAME; the file's stem by default")
@@ -201,6 +225,9 @@ def main(typed: Sequence[str] | None = None) -> None:
     if given.command == "silence":
         silenced = write_silenced_weights(given.weights, given.images, given.out, given.fraction)
         print(f"{given.out}: {sum(silenced.values())} channels silenced")
+    elif given.command == "round":
+        write_rounded_weights(given.weights, given.out)
+        print(given.out)
     else:
         try:
             print(ship_weights(given.weights, given.name))

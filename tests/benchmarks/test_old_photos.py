@@ -58,7 +58,7 @@ def test_damage_is_measured_on_its_pixels_alone(benchmark_module):
     )
     assert benchmark_module.damage_db(elsewhere, photo) > 100.0
     perfect = benchmark_module.measure(lambda frame: photo.clean, [photo])
-    assert perfect.ssim == pytest.approx(1.0)
+    assert (perfect.psnr_db, perfect.ssim) == (100.0, pytest.approx(1.0))
     undamaged = _made(benchmark_module, "clean", 1)
     assert benchmark_module.measure(lambda frame: frame, undamaged).damage_db is None
 

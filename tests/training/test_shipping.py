@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,24 @@ def test_the_card_says_which_fraction_was_silenced(photos, tmp_path):
     assert int(zero.sum()) == 8
     assert found.card.note.startswith("channels that contribute least (0.9 of a layer) on ")
     assert "8 in blocks.0.middle.body" in found.card.note
+
+
+def test_rounded_weights_are_nearly_the_same_and_compress_to_less(tmp_path):
+    torch.manual_seed(0)
+    network = MIRNetEdge(MIRNetEdgeConfig(channels=(16, 16, 16), exposure_channels=4, light=True))
+    with torch.no_grad():
+        network.blocks[0].middle.body[0].bias[:3] = torch.tensor([0.0, 1e-30, -3e5])
+    given, out = tmp_path / "given.safetensors", tmp_path / "out.safetensors"
+    checkpoints.save(network, given, ModelCard(task="low-light", note="kept"))
+    main(["round", str(given), "--out", str(out)])
+    found = checkpoints.load(out)
+    assert found.card.note == "kept"
+    pairs = list(zip(network.parameters(), found.model.parameters(), strict=True))
+    for before, after in pairs:
+        torch.testing.assert_close(after, before, rtol=2.0**-10, atol=0.0)
+    assert any(not torch.equal(before, after) for before, after in pairs)
+    sizes = [len(zlib.compress(path.read_bytes(), 6)) for path in (given, out)]
+    assert sizes[1] < 0.75 * sizes[0]
 
 
 def test_a_file_that_is_too_large_is_not_shipped(tmp_path):
