@@ -142,12 +142,6 @@ def make_pair(frame: Frame, place: int, kind: str, overlays: Sequence[Overlay]) 
     return age_with_damage(frame, generator, overlays, overlay_fraction=fraction)
 
 
-def damage_db(restored: Frame, pair: AgedPhoto) -> float:
-    """Return PSNR of the damaged pixels alone, in dB."""
-    error = (restored.astype(np.float64) - pair.clean)[pair.damage]
-    return float(10.0 * np.log10(255.0**2 / max(np.mean(error**2), 1e-6)))
-
-
 def measure(
     restorers: Restorers, pairs: Sequence[AgedPhoto]
 ) -> tuple[dict[str, tuple[float, float]], float]:
@@ -159,7 +153,7 @@ def measure(
         both += int((found & pair.damage).sum())
         either += int((found | pair.damage).sum())
         for name, restored in {"input": pair.aged, **results}.items():
-            figures = float(psnr(restored[None], pair.clean[None])[0]), damage_db(restored, pair)
+            figures = float(psnr(restored[None], pair.clean[None])[0]), pair.damage_db(restored)
             rows.setdefault(name, []).append(figures)
     means = {name: tuple(np.mean(figures, 0).tolist()) for name, figures in rows.items()}
     return means, both / max(either, 1)  # type: ignore[return-value]

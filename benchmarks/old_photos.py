@@ -68,12 +68,6 @@ def age(photo: Frame, kind: str, number: int) -> AgedPhoto:
     )
 
 
-def damage_db(restored: Frame, photo: AgedPhoto) -> float:
-    """Return PSNR of the damaged pixels in dB."""
-    error = (restored.astype(np.float64) - photo.clean)[photo.damage]
-    return float(10.0 * np.log10(255.0**2 / max(np.mean(error**2), 1e-6)))
-
-
 def measure(restore: Restore, photos: Sequence[AgedPhoto]) -> Score:
     """Return the mean scores of restored photos."""
     rows, damage = [], []
@@ -86,7 +80,7 @@ def measure(restore: Restore, photos: Sequence[AgedPhoto]) -> Score:
             ]
         )
         if photo.damage.any():
-            damage.append(damage_db(found, photo))
+            damage.append(photo.damage_db(found))
     psnr_db, gtmean_db, ssim = map(float, np.mean(rows, axis=0))
     return Score(psnr_db, gtmean_db, ssim, float(np.mean(damage)) if damage else None)
 

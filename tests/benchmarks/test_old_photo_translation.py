@@ -64,9 +64,9 @@ def test_pairs_are_the_same_at_every_call_and_their_damage_is_measured_alone(tra
         if (made := translation.make_pair(photo, place, translation.KINDS[0], ())).damage.any()
     )
     beside = np.where(pair.damage[..., None], pair.clean, 0).astype(np.uint8)
-    assert translation.damage_db(beside, pair) == pytest.approx(10 * np.log10(255.0**2 / 1e-6))
+    assert pair.damage_db(beside) == pytest.approx(10 * np.log10(255.0**2 / 1e-6))
     wrong = np.clip(pair.clean.astype(int) + 10 * pair.damage[..., None], 0, 255).astype(np.uint8)
-    assert translation.damage_db(wrong, pair) >= 10 * np.log10(255.0**2 / 100.0) - 1e-6
+    assert pair.damage_db(wrong) >= 10 * np.log10(255.0**2 / 100.0) - 1e-6
 
 
 def test_the_table_has_every_result_and_the_sheet_every_scan(translation, restorers, tmp_path):
@@ -74,7 +74,7 @@ def test_the_table_has_every_result_and_the_sheet_every_scan(translation, restor
     figures, iou = translation.measure(restorers, [pair])
     assert 0.0 <= iou <= 1.0
     assert len(figures) == 8
-    assert figures["input"][1] == pytest.approx(translation.damage_db(pair.aged, pair))
+    assert figures["input"][1] == pytest.approx(pair.damage_db(pair.aged))
     from PIL import Image
 
     translation.write_sheet(restorers, [_photo(1), _photo(2, (40, 40))], tmp_path / "sheet.png")
