@@ -37,7 +37,7 @@ class AgedPhoto:
     def damage_db(self, restored: Frame) -> float:
         """Return PSNR of the damaged pixels of a restored photo, (H, W, 3) uint8, in dB."""
         error = (restored.astype(np.float64) - self.clean)[self.damage]
-        return float(10.0 * np.log10(255.0**2 / max(np.mean(error**2), 1e-6)))
+        return float(10.0 * np.log10(255.0**2 / max(float(np.mean(error**2)), 1e-6)))
 
 
 def age_with_damage(
