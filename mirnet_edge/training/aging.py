@@ -35,7 +35,7 @@ class AgedPhoto:
     """(H, W): where the damage shows."""
 
     def damage_db(self, restored: Frame) -> float:
-        """Return PSNR in dB of the damaged pixels, of which there must be one, of a restored photo."""
+        """Return PSNR in dB of the damaged pixels of a restored photo; there must be one."""
         error = (restored.astype(np.float64) - self.clean)[self.damage]
         return float(10.0 * np.log10(255.0**2 / max(float(np.mean(error**2)), 1e-6)))
 
