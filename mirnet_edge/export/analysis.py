@@ -45,6 +45,7 @@ from mirnet_edge.quantization.ranges import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mirnet_edge.checkpoints import LoadedCheckpoint
     from mirnet_edge.export.sensitivity import GraphTrial
     from mirnet_edge.export.workspace import Workspace
 
@@ -85,15 +86,8 @@ def analyze_sensitivity(
     with tempfile.TemporaryDirectory() as name:
         workspace = _set_timing_size(open_workspace(options, Path(name), on_stage), request.size)
         images, frame = workspace.images, workspace.timing_frame
-        # the form for TensorRT has no whole-frame convolution in INT8: the legalizer undoes it;
-        # its quantizer estimates all ranges
-        scheme = QuantizationScheme()
-        if backend != "tensorrt":
-            scheme = scheme_for_cpu(workspace.loaded.model, workspace.loaded.card)
-            scheme = replace(scheme, whole_frame=True)
-        ranges = f"minmax without {scheme.outliers:g}" if scheme.outliers else "minmax"
-        ranges = "learned ranges" if scheme.learned_ranges else ranges
-        setup = f"{backend}, all blocks {ranges}, {size_text(*frame.shape[1:3])}"
+        scheme = choose_scheme(workspace.loaded, backend)
+        setup = f"{backend}, all blocks {describe_ranges(scheme)}, {size_text(*frame.shape[1:3])}"
         fresh = begin_analysis(workspace.loaded.sha256, images.sha256, setup)
         found = resume_analysis(file, fresh)
         if not found.complete:
@@ -107,6 +101,24 @@ def analyze_sensitivity(
             found = measure_sensitivity(graphs, evaluator, found, file, on_stage)
     write_atomically(request.out / IMAGE_NAME, draw_sensitivity(found).to_file())
     return found
+
+
+def choose_scheme(loaded: LoadedCheckpoint, backend: str) -> QuantizationScheme:
+    """Return how the blocks of weights are quantized for a backend.
+
+    TensorRT's form has no whole-frame convolution in INT8, because the legalizer undoes it, and
+    its quantizer estimates all ranges.
+    """
+    if backend == "tensorrt":
+        return QuantizationScheme()
+    return replace(scheme_for_cpu(loaded.model, loaded.card), whole_frame=True)
+
+
+def describe_ranges(scheme: QuantizationScheme) -> str:
+    """Return which ranges of activations a scheme takes, for the report's setup."""
+    if scheme.learned_ranges:
+        return "learned ranges"
+    return f"minmax without {scheme.outliers:g}" if scheme.outliers else "minmax"
 
 
 def _set_timing_size(workspace: Workspace, size: tuple[int, int] | None) -> Workspace:

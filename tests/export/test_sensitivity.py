@@ -11,8 +11,10 @@ import onnx
 import pytest
 import torch
 
+from mirnet_edge import checkpoints
 from mirnet_edge.calibration.sets import CalibrationSample
 from mirnet_edge.errors import GraphError, OptionError
+from mirnet_edge.export.analysis import choose_scheme, describe_ranges
 from mirnet_edge.export.onnx_graph import export_onnx
 from mirnet_edge.export.sensitivity import (
     GraphEvaluator,
@@ -376,3 +378,18 @@ def test_of_two_quantizers_the_one_that_loses_less_is_kept():
     one, two = _point(2, 0.05, 50.0), _point(2, 0.02, 55.0, "onnxruntime")
     assert choose_better(one, two, 0.1, None) is two
     assert choose_better(one, two, 0.1, 19.0) is one, "the other one is too slow"
+
+
+def test_report_names_the_ranges_that_the_backends_graph_has():
+    # these weights learned their ranges, which graphs for TensorRT do not get
+    loaded = checkpoints.load("shipped:denoise")
+    assert loaded.card.int8_ranges
+    for_cpu = choose_scheme(loaded, "openvino")
+    assert for_cpu.learned_ranges == loaded.card.int8_ranges
+    assert for_cpu.whole_frame
+    assert describe_ranges(for_cpu) == "learned ranges"
+    assert describe_ranges(replace(for_cpu, learned_ranges={})) == "minmax without 0.0001"
+    for_tensorrt = choose_scheme(loaded, "tensorrt")
+    assert not for_tensorrt.learned_ranges
+    assert not for_tensorrt.whole_frame
+    assert describe_ranges(for_tensorrt) == "minmax"
