@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from mirnet_edge.checkpoints import ModelCard
+
 
 FOLDER = Path(__file__).parents[1] / "weights"
 LARGEST_MIB = 4
@@ -118,21 +120,24 @@ def write_silenced_weights(
 
     silenced = silence_dead_channels(network, batches(), fraction=fraction)
     note = describe_silenced(silenced, fraction, len(files))
-    if loaded.card.note:
-        note = f"{loaded.card.note}; {note}"
-    checkpoints.save(network, out, loaded.card.model_copy(update={"note": note}))
+    checkpoints.save(network, out, _add_note(loaded.card, note))
     return silenced
 
 
 def write_rounded_weights(weights: Path, out: Path) -> None:
-    """Write weights rounded to 10 significant bits, as float32.
+    """Write weights rounded to 10 significant bits, as float32; the card's note says so.
 
     The wheel's compression halves them, in the weights file and in graphs alike.
     """
     loaded = checkpoints.load(weights)
     state = {name: round_significand(value) for name, value in loaded.model.state_dict().items()}
     loaded.model.load_state_dict(state)
-    checkpoints.save(loaded.model, out, loaded.card)
+    card = _add_note(loaded.card, f"weights rounded to {_SIGNIFICANT_BITS} significant bits")
+    checkpoints.save(loaded.model, out, card)
+
+
+def _add_note(card: ModelCard, note: str) -> ModelCard:
+    return card.model_copy(update={"note": f"{card.note}; {note}" if card.note else note})
 
 
 def round_significand(values: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def test_rounded_weights_are_nearly_the_same_and_compress_to_less(tmp_path):
     checkpoints.save(network, given, ModelCard(task="low-light", note="kept"))
     main(["round", str(given), "--out", str(out)])
     found = checkpoints.load(out)
-    assert found.card.note == "kept"
+    assert found.card.note == "kept; weights rounded to 10 significant bits"
     pairs = list(zip(network.parameters(), found.model.parameters(), strict=True))
     for before, after in pairs:
         torch.testing.assert_close(after, before, rtol=2.0**-10, atol=0.0)
