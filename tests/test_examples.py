@@ -138,6 +138,41 @@ def test_commands_in_documents_exist(page):
         assert name in commands, f"{page}: mirnet {name}"
 
 
+def wrong_paths(text):
+    """Return (line number, path) of each Python or TOML file in backquotes that does not exist.
+
+    Paths are relative to the repository or the package. A line that says that its file is a former
+    one, or was removed, is not checked.
+    """
+    lines = text.splitlines()
+    wrong = []
+    for code in re.finditer(r"`([^`]+)`", text):
+        number = text.count("\n", 0, code.start()) + 1
+        if re.search(r"\b(former|removed)\b", lines[number - 1]):
+            continue
+        wrong += [
+            (number, path)
+            for path in re.findall(r"[\w./-]+\.(?:py|toml)\b", code[1])
+            if not any((folder / path).is_file() for folder in (ROOT, ROOT / "mirnet_edge"))
+        ]
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "note", sorted((ROOT / "docs/decisions").glob("*.md")), ids=lambda note: note.name
+)
+def test_files_that_decisions_name_exist(note):
+    assert not wrong_paths(note.read_text(encoding="utf-8"))
+
+
+def test_the_check_of_files_can_fail():
+    assert wrong_paths("in `training/absent.py` and\n`python\nbenchmarks/absent.py A`") == [
+        (1, "training/absent.py"), (2, "benchmarks/absent.py"),
+    ]  # fmt: skip
+    assert not wrong_paths("`training/loop.py`, `mirnet_edge/files.py`, `benchmarks/robustness.py`")
+    assert not wrong_paths("`training/absent.py` (removed since)")
+
+
 def test_the_vapoursynth_script_restores_each_frame(bundle, monkeypatch, frames_of):
     """With a stand-in for VapourSynth, whose frames are three planes; it was never run itself."""
     import types
