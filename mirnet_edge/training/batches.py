@@ -116,6 +116,26 @@ def iterate_batches(
             yield batch
 
 
+def require_image_sizes(pairs: Pairs, crop: int) -> None:
+    """Refuse a training set of which an image is smaller than a crop, before training starts.
+
+    Args:
+        pairs: The training set.
+        crop: Side of the crops of the targets, in pixels.
+
+    Raises:
+        DataError: An image is smaller than the crop; says how many are, and names one.
+    """
+    small = [place for place, target in enumerate(pairs.targets) if min(target.shape[:2]) < crop]
+    if small:
+        size = size_text(*pairs.targets[small[0]].shape[:2])
+        raise DataError(
+            f"expected images of at least {crop}x{crop}, the crop; found {len(small)} smaller of "
+            f"{len(pairs)}, such as {pairs.names[small[0]]}, {size}. Choose a smaller --crop or "
+            "leave them out"
+        )
+
+
 def sample_batch(
     pairs: Pairs, sampling: BatchSampling, *, seed: int, step: int, rows: slice = slice(None)
 ) -> Batch:

@@ -30,7 +30,7 @@ from mirnet_edge.manifest import rename_keys
 from mirnet_edge.models.dead_channels import recycle_dead_channels
 from mirnet_edge.models.edge import MIRNetEdge, PixelHead
 from mirnet_edge.training import loss, record
-from mirnet_edge.training.batches import BatchSampling, iterate_batches
+from mirnet_edge.training.batches import BatchSampling, iterate_batches, require_image_sizes
 from mirnet_edge.training.damage import train_damage
 from mirnet_edge.training.exposure import count_steps, train_exposure
 from mirnet_edge.training.optimizers import make_optimizer
@@ -375,11 +375,14 @@ class Trainer:
         that was not finished.
 
         Raises:
+            DataError: An image is smaller than a crop of the steps that are left.
             TrainingError: The loss or a weight diverged; the last state is kept.
             MirnetEdgeError: The folder cannot be written; its last state is kept.
             KeyboardInterrupt: Ctrl-C; says what is kept.
         """
         started = clock()
+        crops = {self.recipe.crop_at(step) for step in range(self.step, self.recipe.steps)}
+        require_image_sizes(train, max((crop for crop in crops if crop), default=0))
         with self._explain_interruption():
             if self._has_exposure_stage and "exposure" not in self.finished_stages:
                 self._train_exposure(train, on_exposure_step)

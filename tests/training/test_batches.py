@@ -15,6 +15,7 @@ from mirnet_edge.training.batches import (
     ExposureJitter,
     add_sensor_noise,
     iterate_batches,
+    require_image_sizes,
     sample_batch,
 )
 from mirnet_edge.training.pairs import Pairs
@@ -371,6 +372,16 @@ def test_a_image_that_is_too_small_is_refused_by_name(crop, side):
     pairs = Pairs(("kitchen", "kitchen"), small, small, "sha")
     with pytest.raises(DataError, match=f"kitchen is 40x7, smaller than the crop of {side}"):
         sample_batch(pairs, _sampling(crop=crop), seed=0, step=0)
+
+
+def test_all_images_that_are_smaller_than_a_crop_are_counted():
+    images = tuple(np.zeros((side, 40, 3), np.uint8) for side in (32, 7, 33, 31))
+    pairs = Pairs(("hall", "kitchen", "yard", "attic"), images, images, "sha")
+    require_image_sizes(pairs, 7)
+    with pytest.raises(
+        DataError, match=r"at least 32x32, .* 2 smaller of 4, such as kitchen, 40x7"
+    ):
+        require_image_sizes(pairs, 32)
 
 
 def test_a_thread_s_refusal_is_heard():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mirnet_edge.errors import OptionError, TrainingError
+from mirnet_edge.errors import DataError, OptionError, TrainingError
 from mirnet_edge.training import loop, record
 from mirnet_edge.training.batches import BatchSampling, sample_batch
 from mirnet_edge.training.loop import Trainer, restore_frames
@@ -331,6 +331,20 @@ def test_dead_channels_are_recycled_while_training(
     body[1].register_forward_hook(lambda *given: fired.append(bool((given[2] > 0.0).any())))
     trainer.run(make_pairs(), make_pairs())
     assert fired[-1] is recycled
+
+
+def test_images_smaller_than_a_later_crop_are_refused_before_training(
+    tmp_path, make_trainer, make_pairs
+):
+    pairs = make_pairs()
+    side = min(pairs.targets[0].shape[:2])
+    steps = []
+    trainer = make_trainer(
+        tmp_path / "run", "plain edge", steps=8, crops=(16, (side // 16 + 1) * 16)
+    )
+    with pytest.raises(DataError, match=f"such as {pairs.names[0]}"):
+        trainer.run(pairs, pairs, on_step=lambda step, loss: steps.append(step))
+    assert not steps
 
 
 def test_a_penalty_keeps_the_residual_small(tmp_path, make_trainer, make_pairs):
