@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from mirnet_edge.errors import OptionError
 from mirnet_edge.models.edge import THUMBNAIL_FACTOR
 from mirnet_edge.training.batches import add_noise_jitter, sample_exposure_jitter
-from mirnet_edge.training.loss import charbonnier_loss
+from mirnet_edge.training.loss import charbonnier_loss, match_brightness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -155,7 +155,11 @@ def _train(
         degraded, target = degraded.to(device), target.to(device)
         if teachers:
             target = torch.stack([teacher(degraded, degraded) for teacher in teachers]).mean(0)
-        loss = charbonnier_loss(branch(degraded, degraded), target)
+        exposed = branch(degraded, degraded)
+        loss = charbonnier_loss(exposed, target)
+        if fraction := recipe.exposure_equal_brightness_fraction:
+            matched = charbonnier_loss(match_brightness(exposed, target), target)
+            loss = loss.lerp(matched, fraction)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(branch.parameters(), _GRADIENT_CLIPPING)

@@ -155,6 +155,10 @@ class TrainingRecipe:
     exposure_mixup: float = 0.5
     """Data augmentation of the first stage: largest weight, 0 to 1, of another thumbnail of the
     batch that is blended in."""
+    exposure_equal_brightness_fraction: float = 0.0
+    """Fraction of the loss of the first stage, 0 to 1, that is measured after giving each result
+    its target's mean luma: which exposure is right cannot always be known, colors and contrast
+    can (docs/decisions/039-exposure-ensemble.md)."""
     exposure_learning_rate: float = 3e-3
     """Peak learning rate of the first stage, above 0."""
     damage_steps: int = 0
@@ -295,6 +299,7 @@ _RULES: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
             "teacher_weight",
             "equal_brightness_fraction",
             "exposure_mixup",
+            "exposure_equal_brightness_fraction",
             "capture_noise_fraction",
         ),
         "lie in [0, 1]",

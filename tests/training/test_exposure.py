@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from mirnet_edge.models.edge import ExposureBranch
 from mirnet_edge.models.reparameterization import fold_convolutions, widen_convolutions
 from mirnet_edge.training import exposure
 from mirnet_edge.training.exposure import count_steps, join_branches, train_exposure
+from mirnet_edge.training.loss import match_brightness
 from mirnet_edge.training.pairs import Pairs, Thumbnails
 
 QUICK = {"exposure_batch": 8, "exposure_learning_rate": 1e-2, "well_lit_fraction": 0.0}
@@ -63,6 +66,20 @@ def test_it_learns_the_exposure(make_recipe):
         (_shown(_trained(pairs, make_recipe, exposure_steps=150), pairs) - target).abs().mean()
     )
     assert after < before / 5
+
+
+def test_at_equal_brightness_it_is_trained_for_colors_alone(make_recipe):
+    pairs = _scenes()
+    cast = np.float32((0.6, 0.4, 0.3))
+    degraded = tuple((frame * cast).astype(np.uint8) for frame in pairs.targets)
+    pairs = replace(pairs, degraded=degraded)
+    target = torch.stack([pairs.thumbnails(index)[1] for index in range(len(pairs))])
+    values = {"exposure_steps": 300, "exposure_equal_brightness_fraction": 1.0}
+    exposed = _shown(_trained(pairs, make_recipe, **values), pairs)
+    error = (match_brightness(exposed, target) - target).abs().mean()
+    assert error < 0.02
+    # of the brightness nothing can be learned
+    assert (exposed - target).abs().mean() > 0.1
 
 
 def test_the_same_seed_gives_the_same_branch_and_another_another(make_recipe):
