@@ -14,6 +14,9 @@ LOL rows are: their figures there are of known images.
 Ranks: on each source the models are ranked by PSNR, by PSNR at equal brightness and by SSIM
 (daylight: by PSNR alone); a model's rank there is the mean of the three. Ratios of colorfulness and
 contrast to the ground truth's, and flicker, are shown and not ranked.
+
+`--thumbnails` measures the exposure branches of weights alone, on the thumbnails that they see: in
+seconds, without the rest of the network.
 """
 
 from __future__ import annotations
@@ -23,22 +26,24 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 import mirnet_edge
 from mirnet_edge import checkpoints
 from mirnet_edge.bench.entries import open_competitor
 from mirnet_edge.bench.quality import still_clip
 from mirnet_edge.degradations import Noise, add_noise
-from mirnet_edge.errors import MirnetEdgeError
+from mirnet_edge.errors import MirnetEdgeError, OptionError
 from mirnet_edge.images.files import read_image
 from mirnet_edge.metrics import colorfulness, contrast, flicker, psnr, psnr_gtmean, ssim
 from mirnet_edge.training.listing import list_images, list_pairs, match_pairs, read_pair_table
 from mirnet_edge.training.loop import restore_frames
+from mirnet_edge.training.pairs import thumbnail_from_frame
 from mirnet_edge.training.tasks import photograph_at_random
 
 if TYPE_CHECKING:
@@ -151,6 +156,36 @@ def open_model(name: str) -> tuple[str, Restore]:
     return loaded.sha256, lambda frame: restore_frames(model, frame[None])[0]
 
 
+def open_exposure_branch(name: str) -> Restore:
+    """Return the function that exposes thumbnails by the branch of weights, uint8 to uint8.
+
+    Raises:
+        OptionError: The weights have no exposure branch.
+    """
+    model = checkpoints.load(name).model.eval()
+    branch = getattr(model, "exposure", None)
+    if branch is None:
+        raise OptionError(f"{name}: expected weights with an exposure branch, found none")
+
+    def restore(frame: Frame) -> Frame:
+        # the mean levels of a dark thumbnail are not whole numbers: from the frame, not its bytes
+        thumbnail = thumbnail_from_frame(frame)[None]
+        with torch.no_grad():
+            return _to_frame(branch(thumbnail, thumbnail)[0].permute(1, 2, 0).numpy())
+
+    return restore
+
+
+def reduce_targets(source: Source) -> Source:
+    """Return the source with the thumbnails of its ground truth."""
+
+    def images() -> Iterator[tuple[Frame, Frame]]:
+        for low, high in source.images():
+            yield low, _to_frame(thumbnail_from_frame(high).permute(1, 2, 0).numpy())
+
+    return replace(source, images=images)
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -211,8 +246,10 @@ def _to_frame(image: np.ndarray) -> Frame:
     return np.rint(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
-def measure(restore: Restore, sources: Sequence[Source], night: Path) -> dict[str, list[float]]:
-    """Return the figures of a model by source, and its flicker."""
+def measure(
+    restore: Restore, sources: Sequence[Source], night: Path | None
+) -> dict[str, list[float]]:
+    """Return the figures of a model by source, and its flicker on the photos of NIGHT."""
     table = {}
     for source in sources:
         rows = []
@@ -225,7 +262,7 @@ def measure(restore: Restore, sources: Sequence[Source], night: Path) -> dict[st
             ]
             rows.append([*(min(figure, _MOST_DB) for figure in quality), *ratios])
         table[source.name] = np.mean(rows, 0).tolist()
-    if night.is_dir():
+    if night and night.is_dir():
         ratios = []
         for pair in list_images(night)[:2]:
             clip = still_clip(read_image(pair.target).frame, _FLICKER_FRAMES)
@@ -295,9 +332,15 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder to keep figures of measured models in")
     parser.add_argument("--sheet", type=Path, help="write crops at 1:1 to this image file")
     parser.add_argument("--no-competitors", action="store_true")
+    parser.add_argument(
+        "--thumbnails", action="store_true", help="measure the weights' exposure branches alone"
+    )
     given = parser.parse_args()
     step = QUICK_STEP if given.quick else 1
     sources = list_sources(given.data, given.bursts, step)
+    if given.thumbnails:
+        print_thumbnails(given.models, [reduce_targets(source) for source in sources])
+        return
     if not (given.data / "night").is_dir():
         print(f"flicker: {given.data / 'night'} is not there; left out", file=sys.stderr)
     peers = given.data / "peers"
@@ -335,6 +378,18 @@ def main() -> None:
         write_sheet(models, given.sheet)
 
 
+def print_thumbnails(names: Sequence[str], sources: Sequence[Source]) -> None:
+    """Print the figures and ranks of exposure branches alone."""
+    tables = {}
+    for name in names:
+        try:
+            restore = open_exposure_branch(name)
+        except MirnetEdgeError as error:
+            sys.exit(str(error))
+        tables[name] = measure(restore, sources, None)
+    print_tables(tables, sources)
+
+
 def print_tables(tables: dict[str, dict[str, list[float]]], sources: Sequence[Source]) -> None:
     """Print the figures by source, and the ranks."""
     for source in sources:
@@ -351,7 +406,8 @@ def print_tables(tables: dict[str, dict[str, list[float]]], sources: Sequence[So
     print("|---" * (len(columns) + 2) + "|")
     for name, row in ranks.items():
         text = " | ".join(f"{row[column]:.2f}" for column in columns)
-        print(f"| {name} | {text} | {tables[name].get('flicker', [float('nan')])[0]:.2f} |")
+        changes = f"{tables[name]['flicker'][0]:.2f}" if "flicker" in tables[name] else "-"
+        print(f"| {name} | {text} | {changes} |")
 
 
 if __name__ == "__main__":

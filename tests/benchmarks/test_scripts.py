@@ -217,6 +217,22 @@ def test_low_light_sources_that_are_there_are_measured(low_light_sources, low_li
     assert table["vilnc"][4] == pytest.approx(0.1, rel=0.1)  # contrast of a tenth of the light
 
 
+def test_exposure_branches_are_measured_on_thumbnails(
+    low_light_sources, low_light_folder, capsys, monkeypatch
+):
+    arguments = ["--data", str(low_light_folder), "--thumbnails"]
+    monkeypatch.setattr("sys.argv", ["low_light_sources.py", "shipped:low-light", *arguments])
+    low_light_sources.main()
+    tables = capsys.readouterr().out.split("\n## ")
+    (vilnc,) = [table for table in tables if table.startswith("vilnc\n")]
+    psnr_db = float(vilnc.strip().splitlines()[-1].split("|")[2])
+    assert psnr_db > 14.0  # random pixels, a tenth of the light
+    assert tables[-1].splitlines()[-1].endswith("| - |")  # no flicker of thumbnails
+    monkeypatch.setattr("sys.argv", ["low_light_sources.py", "shipped:denoise", *arguments])
+    with pytest.raises(SystemExit, match="with an exposure branch, found none"):
+        low_light_sources.main()
+
+
 def test_ranks_are_means_over_figures_and_sources(low_light_sources):
     sources = [
         low_light_sources.Source("pairs", lambda: iter(()), 3),
