@@ -59,6 +59,8 @@ _DATA = {
     "noise": _NOISE,
     "mix": _MIX,
     "mix-darker": _MIX,
+    "mix-photos": f"{_MIX}; one member of the exposure branch also on 824 photos of ImageNet "
+    "(Deng et al., CVPR 2009, non-commercial research) through that camera and as they are",
     "lol": "LOL-v1 (Wei et al., BMVC 2018), the pairs of 378 scenes; where the note says so, also "
     "photos of BSDS500 (Arbelaez et al., TPAMI 2011); their images are not shipped",
     "bsds500": "180 clean photos of BSDS500 (Arbelaez et al., TPAMI 2011), none of them in CBSD68 "
@@ -82,6 +84,7 @@ _VALIDATION = {
     "noise": _CAMERAS,
     "mix": _LOL_SCENES,
     "mix-darker": _LOL_SCENES,
+    "mix-photos": _LOL_SCENES,
     "lol": "22 whole images of 20 other scenes of the same set",
     "bsds500": "20 other photos of the same set, degraded alike",
     "bsds500-400": "40 other photos of the same set, degraded alike",
