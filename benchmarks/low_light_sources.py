@@ -306,6 +306,17 @@ def write_sheet(models: dict[str, Restore], path: Path) -> None:
     sheet.save(path, quality=92)
 
 
+def write_before_after(restore: Restore, path: Path) -> None:
+    """Write a photo with a twentieth of its light beside what a model makes of it."""
+    import skimage
+    from PIL import Image
+
+    clean = read_image(Path(skimage.__file__).parent / "data" / "astronaut.png").frame
+    dark = photograph_at_random(clean, np.random.default_rng(3), (0.05, 0.05))
+    border = np.full((clean.shape[0], _SHEET_BORDER, 3), 255, np.uint8)
+    Image.fromarray(np.hstack((dark, border, restore(dark)))).save(path, quality=92)
+
+
 def rank(tables: dict[str, dict[str, list[float]]], sources: Sequence[Source]) -> dict:
     """Return each model's rank by source, 1 the best, and the mean of these."""
     ranks: dict[str, dict[str, float]] = {name: {} for name in tables}
@@ -331,6 +342,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="every third image")
     parser.add_argument("--cache", type=Path, help="folder to keep figures of measured models in")
     parser.add_argument("--sheet", type=Path, help="write crops at 1:1 to this image file")
+    parser.add_argument(
+        "--before-after", type=Path, help="write a dark photo and the first model's result"
+    )
     parser.add_argument("--no-competitors", action="store_true")
     parser.add_argument(
         "--thumbnails", action="store_true", help="measure the weights' exposure branches alone"
@@ -374,8 +388,15 @@ def main() -> None:
         title = Path(name).stem if name in here else name
         tables[title], models[title] = table, restore
     print_tables(tables, sources)
+    write_images(given, models)
+
+
+def write_images(given: argparse.Namespace, models: dict[str, Restore]) -> None:
+    """Write the image files that the command line names."""
     if given.sheet:
         write_sheet(models, given.sheet)
+    if given.before_after:
+        write_before_after(models[given.models[0]], given.before_after)
 
 
 def print_thumbnails(names: Sequence[str], sources: Sequence[Source]) -> None:
