@@ -127,15 +127,17 @@ def write_silenced_weights(
     return silenced
 
 
-def write_rounded_weights(weights: Path, out: Path) -> None:
-    """Write weights rounded to 10 significant bits, as float32; the card's note says so.
+def write_rounded_weights(weights: Path, out: Path, bits: int = _SIGNIFICANT_BITS) -> None:
+    """Write weights rounded to so many significant bits, as float32; the card's note says so.
 
-    The wheel's compression halves them, in the weights file and in graphs alike.
+    With 10, the wheel's compression halves them, in the weights file and in graphs alike.
     """
     loaded = checkpoints.load(weights)
-    state = {name: round_significand(value) for name, value in loaded.model.state_dict().items()}
+    state = {
+        name: round_significand(value, bits) for name, value in loaded.model.state_dict().items()
+    }
     loaded.model.load_state_dict(state)
-    card = _add_note(loaded.card, f"weights rounded to {_SIGNIFICANT_BITS} significant bits")
+    card = _add_note(loaded.card, f"weights rounded to {bits} significant bits")
     checkpoints.save(loaded.model, out, card)
 
 
@@ -143,12 +145,12 @@ def _add_note(card: ModelCard, note: str) -> ModelCard:
     return card.model_copy(update={"note": f"{card.note}; {note}" if card.note else note})
 
 
-def round_significand(values: Tensor) -> Tensor:
-    """Return float values rounded to 10 significant bits, of any magnitude."""
+def round_significand(values: Tensor, bits: int = _SIGNIFICANT_BITS) -> Tensor:
+    """Return float values rounded to so many significant bits, of any magnitude."""
     if not values.is_floating_point():
         return values
     fraction, exponent = torch.frexp(values)
-    return torch.ldexp((fraction * 2.0**_SIGNIFICANT_BITS).round(), exponent - _SIGNIFICANT_BITS)
+    return torch.ldexp((fraction * 2.0**bits).round(), exponent - bits)
 
 
 def format_model_page(weights: Path, name: str) -> str:
@@ -223,9 +225,10 @@ def main(typed: Sequence[str] | None = None) -> None:
     silence.add_argument("--images", type=Path, required=True)
     silence.add_argument("--out", type=Path, required=True)
     silence.add_argument("--fraction", type=float, default=0.0, help="of a layer's contribution")
-    rounded = commands.add_parser("round", help="weights of 10 significant bits, for the wheel")
+    rounded = commands.add_parser("round", help="weights of fewer significant bits, for the wheel")
     rounded.add_argument("weights", type=Path)
     rounded.add_argument("--out", type=Path, required=True)
+    rounded.add_argument("--bits", type=int, default=_SIGNIFICANT_BITS)
     ship = commands.add_parser("ship", help="weights and their page into the package")
     ship.add_argument("weights", type=Path)
     ship.add_argument("--name", help="NAME in shipped:NAME; the file's stem by default")
@@ -234,7 +237,7 @@ def main(typed: Sequence[str] | None = None) -> None:
         silenced = write_silenced_weights(given.weights, given.images, given.out, given.fraction)
         print(f"{given.out}: {sum(silenced.values())} channels silenced")
     elif given.command == "round":
-        write_rounded_weights(given.weights, given.out)
+        write_rounded_weights(given.weights, given.out, given.bits)
         print(given.out)
     else:
         try:

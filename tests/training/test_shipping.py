@@ -73,6 +73,11 @@ def test_rounded_weights_are_nearly_the_same_and_compress_to_less(tmp_path):
     assert any(not torch.equal(before, after) for before, after in pairs)
     sizes = [len(zlib.compress(path.read_bytes(), 6)) for path in (given, out)]
     assert sizes[1] < 0.75 * sizes[0]
+    main(["round", str(given), "--bits", "14", "--out", str(out)])
+    found = checkpoints.load(out)
+    assert found.card.note.endswith("rounded to 14 significant bits")
+    for before, after in zip(network.parameters(), found.model.parameters(), strict=True):
+        torch.testing.assert_close(after, before, rtol=2.0**-14, atol=0.0)
 
 
 def test_a_file_that_is_too_large_is_not_shipped(tmp_path):
