@@ -62,7 +62,7 @@ def test_a_finished_run_is_reported_and_not_repeated(pairs, tmp_path, ran):
     arguments = ["--data", pairs, "--out", tmp_path, "--steps", 1, *SMALL]
     first = ran(main, *arguments)
     assert first.code == 0
-    assert re.search(r"^exposure branch: 6 steps, loss \d\.\d{4}$", first.err, re.MULTILINE)
+    assert re.search(r"^exposure branch: 12 steps, loss \d\.\d{4}$", first.err, re.MULTILINE)
     assert f"{tmp_path / 'low-light.safetensors'}: " in first.out
     assert "dB, SSIM 0." in first.out
     again = ran(main, *arguments)
