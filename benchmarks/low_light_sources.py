@@ -16,7 +16,7 @@ Ranks: on each source the models are ranked by PSNR, by PSNR at equal brightness
 contrast to the ground truth's, and flicker, are shown and not ranked.
 
 `--thumbnails` measures the exposure branches of weights alone, on the thumbnails that they see: in
-seconds, without the rest of the network.
+seconds, without the rest of the network, competitors, flicker, cache or image files.
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ def open_model(name: str) -> tuple[str, Restore]:
 
 
 def open_exposure_branch(name: str) -> Restore:
-    """Return the function that exposes thumbnails by the branch of weights, uint8 to uint8.
+    """Return the function that gives a frame's thumbnail, exposed by the weights' exposure branch.
+
+    It takes (H, W, 3) uint8 and returns (24, 36, 3) uint8.
 
     Raises:
         OptionError: The weights have no exposure branch.
@@ -168,7 +170,7 @@ def open_exposure_branch(name: str) -> Restore:
         raise OptionError(f"{name}: expected weights with an exposure branch, found none")
 
     def restore(frame: Frame) -> Frame:
-        # the mean levels of a dark thumbnail are not whole numbers: from the frame, not its bytes
+        # float, as the branch sees it: the mean levels of a dark frame are not whole numbers
         thumbnail = thumbnail_from_frame(frame)[None]
         with torch.no_grad():
             return _to_frame(branch(thumbnail, thumbnail)[0].permute(1, 2, 0).numpy())
